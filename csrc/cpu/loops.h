@@ -1,0 +1,213 @@
+// The loops around half_step.h, for any kind of lanes. Each half_step_*.cpp instantiates them for
+// its own instruction set, below its target pragma: nothing here may be included above one.
+#pragma once
+#include "cpu/kernels.h"
+
+namespace revdeq::cpu {
+
+// The exact loops keep too few cache lines in flight on their own: without this the update of 64 MB
+// took up to four times as long. (The float loops, short as they are, lose by it.) A prefetch
+// beyond the end of a tensor does nothing.
+constexpr int64_t kPrefetchBytes = 2048;
+
+REVDEQ_INLINE void prefetch(const void* state, const void* f) {
+  __builtin_prefetch(static_cast<const char*>(state) + kPrefetchBytes, 1);
+  __builtin_prefetch(static_cast<const char*>(f) + kPrefetchBytes, 0);
+}
+
+// One vector of the new state, rounded to the type that f reads next.
+template <class Lanes, class F>
+REVDEQ_INLINE void store_cast(void* cast, Number type, int64_t i, typename Lanes::Real value) {
+  if (type == Number::kNone) return;
+  if (type == Number::kFloat32) return Lanes::store(static_cast<float*>(cast) + i, value);
+  Lanes::store(static_cast<F*>(cast) + i, value);
+}
+
+// ---- float states ----------------------------------------------------------------------------
+
+template <class Lanes, Direction kDirection, class S, class F, class Real>
+REVDEQ_INLINE void half_step_at(const FloatCall& call, const FloatStep<Real>& step, int64_t i) {
+  S* state = static_cast<S*>(call.state) + i;
+  const auto f = Lanes::load(static_cast<const F*>(call.f) + i);
+  Lanes::store(state, half_step<kDirection>(Lanes::load(state), f, step));
+  // Read back, so that `cast` comes from the state as it is stored.
+  if (call.cast_type != Number::kNone)
+    store_cast<Lanes, F>(call.cast, call.cast_type, i, Lanes::load(state));
+}
+
+template <class Lanes, Direction kDirection, class S, class F, class Real>
+void half_step_range(const FloatCall& call, int64_t begin, int64_t end) {
+  const FloatStep<Real> step{static_cast<Real>(call.step.keep), static_cast<Real>(call.step.beta)};
+  int64_t i = begin;
+  for (; i + Lanes::kWidth <= end; i += Lanes::kWidth)
+    half_step_at<Lanes, kDirection, S, F>(call, step, i);
+  for (; i < end; ++i) half_step_at<ScalarLanes<Real>, kDirection, S, F>(call, step, i);
+}
+
+template <class Lanes, class DoubleLanes, Direction kDirection>
+FloatKernel select_half_step(Number state, Number f) {
+  if (state == Number::kFloat64) {
+    if (f == Number::kFloat64)
+      return half_step_range<DoubleLanes, kDirection, double, double, double>;
+    if (f == Number::kFloat32)
+      return half_step_range<DoubleLanes, kDirection, double, float, double>;
+    if (f == Number::kBfloat16)
+      return half_step_range<DoubleLanes, kDirection, double, bfloat16, double>;
+    if (f == Number::kFloat16)
+      return half_step_range<DoubleLanes, kDirection, double, float16, double>;
+  } else if (state == Number::kFloat32) {
+    if (f == Number::kFloat32) return half_step_range<Lanes, kDirection, float, float, float>;
+    if (f == Number::kBfloat16) return half_step_range<Lanes, kDirection, float, bfloat16, float>;
+    if (f == Number::kFloat16) return half_step_range<Lanes, kDirection, float, float16, float>;
+  } else if (state == f) {
+    if (f == Number::kBfloat16)
+      return half_step_range<Lanes, kDirection, bfloat16, bfloat16, float>;
+    if (f == Number::kFloat16) return half_step_range<Lanes, kDirection, float16, float16, float>;
+  }
+  return nullptr;
+}
+
+// ---- exact states ----------------------------------------------------------------------------
+
+// The groups of one block at lanes [lane, lane + width), and their byte(s) of digits.
+template <class Lanes, Direction kDirection, Form kForm, class F>
+REVDEQ_INLINE void exact_column(const ExactCall& call, const ExactStep& step, int64_t block,
+                                int lane, typename Lanes::Int& outside) {
+  using Int = typename Lanes::Int;
+  uint8_t* bytes = call.digits + block * kBlockLanes + lane;
+  const int64_t first = block * call.digits_per_byte * kBlockLanes + lane;
+  // A column of one lane can end early: its missing elements have the digit 0.
+  const int64_t groups =
+      Lanes::kWidth > 1 || first + (call.digits_per_byte - 1) * kBlockLanes < call.numel
+          ? call.digits_per_byte
+          : (call.numel - first + kBlockLanes - 1) / kBlockLanes;
+  Int byte{};
+  int32_t weight = 1;
+  if constexpr (kDirection == Direction::kInvert) byte = Lanes::load_byte(bytes);
+  for (int64_t k = 0; k < groups; ++k) {
+    const int64_t i = first + k * kBlockLanes;
+    prefetch(call.state + i, static_cast<const F*>(call.f) + i);
+    const Int y = Lanes::load_int(call.state + i);
+    const auto f = Lanes::load(static_cast<const F*>(call.f) + i);
+    Int next;
+    if constexpr (kDirection == Direction::kUpdate) {
+      Int digit;
+      next = update_exact<kForm, Lanes>(y, f, step, digit, outside);
+      push_digit<Lanes>(byte, digit, step, weight);
+    } else {
+      next = invert_exact<kForm, Lanes>(y, f, step, pop_digit<kForm, Lanes>(byte, step));
+    }
+    Lanes::store_int(call.state + i, next);
+    store_cast<Lanes, F>(call.cast, call.cast_type, i, from_fixed<Lanes>(next, step.unscale));
+  }
+  if constexpr (kDirection == Direction::kUpdate) Lanes::store_byte(bytes, byte);
+}
+
+template <class Lanes, Direction kDirection, Form kForm, class F>
+bool exact_range(const ExactCall& call, int64_t begin_block, int64_t end_block) {
+  using Scalar = ScalarLanes<float>;
+  const ExactStep step = call.step;
+  typename Lanes::Int outside{};
+  Scalar::Int outside_tail{};
+  const int64_t whole = call.numel / (call.digits_per_byte * kBlockLanes);
+  for (int64_t block = begin_block; block < end_block; ++block) {
+    if (block < whole) {
+      for (int lane = 0; lane < kBlockLanes; lane += Lanes::kWidth)
+        exact_column<Lanes, kDirection, kForm, F>(call, step, block, lane, outside);
+    } else {
+      for (int lane = 0; lane < kBlockLanes; ++lane)
+        exact_column<Scalar, kDirection, kForm, F>(call, step, block, lane, outside_tail);
+    }
+  }
+  return Lanes::any(outside) || Scalar::any(outside_tail);
+}
+
+template <class Lanes, Direction kDirection, Form kForm>
+ExactKernel select_exact_f(Number f) {
+  if (f == Number::kFloat32) return exact_range<Lanes, kDirection, kForm, float>;
+  if (f == Number::kBfloat16) return exact_range<Lanes, kDirection, kForm, bfloat16>;
+  if (f == Number::kFloat16) return exact_range<Lanes, kDirection, kForm, float16>;
+  return nullptr;
+}
+
+template <class Lanes, Direction kDirection>
+ExactKernel select_exact(Form form, Number f) {
+  if (form == Form::kShift) return select_exact_f<Lanes, kDirection, Form::kShift>(f);
+  if (form == Form::kInteger) return select_exact_f<Lanes, kDirection, Form::kInteger>(f);
+  return select_exact_f<Lanes, kDirection, Form::kGeneral>(f);
+}
+
+// ---- to and from fixed point -----------------------------------------------------------------
+
+template <class Lanes, class F>
+REVDEQ_INLINE void quantize_at(const ConvertCall& call, int64_t i, typename Lanes::Int& outside) {
+  const auto x = Lanes::load(static_cast<const F*>(call.from) + i);
+  Lanes::store_int(static_cast<int32_t*>(call.to) + i, to_fixed<Lanes>(x, call.scale, outside));
+}
+
+template <class Lanes, class F>
+bool quantize_range(const ConvertCall& call, int64_t begin, int64_t end) {
+  using Scalar = ScalarLanes<float>;
+  typename Lanes::Int outside{};
+  Scalar::Int outside_tail{};
+  int64_t i = begin;
+  for (; i + Lanes::kWidth <= end; i += Lanes::kWidth) quantize_at<Lanes, F>(call, i, outside);
+  for (; i < end; ++i) quantize_at<Scalar, F>(call, i, outside_tail);
+  return Lanes::any(outside) || Scalar::any(outside_tail);
+}
+
+template <class Lanes, class F>
+REVDEQ_INLINE void dequantize_at(const ConvertCall& call, int64_t i) {
+  const auto y = Lanes::load_int(static_cast<const int32_t*>(call.from) + i);
+  Lanes::store(static_cast<F*>(call.to) + i, from_fixed<Lanes>(y, call.scale));
+}
+
+template <class Lanes, class F>
+bool dequantize_range(const ConvertCall& call, int64_t begin, int64_t end) {
+  int64_t i = begin;
+  for (; i + Lanes::kWidth <= end; i += Lanes::kWidth) dequantize_at<Lanes, F>(call, i);
+  for (; i < end; ++i) dequantize_at<ScalarLanes<float>, F>(call, i);
+  return false;
+}
+
+// float64 holds every fixed-point number exactly.
+inline bool dequantize_float64(const ConvertCall& call, int64_t begin, int64_t end) {
+  const double scale = call.scale;
+  for (int64_t i = begin; i < end; ++i)
+    static_cast<double*>(call.to)[i] = scale * static_cast<const int32_t*>(call.from)[i];
+  return false;
+}
+
+template <class Lanes>
+ConvertKernel select_quantize(Number from) {
+  if (from == Number::kFloat32) return quantize_range<Lanes, float>;
+  if (from == Number::kBfloat16) return quantize_range<Lanes, bfloat16>;
+  if (from == Number::kFloat16) return quantize_range<Lanes, float16>;
+  return nullptr;
+}
+
+template <class Lanes>
+ConvertKernel select_dequantize(Number to) {
+  if (to == Number::kFloat64) return dequantize_float64;
+  if (to == Number::kFloat32) return dequantize_range<Lanes, float>;
+  if (to == Number::kBfloat16) return dequantize_range<Lanes, bfloat16>;
+  if (to == Number::kFloat16) return dequantize_range<Lanes, float16>;
+  return nullptr;
+}
+
+template <class Lanes, class DoubleLanes>
+Kernels kernels(const char* instruction_set) {
+  constexpr auto kUpdate = Direction::kUpdate, kInvert = Direction::kInvert;
+  return {instruction_set,
+          [](Direction direction, Number state, Number f) {
+            return direction == kUpdate ? select_half_step<Lanes, DoubleLanes, kUpdate>(state, f)
+                                        : select_half_step<Lanes, DoubleLanes, kInvert>(state, f);
+          },
+          [](Direction direction, Form form, Number f) {
+            return direction == kUpdate ? select_exact<Lanes, kUpdate>(form, f)
+                                        : select_exact<Lanes, kInvert>(form, f);
+          },
+          select_quantize<Lanes>, select_dequantize<Lanes>};
+}
+
+}  // namespace revdeq::cpu

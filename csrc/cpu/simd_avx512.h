@@ -1,0 +1,91 @@
+// Sixteen floats, or eight doubles, at a time. Include below the target pragma of
+// half_step_avx512.cpp.
+#pragma once
+#include <immintrin.h>
+
+#include "cpu/simd_avx2.h"
+#include "half_step.h"
+
+namespace revdeq {
+
+struct Avx512Lanes {
+  using Real = __m512;
+  using Int = int32_t __attribute__((vector_size(64)));
+  using Uint = uint32_t __attribute__((vector_size(64)));
+  static constexpr int kWidth = 16;
+
+  static REVDEQ_INLINE Real load(const float* p) { return _mm512_loadu_ps(p); }
+  static REVDEQ_INLINE Real load(const bfloat16* p) {
+    const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+  }
+  static REVDEQ_INLINE Real load(const float16* p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
+  static REVDEQ_INLINE void store(float* p, Real x) { _mm512_storeu_ps(p, x); }
+  static REVDEQ_INLINE void store(bfloat16* p, Real x) {
+    const __m512i b = _mm512_castps_si512(x);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(b, 16), _mm512_set1_epi32(1));
+    const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(b, _mm512_set1_epi32(0x7fff)), odd);
+    const __m512i quiet = _mm512_or_si512(b, _mm512_set1_epi32(0x400000));
+    const __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+    const __m512i chosen = _mm512_srli_epi32(_mm512_mask_mov_epi32(rounded, nan, quiet), 16);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(chosen));
+  }
+  static REVDEQ_INLINE void store(float16* p, Real x) {
+    const __m256i half = _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), half);
+  }
+  static REVDEQ_INLINE Int load_int(const int32_t* p) { return (Int)_mm512_loadu_si512(p); }
+  static REVDEQ_INLINE void store_int(int32_t* p, Int x) { _mm512_storeu_si512(p, (__m512i)x); }
+  static REVDEQ_INLINE Int load_byte(const uint8_t* p) {
+    return (Int)_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+  static REVDEQ_INLINE void store_byte(uint8_t* p, Int x) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8((__m512i)x));
+  }
+
+  template <int kShift>
+  static REVDEQ_INLINE Int multiply_shift(Int a, int32_t b, int64_t c) {
+    // The even and the odd elements apart: a product of two int32 fills 64 bits.
+    const __m512i factor = _mm512_set1_epi64(b), addend = _mm512_set1_epi64(c);
+    const __m512i even = _mm512_add_epi64(_mm512_mul_epi32((__m512i)a, factor), addend);
+    const __m512i odd_a = _mm512_srli_epi64((__m512i)a, 32);
+    const __m512i odd = _mm512_add_epi64(_mm512_mul_epi32(odd_a, factor), addend);
+    const __m512i low = _mm512_srli_epi64(even, kShift), high = _mm512_slli_epi64(odd, 32 - kShift);
+    return (Int)_mm512_mask_blend_epi32(0xaaaa, low, high);
+  }
+  static REVDEQ_INLINE Int nearest(Real v) {
+    const __mmask16 number = _mm512_cmp_ps_mask(v, v, _CMP_ORD_Q);
+    v = _mm512_max_ps(_mm512_min_ps(v, _mm512_set1_ps(kFixedMax)), _mm512_set1_ps(kFixedMin));
+    return (Int)_mm512_maskz_cvtps_epi32(number, v);
+  }
+  static REVDEQ_INLINE Real to_real(Int x) { return _mm512_cvtepi32_ps((__m512i)x); }
+  static REVDEQ_INLINE Int outside(Real v, float limit) {
+    return (Int)_mm512_movm_epi32(
+        _mm512_cmp_ps_mask(_mm512_abs_ps(v), _mm512_set1_ps(limit), _CMP_NLT_UQ));
+  }
+  static REVDEQ_INLINE Int outside(Int x, int32_t limit) { return (x >= limit) | (x <= -limit); }
+  static REVDEQ_INLINE bool any(Int x) {
+    return _mm512_test_epi32_mask((__m512i)x, (__m512i)x) != 0;
+  }
+};
+
+// Other types than double pass through eight floats.
+struct Avx512DoubleLanes {
+  using Real = __m512d;
+  static constexpr int kWidth = 8;
+
+  static REVDEQ_INLINE Real load(const double* p) { return _mm512_loadu_pd(p); }
+  static REVDEQ_INLINE void store(double* p, Real x) { _mm512_storeu_pd(p, x); }
+  template <class T>
+  static REVDEQ_INLINE Real load(const T* p) {
+    return _mm512_cvtps_pd(Avx2Lanes::load(p));
+  }
+  template <class T>
+  static REVDEQ_INLINE void store(T* p, Real x) {
+    Avx2Lanes::store(p, _mm512_cvtpd_ps(x));
+  }
+};
+
+}  // namespace revdeq

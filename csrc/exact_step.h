@@ -1,0 +1,53 @@
+// From beta to the integers of the exact half step (half_step.h). Host only.
+#pragma once
+#include <cmath>
+#include <cstdint>
+
+#include "half_step.h"
+
+namespace revdeq {
+
+// 2^30 / |1 - beta| to the nearest even integer. The bindings admit Q in (2^30, 2^38] only.
+inline int64_t exact_q(double beta) {
+  return 2 * std::llrint(0x1p30 / std::fabs(1.0 - beta) / 2.0);
+}
+
+inline int32_t digit_base(int64_t q) {
+  return static_cast<int32_t>((q + (int64_t{1} << 30) - 1) >> 30);
+}
+
+// The most digits that fit a byte.
+inline int64_t digits_per_byte(int32_t base) {
+  int64_t digits = 1;
+  for (int32_t values = base; values * base <= 256; values *= base) ++digits;
+  return digits;
+}
+
+inline int64_t block_count(int64_t numel, int64_t digits_per_byte) {
+  const int64_t block = digits_per_byte * kBlockLanes;
+  return (numel + block - 1) / block;
+}
+
+inline Form exact_form(int64_t q) {
+  if ((q & kPartMask) != 0) return Form::kGeneral;
+  return (q & (q - 1)) == 0 ? Form::kShift : Form::kInteger;
+}
+
+inline ExactStep exact_step(double beta, int64_t frac_bits, int64_t tie) {
+  const int64_t q = exact_q(beta);
+  ExactStep step{};
+  step.scale = std::ldexp(1.0f, static_cast<int>(frac_bits));
+  step.unscale = std::ldexp(1.0f, -static_cast<int>(frac_bits));
+  step.negate = beta < 1.0 ? 0 : -1;
+  step.base = digit_base(q);
+  while ((1 << step.log2_base) < step.base) ++step.log2_base;
+  step.inverse = ((1 << 16) + step.base - 1) / step.base;
+  step.reciprocal = static_cast<int32_t>(((int64_t{1} << 62) / q + 1) / 2);
+  step.q_whole = static_cast<int32_t>(q >> 30);
+  step.q_part = static_cast<int32_t>(q & kPartMask);
+  step.half = q / 2 + tie - 1;
+  step.offset = static_cast<int32_t>(step.half >> 30);
+  return step;
+}
+
+}  // namespace revdeq

@@ -1,0 +1,41 @@
+"""Fused, exactly invertible kernels for reversible deep equilibrium models.
+
+The ops perform one half step of the pair update of arXiv 2509.12917 in place, forwards and back:
+``update_`` and ``invert_`` on floating-point states, ``update_exact_`` and ``invert_exact_`` on
+fixed-point states that come back bit for bit. Importing this package registers them as
+``torch.ops.revdeq.*``; ``python -m revdeq_kernels.info`` says what was built and what can run.
+"""
+
+from __future__ import annotations
+
+from . import backends, registration
+
+__version__ = "0.1.0"
+
+backends.load_compiled()
+registration.register()
+
+from .backends import available_backends, backend  # noqa: E402
+from .fixed_point import digit_base, digit_bytes, effective_beta  # noqa: E402
+from .ops import (  # noqa: E402
+    dequantize,
+    invert_,
+    invert_exact_,
+    quantize,
+    update_,
+    update_exact_,
+)
+
+__all__ = [
+    "available_backends",
+    "backend",
+    "dequantize",
+    "digit_base",
+    "digit_bytes",
+    "effective_beta",
+    "invert_",
+    "invert_exact_",
+    "quantize",
+    "update_",
+    "update_exact_",
+]

@@ -1,0 +1,118 @@
+"""GPU kernels that no test has yet run on an architecture check themselves at their first use.
+
+Continuous integration has no GPU: it proves the kernels' arithmetic on the CPU and in Triton's
+interpreter, and that they compile. Until a run of the `gpu` tests on an architecture is recorded in
+VALIDATED, the first call of an op on a device compares it with the reference on small random
+inputs, which costs some milliseconds once per process, and raises on any difference.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import checks, reference
+from .fixed_point import digit_bytes
+
+VALIDATED: dict[tuple[str, str], frozenset[str]] = {}
+"""(backend, architecture such as "sm_90") -> names of the ops whose `gpu` tests passed there."""
+
+NUMEL = 1003  # whole blocks, a partial one, and a tail that no vector covers
+BETAS = (0.5, 0.8, 0.7312, 1.3)  # digits by shift, by integer, in general; 1 - beta < 0
+
+_passed: set[tuple[str, str, int | None]] = set()
+_lock = threading.RLock()
+
+
+def require(backend: str, op: str, device: torch.device, run: Callable[..., Tensor | None]) -> None:
+    """Check `op` of `backend` on `device` unless that was done; `run` calls it, unchecked.
+
+    RuntimeError if a result differs from the reference in any bit, or if this is the first use and
+    a CUDA graph is being captured, which the check would break.
+    """
+    if device.type != "cuda" or backend == "reference":
+        return
+    key = (backend, op, device.index)
+    if key in _passed:
+        return
+    if op not in VALIDATED.get((backend, architecture(device)), frozenset()):
+        if torch.cuda.is_current_stream_capturing():
+            raise RuntimeError(
+                f"{op}: the {backend} kernel checks itself at its first use on a device, which "
+                "cannot happen while a CUDA graph is captured; call it once before the capture"
+            )
+        with _lock:
+            compare(backend, op, device, run)
+    _passed.add(key)
+
+
+def architecture(device: torch.device) -> str:
+    """The architecture of a GPU: "sm_90" on NVIDIA, "gfx942" on AMD."""
+    if torch.version.hip is not None:
+        return torch.cuda.get_device_properties(device).gcnArchName.split(":")[0]
+    return "sm_{}{}".format(*torch.cuda.get_device_capability(device))
+
+
+def compare(backend: str, op: str, device: torch.device, run: Callable[..., Tensor | None]) -> None:
+    """Run `op` on `device` and the reference on the CPU; RuntimeError if any bit differs."""
+    for args, keywords in samples(op):
+        expected, actual = _copies(args, keywords, "cpu"), _copies(args, keywords, device)
+        results = [
+            [*args, *keywords.values(), function(*args, **keywords)]
+            for function, (args, keywords) in ((getattr(reference, op), expected), (run, actual))
+        ]
+        for want, got in zip(*results, strict=True):
+            if isinstance(want, Tensor) and not torch.equal(_bits(want), _bits(got.cpu())):
+                dtypes = ", ".join(str(a.dtype) for a in args if isinstance(a, Tensor))
+                raise RuntimeError(
+                    f"{op}: the {backend} kernel on {device} differs from the reference (dtypes "
+                    f"{dtypes}) and must not be used; take another backend, for instance with "
+                    "revdeq_kernels.backend('reference'), and report this"
+                )
+
+
+def _bits(t: Tensor) -> Tensor:
+    return t.view(torch.uint8)
+
+
+def _copies(
+    args: list[Any], keywords: dict[str, Tensor], device: torch.device | str
+) -> tuple[list[Any], dict[str, Tensor]]:
+    moved = [a.to(device, copy=True) if isinstance(a, Tensor) else a for a in args]
+    return moved, {name: t.to(device, copy=True) for name, t in keywords.items()}
+
+
+def samples(op: str) -> Iterator[tuple[list[Any], dict[str, Tensor]]]:
+    """Arguments and keywords of `op`, on the CPU: every pair of dtypes, several values of beta."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(dtype: torch.dtype) -> Tensor:
+        return torch.randn(NUMEL, generator=generator, dtype=torch.float32).to(dtype)
+
+    def integers(high: int, dtype: torch.dtype, size: int = NUMEL) -> Tensor:
+        return torch.randint(0, high, (size,), generator=generator).to(dtype)
+
+    def grid() -> Tensor:
+        return integers(2**22, torch.int32) - 2**21
+
+    if op in ("update_", "invert_"):
+        for state, f in ((state, f) for state, fs in checks.F_DTYPES.items() for f in fs):
+            for beta in BETAS:
+                yield [normal(state), normal(f), beta], {"cast": normal(f)}
+    elif op in ("update_exact_", "invert_exact_"):
+        flag = [torch.zeros(1, dtype=torch.int32)] if op == "update_exact_" else []
+        for f in checks.EXACT_F_DTYPES:
+            for n, beta in enumerate(BETAS):
+                digits = integers(256, torch.uint8, digit_bytes(NUMEL, beta))
+                args = [grid(), digits, *flag, normal(f), beta, 16, n % 2]
+                yield args, {"cast": normal(f)}
+    elif op == "quantize":
+        for x in checks.EXACT_F_DTYPES:
+            yield [normal(x), 16], {"flag": torch.zeros(1, dtype=torch.int32)}
+    else:
+        for dtype in checks.F_DTYPES:
+            yield [grid(), 16, dtype], {}

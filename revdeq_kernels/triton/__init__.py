@@ -1,0 +1,1 @@
+"""The Triton backend: kernels (``half_step``), launches (``launch``), signatures (``aot``)."""

@@ -1,0 +1,259 @@
+"""One half step in Triton: the arithmetic of ``reference.py``, bit for bit, one pass over memory.
+
+Bytes per element (state type, f type), each read or written once:
+  half_step_kernel    2 sizeof(state) + sizeof(f) + sizeof(cast)
+  exact_kernel        8 + 1 / digits_per_byte + sizeof(f) + sizeof(cast)
+  quantize_kernel, dequantize_kernel   4 + sizeof(x)
+
+Rounding is spelled out where hardware, compilers and Triton's interpreter differ (float32 to
+bfloat16, float32 to int32). Launch with enable_fp_fusion=False: a fused multiply-add rounds once
+where the definition rounds twice. Constants follow ``csrc/half_step.h``, which explains the forms.
+"""
+
+# A jitted function has a type that only the compiler calls: pyright takes each call for an error.
+# pyright: reportGeneralTypeIssues=false
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+BLOCK_LANES: tl.constexpr = tl.constexpr(32)
+PART_MASK: tl.constexpr = tl.constexpr(2**30 - 1)
+RANGE: tl.constexpr = tl.constexpr(2.0**30 - 256.0)
+RANGE_INT: tl.constexpr = tl.constexpr(2**30 - 256)
+FIXED_MIN: tl.constexpr = tl.constexpr(-(2.0**31))
+FIXED_MAX: tl.constexpr = tl.constexpr(2.0**31 - 128.0)
+TWO_23: tl.constexpr = tl.constexpr(2.0**23)
+
+SHIFT: tl.constexpr = tl.constexpr(0)
+INTEGER: tl.constexpr = tl.constexpr(1)
+GENERAL: tl.constexpr = tl.constexpr(2)
+
+# ---- storage ---------------------------------------------------------------------------------
+
+
+@triton.jit
+def widen(x):
+    """x as float32 (the interpreter's own conversion takes subnormal bfloat16 to 0)."""
+    if x.dtype == tl.bfloat16:
+        return (x.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)
+    return x.to(tl.float32)
+
+
+@triton.jit
+def narrow(x, dtype: tl.constexpr):
+    """x rounded to `dtype`, to nearest even; from float64 to half precision by way of float32."""
+    if x.dtype == dtype:
+        return x
+    if x.dtype == tl.float64:
+        y = x.to(tl.float32)
+    else:
+        y = widen(x)
+    if dtype == tl.float32:
+        return y
+    if dtype == tl.bfloat16:
+        bits = y.to(tl.uint32, bitcast=True)
+        rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+        rounded = tl.where(y == y, rounded, (bits >> 16) | 0x40)
+        return rounded.to(tl.uint16).to(tl.bfloat16, bitcast=True)
+    return y.to(dtype)
+
+
+@triton.jit
+def store_cast(cast, i, value, mask):
+    """The new value in the type that f reads next; `cast` may be None."""
+    if cast is not None:
+        tl.store(cast + i, narrow(value, cast.dtype.element_ty), mask=mask)
+
+
+# ---- float states ----------------------------------------------------------------------------
+
+
+@triton.jit(do_not_specialize=["keep", "beta"])
+def half_step_kernel(state, f, cast, numel, keep, beta, INVERT: tl.constexpr, BLOCK: tl.constexpr):
+    """update_ and invert_; `keep` = 1 - beta. For float64 both come as the bits of the double."""
+    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    mask = i < numel
+    if state.dtype.element_ty == tl.float64:
+        # Triton passes an integer that fits as int32.
+        keep = keep.to(tl.int64).to(tl.float64, bitcast=True)
+        beta = beta.to(tl.int64).to(tl.float64, bitcast=True)
+        y = tl.load(state + i, mask=mask)
+        v = tl.load(f + i, mask=mask)
+        if v.dtype != tl.float64:
+            v = widen(v).to(tl.float64)
+        new = (y - beta * v) / keep if INVERT else keep * y + beta * v
+    else:
+        # Triton passes Python floats as float32.
+        y = widen(tl.load(state + i, mask=mask))
+        v = widen(tl.load(f + i, mask=mask))
+        new = tl.div_rn(y - beta * v, tl.zeros_like(y) + keep) if INVERT else keep * y + beta * v
+    stored = narrow(new, state.dtype.element_ty)
+    tl.store(state + i, stored, mask=mask)
+    store_cast(cast, i, stored, mask)
+
+
+# ---- fixed point -----------------------------------------------------------------------------
+
+
+@triton.jit
+def to_fixed(f, scale):
+    """f scale rounded to nearest even and saturated, NaN as 0; and where it left the range."""
+    v = widen(f) * scale
+    outside = (tl.abs(v) < RANGE) == 0
+    v = tl.where(v == v, v, 0.0)
+    v = tl.minimum(tl.maximum(v, FIXED_MIN), FIXED_MAX)
+    magnitude = tl.abs(v)
+    integer = tl.where(magnitude < TWO_23, (magnitude + TWO_23) - TWO_23, magnitude)
+    return tl.where(v < 0, -integer, integer).to(tl.int32), outside
+
+
+@triton.jit
+def from_fixed(y, unscale):
+    """The float32 nearest to what the integer stands for."""
+    return y.to(tl.float32) * unscale
+
+
+@triton.jit
+def raise_flag(flag, outside):
+    """OR 1 into the flag if any element is outside; one atomic per program at the most."""
+    bad = tl.max(outside.to(tl.int32), 0)
+    tl.atomic_or(flag, bad, mask=bad != 0)
+
+
+@triton.jit
+def quantize_kernel(x, out, flag, numel, scale, BLOCK: tl.constexpr):
+    """out <- x on the grid; `flag` may be None."""
+    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    mask = i < numel
+    fixed, outside = to_fixed(tl.load(x + i, mask=mask, other=0.0), scale)
+    tl.store(out + i, fixed, mask=mask)
+    if flag is not None:
+        raise_flag(flag, outside)
+
+
+@triton.jit(do_not_specialize=["unscale"])
+def dequantize_kernel(state, out, numel, unscale, BLOCK: tl.constexpr):
+    """out <- what `state` stands for."""
+    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    mask = i < numel
+    y = tl.load(state + i, mask=mask, other=0)
+    if out.dtype.element_ty == tl.float64:
+        tl.store(out + i, y.to(tl.float64) * unscale, mask=mask)
+    else:
+        tl.store(out + i, narrow(from_fixed(y, unscale), out.dtype.element_ty), mask=mask)
+
+
+# ---- the exact half step ---------------------------------------------------------------------
+
+
+@triton.jit
+def multiply_shift(a, b, c, SHIFT_BITS: tl.constexpr):
+    """The low 32 bits of (a b + c) >> SHIFT_BITS, the product taken in 64 bits."""
+    return ((a.to(tl.int64) * b + c) >> SHIFT_BITS).to(tl.int32)
+
+
+@triton.jit
+def divide(d, base, log2_base, reciprocal, q_whole, q_part, offset, half, FORM: tl.constexpr):
+    """E = floor((2^30 d + half) / Q), and the digit."""
+    if FORM == SHIFT:
+        sum = (d & (base - 1)) + offset
+        return (d >> log2_base) + (sum >> log2_base), sum & (base - 1)
+    e = multiply_shift(d, reciprocal, 2147483648, 31)
+    whole = d - e * q_whole
+    if FORM == INTEGER:
+        digit = whole + offset
+        high = digit >> 31
+        return e + high, digit + (high & base)
+    part = (half.to(tl.int32) - e * q_part) & PART_MASK
+    digit = whole + multiply_shift(e, -q_part, half, 30)
+    high = digit >> 31
+    return e + high, digit + (high & (((part + q_part) >> 30) + q_whole))
+
+
+@triton.jit
+def multiply(e, digit, q_whole, q_part, offset, half, FORM: tl.constexpr):
+    """The inverse of divide: d from E and the digit."""
+    whole = e * q_whole + digit
+    if FORM == GENERAL:
+        return whole + multiply_shift(e, q_part, 1073741823 - half, 30)
+    return whole - offset
+
+
+STEP = [
+    "scale",
+    "unscale",
+    "negate",
+    "base",
+    "log2_base",
+    "inverse",
+    "reciprocal",
+    "q_whole",
+    "q_part",
+    "offset",
+    "half",
+]
+"""The fields of csrc's ExactStep, in the order in which exact_kernel takes them."""
+
+
+@triton.jit(do_not_specialize=STEP)
+def exact_kernel(
+    state,
+    digits,
+    flag,
+    f,
+    cast,
+    numel,
+    num_bytes,
+    scale,
+    unscale,
+    negate,
+    base,
+    log2_base,
+    inverse,
+    reciprocal,
+    q_whole,
+    q_part,
+    offset,
+    half,
+    FORM: tl.constexpr,
+    INVERT: tl.constexpr,
+    DIGITS_PER_BYTE: tl.constexpr,
+    LANES: tl.constexpr,
+):
+    """update_exact_ (with a flag) and invert_exact_ (flag is None); one byte of digits per lane."""
+    lane = tl.program_id(0).to(tl.int64) * LANES + tl.arange(0, LANES)
+    first = (lane // BLOCK_LANES) * (BLOCK_LANES * DIGITS_PER_BYTE) + lane % BLOCK_LANES
+    in_plane = lane < num_bytes
+    byte = tl.zeros([LANES], tl.int32)
+    outside = tl.zeros([LANES], tl.int1)
+    weight = base * 0 + 1
+    if INVERT:
+        byte = tl.load(digits + lane, mask=in_plane, other=0).to(tl.int32)
+    for g in tl.static_range(DIGITS_PER_BYTE):
+        i = first + g * BLOCK_LANES
+        mask = in_plane & (i < numel)
+        y = tl.load(state + i, mask=mask, other=0)
+        fixed, far = to_fixed(tl.load(f + i, mask=mask, other=0.0), scale)
+        if INVERT:
+            if FORM == SHIFT:
+                digit = byte & (base - 1)
+                byte = byte >> log2_base
+            else:
+                rest = (byte * inverse) >> 16
+                digit = byte - rest * base
+                byte = rest
+            d = multiply(y - fixed, digit, q_whole, q_part, offset, half, FORM)
+            new = fixed + ((d ^ negate) - negate)
+        else:
+            d = ((y - fixed) ^ negate) - negate
+            e, digit = divide(d, base, log2_base, reciprocal, q_whole, q_part, offset, half, FORM)
+            new = fixed + e
+            byte += tl.where(mask, digit, 0) * weight
+            weight = weight * base
+            outside = outside | (mask & (far | (new >= RANGE_INT) | (new <= -RANGE_INT)))
+        tl.store(state + i, new, mask=mask)
+        store_cast(cast, i, from_fixed(new, unscale), mask)
+    if not INVERT:
+        tl.store(digits + lane, byte.to(tl.uint8), mask=in_plane)
+        raise_flag(flag, outside)

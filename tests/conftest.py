@@ -1,0 +1,55 @@
+"""Shared by all tests: the backends that can run here, and inputs."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+# Without a GPU, Triton's interpreter stands in for its compiler. It must be chosen before triton is
+# imported, and takes the place of the compiler for the whole process.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+from hypothesis import settings
+
+import revdeq_kernels as rk
+
+# No deadline: the first example of a kernel compiles or interprets it.
+settings.register_profile("default", deadline=None, max_examples=50)
+settings.load_profile("default")
+
+BACKENDS = rk.available_backends("cpu")
+"""The backends for CPU tensors: cpu, triton (where its interpreter is on) and reference."""
+
+FLOAT_PAIRS = [
+    (torch.float32, torch.float32),
+    (torch.float32, torch.bfloat16),
+    (torch.float32, torch.float16),
+    (torch.float64, torch.float64),
+    (torch.float64, torch.float32),
+    (torch.float64, torch.bfloat16),
+    (torch.float64, torch.float16),
+    (torch.bfloat16, torch.bfloat16),
+    (torch.float16, torch.float16),
+]
+"""(state, f): all pairs of dtypes that the float ops take."""
+
+EXACT_F = [torch.float32, torch.bfloat16, torch.float16]
+"""The dtypes of f that the exact ops take."""
+
+BETAS = [0.5, 0.6, 2 / 3, 0.75, 0.8, 0.9, 0.7312, 0.31, 1.2, 1.5, 1.6180339887, 1 - 1 / 256, 0.015]
+"""Every form of the exact step, both signs of 1 - beta, bases from 2 to 256."""
+
+
+def random_state(shape: object, dtype: torch.dtype, seed: int = 0) -> torch.Tensor:
+    """Standard normal numbers of a float dtype; of int32, on the grid of 16 fractional bits."""
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randn(shape, generator=generator, dtype=torch.float64)  # type: ignore[call-overload]
+    return (values * 2**16).to(dtype) if dtype == torch.int32 else values.to(dtype)
+
+
+def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether two tensors agree bit for bit, any NaN counting as any other."""
+    nan = a.isnan()
+    return a.dtype == b.dtype and torch.equal(nan, b.isnan()) and torch.equal(a[~nan], b[~nan])

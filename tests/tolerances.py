@@ -1,0 +1,77 @@
+"""Every bound that a test of float results allows, derived from the dtype, beta and the depth.
+
+Notation: u is the unit roundoff of the dtype in which a result is rounded (2**-24 for float32), M a
+bound on the magnitudes of the states and of f. Sums of roundings are kept to first order, with a
+factor of 1.01 for the higher orders; below the smallest normal number roundings are absolute, which
+`tiny` adds.
+
+Exact ops have no tolerance: their results are compared bit for bit.
+"""
+
+from __future__ import annotations
+
+import torch
+
+
+def unit_roundoff(dtype: torch.dtype) -> float:
+    """Half the distance between 1 and the next number: the largest relative error of a rounding."""
+    return torch.finfo(dtype).eps / 2
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which a half step on states of `dtype` is computed."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def update_error(dtype: torch.dtype, beta: float, magnitude: float) -> float:
+    """Error of one update_ against real arithmetic on the same stored numbers.
+
+    Computed: fl(fl(a y) + fl(b f)) with a = fl(1 - beta), b = fl(beta). Relative errors: u for a
+    and b, u for the products, u for the sum: 3 u (|a y| + |b f|) in the compute dtype, at most
+    3 u (|1-beta| + beta) M. Then one rounding to `dtype` of a result no larger than that.
+    """
+    bound = (abs(1 - beta) + beta) * magnitude
+    u = unit_roundoff(compute_dtype(dtype))
+    stored = 0.0 if dtype == compute_dtype(dtype) else unit_roundoff(dtype)
+    return 1.01 * (3 * u + stored) * bound + torch.finfo(dtype).tiny
+
+
+def invert_error(dtype: torch.dtype, beta: float, magnitude: float) -> float:
+    """Error of one invert_ against real arithmetic on the same stored numbers.
+
+    Computed: fl(fl(y' - fl(b f)) / a). The numerator has 2 u |b f| from b and the product and u of
+    itself from the difference, at most u (M + 3 beta M); the quotient adds u for a and u for the
+    division: 2 u (M + beta M). Divided by |1-beta|, then one rounding to `dtype`.
+    """
+    u = unit_roundoff(compute_dtype(dtype))
+    stored = 0.0 if dtype == compute_dtype(dtype) else unit_roundoff(dtype)
+    bound = (3 + 5 * beta) * u + (1 + beta) * stored
+    return 1.01 * bound * magnitude / abs(1 - beta) + torch.finfo(dtype).tiny / abs(1 - beta)
+
+
+def round_trip_error(dtype: torch.dtype, beta: float, depth: int, magnitude: float) -> float:
+    """Error of `depth` updates with given f, undone by as many inversions with the same f.
+
+    Going back, an error e of the state becomes e / |1-beta| plus that of the inversion. The update
+    that led to the state erred as well, which the inversion sees as an error of the state. So with
+    r = 1 / |1-beta| each step back obeys e <- r (e + update_error) + invert_error.
+    """
+    ratio = 1 / abs(1 - beta)
+    error = 0.0
+    for _ in range(depth):
+        error = ratio * (error + update_error(dtype, beta, magnitude))
+        error += invert_error(dtype, beta, magnitude + error)
+    return error
+
+
+def grid_error(frac_bits: int) -> float:
+    """Distance of the exact update's result from real arithmetic on F and Y: half a grid step.
+
+    Y' is the grid point nearest to (1-beta) Y + beta F, with beta the effective one.
+    """
+    return 0.5 * 2.0**-frac_bits
+
+
+BETA_ERROR = 1e-9
+"""|effective_beta(beta) - beta|: |1-beta| is off by half a unit in Q's last even place, relatively
+1 / Q < 2**-30, and |1-beta| < 1."""
