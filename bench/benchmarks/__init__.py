@@ -1,0 +1,1 @@
+"""One file per benchmark: `cases(plan, size_mb)` and the bytes that its op must move."""

@@ -1,0 +1,148 @@
+"""Finds the benchmarks and runs their cases: gate, warm-up, race, records."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import pkgutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from types import ModuleType
+from typing import Any
+
+import torch
+
+import bench.benchmarks
+from bench import gate, providers, timing
+from bench.case import Case, Plan, Provider, Tensors
+
+Record = dict[str, Any]
+
+
+def benchmarks() -> list[ModuleType]:
+    """The modules of `bench/benchmarks/` that define `cases`."""
+    package = bench.benchmarks
+    names = [module.name for module in pkgutil.iter_modules(package.__path__)]
+    modules = [importlib.import_module(f"{package.__name__}.{name}") for name in names]
+    return [module for module in modules if hasattr(module, "cases")]
+
+
+def planned_cases(plan: Plan) -> list[tuple[float, Case]]:
+    """Cases with their sizes in MiB: every case at the first size, headlines at the others."""
+    return [
+        (size_mb, with_bound(plan, case))
+        for index, size_mb in enumerate(plan.sizes_mb)
+        for module in benchmarks()
+        for case in module.cases(plan, size_mb)
+        if plan.wants(case) and (case.headline or index == 0)
+    ]
+
+
+def with_bound(plan: Plan, case: Case) -> Case:
+    """Add the tensors and the provider of `copy_`, and drop providers that were not asked for."""
+    kept = tuple(provider for provider in case.providers if plan.wants_provider(provider))
+    if case.bytes is None:
+        return replace(case, providers=kept)
+    bytes_moved, elements, make = case.bytes, case.elements, case.make
+
+    def make_with_copy(count: int) -> Tensors:
+        copied = bytes_moved * count // elements
+        return make(count) | providers.copy_tensors(copied, plan.device)
+
+    return replace(case, make=make_with_copy, providers=(providers.COPY_BOUND, *kept))
+
+
+def thread_rows(plan: Plan, case: Case) -> tuple[int | None, ...]:
+    """Thread counts this case runs with."""
+    return plan.threads if case.headline else plan.threads[:1]
+
+
+def sample_count(plan: Plan, cases: list[tuple[float, Case]]) -> int:
+    """Samples that a run takes if no provider is refused, for the progress bar."""
+    return sum(
+        plan.samples * len(case.providers) * len(thread_rows(plan, case)) for _, case in cases
+    )
+
+
+def tensor_sets(plan: Plan, case: Case) -> list[Tensors]:
+    """As many equal sets as it takes to leave the caches cold when calls go round them in turn."""
+    first = case.make(case.elements)
+    case.settle(first)
+    count = 1 if case.bytes is None else max(1, math.ceil(plan.cold_bytes / case.bytes))
+    copies = [{name: tensor.clone() for name, tensor in first.items()} for _ in range(count - 1)]
+    return [first, *copies]
+
+
+def run_case(
+    plan: Plan, size_mb: float, case: Case, facts: Record, on_sample: Callable[[], None]
+) -> Iterator[Record]:
+    """One record per thread count and provider; a refused provider has its reason and no time."""
+    torch.compiler.reset()
+    admitted: list[Provider] = []
+    rows = thread_rows(plan, case)
+    for provider in case.providers:
+        reason = gate.refusal(case, provider)
+        if reason is None:
+            admitted.append(provider)
+        else:
+            for _ in range(plan.samples * len(rows)):
+                on_sample()
+            refused = {"refused": reason, "threads": rows[0]}
+            yield _record(plan, size_mb, case, provider, facts) | refused
+    sets = tensor_sets(plan, case)
+    contenders = [
+        timing.Contender(provider, [provider.bind(tensors) for tensors in sets])
+        for provider in admitted
+    ]
+    clock = timing.CLOCKS[plan.device.type]
+    for threads in rows:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        timing.race(
+            contenders, clock, rounds=plan.samples, minimum=plan.sample_seconds, on_sample=on_sample
+        )
+        for record in _timed_records(plan, size_mb, case, contenders, facts):
+            yield record | {"threads": threads, "sets": len(sets)}
+
+
+def _record(plan: Plan, size_mb: float, case: Case, provider: Provider, facts: Record) -> Record:
+    return {
+        "benchmark": case.benchmark,
+        "op": case.op,
+        "provider": provider.name,
+        "kind": provider.kind,
+        "dtypes": case.dtype_names,
+        "beta": case.beta,
+        "size_mb": size_mb if case.bytes is not None else None,
+        "elements": case.elements,
+        "bytes": case.bytes,
+        "threads": None,
+        "sample_seconds": plan.sample_seconds,
+        "refused": None,
+        **facts,
+    }
+
+
+def _timed_records(
+    plan: Plan,
+    size_mb: float,
+    case: Case,
+    contenders: list[timing.Contender],
+    facts: Record,
+) -> Iterator[Record]:
+    medians = {c.provider.name: timing.quantile(c.samples, 0.5) for c in contenders}
+    kinds = {c.provider.name: c.provider.kind for c in contenders}
+    bound = next((medians[name] for name, kind in kinds.items() if kind == "bound"), None)
+    rivals = [medians[name] for name, kind in kinds.items() if kind == "alternative"]
+    for contender in contenders:
+        seconds = medians[contender.provider.name]
+        yield _record(plan, size_mb, case, contender.provider, facts) | {
+            "samples": len(contender.samples),
+            "calls_per_sample": contender.count,
+            "p20_seconds": timing.quantile(contender.samples, 0.2),
+            "p50_seconds": seconds,
+            "p80_seconds": timing.quantile(contender.samples, 0.8),
+            "gb_per_second": None if case.bytes is None else case.bytes / seconds * 1e-9,
+            "share_of_bound": None if bound is None else bound / seconds,
+            "ratio_to_best_alternative": seconds / min(rivals) if rivals else None,
+        }

@@ -1,0 +1,137 @@
+"""Stored lines, and one table of them: on the terminal here, as markdown in `table.py`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from itertools import zip_longest
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from bench.harness import Record
+
+# Columns that the table needs; used where the output goes to a file.
+WIDTH = 100
+# Load average above which the machine had other work to do.
+BUSY = 0.5
+COLUMNS = ("case", "provider", "time", "p20 .. p80", "GB/s", "of copy_", "to best")
+SHORT_TYPES = {
+    "float64": "fp64",
+    "float32": "fp32",
+    "bfloat16": "bf16",
+    "float16": "fp16",
+}
+
+
+def read(path: Path) -> list[Record]:
+    """The records of a JSON-lines file."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines if line.strip()]
+
+
+def op_label(record: Record) -> str:
+    """The op, with beta where it matters to the arithmetic."""
+    if record["beta"] is None or record["benchmark"] != "half_step_exact":
+        return record["op"]
+    return f"{record['op']} beta {record['beta']:g}"
+
+
+def types_label(record: Record) -> str:
+    """The types in the order of the op's arguments, such as `fp32, f bf16, cast bf16`."""
+    parts = []
+    for role, name in record["dtypes"].items():
+        short = SHORT_TYPES.get(name, name)
+        parts.append(short if not parts else f"{role} {short}")
+    return ", ".join(parts)
+
+
+def place_label(record: Record) -> str:
+    """The size of the state and, on a CPU, the threads."""
+    count = "s" if record["elements"] > 1 else ""
+    size_mb = record["size_mb"]
+    size = f"{record['elements']} element{count}" if size_mb is None else f"{size_mb:g} MiB"
+    if record["threads"] is None or record["size_mb"] is None:
+        return size
+    return f"{size}, {record['threads']} thread{'s' if record['threads'] > 1 else ''}"
+
+
+def in_unit(seconds: float, unit: str) -> str:
+    """Three digits of a time in us or ms."""
+    value = seconds * {"us": 1e6, "ms": 1e3}[unit]
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def figures(record: Record) -> tuple[str, str, str, str, str]:
+    """Time, spread, GB/s, share of the bound, ratio to the best alternative."""
+    if record["refused"]:
+        return ("refused", "", "", "", "")
+    unit = "us" if record["p50_seconds"] < 1e-3 else "ms"
+    names = ("p50_seconds", "p20_seconds", "p80_seconds")
+    middle, low, high = (in_unit(record[name], unit) for name in names)
+    rate, share = record["gb_per_second"], record["share_of_bound"]
+    ratio = record["ratio_to_best_alternative"]
+    return (
+        f"{middle} {unit}",
+        f"{low} .. {high}",
+        "" if rate is None else f"{rate:.0f}" if rate >= 100 else f"{rate:.1f}",
+        "" if share is None else f"{share:.0%}",
+        "" if ratio is None or record["kind"] == "bound" else f"{ratio:.2f}x",
+    )
+
+
+def heading(record: Record) -> str:
+    """The machine and the versions that figures are read with."""
+    cache = record["cache_bytes"]
+    cache_text = "unknown" if cache is None else f"{cache / 2**20:g} MiB"
+    return (
+        f"{record['device_name']} (last cache {cache_text}); python {record['python']}, "
+        f"torch {record['torch']}, triton {record['triton']}, "
+        f"revdeq-kernels {record['revdeq_kernels']}, commit {record['commit']}, "
+        f"{record['date'][:10]}"
+    )
+
+
+def case_labels(record: Record) -> tuple[str, str, str]:
+    """What names a case in a table: op, types, place."""
+    return op_label(record), types_label(record), place_label(record)
+
+
+def groups(records: Iterable[Record]) -> list[list[Record]]:
+    """Records that belong side by side: the providers of one case at one size and thread count."""
+    found: dict[tuple[str, ...], list[Record]] = {}
+    for record in records:
+        found.setdefault((record["benchmark"], *case_labels(record)), []).append(record)
+    return list(found.values())
+
+
+def print_table(console: Console, records: Sequence[Record]) -> None:
+    """The table, the machine below it, and every refusal in full."""
+    table = Table(*COLUMNS, box=box.SIMPLE, header_style="bold", pad_edge=False)
+    for column in table.columns:
+        column.no_wrap = True
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for group in groups(records):
+        # The name of a case stands in the first column, one line of it beside each provider.
+        for label, record in zip_longest(case_labels(group[0]), group, fillvalue=None):
+            style = "bold" if record is not None and record["kind"] == "revdeq" else None
+            cells = () if record is None else (record["provider"], *figures(record))
+            table.add_row(label or "", *cells, style=style)
+        table.add_section()
+    console.print(table)
+    if records:
+        console.print(heading(records[0]), highlight=False)
+        if records[0]["load_average"] > BUSY:
+            console.print(
+                f"other work was running (load average {records[0]['load_average']} at the start): "
+                "these are figures of a busy machine",
+                style="yellow",
+                highlight=False,
+            )
+    for record in records:
+        if record["refused"]:
+            label = f"{op_label(record)} ({types_label(record)}), {record['provider']}"
+            console.print(f"refused: {label}: {record['refused']}", style="red", highlight=False)

@@ -1,0 +1,313 @@
+"""The benchmark harness: its counts, its statistics, its gate, its files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from bench import __main__ as command
+from bench import gate, harness, providers, table, timing
+from bench.case import Bind, Call, Case, Plan, Provider, Tensors
+
+TINY = Plan(
+    device=torch.device("cpu"),
+    sizes_mb=(0.01,),
+    threads=(1,),
+    samples=2,
+    sample_seconds=0.001,
+)
+CASES = [case for _, case in harness.planned_cases(TINY)]
+
+
+def case_id(case: Case) -> str:
+    return f"{case.name}-{'-'.join(case.dtype_names.values())}-{case.beta}"
+
+
+def fake_case(*contenders: Provider, bytes_moved: int | None = 512) -> Case:
+    """A case that doubles one float tensor, with providers of the test's choice."""
+    return Case(
+        benchmark="fake",
+        op="double_",
+        dtypes={"state": torch.float32},
+        elements=64,
+        bytes=bytes_moved,
+        make=lambda elements: {"state": torch.rand(elements) + 1},
+        providers=contenders,
+    )
+
+
+def doubling(tensors: Tensors) -> Call:
+    return partial(tensors["state"].mul_, 2)
+
+
+def provider(bind: Bind) -> Provider:
+    return Provider("mine", "revdeq", bind, doubling)
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.bytes is not None], ids=case_id)
+def test_bytes_are_the_sizes_of_the_tensors_moved(case: Case) -> None:
+    tensors = case.make(case.elements)
+    # Read once or written once, but the state both; no other tensor of a set takes part in the op.
+    moved = {name: tensor.nbytes for name, tensor in tensors.items()}
+    copied = moved.pop("source") + moved.pop("destination")
+    for bystander in ("float64_state", "flag"):
+        moved.pop(bystander, None)
+    moved["state again"] = moved.get("state", 0)
+    if case.benchmark == "quantize":
+        moved["result"] = moved["x"]
+    assert case.bytes is not None
+    assert case.bytes == sum(moved.values())
+    assert case.bytes - 8 < copied <= case.bytes
+
+
+@pytest.mark.parametrize("case", CASES, ids=case_id)
+def test_every_eager_provider_and_backend_passes_the_gate(case: Case) -> None:
+    for contender in case.providers:
+        if not contender.name.startswith("compile"):
+            assert gate.refusal(case, contender) is None, contender.name
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # those of torch.compile
+def test_every_compiled_provider_passes_the_gate() -> None:
+    for case in CASES:
+        torch.compiler.reset()
+        for contender in case.providers:
+            if contender.name.startswith("compile"):
+                assert gate.refusal(case, contender) is None, case_id(case)
+
+
+def test_every_op_of_the_project_has_a_benchmark() -> None:
+    ops = {case.op for case in CASES if case.benchmark != "per_call"}
+    assert ops == {
+        "update_", "invert_", "update_exact_", "invert_exact_", "quantize", "dequantize",
+    }  # fmt: skip
+    assert ops == {case.op for case in CASES if case.benchmark == "per_call"}
+
+
+@pytest.mark.parametrize(
+    ("fraction", "expected"), [(0.0, 1.0), (0.2, 1.8), (0.5, 3.0), (0.8, 4.2), (1.0, 5.0)]
+)
+def test_quantile(fraction: float, expected: float) -> None:
+    assert timing.quantile([3.0, 1.0, 5.0, 2.0, 4.0], fraction) == pytest.approx(expected)
+    assert timing.quantile([7.0], fraction) == 7.0
+
+
+def test_quantile_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected at least one"):
+        timing.quantile([], 0.5)
+
+
+def test_samples_last_long_enough_and_are_taken_in_turn() -> None:
+    order: list[str] = []
+
+    lengths: list[float] = []
+
+    def clock(calls: Sequence[Call], count: int) -> float:
+        order.append(str(calls[0]()))
+        lengths.append(count * 0.003)
+        return count * 0.003
+
+    contenders = [
+        timing.Contender(provider(doubling), [partial(str, name)], count=40) for name in "ab"
+    ]
+    timing.race(contenders, clock, rounds=2, minimum=0.1, on_sample=lambda: None)
+    assert order == ["a", "b", "a", "b"]
+    contenders[0].count = 1
+    lengths.clear()
+    contenders[0].take_sample(clock, 0.1)
+    assert lengths[-1] >= 0.1
+    assert contenders[0].samples == pytest.approx([0.003] * 3)
+
+
+def test_the_cuda_clock_counts_milliseconds_between_events(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    log: list[str] = []
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            log.append("record")
+
+        def synchronize(self) -> None:
+            log.append("wait")
+
+        def elapsed_time(self, end: Event) -> float:
+            return 250.0
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", partial(log.append, "drain"))
+    calls = [partial(log.append, name) for name in "ab"]
+    assert timing.cuda_clock(calls, 3) == 0.25
+    assert log == ["drain", "record", "a", "b", "a", "record", "wait"]
+
+
+def test_the_plan_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    properties = SimpleNamespace(L2_cache_size=2**26, total_memory=12 * 2**30)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda index: None)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    plan = command.plan_of(command.parse([]))
+    assert plan.device.type == "cuda"
+    assert plan.threads == (None,)
+    assert plan.sizes_mb == (256.0, 64.0)  # 1024 MiB states would not fit in 12 GiB
+    assert plan.cold_bytes == 8 * 2**26
+
+
+def test_a_device_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ["meta"] + ["cuda"] * (not torch.cuda.is_available()):
+        with pytest.raises(SystemExit):
+            command.parse(["--device", name])
+        assert f"got {name}" in capsys.readouterr().err
+
+
+def test_a_right_provider_is_admitted() -> None:
+    assert gate.refusal(fake_case(), provider(doubling)) is None
+
+
+@pytest.mark.parametrize(
+    ("bind", "reason"),
+    [
+        (lambda tensors: partial(tensors["state"].mul_, 3), "64 of 64 elements differ"),
+        (lambda tensors: partial(tensors["state"][:-1].mul_, 2), "1 of 64 elements differ"),
+        (lambda tensors: partial(tensors["state"].fill_, torch.nan), "got nan"),
+        (lambda tensors: partial(int, "no number"), "ValueError: invalid literal"),
+    ],
+)
+def test_a_wrong_provider_is_refused_and_not_timed(bind: Bind, reason: str) -> None:
+    wrong = provider(bind)
+    right = Provider("right", "alternative", doubling, doubling)
+    case = fake_case(wrong, right)
+    records = list(harness.run_case(TINY, 0.01, case, {}, on_sample=lambda: None))
+    refused = next(record for record in records if record["provider"] == "mine")
+    assert reason in refused["refused"]
+    assert "p50_seconds" not in refused
+    timed = next(record for record in records if record["provider"] == "right")
+    assert timed["refused"] is None
+    assert timed["p50_seconds"] > 0
+
+
+def test_the_tolerance_is_in_epsilons_of_the_largest_value() -> None:
+    epsilon = torch.finfo(torch.float32).eps
+    wanted = {"x": torch.tensor([1.0, 0.25])}
+    near = {"x": wanted["x"] + torch.tensor([0.0, 3 * epsilon])}
+    assert gate.difference(near, wanted, 4.0) is None
+    assert "1 of 2 elements differ" in (gate.difference(near, wanted, 2.0) or "")
+    assert "expected torch.float32 (2,)" in (gate.difference({"x": near["x"][:1]}, wanted, 4) or "")
+    assert "expected a tensor, got NoneType" in (gate.difference({"x": None}, wanted, 4) or "")
+
+
+def test_poison_that_stays_in_an_output_is_found() -> None:
+    written, poison = torch.ones(2), torch.tensor([1.0, torch.nan])
+    assert gate.difference({"cast": poison}, {"cast": written}, 4.0)
+    assert gate.difference({"cast": poison}, {"cast": poison.clone()}, 0.0) is None
+
+
+def test_sets_span_the_cold_bytes() -> None:
+    plan = Plan(TINY.device, (1.0,), (1,), cold_bytes=2000)
+    assert len(harness.tensor_sets(plan, fake_case())) == 4
+    assert len(harness.tensor_sets(TINY, fake_case())) == 1
+    assert len(harness.tensor_sets(plan, fake_case(bytes_moved=None))) == 1
+
+
+def test_interpreted_triton_and_reference_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def names(device_type: str) -> list[str]:
+        return ["cuda", "triton", "reference"]
+
+    monkeypatch.setattr("revdeq_kernels.available_backends", names)
+    gpu = Plan(torch.device("cuda"), (1.0,), (None,))
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    assert providers.measured_backends(gpu) == ["cuda", "triton"]
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert providers.measured_backends(gpu) == ["cuda"]
+    with_reference = Plan(TINY.device, (1.0,), (1,), reference=True)
+    assert providers.measured_backends(with_reference) == ["cuda", "reference"]
+
+
+def run_tiny(folder: Path, *arguments: str) -> int:
+    tiny = ("--quick", "--device", "cpu", "--sizes-mb", "0.01", "--samples", "1", "--threads", "1")
+    return command.main([*tiny, "--out", str(folder), *arguments])
+
+
+def test_a_run_stores_lines_and_a_picture(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_tiny(tmp_path, "--providers", "eager", "lerp_", "revdeq") == 0
+    lines = (tmp_path / "results.jsonl").read_text(encoding="utf-8").splitlines()
+    records = [json.loads(line) for line in lines]
+    assert {record["provider"] for record in records} >= {"copy_", "eager", "lerp_", "revdeq cpu"}
+    for record in records:
+        assert record["refused"] is None
+        assert record["p20_seconds"] <= record["p50_seconds"] <= record["p80_seconds"]
+        rate = record["bytes"] / record["p50_seconds"] * 1e-9
+        assert record["gb_per_second"] == pytest.approx(rate)
+        assert record["share_of_bound"] == 1 or record["kind"] != "bound"
+        assert all(record[name] for name in ("device_name", "torch", "commit", "date"))
+    assert (tmp_path / "results.png").read_bytes().startswith(b"\x89PNG")
+    printed = capsys.readouterr().out
+    assert "update_exact_ beta 0.7312" in printed
+    assert "revdeq cpu" in printed
+
+
+def test_a_refusal_fails_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: object, **options: object) -> None:
+        raise RuntimeError("not today")
+
+    monkeypatch.setitem(harness.benchmarks()[0].EAGER, "update_", broken)
+    chosen = ("--only", "half_step.update_", "--providers", "eager")
+    assert run_tiny(tmp_path, *chosen) == 1
+    assert "RuntimeError: not today" in capsys.readouterr().out
+
+
+def test_a_selection_of_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="leaves nothing"):
+        run_tiny(tmp_path, "--only", "no_such_op")
+
+
+def stored(**changes: object) -> dict[str, object]:
+    record = {
+        "benchmark": "half_step", "op": "update_", "provider": "revdeq cpu", "kind": "revdeq",
+        "dtypes": {"state": "float32", "f": "bfloat16"}, "beta": 0.5, "size_mb": 64.0,
+        "elements": 2**24, "bytes": 10 * 2**24, "threads": 2, "refused": None,
+        "p20_seconds": 4.9e-3, "p50_seconds": 5e-3, "p80_seconds": 5.2e-3, "gb_per_second": 33.6,
+        "share_of_bound": 1.25, "ratio_to_best_alternative": 0.5, "device_name": "A CPU",
+        "cache_bytes": 2**25, "python": "3.12", "torch": "2.13.0", "triton": "3.6.0",
+        "revdeq_kernels": "0.1.0", "commit": "abc", "date": "2026-01-02T03:04:05+00:00",
+    }  # fmt: skip
+    return record | changes
+
+
+def test_the_markdown_table_replaces_what_stands_between_the_markers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results, readme = tmp_path / "results.jsonl", tmp_path / "README.md"
+    lines = [stored(), stored(provider="eager", kind="alternative"), stored(threads=1)]
+    results.write_text("\n".join(json.dumps(line) for line in lines), encoding="utf-8")
+    table.main([str(results), "--threads", "2"])
+    printed = capsys.readouterr().out
+    row = "| `update_` | fp32, f bf16 | 64 MiB, 2 threads | **revdeq cpu** | 5 ms | 33.6 | 125% |"
+    assert row in printed
+    assert "A CPU (last cache 32 MiB)" in printed
+    assert "1 thread" not in printed
+
+    readme.write_text(f"above\n{table.BEGIN}\nold\n{table.END}\nbelow\n", encoding="utf-8")
+    for _ in range(2):
+        table.main([str(results), "--threads", "2", "--write", str(readme)])
+    expected = f"above\n{table.BEGIN}\n{printed}{table.END}\nbelow\n"
+    assert readme.read_text(encoding="utf-8") == expected
+
+
+def test_a_file_without_markers_is_left_alone() -> None:
+    with pytest.raises(ValueError, match="bench:begin"):
+        table.replace_between_markers("no markers", "table")
