@@ -6,6 +6,13 @@
 
 namespace revdeq::cuda {
 
+// Threads that a launch needs: one per vector, and one per `width` lanes of each block of digits.
+constexpr int64_t vector_threads(int64_t numel, int width) { return (numel + width - 1) / width; }
+constexpr int64_t lane_threads(int64_t numel, int64_t digits_per_byte, int width) {
+  const int64_t block = digits_per_byte * kBlockLanes;
+  return (numel + block - 1) / block * (kBlockLanes / width);
+}
+
 // kWidth elements, loaded and stored 16 bytes at a time where they fill that much.
 template <class T, int kWidth>
 struct alignas(sizeof(T) * kWidth < 16 ? sizeof(T) * kWidth : 16) Vector {

@@ -29,8 +29,6 @@ __global__ void __launch_bounds__(kThreads)
   if (thread < threads) dequantize_body<kWidth>(params, thread);
 }
 
-constexpr int64_t pieces(int64_t numel, int width) { return (numel + width - 1) / width; }
-
 template <Direction kDirection, class S, class F>
 void half_step_typed(const HalfStepArguments& a, const Tensor& f, double beta) {
   using Real = std::conditional_t<std::is_same_v<S, double>, double, float>;
@@ -43,7 +41,7 @@ void half_step_typed(const HalfStepArguments& a, const Tensor& f, double beta) {
                                        a.state.numel};
   if (fits_vectors(kWidth, params.state, params.f, params.cast))
     launch(device, half_step_kernel<kDirection, kWidth, S, F, Real>, params,
-           pieces(params.numel, kWidth));
+           vector_threads(params.numel, kWidth));
   else
     launch(device, half_step_kernel<kDirection, 1, S, F, Real>, params, params.numel);
 }
@@ -86,7 +84,7 @@ Tensor quantize(const Tensor x, int64_t frac_bits, std::optional<Tensor> flag) {
                                    flag ? static_cast<int32_t*>(flag->mutable_data_ptr()) : nullptr,
                                    std::ldexp(1.0f, static_cast<int>(frac_bits)), from.numel};
     if (fits_vectors(4, params.state, params.x, Cast<F>{nullptr, nullptr}))
-      launch(device, quantize_kernel<4, F>, params, pieces(params.numel, 4));
+      launch(device, quantize_kernel<4, F>, params, vector_threads(params.numel, 4));
     else
       launch(device, quantize_kernel<1, F>, params, params.numel);
   });
@@ -100,7 +98,7 @@ void dequantize_typed(const Device& device, const Tensor& state, const Tensor& x
                                    static_cast<F*>(x.mutable_data_ptr()),
                                    std::ldexp(1.0f, -static_cast<int>(frac_bits)), x.numel()};
   if (fits_vectors(4, params.state, params.x, Cast<F>{nullptr, nullptr}))
-    launch(device, dequantize_kernel<4, F>, params, pieces(params.numel, 4));
+    launch(device, dequantize_kernel<4, F>, params, vector_threads(params.numel, 4));
   else
     launch(device, dequantize_kernel<1, F>, params, params.numel);
 }

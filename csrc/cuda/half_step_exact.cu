@@ -17,29 +17,29 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <Direction kDirection, Form kForm, int kDigits, class F>
-void launch_vectors(const Device& device, const ExactParams<F>& params, int64_t blocks) {
+void launch_vectors(const Device& device, const ExactParams<F>& params) {
   launch(device, exact_kernel<kDirection, kForm, kWidth, kDigits, F>, params,
-         blocks * (kBlockLanes / kWidth));
+         lane_threads(params.numel, kDigits, kWidth));
 }
 
 template <Direction kDirection, Form kForm, class F>
 void launch_form(const Device& device, const ExactParams<F>& params, bool vectors) {
-  const int64_t blocks = block_count(params.numel, params.digits_per_byte);
+  const int64_t digits = params.digits_per_byte;
   if (!vectors)
-    return launch(device, exact_kernel<kDirection, kForm, 1, 0, F>, params, blocks * kBlockLanes);
+    return launch(device, exact_kernel<kDirection, kForm, 1, 0, F>, params,
+                  lane_threads(params.numel, digits, 1));
   // Only the pairs of form and digits per byte that a base has: powers of two hold 8, 4, 2 or 1
   // digits, other integers 5, 3, 2 or 1.
   constexpr bool kShifts = kForm != Form::kInteger, kOthers = kForm != Form::kShift;
-  const int64_t digits = params.digits_per_byte;
-  if (digits == 1) return launch_vectors<kDirection, kForm, 1>(device, params, blocks);
-  if (digits == 2) return launch_vectors<kDirection, kForm, 2>(device, params, blocks);
+  if (digits == 1) return launch_vectors<kDirection, kForm, 1>(device, params);
+  if (digits == 2) return launch_vectors<kDirection, kForm, 2>(device, params);
   if constexpr (kShifts) {
-    if (digits == 4) return launch_vectors<kDirection, kForm, 4>(device, params, blocks);
-    if (digits == 8) return launch_vectors<kDirection, kForm, 8>(device, params, blocks);
+    if (digits == 4) return launch_vectors<kDirection, kForm, 4>(device, params);
+    if (digits == 8) return launch_vectors<kDirection, kForm, 8>(device, params);
   }
   if constexpr (kOthers) {
-    if (digits == 3) return launch_vectors<kDirection, kForm, 3>(device, params, blocks);
-    if (digits == 5) return launch_vectors<kDirection, kForm, 5>(device, params, blocks);
+    if (digits == 3) return launch_vectors<kDirection, kForm, 3>(device, params);
+    if (digits == 5) return launch_vectors<kDirection, kForm, 5>(device, params);
   }
   throw std::logic_error("update_exact_: no kernel for this form and number of digits");
 }
