@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from .registration import OPS
 
@@ -139,6 +140,10 @@ def quantize(x: Tensor, frac_bits: int, *, flag: Tensor | None = None) -> Tensor
 
     Memory: 4 + sizeof(x) bytes per element. Errors as for ``update_``.
     """
+    if flag is None and is_compiling():
+        # Inductor (torch 2.13) cannot take an op that returns a tensor and writes nothing but an
+        # optional argument which is absent.
+        flag = x.new_zeros(1, dtype=torch.int32)
     return _quantize((), (x,), (x, frac_bits), flag)
 
 

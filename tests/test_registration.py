@@ -1,0 +1,247 @@
+"""What torch knows of the ops beside their kernels: schemas, fakes, versions, gradients."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import revdeq_kernels as rk
+from arguments import (
+    EXACT_OPS,
+    NAMESPACES,
+    OPS,
+    STEPS,
+    WRITTEN,
+    Memory,
+    as_called,
+    call,
+    copies,
+    good_arguments,
+    tensors,
+)
+from conftest import BACKENDS
+
+ROUTES = [(backend, None) for backend in BACKENDS] + [(b, NAMESPACES[b]) for b in BACKENDS]
+"""(backend, namespace): the public function on each backend, and torch.ops of each."""
+
+in_place = pytest.mark.parametrize("op", [op for op in OPS if WRITTEN[op]])
+every_op = pytest.mark.parametrize("op", OPS)
+every_route = pytest.mark.parametrize(("backend", "namespace"), ROUTES)
+
+
+def follow(backend: str, namespace: str | None, op: str, arguments: dict[str, Any]) -> Any:
+    """Call the op by one of ROUTES."""
+    with rk.backend(backend):
+        return call(op, arguments, namespace)
+
+
+# ---- torch.library.opcheck -------------------------------------------------------------------
+
+OPCHECKS: list[dict[str, Any]] = [
+    {"optional": False},
+    {"optional": True},
+    {"state": torch.float64, "f": torch.float64, "cast": torch.float32, "beta": 1.3},
+    {"state": torch.float16, "f": torch.float16, "cast": torch.float32, "shape": (33,)},
+    {"state": torch.bfloat16, "shape": (0, 3)},
+    {"f": torch.float32, "cast": torch.float32, "shape": ()},
+]
+
+
+@pytest.mark.parametrize("namespace", [NAMESPACES[b] for b in BACKENDS])
+@pytest.mark.parametrize("options", OPCHECKS, ids=str)
+@every_op
+def test_opcheck(op: str, options: dict[str, Any], namespace: str) -> None:
+    if op in EXACT_OPS and options.get("f") == torch.float64:
+        options = options | {"f": torch.float32}
+    if op == "quantize" and options.get("f") == torch.float64:
+        options = options | {"f": torch.float16}
+    arguments = good_arguments(op, **options)
+    overload = getattr(getattr(torch.ops, namespace), op).default
+    torch.library.opcheck(overload, *as_called(op, arguments))
+
+
+def test_python_backends_have_the_schemas_of_the_compiled_ops() -> None:
+    for op in OPS:
+        schemas = {
+            str(getattr(getattr(torch.ops, namespace), op).default._schema).partition("::")[2]
+            for namespace in NAMESPACES.values()
+        }
+        assert len(schemas) == 1
+
+
+# ---- tensors without data --------------------------------------------------------------------
+
+LAYOUTS = {
+    "contiguous": lambda t: t,
+    "transposed": lambda t: t.transpose(0, 2).contiguous().transpose(0, 2),
+    "channels last": lambda t: t[:, :, None].contiguous(memory_format=torch.channels_last),
+    "with gaps": lambda t: t[:, ::2],
+    "expanded": lambda t: t[:1].expand(4, *t.shape[1:]),
+    "empty": lambda t: t[:, :0],
+}
+
+
+@pytest.mark.parametrize("route", ["fake", "meta"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("op", ["quantize", "dequantize"])
+def test_results_without_data_look_like_real_ones(op: str, layout: str, route: str) -> None:
+    name = "x" if op == "quantize" else "state"
+    arguments = good_arguments(op, (2, 3, 4))
+    arguments[name] = LAYOUTS[layout](arguments[name])
+    for namespace in (None, *(NAMESPACES[b] for b in BACKENDS)):
+        real = call(op, arguments, namespace)
+        ghost = call(op, without_data(arguments, route), namespace)
+        assert ghost.dtype == real.dtype
+        assert ghost.shape == real.shape
+        if real.numel() > 0:  # torch.empty_like itself gives empty meta tensors other strides
+            assert ghost.stride() == real.stride()
+        assert ghost.device.type == ("cpu" if route == "fake" else "meta")
+
+
+def without_data(arguments: dict[str, Any], kind: str) -> dict[str, Any]:
+    mode = FakeTensorMode()
+    change = mode.from_tensor if kind == "fake" else (lambda t: t.to("meta"))
+    return {n: change(a) if isinstance(a, Tensor) else a for n, a in arguments.items()}
+
+
+@pytest.mark.parametrize("kind", ["fake", "meta"])
+@pytest.mark.parametrize("op", STEPS)
+def test_tensors_without_data_are_checked_and_taken(op: str, kind: str) -> None:
+    ghosts = without_data(good_arguments(op), kind)
+    assert call(op, ghosts) is ghosts["state"]
+    for namespace in (NAMESPACES[b] for b in BACKENDS):
+        assert call(op, ghosts, namespace) is None
+        with pytest.raises(ValueError, match=f"^{op}: f: expected shape"):
+            call(op, ghosts | {"f": ghosts["f"][:1]}, namespace)
+    with pytest.raises(ValueError, match=f"^{op}: beta: expected a number inside"):
+        call(op, ghosts | {"beta": 2.0})
+
+
+# ---- versions --------------------------------------------------------------------------------
+
+
+@every_route
+@every_op
+def test_versions_count_what_is_written(op: str, backend: str, namespace: str | None) -> None:
+    arguments = good_arguments(op)
+    for optional in (True, False):
+        if not optional:
+            arguments = good_arguments(op, optional=False)
+        before = {name: t._version for name, t in tensors(arguments).items()}
+        follow(backend, namespace, op, arguments)
+        counted = {name for name, t in tensors(arguments).items() if t._version > before[name]}
+        assert counted == WRITTEN[op] & tensors(arguments).keys()
+
+
+@pytest.mark.parametrize(
+    ("op", "written"), [(op, name) for op in OPS for name in sorted(WRITTEN[op])]
+)
+@every_route
+def test_backward_refuses_what_was_overwritten(
+    op: str, written: str, backend: str, namespace: str | None
+) -> None:
+    """Without version counters, backward would use the new values in place of the saved ones."""
+    arguments = good_arguments(op)
+    factor = torch.ones((), requires_grad=True)
+    product = (factor * arguments[written]).sum()  # saves the argument
+    with torch.no_grad():
+        follow(backend, namespace, op, arguments)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        product.backward()
+
+
+# ---- gradients -------------------------------------------------------------------------------
+
+DIFFERENTIABLE = [
+    (op, name)
+    for op in OPS
+    for name, t in tensors(good_arguments(op)).items()
+    if t.is_floating_point()
+]
+INSTEAD = {
+    "update_": "torch.lerp(state, f, beta)",
+    "update_exact_": "torch.lerp(state, f, beta)",
+    "invert_": "(state - beta * f) / (1 - beta)",
+    "invert_exact_": "(state - beta * f) / (1 - beta)",
+    "quantize": "x + (rounded - x).detach()",
+}
+
+
+@pytest.mark.parametrize(("op", "name"), DIFFERENTIABLE)
+@every_route
+def test_arguments_that_require_grad_are_refused(
+    op: str, name: str, backend: str, namespace: str | None
+) -> None:
+    for leaf in (True, False):
+        arguments = good_arguments(op)
+        arguments[name].requires_grad_()
+        if not leaf:
+            arguments[name] = arguments[name] * 1
+        memory = Memory(arguments)
+        with pytest.raises(RuntimeError, match="requires grad") as caught:
+            follow(backend, namespace, op, arguments)
+        assert f"{op}: an argument requires grad" in str(caught.value)
+        assert "torch.no_grad()" in str(caught.value)
+        assert INSTEAD[op] in str(caught.value)
+        memory.assert_untouched()
+
+
+@pytest.mark.parametrize(("op", "name"), DIFFERENTIABLE)
+@every_route
+def test_arguments_that_require_grad_are_taken_without_grad_mode(
+    op: str, name: str, backend: str, namespace: str | None
+) -> None:
+    arguments = good_arguments(op)
+    plain = copies(arguments)
+    arguments[name].requires_grad_()
+    with torch.no_grad():
+        result = follow(backend, namespace, op, arguments)
+    follow(backend, namespace, op, plain)
+    assert result is None or not result.requires_grad or result is arguments["state"]
+    for name_, t in tensors(arguments).items():
+        assert torch.equal(t, plain[name_])
+
+
+def test_what_the_message_recommends_is_the_op() -> None:
+    """The expressions named in INSTEAD compute the same, to the rounding of float64."""
+    arguments = good_arguments("update_", state=torch.float64, f=torch.float64, optional=False)
+    state, f, beta = arguments["state"], arguments["f"], arguments["beta"]
+    updated, inverted = torch.lerp(state, f, beta), (state - beta * f) / (1 - beta)
+    torch.testing.assert_close(rk.update_(state.clone(), f, beta), updated)
+    torch.testing.assert_close(rk.invert_(state.clone(), f, beta), inverted)
+
+
+@every_route
+@every_op
+def test_inference_mode(op: str, backend: str, namespace: str | None) -> None:
+    """Inference tensors have no versions; normal tensors keep theirs in inference mode too."""
+    arguments, plain = good_arguments(op), good_arguments(op)
+    follow(backend, namespace, op, plain)
+    with torch.inference_mode():
+        follow(backend, namespace, op, copies(arguments))
+        inference = copies(good_arguments(op))
+        assert all(t.is_inference() for t in tensors(inference).values())
+        follow(backend, namespace, op, inference)
+        before = {name: t._version for name, t in tensors(arguments).items()}
+        follow(backend, namespace, op, arguments)
+    for name, t in tensors(arguments).items():
+        assert torch.equal(t, plain[name])
+        assert torch.equal(inference[name], plain[name])
+        assert (t._version > before[name]) == (name in WRITTEN[op])
+
+
+def test_messages_for_a_missing_extension(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.compile of the ops needs their schemas, which the extension brings."""
+    from revdeq_kernels import backends
+    from revdeq_kernels.registration import OPS as REGISTERED
+
+    monkeypatch.setitem(backends._missing, "cpu", "it was not built")
+    monkeypatch.setattr(REGISTERED["update_"], "overloads", {})
+    message = re.escape("torch.ops.revdeq.update_ is not registered: it was not built")
+    with pytest.raises(RuntimeError, match=message):
+        REGISTERED["update_"].overload("reference")
