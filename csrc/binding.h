@@ -67,6 +67,28 @@ struct HalfStepArguments {
   std::optional<Argument> cast;
 };
 
+// The checked arguments of adjoint_.
+struct AdjointArguments {
+  AdjointArguments(const char* op, const Tensor& grad_, const Tensor& vjp_, double scale,
+                   double beta, const Tensor& seed_)
+      : grad("grad", grad_), vjp("vjp", vjp_), seed("seed", seed_) {
+    check_finite(op, "scale", scale);
+    check_finite(op, "beta", beta);
+    check_adjoint_dtypes(op, grad, vjp, seed);
+    check_device(op, vjp, grad);
+    check_device(op, seed, grad);
+    check_shape(op, vjp, grad);
+    check_shape(op, seed, grad);
+    check_dense(op, grad);
+    check_strides(op, seed, grad);
+    Spans(op).written(grad).read(vjp).written(seed);
+  }
+
+  Argument grad;
+  Argument vjp;
+  Argument seed;
+};
+
 // The checked arguments of update_exact_, and of invert_exact_, which has no flag and reads the
 // digits.
 struct ExactArguments {

@@ -122,6 +122,11 @@ inline void check_beta(const char* op, double beta) {
            "the step contracts only there, and at 1 it forgets the state and has no inverse");
 }
 
+inline void check_finite(const char* op, const char* name, double value) {
+  if (!std::isfinite(value))
+    refuse(op, name, "a finite number", number(value), "check how it was computed");
+}
+
 inline void check_exact_beta(const char* op, double beta) {
   check_beta(op, beta);
   const double distance = 0x1p30 / std::fabs(1.0 - beta) / 2.0;
@@ -172,6 +177,21 @@ inline void check_exact_dtypes(const char* op, const Argument& state, const Argu
   check_dtype(op, f, {Float, BFloat16, Half}, " for an exact state");
 }
 
+inline void check_adjoint_dtypes(const char* op, const Argument& grad, const Argument& vjp,
+                                 const Argument& seed) {
+  using enum ScalarType;
+  check_dtype(op, grad, {Float, Double});
+  if (grad.dtype == Double) {
+    check_dtype(op, vjp, {Double}, " for a grad of torch.float64");
+    return check_dtype(op, seed, {Double}, " for a grad of torch.float64");
+  }
+  check_dtype(op, seed, {Float, BFloat16, Half}, " for a grad of torch.float32");
+  if (seed.dtype == Float)
+    check_dtype(op, vjp, {Float}, ", the dtype of seed");
+  else
+    check_dtype(op, vjp, {seed.dtype, Float}, ", the dtype of seed or float32");
+}
+
 inline void check_device(const char* op, const Argument& a, const Argument& with) {
   if (a.device != with.device)
     refuse(op, a.name, device_name(with.device) + ", the device of " + with.name,
@@ -216,6 +236,13 @@ inline void check_dense(const char* op, const Argument& a) {
            std::string("work on ") + a.name + ".contiguous() and copy the result back");
 }
 
+inline void check_strides(const char* op, const Argument& a, const Argument& with) {
+  if (!same_strides(a, with))
+    refuse(op, a.name, std::string("the strides of ") + with.name + ", " + list(with.strides),
+           list(a.strides),
+           std::string("allocate it with torch.empty_like(") + with.name + ", dtype=...)");
+}
+
 inline void check_cast(const char* op, const Argument& cast, const Argument& state,
                        const Argument& f) {
   if (f.dtype == ScalarType::Float)
@@ -224,9 +251,7 @@ inline void check_cast(const char* op, const Argument& cast, const Argument& sta
     check_dtype(op, cast, {f.dtype, ScalarType::Float}, ", the dtype of f or float32");
   check_device(op, cast, state);
   check_shape(op, cast, state);
-  if (!same_strides(cast, state))
-    refuse(op, "cast", "the strides of state, " + list(state.strides), list(cast.strides),
-           "allocate it with torch.empty_like(state, dtype=...)");
+  check_strides(op, cast, state);
 }
 
 inline void check_digits(const char* op, const Argument& digits, const Argument& state,

@@ -2,6 +2,7 @@
 //
 //   update   state <- (1 - beta) state + beta f
 //   invert   state <- (state - beta f) / (1 - beta)
+//   adjoint  grad <- scale grad + vjp, seed <- beta grad
 //
 // and the bit-exact form of both on int32 fixed point with k fractional bits. There 1 - beta is
 // replaced by sign * 2^30 / Q, with Q the even integer nearest to 2^30 / |1 - beta|, and the part
@@ -118,6 +119,21 @@ REVDEQ_INLINE Value half_step(Value state, Value f, const FloatStep<Real>& step)
   if constexpr (kDirection == Direction::kUpdate)
     return product(state, step.keep) + product(f, step.beta);
   return (state - product(f, step.beta)) / step.keep;
+}
+
+// ---- the adjoint -----------------------------------------------------------------------------
+
+// A step of the backward pass carries grad, the gradient with respect to one of the states: what
+// f's vector-Jacobian product gave joins it, and beta times the sum is the next one's seed.
+template <class Real>
+struct AdjointStep {
+  Real scale;
+  Real beta;
+};
+
+template <class Value, class Real>
+REVDEQ_INLINE Value adjoint(Value grad, Value vjp, const AdjointStep<Real>& step) {
+  return product(grad, step.scale) + vjp;
 }
 
 // ---- fixed point -----------------------------------------------------------------------------

@@ -10,6 +10,7 @@
 STABLE_TORCH_LIBRARY(revdeq, m) {
   m.def("update_(Tensor(a!) state, Tensor f, float beta, *, Tensor(b!)? cast=None) -> ()");
   m.def("invert_(Tensor(a!) state, Tensor f, float beta, *, Tensor(b!)? cast=None) -> ()");
+  m.def("adjoint_(Tensor(a!) grad, Tensor vjp, float scale, float beta, Tensor(b!) seed) -> ()");
   m.def(
       "update_exact_(Tensor(a!) state, Tensor(b!) digits, Tensor(c!) flag, Tensor f, float beta, "
       "int frac_bits, "

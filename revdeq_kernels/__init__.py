@@ -18,6 +18,7 @@ registration.register()
 from .backends import available_backends, backend  # noqa: E402
 from .fixed_point import digit_base, digit_bytes, effective_beta  # noqa: E402
 from .ops import (  # noqa: E402
+    adjoint_,
     dequantize,
     invert_,
     invert_exact_,
@@ -27,6 +28,7 @@ from .ops import (  # noqa: E402
 )
 
 __all__ = [
+    "adjoint_",
     "available_backends",
     "backend",
     "dequantize",

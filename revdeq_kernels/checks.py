@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from numbers import Integral, Real
 from typing import NoReturn
 
@@ -22,6 +23,9 @@ F_DTYPES: dict[torch.dtype, tuple[torch.dtype, ...]] = {
     F16: (F16,),
 }
 """The dtypes of f that each float state takes."""
+
+ADJOINT_DTYPES: dict[torch.dtype, tuple[torch.dtype, ...]] = {F32: (F32, BF16, F16), F64: (F64,)}
+"""The dtypes of seed, which are those of f, that each grad takes; vjp is of these or float32."""
 
 EXACT_F_DTYPES = (F32, BF16, F16)
 """The dtypes of f that an exact (int32) state takes."""
@@ -49,6 +53,12 @@ def _beta(op: str, beta: float, exact: bool) -> None:
         refuse(ValueError, op, "beta", error.expected, error.got, error.remedy)
 
 
+def _finite(op: str, name: str, value: float) -> None:
+    if not math.isfinite(value):
+        remedy = "check how it was computed"
+        refuse(ValueError, op, name, "a finite number", f"{value:.12g}", remedy)
+
+
 def _integers(op: str, frac_bits: int, tie: int) -> None:
     for name, value in (("frac_bits", frac_bits), ("tie", tie)):
         if not isinstance(value, Integral):
@@ -66,6 +76,20 @@ def _dtype(op: str, name: str, t: Tensor, allowed: tuple[torch.dtype, ...], why:
     if t.dtype not in allowed:
         remedy = f"convert it with {name}.to({allowed[0]})"
         refuse(TypeError, op, name, _one_of(allowed) + why, str(t.dtype), remedy)
+
+
+def _adjoint_dtypes(op: str, grad: Tensor, vjp: Tensor, seed: Tensor) -> None:
+    _dtype(op, "grad", grad, tuple(ADJOINT_DTYPES))
+    why = f" for a grad of {grad.dtype}"
+    if grad.dtype == F64:
+        _dtype(op, "vjp", vjp, (F64,), why)
+        _dtype(op, "seed", seed, (F64,), why)
+        return
+    _dtype(op, "seed", seed, ADJOINT_DTYPES[F32], why)
+    if seed.dtype == F32:
+        _dtype(op, "vjp", vjp, (F32,), ", the dtype of seed")
+    else:
+        _dtype(op, "vjp", vjp, (seed.dtype, F32), ", the dtype of seed or float32")
 
 
 def _device(op: str, name: str, t: Tensor, like: Tensor, like_name: str) -> None:
@@ -119,10 +143,14 @@ def _cast(op: str, cast: Tensor, state: Tensor, f: Tensor) -> None:
         _dtype(op, "cast", cast, (f.dtype, F32), ", the dtype of f or float32")
     _device(op, "cast", cast, state, "state")
     _shape(op, "cast", cast, state, "state")
-    if not same_strides(cast, state):
-        expected = f"the strides of state, {list(state.stride())}"
-        remedy = "allocate it with torch.empty_like(state, dtype=...)"
-        refuse(ValueError, op, "cast", expected, str(list(cast.stride())), remedy)
+    _strides(op, "cast", cast, state, "state")
+
+
+def _strides(op: str, name: str, t: Tensor, like: Tensor, like_name: str) -> None:
+    if not same_strides(t, like):
+        expected = f"the strides of {like_name}, {list(like.stride())}"
+        remedy = f"allocate it with torch.empty_like({like_name}, dtype=...)"
+        refuse(ValueError, op, name, expected, str(list(t.stride())), remedy)
 
 
 def _digits(op: str, digits: Tensor, state: Tensor, beta: float) -> None:
@@ -188,6 +216,21 @@ def half_step(
     if cast is not None:
         _cast(op, cast, state, f)
     _overlap(op, ("state", state, True), ("f", f, False), ("cast", cast, True))
+
+
+def adjoint(grad: Tensor, vjp: Tensor, scale: float, beta: float, seed: Tensor) -> None:
+    """Check the arguments of adjoint_."""
+    op = "adjoint_"
+    _finite(op, "scale", scale)
+    _finite(op, "beta", beta)
+    _adjoint_dtypes(op, grad, vjp, seed)
+    _device(op, "vjp", vjp, grad, "grad")
+    _device(op, "seed", seed, grad, "grad")
+    _shape(op, "vjp", vjp, grad, "grad")
+    _shape(op, "seed", seed, grad, "grad")
+    _dense(op, "grad", grad)
+    _strides(op, "seed", seed, grad, "grad")
+    _overlap(op, ("grad", grad, True), ("vjp", vjp, False), ("seed", seed, True))
 
 
 def update_exact(

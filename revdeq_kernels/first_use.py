@@ -9,20 +9,17 @@ inputs, which costs some milliseconds once per process, and raises on any differ
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import checks, reference
-from .fixed_point import digit_bytes
+from . import reference
+from .samples import samples
 
 VALIDATED: dict[tuple[str, str], frozenset[str]] = {}
 """(backend, architecture such as "sm_90") -> names of the ops whose `gpu` tests passed there."""
-
-NUMEL = 1003  # whole blocks, a partial one, and a tail that no vector covers
-BETAS = (0.5, 0.8, 0.7312, 1.3)  # digits by shift, by integer, in general; 1 - beta < 0
 
 _passed: set[tuple[str, str, int | None]] = set()
 _lock = threading.RLock()
@@ -84,35 +81,3 @@ def _copies(
 ) -> tuple[list[Any], dict[str, Tensor]]:
     moved = [a.to(device, copy=True) if isinstance(a, Tensor) else a for a in args]
     return moved, {name: t.to(device, copy=True) for name, t in keywords.items()}
-
-
-def samples(op: str) -> Iterator[tuple[list[Any], dict[str, Tensor]]]:
-    """Arguments and keywords of `op`, on the CPU: every pair of dtypes, several values of beta."""
-    generator = torch.Generator().manual_seed(0)
-
-    def normal(dtype: torch.dtype) -> Tensor:
-        return torch.randn(NUMEL, generator=generator, dtype=torch.float32).to(dtype)
-
-    def integers(high: int, dtype: torch.dtype, size: int = NUMEL) -> Tensor:
-        return torch.randint(0, high, (size,), generator=generator).to(dtype)
-
-    def grid() -> Tensor:
-        return integers(2**22, torch.int32) - 2**21
-
-    if op in ("update_", "invert_"):
-        for state, f in ((state, f) for state, fs in checks.F_DTYPES.items() for f in fs):
-            for beta in BETAS:
-                yield [normal(state), normal(f), beta], {"cast": normal(f)}
-    elif op in ("update_exact_", "invert_exact_"):
-        flag = [torch.zeros(1, dtype=torch.int32)] if op == "update_exact_" else []
-        for f in checks.EXACT_F_DTYPES:
-            for n, beta in enumerate(BETAS):
-                digits = integers(256, torch.uint8, digit_bytes(NUMEL, beta))
-                args = [grid(), digits, *flag, normal(f), beta, 16, n % 2]
-                yield args, {"cast": normal(f)}
-    elif op == "quantize":
-        for x in checks.EXACT_F_DTYPES:
-            yield [normal(x), 16], {"flag": torch.zeros(1, dtype=torch.int32)}
-    else:
-        for dtype in checks.F_DTYPES:
-            yield [grid(), 16, dtype], {}

@@ -40,6 +40,16 @@ def _write(state: Tensor, new: Tensor, cast: Tensor | None) -> None:
         cast.copy_(state)
 
 
+# ---- the adjoint -----------------------------------------------------------------------------
+
+
+def adjoint_(grad: Tensor, vjp: Tensor, scale: float, beta: float, seed: Tensor) -> None:
+    """grad <- scale grad + vjp; seed <- beta grad."""
+    factor, beta_ = (torch.tensor(x, dtype=grad.dtype, device=grad.device) for x in (scale, beta))
+    grad.copy_(factor * grad + vjp.to(grad.dtype))
+    seed.copy_(beta_ * grad)
+
+
 # ---- exact states ----------------------------------------------------------------------------
 
 

@@ -117,6 +117,7 @@ OPS = {
     for op in (
         Op("update_", partial(checks.half_step, "update_"), _UPDATE),
         Op("invert_", partial(checks.half_step, "invert_"), _INVERT),
+        Op("adjoint_", checks.adjoint, "scale * grad + vjp"),
         Op("update_exact_", checks.update_exact, _UPDATE),
         Op("invert_exact_", checks.invert_exact, _INVERT),
         Op("quantize", checks.quantize, _ROUND, output="flag"),

@@ -3,6 +3,7 @@
 //
 // Bytes per element, each read or written once (state type, f type):
 //   update_, invert_              2 sizeof(state) + sizeof(f) + sizeof(cast)
+//   adjoint_                      2 sizeof(grad) + sizeof(vjp) + sizeof(seed)
 //   update_exact_, invert_exact_  8 + 1 / digits_per_byte + sizeof(f) + sizeof(cast)
 //   quantize, dequantize          4 + sizeof(x)
 #include <torch/csrc/stable/library.h>
@@ -57,6 +58,18 @@ void run_half_step(const HalfStepArguments& a, double beta) {
   parallel(a.state.numel, kGrain, [&](int64_t begin, int64_t end) { kernel(call, begin, end); });
 }
 
+void run_adjoint(const AdjointArguments& a, double scale, double beta) {
+  if (a.grad.numel == 0) return;
+  const Tensor source = laid_out_like(a.vjp, a.grad);
+  const AdjointCall call{a.grad.tensor.mutable_data_ptr(),
+                         source.const_data_ptr(),
+                         a.seed.tensor.mutable_data_ptr(),
+                         {scale, beta}};
+  const AdjointKernel kernel = best_kernels().adjoint(
+      number_of(a.grad.dtype), number_of(a.vjp.dtype), number_of(a.seed.dtype));
+  parallel(a.grad.numel, kGrain, [&](int64_t begin, int64_t end) { kernel(call, begin, end); });
+}
+
 template <Direction kDirection>
 void run_exact(const ExactArguments& a, double beta, int64_t frac_bits, int64_t tie) {
   if (a.state.numel == 0) return;
@@ -99,6 +112,10 @@ void invert_(Tensor state, const Tensor f, double beta, std::optional<Tensor> ca
   run_half_step<Direction::kInvert>({"invert_", state, f, beta, cast}, beta);
 }
 
+void adjoint_(Tensor grad, const Tensor vjp, double scale, double beta, Tensor seed) {
+  run_adjoint({"adjoint_", grad, vjp, scale, beta, seed}, scale, beta);
+}
+
 void update_exact_(Tensor state, Tensor digits, Tensor flag, const Tensor f, double beta,
                    int64_t frac_bits, int64_t tie, std::optional<Tensor> cast) {
   run_exact<Direction::kUpdate>(
@@ -137,6 +154,7 @@ Tensor dequantize(const Tensor state, int64_t frac_bits, ScalarType dtype) {
 STABLE_TORCH_LIBRARY_IMPL(revdeq, CPU, m) {
   m.impl("update_", TORCH_BOX(&revdeq::cpu::update_));
   m.impl("invert_", TORCH_BOX(&revdeq::cpu::invert_));
+  m.impl("adjoint_", TORCH_BOX(&revdeq::cpu::adjoint_));
   m.impl("update_exact_", TORCH_BOX(&revdeq::cpu::update_exact_));
   m.impl("invert_exact_", TORCH_BOX(&revdeq::cpu::invert_exact_));
   m.impl("quantize", TORCH_BOX(&revdeq::cpu::quantize));

@@ -32,16 +32,26 @@ struct ConvertCall {
   float scale;
 };
 
+struct AdjointCall {
+  void* grad;
+  const void* vjp;
+  void* seed;
+  AdjointStep<double> step;
+};
+
 using FloatKernel = void (*)(const FloatCall&, int64_t begin, int64_t end);  // elements
 using ExactKernel = bool (*)(const ExactCall&, int64_t begin_block,
                              int64_t end_block);  // true: out of range
 using ConvertKernel = bool (*)(const ConvertCall&, int64_t begin,
                                int64_t end);  // true: out of range
 
+using AdjointKernel = void (*)(const AdjointCall&, int64_t begin, int64_t end);
+
 // Null where the pair of types is not supported.
 struct Kernels {
   const char* instruction_set;
   FloatKernel (*half_step)(Direction, Number state, Number f);
+  AdjointKernel (*adjoint)(Number grad, Number vjp, Number seed);
   ExactKernel (*exact)(Direction, Form, Number f);
   ConvertKernel (*quantize)(Number from);
   ConvertKernel (*dequantize)(Number to);

@@ -67,6 +67,43 @@ FloatKernel select_half_step(Number state, Number f) {
   return nullptr;
 }
 
+// ---- the adjoint -----------------------------------------------------------------------------
+
+template <class Lanes, class G, class V, class S, class Real>
+REVDEQ_INLINE void adjoint_at(const AdjointCall& call, const AdjointStep<Real>& step, int64_t i) {
+  G* grad = static_cast<G*>(call.grad) + i;
+  const auto vjp = Lanes::load(static_cast<const V*>(call.vjp) + i);
+  const auto next = adjoint(Lanes::load(grad), vjp, step);
+  Lanes::store(grad, next);
+  Lanes::store(static_cast<S*>(call.seed) + i, product(next, step.beta));
+}
+
+// grad is kept in Real itself.
+template <class Lanes, class Real, class V, class S>
+void adjoint_range(const AdjointCall& call, int64_t begin, int64_t end) {
+  const AdjointStep<Real> step{static_cast<Real>(call.step.scale),
+                               static_cast<Real>(call.step.beta)};
+  int64_t i = begin;
+  for (; i + Lanes::kWidth <= end; i += Lanes::kWidth) adjoint_at<Lanes, Real, V, S>(call, step, i);
+  for (; i < end; ++i) adjoint_at<ScalarLanes<Real>, Real, V, S>(call, step, i);
+}
+
+// vjp and seed are of f's type, or vjp is float32 (f read a float32 state and rounded by itself).
+template <class Lanes, class DoubleLanes>
+AdjointKernel select_adjoint(Number grad, Number vjp, Number seed) {
+  constexpr auto kFloat = Number::kFloat32, kBfloat = Number::kBfloat16, kHalf = Number::kFloat16;
+  if (grad == Number::kFloat64)
+    return vjp == grad && seed == grad ? adjoint_range<DoubleLanes, double, double, double>
+                                       : nullptr;
+  if (grad != kFloat) return nullptr;
+  if (vjp == kFloat && seed == kFloat) return adjoint_range<Lanes, float, float, float>;
+  if (vjp == kFloat && seed == kBfloat) return adjoint_range<Lanes, float, float, bfloat16>;
+  if (vjp == kFloat && seed == kHalf) return adjoint_range<Lanes, float, float, float16>;
+  if (vjp == kBfloat && seed == kBfloat) return adjoint_range<Lanes, float, bfloat16, bfloat16>;
+  if (vjp == kHalf && seed == kHalf) return adjoint_range<Lanes, float, float16, float16>;
+  return nullptr;
+}
+
 // ---- exact states ----------------------------------------------------------------------------
 
 // The groups of one block at lanes [lane, lane + width), and their byte(s) of digits.
@@ -203,11 +240,13 @@ Kernels kernels(const char* instruction_set) {
             return direction == kUpdate ? select_half_step<Lanes, DoubleLanes, kUpdate>(state, f)
                                         : select_half_step<Lanes, DoubleLanes, kInvert>(state, f);
           },
+          select_adjoint<Lanes, DoubleLanes>,
           [](Direction direction, Form form, Number f) {
             return direction == kUpdate ? select_exact<Lanes, kUpdate>(form, f)
                                         : select_exact<Lanes, kInvert>(form, f);
           },
-          select_quantize<Lanes>, select_dequantize<Lanes>};
+          select_quantize<Lanes>,
+          select_dequantize<Lanes>};
 }
 
 }  // namespace revdeq::cpu

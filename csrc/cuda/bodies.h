@@ -95,6 +95,33 @@ REVDEQ_INLINE void half_step_body(const FloatParams<S, F, Real>& p, int64_t thre
   });
 }
 
+// ---- the adjoint -----------------------------------------------------------------------------
+
+template <class G, class V, class S>
+struct AdjointParams {
+  G* grad;
+  const V* vjp;
+  S* seed;
+  AdjointStep<G> step;
+  int64_t numel;
+};
+
+template <int kWidth, class G, class V, class S>
+REVDEQ_INLINE void adjoint_body(const AdjointParams<G, V, S>& p, int64_t thread) {
+  for_vector<kWidth>(thread, p.numel, [&]<int kCount>(int64_t i) {
+    auto grad = load_vector<kCount>(p.grad + i);
+    const auto vjp = load_vector<kCount>(p.vjp + i);
+    G seed[kCount];
+#pragma unroll
+    for (int k = 0; k < kCount; ++k) {
+      grad.at[k] = adjoint(grad.at[k], static_cast<G>(Storage<V>::widen(vjp.at[k])), p.step);
+      seed[k] = product(grad.at[k], p.step.beta);
+    }
+    store_vector<kCount>(p.grad + i, grad);
+    store_reals<kCount>(p.seed + i, seed);
+  });
+}
+
 // ---- to and from fixed point -----------------------------------------------------------------
 
 template <class F>

@@ -39,7 +39,7 @@ void half_step_typed(const HalfStepArguments& a, const Tensor& f, double beta) {
                                        cast_of<F>(a.cast),
                                        {static_cast<Real>(1.0 - beta), static_cast<Real>(beta)},
                                        a.state.numel};
-  if (fits_vectors(kWidth, params.state, params.f, params.cast))
+  if (fits_vectors(kWidth, params.state, params.f, params.cast.same, params.cast.wide))
     launch(device, half_step_kernel<kDirection, kWidth, S, F, Real>, params,
            vector_threads(params.numel, kWidth));
   else
@@ -83,7 +83,7 @@ Tensor quantize(const Tensor x, int64_t frac_bits, std::optional<Tensor> flag) {
                                    static_cast<int32_t*>(state.mutable_data_ptr()),
                                    flag ? static_cast<int32_t*>(flag->mutable_data_ptr()) : nullptr,
                                    std::ldexp(1.0f, static_cast<int>(frac_bits)), from.numel};
-    if (fits_vectors(4, params.state, params.x, Cast<F>{nullptr, nullptr}))
+    if (fits_vectors(4, params.state, params.x))
       launch(device, quantize_kernel<4, F>, params, vector_threads(params.numel, 4));
     else
       launch(device, quantize_kernel<1, F>, params, params.numel);
@@ -97,7 +97,7 @@ void dequantize_typed(const Device& device, const Tensor& state, const Tensor& x
   const DequantizeParams<F> params{static_cast<const int32_t*>(state.const_data_ptr()),
                                    static_cast<F*>(x.mutable_data_ptr()),
                                    std::ldexp(1.0f, -static_cast<int>(frac_bits)), x.numel()};
-  if (fits_vectors(4, params.state, params.x, Cast<F>{nullptr, nullptr}))
+  if (fits_vectors(4, params.state, params.x))
     launch(device, dequantize_kernel<4, F>, params, vector_threads(params.numel, 4));
   else
     launch(device, dequantize_kernel<1, F>, params, params.numel);

@@ -60,8 +60,9 @@ void run_exact(const ExactArguments& a, double beta, int64_t frac_bits, int64_t 
                                 exact_step(beta, frac_bits, tie),
                                 digits_per_byte(digit_base(q)),
                                 a.state.numel};
-    const bool vectors = fits_vectors(kWidth, params.state, params.f, params.cast) &&
-                         is_aligned(params.digits, kWidth);
+    const bool vectors =
+        fits_vectors(kWidth, params.state, params.f, params.cast.same, params.cast.wide) &&
+        is_aligned(params.digits, kWidth);
     const Form form = exact_form(q);
     if (form == Form::kShift) return launch_form<kDirection, Form::kShift>(device, params, vectors);
     if (form == Form::kInteger)

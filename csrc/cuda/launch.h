@@ -56,12 +56,10 @@ Cast<F> cast_of(const std::optional<Argument>& cast) {
   return {static_cast<F*>(p), nullptr};
 }
 
-// Can vectors of `width` elements be loaded from, and stored to, all of these?
-template <class S, class F>
-bool fits_vectors(int width, const S* state, const F* f, const Cast<F>& cast) {
-  const auto bytes = [&](size_t size) { return size * width < 16 ? size * width : 16; };
-  return is_aligned(state, bytes(sizeof(S))) && is_aligned(f, bytes(sizeof(F))) &&
-         is_aligned(cast.same, bytes(sizeof(F))) && is_aligned(cast.wide, bytes(sizeof(float)));
+// Can vectors of `width` elements be loaded from, and stored to, all of these? Null can.
+template <class... T>
+bool fits_vectors(int width, const T*... pointers) {
+  return (is_aligned(pointers, sizeof(T) * width < 16 ? sizeof(T) * width : 16) && ...);
 }
 
 }  // namespace revdeq::cuda

@@ -15,6 +15,8 @@ _STATE_F = [
     (state, f) for state in ("fp64", "fp32") for f in _FLOATS if (state, f) != ("fp32", "fp64")
 ]
 _STATE_F += [("bf16", "bf16"), ("fp16", "fp16")]
+_ADJOINT = [("fp64", "fp64", "fp64"), ("fp32", "fp32", "fp32")]
+_ADJOINT += [("fp32", vjp, seed) for seed in ("bf16", "fp16") for vjp in ("fp32", seed)]
 _DIGITS = {
     0: (8, 4, 2, 1),
     1: (5, 3, 2, 1),
@@ -41,6 +43,11 @@ def signatures() -> Iterator[tuple[str, Any, dict[str, str], dict[str, Any]]]:
     kernels = load_kernels()
     yield from _float_signatures(kernels)
     yield from _exact_signatures(kernels)
+    for grad, vjp, seed in _ADJOINT:
+        number = "i64" if grad == "fp64" else "fp32"
+        types = {"grad": f"*{grad}", "vjp": f"*{vjp}", "seed": f"*{seed}", "numel": "i32"}
+        types |= {"scale": number, "beta": number}
+        yield f"adjoint {grad} {vjp} {seed}", kernels.adjoint_kernel, types, {"BLOCK": 1024}
     for f in _FLOATS[1:]:
         types = {"x": f"*{f}", "out": "*i32", "flag": "*i32", "numel": "i32", "scale": "fp32"}
         yield f"quantize {f}", kernels.quantize_kernel, types, {"BLOCK": 1024}

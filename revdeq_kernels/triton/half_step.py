@@ -2,6 +2,7 @@
 
 Bytes per element (state type, f type), each read or written once:
   half_step_kernel    2 sizeof(state) + sizeof(f) + sizeof(cast)
+  adjoint_kernel      2 sizeof(grad) + sizeof(vjp) + sizeof(seed)
   exact_kernel        8 + 1 / digits_per_byte + sizeof(f) + sizeof(cast)
   quantize_kernel, dequantize_kernel   4 + sizeof(x)
 
@@ -91,6 +92,26 @@ def half_step_kernel(state, f, cast, numel, keep, beta, INVERT: tl.constexpr, BL
     stored = narrow(new, state.dtype.element_ty)
     tl.store(state + i, stored, mask=mask)
     store_cast(cast, i, stored, mask)
+
+
+# ---- the adjoint -----------------------------------------------------------------------------
+
+
+@triton.jit(do_not_specialize=["scale", "beta"])
+def adjoint_kernel(grad, vjp, seed, numel, scale, beta, BLOCK: tl.constexpr):
+    """adjoint_; for float64, scale and beta come as the bits of the double."""
+    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    mask = i < numel
+    g = tl.load(grad + i, mask=mask)
+    v = tl.load(vjp + i, mask=mask)
+    if grad.dtype.element_ty == tl.float64:
+        scale = scale.to(tl.int64).to(tl.float64, bitcast=True)
+        beta = beta.to(tl.int64).to(tl.float64, bitcast=True)
+    else:
+        v = widen(v)
+    new = scale * g + v
+    tl.store(grad + i, new, mask=mask)
+    tl.store(seed + i, narrow(beta * new, seed.dtype.element_ty), mask=mask)
 
 
 # ---- fixed point -----------------------------------------------------------------------------

@@ -32,14 +32,32 @@ def invert_(state: Tensor, f: Tensor, beta: float, *, cast: Tensor | None = None
 def _half_step(state: Tensor, f: Tensor, beta: float, cast: Tensor | None, invert: bool) -> None:
     if state.numel() == 0:
         return
-    keep, beta_ = 1.0 - beta, beta
-    if state.dtype == torch.float64:  # Triton passes a Python float as float32
-        keep, beta_ = (struct.unpack("<q", struct.pack("<d", x))[0] for x in (keep, beta_))
+    keep, beta_ = _as_scalars(state.dtype, 1.0 - beta, beta)
     _launch(
         kernels.half_step_kernel,
         -(-state.numel() // BLOCK),
         *(state, _laid_out_like(f, state), cast, state.numel(), keep, beta_),
         INVERT=invert,
+        BLOCK=BLOCK,
+    )
+
+
+def _as_scalars(dtype: torch.dtype, *values: float) -> tuple[float | int, ...]:
+    """Numbers as the kernels take them: Triton passes a Python float as float32."""
+    if dtype != torch.float64:
+        return values
+    return tuple(struct.unpack("<q", struct.pack("<d", x))[0] for x in values)
+
+
+def adjoint_(grad: Tensor, vjp: Tensor, scale: float, beta: float, seed: Tensor) -> None:
+    """See ``reference.adjoint_``."""
+    if grad.numel() == 0:
+        return
+    scalars = _as_scalars(grad.dtype, scale, beta)
+    _launch(
+        kernels.adjoint_kernel,
+        -(-grad.numel() // BLOCK),
+        *(grad, _laid_out_like(vjp, grad), seed, grad.numel(), *scalars),
         BLOCK=BLOCK,
     )
 

@@ -90,6 +90,25 @@ void check_pair() {
   }
 }
 
+// ---- the adjoint
+
+template <int kWidth, class G, class V, class S>
+void check_adjoint() {
+  for (const int64_t n : kSizes) {
+    Buffer<G> expected(n, 1), grad(expected);
+    const Buffer<V> vjp(n, 2);
+    Buffer<S> expected_seed(n), seed(n, 3);
+    const cpu::AdjointCall call{expected.data, vjp.data, expected_seed.data, {0.3, 0.7}};
+    cpu::baseline_kernels().adjoint(number<G>(), number<V>(), number<S>())(call, 0, n);
+    const cuda::AdjointParams<G, V, S> params{
+        grad.data, vjp.data, seed.data, {static_cast<G>(0.3), static_cast<G>(0.7)}, n};
+    for (int64_t thread = 0; thread < cuda::vector_threads(n, kWidth); ++thread)
+      cuda::adjoint_body<kWidth>(params, thread);
+    expect(grad == expected, "adjoint: grad", n);
+    expect(seed == expected_seed, "adjoint: seed", n);
+  }
+}
+
 // ---- exact states
 
 template <Direction kDirection, Form kForm, int kWidth, int kDigits, class F, class C>
@@ -169,6 +188,11 @@ int main() {
   check_pair<float, float16>();
   check_pair<bfloat16, bfloat16>();
   check_pair<float16, float16>();
+  check_adjoint<4, float, float, float>();
+  check_adjoint<4, float, bfloat16, bfloat16>();
+  check_adjoint<4, float, float, float16>();
+  check_adjoint<2, double, double, double>();
+  check_adjoint<1, float, float16, float16>();
   check_base<Form::kShift, 8>(0.5);
   check_base<Form::kShift, 4>(0.75);
   check_base<Form::kShift, 2>(1.0 - 1.0 / 16);

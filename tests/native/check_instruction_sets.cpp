@@ -77,6 +77,15 @@ static Result half_step_result(const Kernels& kernels, Direction direction, Numb
   return r;
 }
 
+static Result adjoint_result(const Kernels& kernels, Number grad, Number vjp, Number seed,
+                             int random) {
+  Result r{random_bytes(kNumel * size_of(grad), random), Bytes(kNumel * size_of(seed)), {}};
+  const Bytes source = random_bytes(kNumel * size_of(vjp), random + 1);
+  const AdjointCall call{r.state.data(), source.data(), r.cast.data(), {1.0 - 0.7312, 0.7312}};
+  kernels.adjoint(grad, vjp, seed)(call, 0, kNumel);
+  return r;
+}
+
 static Result exact_result(const Kernels& kernels, Direction direction, double beta, Number f,
                            Number cast, int seed) {
   const int64_t q = exact_q(beta), packed = digits_per_byte(digit_base(q)),
@@ -109,6 +118,15 @@ static void compare(const Kernels& a, const Kernels& b) {
           expect_equal(x.cast, y.cast, cast, "half step: cast", variant);
         }
       }
+    for (const Number grad : kTypes)
+      for (const Number vjp : kTypes)
+        for (const Number seed : kTypes) {
+          if (direction == Direction::kInvert || !a.adjoint(grad, vjp, seed)) continue;
+          const Result x = adjoint_result(a, grad, vjp, seed, ++variant),
+                       y = adjoint_result(b, grad, vjp, seed, variant);
+          expect_equal(x.state, y.state, grad, "adjoint: grad", variant);
+          expect_equal(x.cast, y.cast, seed, "adjoint: seed", variant);
+        }
     for (const double beta :
          {0.5, 2.0 / 3, 0.75, 0.8, 0.9, 31.0 / 32, 0.7312, 0.31, 0.015, 0.97, 1.2, 1.7})
       for (const Number f : {Number::kFloat32, Number::kBfloat16, Number::kFloat16})
