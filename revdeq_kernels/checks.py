@@ -43,10 +43,29 @@ def _one_of(dtypes: tuple[torch.dtype, ...]) -> str:
     return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " or " + names[-1]
 
 
+def _number(op: str, name: str, value: float) -> None:
+    """Refuse what is no real number: a tensor would lose its gradient on the way to a kernel."""
+    if not isinstance(value, Real):
+        remedy = f"a tensor's value is {name}.item()"
+        refuse(TypeError, op, name, "a Python number", type(value).__name__, remedy)
+
+
+def _tensors(op: str, **tensors: Tensor | None) -> None:
+    """Each must be a strided tensor; an optional one is left out by its caller."""
+    for name, t in tensors.items():
+        if not isinstance(t, Tensor):
+            remedy = f"convert it with torch.as_tensor({name})"
+            refuse(TypeError, op, name, "a tensor", type(t).__name__, remedy)
+        if t.layout != torch.strided:
+            refuse(TypeError, op, name, "a strided tensor", str(t.layout), f"use {name}.to_dense()")
+
+
+def _given(**tensors: Tensor | None) -> dict[str, Tensor]:
+    return {name: t for name, t in tensors.items() if t is not None}
+
+
 def _beta(op: str, beta: float, exact: bool) -> None:
-    if not isinstance(beta, Real):
-        remedy = "a tensor's value is beta.item()"
-        refuse(TypeError, op, "beta", "a Python number", type(beta).__name__, remedy)
+    _number(op, "beta", beta)
     try:
         fixed_point.contraction(beta) if exact else fixed_point.check_beta(beta)
     except fixed_point.BetaError as error:
@@ -54,6 +73,7 @@ def _beta(op: str, beta: float, exact: bool) -> None:
 
 
 def _finite(op: str, name: str, value: float) -> None:
+    _number(op, name, value)
     if not math.isfinite(value):
         remedy = "check how it was computed"
         refuse(ValueError, op, name, "a finite number", f"{value:.12g}", remedy)
@@ -207,6 +227,7 @@ def half_step(
     op: str, state: Tensor, f: Tensor, beta: float, *, cast: Tensor | None = None
 ) -> None:
     """Check the arguments of update_ and invert_."""
+    _tensors(op, state=state, f=f, **_given(cast=cast))
     _beta(op, beta, exact=False)
     _dtype(op, "state", state, tuple(F_DTYPES))
     _dtype(op, "f", f, F_DTYPES[state.dtype], f" for a state of {state.dtype}")
@@ -221,6 +242,7 @@ def half_step(
 def adjoint(grad: Tensor, vjp: Tensor, scale: float, beta: float, seed: Tensor) -> None:
     """Check the arguments of adjoint_."""
     op = "adjoint_"
+    _tensors(op, grad=grad, vjp=vjp, seed=seed)
     _finite(op, "scale", scale)
     _finite(op, "beta", beta)
     _adjoint_dtypes(op, grad, vjp, seed)
@@ -273,6 +295,7 @@ def _exact(
     tie: int,
     cast: Tensor | None,
 ) -> None:
+    _tensors(op, state=state, digits=digits, f=f, **_given(flag=flag, cast=cast))
     _beta(op, beta, exact=True)
     _integers(op, frac_bits, tie)
     _dtype(op, "state", state, (torch.int32,))
@@ -297,6 +320,7 @@ def _exact(
 
 def quantize(x: Tensor, frac_bits: int, *, flag: Tensor | None = None) -> None:
     """Check the arguments of quantize."""
+    _tensors("quantize", x=x, **_given(flag=flag))
     _integers("quantize", frac_bits, 0)
     _dtype("quantize", "x", x, EXACT_F_DTYPES)
     if flag is not None:
@@ -306,6 +330,7 @@ def quantize(x: Tensor, frac_bits: int, *, flag: Tensor | None = None) -> None:
 
 def dequantize(state: Tensor, frac_bits: int, dtype: torch.dtype = torch.float32) -> None:
     """Check the arguments of dequantize."""
+    _tensors("dequantize", state=state)
     _integers("dequantize", frac_bits, 0)
     _dtype("dequantize", "state", state, (torch.int32,))
     allowed = (F32, F64, BF16, F16)

@@ -33,10 +33,20 @@ class Op:
     """One op: its name, its checks, and its overloads by backend."""
 
     def __init__(
-        self, name: str, check: Callable[..., None], differentiable: str, output: str = "cast"
+        self,
+        name: str,
+        check: Callable[..., None],
+        differentiable: str,
+        output: str = "cast",
+        numbers: tuple[int, ...] = (),
     ) -> None:
-        """`differentiable` is what an error recommends where a gradient is wanted."""
+        """Describe the op.
+
+        `differentiable` is what an error recommends where a gradient is wanted, `output` the name
+        of the optional tensor that is written, `numbers` the places of the real numbers.
+        """
         self.name = name
+        self.numbers = numbers
         self.output = output
         self.check = check
         self.differentiable = differentiable
@@ -62,11 +72,16 @@ class Op:
             written = (*written, output)
         lead = args[0]
         if is_compiling() or type(lead) not in _PLAIN:
+            if not isinstance(lead, Tensor):
+                self.check(*args, **kw)
             return self.overload(backends.select(lead.device.type))(*args, **kw)
         if is_grad_enabled():
             for tensor in (*written, *read):
-                if tensor.requires_grad:
+                if getattr(tensor, "requires_grad", False):  # the checks refuse what is no tensor
                     self.refuse_grad()
+        for place in self.numbers:
+            if type(args[place]) is not float:  # torch would take a tensor, and drop its gradient
+                self.check(*args, **kw)
         if lead.is_cpu and backends.chosen is None and self.cpu is not None:
             result = self.run_compiled(self.cpu, args, kw)
         else:
@@ -115,11 +130,11 @@ _ROUND = "x + (rounded - x).detach(), which lets the gradient through unchanged"
 OPS = {
     op.name: op
     for op in (
-        Op("update_", partial(checks.half_step, "update_"), _UPDATE),
-        Op("invert_", partial(checks.half_step, "invert_"), _INVERT),
-        Op("adjoint_", checks.adjoint, "scale * grad + vjp"),
-        Op("update_exact_", checks.update_exact, _UPDATE),
-        Op("invert_exact_", checks.invert_exact, _INVERT),
+        Op("update_", partial(checks.half_step, "update_"), _UPDATE, numbers=(2,)),
+        Op("invert_", partial(checks.half_step, "invert_"), _INVERT, numbers=(2,)),
+        Op("adjoint_", checks.adjoint, "scale * grad + vjp", numbers=(2, 3)),
+        Op("update_exact_", checks.update_exact, _UPDATE, numbers=(4,)),
+        Op("invert_exact_", checks.invert_exact, _INVERT, numbers=(3,)),
         Op("quantize", checks.quantize, _ROUND, output="flag"),
         Op("dequantize", checks.dequantize, _ROUND),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -13,7 +14,7 @@ from conftest import EXACT_F, FLOAT_PAIRS, random_state
 FLOAT_OPS = ("update_", "invert_")
 EXACT_OPS = ("update_exact_", "invert_exact_")
 STEPS = FLOAT_OPS + EXACT_OPS
-OPS = (*STEPS, "quantize", "dequantize")
+OPS = (*STEPS, "adjoint_", "quantize", "dequantize")
 
 NAMESPACES = {"cpu": "revdeq", "triton": "revdeq_triton", "reference": "revdeq_reference"}
 """Where torch.ops holds the ops of each backend; `revdeq` serves "cuda" too."""
@@ -21,6 +22,7 @@ NAMESPACES = {"cpu": "revdeq", "triton": "revdeq_triton", "reference": "revdeq_r
 WRITTEN = {
     "update_": {"state", "cast"},
     "invert_": {"state", "cast"},
+    "adjoint_": {"grad", "seed"},
     "update_exact_": {"state", "digits", "flag", "cast"},
     "invert_exact_": {"state", "cast"},
     "quantize": {"flag"},
@@ -48,6 +50,11 @@ def good_arguments(
     flag = {"flag": torch.zeros(1, dtype=torch.int32)}
     if op == "quantize":
         return {"x": random_state(shape, f), "frac_bits": frac_bits} | (flag if optional else {})
+    if op == "adjoint_":
+        grad = torch.float64 if f == torch.float64 else torch.float32
+        tensors = {"grad": random_state(shape, grad), "vjp": random_state(shape, f, seed=2)}
+        tensors["seed"] = random_state(shape, f, seed=3)
+        return tensors | {"scale": 1 - beta, "beta": beta}
     integers = random_state(shape, torch.int32)
     if op == "dequantize":
         return {"state": integers, "frac_bits": frac_bits, "dtype": f}
@@ -159,3 +166,11 @@ def exact_cases() -> list[tuple[torch.dtype, torch.dtype | None]]:
 def casts(f: torch.dtype) -> list[torch.dtype | None]:
     """The dtypes that `cast` may have beside f; None for no cast."""
     return list(dict.fromkeys([None, f, torch.float32]))
+
+
+def refusal(op: str, arguments: dict[str, Any], backend: str, kind: type[Exception]) -> str:
+    """The message with which the public function refuses the arguments."""
+    with rk.backend(backend), pytest.raises(kind) as caught:
+        call(op, arguments)
+    assert type(caught.value) is kind
+    return str(caught.value)

@@ -80,10 +80,10 @@ def check(
 
 
 def any_bits(arguments: dict[str, Any], seed: int = 7) -> dict[str, Any]:
-    """The arguments with every bit pattern in state, f and x: subnormals, infinities, NaN."""
+    """The arguments with every bit pattern in their numbers: subnormals, infinities, NaN."""
     generator = torch.Generator().manual_seed(seed)
     changed = {}
-    for name in ("state", "f", "x"):
+    for name in ("state", "f", "x", "grad", "vjp"):
         if name in arguments:
             t = arguments[name]
             size = t.numel() * t.element_size()

@@ -27,7 +27,7 @@ from arguments import (
 from conftest import BACKENDS
 
 SHAPE = (8, 16)
-CHECKED = ("x", "state", "f", "digits", "flag", "cast")
+CHECKED = ("x", "state", "grad", "f", "vjp", "digits", "flag", "cast", "seed")
 """The order in which arguments are held against those before them; flag before x in quantize."""
 
 
@@ -100,7 +100,7 @@ def test_what_is_only_read_may_overlap(op: str, first: str, second: str, backend
 def test_pairs_are_those_of_the_ops() -> None:
     """The inverse of the exact step is the one op that reads two tensors."""
     assert ALLOWED == [("invert_exact_", "f", "digits")]
-    assert len(FORBIDDEN) == 3 + 3 + 10 + 5 + 1
+    assert len(FORBIDDEN) == 3 + 3 + 3 + 10 + 5 + 1
 
 
 @pytest.mark.parametrize("op", STEPS)
