@@ -3,9 +3,11 @@
 The solver and its layer come here. For now this package offers the ops they rest on, those of
 ``revdeq_kernels``: one half step of the pair update of arXiv 2509.12917, in place, and its inverse.
 """
+
 from __future__ import annotations
 
 from revdeq_kernels import (
+    adjoint_,
     dequantize,
     digit_bytes,
     effective_beta,
@@ -17,6 +19,7 @@ from revdeq_kernels import (
 )
 
 __all__ = [
+    "adjoint_",
     "dequantize",
     "digit_bytes",
     "effective_beta",

@@ -1,0 +1,42 @@
+"""Check an installed package: `check_installed.py FOLDER ARCHS`, run from outside the project.
+
+FOLDER must hold the package that is imported; ARCHS are the CUDA architectures it must be built
+for, as in "8.0;9.0a", or nothing for a build without CUDA.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+from pathlib import Path
+
+import torch
+
+import revdeq_kernels
+import torch_revdeq
+from revdeq_kernels import _C
+
+
+def main(folder: str, archs: str) -> None:
+    for module in (revdeq_kernels, torch_revdeq, _C):
+        path = Path(str(module.__file__)).resolve()
+        expect(path.is_relative_to(Path(folder).resolve()), f"imported {path}, not from {folder}")
+    built = _C.build_info()
+    versions = {revdeq_kernels.__version__, built["version"]}
+    versions.add(importlib.metadata.version("revdeq-kernels"))
+    expect(len(versions) == 1, f"versions differ: {versions}")
+    expect(built["cuda_archs"] == archs, f"built for {built['cuda_archs']!r}, not for {archs!r}")
+    library = Path(str(revdeq_kernels.__file__)).with_name("librevdeq_cuda.so")
+    expect(library.exists() == bool(archs), f"{library} is there or missing against {archs!r}")
+    state = revdeq_kernels.update_(torch.ones(1000), torch.full((1000,), 3.0), 0.25)
+    expect(torch.equal(state, torch.full((1000,), 1.5)), f"update_ gave {state[0]}, not 1.5")
+    print(f"revdeq-kernels {versions.pop()} in {folder}: {archs or 'CPU only'}: works")
+
+
+def expect(holds: bool, otherwise: str) -> None:
+    if not holds:
+        sys.exit(f"check_installed: {otherwise}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,78 @@
+#!/usr/bin/env bash
+# Install the package in every supported way, each into an environment of its own, and run it there.
+# $1: a python that has torch and the build tools; the environments see its packages.
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+python=$(cd "$root" && realpath --no-symlinks "$1")
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+src=$work/source
+cd "$root"
+PATH=$(dirname "$python"):$PATH  # one ninja throughout: another version compiles everything again
+cuda=$("$python" -c 'import revdeq_kernels; print(revdeq_kernels._C.build_info()["cuda_archs"])')
+
+say() { echo "-- $*"; }
+fail() { echo "install_check: $*" >&2; exit 1; }
+
+# new_env NAME: a virtual environment that sees the packages of $python, and has the rest to itself;
+# the setuptools that some pythons put into a new environment is too old and would come first.
+new_env() {
+  "$python" -m venv "$work/$1"
+  "$work/$1/bin/python" -m pip uninstall --quiet --yes setuptools 2> /dev/null
+  "$python" -c 'import pathlib, torch; print(pathlib.Path(torch.__file__).parents[1])' \
+    > "$("$work/$1/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torch.pth"
+}
+
+# pip_in NAME ARGS...: pip, whose whole log is shown if it fails, and which must not install another
+# torch or triton, be it for the build alone.
+pip_in() {
+  local log=$work/$1.log
+  "$work/$1/bin/python" -m pip --verbose "${@:2}" > "$log" 2>&1 || { cat "$log"; fail "pip ${*:2}"; }
+  ! grep -E 'Installing collected packages:.* (torch|triton)(,|$)' "$log" \
+    || fail "pip ${*:2} installed a torch or triton beside the one at hand"
+}
+
+# imports NAME FOLDER ARCHS: the package comes from FOLDER, holds CUDA code for ARCHS, and works.
+imports() { (cd "$work" && "$work/$1/bin/python" "$root/.ci/check_installed.py" "$2" "$3"); }
+
+say "copy the tree, without what is built in it"
+.ci/copy_tree.sh "$src"
+
+say "pip install ., isolated, with $("$python" -m pip --version | cut -d' ' -f1,2)"
+new_env isolated
+pip_in isolated install "$src"
+imports isolated "$work/isolated" "$cuda"
+
+say "pip install --no-build-isolation -e ."
+new_env editable
+pip_in editable install --no-build-isolation --no-deps --editable "$src"
+imports editable "$src" "$cuda"
+
+say "an unchanged tree compiles nothing, a changed header what includes it"
+pip_in editable install --no-build-isolation --no-deps --editable "$src"
+grep -q 'ninja: no work to do' "$work/editable.log" || fail "an unchanged tree was compiled again"
+touch "$src/csrc/half_step.h"
+stale=$(ninja -C "$src"/build/cpython-*/ -n)
+grep -q 'csrc/cpu/' <<< "$stale" || fail "a changed half_step.h does not recompile csrc/cpu: $stale"
+
+say "a wheel without CUDA, from a tree that holds the libraries of the builds before"
+if [ -n "$cuda" ]; then
+  ls "$src"/build/lib*/revdeq_kernels/librevdeq_cuda.so "$src/revdeq_kernels/librevdeq_cuda.so" > /dev/null
+fi
+new_env wheel
+REVDEQ_BUILD_CUDA=0 pip_in wheel wheel --no-build-isolation --no-deps -w "$work/cpu" "$src"
+"$python" .ci/check_wheel.py "$work"/cpu/*.whl ""
+pip_in wheel install --no-deps "$work"/cpu/*.whl
+imports wheel "$work/wheel" ""
+
+say "sdist, and from it a wheel for one architecture, isolated, with the newest pip"
+(cd "$src" && PYTHONPATH=build_backend "$python" -c \
+  'import sys, revdeq_build; revdeq_build.build_sdist(sys.argv[1])' "$work/sdist") > "$work/sdist.log" 2>&1 \
+  || { cat "$work/sdist.log"; fail "build_sdist"; }
+one=${cuda:+9.0a}
+new_env sdist
+pip_in sdist install --upgrade pip
+TORCH_CUDA_ARCH_LIST=$one pip_in sdist wheel --no-deps -w "$work/dist" "$work"/sdist/*.tar.gz
+"$python" .ci/check_wheel.py "$work"/dist/*.whl "$one"
+pip_in sdist install "$work"/dist/*.whl
+imports sdist "$work/sdist" "$one"

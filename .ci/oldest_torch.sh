@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Compile the sources against the headers of the oldest torch that the package supports.
+#
+#   .ci/oldest_torch.sh PYTHON
+#
+# The headers come from torch's wheel for macOS, by far the smallest; they are the same in all.
+set -euo pipefail
+python=$1
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+oldest=$(sed -nE 's/^  "torch>=([0-9.]+)",$/\1.0/p' pyproject.toml)
+headers=build/headers-torch-$oldest
+if [ ! -d "$headers/torch/include" ]; then
+  mkdir -p "$headers"
+  "$python" -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.11 \
+    --platform macosx_11_0_arm64 --dest "$headers" "torch==$oldest"
+  "$python" -m zipfile --extract "$headers"/torch-*.whl "$headers/wheel"
+  mv "$headers/wheel/torch" "$headers/torch"
+  rm -r "$headers/wheel" "$headers"/torch-*.whl
+fi
+
+common=(-std=c++20 -fvisibility=hidden -DTORCH_TARGET_VERSION=0x020b000000000000 -Icsrc)
+facts=()
+for name in VERSION BUILT_WITH_TORCH CUDA_ARCHS NVCC_VERSION SANITIZE; do
+  facts+=("-DREVDEQ_$name=\"\"")
+done
+# torch brings a pybind11 of its own, which refuses a stable target: ours comes first.
+pybind11=$("$python" -c 'import pybind11; print(pybind11.get_include())')
+python_include=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')
+for source in csrc/schema.cpp csrc/cpu/half_step.cpp; do
+  echo "$source with the headers of torch $oldest"
+  "${CXX:-g++}" "${common[@]}" "${facts[@]}" -fsyntax-only -isystem "$pybind11" \
+    -isystem "$python_include" -isystem "$headers/torch/include" "$source"
+done
+if [ "${REVDEQ_BUILD_CUDA:-auto}" = 0 ]; then
+  echo "the CUDA sources are left out (REVDEQ_BUILD_CUDA=0)"
+  exit 0
+fi
+nvcc=$(command -v nvcc || echo "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc")
+for source in csrc/cuda/*.cu; do
+  echo "$source with the headers of torch $oldest"
+  "$nvcc" "${common[@]/-fvisibility=hidden/-Xcompiler=-fvisibility=hidden}" -DUSE_CUDA=1 -isystem "$headers/torch/include" -arch=sm_80 -O0 --ptx \
+    "$source" -o /dev/null
+done

@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Run the tests of the CPU kernels on a build under the address and undefined-behaviour sanitizers.
+# $1: a python that has torch and the tools. A copy in build/sanitize is built, the tree stays.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+python=$(realpath --no-symlinks "$1")
+compiler=${CXX:-g++}
+
+rm -rf build/sanitize
+.ci/copy_tree.sh build/sanitize
+cd build/sanitize
+REVDEQ_SANITIZE=address,undefined REVDEQ_BUILD_CUDA=0 "$python" setup.py --quiet build_ext --inplace
+for symbol in __asan_report_load __ubsan_handle; do
+  nm --dynamic revdeq_kernels/_C.*.so | grep "$symbol" > /dev/null \
+    || { echo "sanitize: no $symbol in the library: it is not instrumented" >&2; exit 1; }
+done
+
+export LD_PRELOAD="$("$compiler" -print-file-name=libasan.so) $("$compiler" -print-file-name=libubsan.so)"
+export ASAN_OPTIONS=detect_leaks=0  # the interpreter leaves its own
+export UBSAN_OPTIONS=print_stacktrace=1
+"$python" -c 'from revdeq_kernels import _C; assert _C.build_info()["sanitize"], _C.__file__'
+# --capture=sys: pytest would swallow the report of a test that aborts, if it took the descriptors too.
+"$python" -m pytest -p no:cacheprovider --capture=sys -k "not triton" \
+  --ignore tests/test_bench.py --ignore tests/test_campaign.py --ignore tests/test_install.py tests

@@ -1,0 +1,147 @@
+"""Compile every Triton kernel ahead of time; fails on an error, on spills, or without any kernel.
+
+revdeq_kernels/triton/aot.py lists the kernels. It is loaded without the package around it, which
+imports torch: an environment with triton alone is enough.
+"""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+ROOT = Path(__file__).parents[1]
+TARGETS = [GPUTarget("cuda", arch, 32) for arch in (80, 90, 100, 120)]
+TARGETS += [GPUTarget("hip", "gfx942", 64)]
+# Bytes a thread. ptxas spills a few where that lets more warps run, which kernels depends on its
+# version; a kernel that does not fit spills hundreds.
+SPILL_LIMIT = 32
+CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """Registers and bytes spilled of one kernel on one target, or the error of compiling it."""
+
+    registers: int = 0
+    spilled: int = 0
+    error: str = ""
+
+    def __str__(self) -> str:
+        if self.error:
+            return "error"
+        return f"{self.registers}+{self.spilled}B" if self.spilled else str(self.registers)
+
+    def problem(self) -> str:
+        """Why this fails the check, or nothing."""
+        return self.error or (f"spills {self.spilled} bytes" if self.spilled > SPILL_LIMIT else "")
+
+
+def load_signatures(root: Path) -> list[tuple[str, Any, dict[str, str], dict[str, Any]]]:
+    """`signatures()` of aot.py, imported under its own name but without the packages' __init__."""
+    for package in ("revdeq_kernels", "revdeq_kernels.triton"):
+        module = ModuleType(package)
+        module.__path__ = [str(root / package.replace(".", "/"))]
+        sys.modules[package] = module
+    return list(importlib.import_module("revdeq_kernels.triton.aot").signatures())
+
+
+def nvidia_resources(asm: dict[str, Any]) -> Compiled:
+    """What cuobjdump reads in the machine code; spills are on the stack or in local memory."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(asm["cubin"])
+        file.flush()
+        command = [str(CUOBJDUMP), "-res-usage", file.name]
+        report = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    found = re.findall(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", report)
+    if not found:
+        return Compiled(error=f"cuobjdump -res-usage names no kernel:\n{report}")
+    registers, stack, local = map(max, zip(*(map(int, row) for row in found), strict=True))
+    return Compiled(registers, stack + local)
+
+
+def amd_resources(asm: dict[str, Any]) -> Compiled:
+    """What the metadata at the end of AMD's assembly says."""
+    keys = ("vgpr_count", "vgpr_spill_count", "sgpr_spill_count", "private_segment_fixed_size")
+    found = [re.search(rf"\.{key}:\s+(\d+)", asm["amdgcn"]) for key in keys]
+    if None in found:
+        return Compiled(error="the assembly lacks the counts of registers and spills")
+    registers, vector, scalar, private = (int(match[1]) for match in found if match)
+    return Compiled(registers, max(4 * (vector + scalar), private))
+
+
+RESOURCES: dict[str, Callable[[dict[str, Any]], Compiled]] = {
+    "cuda": nvidia_resources,
+    "hip": amd_resources,
+}
+
+
+def compile_one(task: tuple[int, GPUTarget]) -> Compiled:
+    """Compile kernel number `task[0]` as a launch with these keyword arguments would.
+
+    Keywords that the kernel does not have are the compiler's options, such as num_warps. Pointers
+    are taken as 16-byte aligned, as torch's are.
+    """
+    index, target = task
+    _, kernel, signature, keywords = SIGNATURES[index]
+    constexprs = {name: value for name, value in keywords.items() if name in kernel.arg_names}
+    options = {name: value for name, value in keywords.items() if name not in constexprs}
+    types = {name: signature.get(name, "constexpr") for name in kernel.arg_names}
+    aligned = {
+        (position,): [["tt.divisibility", 16]]
+        for position, kind in enumerate(types.values())
+        if kind.startswith("*")
+    }
+    source = ASTSource(fn=kernel, signature=types, constexprs=constexprs, attrs=aligned)
+    try:
+        asm = triton.compile(source, target=target, options=options).asm
+    except Exception:
+        # Any failure is a finding of this check: it is shown in full and fails the run.
+        return Compiled(error=traceback.format_exc())
+    return RESOURCES[target.backend](asm)
+
+
+def report(results: dict[tuple[int, GPUTarget], Compiled]) -> int:
+    """Print the table and every problem; return the number of problems."""
+    width = max(len(name) for name, *_ in SIGNATURES)
+    print("registers+spills".ljust(width), *(f"{target.arch!s:>10}" for target in TARGETS))
+    for index, (name, *_) in enumerate(SIGNATURES):
+        cells = (str(results[index, target]) for target in TARGETS)
+        print(name.ljust(width), *(f"{cell:>10}" for cell in cells))
+    bad = {task: result.problem() for task, result in results.items() if result.problem()}
+    for (index, target), what in bad.items():
+        print(f"triton_aot: {SIGNATURES[index][0]} for {target.arch}: {what}", file=sys.stderr)
+    print(f"triton {triton.__version__}: {len(results)} compilations, {len(bad)} problems")
+    return len(bad)
+
+
+def main() -> int:
+    if not SIGNATURES:
+        print("triton_aot: aot.signatures() lists no kernel", file=sys.stderr)
+        return 1
+    tasks = [(index, target) for index in range(len(SIGNATURES)) for target in TARGETS]
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["TRITON_CACHE_DIR"] = cache  # an empty one: everything is compiled
+        # fork: the kernels are functions that cannot be sent to a process, only inherited.
+        with multiprocessing.get_context("fork").Pool(os.cpu_count()) as pool:
+            results = dict(zip(tasks, pool.map(compile_one, tasks, chunksize=1), strict=True))
+    return 1 if report(results) else 0
+
+
+if __name__ == "__main__":
+    SIGNATURES = load_signatures(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT)
+    sys.exit(main())

@@ -1,0 +1,77 @@
+# Commands for development; `make help` lists them. They need python3 (with venv) and g++, nvcc if it
+# is there. What they install and build goes into $(VENV), build/ and revdeq_kernels/*.so.
+
+PYTHON ?= python3
+VENV ?= .venv
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+# With `VENV=` everything runs in $(PYTHON) itself, which must hold torch and the tools already.
+BIN := $(if $(VENV),$(VENV)/bin/,)
+PY := $(if $(VENV),$(BIN)python,$(PYTHON))
+STATE := $(or $(VENV),build)
+
+SOURCES := $(shell find csrc) $(wildcard build_backend/*.py) \
+  setup.py pyproject.toml revdeq_kernels/__init__.py
+BUILD_SETTINGS := $(REVDEQ_BUILD_CUDA)|$(REVDEQ_SANITIZE)|$(TORCH_CUDA_ARCH_LIST)|$(CUDA_HOME)|$(CXX)
+
+.PHONY: help bench test check build cuda-report triton-aot oldest-torch sanitize install-check clean settings
+
+help:  ## list these commands
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 16
+	@echo "Variables: PYTHON=python3.12, VENV=folder ('VENV=' uses PYTHON as it is), ARGS for pytest or bench"
+
+bench: $(STATE)/.built  ## benchmark every op on the device at hand
+	$(PY) -m bench $(ARGS)
+
+test: $(STATE)/.built  ## run the tests of the default tier
+	$(PY) -m pytest $(ARGS)
+
+check: $(STATE)/.tools  ## lint, formats and types
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' \
+	  | xargs $(BIN)clang-format --dry-run --Werror
+	$(PY) -m pyright --pythonpath $(PY)
+
+build: $(STATE)/.built  ## build and install the package, editable
+
+cuda-report: $(STATE)/.built  ## registers, spills and vector width of the CUDA kernels
+	$(PY) .ci/cuda_report.py build/cpython-*/ptxas.log
+	$(PY) .ci/cuda_vectors.py revdeq_kernels/librevdeq_cuda.so
+
+triton-aot: $(STATE)/.built  ## compile the Triton kernels for every architecture, without a GPU
+	.ci/triton_aot.sh $(PY)
+
+sanitize: $(STATE)/.built  ## test the CPU kernels under the address and undefined-behaviour sanitizers
+	.ci/sanitize.sh $(PY)
+
+oldest-torch: $(STATE)/.tools  ## compile against the headers of the oldest torch supported
+	.ci/oldest_torch.sh $(PY)
+
+install-check: $(STATE)/.built  ## install in every supported way, each into an environment of its own
+	.ci/install_check.sh $(PY)
+
+clean:  ## remove what was built and installed here
+	rm -rf .venv build dist *.egg-info revdeq_kernels/*.so
+
+$(STATE)/.tools: constraints.txt
+ifneq ($(VENV),)
+	@echo "installing torch and the pinned tools into $(VENV): minutes, once"
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	grep -v '^triton==' constraints.txt | $(PY) -m pip install --quiet --requirement /dev/stdin
+	$(PY) -c 'import triton' 2>/dev/null \
+	  || grep '^triton==' constraints.txt | $(PY) -m pip install --quiet --requirement /dev/stdin
+endif
+	mkdir -p $(STATE) && touch $@
+
+# The file's time changes with the settings, so that a build with other settings follows.
+$(STATE)/.settings: settings
+	@mkdir -p $(STATE) && echo '$(BUILD_SETTINGS)' | cmp --silent - $@ || echo '$(BUILD_SETTINGS)' > $@
+
+$(STATE)/.built: $(STATE)/.tools $(STATE)/.settings $(SOURCES)
+	@echo "building the package: a few minutes the first time"
+	$(PY) -m pip install --no-build-isolation --no-deps --editable .
+	touch $@

@@ -1,0 +1,37 @@
+"""setuptools' PEP 517 backend, which asks for torch only where none is installed.
+
+pip builds in isolation, without the environment's packages, so a plain backend would have to name
+torch as a build requirement: a download of gigabytes, and perhaps not the torch in use. The stable
+ABI makes any torch from 2.11 on good to build against, so the one at hand will do.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from revdeq_torch import torch_folder
+from setuptools.build_meta import *  # noqa: F403  # pyright: ignore[reportWildcardImportFromLibrary]
+
+
+def _torch_requirement() -> list[str]:
+    folder = torch_folder()
+    if folder is not None:
+        print(f"revdeq-kernels: building against {folder}", flush=True)
+        return []
+    print("revdeq-kernels: no torch is installed, one is downloaded to build against", flush=True)
+    return ["torch>=2.11"]
+
+
+def get_requires_for_build_wheel(config_settings: Any = None) -> list[str]:
+    """torch, where there is none."""
+    return _torch_requirement()
+
+
+def get_requires_for_build_editable(config_settings: Any = None) -> list[str]:
+    """torch, where there is none."""
+    return _torch_requirement()
+
+
+def get_requires_for_build_sdist(config_settings: Any = None) -> list[str]:
+    """Nothing: a source distribution compiles nothing."""
+    return []

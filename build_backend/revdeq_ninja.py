@@ -1,0 +1,88 @@
+"""Compile libraries with ninja: setuptools' own driver does not notice a changed header."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sysconfig
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from setuptools.errors import CompileError
+
+# nvcc's output holds the report of ptxas: that stays beside the object, everything else is shown.
+RULES = r"""
+rule cxx
+  command = $compiler $flags -MD -MF $out.d -c $in -o $out
+  description = compile $in
+  depfile = $out.d
+  deps = gcc
+rule nvcc
+  command = $compiler $flags -MD -MF $out.d -c $in -o $out > $out.log 2>&1; status=$$?; $
+    grep -vE '^ptxas info|bytes stack frame' $out.log; exit $$status
+  description = compile $in
+  depfile = $out.d
+  deps = gcc
+rule link
+  command = $compiler $in -o $out $flags
+  description = link $out
+"""
+
+
+@dataclass(frozen=True)
+class Library:
+    """A shared library: its file name, the rule and the compiler that make it, and their flags."""
+
+    file: str
+    rule: str
+    compiler: str
+    sources: dict[Path, list[str]]  # each with its compile flags
+    link_flags: list[str]
+
+    def objects(self) -> list[str]:
+        """The object files, in the order of the sources."""
+        return [f"{source.parent.name}.{source.name}.o" for source in self.sources]
+
+    def statements(self) -> Iterator[str]:
+        """The statements of build.ninja that make this library."""
+        for target, (source, flags) in zip(self.objects(), self.sources.items(), strict=True):
+            path = re.sub(r"([$ :])", r"$\1", str(source))
+            yield from self._statement(f"{target}: {self.rule} {path}", flags)
+        yield from self._statement(f"{self.file}: link {' '.join(self.objects())}", self.link_flags)
+
+    def _statement(self, edge: str, flags: list[str]) -> Iterator[str]:
+        yield f"build {edge}"
+        yield "  compiler = " + self.compiler.replace("$", "$$")
+        yield "  flags = " + shlex.join(flags).replace("$", "$$")
+
+
+def build(folder: Path, libraries: list[Library]) -> None:
+    """Bring the libraries in `folder` up to date, and ptxas.log: the report on their kernels."""
+    folder.mkdir(parents=True, exist_ok=True)
+    statements = [line for library in libraries for line in library.statements()]
+    (folder / "build.ninja").write_text("\n".join([RULES, *statements, ""]))
+    jobs = os.environ.get("MAX_JOBS")
+    command = [ninja(), "-C", str(folder), *(["-j", jobs] if jobs else [])]
+    if subprocess.run(command, check=False).returncode:
+        raise CompileError(
+            f"{' or '.join(library.compiler for library in libraries)} failed: the message stands "
+            f"above, the commands in {folder / 'build.ninja'}. The C++ code needs a C++20 compiler "
+            "(g++ 11 or newer; CXX names another), the CUDA code CUDA 12.4 or newer (CUDA_HOME "
+            "names it; REVDEQ_BUILD_CUDA=0 builds without). Short of memory: MAX_JOBS=1."
+        )
+    cuda = [library for library in libraries if library.rule == "nvcc"]
+    logs = [folder / f"{name}.log" for library in cuda for name in library.objects()]
+    (folder / "ptxas.log").write_text("".join(log.read_text() for log in logs))
+
+
+def ninja() -> str:
+    """Path of ninja: beside the interpreter, for a venv that is not activated, or on PATH."""
+    folders = [sysconfig.get_path("scripts"), os.environ.get("PATH", "")]
+    path = shutil.which("ninja", path=os.pathsep.join(folders))
+    if path is None:
+        raise CompileError("the build needs ninja, which is not installed: `pip install ninja`")
+    return path

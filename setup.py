@@ -1,0 +1,135 @@
+"""Build `revdeq_kernels._C` and, where nvcc is found, `revdeq_kernels/librevdeq_cuda.so`.
+
+Environment: REVDEQ_BUILD_CUDA (auto, 0 or 1), REVDEQ_SANITIZE (as in "address,undefined"), and the
+usual TORCH_CUDA_ARCH_LIST, CUDA_HOME, MAX_JOBS and CXX.
+
+torch's own CUDAExtension is not used: it refuses a torch without CUDA, though the CUDA library
+needs no more of torch than the headers of the stable ABI.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import sysconfig
+from pathlib import Path
+
+import setuptools
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
+
+ROOT = Path(__file__).parent.resolve()
+sys.path.insert(0, str(ROOT / "build_backend"))
+from revdeq_ninja import Library, build  # noqa: E402
+from revdeq_nvcc import Nvcc, find_nvcc  # noqa: E402
+from revdeq_torch import find_torch  # noqa: E402
+
+COMMON = ["-std=c++20", "-O3", "-DTORCH_TARGET_VERSION=0x020b000000000000", f"-I{ROOT / 'csrc'}"]
+CXX_FLAGS = ["-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"]
+CXX_FLAGS += ["-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
+NVCC_FLAGS = ["-Xcompiler=-fPIC,-fvisibility=hidden,-ffp-contract=off", "-lineinfo"]
+NVCC_FLAGS += ["-DUSE_CUDA=1", "-Xptxas=-v,-warn-spills"]
+# torch is opened with RTLD_LOCAL: only a DT_NEEDED entry lets the library find torch's symbols.
+NVCC_LINK_FLAGS = ["-shared", "-cudart=static", "-Xlinker=--no-as-needed,-z,noexecstack", "-ltorch"]
+SANITIZE = os.environ.get("REVDEQ_SANITIZE", "")
+SANITIZE_FLAGS = [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all", "-g", "-O1"]
+
+
+def sources(pattern: str) -> list[str]:
+    """The files of csrc/, named from the project's folder as setuptools wants them."""
+    return sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "csrc").glob(pattern))
+
+
+class BuildExt(build_ext):
+    """Build in build/<python>/, which outlives pip's runs, and copy the libraries from there."""
+
+    nvcc: Nvcc | None
+
+    def get_ext_filename(self, fullname: str) -> str:
+        """Path of a library; the CUDA library is no Python module and has no Python's suffix."""
+        if fullname.endswith("librevdeq_cuda"):
+            return fullname.replace(".", "/") + ".so"
+        return super().get_ext_filename(fullname)
+
+    def run(self) -> None:
+        """Choose what to build, and remove what an earlier build left where setuptools keeps it."""
+        self.nvcc = find_nvcc()
+        if self.nvcc is None:
+            self.extensions = [ext for ext in self.extensions if not ext.name.endswith("_cuda")]
+        stale = list(Path(self.build_lib).glob("revdeq_kernels/*.so"))
+        if self.inplace:
+            stale += (ROOT / "revdeq_kernels").glob("librevdeq_cuda.so")
+        for library in stale:
+            library.unlink()
+        super().run()
+
+    def build_extensions(self) -> None:
+        """Compile, then copy the libraries to where setuptools wants them."""
+        torch, torch_version = find_torch()
+        cuda = f"{self.nvcc.path} for {self.nvcc.archs}" if self.nvcc else "without CUDA"
+        print(f"revdeq-kernels: torch {torch_version} in {torch}, {cuda}", flush=True)
+        libraries = [self.python_library(torch, torch_version)]
+        if self.nvcc:
+            libraries.append(self.cuda_library(torch, self.nvcc))
+        name = "-".join(filter(None, [str(sys.implementation.cache_tag), SANITIZE]))
+        build(ROOT / "build" / name, libraries)
+        for ext in self.extensions:
+            target = Path(self.get_ext_fullpath(ext.name))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / "build" / name / target.name, target)
+
+    def python_library(self, torch: Path, torch_version: str) -> Library:
+        """`_C`: schemas, CPU kernels, and the facts of the build, which schema.cpp tells."""
+        facts = {
+            "REVDEQ_VERSION": self.distribution.get_version(),
+            "REVDEQ_BUILT_WITH_TORCH": torch_version,
+            "REVDEQ_CUDA_ARCHS": ";".join(self.nvcc.archs) if self.nvcc else "",
+            "REVDEQ_NVCC_VERSION": self.nvcc.version if self.nvcc else "",
+            "REVDEQ_SANITIZE": SANITIZE,
+        }
+        sanitize = SANITIZE_FLAGS if SANITIZE else []
+        flags = [*COMMON, *CXX_FLAGS, *sanitize]
+        # Only the binding knows Python: an isolated build, whose pybind11 is new each time,
+        # recompiles that file alone.
+        binding = [*flags, *(f'-D{name}="{value}"' for name, value in facts.items())]
+        binding += [f"-isystem{pybind11_include()}", f"-isystem{sysconfig.get_path('include')}"]
+        files = self.ext_map["revdeq_kernels._C"].sources
+        compiled = {
+            ROOT / file: [*(binding if "schema" in file else flags), f"-isystem{torch}/include"]
+            for file in files
+        }
+        link = ["-shared", *sanitize, f"-L{torch}/lib", "-ltorch", "-ltorch_cpu"]
+        name = Path(self.get_ext_filename("revdeq_kernels._C")).name
+        return Library(name, "cxx", os.environ.get("CXX") or "g++", compiled, link)
+
+    def cuda_library(self, torch: Path, nvcc: Nvcc) -> Library:
+        """`librevdeq_cuda.so`: the CUDA kernels, which torch.ops.load_library opens."""
+        flags = [*COMMON, *NVCC_FLAGS, *nvcc.gencode(), f"-isystem={torch}/include"]
+        files = self.ext_map["revdeq_kernels.librevdeq_cuda"].sources
+        link = [*nvcc.gencode(), *NVCC_LINK_FLAGS, f"-L{torch}/lib"]
+        compiled = {ROOT / file: flags for file in files}
+        return Library("librevdeq_cuda.so", "nvcc", nvcc.path, compiled, link)
+
+
+def pybind11_include() -> str:
+    """Folder of pybind11's headers."""
+    try:
+        import pybind11
+    except ImportError as error:
+        raise CompileError("the build needs pybind11: `pip install pybind11`") from error
+    return pybind11.get_include()
+
+
+if __name__ == "__main__":
+    if int(setuptools.__version__.split(".")[0]) < 77:
+        version = setuptools.__version__
+        sys.exit(f"expected setuptools 77 or newer, got {version}: `pip install -U setuptools`")
+    setup(
+        cmdclass={"build_ext": BuildExt},
+        ext_modules=[
+            Extension("revdeq_kernels._C", ["csrc/schema.cpp", *sources("cpu/*.cpp")]),
+            Extension("revdeq_kernels.librevdeq_cuda", sources("cuda/*.cu")),
+        ],
+    )
