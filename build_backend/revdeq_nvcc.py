@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from setuptools.errors import CompileError
 
-DEFAULT_ARCHS = ("8.0", "9.0a", "10.0")
+DEFAULT_ARCHS = ("8.0", "9.0a", "10.0+PTX")  # PTX: for GPUs that come later
 
 
 @dataclass(frozen=True)

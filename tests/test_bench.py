@@ -13,6 +13,7 @@ import torch
 
 from bench import __main__ as command
 from bench import gate, harness, providers, table, timing
+from bench.benchmarks import half_step
 from bench.case import Bind, Call, Case, Plan, Provider, Tensors
 
 TINY = Plan(
@@ -58,7 +59,7 @@ def test_bytes_are_the_sizes_of_the_tensors_moved(case: Case) -> None:
     copied = moved.pop("source") + moved.pop("destination")
     for bystander in ("float64_state", "flag"):
         moved.pop(bystander, None)
-    moved["state again"] = moved.get("state", 0)
+    moved["state again"] = moved.get("state", moved.get("grad", 0))
     if case.benchmark == "quantize":
         moved["result"] = moved["x"]
     assert case.bytes is not None
@@ -86,7 +87,8 @@ def test_every_compiled_provider_passes_the_gate() -> None:
 def test_every_op_of_the_project_has_a_benchmark() -> None:
     ops = {case.op for case in CASES if case.benchmark != "per_call"}
     assert ops == {
-        "update_", "invert_", "update_exact_", "invert_exact_", "quantize", "dequantize",
+        "update_", "invert_", "update_exact_", "invert_exact_", "adjoint_", "quantize",
+        "dequantize",
     }  # fmt: skip
     assert ops == {case.op for case in CASES if case.benchmark == "per_call"}
 
@@ -264,7 +266,7 @@ def test_a_refusal_fails_the_run(
     def broken(*arguments: object, **options: object) -> None:
         raise RuntimeError("not today")
 
-    monkeypatch.setitem(harness.benchmarks()[0].EAGER, "update_", broken)
+    monkeypatch.setitem(half_step.EAGER, "update_", broken)
     chosen = ("--only", "half_step.update_", "--providers", "eager")
     assert run_tiny(tmp_path, *chosen) == 1
     assert "RuntimeError: not today" in capsys.readouterr().out

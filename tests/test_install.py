@@ -42,7 +42,7 @@ def test_every_development_tool_is_pinned():
 @pytest.mark.parametrize(
     ("asked", "chosen"),
     [
-        ("", ["8.0", "9.0a", "10.0"]),
+        ("", ["8.0", "9.0a", "10.0+PTX"]),
         ("9.0a", ["9.0a"]),
         (" 8.0;9.0a 12.0+PTX ", ["8.0", "9.0a", "12.0+PTX"]),
     ],

@@ -13,7 +13,7 @@ import torch
 
 import revdeq_kernels
 from bench import providers
-from bench.benchmarks import half_step, half_step_exact, quantize
+from bench.benchmarks import adjoint, half_step, half_step_exact, quantize
 from bench.case import Bind, Call, Case, Plan, Provider, Tensors
 
 FLOAT_OPS = ("update_", "invert_")
@@ -46,6 +46,8 @@ def make(elements: int, *, op: str, device: torch.device) -> Tensors:
         tensors = half_step_exact.make(
             elements, op=op, beta=half_step.BETA, device=device, f=torch.float32, cast=None
         )
+    elif op == "adjoint_":
+        tensors = adjoint.make(elements, device=device, f=torch.float32)
     else:
         tensors = quantize.make(elements, op=op, device=device)
     return with_lerp_tensors(tensors, device)
@@ -58,17 +60,19 @@ def bind_op(op: str) -> Bind:
     if op in EXACT_OPS:
         frac_bits = half_step_exact.FRAC_BITS[torch.float32]
         return half_step_exact.bind_exact(op, half_step.BETA, frac_bits)
+    if op == "adjoint_":
+        return adjoint.bind_call(revdeq_kernels.adjoint_)
     return quantize.bind_call(getattr(revdeq_kernels, op))
 
 
 def cases(plan: Plan, size_mb: float) -> Iterator[Case]:
     """Every op; `size_mb` does not matter to one element."""
-    for op in (*FLOAT_OPS, *EXACT_OPS, *quantize.EAGER):
+    for op in (*FLOAT_OPS, "adjoint_", *EXACT_OPS, *quantize.EAGER):
         bind = bind_op(op)
         yield Case(
             benchmark="per_call",
             op=op,
-            dtypes={"state": torch.float32 if op in FLOAT_OPS else torch.int32},
+            dtypes={"state": torch.int32 if op in (*EXACT_OPS, *quantize.EAGER) else torch.float32},
             elements=1,
             bytes=None,
             make=partial(make, op=op, device=plan.device),

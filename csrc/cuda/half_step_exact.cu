@@ -9,8 +9,10 @@ namespace {
 
 constexpr int kWidth = 4;
 
+// The bounds ask for no more than one block per SM: left to itself, or asked for three, the
+// compiler keeps fewer loads in flight and spills on some architectures.
 template <Direction kDirection, Form kForm, int kVector, int kDigits, class F>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     exact_kernel(const __grid_constant__ ExactParams<F> params, int64_t threads) {
   const int64_t thread = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (thread < threads) exact_body<kDirection, kForm, kVector, kDigits>(params, thread);

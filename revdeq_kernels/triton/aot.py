@@ -36,11 +36,17 @@ def load_kernels() -> Any:
 
 
 def signatures() -> Iterator[tuple[str, Any, dict[str, str], dict[str, Any]]]:
-    """Yields (label, kernel, signature, constexprs) for every specialisation that can be launched.
+    """Yields (label, kernel, signature, keywords) for every specialisation that can be launched.
 
-    A signature maps each parameter to its type, as triton.compiler.ASTSource takes it.
+    A signature maps each parameter to its type, as triton.compiler.ASTSource takes it; keywords are
+    the kernel's constants and the compiler's options.
     """
     kernels = load_kernels()
+    for label, kernel, types, constants in _specialisations(kernels):
+        yield label, kernel, types, constants | kernels.OPTIONS
+
+
+def _specialisations(kernels: Any) -> Iterator[tuple[str, Any, dict[str, str], dict[str, Any]]]:
     yield from _float_signatures(kernels)
     yield from _exact_signatures(kernels)
     for grad, vjp, seed in _ADJOINT:

@@ -7,8 +7,8 @@ Bytes per element (state type, f type), each read or written once:
   quantize_kernel, dequantize_kernel   4 + sizeof(x)
 
 Rounding is spelled out where hardware, compilers and Triton's interpreter differ (float32 to
-bfloat16, float32 to int32). Launch with enable_fp_fusion=False: a fused multiply-add rounds once
-where the definition rounds twice. Constants follow ``csrc/half_step.h``, which explains the forms.
+bfloat16, float32 to int32). Launch with OPTIONS. Constants follow ``csrc/half_step.h``, which
+explains the forms.
 """
 
 # A jitted function has a type that only the compiler calls: pyright takes each call for an error.
@@ -17,6 +17,9 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+
+OPTIONS = {"enable_fp_fusion": False}
+"""The compiler's options for every kernel here: a fused multiply-add rounds once, not twice."""
 
 BLOCK_LANES: tl.constexpr = tl.constexpr(32)
 PART_MASK: tl.constexpr = tl.constexpr(2**30 - 1)

@@ -167,7 +167,7 @@ def _launch(kernel: Any, programs: int, tensor: Tensor, *args: Any, **constants:
     """Launch on the device of `tensor`, the first argument, without fused multiply-adds."""
     device = torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext()
     with device:
-        kernel[(programs,)](tensor, *args, **constants, enable_fp_fusion=False)
+        kernel[(programs,)](tensor, *args, **constants, **kernels.OPTIONS)
 
 
 def _laid_out_like(f: Tensor, state: Tensor) -> Tensor:
