@@ -77,7 +77,7 @@ def test_same_bits_as_the_reference(backend: str, beta: float, f_dtype: torch.dt
 @pytest.mark.parametrize("backend", BACKENDS)
 @given(
     n=st.integers(0, 600),
-    depth=st.integers(1, 6),
+    depth=st.integers(1, 64),
     betas=st.lists(betas, min_size=6, max_size=6),
     f_dtype=st.sampled_from(EXACT_F),
     wild=st.booleans(),
@@ -93,6 +93,8 @@ def test_inversion(
     seed: int,
 ) -> None:
     """Back to the start, from states anywhere in int32, and f out of range, infinite or NaN."""
+    if backend == "triton":
+        depth = 1 + depth % 4  # interpreted: some 20 ms per launch
     start = any_int32(n, seed) if wild else random_state(n, torch.int32, seed)
     round_trip(backend, start, depth, betas, f_dtype, wild, seed)
 
