@@ -1,4 +1,4 @@
-// From beta to the integers of the exact half step (half_step.h). Host only.
+// From beta to the numbers of a half step (half_step.h). Host only.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -6,6 +6,15 @@
 #include "half_step.h"
 
 namespace revdeq {
+
+template <class Real>
+FloatStep<Real> float_step(double beta) {
+  const double keep = 1.0 - beta;
+  int exponent;
+  const bool power_of_two = std::frexp(std::fabs(keep), &exponent) == 0.5;
+  return {static_cast<Real>(keep), static_cast<Real>(beta),
+          power_of_two ? static_cast<Real>(1.0 / keep) : Real{0}};
+}
 
 // 2^30 / |1 - beta| to the nearest even integer. The bindings admit Q in (2^30, 2^38] only.
 inline int64_t exact_q(double beta) {

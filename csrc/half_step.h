@@ -45,6 +45,7 @@ template <class Real>
 struct FloatStep {
   Real keep;
   Real beta;
+  Real inverse = 0;  // 1 / keep where that is exact (keep is a power of two), else 0
 };
 
 struct ExactStep {
@@ -118,7 +119,10 @@ template <Direction kDirection, class Value, class Real>
 REVDEQ_INLINE Value half_step(Value state, Value f, const FloatStep<Real>& step) {
   if constexpr (kDirection == Direction::kUpdate)
     return product(state, step.keep) + product(f, step.beta);
-  return (state - product(f, step.beta)) / step.keep;
+  const Value rest = state - product(f, step.beta);
+  // The same bits, and several times the speed: both are the exact quotient, rounded once.
+  if (step.inverse != 0) return product(rest, step.inverse);
+  return rest / step.keep;
 }
 
 // ---- the adjoint -----------------------------------------------------------------------------

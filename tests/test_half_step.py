@@ -59,7 +59,8 @@ def test_special_values(backend: str, state: torch.dtype, f: torch.dtype) -> Non
     y = torch.tensor(SPECIAL, dtype=torch.float64).repeat_interleave(len(SPECIAL)).to(state)
     v = torch.tensor(SPECIAL, dtype=torch.float64).repeat(len(SPECIAL)).to(f)
     for op in ("update_", "invert_"):
-        assert_same(backend, op, y, v, 0.3, torch.float32)
+        for beta in (0.3, 0.5, 1.25):  # 1 / (1 - beta) is exact for the latter two
+            assert_same(backend, op, y, v, beta, torch.float32)
 
 
 @pytest.mark.parametrize("backend", KERNELS)

@@ -48,11 +48,9 @@ template <Direction kDirection>
 void run_half_step(const HalfStepArguments& a, double beta) {
   if (a.state.numel == 0) return;
   const Tensor source = laid_out_like(a.f, a.state);
-  const FloatCall call{a.state.tensor.mutable_data_ptr(),
-                       source.const_data_ptr(),
-                       data_or_null(a.cast),
-                       a.cast ? number_of(a.cast->dtype) : Number::kNone,
-                       {1.0 - beta, beta}};
+  const FloatCall call{a.state.tensor.mutable_data_ptr(), source.const_data_ptr(),
+                       data_or_null(a.cast), a.cast ? number_of(a.cast->dtype) : Number::kNone,
+                       float_step<double>(beta)};
   const FloatKernel kernel =
       best_kernels().half_step(kDirection, number_of(a.state.dtype), number_of(a.f.dtype));
   parallel(a.state.numel, kGrain, [&](int64_t begin, int64_t end) { kernel(call, begin, end); });

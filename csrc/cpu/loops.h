@@ -37,7 +37,8 @@ REVDEQ_INLINE void half_step_at(const FloatCall& call, const FloatStep<Real>& st
 
 template <class Lanes, Direction kDirection, class S, class F, class Real>
 void half_step_range(const FloatCall& call, int64_t begin, int64_t end) {
-  const FloatStep<Real> step{static_cast<Real>(call.step.keep), static_cast<Real>(call.step.beta)};
+  const FloatStep<Real> step{static_cast<Real>(call.step.keep), static_cast<Real>(call.step.beta),
+                             static_cast<Real>(call.step.inverse)};
   int64_t i = begin;
   for (; i + Lanes::kWidth <= end; i += Lanes::kWidth)
     half_step_at<Lanes, kDirection, S, F>(call, step, i);

@@ -36,9 +36,7 @@ void half_step_typed(const HalfStepArguments& a, const Tensor& f, double beta) {
   const Device device(a.state.tensor);
   const FloatParams<S, F, Real> params{static_cast<S*>(a.state.tensor.mutable_data_ptr()),
                                        static_cast<const F*>(f.const_data_ptr()),
-                                       cast_of<F>(a.cast),
-                                       {static_cast<Real>(1.0 - beta), static_cast<Real>(beta)},
-                                       a.state.numel};
+                                       cast_of<F>(a.cast), float_step<Real>(beta), a.state.numel};
   if (fits_vectors(kWidth, params.state, params.f, params.cast.same, params.cast.wide))
     launch(device, half_step_kernel<kDirection, kWidth, S, F, Real>, params,
            vector_threads(params.numel, kWidth));

@@ -72,7 +72,8 @@ static Result half_step_result(const Kernels& kernels, Direction direction, Numb
                                Number cast, int seed) {
   Result r{random_bytes(kNumel * size_of(s), seed), Bytes(kNumel * size_of(cast)), {}};
   const Bytes source = random_bytes(kNumel * size_of(f), seed + 1);
-  const FloatCall call{r.state.data(), source.data(), r.cast.data(), cast, {1.0 - 0.7312, 0.7312}};
+  const FloatCall call{r.state.data(), source.data(), r.cast.data(), cast,
+                       float_step<double>(seed % 2 ? 0.7312 : 0.5)};
   kernels.half_step(direction, s, f)(call, 0, kNumel);
   return r;
 }
