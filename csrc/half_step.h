@@ -120,7 +120,7 @@ REVDEQ_INLINE Value half_step(Value state, Value f, const FloatStep<Real>& step)
   if constexpr (kDirection == Direction::kUpdate)
     return product(state, step.keep) + product(f, step.beta);
   const Value rest = state - product(f, step.beta);
-  // The same bits, and several times the speed: both are the exact quotient, rounded once.
+  // The same bits without a division: either is the exact quotient, rounded once.
   if (step.inverse != 0) return product(rest, step.inverse);
   return rest / step.keep;
 }

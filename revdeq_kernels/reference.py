@@ -2,7 +2,7 @@
 
 It is written to be read, runs on any device, and allocates freely. The arguments are those of the
 functions of the same names in ``ops.py``, which document them; they are expected to be checked.
-The equations are those of arXiv 2509.12917, section 3; the exact form is this project's own.
+The float equations are those of arXiv 2509.12917; the exact form is this project's own.
 """
 
 from __future__ import annotations
