@@ -130,6 +130,6 @@ if __name__ == "__main__":
         cmdclass={"build_ext": BuildExt},
         ext_modules=[
             Extension("revdeq_kernels._C", ["csrc/schema.cpp", *sources("cpu/*.cpp")]),
-            Extension("revdeq_kernels.librevdeq_cuda", sources("cuda/*.cu")),
+            Extension("revdeq_kernels.librevdeq_cuda", sources("cuda/*.c*")),
         ],
     )

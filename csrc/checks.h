@@ -11,7 +11,6 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "exact_step.h"
@@ -42,15 +41,30 @@ struct Argument {
   torch::headeronly::IntHeaderOnlyArrayRef strides;
 };
 
-inline std::optional<Argument> optional_argument(const char* name, const std::optional<Tensor>& t) {
+// An argument that may be absent. (A pointer, as to a member of a list: an Argument refers to its
+// tensor and does not keep it.)
+inline std::optional<Argument> optional_argument(const char* name, const Tensor* t) {
   if (!t) return std::nullopt;
   return std::optional<Argument>(std::in_place, name, *t);
 }
 
+template <class T>
+const T* pointer(const std::optional<T>& value) {
+  return value ? &*value : nullptr;
+}
+
+// What every check throws; `reason` is the message without the op.
+class Refusal : public std::runtime_error {
+ public:
+  Refusal(const char* op, const std::string& reason_)
+      : std::runtime_error(std::string(op) + ": " + reason_), reason(reason_) {}
+  const std::string reason;
+};
+
 [[noreturn]] inline void refuse(const char* op, const char* name, const std::string& expected,
                                 const std::string& got, const std::string& remedy) {
-  throw std::runtime_error(std::string(op) + ": " + name + ": expected " + expected + ", got " +
-                           got + "; " + remedy);
+  throw Refusal(op,
+                std::string(name) + ": expected " + expected + ", got " + got + "; " + remedy);
 }
 
 // ---- how things are called in messages -------------------------------------------------------
@@ -116,9 +130,9 @@ inline std::string device_name(const torch::stable::Device& device) {
 
 // ---- numbers ---------------------------------------------------------------------------------
 
-inline void check_beta(const char* op, double beta) {
+inline void check_beta(const char* op, const char* name, double beta) {
   if (!(beta > 0.0 && beta < 2.0 && beta != 1.0))
-    refuse(op, "beta", "a number inside (0, 2) other than 1", number(beta),
+    refuse(op, name, "a number inside (0, 2) other than 1", number(beta),
            "the step contracts only there, and at 1 it forgets the state and has no inverse");
 }
 
@@ -127,16 +141,16 @@ inline void check_finite(const char* op, const char* name, double value) {
     refuse(op, name, "a finite number", number(value), "check how it was computed");
 }
 
-inline void check_exact_beta(const char* op, double beta) {
-  check_beta(op, beta);
+inline void check_exact_beta(const char* op, const char* name, double beta) {
+  check_beta(op, name, beta);
   const double distance = 0x1p30 / std::fabs(1.0 - beta) / 2.0;
   if (distance > 0x1p60 || exact_q(beta) > int64_t{1} << 38)
-    refuse(op, "beta", "|1 - beta| >= 1/256 for an exact step (digits of base 256 or less)",
+    refuse(op, name, "|1 - beta| >= 1/256 for an exact step (digits of base 256 or less)",
            number(beta) +
                (distance > 0x1p60 ? "" : ", of base " + number(std::ceil(2.0 * distance / 0x1p30))),
            "move beta away from 1, or keep the state in a float format");
   if (exact_q(beta) <= int64_t{1} << 30)
-    refuse(op, "beta", "|1 - beta| < 1 by more than 2^-30 for an exact step", number(beta),
+    refuse(op, name, "|1 - beta| < 1 by more than 2^-30 for an exact step", number(beta),
            "move beta away from 0 or 2, or keep the state in a float format");
 }
 
@@ -190,6 +204,21 @@ inline void check_adjoint_dtypes(const char* op, const Argument& grad, const Arg
     check_dtype(op, vjp, {Float}, ", the dtype of seed");
   else
     check_dtype(op, vjp, {seed.dtype, Float}, ", the dtype of seed or float32");
+}
+
+// Of a pass of the backward, which sees f itself; seed and the other gradient may be absent.
+inline void check_pass_dtypes(const char* op, const Argument& f, const Argument& grad,
+                              const Argument& vjp, const std::optional<Argument>& seed,
+                              const std::optional<Argument>& other) {
+  using enum ScalarType;
+  const ScalarType real = f.dtype == Double ? Double : Float;
+  check_dtype(op, grad, {real}, " for an f of ", &f);
+  if (other) check_dtype(op, *other, {real}, " for an f of ", &f);
+  if (f.dtype == real)
+    check_dtype(op, vjp, {real}, ", the dtype of f");
+  else
+    check_dtype(op, vjp, {f.dtype, Float}, ", the dtype of f or float32");
+  if (seed) check_dtype(op, *seed, {f.dtype}, ", the dtype of f");
 }
 
 inline void check_device(const char* op, const Argument& a, const Argument& with) {
@@ -277,51 +306,5 @@ inline void check_flag(const char* op, const Argument& flag, const Argument& wit
     refuse(op, "flag", "one element", std::to_string(flag.numel) + " elements",
            "allocate it with torch.zeros(1, dtype=torch.int32)");
 }
-
-// First byte and one past the last of what the tensor can touch.
-struct Span {
-  const char* begin;
-  const char* end;
-};
-
-inline Span span(const Argument& a) {
-  const char* begin = static_cast<const char*>(a.tensor.const_data_ptr());
-  if (a.numel == 0) return {begin, begin};
-  int64_t last = 0;
-  for (size_t i = 0; i < a.sizes.size(); ++i) last += (a.sizes[i] - 1) * a.strides[i];
-  return {begin, begin + (last + 1) * static_cast<int64_t>(a.tensor.element_size())};
-}
-
-// No argument may share memory with one that is written. Arguments are held against those before
-// them.
-class Spans {
- public:
-  explicit Spans(const char* op) : op_(op) {}
-  Spans& written(const Argument& a) { return add(a, true); }
-  Spans& read(const Argument& a) { return add(a, false); }
-
- private:
-  struct Entry {
-    const char* name;
-    Span span;
-    bool written;
-  };
-
-  Spans& add(const Argument& a, bool written) {
-    const Span mine = span(a);
-    for (size_t i = 0; i < count_; ++i) {
-      const Entry& other = entries_[i];
-      if ((written || other.written) && mine.begin < other.span.end && other.span.begin < mine.end)
-        refuse(op_, a.name, "memory of its own", std::string("memory that overlaps ") + other.name,
-               std::string("pass ") + a.name + ".clone() or another buffer");
-    }
-    entries_[count_++] = {a.name, mine, written};
-    return *this;
-  }
-
-  const char* op_;
-  Entry entries_[5];
-  size_t count_ = 0;
-};
 
 }  // namespace revdeq

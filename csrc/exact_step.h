@@ -21,6 +21,11 @@ inline int64_t exact_q(double beta) {
   return 2 * std::llrint(0x1p30 / std::fabs(1.0 - beta) / 2.0);
 }
 
+// The 1 - beta that an exact step applies, which its adjoint has to apply too.
+inline double effective_keep(double beta) {
+  return (beta < 1.0 ? 0x1p30 : -0x1p30) / static_cast<double>(exact_q(beta));
+}
+
 inline int32_t digit_base(int64_t q) {
   return static_cast<int32_t>((q + (int64_t{1} << 30) - 1) >> 30);
 }

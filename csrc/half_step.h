@@ -2,7 +2,7 @@
 //
 //   update   state <- (1 - beta) state + beta f
 //   invert   state <- (state - beta f) / (1 - beta)
-//   adjoint  grad <- scale grad + vjp, seed <- beta grad
+//   adjoint  grad <- scale grad + vjp, seed <- beta grad, grad <- after grad
 //
 // and the bit-exact form of both on int32 fixed point with k fractional bits. There 1 - beta is
 // replaced by sign * 2^30 / Q, with Q the even integer nearest to 2^30 / |1 - beta|, and the part
@@ -115,29 +115,44 @@ struct ScalarLanes {
 
 // ---- float states ----------------------------------------------------------------------------
 
+// keep and beta: two numbers, or a vector of each where every channel has its own.
+template <Direction kDirection, class Value, class Factor>
+REVDEQ_INLINE Value half_step(Value state, Value f, Factor keep, Factor beta) {
+  if constexpr (kDirection == Direction::kUpdate) return product(state, keep) + product(f, beta);
+  return (state - product(f, beta)) / keep;
+}
+
 template <Direction kDirection, class Value, class Real>
 REVDEQ_INLINE Value half_step(Value state, Value f, const FloatStep<Real>& step) {
-  if constexpr (kDirection == Direction::kUpdate)
-    return product(state, step.keep) + product(f, step.beta);
-  const Value rest = state - product(f, step.beta);
   // The same bits without a division: either is the exact quotient, rounded once.
-  if (step.inverse != 0) return product(rest, step.inverse);
-  return rest / step.keep;
+  if (kDirection == Direction::kInvert && step.inverse != 0)
+    return product(state - product(f, step.beta), step.inverse);
+  return half_step<kDirection>(state, f, step.keep, step.beta);
 }
 
 // ---- the adjoint -----------------------------------------------------------------------------
 
 // A step of the backward pass carries grad, the gradient with respect to one of the states: what
-// f's vector-Jacobian product gave joins it, and beta times the sum is the next one's seed.
+// f's vector-Jacobian product gave joins it, and beta times the sum is the seed of the next product.
+// `after` turns the gradient of a new state into its share in that of the old one, 1 - beta, where
+// the seed had to be taken before.
 template <class Real>
 struct AdjointStep {
   Real scale;
   Real beta;
+  Real after = 1;
 };
 
 template <class Value, class Real>
 REVDEQ_INLINE Value adjoint(Value grad, Value vjp, const AdjointStep<Real>& step) {
   return product(grad, step.scale) + vjp;
+}
+
+// At the start y = z: the gradients of both join, and seed no further product.
+template <class Value, class Real>
+REVDEQ_INLINE Value adjoint_at_start(Value grad, Value other, Value vjp,
+                                     const AdjointStep<Real>& step) {
+  return adjoint(grad, other, step) + vjp;
 }
 
 // ---- fixed point -----------------------------------------------------------------------------

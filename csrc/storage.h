@@ -6,8 +6,10 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #define REVDEQ_INLINE __host__ __device__ __forceinline__
+#define REVDEQ_UNROLL _Pragma("unroll")
 #else
 #define REVDEQ_INLINE inline __attribute__((always_inline))
+#define REVDEQ_UNROLL
 #endif
 
 namespace revdeq {

@@ -2,7 +2,8 @@
 
 The ops perform one half step of the pair update of arXiv 2509.12917 in place, forwards and back:
 ``update_`` and ``invert_`` on floating-point states, ``update_exact_`` and ``invert_exact_`` on
-fixed-point states that come back bit for bit. Importing this package registers them as
+fixed-point states that come back bit for bit; and the passes of the backward pass over them.
+Importing this package registers them as
 ``torch.ops.revdeq.*``; ``python -m revdeq_kernels.info`` says what was built and what can run.
 """
 
@@ -18,13 +19,22 @@ registration.register()
 from .backends import available_backends, backend  # noqa: E402
 from .fixed_point import digit_base, digit_bytes, effective_beta  # noqa: E402
 from .ops import (  # noqa: E402
-    adjoint_,
     dequantize,
     invert_,
     invert_exact_,
     quantize,
+    residual,
     update_,
     update_exact_,
+)
+from .passes import (  # noqa: E402
+    adjoint_,
+    invert_y_adjoint_z0_,
+    invert_y_adjoint_z0_exact_,
+    invert_y_adjoint_z_,
+    invert_y_adjoint_z_exact_,
+    invert_z_adjoint_y_,
+    invert_z_adjoint_y_exact_,
 )
 
 __all__ = [
@@ -37,7 +47,14 @@ __all__ = [
     "effective_beta",
     "invert_",
     "invert_exact_",
+    "invert_y_adjoint_z0_",
+    "invert_y_adjoint_z0_exact_",
+    "invert_y_adjoint_z_",
+    "invert_y_adjoint_z_exact_",
+    "invert_z_adjoint_y_",
+    "invert_z_adjoint_y_exact_",
     "quantize",
+    "residual",
     "update_",
     "update_exact_",
 ]

@@ -1,261 +1,113 @@
 """Argument checks of the ops, for the Python backends, fake tensors and error messages.
 
-``csrc/checks.h`` says the same, in the same words and order, for the compiled backends.
+``csrc/arguments.h`` checks the same, in the same words and order, for the compiled backends. Each
+function takes the op's name and its arguments; ``check_leaves`` does it for lists of leaves.
 """
 
 from __future__ import annotations
 
-import math
-from numbers import Integral, Real
-from typing import NoReturn
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import fixed_point
+from .conditions import (
+    ADJOINT_DTYPES,
+    EXACT_F_DTYPES,
+    F32,
+    F64,
+    F_DTYPES,
+    Arguments,
+    check_beta,
+    check_cast,
+    check_dense,
+    check_device,
+    check_digits,
+    check_dtype,
+    check_finite,
+    check_flag,
+    check_integers,
+    check_overlap,
+    check_shape,
+    check_strides,
+    check_tensors,
+    given,
+    meet,
+    one_of,
+    refuse,
+    refuse_overlap,
+)
 
-F64, F32, BF16, F16 = torch.float64, torch.float32, torch.bfloat16, torch.float16
+Check = Callable[..., Arguments]
 
-F_DTYPES: dict[torch.dtype, tuple[torch.dtype, ...]] = {
-    F32: (F32, BF16, F16),
-    F64: (F64, F32, BF16, F16),
-    BF16: (BF16,),
-    F16: (F16,),
-}
-"""The dtypes of f that each float state takes."""
-
-ADJOINT_DTYPES: dict[torch.dtype, tuple[torch.dtype, ...]] = {F32: (F32, BF16, F16), F64: (F64,)}
-"""The dtypes of seed, which are those of f, that each grad takes; vjp is of these or float32."""
-
-EXACT_F_DTYPES = (F32, BF16, F16)
-"""The dtypes of f that an exact (int32) state takes."""
-
-
-def refuse(
-    kind: type[Exception], op: str, name: str, expected: str, got: str, remedy: str
-) -> NoReturn:
-    """Raise `kind` with the one form that all messages have."""
-    raise kind(f"{op}: {name}: expected {expected}, got {got}; {remedy}")
-
-
-def _one_of(dtypes: tuple[torch.dtype, ...]) -> str:
-    names = [str(d) for d in dtypes]
-    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " or " + names[-1]
-
-
-def _number(op: str, name: str, value: float) -> None:
-    """Refuse what is no real number: a tensor would lose its gradient on the way to a kernel."""
-    if not isinstance(value, Real):
-        remedy = f"a tensor's value is {name}.item()"
-        refuse(TypeError, op, name, "a Python number", type(value).__name__, remedy)
-
-
-def _tensors(op: str, **tensors: Tensor | None) -> None:
-    """Each must be a strided tensor; an optional one is left out by its caller."""
-    for name, t in tensors.items():
-        if not isinstance(t, Tensor):
-            remedy = f"convert it with torch.as_tensor({name})"
-            refuse(TypeError, op, name, "a tensor", type(t).__name__, remedy)
-        if t.layout != torch.strided:
-            refuse(TypeError, op, name, "a strided tensor", str(t.layout), f"use {name}.to_dense()")
-
-
-def _given(**tensors: Tensor | None) -> dict[str, Tensor]:
-    return {name: t for name, t in tensors.items() if t is not None}
-
-
-def _beta(op: str, beta: float, exact: bool) -> None:
-    _number(op, "beta", beta)
-    try:
-        fixed_point.contraction(beta) if exact else fixed_point.check_beta(beta)
-    except fixed_point.BetaError as error:
-        refuse(ValueError, op, "beta", error.expected, error.got, error.remedy)
-
-
-def _finite(op: str, name: str, value: float) -> None:
-    _number(op, name, value)
-    if not math.isfinite(value):
-        remedy = "check how it was computed"
-        refuse(ValueError, op, name, "a finite number", f"{value:.12g}", remedy)
-
-
-def _integers(op: str, frac_bits: int, tie: int) -> None:
-    for name, value in (("frac_bits", frac_bits), ("tie", tie)):
-        if not isinstance(value, Integral):
-            kind = type(value).__name__
-            refuse(TypeError, op, name, "a Python integer", kind, f"convert it with int({name})")
-    if not 0 <= frac_bits <= 30:
-        remedy = "20 suits float32 f and 16 half-precision f"
-        refuse(ValueError, op, "frac_bits", "an integer from 0 to 30", str(frac_bits), remedy)
-    if tie not in (0, 1):
-        remedy = "alternate it: n % 2 for y and (n + 1) % 2 for z in step n"
-        refuse(ValueError, op, "tie", "0 or 1", str(tie), remedy)
-
-
-def _dtype(op: str, name: str, t: Tensor, allowed: tuple[torch.dtype, ...], why: str = "") -> None:
-    if t.dtype not in allowed:
-        remedy = f"convert it with {name}.to({allowed[0]})"
-        refuse(TypeError, op, name, _one_of(allowed) + why, str(t.dtype), remedy)
-
-
-def _adjoint_dtypes(op: str, grad: Tensor, vjp: Tensor, seed: Tensor) -> None:
-    _dtype(op, "grad", grad, tuple(ADJOINT_DTYPES))
-    why = f" for a grad of {grad.dtype}"
-    if grad.dtype == F64:
-        _dtype(op, "vjp", vjp, (F64,), why)
-        _dtype(op, "seed", seed, (F64,), why)
-        return
-    _dtype(op, "seed", seed, ADJOINT_DTYPES[F32], why)
-    if seed.dtype == F32:
-        _dtype(op, "vjp", vjp, (F32,), ", the dtype of seed")
-    else:
-        _dtype(op, "vjp", vjp, (seed.dtype, F32), ", the dtype of seed or float32")
-
-
-def _device(op: str, name: str, t: Tensor, like: Tensor, like_name: str) -> None:
-    if t.device != like.device:
-        expected = f"{like.device}, the device of {like_name}"
-        remedy = f"move it with {name}.to({like_name}.device)"
-        refuse(ValueError, op, name, expected, str(t.device), remedy)
-
-
-def _shape(op: str, name: str, t: Tensor, like: Tensor, like_name: str) -> None:
-    if t.shape != like.shape:
-        expected = f"shape {list(like.shape)}, that of {like_name}"
-        remedy = f"expand or reshape {name} first: nothing is broadcast"
-        refuse(ValueError, op, name, expected, str(list(t.shape)), remedy)
-
-
-def same_strides(a: Tensor, b: Tensor) -> bool:
-    """Whether every element has the same place in memory order; size 1 does not count."""
-    if a.numel() == 0:
-        return True
-    pairs = zip(a.shape, a.stride(), b.stride(), strict=True)
-    return all(size == 1 or x == y for size, x, y in pairs)
-
-
-def is_dense(t: Tensor) -> bool:
-    """Whether the tensor fills its span of memory, in whatever order of its dimensions."""
-    if t.numel() == 0 or t.is_contiguous():
-        return True
-    expected = 1
-    for stride, size in sorted(zip(t.stride(), t.shape, strict=True)):
-        if size == 1:
-            continue
-        if stride != expected:
-            return False
-        expected *= size
-    return True
-
-
-def _dense(op: str, name: str, t: Tensor) -> None:
-    if not is_dense(t):
-        expected = "a dense tensor (elements without gaps, in any order of dimensions)"
-        got = f"shape {list(t.shape)} with strides {list(t.stride())}"
-        remedy = f"work on {name}.contiguous() and copy the result back"
-        refuse(ValueError, op, name, expected, got, remedy)
-
-
-def _cast(op: str, cast: Tensor, state: Tensor, f: Tensor) -> None:
-    if f.dtype == F32:
-        _dtype(op, "cast", cast, (F32,), ", the dtype of f")
-    else:
-        _dtype(op, "cast", cast, (f.dtype, F32), ", the dtype of f or float32")
-    _device(op, "cast", cast, state, "state")
-    _shape(op, "cast", cast, state, "state")
-    _strides(op, "cast", cast, state, "state")
-
-
-def _strides(op: str, name: str, t: Tensor, like: Tensor, like_name: str) -> None:
-    if not same_strides(t, like):
-        expected = f"the strides of {like_name}, {list(like.stride())}"
-        remedy = f"allocate it with torch.empty_like({like_name}, dtype=...)"
-        refuse(ValueError, op, name, expected, str(list(t.stride())), remedy)
-
-
-def _digits(op: str, digits: Tensor, state: Tensor, beta: float) -> None:
-    _dtype(op, "digits", digits, (torch.uint8,))
-    _device(op, "digits", digits, state, "state")
-    if digits.dim() != 1 or not digits.is_contiguous():
-        expected = "a contiguous tensor of one dimension"
-        got = f"shape {list(digits.shape)} with strides {list(digits.stride())}"
-        remedy = "allocate it with torch.empty(digit_bytes(state.numel(), beta), dtype=torch.uint8)"
-        refuse(ValueError, op, "digits", expected, got, remedy)
-    needed = fixed_point.digit_bytes(state.numel(), beta)
-    if digits.numel() < needed:
-        expected = f"at least {needed} bytes for this state and beta"
-        remedy = "allocate digit_bytes(state.numel(), beta) of them per half step"
-        refuse(ValueError, op, "digits", expected, str(digits.numel()), remedy)
-
-
-def _flag(op: str, flag: Tensor, like: Tensor, like_name: str) -> None:
-    _dtype(op, "flag", flag, (torch.int32,))
-    _device(op, "flag", flag, like, like_name)
-    if flag.numel() != 1:
-        remedy = "allocate it with torch.zeros(1, dtype=torch.int32)"
-        refuse(ValueError, op, "flag", "one element", f"{flag.numel()} elements", remedy)
-
-
-def _span(t: Tensor) -> tuple[int, int]:
-    if t.numel() == 0:
-        return t.data_ptr(), t.data_ptr()
-    last = sum((size - 1) * stride for size, stride in zip(t.shape, t.stride(), strict=True))
-    return t.data_ptr(), t.data_ptr() + (last + 1) * t.element_size()
-
-
-def _overlap(op: str, *arguments: tuple[str, Tensor | None, bool]) -> None:
-    """Each argument is (name, tensor, written) and is held against those before it."""
-    seen: list[tuple[str, int, int, bool]] = []
-    for name, tensor, written in arguments:
-        if tensor is None or not has_memory(tensor):
-            continue
-        begin, end = _span(tensor)
-        for other, other_begin, other_end, other_written in seen:
-            if (written or other_written) and begin < other_end and other_begin < end:
-                got = f"memory that overlaps {other}"
-                remedy = f"pass {name}.clone() or another buffer"
-                refuse(ValueError, op, name, "memory of its own", got, remedy)
-        seen.append((name, begin, end, written))
-
-
-def has_memory(t: Tensor) -> bool:
-    """Whether the tensor holds data: fake, meta and traced tensors have no addresses to compare."""
-    return type(t) in (Tensor, torch.nn.Parameter) and t.device.type != "meta"
+# ---- float states ----------------------------------------------------------------------------
 
 
 def half_step(
     op: str, state: Tensor, f: Tensor, beta: float, *, cast: Tensor | None = None
-) -> None:
+) -> Arguments:
     """Check the arguments of update_ and invert_."""
-    _tensors(op, state=state, f=f, **_given(cast=cast))
-    _beta(op, beta, exact=False)
-    _dtype(op, "state", state, tuple(F_DTYPES))
-    _dtype(op, "f", f, F_DTYPES[state.dtype], f" for a state of {state.dtype}")
-    _device(op, "f", f, state, "state")
-    _shape(op, "f", f, state, "state")
-    _dense(op, "state", state)
+    return check_overlap(op, _half_step(op, "state", state, f, beta, cast))
+
+
+def _half_step(
+    op: str, lead: str, state: Tensor, f: Tensor, beta: float | None, cast: Tensor | None
+) -> Arguments:
+    check_tensors(op, **{lead: state}, f=f, **given(cast=cast))
+    if beta is not None:
+        check_beta(op, "beta", beta, exact=False)
+    _float_pair(op, lead, state, f)
+    check_dense(op, lead, state)
     if cast is not None:
-        _cast(op, cast, state, f)
-    _overlap(op, ("state", state, True), ("f", f, False), ("cast", cast, True))
+        check_cast(op, cast, state, f, lead)
+    return [(lead, state, True), ("f", f, False), ("cast", cast, True)]
 
 
-def adjoint(grad: Tensor, vjp: Tensor, scale: float, beta: float, seed: Tensor) -> None:
-    """Check the arguments of adjoint_."""
-    op = "adjoint_"
-    _tensors(op, grad=grad, vjp=vjp, seed=seed)
-    _finite(op, "scale", scale)
-    _finite(op, "beta", beta)
-    _adjoint_dtypes(op, grad, vjp, seed)
-    _device(op, "vjp", vjp, grad, "grad")
-    _device(op, "seed", seed, grad, "grad")
-    _shape(op, "vjp", vjp, grad, "grad")
-    _shape(op, "seed", seed, grad, "grad")
-    _dense(op, "grad", grad)
-    _strides(op, "seed", seed, grad, "grad")
-    _overlap(op, ("grad", grad, True), ("vjp", vjp, False), ("seed", seed, True))
+def _float_pair(op: str, lead: str, state: Tensor, f: Tensor) -> None:
+    check_dtype(op, lead, state, tuple(F_DTYPES))
+    check_dtype(op, "f", f, F_DTYPES[state.dtype], f" for a state of {state.dtype}")
+    check_device(op, "f", f, state, lead)
+    check_shape(op, "f", f, state, lead)
+
+
+def channel_step(
+    op: str, state: Tensor, f: Tensor, beta: Tensor, *, cast: Tensor | None = None
+) -> Arguments:
+    """Check the arguments of update_ and invert_ where beta is a tensor."""
+    check_tensors(op, beta=beta)
+    memory = _half_step(op, "state", state, f, None, cast)
+    real = F64 if state.dtype == F64 else F32
+    check_dtype(op, "beta", beta, (real,), f" for a state of {state.dtype}")
+    check_device(op, "beta", beta, state, "state")
+    if channel_dimension(state, beta) is None:
+        expected = "one element, or one for each place along one dimension of state"
+        got = f"shape {list(beta.shape)} for a state of shape {list(state.shape)}"
+        remedy = "give it 1 in the other dimensions, such as beta.view(-1, 1, 1)"
+        refuse(ValueError, op, "beta", expected, got, remedy)
+    return check_overlap(op, [*memory, ("beta", beta, False)])
+
+
+def channel_dimension(state: Tensor, beta: Tensor) -> int | None:
+    """The dimension of `state` along which `beta` varies; -1 for none, None if it does not fit."""
+    if beta.dim() > state.dim() or beta.numel() == 0:
+        return None
+    found = -1
+    for dimension, size in enumerate(beta.shape, state.dim() - beta.dim()):
+        if size == 1:
+            continue
+        if size != state.shape[dimension] or found >= 0:
+            return None
+        found = dimension
+    return found
+
+
+# ---- exact states ----------------------------------------------------------------------------
 
 
 def update_exact(
+    op: str,
     state: Tensor,
     digits: Tensor,
     flag: Tensor,
@@ -265,12 +117,15 @@ def update_exact(
     tie: int,
     *,
     cast: Tensor | None = None,
-) -> None:
+) -> Arguments:
     """Check the arguments of update_exact_."""
-    _exact("update_exact_", state, digits, flag, f, beta, frac_bits, tie, cast)
+    check_tensors(op, flag=flag)
+    memory = _exact(op, "state", state, digits, flag, f, beta, frac_bits, tie, cast)
+    return check_overlap(op, memory)
 
 
 def invert_exact(
+    op: str,
     state: Tensor,
     digits: Tensor,
     f: Tensor,
@@ -279,13 +134,15 @@ def invert_exact(
     tie: int,
     *,
     cast: Tensor | None = None,
-) -> None:
+) -> Arguments:
     """Check the arguments of invert_exact_, which raises no flag and only reads the digits."""
-    _exact("invert_exact_", state, digits, None, f, beta, frac_bits, tie, cast)
+    memory = _exact(op, "state", state, digits, None, f, beta, frac_bits, tie, cast)
+    return check_overlap(op, memory)
 
 
 def _exact(
     op: str,
+    lead: str,
     state: Tensor,
     digits: Tensor,
     flag: Tensor | None,
@@ -294,46 +151,301 @@ def _exact(
     frac_bits: int,
     tie: int,
     cast: Tensor | None,
-) -> None:
-    _tensors(op, state=state, digits=digits, f=f, **_given(flag=flag, cast=cast))
-    _beta(op, beta, exact=True)
-    _integers(op, frac_bits, tie)
-    _dtype(op, "state", state, (torch.int32,))
-    _dtype(op, "f", f, EXACT_F_DTYPES, " for an exact state")
-    _device(op, "f", f, state, "state")
-    _shape(op, "f", f, state, "state")
-    _dense(op, "state", state)
-    _digits(op, digits, state, beta)
+) -> Arguments:
+    check_tensors(op, **{lead: state}, digits=digits, f=f, **given(flag=flag, cast=cast))
+    check_beta(op, "beta", beta, exact=True)
+    check_integers(op, frac_bits, tie)
+    check_dtype(op, lead, state, (torch.int32,))
+    check_dtype(op, "f", f, EXACT_F_DTYPES, " for an exact state")
+    check_device(op, "f", f, state, lead)
+    check_shape(op, "f", f, state, lead)
+    check_dense(op, lead, state)
+    check_digits(op, digits, state, lead, beta)
     if flag is not None:
-        _flag(op, flag, state, "state")
+        check_flag(op, flag, state, lead)
     if cast is not None:
-        _cast(op, cast, state, f)
-    _overlap(
-        op,
-        ("state", state, True),
+        check_cast(op, cast, state, f, lead)
+    flagged = flag is not None
+    return [
+        (lead, state, True),
         ("f", f, False),
-        ("digits", digits, flag is not None),
+        ("digits", digits, flagged),
         ("flag", flag, True),
         ("cast", cast, True),
-    )
+    ]
 
 
-def quantize(x: Tensor, frac_bits: int, *, flag: Tensor | None = None) -> None:
+# ---- the adjoint -----------------------------------------------------------------------------
+
+
+def adjoint(
+    op: str, grad: Tensor, vjp: Tensor, scale: float, beta: float, seed: Tensor
+) -> Arguments:
+    """Check the arguments of adjoint_."""
+    check_tensors(op, grad=grad, vjp=vjp, seed=seed)
+    check_finite(op, "scale", scale)
+    check_finite(op, "beta", beta)
+    _adjoint_dtypes(op, grad, vjp, seed)
+    return check_overlap(op, _carried(op, "grad", grad, None, vjp, seed))
+
+
+def _adjoint_dtypes(op: str, grad: Tensor, vjp: Tensor, seed: Tensor) -> None:
+    check_dtype(op, "grad", grad, tuple(ADJOINT_DTYPES))
+    why = f" for a grad of {grad.dtype}"
+    if grad.dtype == F64:
+        check_dtype(op, "vjp", vjp, (F64,), why)
+        check_dtype(op, "seed", seed, (F64,), why)
+        return
+    check_dtype(op, "seed", seed, ADJOINT_DTYPES[F32], why)
+    if seed.dtype == F32:
+        check_dtype(op, "vjp", vjp, (F32,), ", the dtype of seed")
+    else:
+        check_dtype(op, "vjp", vjp, (seed.dtype, F32), ", the dtype of seed or float32")
+
+
+def _carried(
+    op: str, lead: str, grad: Tensor, other: Tensor | None, vjp: Tensor, seed: Tensor | None
+) -> Arguments:
+    """The gradient that a step carries, and what lies in memory as it does."""
+    check_dense(op, lead, grad)
+    if other is not None:
+        _like(op, "grad_y", other, grad, lead)
+    check_device(op, "vjp", vjp, grad, lead)
+    check_shape(op, "vjp", vjp, grad, lead)
+    if seed is not None:
+        _like(op, "seed", seed, grad, lead)
+    return [(lead, grad, True), ("grad_y", other, False), ("vjp", vjp, False), ("seed", seed, True)]
+
+
+def _like(op: str, name: str, t: Tensor, like: Tensor, like_name: str) -> None:
+    check_device(op, name, t, like, like_name)
+    check_shape(op, name, t, like, like_name)
+    check_strides(op, name, t, like, like_name)
+
+
+# ---- the passes of a backward step -----------------------------------------------------------
+
+
+def carry_y(
+    op: str,
+    z: Tensor,
+    f: Tensor,
+    beta: float,
+    grad_y: Tensor,
+    vjp: Tensor,
+    seed: Tensor,
+    *,
+    cast: Tensor | None = None,
+) -> Arguments:
+    """Check the arguments of invert_z_adjoint_y_."""
+    memory = _half_step(op, "z", z, f, beta, cast)
+    return _pass(op, memory, f, "grad_y", grad_y, None, vjp, seed)
+
+
+def carry_z(
+    op: str,
+    y: Tensor,
+    f: Tensor,
+    beta: float,
+    grad_z: Tensor,
+    vjp: Tensor,
+    next_beta: float,
+    seed: Tensor,
+    *,
+    cast: Tensor | None = None,
+) -> Arguments:
+    """Check the arguments of invert_y_adjoint_z_."""
+    memory = _half_step(op, "y", y, f, beta, cast)
+    check_beta(op, "next_beta", next_beta, exact=False)
+    return _pass(op, memory, f, "grad_z", grad_z, None, vjp, seed)
+
+
+def carry_z0(
+    op: str, y: Tensor, f: Tensor, beta: float, grad_z: Tensor, grad_y: Tensor, vjp: Tensor
+) -> Arguments:
+    """Check the arguments of invert_y_adjoint_z0_."""
+    memory = _half_step(op, "y", y, f, beta, None)
+    return _pass(op, memory, f, "grad_z", grad_z, grad_y, vjp, None)
+
+
+def carry_y_exact(
+    op: str,
+    z: Tensor,
+    digits: Tensor,
+    f: Tensor,
+    beta: float,
+    frac_bits: int,
+    tie: int,
+    grad_y: Tensor,
+    vjp: Tensor,
+    seed: Tensor,
+    *,
+    cast: Tensor | None = None,
+) -> Arguments:
+    """Check the arguments of invert_z_adjoint_y_exact_."""
+    memory = _exact(op, "z", z, digits, None, f, beta, frac_bits, tie, cast)
+    return _pass(op, memory, f, "grad_y", grad_y, None, vjp, seed)
+
+
+def carry_z_exact(
+    op: str,
+    y: Tensor,
+    digits: Tensor,
+    f: Tensor,
+    beta: float,
+    frac_bits: int,
+    tie: int,
+    grad_z: Tensor,
+    vjp: Tensor,
+    next_beta: float,
+    seed: Tensor,
+    *,
+    cast: Tensor | None = None,
+) -> Arguments:
+    """Check the arguments of invert_y_adjoint_z_exact_."""
+    memory = _exact(op, "y", y, digits, None, f, beta, frac_bits, tie, cast)
+    check_beta(op, "next_beta", next_beta, exact=True)
+    return _pass(op, memory, f, "grad_z", grad_z, None, vjp, seed)
+
+
+def carry_z0_exact(
+    op: str,
+    y: Tensor,
+    digits: Tensor,
+    f: Tensor,
+    beta: float,
+    frac_bits: int,
+    tie: int,
+    grad_z: Tensor,
+    grad_y: Tensor,
+    vjp: Tensor,
+) -> Arguments:
+    """Check the arguments of invert_y_adjoint_z0_exact_."""
+    memory = _exact(op, "y", y, digits, None, f, beta, frac_bits, tie, None)
+    return _pass(op, memory, f, "grad_z", grad_z, grad_y, vjp, None)
+
+
+def _pass(
+    op: str,
+    memory: Arguments,
+    f: Tensor,
+    lead: str,
+    grad: Tensor,
+    other: Tensor | None,
+    vjp: Tensor,
+    seed: Tensor | None,
+) -> Arguments:
+    """The part of a pass that carries a gradient; `memory` is that of the inverse."""
+    check_tensors(op, **{lead: grad}, **given(grad_y=other), vjp=vjp, **given(seed=seed))
+    real = F64 if f.dtype == F64 else F32
+    check_dtype(op, lead, grad, (real,), f" for an f of {f.dtype}")
+    if other is not None:
+        check_dtype(op, "grad_y", other, (real,), f" for an f of {f.dtype}")
+    if f.dtype == real:
+        check_dtype(op, "vjp", vjp, (real,), ", the dtype of f")
+    else:
+        check_dtype(op, "vjp", vjp, (f.dtype, F32), ", the dtype of f or float32")
+    if seed is not None:
+        check_dtype(op, "seed", seed, (f.dtype,), ", the dtype of f")
+    check_device(op, lead, grad, f, "f")
+    check_shape(op, lead, grad, f, "f")
+    return check_overlap(op, [*memory, *_carried(op, lead, grad, other, vjp, seed)])
+
+
+# ---- conversions and the residual ------------------------------------------------------------
+
+
+def quantize(op: str, x: Tensor, frac_bits: int, *, flag: Tensor | None = None) -> Arguments:
     """Check the arguments of quantize."""
-    _tensors("quantize", x=x, **_given(flag=flag))
-    _integers("quantize", frac_bits, 0)
-    _dtype("quantize", "x", x, EXACT_F_DTYPES)
+    check_tensors(op, x=x, **given(flag=flag))
+    check_integers(op, frac_bits, 0)
+    check_dtype(op, "x", x, EXACT_F_DTYPES)
     if flag is not None:
-        _flag("quantize", flag, x, "x")
-        _overlap("quantize", ("flag", flag, True), ("x", x, False))
+        check_flag(op, flag, x, "x")
+    return check_overlap(op, [("flag", flag, True), ("x", x, False)])
 
 
-def dequantize(state: Tensor, frac_bits: int, dtype: torch.dtype = torch.float32) -> None:
+def dequantize(
+    op: str, state: Tensor, frac_bits: int, dtype: torch.dtype = torch.float32
+) -> Arguments:
     """Check the arguments of dequantize."""
-    _tensors("dequantize", state=state)
-    _integers("dequantize", frac_bits, 0)
-    _dtype("dequantize", "state", state, (torch.int32,))
-    allowed = (F32, F64, BF16, F16)
+    check_tensors(op, state=state)
+    check_integers(op, frac_bits, 0)
+    check_dtype(op, "state", state, (torch.int32,))
+    allowed = (F32, F64, *EXACT_F_DTYPES[1:])
     if dtype not in allowed:
         remedy = "ask for one of these and convert"
-        refuse(TypeError, "dequantize", "dtype", _one_of(allowed), str(dtype), remedy)
+        refuse(TypeError, op, "dtype", one_of(allowed), str(dtype), remedy)
+    return [("state", state, False)]
+
+
+def residual(op: str, z: Tensor, f: Tensor) -> Arguments:
+    """Check the arguments of residual."""
+    check_tensors(op, z=z, f=f)
+    _float_pair(op, "z", z, f)
+    check_dense(op, "z", z)
+    return [("z", z, False), ("f", f, False)]
+
+
+# ---- lists of leaves -------------------------------------------------------------------------
+
+SHARED = ("flag", "beta", "next_beta", "scale", "frac_bits", "tie", "dtype")
+"""The arguments of which lists of leaves have one for all."""
+
+
+def check_leaves(check: Check, op: str, *args: Any, **kw: Any) -> None:
+    """Check the arguments of an op that takes lists: how many, each leaf by itself, and memory."""
+    names = list(inspect.signature(check).parameters)[1:]
+    named = dict(zip(names, args, strict=False)) | kw
+    named = {name: value for name, value in named.items() if value is not None}
+    _check_counts(op, named)
+    memories: list[Arguments] = []
+    for k in range(len(named[names[0]])):
+        label = f"{op}: leaf {k}"
+        memories.append(check(label, *leaf_of(args, k), **leaf_of(kw, k)))
+        _check_same_device(label, names[0], named[names[0]][k], named[names[0]][0])
+    _check_overlap_of_leaves(op, memories)
+
+
+def leaf_of(values: Any, k: int) -> Any:
+    """The values (a tuple, or a dict) with every list replaced by its element `k`."""
+    if isinstance(values, dict):
+        return {name: leaf_of((value,), k)[0] for name, value in values.items()}
+    return tuple(value[k] if isinstance(value, (list, tuple)) else value for value in values)
+
+
+def _check_counts(op: str, named: dict[str, Any]) -> None:
+    lists = {name: value for name, value in named.items() if name not in SHARED}
+    lead = next(iter(lists))
+    for name, value in lists.items():
+        if not isinstance(value, (list, tuple)):
+            expected = f"a list of tensors, one for each leaf of {lead}"
+            remedy = "give every argument of a leaf as a list, or none"
+            refuse(TypeError, op, name, expected, type(value).__name__, remedy)
+    count = len(lists[lead])
+    for name, value in lists.items():
+        if len(value) != count:
+            expected = f"{count} tensors, one for each leaf of {lead}"
+            remedy = "give every leaf its own, in the same order"
+            refuse(ValueError, op, name, expected, str(len(value)), remedy)
+    if count == 0:
+        remedy = "leave out a call that has nothing to do"
+        refuse(ValueError, op, lead, "at least one tensor", "0", remedy)
+
+
+def _check_same_device(op: str, name: str, t: Tensor, first: Tensor) -> None:
+    if t.device != first.device:
+        expected = f"{first.device}, the device of leaf 0"
+        remedy = f"move it with {name}.to({first.device})"
+        refuse(ValueError, op, name, expected, str(t.device), remedy)
+
+
+def _check_overlap_of_leaves(op: str, memories: Sequence[Arguments]) -> None:
+    seen: list[tuple[str, int, Tensor, bool]] = []
+    for k, arguments in enumerate(memories):
+        mine = [(n, t, w) for n, t, w in arguments if t is not None and n not in SHARED]
+        for name, tensor, written in mine:
+            for other, leaf, other_tensor, other_written in seen:
+                if (written or other_written) and meet(tensor, other_tensor):
+                    refuse_overlap(f"{op}: leaf {k}", name, f"{other} of leaf {leaf}")
+        seen += [(name, k, tensor, written) for name, tensor, written in mine]

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from . import reference
 from .samples import samples
@@ -58,15 +59,17 @@ def architecture(device: torch.device) -> str:
 
 def compare(backend: str, op: str, device: torch.device, run: Callable[..., Tensor | None]) -> None:
     """Run `op` on `device` and the reference on the CPU; RuntimeError if any bit differs."""
+    definition = _definition(op)
     for args, keywords in samples(op):
         expected, actual = _copies(args, keywords, "cpu"), _copies(args, keywords, device)
         results = [
             [*args, *keywords.values(), function(*args, **keywords)]
-            for function, (args, keywords) in ((getattr(reference, op), expected), (run, actual))
+            for function, (args, keywords) in ((definition, expected), (run, actual))
         ]
-        for want, got in zip(*results, strict=True):
+        for want, got in zip(*(tree_leaves(result) for result in results), strict=True):
             if isinstance(want, Tensor) and not torch.equal(_bits(want), _bits(got.cpu())):
-                dtypes = ", ".join(str(a.dtype) for a in args if isinstance(a, Tensor))
+                leaves = tree_leaves(args)
+                dtypes = ", ".join(str(a.dtype) for a in leaves if isinstance(a, Tensor))
                 raise RuntimeError(
                     f"{op}: the {backend} kernel on {device} differs from the reference (dtypes "
                     f"{dtypes}) and must not be used; take another backend, for instance with "
@@ -74,12 +77,19 @@ def compare(backend: str, op: str, device: torch.device, run: Callable[..., Tens
                 )
 
 
+def _definition(op: str) -> Callable[..., Any]:
+    name, _, overload = op.partition(".")
+    return reference.on_lists(name) if overload == "list" else getattr(reference, name)
+
+
 def _bits(t: Tensor) -> Tensor:
     return t.view(torch.uint8)
 
 
 def _copies(
-    args: list[Any], keywords: dict[str, Tensor], device: torch.device | str
-) -> tuple[list[Any], dict[str, Tensor]]:
-    moved = [a.to(device, copy=True) if isinstance(a, Tensor) else a for a in args]
-    return moved, {name: t.to(device, copy=True) for name, t in keywords.items()}
+    args: list[Any], keywords: dict[str, Any], device: torch.device | str
+) -> tuple[list[Any], dict[str, Any]]:
+    def copy(t: Tensor) -> Tensor:
+        return t.to(device, copy=True)
+
+    return tree_map_only(Tensor, copy, (args, keywords))

@@ -1,11 +1,19 @@
-"""The public functions of the op layer.
+"""The public functions of the op layer: half steps, conversions, the residual.
 
 Each stands for ``torch.ops.revdeq.<name>`` (schema in ``csrc/schema.cpp``), or for the same op of a
 Python backend where one was chosen (``backends.py``). What autograd, fake tensors and torch.compile
-need beside the kernels is in ``registration.py``.
+need beside the kernels is in ``dispatch.py`` and ``registration.py``. The backward pass has its ops
+in ``passes.py``.
+
+A state of several leaves is given as a list of tensors, and so is every tensor that belongs to a
+leaf: one launch (on a GPU one for every 16 leaves of the same dtypes) then serves all of them. The
+lists are as long as the first, the leaves of any shapes and dtypes, on one device.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -13,13 +21,18 @@ from torch.compiler import is_compiling
 
 from .registration import OPS
 
+Leaves = TypeVar("Leaves", Tensor, Sequence[Tensor])
+"""A tensor, or a list with one for each leaf of the state."""
+
 _update, _invert = OPS["update_"], OPS["invert_"]
-_adjoint = OPS["adjoint_"]
 _update_exact, _invert_exact = OPS["update_exact_"], OPS["invert_exact_"]
 _quantize, _dequantize = OPS["quantize"], OPS["dequantize"]
+_residual = OPS["residual"]
 
 
-def update_(state: Tensor, f: Tensor, beta: float, *, cast: Tensor | None = None) -> Tensor:
+def update_(
+    state: Leaves, f: Leaves, beta: float | Tensor, *, cast: Leaves | None = None
+) -> Leaves:
     """One half step forward, in place: state <- (1 - beta) state + beta f.
 
     Args:
@@ -28,7 +41,11 @@ def update_(state: Tensor, f: Tensor, beta: float, *, cast: Tensor | None = None
         f: the same shape, any strides (other strides than the state's cost a copy). float32,
             bfloat16 or float16 for a float32 state; these or float64 for float64; the state's own
             dtype for bfloat16 and float16.
-        beta: the relaxation factor, in (0, 2) and not 1. A Python number, not a tensor.
+        beta: the relaxation factor, in (0, 2) and not 1. A Python number; or, for a state of one
+            leaf, a tensor with one element or one for each channel: of the state's number of
+            dimensions or fewer, with 1 in all of them but one (``beta.view(-1, 1, 1)``), in
+            float32 (float64 for a float64 state). The values of a tensor are not looked at: at 1
+            the inverse divides by zero.
         cast: if given, receives the new state, rounded to its dtype: that of f, or float32. Shape
             and strides of the state.
 
@@ -53,7 +70,9 @@ def update_(state: Tensor, f: Tensor, beta: float, *, cast: Tensor | None = None
     return state
 
 
-def invert_(state: Tensor, f: Tensor, beta: float, *, cast: Tensor | None = None) -> Tensor:
+def invert_(
+    state: Leaves, f: Leaves, beta: float | Tensor, *, cast: Leaves | None = None
+) -> Leaves:
     """One half step back, in place: state <- (state - beta f) / (1 - beta).
 
     The inverse of ``update_`` up to rounding, which it amplifies by 1 / abs(1 - beta) each time:
@@ -66,45 +85,17 @@ def invert_(state: Tensor, f: Tensor, beta: float, *, cast: Tensor | None = None
     return state
 
 
-def adjoint_(grad: Tensor, vjp: Tensor, scale: float, beta: float, seed: Tensor) -> Tensor:
-    """One half step of the backward pass, in place: grad <- scale grad + vjp; seed <- beta grad.
-
-    `grad` is the gradient with respect to one of the states, carried from step to step; `vjp` is
-    what f's vector-Jacobian product contributed to it; `seed` receives the cotangent for the next
-    evaluation of f.
-
-    Args:
-        grad: float32, or float64 if f is. Any shape, dense in any order of its dimensions.
-        vjp: of grad's shape, any strides. The dtype of `seed`, or float32 where f read a float32
-            state and rounds by itself (autocast).
-        scale: the factor of grad: 1 - beta, or 1.
-        beta: the factor of the seed. A Python number, as `scale`.
-        seed: of grad's shape and strides, in f's dtype. Overwritten.
-
-    Returns:
-        `grad`.
-
-    Each product and the sum are rounded once, in grad's dtype: the bits are those of the same
-    sequence in PyTorch. Memory: 2 sizeof(grad) + sizeof(vjp) + sizeof(seed) bytes per element, 12
-    for bfloat16 f. Errors as for ``update_``.
-
-    Source: arXiv 2509.12917, the adjoint of the reversible solver's step.
-    """
-    _adjoint((grad, seed), (vjp,), (grad, vjp, scale, beta, seed))
-    return grad
-
-
 def update_exact_(
-    state: Tensor,
-    digits: Tensor,
+    state: Leaves,
+    digits: Leaves,
     flag: Tensor,
-    f: Tensor,
+    f: Leaves,
     beta: float,
     frac_bits: int,
     tie: int,
     *,
-    cast: Tensor | None = None,
-) -> Tensor:
+    cast: Leaves | None = None,
+) -> Leaves:
     """One half step forward on a fixed-point state that ``invert_exact_`` takes back bit for bit.
 
     The new state is the grid point nearest to (1 - beta) state + beta f, with beta replaced by
@@ -115,9 +106,10 @@ def update_exact_(
         state: int32, standing for state / 2**frac_bits (see ``quantize``). Dense. Overwritten.
         digits: uint8, contiguous, one dimension, at least ``digit_bytes(state.numel(), beta)``
             elements, of which just that many are written. One per half step.
-        flag: int32, one element. Becomes flag | 1 if a value of f or of the new state leaves
-            (-2**30 + 256, 2**30 - 256) / 2**frac_bits or is NaN. Read it after a solve: such a
-            state is wrong as a number (f saturates, the state wraps), though it still inverts.
+        flag: int32, one element, one for all leaves. Becomes flag | 1 if a value of f or of the new
+            state leaves (-2**30 + 256, 2**30 - 256) / 2**frac_bits or is NaN. Read it after a
+            solve: such a state is wrong as a number (f saturates, the state wraps), though it still
+            inverts.
         f: float32, bfloat16 or float16, of the state's shape.
         beta: in (0, 2), with abs(1 - beta) >= 1/256.
         frac_bits: 0 to 30, the same in a whole solve.
@@ -137,15 +129,15 @@ def update_exact_(
 
 
 def invert_exact_(
-    state: Tensor,
-    digits: Tensor,
-    f: Tensor,
+    state: Leaves,
+    digits: Leaves,
+    f: Leaves,
     beta: float,
     frac_bits: int,
     tie: int,
     *,
-    cast: Tensor | None = None,
-) -> Tensor:
+    cast: Leaves | None = None,
+) -> Leaves:
     """The inverse of ``update_exact_``, bit for bit, given the same f, beta, frac_bits and tie.
 
     It holds for all values, also where the update raised its flag. `digits` is read only.
@@ -156,7 +148,7 @@ def invert_exact_(
     return state
 
 
-def quantize(x: Tensor, frac_bits: int, *, flag: Tensor | None = None) -> Tensor:
+def quantize(x: Leaves, frac_bits: int, *, flag: Tensor | None = None) -> Leaves:
     """A fixed-point state: x 2**frac_bits, rounded to nearest even, as int32.
 
     Args:
@@ -172,14 +164,36 @@ def quantize(x: Tensor, frac_bits: int, *, flag: Tensor | None = None) -> Tensor
     if flag is None and is_compiling():
         # Inductor (torch 2.13) cannot take an op that returns a tensor and writes nothing but an
         # optional argument which is absent.
-        flag = x.new_zeros(1, dtype=torch.int32)
+        first = x if isinstance(x, Tensor) else x[0]
+        flag = first.new_zeros(1, dtype=torch.int32)
     return _quantize((), (x,), (x, frac_bits), flag)
 
 
-def dequantize(state: Tensor, frac_bits: int, dtype: torch.dtype = torch.float32) -> Tensor:
+def dequantize(state: Leaves, frac_bits: int, dtype: torch.dtype = torch.float32) -> Leaves:
     """The numbers that a fixed-point state stands for: state / 2**frac_bits.
 
     Exact in float64, rounded to nearest even in float32; bfloat16 and float16 are rounded from
     float32, as `cast` is. Memory: 4 + sizeof(dtype) bytes per element. Errors as for ``update_``.
     """
     return _dequantize((), (state,), (state, frac_bits, dtype))
+
+
+def residual(z: Tensor | Sequence[Tensor], f: Tensor | Sequence[Tensor]) -> Tensor:
+    """The norms that a stopping test compares: of z - f and of f, over all elements.
+
+    Args:
+        z: what f read, as it was given to f. float32, float64, bfloat16 or float16, dense.
+        f: what f returned: the same shape, any strides, a dtype that ``update_`` takes with z's.
+
+    Returns:
+        float64, ``[norm(z - f), norm(f)]``, on z's device: nothing waits for it. For lists one row
+        for each leaf.
+
+    Everything is computed in float64, in an order that follows from the number of elements alone:
+    the same bits on every backend and number of threads. Overflow gives inf, NaN gives NaN.
+
+    Memory: sizeof(z) + sizeof(f) bytes per element. Errors as for ``update_``.
+
+    Source: arXiv 2509.12917, the stopping criterion of its solver.
+    """
+    return _residual((), (z, f), (z, f))

@@ -8,6 +8,7 @@
 #include <immintrin.h>
 
 #include <cstdint>
+#include <type_traits>
 
 #if defined(__clang__)
 #pragma clang attribute push(                                                    \

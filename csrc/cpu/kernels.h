@@ -1,8 +1,9 @@
-// What the CPU binding (half_step.cpp) and the loops compiled per instruction set agree on.
+// What the CPU bindings (work.h) and the loops compiled per instruction set agree on.
 #pragma once
 #include <cstdint>
 
 #include "half_step.h"
+#include "residual.h"
 
 namespace revdeq::cpu {
 
@@ -34,12 +35,34 @@ struct ConvertCall {
 
 struct AdjointCall {
   void* grad;
+  const void* other;  // the other gradient that joins at the start, or null
   const void* vjp;
-  void* seed;
+  void* seed;  // or null
   AdjointStep<double> step;
 };
 
+// A beta of its own for every channel: that of element i is beta[i / inner % channels].
+struct ChannelCall {
+  void* state;
+  const void* f;
+  void* cast;  // or null
+  Number cast_type;
+  const void* keep;  // these two in the type that the step computes in
+  const void* beta;
+  int64_t inner;
+  int64_t channels;
+};
+
+struct ResidualCall {
+  const void* z;
+  const void* f;
+  int64_t numel;
+  Squares* sums;  // of every chunk
+};
+
 using FloatKernel = void (*)(const FloatCall&, int64_t begin, int64_t end);  // elements
+using ChannelKernel = void (*)(const ChannelCall&, int64_t begin, int64_t end);
+using ResidualKernel = void (*)(const ResidualCall&, int64_t begin_chunk, int64_t end_chunk);
 using ExactKernel = bool (*)(const ExactCall&, int64_t begin_block,
                              int64_t end_block);  // true: out of range
 using ConvertKernel = bool (*)(const ConvertCall&, int64_t begin,
@@ -51,13 +74,15 @@ using AdjointKernel = void (*)(const AdjointCall&, int64_t begin, int64_t end);
 struct Kernels {
   const char* instruction_set;
   FloatKernel (*half_step)(Direction, Number state, Number f);
+  ChannelKernel (*channel_step)(Direction, Number state, Number f);
   AdjointKernel (*adjoint)(Number grad, Number vjp, Number seed);
+  ResidualKernel (*residual)(Number z, Number f);
   ExactKernel (*exact)(Direction, Form, Number f);
   ConvertKernel (*quantize)(Number from);
   ConvertKernel (*dequantize)(Number to);
 };
 
-// The best of them that this processor runs (half_step.cpp).
+// The best of them that this processor runs (work.cpp).
 const Kernels& best_kernels();
 
 Kernels baseline_kernels();

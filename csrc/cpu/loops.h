@@ -1,7 +1,11 @@
 // The loops around half_step.h, for any kind of lanes. Each half_step_*.cpp instantiates them for
 // its own instruction set, below its target pragma: nothing here may be included above one.
 #pragma once
+#include "cpu/channel_loops.h"
+#include "cpu/float_pairs.h"
 #include "cpu/kernels.h"
+#include "cpu/residual_loops.h"
+#include "cpu/store_cast.h"
 
 namespace revdeq::cpu {
 
@@ -13,14 +17,6 @@ constexpr int64_t kPrefetchBytes = 2048;
 REVDEQ_INLINE void prefetch(const void* state, const void* f) {
   __builtin_prefetch(static_cast<const char*>(state) + kPrefetchBytes, 1);
   __builtin_prefetch(static_cast<const char*>(f) + kPrefetchBytes, 0);
-}
-
-// One vector of the new state, rounded to the type that f reads next.
-template <class Lanes, class F>
-REVDEQ_INLINE void store_cast(void* cast, Number type, int64_t i, typename Lanes::Real value) {
-  if (type == Number::kNone) return;
-  if (type == Number::kFloat32) return Lanes::store(static_cast<float*>(cast) + i, value);
-  Lanes::store(static_cast<F*>(cast) + i, value);
 }
 
 // ---- float states ----------------------------------------------------------------------------
@@ -47,25 +43,11 @@ void half_step_range(const FloatCall& call, int64_t begin, int64_t end) {
 
 template <class Lanes, class DoubleLanes, Direction kDirection>
 FloatKernel select_half_step(Number state, Number f) {
-  if (state == Number::kFloat64) {
-    if (f == Number::kFloat64)
-      return half_step_range<DoubleLanes, kDirection, double, double, double>;
-    if (f == Number::kFloat32)
-      return half_step_range<DoubleLanes, kDirection, double, float, double>;
-    if (f == Number::kBfloat16)
-      return half_step_range<DoubleLanes, kDirection, double, bfloat16, double>;
-    if (f == Number::kFloat16)
-      return half_step_range<DoubleLanes, kDirection, double, float16, double>;
-  } else if (state == Number::kFloat32) {
-    if (f == Number::kFloat32) return half_step_range<Lanes, kDirection, float, float, float>;
-    if (f == Number::kBfloat16) return half_step_range<Lanes, kDirection, float, bfloat16, float>;
-    if (f == Number::kFloat16) return half_step_range<Lanes, kDirection, float, float16, float>;
-  } else if (state == f) {
-    if (f == Number::kBfloat16)
-      return half_step_range<Lanes, kDirection, bfloat16, bfloat16, float>;
-    if (f == Number::kFloat16) return half_step_range<Lanes, kDirection, float16, float16, float>;
-  }
-  return nullptr;
+  return select_float_pair<FloatKernel>(state, f, []<class S, class F>() -> FloatKernel {
+    using L = std::conditional_t<std::is_same_v<S, double>, DoubleLanes, Lanes>;
+    using Real = std::conditional_t<std::is_same_v<S, double>, double, float>;
+    return half_step_range<L, kDirection, S, F, Real>;
+  });
 }
 
 // ---- the adjoint -----------------------------------------------------------------------------
@@ -74,16 +56,21 @@ template <class Lanes, class G, class V, class S, class Real>
 REVDEQ_INLINE void adjoint_at(const AdjointCall& call, const AdjointStep<Real>& step, int64_t i) {
   G* grad = static_cast<G*>(call.grad) + i;
   const auto vjp = Lanes::load(static_cast<const V*>(call.vjp) + i);
-  const auto next = adjoint(Lanes::load(grad), vjp, step);
-  Lanes::store(grad, next);
-  Lanes::store(static_cast<S*>(call.seed) + i, product(next, step.beta));
+  auto next = Lanes::load(grad);
+  if (call.other)
+    next = adjoint_at_start(next, Lanes::load(static_cast<const G*>(call.other) + i), vjp, step);
+  else
+    next = adjoint(next, vjp, step);
+  if (call.seed) Lanes::store(static_cast<S*>(call.seed) + i, product(next, step.beta));
+  Lanes::store(grad, product(next, step.after));
 }
 
 // grad is kept in Real itself.
 template <class Lanes, class Real, class V, class S>
 void adjoint_range(const AdjointCall& call, int64_t begin, int64_t end) {
   const AdjointStep<Real> step{static_cast<Real>(call.step.scale),
-                               static_cast<Real>(call.step.beta)};
+                               static_cast<Real>(call.step.beta),
+                               static_cast<Real>(call.step.after)};
   int64_t i = begin;
   for (; i + Lanes::kWidth <= end; i += Lanes::kWidth) adjoint_at<Lanes, Real, V, S>(call, step, i);
   for (; i < end; ++i) adjoint_at<ScalarLanes<Real>, Real, V, S>(call, step, i);
@@ -208,8 +195,10 @@ bool dequantize_range(const ConvertCall& call, int64_t begin, int64_t end) {
   return false;
 }
 
-// float64 holds every fixed-point number exactly.
-inline bool dequantize_float64(const ConvertCall& call, int64_t begin, int64_t end) {
+// float64 holds every fixed-point number exactly. A template, so that each instruction set has a
+// function of its own: the linker would keep one for all.
+template <class Lanes>
+bool dequantize_float64(const ConvertCall& call, int64_t begin, int64_t end) {
   const double scale = call.scale;
   for (int64_t i = begin; i < end; ++i)
     static_cast<double*>(call.to)[i] = scale * static_cast<const int32_t*>(call.from)[i];
@@ -226,7 +215,7 @@ ConvertKernel select_quantize(Number from) {
 
 template <class Lanes>
 ConvertKernel select_dequantize(Number to) {
-  if (to == Number::kFloat64) return dequantize_float64;
+  if (to == Number::kFloat64) return dequantize_float64<Lanes>;
   if (to == Number::kFloat32) return dequantize_range<Lanes, float>;
   if (to == Number::kBfloat16) return dequantize_range<Lanes, bfloat16>;
   if (to == Number::kFloat16) return dequantize_range<Lanes, float16>;
@@ -241,7 +230,13 @@ Kernels kernels(const char* instruction_set) {
             return direction == kUpdate ? select_half_step<Lanes, DoubleLanes, kUpdate>(state, f)
                                         : select_half_step<Lanes, DoubleLanes, kInvert>(state, f);
           },
+          [](Direction direction, Number state, Number f) {
+            return direction == kUpdate
+                       ? select_channel_step<Lanes, DoubleLanes, kUpdate>(state, f)
+                       : select_channel_step<Lanes, DoubleLanes, kInvert>(state, f);
+          },
           select_adjoint<Lanes, DoubleLanes>,
+          select_residual<DoubleLanes>,
           [](Direction direction, Form form, Number f) {
             return direction == kUpdate ? select_exact<Lanes, kUpdate>(form, f)
                                         : select_exact<Lanes, kInvert>(form, f);

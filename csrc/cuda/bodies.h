@@ -1,12 +1,13 @@
-// What one thread of each half-step kernel does, as a host+device function of the parameters and
-// the thread's index, free of torch and of CUDA's launch syntax: tests run these bodies on the CPU
-// over an emulated grid.
+// What one thread of each elementwise kernel does, as a host+device function of the step, a leaf
+// (the tensors it is done to) and the thread's number, free of torch and of CUDA's launch syntax:
+// tests run these bodies on the CPU over an emulated grid.
 #pragma once
+#include "cuda/grid.h"
 #include "half_step.h"
 
 namespace revdeq::cuda {
 
-// Threads that a launch needs: one per vector, and one per `width` lanes of each block of digits.
+// Threads that a leaf needs: one per vector, and one per `width` lanes of each block of digits.
 constexpr int64_t vector_threads(int64_t numel, int width) { return (numel + width - 1) / width; }
 constexpr int64_t lane_threads(int64_t numel, int64_t digits_per_byte, int width) {
   const int64_t block = digits_per_byte * kBlockLanes;
@@ -58,7 +59,7 @@ REVDEQ_INLINE void raise_flag(int32_t* flag) {
 }
 
 // Runs `at<width>(i)` on the vector of this thread, or on each of its elements where it crosses the
-// end.
+// end. Threads behind the end have none.
 template <int kWidth, class At>
 REVDEQ_INLINE void for_vector(int64_t thread, int64_t numel, const At& at) {
   const int64_t begin = thread * kWidth;
@@ -69,184 +70,241 @@ REVDEQ_INLINE void for_vector(int64_t thread, int64_t numel, const At& at) {
 
 // ---- float states ----------------------------------------------------------------------------
 
-template <class S, class F, class Real>
-struct FloatParams {
+template <class S, class F>
+struct FloatLeaf {
+  static constexpr int kWidth = 16 / sizeof(S);
+
   S* state;
   const F* f;
   Cast<F> cast;
-  FloatStep<Real> step;
   int64_t numel;
+  bool vectors;
+
+  int64_t threads() const { return vector_threads(numel, vectors ? kWidth : 1); }
 };
 
-template <Direction kDirection, int kWidth, class S, class F, class Real>
-REVDEQ_INLINE void half_step_body(const FloatParams<S, F, Real>& p, int64_t thread) {
-  for_vector<kWidth>(thread, p.numel, [&]<int kCount>(int64_t i) {
-    auto state = load_vector<kCount>(p.state + i);
-    const auto f = load_vector<kCount>(p.f + i);
+// `step(i, k, y, v)` is the new value of element i + k.
+template <int kWidth, class Real, class S, class F, class Step>
+REVDEQ_INLINE void float_body(const FloatLeaf<S, F>& leaf, int64_t thread, const Step& step) {
+  for_vector<kWidth>(thread, leaf.numel, [&]<int kCount>(int64_t i) {
+    auto state = load_vector<kCount>(leaf.state + i);
+    const auto f = load_vector<kCount>(leaf.f + i);
     Real stored[kCount];
 #pragma unroll
     for (int k = 0; k < kCount; ++k) {
       const Real y = Storage<S>::widen(state.at[k]), v = Storage<F>::widen(f.at[k]);
-      state.at[k] = Storage<S>::narrow(half_step<kDirection>(y, v, p.step));
+      state.at[k] = Storage<S>::narrow(step(i, k, y, v));
       stored[k] = Storage<S>::widen(state.at[k]);  // `cast` comes from the state as it is stored
     }
-    store_vector<kCount>(p.state + i, state);
-    store_cast<kCount>(p.cast, i, stored);
+    store_vector<kCount>(leaf.state + i, state);
+    store_cast<kCount>(leaf.cast, i, stored);
+  });
+}
+
+template <Direction kDirection, class Real, class S, class F>
+REVDEQ_INLINE void half_step_body(const FloatStep<Real>& step, const FloatLeaf<S, F>& leaf,
+                                  int64_t thread) {
+  const auto at = [&](int64_t, int, Real y, Real v) { return half_step<kDirection>(y, v, step); };
+  if (leaf.vectors)
+    float_body<FloatLeaf<S, F>::kWidth, Real>(leaf, thread, at);
+  else
+    float_body<1, Real>(leaf, thread, at);
+}
+
+template <Direction kDirection, class Real, class S, class F>
+REVDEQ_INLINE void half_step_grid(const Launch<FloatStep<Real>, FloatLeaf<S, F>>& p, int64_t block,
+                                  int thread) {
+  on_leaf(p.leaves, block, thread, [&](const FloatLeaf<S, F>& leaf, int64_t i) {
+    half_step_body<kDirection>(p.step, leaf, i);
+  });
+}
+
+// beta of element i is beta[stride (i / inner % channels)].
+template <class Real>
+struct ChannelStep {
+  const Real* beta;
+  int64_t inner;
+  int64_t channels;
+  int64_t stride;
+};
+
+template <Direction kDirection, class Real, class S, class F>
+REVDEQ_INLINE void channel_step_body(const ChannelStep<Real>& step, const FloatLeaf<S, F>& leaf,
+                                     int64_t thread) {
+  const int64_t period = step.inner * step.channels;
+  int64_t channel = 0, within = 0;
+  const auto at = [&](int64_t i, int k, Real y, Real v) {
+    if (k == 0) {
+      channel = i % period / step.inner;
+      within = i % period - channel * step.inner;
+    } else if (++within == step.inner) {
+      within = 0;
+      if (++channel == step.channels) channel = 0;
+    }
+    const Real beta = step.beta[channel * step.stride];
+    return half_step<kDirection>(y, v, Real{1} - beta, beta);
+  };
+  if (leaf.vectors)
+    float_body<FloatLeaf<S, F>::kWidth, Real>(leaf, thread, at);
+  else
+    float_body<1, Real>(leaf, thread, at);
+}
+
+template <Direction kDirection, class Real, class S, class F>
+REVDEQ_INLINE void channel_step_grid(const Launch<ChannelStep<Real>, FloatLeaf<S, F>>& p,
+                                     int64_t block, int thread) {
+  on_leaf(p.leaves, block, thread, [&](const FloatLeaf<S, F>& leaf, int64_t i) {
+    channel_step_body<kDirection>(p.step, leaf, i);
   });
 }
 
 // ---- the adjoint -----------------------------------------------------------------------------
 
-template <class G, class V, class S>
-struct AdjointParams {
+// G is float or double; f's type is F. What is null is absent.
+template <class G, class F>
+struct AdjointLeaf {
+  static constexpr int kWidth = 16 / sizeof(G);
+
   G* grad;
-  const V* vjp;
-  S* seed;
-  AdjointStep<G> step;
+  const G* other;     // the gradient that joins at the start
+  const F* vjp;       // one of these two
+  const G* vjp_wide;  //
+  F* seed;
   int64_t numel;
+  bool vectors;
+
+  int64_t threads() const { return vector_threads(numel, vectors ? kWidth : 1); }
 };
 
-template <int kWidth, class G, class V, class S>
-REVDEQ_INLINE void adjoint_body(const AdjointParams<G, V, S>& p, int64_t thread) {
-  for_vector<kWidth>(thread, p.numel, [&]<int kCount>(int64_t i) {
-    auto grad = load_vector<kCount>(p.grad + i);
-    const auto vjp = load_vector<kCount>(p.vjp + i);
+template <int kWidth, class G, class F>
+REVDEQ_INLINE void adjoint_body_of(const AdjointStep<G>& step, const AdjointLeaf<G, F>& leaf,
+                                   int64_t thread) {
+  for_vector<kWidth>(thread, leaf.numel, [&]<int kCount>(int64_t i) {
+    auto grad = load_vector<kCount>(leaf.grad + i);
+    Vector<G, kCount> vjp, other;
+    if (leaf.vjp_wide) {
+      vjp = load_vector<kCount>(leaf.vjp_wide + i);
+    } else {
+      const auto narrow = load_vector<kCount>(leaf.vjp + i);
+#pragma unroll
+      for (int k = 0; k < kCount; ++k) vjp.at[k] = static_cast<G>(Storage<F>::widen(narrow.at[k]));
+    }
+    if (leaf.other) other = load_vector<kCount>(leaf.other + i);
     G seed[kCount];
 #pragma unroll
     for (int k = 0; k < kCount; ++k) {
-      grad.at[k] = adjoint(grad.at[k], static_cast<G>(Storage<V>::widen(vjp.at[k])), p.step);
-      seed[k] = product(grad.at[k], p.step.beta);
+      const G next = leaf.other ? adjoint_at_start(grad.at[k], other.at[k], vjp.at[k], step)
+                                : adjoint(grad.at[k], vjp.at[k], step);
+      seed[k] = product(next, step.beta);
+      grad.at[k] = product(next, step.after);
     }
-    store_vector<kCount>(p.grad + i, grad);
-    store_reals<kCount>(p.seed + i, seed);
+    store_vector<kCount>(leaf.grad + i, grad);
+    if (leaf.seed) store_reals<kCount>(leaf.seed + i, seed);
   });
+}
+
+template <class G, class F>
+REVDEQ_INLINE void adjoint_body(const AdjointStep<G>& step, const AdjointLeaf<G, F>& leaf,
+                                int64_t thread) {
+  if (leaf.vectors)
+    adjoint_body_of<AdjointLeaf<G, F>::kWidth>(step, leaf, thread);
+  else
+    adjoint_body_of<1>(step, leaf, thread);
+}
+
+template <class G, class F>
+REVDEQ_INLINE void adjoint_grid(const Launch<AdjointStep<G>, AdjointLeaf<G, F>>& p, int64_t block,
+                                int thread) {
+  on_leaf(p.leaves, block, thread, [&](const AdjointLeaf<G, F>& leaf, int64_t i) {
+    adjoint_body(p.step, leaf, i);
+  });
+}
+
+// The passes move every element once: an inverse and an adjoint share a launch, not data.
+template <class Real, class S, class F, class G>
+REVDEQ_INLINE void pass_grid(
+    const PassLaunch<FloatStep<Real>, FloatLeaf<S, F>, AdjointStep<G>, AdjointLeaf<G, F>>& p,
+    int64_t block, int thread) {
+  if (block < p.invert_blocks)
+    half_step_grid<Direction::kInvert>(p.invert, block, thread);
+  else
+    adjoint_grid(p.adjoint, block - p.invert_blocks, thread);
 }
 
 // ---- to and from fixed point -----------------------------------------------------------------
 
+// From x to state, or back.
 template <class F>
-struct QuantizeParams {
-  const F* x;
-  int32_t* state;
+struct ConvertLeaf {
+  static constexpr int kWidth = 4;
+
+  const void* from;
+  void* to;
   int32_t* flag;  // or null
-  float scale;
   int64_t numel;
+  bool vectors;
+
+  int64_t threads() const { return vector_threads(numel, vectors ? kWidth : 1); }
 };
 
 template <int kWidth, class F>
-REVDEQ_INLINE void quantize_body(const QuantizeParams<F>& p, int64_t thread) {
-  for_vector<kWidth>(thread, p.numel, [&]<int kCount>(int64_t i) {
-    const auto x = load_vector<kCount>(p.x + i);
+REVDEQ_INLINE void quantize_body_of(float scale, const ConvertLeaf<F>& leaf, int64_t thread) {
+  for_vector<kWidth>(thread, leaf.numel, [&]<int kCount>(int64_t i) {
+    const auto x = load_vector<kCount>(static_cast<const F*>(leaf.from) + i);
     Vector<int32_t, kCount> y;
     int32_t outside = 0;
 #pragma unroll
     for (int k = 0; k < kCount; ++k)
-      y.at[k] = to_fixed<ScalarLanes<float>>(Storage<F>::widen(x.at[k]), p.scale, outside);
-    store_vector<kCount>(p.state + i, y);
-    if (outside && p.flag) raise_flag(p.flag);
+      y.at[k] = to_fixed<ScalarLanes<float>>(Storage<F>::widen(x.at[k]), scale, outside);
+    store_vector<kCount>(static_cast<int32_t*>(leaf.to) + i, y);
+    if (outside && leaf.flag) raise_flag(leaf.flag);
   });
 }
 
 template <class F>
-struct DequantizeParams {
-  const int32_t* state;
-  F* x;
-  float unscale;
-  int64_t numel;
-};
+REVDEQ_INLINE void quantize_body(float scale, const ConvertLeaf<F>& leaf, int64_t thread) {
+  if (leaf.vectors)
+    quantize_body_of<ConvertLeaf<F>::kWidth>(scale, leaf, thread);
+  else
+    quantize_body_of<1>(scale, leaf, thread);
+}
+
+template <class F>
+REVDEQ_INLINE void quantize_grid(const Launch<float, ConvertLeaf<F>>& p, int64_t block,
+                                 int thread) {
+  on_leaf(p.leaves, block, thread,
+          [&](const ConvertLeaf<F>& leaf, int64_t i) { quantize_body(p.step, leaf, i); });
+}
 
 template <int kWidth, class F>
-REVDEQ_INLINE void dequantize_body(const DequantizeParams<F>& p, int64_t thread) {
-  for_vector<kWidth>(thread, p.numel, [&]<int kCount>(int64_t i) {
-    const auto y = load_vector<kCount>(p.state + i);
+REVDEQ_INLINE void dequantize_body_of(float unscale, const ConvertLeaf<F>& leaf, int64_t thread) {
+  for_vector<kWidth>(thread, leaf.numel, [&]<int kCount>(int64_t i) {
+    const auto y = load_vector<kCount>(static_cast<const int32_t*>(leaf.from) + i);
     Vector<F, kCount> x;
 #pragma unroll
     for (int k = 0; k < kCount; ++k) {
       if constexpr (sizeof(F) == sizeof(double))
-        x.at[k] = product(static_cast<double>(y.at[k]), static_cast<double>(p.unscale));
+        x.at[k] = product(static_cast<double>(y.at[k]), static_cast<double>(unscale));
       else
-        x.at[k] = Storage<F>::narrow(from_fixed<ScalarLanes<float>>(y.at[k], p.unscale));
+        x.at[k] = Storage<F>::narrow(from_fixed<ScalarLanes<float>>(y.at[k], unscale));
     }
-    store_vector<kCount>(p.x + i, x);
+    store_vector<kCount>(static_cast<F*>(leaf.to) + i, x);
   });
 }
 
-// ---- exact states ----------------------------------------------------------------------------
-
 template <class F>
-struct ExactParams {
-  int32_t* state;
-  uint8_t* digits;  // read only by the inverse
-  int32_t* flag;    // null for the inverse
-  const F* f;
-  Cast<F> cast;
-  ExactStep step;
-  int64_t digits_per_byte;
-  int64_t numel;
-};
-
-// kCount lanes of one group of a block.
-template <Direction kDirection, Form kForm, int kCount, class F>
-REVDEQ_INLINE void exact_row(const ExactParams<F>& p, int64_t i, int32_t (&byte)[kCount],
-                             int32_t& weight, int32_t& outside) {
-  using Lanes = ScalarLanes<float>;
-  auto y = load_vector<kCount>(p.state + i);
-  const auto f = load_vector<kCount>(p.f + i);
-  float value[kCount];
-  int32_t next_weight = weight;
-#pragma unroll
-  for (int k = 0; k < kCount; ++k) {
-    const float v = Storage<F>::widen(f.at[k]);
-    if constexpr (kDirection == Direction::kUpdate) {
-      int32_t digit;
-      y.at[k] = update_exact<kForm, Lanes>(y.at[k], v, p.step, digit, outside);
-      next_weight = weight;
-      push_digit<Lanes>(byte[k], digit, p.step, next_weight);
-    } else {
-      y.at[k] =
-          invert_exact<kForm, Lanes>(y.at[k], v, p.step, pop_digit<kForm, Lanes>(byte[k], p.step));
-    }
-    value[k] = from_fixed<Lanes>(y.at[k], p.step.unscale);
-  }
-  weight = next_weight;
-  store_vector<kCount>(p.state + i, y);
-  store_cast<kCount>(p.cast, i, value);
+REVDEQ_INLINE void dequantize_body(float unscale, const ConvertLeaf<F>& leaf, int64_t thread) {
+  if (leaf.vectors)
+    dequantize_body_of<ConvertLeaf<F>::kWidth>(unscale, leaf, thread);
+  else
+    dequantize_body_of<1>(unscale, leaf, thread);
 }
 
-// kWidth lanes of a block: all of its groups, and their bytes of digits. kDigits is
-// digits_per_byte, or 0 where only the parameters know it. Lanes of the last block can have fewer
-// groups.
-template <Direction kDirection, Form kForm, int kWidth, int kDigits, class F>
-REVDEQ_INLINE void exact_body(const ExactParams<F>& p, int64_t thread) {
-  constexpr int kThreadsPerBlock = kBlockLanes / kWidth;
-  const int64_t block = thread / kThreadsPerBlock, lane = thread % kThreadsPerBlock * kWidth;
-  const int64_t digits = kDigits ? kDigits : p.digits_per_byte;
-  const int64_t first = block * digits * kBlockLanes + lane;
-  uint8_t* bytes = p.digits + block * kBlockLanes + lane;
-  Vector<uint8_t, kWidth> packed{};
-  if constexpr (kDirection == Direction::kInvert) packed = load_vector<kWidth>(bytes);
-  int32_t byte[kWidth], outside = 0;
-#pragma unroll
-  for (int k = 0; k < kWidth; ++k) byte[k] = packed.at[k];
-  if (first + (digits - 1) * kBlockLanes + kWidth <= p.numel) {
-    int32_t weight = 1;
-#pragma unroll
-    for (int64_t g = 0; g < digits; ++g)
-      exact_row<kDirection, kForm, kWidth>(p, first + g * kBlockLanes, byte, weight, outside);
-  } else {
-    for (int k = 0; k < kWidth; ++k) {
-      int32_t one[1] = {byte[k]}, weight = 1;
-      for (int64_t i = first + k; i < p.numel && i < first + digits * kBlockLanes; i += kBlockLanes)
-        exact_row<kDirection, kForm, 1>(p, i, one, weight, outside);
-      byte[k] = one[0];
-    }
-  }
-  if constexpr (kDirection == Direction::kUpdate) {
-#pragma unroll
-    for (int k = 0; k < kWidth; ++k) packed.at[k] = static_cast<uint8_t>(byte[k]);
-    store_vector<kWidth>(bytes, packed);
-    if (outside) raise_flag(p.flag);
-  }
+template <class F>
+REVDEQ_INLINE void dequantize_grid(const Launch<float, ConvertLeaf<F>>& p, int64_t block,
+                                   int thread) {
+  on_leaf(p.leaves, block, thread,
+          [&](const ConvertLeaf<F>& leaf, int64_t i) { dequantize_body(p.step, leaf, i); });
 }
 
 }  // namespace revdeq::cuda

@@ -1,10 +1,12 @@
 """One half step in Triton: the arithmetic of ``reference.py``, bit for bit, one pass over memory.
 
-Bytes per element (state type, f type), each read or written once:
-  half_step_kernel    2 sizeof(state) + sizeof(f) + sizeof(cast)
-  adjoint_kernel      2 sizeof(grad) + sizeof(vjp) + sizeof(seed)
-  exact_kernel        8 + 1 / digits_per_byte + sizeof(f) + sizeof(cast)
-  quantize_kernel, dequantize_kernel   4 + sizeof(x)
+The functions here are what one program does to one leaf; ``kernels.py`` calls them for all leaves
+of a launch. `part` counts the programs of a leaf. Bytes per element (state type, f type), each read
+or written once:
+  half_step, channel_step   2 sizeof(state) + sizeof(f) + sizeof(cast)
+  adjoint                   2 sizeof(grad) + sizeof(vjp) + sizeof(seed)
+  exact_step                8 + 1 / digits_per_byte + sizeof(f) + sizeof(cast)
+  quantize, dequantize      4 + sizeof(x)
 
 Rounding is spelled out where hardware, compilers and Triton's interpreter differ (float32 to
 bfloat16, float32 to int32). Launch with OPTIONS. Constants follow ``csrc/half_step.h``, which
@@ -73,26 +75,75 @@ def store_cast(cast, i, value, mask):
 # ---- float states ----------------------------------------------------------------------------
 
 
-@triton.jit(do_not_specialize=["keep", "beta"])
-def half_step_kernel(state, f, cast, numel, keep, beta, INVERT: tl.constexpr, BLOCK: tl.constexpr):
-    """update_ and invert_; `keep` = 1 - beta. For float64 both come as the bits of the double."""
-    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+@triton.jit
+def number(x, dtype: tl.constexpr):
+    """A number of the step. Triton passes a Python float as float32, so doubles come as bits."""
+    if dtype == tl.float64:
+        return x.to(tl.int64).to(tl.float64, bitcast=True)  # one that fits comes as int32
+    return x
+
+
+@triton.jit
+def new_state(y, v, keep, beta, INVERT: tl.constexpr):
+    """The half step itself, on numbers of the type that it computes in."""
+    if INVERT:
+        if y.dtype == tl.float64:
+            return (y - beta * v) / keep
+        return tl.div_rn(y - beta * v, tl.zeros_like(y) + keep)
+    return keep * y + beta * v
+
+
+@triton.jit
+def load_pair(state, f, i, mask):
+    """The state and f in the type that the step computes in: float32, or float64."""
+    y = tl.load(state + i, mask=mask)
+    v = widen_to(tl.load(f + i, mask=mask), state.dtype.element_ty)
+    return widen_to(y, state.dtype.element_ty), v
+
+
+@triton.jit
+def widen_to(x, state: tl.constexpr):
+    """`x` in the type that a step of such a state computes in."""
+    if state != tl.float64:
+        return widen(x)
+    if x.dtype != tl.float64:
+        return widen(x).to(tl.float64)
+    return x
+
+
+@triton.jit
+def half_step(state, f, cast, numel, part, keep, beta, INVERT: tl.constexpr, BLOCK: tl.constexpr):
+    """update_ and invert_; `keep` = 1 - beta."""
+    i = part.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = i < numel
-    if state.dtype.element_ty == tl.float64:
-        # Triton passes an integer that fits as int32.
-        keep = keep.to(tl.int64).to(tl.float64, bitcast=True)
-        beta = beta.to(tl.int64).to(tl.float64, bitcast=True)
-        y = tl.load(state + i, mask=mask)
-        v = tl.load(f + i, mask=mask)
-        if v.dtype != tl.float64:
-            v = widen(v).to(tl.float64)
-        new = (y - beta * v) / keep if INVERT else keep * y + beta * v
-    else:
-        # Triton passes Python floats as float32.
-        y = widen(tl.load(state + i, mask=mask))
-        v = widen(tl.load(f + i, mask=mask))
-        new = tl.div_rn(y - beta * v, tl.zeros_like(y) + keep) if INVERT else keep * y + beta * v
-    stored = narrow(new, state.dtype.element_ty)
+    y, v = load_pair(state, f, i, mask)
+    keep = number(keep, state.dtype.element_ty)
+    beta = number(beta, state.dtype.element_ty)
+    stored = narrow(new_state(y, v, keep, beta, INVERT), state.dtype.element_ty)
+    tl.store(state + i, stored, mask=mask)
+    store_cast(cast, i, stored, mask)
+
+
+@triton.jit
+def channel_step(
+    state,
+    f,
+    cast,
+    numel,
+    part,
+    beta,
+    inner,
+    channels,
+    stride,
+    INVERT: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """update_ and invert_ where element i has beta[stride (i / inner % channels)]."""
+    i = part.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    mask = i < numel
+    y, v = load_pair(state, f, i, mask)
+    b = tl.load(beta + i // inner % channels * stride, mask=mask, other=0.5)
+    stored = narrow(new_state(y, v, 1.0 - b, b, INVERT), state.dtype.element_ty)
     tl.store(state + i, stored, mask=mask)
     store_cast(cast, i, stored, mask)
 
@@ -100,21 +151,23 @@ def half_step_kernel(state, f, cast, numel, keep, beta, INVERT: tl.constexpr, BL
 # ---- the adjoint -----------------------------------------------------------------------------
 
 
-@triton.jit(do_not_specialize=["scale", "beta"])
-def adjoint_kernel(grad, vjp, seed, numel, scale, beta, BLOCK: tl.constexpr):
-    """adjoint_; for float64, scale and beta come as the bits of the double."""
-    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+@triton.jit
+def adjoint(grad, other, vjp, seed, numel, part, scale, beta, after, BLOCK: tl.constexpr):
+    """adjoint_ and the part of a pass that carries a gradient; `other` or `seed` may be None."""
+    i = part.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = i < numel
     g = tl.load(grad + i, mask=mask)
     v = tl.load(vjp + i, mask=mask)
-    if grad.dtype.element_ty == tl.float64:
-        scale = scale.to(tl.int64).to(tl.float64, bitcast=True)
-        beta = beta.to(tl.int64).to(tl.float64, bitcast=True)
-    else:
+    if grad.dtype.element_ty != tl.float64:
         v = widen(v)
-    new = scale * g + v
-    tl.store(grad + i, new, mask=mask)
-    tl.store(seed + i, narrow(beta * new, seed.dtype.element_ty), mask=mask)
+    new = number(scale, grad.dtype.element_ty) * g
+    if other is not None:
+        new = new + tl.load(other + i, mask=mask)
+    new = new + v
+    tl.store(grad + i, number(after, grad.dtype.element_ty) * new, mask=mask)
+    if seed is not None:
+        value = number(beta, grad.dtype.element_ty) * new
+        tl.store(seed + i, narrow(value, seed.dtype.element_ty), mask=mask)
 
 
 # ---- fixed point -----------------------------------------------------------------------------
@@ -146,9 +199,9 @@ def raise_flag(flag, outside):
 
 
 @triton.jit
-def quantize_kernel(x, out, flag, numel, scale, BLOCK: tl.constexpr):
+def quantize(x, out, flag, numel, part, scale, BLOCK: tl.constexpr):
     """out <- x on the grid; `flag` may be None."""
-    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    i = part.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = i < numel
     fixed, outside = to_fixed(tl.load(x + i, mask=mask, other=0.0), scale)
     tl.store(out + i, fixed, mask=mask)
@@ -156,10 +209,10 @@ def quantize_kernel(x, out, flag, numel, scale, BLOCK: tl.constexpr):
         raise_flag(flag, outside)
 
 
-@triton.jit(do_not_specialize=["unscale"])
-def dequantize_kernel(state, out, numel, unscale, BLOCK: tl.constexpr):
+@triton.jit
+def dequantize(state, out, numel, part, unscale, BLOCK: tl.constexpr):
     """out <- what `state` stands for."""
-    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    i = part.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = i < numel
     y = tl.load(state + i, mask=mask, other=0)
     if out.dtype.element_ty == tl.float64:
@@ -217,11 +270,11 @@ STEP = [
     "offset",
     "half",
 ]
-"""The fields of csrc's ExactStep, in the order in which exact_kernel takes them."""
+"""The fields of csrc's ExactStep, in the order in which exact_step takes them."""
 
 
-@triton.jit(do_not_specialize=STEP)
-def exact_kernel(
+@triton.jit
+def exact_step(
     state,
     digits,
     flag,
@@ -229,6 +282,7 @@ def exact_kernel(
     cast,
     numel,
     num_bytes,
+    part,
     scale,
     unscale,
     negate,
@@ -246,7 +300,7 @@ def exact_kernel(
     LANES: tl.constexpr,
 ):
     """update_exact_ (with a flag) and invert_exact_ (flag is None); one byte of digits per lane."""
-    lane = tl.program_id(0).to(tl.int64) * LANES + tl.arange(0, LANES)
+    lane = part.to(tl.int64) * LANES + tl.arange(0, LANES)
     first = (lane // BLOCK_LANES) * (BLOCK_LANES * DIGITS_PER_BYTE) + lane % BLOCK_LANES
     in_plane = lane < num_bytes
     byte = tl.zeros([LANES], tl.int32)

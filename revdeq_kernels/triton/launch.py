@@ -1,45 +1,85 @@
-"""Launches of the Triton kernels; the arguments are those of ``reference.py``, already checked."""
+"""Launches of the Triton kernels; the arguments are those of ``reference.py``, already checked.
+
+Each function takes a leaf or a list of leaves. Leaves of the same dtypes go together, up to LEAVES
+in a launch.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import math
 import struct
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from revdeq_kernels.checks import same_strides
-from revdeq_kernels.fixed_point import BLOCK_LANES, ONE, contraction
+from revdeq_kernels.checks import channel_dimension
+from revdeq_kernels.conditions import same_strides
+from revdeq_kernels.fixed_point import BLOCK_LANES, ONE, contraction, effective_beta
+from revdeq_kernels.reference import COLUMNS, ROWS
 
-from . import half_step as kernels
+from . import half_step as steps
+from . import kernels, passes
 
 BLOCK = 1024
+LEAVES = 16
+"""The most leaves of a launch."""
+
+Leaves = Tensor | Sequence[Tensor]
+Group = dict[str, tuple[Tensor, ...]]
+
+# ---- leaves ----------------------------------------------------------------------------------
 
 
-def update_(state: Tensor, f: Tensor, beta: float, *, cast: Tensor | None = None) -> None:
-    """See ``reference.update_``."""
-    _half_step(state, f, beta, cast, invert=False)
+def _groups(**lists: Leaves | None) -> Iterator[Group]:
+    """The leaves that one launch serves, by argument; empty ones are left out."""
+    given = {
+        n: [v] if isinstance(v, Tensor) else list(v) for n, v in lists.items() if v is not None
+    }
+    lead = next(iter(given))
+    alike: dict[tuple[torch.dtype, ...], list[int]] = {}
+    for k, leaf in enumerate(given[lead]):
+        if leaf.numel() > 0:
+            alike.setdefault(tuple(values[k].dtype for values in given.values()), []).append(k)
+    for leaves in alike.values():
+        for first in range(0, len(leaves), LEAVES):
+            chosen = leaves[first : first + LEAVES]
+            yield {name: tuple(values[k] for k in chosen) for name, values in given.items()}
 
 
-def invert_(state: Tensor, f: Tensor, beta: float, *, cast: Tensor | None = None) -> None:
-    """See ``reference.invert_``."""
-    _half_step(state, f, beta, cast, invert=True)
+def _ends(counts: Sequence[int], begin: int = 0) -> tuple[int, ...]:
+    """Before which program each leaf ends, if it needs so many."""
+    ends = []
+    for count in counts:
+        begin += count
+        ends.append(begin)
+    return tuple(ends)
 
 
-def _half_step(state: Tensor, f: Tensor, beta: float, cast: Tensor | None, invert: bool) -> None:
-    if state.numel() == 0:
-        return
-    keep, beta_ = _as_scalars(state.dtype, 1.0 - beta, beta)
-    _launch(
-        kernels.half_step_kernel,
-        -(-state.numel() // BLOCK),
-        *(state, _laid_out_like(f, state), cast, state.numel(), keep, beta_),
-        INVERT=invert,
-        BLOCK=BLOCK,
+def _blocks(tensors: Sequence[Tensor]) -> list[int]:
+    return [-(-t.numel() // BLOCK) for t in tensors]
+
+
+def _numels(tensors: Sequence[Tensor]) -> tuple[int, ...]:
+    return tuple(t.numel() for t in tensors)
+
+
+def _laid_out_like(fs: Sequence[Tensor], states: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Each f in the memory order of its state: itself, or a copy where its strides differ."""
+    return tuple(
+        f if same_strides(f, state) else torch.empty_like(state, dtype=f.dtype).copy_(f)
+        for f, state in zip(fs, states, strict=True)
     )
+
+
+def _launch(kernel: Any, programs: int, lead: Tensor, *args: Any, **constants: Any) -> None:
+    """Launch on the device of `lead`, without fused multiply-adds."""
+    device = torch.cuda.device(lead.device) if lead.is_cuda else contextlib.nullcontext()
+    with device:
+        kernel[(programs,)](*args, **constants, **kernels.OPTIONS)
 
 
 def _as_scalars(dtype: torch.dtype, *values: float) -> tuple[float | int, ...]:
@@ -49,73 +89,115 @@ def _as_scalars(dtype: torch.dtype, *values: float) -> tuple[float | int, ...]:
     return tuple(struct.unpack("<q", struct.pack("<d", x))[0] for x in values)
 
 
-def adjoint_(grad: Tensor, vjp: Tensor, scale: float, beta: float, seed: Tensor) -> None:
-    """See ``reference.adjoint_``."""
-    if grad.numel() == 0:
-        return
-    scalars = _as_scalars(grad.dtype, scale, beta)
-    _launch(
-        kernels.adjoint_kernel,
-        -(-grad.numel() // BLOCK),
-        *(grad, _laid_out_like(vjp, grad), seed, grad.numel(), *scalars),
-        BLOCK=BLOCK,
-    )
+# ---- float states ----------------------------------------------------------------------------
+
+
+def update_(state: Leaves, f: Leaves, beta: float | Tensor, *, cast: Leaves | None = None) -> None:
+    """See ``reference.update_``."""
+    _half_step(state, f, beta, cast, invert=False)
+
+
+def invert_(state: Leaves, f: Leaves, beta: float | Tensor, *, cast: Leaves | None = None) -> None:
+    """See ``reference.invert_``."""
+    _half_step(state, f, beta, cast, invert=True)
+
+
+def _half_step(
+    state: Leaves, f: Leaves, beta: float | Tensor, cast: Leaves | None, invert: bool
+) -> None:
+    for group in _groups(state=state, f=f, cast=cast):
+        states, casts = group["state"], group.get("cast")
+        if isinstance(beta, Tensor):
+            _channel_step(states[0], group["f"][0], beta, casts and casts[0], invert)
+            continue
+        ends = _ends(_blocks(states))
+        scalars = _as_scalars(states[0].dtype, 1.0 - beta, beta)
+        fs = _laid_out_like(group["f"], states)
+        args = (states, fs, casts, _numels(states), ends, *scalars)
+        kernel = kernels.half_step_kernel
+        _launch(kernel, ends[-1], states[0], *args, INVERT=invert, BLOCK=BLOCK)
+
+
+def _channel_step(
+    state: Tensor, f: Tensor, beta: Tensor, cast: Tensor | None, invert: bool
+) -> None:
+    inner, channels, stride = 1, 1, 0
+    dimension = channel_dimension(state, beta)
+    if dimension is not None and dimension >= 0:
+        inner, channels = state.stride(dimension), state.shape[dimension]
+        stride = beta.stride(dimension - state.dim())
+    (source,) = _laid_out_like([f], [state])
+    args = (state, source, cast, state.numel(), beta, inner, channels, stride)
+    blocks = -(-state.numel() // BLOCK)
+    _launch(kernels.channel_step_kernel, blocks, state, *args, INVERT=invert, BLOCK=BLOCK)
+
+
+# ---- exact states ----------------------------------------------------------------------------
 
 
 def update_exact_(
-    state: Tensor,
-    digits: Tensor,
+    state: Leaves,
+    digits: Leaves,
     flag: Tensor,
-    f: Tensor,
+    f: Leaves,
     beta: float,
     frac_bits: int,
     tie: int,
     *,
-    cast: Tensor | None = None,
+    cast: Leaves | None = None,
 ) -> None:
     """See ``reference.update_exact_``."""
     _exact(state, digits, flag, f, beta, frac_bits, tie, cast, invert=False)
 
 
 def invert_exact_(
-    state: Tensor,
-    digits: Tensor,
-    f: Tensor,
+    state: Leaves,
+    digits: Leaves,
+    f: Leaves,
     beta: float,
     frac_bits: int,
     tie: int,
     *,
-    cast: Tensor | None = None,
+    cast: Leaves | None = None,
 ) -> None:
     """See ``reference.invert_exact_``."""
     _exact(state, digits, None, f, beta, frac_bits, tie, cast, invert=True)
 
 
 def _exact(
-    state: Tensor,
-    digits: Tensor,
+    state: Leaves,
+    digits: Leaves,
     flag: Tensor | None,
-    f: Tensor,
+    f: Leaves,
     beta: float,
     frac_bits: int,
     tie: int,
-    cast: Tensor | None,
+    cast: Leaves | None,
     invert: bool,
 ) -> None:
-    if state.numel() == 0:
-        return
     form, packed, step = exact_step(beta, frac_bits, tie)
-    num_bytes = contraction(beta).blocks(state.numel()) * BLOCK_LANES
-    lanes = 1024 if packed == 1 else 512
-    _launch(
-        kernels.exact_kernel,
-        -(-num_bytes // lanes),
-        *(state, digits, flag, _laid_out_like(f, state), cast, state.numel(), num_bytes, *step),
-        FORM=form,
-        INVERT=invert,
-        DIGITS_PER_BYTE=packed,
-        LANES=lanes,
-    )
+    for group in _groups(state=state, digits=digits, f=f, cast=cast):
+        states = group["state"]
+        num_bytes, lanes, ends = _lanes(states, beta)
+        _launch(
+            kernels.exact_kernel,
+            ends[-1],
+            states[0],
+            *(states, group["digits"], flag, _laid_out_like(group["f"], states)),
+            *(group.get("cast"), _numels(states), num_bytes, ends, *step),
+            FORM=form,
+            INVERT=invert,
+            DIGITS_PER_BYTE=packed,
+            LANES=lanes,
+        )
+
+
+def _lanes(states: Sequence[Tensor], beta: float) -> tuple[tuple[int, ...], int, tuple[int, ...]]:
+    """The bytes of digits of each leaf, how many a program has, and where the leaves end."""
+    c = contraction(beta)
+    num_bytes = tuple(c.blocks(state.numel()) * BLOCK_LANES for state in states)
+    lanes = 1024 if c.digits_per_byte == 1 else 512
+    return num_bytes, lanes, _ends([-(-n // lanes) for n in num_bytes])
 
 
 @lru_cache(maxsize=1024)
@@ -125,7 +207,7 @@ def exact_step(beta: float, frac_bits: int, tie: int) -> tuple[int, int, tuple[f
     half = c.q // 2 + tie - 1
     whole, part = c.q >> ONE, c.q & (2**ONE - 1)
     power = part == 0 and whole & (whole - 1) == 0
-    form = kernels.SHIFT if power else kernels.INTEGER if part == 0 else kernels.GENERAL
+    form = steps.SHIFT if power else steps.INTEGER if part == 0 else steps.GENERAL
     step = {
         "scale": 2.0**frac_bits,
         "unscale": 2.0**-frac_bits,
@@ -139,39 +221,211 @@ def exact_step(beta: float, frac_bits: int, tie: int) -> tuple[int, int, tuple[f
         "offset": half >> ONE,
         "half": half,
     }
-    return form.value, c.digits_per_byte, tuple(step[name] for name in kernels.STEP)
+    return form.value, c.digits_per_byte, tuple(step[name] for name in steps.STEP)
 
 
-def quantize(x: Tensor, frac_bits: int, *, flag: Tensor | None = None) -> Tensor:
-    """See ``reference.quantize``."""
-    state = torch.empty_like(x, dtype=torch.int32)
-    _convert(kernels.quantize_kernel, x, state, flag, state.numel(), 2.0**frac_bits)
-    return state
+# ---- the adjoint and the passes --------------------------------------------------------------
 
 
-def dequantize(state: Tensor, frac_bits: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """See ``reference.dequantize``."""
-    x = torch.empty_like(state, dtype=dtype)
-    _convert(kernels.dequantize_kernel, state, x, state.numel(), 2.0**-frac_bits)
-    return x
+def adjoint_(grad: Leaves, vjp: Leaves, scale: float, beta: float, seed: Leaves) -> None:
+    """See ``reference.adjoint_``."""
+    for group in _groups(grad=grad, vjp=vjp, seed=seed):
+        grads = group["grad"]
+        ends = _ends(_blocks(grads))
+        args = (grads, None, _laid_out_like(group["vjp"], grads), group["seed"], _numels(grads))
+        scalars = _as_scalars(grads[0].dtype, scale, beta, 1.0)
+        _launch(kernels.adjoint_kernel, ends[-1], grads[0], *args, ends, *scalars, BLOCK=BLOCK)
 
 
-def _convert(kernel: Any, source: Tensor, out: Tensor, *args: Any) -> None:
-    if out.numel() > 0:
+def invert_z_adjoint_y_(
+    z: Leaves,
+    f: Leaves,
+    beta: float,
+    grad_y: Leaves,
+    vjp: Leaves,
+    seed: Leaves,
+    *,
+    cast: Leaves | None = None,
+) -> None:
+    """See ``reference.invert_z_adjoint_y_``."""
+    groups = _groups(state=z, f=f, grad=grad_y, vjp=vjp, seed=seed, cast=cast)
+    _float_pass(groups, beta, (1.0, beta, 1.0 - beta))
+
+
+def invert_y_adjoint_z_(
+    y: Leaves,
+    f: Leaves,
+    beta: float,
+    grad_z: Leaves,
+    vjp: Leaves,
+    next_beta: float,
+    seed: Leaves,
+    *,
+    cast: Leaves | None = None,
+) -> None:
+    """See ``reference.invert_y_adjoint_z_``."""
+    groups = _groups(state=y, f=f, grad=grad_z, vjp=vjp, seed=seed, cast=cast)
+    _float_pass(groups, beta, (1.0 - beta, next_beta, 1.0))
+
+
+def invert_y_adjoint_z0_(
+    y: Leaves, f: Leaves, beta: float, grad_z: Leaves, grad_y: Leaves, vjp: Leaves
+) -> None:
+    """See ``reference.invert_y_adjoint_z0_``."""
+    groups = _groups(state=y, f=f, grad=grad_z, other=grad_y, vjp=vjp)
+    _float_pass(groups, beta, (1.0 - beta, 0.0, 1.0))
+
+
+def invert_z_adjoint_y_exact_(
+    z: Leaves,
+    digits: Leaves,
+    f: Leaves,
+    beta: float,
+    frac_bits: int,
+    tie: int,
+    grad_y: Leaves,
+    vjp: Leaves,
+    seed: Leaves,
+    *,
+    cast: Leaves | None = None,
+) -> None:
+    """See ``reference.invert_z_adjoint_y_exact_``."""
+    groups = _groups(state=z, digits=digits, f=f, grad=grad_y, vjp=vjp, seed=seed, cast=cast)
+    carry = (1.0, effective_beta(beta), contraction(beta).one_minus_beta)
+    _exact_pass(groups, (beta, frac_bits, tie), carry)
+
+
+def invert_y_adjoint_z_exact_(
+    y: Leaves,
+    digits: Leaves,
+    f: Leaves,
+    beta: float,
+    frac_bits: int,
+    tie: int,
+    grad_z: Leaves,
+    vjp: Leaves,
+    next_beta: float,
+    seed: Leaves,
+    *,
+    cast: Leaves | None = None,
+) -> None:
+    """See ``reference.invert_y_adjoint_z_exact_``."""
+    groups = _groups(state=y, digits=digits, f=f, grad=grad_z, vjp=vjp, seed=seed, cast=cast)
+    carry = (contraction(beta).one_minus_beta, effective_beta(next_beta), 1.0)
+    _exact_pass(groups, (beta, frac_bits, tie), carry)
+
+
+def invert_y_adjoint_z0_exact_(
+    y: Leaves,
+    digits: Leaves,
+    f: Leaves,
+    beta: float,
+    frac_bits: int,
+    tie: int,
+    grad_z: Leaves,
+    grad_y: Leaves,
+    vjp: Leaves,
+) -> None:
+    """See ``reference.invert_y_adjoint_z0_exact_``."""
+    groups = _groups(state=y, digits=digits, f=f, grad=grad_z, other=grad_y, vjp=vjp)
+    _exact_pass(groups, (beta, frac_bits, tie), (contraction(beta).one_minus_beta, 0.0, 1.0))
+
+
+def _carried(group: Group) -> tuple[Any, ...]:
+    """The tensors of a pass that belong to its adjoint."""
+    grads = group["grad"]
+    vjps = _laid_out_like(group["vjp"], grads)
+    return grads, group.get("other"), vjps, group.get("seed")
+
+
+def _float_pass(groups: Iterator[Group], beta: float, carry: tuple[float, float, float]) -> None:
+    for group in groups:
+        states = group["state"]
+        state_ends = _ends(_blocks(states))
+        ends = _ends(_blocks(states), state_ends[-1])
         _launch(
-            kernel, -(-out.numel() // BLOCK), _laid_out_like(source, out), out, *args, BLOCK=BLOCK
+            passes.pass_kernel,
+            ends[-1],
+            states[0],
+            *(states, _laid_out_like(group["f"], states), group.get("cast"), _numels(states)),
+            *(state_ends, *_as_scalars(states[0].dtype, 1.0 - beta, beta), *_carried(group)),
+            *(ends, *_as_scalars(group["grad"][0].dtype, *carry)),
+            BLOCK=BLOCK,
         )
 
 
-def _launch(kernel: Any, programs: int, tensor: Tensor, *args: Any, **constants: Any) -> None:
-    """Launch on the device of `tensor`, the first argument, without fused multiply-adds."""
-    device = torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext()
-    with device:
-        kernel[(programs,)](tensor, *args, **constants, **kernels.OPTIONS)
+def _exact_pass(
+    groups: Iterator[Group], numbers: tuple[float, int, int], carry: tuple[float, float, float]
+) -> None:
+    form, packed, step = exact_step(*numbers)
+    for group in groups:
+        states = group["state"]
+        num_bytes, lanes, state_ends = _lanes(states, numbers[0])
+        ends = _ends(_blocks(states), state_ends[-1])
+        _launch(
+            passes.exact_pass_kernel,
+            ends[-1],
+            states[0],
+            *(states, group["digits"], _laid_out_like(group["f"], states), group.get("cast")),
+            *(_numels(states), num_bytes, state_ends, *step, *_carried(group), ends, *carry),
+            FORM=form,
+            DIGITS_PER_BYTE=packed,
+            LANES=lanes,
+            BLOCK=BLOCK,
+        )
 
 
-def _laid_out_like(f: Tensor, state: Tensor) -> Tensor:
-    """`f` in the memory order of `state`: itself, or a copy where its strides differ."""
-    if same_strides(f, state):
-        return f
-    return torch.empty_like(state, dtype=f.dtype).copy_(f)
+# ---- conversions and the residual ------------------------------------------------------------
+
+
+def quantize(x: Leaves, frac_bits: int, *, flag: Tensor | None = None) -> Any:
+    """See ``reference.quantize``."""
+
+    def launch(xs: tuple[Tensor, ...], states: tuple[Tensor, ...], ends: tuple[int, ...]) -> None:
+        args = (xs, states, flag, _numels(states), ends, 2.0**frac_bits)
+        _launch(kernels.quantize_kernel, ends[-1], states[0], *args, BLOCK=BLOCK)
+
+    return _converted(x, torch.int32, launch)
+
+
+def dequantize(state: Leaves, frac_bits: int, dtype: torch.dtype = torch.float32) -> Any:
+    """See ``reference.dequantize``."""
+
+    def launch(states: tuple[Tensor, ...], xs: tuple[Tensor, ...], ends: tuple[int, ...]) -> None:
+        args = (states, xs, _numels(xs), ends, 2.0**-frac_bits)
+        _launch(kernels.dequantize_kernel, ends[-1], xs[0], *args, BLOCK=BLOCK)
+
+    return _converted(state, dtype, launch)
+
+
+def _converted(source: Leaves, dtype: torch.dtype, launch: Callable[..., None]) -> Any:
+    """Fresh tensors like those of `source`, filled by `launch(sources, results, ends)`."""
+    sources = [source] if isinstance(source, Tensor) else list(source)
+    results = [torch.empty_like(s, dtype=dtype) for s in sources]
+    for group in _groups(result=results, source=sources):
+        laid_out = _laid_out_like(group["source"], group["result"])
+        launch(laid_out, group["result"], _ends(_blocks(group["result"])))
+    return results[0] if isinstance(source, Tensor) else results
+
+
+def residual(z: Leaves, f: Leaves) -> Tensor:
+    """See ``reference.residual``."""
+    one = isinstance(z, Tensor)
+    zs, fs = ([z], [f]) if one else (list(z), list(f))
+    result = zs[0].new_zeros(len(zs), 2, dtype=torch.float64)
+    for group in _groups(z=zs, f=fs, place=result.unbind()):
+        _residual(group["z"], group["f"], group["place"])
+    return result[0].sqrt() if one else result.sqrt()
+
+
+def _residual(zs: tuple[Tensor, ...], fs: tuple[Tensor, ...], places: tuple[Tensor, ...]) -> None:
+    """The squares of the norms of some leaves, written to their places."""
+    ends = _ends([-(-z.numel() // (COLUMNS * ROWS)) for z in zs])
+    sums = zs[0].new_empty(2 * ends[-1], dtype=torch.float64)
+    args = (zs, _laid_out_like(fs, zs), sums, _numels(zs), ends)
+    _launch(kernels.residual_kernel, ends[-1], sums, *args, COLUMNS=COLUMNS, ROWS=ROWS)
+    norms = torch.empty(len(zs), 2, dtype=torch.float64, device=sums.device)
+    args = (sums, norms, ends)
+    _launch(kernels.norms_kernel, len(zs), sums, *args, COLUMNS=COLUMNS, LEAVES=len(zs))
+    for place, norm in zip(places, norms, strict=True):
+        place.copy_(norm)

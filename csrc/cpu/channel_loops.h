@@ -1,0 +1,52 @@
+// The half step with a beta for every channel. Like loops.h, for any kind of lanes.
+#pragma once
+#include "cpu/float_pairs.h"
+#include "cpu/kernels.h"
+#include "cpu/store_cast.h"
+
+namespace revdeq::cpu {
+
+template <class Lanes, Direction kDirection, class S, class F, class Factor>
+REVDEQ_INLINE void channel_step_at(const ChannelCall& call, int64_t i, Factor keep, Factor beta) {
+  S* state = static_cast<S*>(call.state) + i;
+  const auto f = Lanes::load(static_cast<const F*>(call.f) + i);
+  Lanes::store(state, half_step<kDirection>(Lanes::load(state), f, keep, beta));
+  // Read back, so that `cast` comes from the state as it is stored.
+  if (call.cast_type != Number::kNone)
+    store_cast<Lanes, F>(call.cast, call.cast_type, i, Lanes::load(state));
+}
+
+// Elements side by side have channels side by side (inner 1), or the same one for `inner` of them.
+template <class Lanes, Direction kDirection, class S, class F, class Real>
+void channel_step_range(const ChannelCall& call, int64_t begin, int64_t end) {
+  using Scalar = ScalarLanes<Real>;
+  const Real* keep = static_cast<const Real*>(call.keep);
+  const Real* beta = static_cast<const Real*>(call.beta);
+  for (int64_t i = begin; i < end;) {
+    const int64_t channel = i / call.inner % call.channels;
+    const int64_t alike = call.inner == 1 ? call.channels - channel : call.inner - i % call.inner;
+    const int64_t stop = i + alike < end ? i + alike : end;
+    if (call.inner == 1) {
+      const Real *k = keep + channel - i, *b = beta + channel - i;
+      for (; i + Lanes::kWidth <= stop; i += Lanes::kWidth)
+        channel_step_at<Lanes, kDirection, S, F>(call, i, Lanes::load(k + i), Lanes::load(b + i));
+      for (; i < stop; ++i) channel_step_at<Scalar, kDirection, S, F>(call, i, k[i], b[i]);
+    } else {
+      const Real k = keep[channel], b = beta[channel];
+      for (; i + Lanes::kWidth <= stop; i += Lanes::kWidth)
+        channel_step_at<Lanes, kDirection, S, F>(call, i, k, b);
+      for (; i < stop; ++i) channel_step_at<Scalar, kDirection, S, F>(call, i, k, b);
+    }
+  }
+}
+
+template <class Lanes, class DoubleLanes, Direction kDirection>
+ChannelKernel select_channel_step(Number state, Number f) {
+  return select_float_pair<ChannelKernel>(state, f, []<class S, class F>() -> ChannelKernel {
+    using L = std::conditional_t<std::is_same_v<S, double>, DoubleLanes, Lanes>;
+    using Real = std::conditional_t<std::is_same_v<S, double>, double, float>;
+    return channel_step_range<L, kDirection, S, F, Real>;
+  });
+}
+
+}  // namespace revdeq::cpu

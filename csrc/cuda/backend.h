@@ -1,0 +1,27 @@
+// The ops on CUDA, as ops.h asks a backend for them; one .cu file for each family of kernels.
+#pragma once
+#include "pass_ops.h"
+
+namespace revdeq::cuda {
+
+struct Backend {
+  template <class Arguments>
+  using Leaves = std::span<const Arguments>;
+  using Step = AdjointStep<double>;
+
+  static void half_step(Direction direction, Leaves<HalfStepArguments> leaves, double beta);
+  static void channel_step(Direction direction, const ChannelArguments& a);
+  static void exact(Direction direction, Leaves<ExactArguments> leaves, double beta,
+                    int64_t frac_bits, int64_t tie);
+  static void adjoint(Leaves<AdjointArguments> leaves, const Step& step);
+  static void float_pass(Leaves<PassArguments<HalfStepArguments>> leaves, double beta,
+                         const Step& step);
+  static void exact_pass(Leaves<PassArguments<ExactArguments>> leaves, double beta,
+                         int64_t frac_bits, int64_t tie, const Step& step);
+  static Tensor residual(Leaves<ResidualArguments> leaves, Tensor result);
+  static Tensors quantize(Leaves<QuantizeArguments> leaves, int64_t frac_bits);
+  static Tensors dequantize(Leaves<DequantizeArguments> leaves, int64_t frac_bits,
+                            ScalarType dtype);
+};
+
+}  // namespace revdeq::cuda

@@ -1,0 +1,102 @@
+// No argument may share memory with one that is written.
+#pragma once
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "checks.h"
+
+namespace revdeq {
+
+// The bytes that a tensor can touch, from the first to one past the last.
+struct Span {
+  const char* name;
+  const char* begin;
+  const char* end;
+  bool written;
+  size_t leaf = 0;
+
+  bool meets(const Span& other) const {
+    return (written || other.written) && begin < other.end && other.begin < end;
+  }
+};
+
+inline Span span(const Argument& a, bool written, size_t leaf = 0) {
+  const char* begin = static_cast<const char*>(a.tensor.const_data_ptr());
+  if (a.numel == 0) return {a.name, begin, begin, written, leaf};
+  int64_t last = 0;
+  for (size_t i = 0; i < a.sizes.size(); ++i) last += (a.sizes[i] - 1) * a.strides[i];
+  const char* end = begin + (last + 1) * static_cast<int64_t>(a.tensor.element_size());
+  return {a.name, begin, end, written, leaf};
+}
+
+[[noreturn]] inline void refuse_overlap(const char* op, const Span& mine, const std::string& other) {
+  refuse(op, mine.name, "memory of its own", "memory that overlaps " + other,
+         std::string("pass ") + mine.name + ".clone() or another buffer");
+}
+
+// The arguments of one call, each held against those before it.
+class Spans {
+ public:
+  explicit Spans(const char* op) : op_(op) {}
+  void written(const Argument& a) { add(span(a, true)); }
+  void read(const Argument& a) { add(span(a, false)); }
+  void shared(const Argument& a) { written(a); }
+
+ private:
+  void add(const Span& mine) {
+    for (size_t i = 0; i < count_; ++i)
+      if (mine.meets(entries_[i])) refuse_overlap(op_, mine, entries_[i].name);
+    entries_[count_++] = mine;
+  }
+
+  const char* op_;
+  Span entries_[8];
+  size_t count_ = 0;
+};
+
+// The arguments of every leaf of a list, each held against those of the leaves before.
+class LeafSpans {
+ public:
+  explicit LeafSpans(const char* op) : op_(op) {}
+  void written(const Argument& a) { spans_.push_back(span(a, true, leaf_)); }
+  void read(const Argument& a) { spans_.push_back(span(a, false, leaf_)); }
+  void shared(const Argument&) {}  // one for all leaves, and held against each by its own call
+  void next_leaf() { ++leaf_; }
+
+  void check() const {
+    if (any_meet()) refuse_first();
+  }
+
+ private:
+  // In order of memory: does one begin before the end of what came before it?
+  bool any_meet() const {
+    std::vector<Span> sorted = spans_;
+    std::sort(sorted.begin(), sorted.end(),
+              [](const Span& a, const Span& b) { return a.begin < b.begin; });
+    const char *end = nullptr, *written_end = nullptr;
+    for (const Span& mine : sorted) {
+      if (mine.begin == mine.end) continue;
+      if (mine.begin < (mine.written ? end : written_end)) return true;
+      end = std::max(end, mine.end);
+      if (mine.written) written_end = std::max(written_end, mine.end);
+    }
+    return false;
+  }
+
+  void refuse_first() const {
+    for (size_t i = 0; i < spans_.size(); ++i)
+      for (size_t j = 0; j < i; ++j)
+        if (spans_[i].leaf != spans_[j].leaf && spans_[i].meets(spans_[j])) {
+          const std::string op = std::string(op_) + ": leaf " + std::to_string(spans_[i].leaf);
+          refuse_overlap(op.c_str(), spans_[i],
+                         std::string(spans_[j].name) + " of leaf " + std::to_string(spans_[j].leaf));
+        }
+  }
+
+  const char* op_;
+  size_t leaf_ = 0;
+  std::vector<Span> spans_;
+};
+
+}  // namespace revdeq

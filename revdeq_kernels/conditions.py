@@ -1,0 +1,240 @@
+"""What is asked of single arguments, and the one form of the message that refuses them.
+
+``csrc/checks.h`` and ``csrc/overlap.h`` ask the same, in the same words and order.
+"""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral, Real
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+from . import fixed_point
+
+F64, F32, BF16, F16 = torch.float64, torch.float32, torch.bfloat16, torch.float16
+
+F_DTYPES: dict[torch.dtype, tuple[torch.dtype, ...]] = {
+    F32: (F32, BF16, F16),
+    F64: (F64, F32, BF16, F16),
+    BF16: (BF16,),
+    F16: (F16,),
+}
+"""The dtypes of f that each float state takes."""
+
+ADJOINT_DTYPES: dict[torch.dtype, tuple[torch.dtype, ...]] = {F32: (F32, BF16, F16), F64: (F64,)}
+"""The dtypes of seed, which are those of f, that each grad takes; vjp is of these or float32."""
+
+EXACT_F_DTYPES = (F32, BF16, F16)
+"""The dtypes of f that an exact (int32) state takes."""
+
+Arguments = list[tuple[str, Tensor | None, bool]]
+"""The tensors of a call, as (name, tensor, written), in the order in which they are compared."""
+
+
+def refuse(
+    kind: type[Exception], op: str, name: str, expected: str, got: str, remedy: str
+) -> NoReturn:
+    """Raise `kind` with the one form that all messages have."""
+    raise kind(f"{op}: {name}: expected {expected}, got {got}; {remedy}")
+
+
+def one_of(dtypes: tuple[torch.dtype, ...]) -> str:
+    """The names of the dtypes, in words."""
+    names = [str(d) for d in dtypes]
+    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " or " + names[-1]
+
+
+def check_number(op: str, name: str, value: float) -> None:
+    """Refuse what is no real number: a tensor would lose its gradient on the way to a kernel."""
+    if not isinstance(value, Real):
+        remedy = f"a tensor's value is {name}.item()"
+        refuse(TypeError, op, name, "a Python number", type(value).__name__, remedy)
+
+
+def check_tensors(op: str, **tensors: Tensor | None) -> None:
+    """Each must be a strided tensor; an optional one is left out by its caller."""
+    for name, t in tensors.items():
+        if not isinstance(t, Tensor):
+            remedy = f"convert it with torch.as_tensor({name})"
+            refuse(TypeError, op, name, "a tensor", type(t).__name__, remedy)
+        if t.layout != torch.strided:
+            refuse(TypeError, op, name, "a strided tensor", str(t.layout), f"use {name}.to_dense()")
+
+
+def given(**tensors: Tensor | None) -> dict[str, Tensor]:
+    """Those that are not None."""
+    return {name: t for name, t in tensors.items() if t is not None}
+
+
+def check_beta(op: str, name: str, beta: float, exact: bool) -> None:
+    """Refuse a beta that the step, or its inverse, cannot have."""
+    check_number(op, name, beta)
+    try:
+        fixed_point.contraction(beta) if exact else fixed_point.check_beta(beta)
+    except fixed_point.BetaError as error:
+        refuse(ValueError, op, name, error.expected, error.got, error.remedy)
+
+
+def check_finite(op: str, name: str, value: float) -> None:
+    """Refuse infinities and NaN."""
+    check_number(op, name, value)
+    if not math.isfinite(value):
+        remedy = "check how it was computed"
+        refuse(ValueError, op, name, "a finite number", f"{value:.12g}", remedy)
+
+
+def check_integers(op: str, frac_bits: int, tie: int) -> None:
+    """Refuse what is no number of fractional bits, or no tie."""
+    for name, value in (("frac_bits", frac_bits), ("tie", tie)):
+        if not isinstance(value, Integral):
+            kind = type(value).__name__
+            refuse(TypeError, op, name, "a Python integer", kind, f"convert it with int({name})")
+    if not 0 <= frac_bits <= 30:
+        remedy = "20 suits float32 f and 16 half-precision f"
+        refuse(ValueError, op, "frac_bits", "an integer from 0 to 30", str(frac_bits), remedy)
+    if tie not in (0, 1):
+        remedy = "alternate it: n % 2 for y and (n + 1) % 2 for z in step n"
+        refuse(ValueError, op, "tie", "0 or 1", str(tie), remedy)
+
+
+def check_dtype(
+    op: str, name: str, t: Tensor, allowed: tuple[torch.dtype, ...], why: str = ""
+) -> None:
+    """Refuse other dtypes than `allowed`; `why` says what they follow from."""
+    if t.dtype not in allowed:
+        remedy = f"convert it with {name}.to({allowed[0]})"
+        refuse(TypeError, op, name, one_of(allowed) + why, str(t.dtype), remedy)
+
+
+def check_device(op: str, name: str, t: Tensor, like: Tensor, like_name: str) -> None:
+    """Refuse a tensor that is elsewhere than `like`."""
+    if t.device != like.device:
+        expected = f"{like.device}, the device of {like_name}"
+        remedy = f"move it with {name}.to({like_name}.device)"
+        refuse(ValueError, op, name, expected, str(t.device), remedy)
+
+
+def check_shape(op: str, name: str, t: Tensor, like: Tensor, like_name: str) -> None:
+    """Refuse another shape than that of `like`."""
+    if t.shape != like.shape:
+        expected = f"shape {list(like.shape)}, that of {like_name}"
+        remedy = f"expand or reshape {name} first: nothing is broadcast"
+        refuse(ValueError, op, name, expected, str(list(t.shape)), remedy)
+
+
+def same_strides(a: Tensor, b: Tensor) -> bool:
+    """Whether every element has the same place in memory order; size 1 does not count."""
+    if a.numel() == 0:
+        return True
+    pairs = zip(a.shape, a.stride(), b.stride(), strict=True)
+    return all(size == 1 or x == y for size, x, y in pairs)
+
+
+def is_dense(t: Tensor) -> bool:
+    """Whether the tensor fills its span of memory, in whatever order of its dimensions."""
+    if t.numel() == 0 or t.is_contiguous():
+        return True
+    expected = 1
+    for stride, size in sorted(zip(t.stride(), t.shape, strict=True)):
+        if size == 1:
+            continue
+        if stride != expected:
+            return False
+        expected *= size
+    return True
+
+
+def check_dense(op: str, name: str, t: Tensor) -> None:
+    """Refuse gaps between elements."""
+    if not is_dense(t):
+        expected = "a dense tensor (elements without gaps, in any order of dimensions)"
+        got = f"shape {list(t.shape)} with strides {list(t.stride())}"
+        remedy = f"work on {name}.contiguous() and copy the result back"
+        refuse(ValueError, op, name, expected, got, remedy)
+
+
+def check_cast(op: str, cast: Tensor, state: Tensor, f: Tensor, lead: str) -> None:
+    """Refuse a cast that f could not read, or that lies elsewhere than the state."""
+    if f.dtype == F32:
+        check_dtype(op, "cast", cast, (F32,), ", the dtype of f")
+    else:
+        check_dtype(op, "cast", cast, (f.dtype, F32), ", the dtype of f or float32")
+    check_device(op, "cast", cast, state, lead)
+    check_shape(op, "cast", cast, state, lead)
+    check_strides(op, "cast", cast, state, lead)
+
+
+def check_strides(op: str, name: str, t: Tensor, like: Tensor, like_name: str) -> None:
+    """Refuse another order in memory than that of `like`."""
+    if not same_strides(t, like):
+        expected = f"the strides of {like_name}, {list(like.stride())}"
+        remedy = f"allocate it with torch.empty_like({like_name}, dtype=...)"
+        refuse(ValueError, op, name, expected, str(list(t.stride())), remedy)
+
+
+def check_digits(op: str, digits: Tensor, state: Tensor, lead: str, beta: float) -> None:
+    """Refuse a plane of digits that this state does not fit into."""
+    check_dtype(op, "digits", digits, (torch.uint8,))
+    check_device(op, "digits", digits, state, lead)
+    if digits.dim() != 1 or not digits.is_contiguous():
+        expected = "a contiguous tensor of one dimension"
+        got = f"shape {list(digits.shape)} with strides {list(digits.stride())}"
+        remedy = "allocate it with torch.empty(digit_bytes(state.numel(), beta), dtype=torch.uint8)"
+        refuse(ValueError, op, "digits", expected, got, remedy)
+    needed = fixed_point.digit_bytes(state.numel(), beta)
+    if digits.numel() < needed:
+        expected = f"at least {needed} bytes for this state and beta"
+        remedy = "allocate digit_bytes(state.numel(), beta) of them per half step"
+        refuse(ValueError, op, "digits", expected, str(digits.numel()), remedy)
+
+
+def check_flag(op: str, flag: Tensor, like: Tensor, like_name: str) -> None:
+    """Refuse what is no flag."""
+    check_dtype(op, "flag", flag, (torch.int32,))
+    check_device(op, "flag", flag, like, like_name)
+    if flag.numel() != 1:
+        remedy = "allocate it with torch.zeros(1, dtype=torch.int32)"
+        refuse(ValueError, op, "flag", "one element", f"{flag.numel()} elements", remedy)
+
+
+def _span(t: Tensor) -> tuple[int, int]:
+    if t.numel() == 0:
+        return t.data_ptr(), t.data_ptr()
+    last = sum((size - 1) * stride for size, stride in zip(t.shape, t.stride(), strict=True))
+    return t.data_ptr(), t.data_ptr() + (last + 1) * t.element_size()
+
+
+def check_overlap(op: str, arguments: Arguments) -> Arguments:
+    """Hold each argument against those before it, and give them back for lists of leaves."""
+    seen: list[tuple[str, int, int, bool]] = []
+    for name, tensor, written in arguments:
+        if tensor is None or not has_memory(tensor):
+            continue
+        begin, end = _span(tensor)
+        for other, other_begin, other_end, other_written in seen:
+            if (written or other_written) and begin < other_end and other_begin < end:
+                refuse_overlap(op, name, other)
+        seen.append((name, begin, end, written))
+    return arguments
+
+
+def refuse_overlap(op: str, name: str, other: str) -> NoReturn:
+    """Say that the argument `name` shares memory with `other`, one of them written."""
+    got, remedy = f"memory that overlaps {other}", f"pass {name}.clone() or another buffer"
+    refuse(ValueError, op, name, "memory of its own", got, remedy)
+
+
+def meet(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors can touch a common byte."""
+    if not (has_memory(a) and has_memory(b)):
+        return False
+    (begin, end), (other_begin, other_end) = _span(a), _span(b)
+    return begin < other_end and other_begin < end
+
+
+def has_memory(t: Tensor) -> bool:
+    """Whether the tensor holds data: fake, meta and traced tensors have no addresses to compare."""
+    return type(t) in (Tensor, torch.nn.Parameter) and t.device.type != "meta"

@@ -1,0 +1,55 @@
+"""The residual in Triton, summed in the order that ``reference.py`` defines.
+
+Bytes per element: sizeof(z) + sizeof(f), read once.
+"""
+
+# A jitted function has a type that only the compiler calls: pyright takes each call for an error.
+# pyright: reportGeneralTypeIssues=false
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from .half_step import widen_to
+
+
+@triton.jit
+def halve(x, COLUMNS: tl.constexpr):
+    """The right half joins the left until one is left; a sum of two has no order."""
+    length: tl.constexpr = COLUMNS
+    for level in tl.static_range(8):
+        x = tl.sum(tl.reshape(x, [2, COLUMNS >> (level + 1)]), 0)
+    tl.static_assert(length == 256, "as many levels as COLUMNS has bits")
+    return tl.sum(x, 0)
+
+
+@triton.jit
+def residual(z, f, sums, numel, part, COLUMNS: tl.constexpr, ROWS: tl.constexpr):
+    """The sums of one chunk, at sums[2 part] and the place behind."""
+    column = tl.arange(0, COLUMNS)
+    difference = tl.zeros([COLUMNS], tl.float64)
+    size = tl.zeros([COLUMNS], tl.float64)
+    for row in tl.static_range(ROWS):
+        i = part.to(tl.int64) * (COLUMNS * ROWS) + row * COLUMNS + column
+        mask = i < numel
+        v = widen_to(tl.load(f + i, mask=mask, other=0.0), tl.float64)
+        d = widen_to(tl.load(z + i, mask=mask, other=0.0), tl.float64) - v
+        difference += d * d
+        size += v * v
+    tl.store(sums + 2 * part, halve(difference, COLUMNS))
+    tl.store(sums + 2 * part + 1, halve(size, COLUMNS))
+
+
+@triton.jit
+def norms(sums, result, count, COLUMNS: tl.constexpr):
+    """The sums of all chunks, at result[0] and result[1]."""
+    column = tl.arange(0, COLUMNS)
+    difference = tl.zeros([COLUMNS], tl.float64)
+    size = tl.zeros([COLUMNS], tl.float64)
+    for first in range(0, count, COLUMNS):
+        i = first + column
+        mask = i < count
+        difference += tl.load(sums + 2 * i, mask=mask, other=0.0)
+        size += tl.load(sums + 2 * i + 1, mask=mask, other=0.0)
+    tl.store(result, halve(difference, COLUMNS))
+    tl.store(result + 1, halve(size, COLUMNS))
