@@ -26,8 +26,7 @@ struct HalfStepArguments {
     check_tensors(op);
   }
   // With a beta that is a tensor: see ChannelArguments.
-  HalfStepArguments(const char* op, const Tensor& state_, const Tensor& f_,
-                    const Tensor* cast_)
+  HalfStepArguments(const char* op, const Tensor& state_, const Tensor& f_, const Tensor* cast_)
       : state("state", state_), f("f", f_), cast(optional_argument("cast", cast_)) {
     check_tensors(op);
   }
@@ -84,6 +83,7 @@ struct ChannelArguments {
  private:
   // The one dimension of the state along which beta varies, if any.
   void find_channel(const char* op) {
+    if (beta.numel == 1) return;
     const auto& sizes = step.state.sizes;
     bool fits = beta.sizes.size() <= sizes.size() && beta.numel > 0;
     for (size_t i = 0; fits && i < beta.sizes.size(); ++i) {
@@ -104,8 +104,8 @@ struct ChannelArguments {
 // update_exact_, and invert_exact_, which has no flag and reads the digits.
 struct ExactArguments {
   ExactArguments(const char* op, const char* name, const Tensor& state_, const Tensor& digits_,
-                 const Tensor* flag_, const Tensor& f_, double beta,
-                 int64_t frac_bits, int64_t tie, const Tensor* cast_)
+                 const Tensor* flag_, const Tensor& f_, double beta, int64_t frac_bits, int64_t tie,
+                 const Tensor* cast_)
       : state(name, state_),
         digits("digits", digits_),
         flag(optional_argument("flag", flag_)),
@@ -157,8 +157,7 @@ struct AdjointArguments {
   }
   // `f` is what f returned in a pass.
   AdjointArguments(const char* op, const char* name, const Argument& f, const Tensor& grad_,
-                   const Tensor* other_, const Tensor& vjp_,
-                   const Tensor* seed_)
+                   const Tensor* other_, const Tensor& vjp_, const Tensor* seed_)
       : grad(name, grad_),
         other(optional_argument("grad_y", other_)),
         vjp("vjp", vjp_),
@@ -235,14 +234,20 @@ struct ResidualArguments {
   Argument f;
 };
 
-// quantize
+// quantize. `out` is a fresh tensor, or one that was given and has to be checked.
 struct QuantizeArguments {
-  QuantizeArguments(const char* op, const Tensor& x_, int64_t frac_bits,
+  QuantizeArguments(const char* op, const Tensor& x_, int64_t frac_bits, const Tensor* out_,
                     const Tensor* flag_)
-      : x("x", x_), flag(optional_argument("flag", flag_)) {
+      : x("x", x_), out(optional_argument("out", out_)), flag(optional_argument("flag", flag_)) {
     using enum ScalarType;
     check_exact_integers(op, frac_bits, 0);
     check_dtype(op, x, {Float, BFloat16, Half});
+    if (out) {
+      check_dtype(op, *out, {Int});
+      check_device(op, *out, x);
+      check_shape(op, *out, x);
+      check_dense(op, *out);
+    }
     if (flag) check_flag(op, *flag, x);
   }
 
@@ -252,9 +257,11 @@ struct QuantizeArguments {
   void visit(Visitor& visitor) const {
     if (flag) visitor.shared(*flag);
     visitor.read(x);
+    if (out) visitor.written(*out);
   }
 
   Argument x;
+  std::optional<Argument> out;
   std::optional<Argument> flag;
 };
 

@@ -63,8 +63,7 @@ class Refusal : public std::runtime_error {
 
 [[noreturn]] inline void refuse(const char* op, const char* name, const std::string& expected,
                                 const std::string& got, const std::string& remedy) {
-  throw Refusal(op,
-                std::string(name) + ": expected " + expected + ", got " + got + "; " + remedy);
+  throw Refusal(op, std::string(name) + ": expected " + expected + ", got " + got + "; " + remedy);
 }
 
 // ---- how things are called in messages -------------------------------------------------------

@@ -133,9 +133,9 @@ REVDEQ_INLINE Value half_step(Value state, Value f, const FloatStep<Real>& step)
 // ---- the adjoint -----------------------------------------------------------------------------
 
 // A step of the backward pass carries grad, the gradient with respect to one of the states: what
-// f's vector-Jacobian product gave joins it, and beta times the sum is the seed of the next product.
-// `after` turns the gradient of a new state into its share in that of the old one, 1 - beta, where
-// the seed had to be taken before.
+// f's vector-Jacobian product gave joins it, and beta times the sum is the seed of the next
+// product. `after` turns the gradient of a new state into its share in that of the old one, 1 -
+// beta, where the seed had to be taken before.
 template <class Real>
 struct AdjointStep {
   Real scale;

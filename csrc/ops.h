@@ -7,9 +7,9 @@
 //   adjoint       (span of AdjointArguments, AdjointStep)
 //   float_pass    (span of PassArguments<HalfStepArguments>, beta, AdjointStep)
 //   exact_pass    (span of PassArguments<ExactArguments>, beta, frac_bits, tie, AdjointStep)
-//   residual      (span of ResidualArguments) -> Tensor
-//   quantize      (span of QuantizeArguments, frac_bits) -> Tensors
-//   dequantize    (span of DequantizeArguments, frac_bits, dtype) -> Tensors
+//   residual      (span of ResidualArguments, Tensor of the norms)
+//   quantize      (span of QuantizeArguments, span of the states, frac_bits)
+//   dequantize    (span of DequantizeArguments, span of the numbers, frac_bits, dtype)
 #pragma once
 #include <torch/csrc/stable/library.h>
 
@@ -47,7 +47,8 @@ struct Ops {
     check_count(op, "f", f.size(), "state", state.size());
     if (cast) check_count(op, "cast", cast->size(), "state", state.size());
     const auto a = checked_leaves(op, "state", state.size(), [&](size_t k) {
-      return checked<HalfStepArguments>(op, "state", state[k], f[k], beta, leaf_of(pointer(cast), k));
+      return checked<HalfStepArguments>(op, "state", state[k], f[k], beta,
+                                        leaf_of(pointer(cast), k));
     });
     Backend::half_step(kDirection, std::span<const HalfStepArguments>(a), beta);
   }
@@ -62,8 +63,8 @@ struct Ops {
 
   static void update_exact(Tensor state, Tensor digits, Tensor flag, const Tensor f, double beta,
                            int64_t frac_bits, int64_t tie, Cast cast) {
-    const auto a = checked<ExactArguments>("update_exact_", "state", state, digits, &flag, f,
-                                           beta, frac_bits, tie, pointer(cast));
+    const auto a = checked<ExactArguments>("update_exact_", "state", state, digits, &flag, f, beta,
+                                           frac_bits, tie, pointer(cast));
     Backend::exact(kUpdate, one(a), beta, frac_bits, tie);
   }
 
@@ -76,13 +77,13 @@ struct Ops {
 
   static void update_exacts(Tensors state, Tensors digits, Tensor flag, const Tensors f,
                             double beta, int64_t frac_bits, int64_t tie, Casts cast) {
-    exacts("update_exact_", kUpdate, state, digits, &flag, f, beta, frac_bits, tie,
-           pointer(cast));
+    exacts("update_exact_", kUpdate, state, digits, &flag, f, beta, frac_bits, tie, pointer(cast));
   }
 
   static void invert_exacts(Tensors state, const Tensors digits, const Tensors f, double beta,
                             int64_t frac_bits, int64_t tie, Casts cast) {
-    exacts("invert_exact_", kInvert, state, digits, nullptr, f, beta, frac_bits, tie, pointer(cast));
+    exacts("invert_exact_", kInvert, state, digits, nullptr, f, beta, frac_bits, tie,
+           pointer(cast));
   }
 
   static void exacts(const char* op, Direction direction, const Tensors& state,
@@ -117,32 +118,45 @@ struct Ops {
   // ---- conversions and the residual
 
   static Tensor quantize(const Tensor x, int64_t frac_bits, std::optional<Tensor> flag) {
-    const auto a = checked<QuantizeArguments>("quantize", x, frac_bits, pointer(flag));
-    return Backend::quantize(one(a), frac_bits)[0];
+    const auto a = checked<QuantizeArguments>("quantize", x, frac_bits, nullptr, pointer(flag));
+    const Tensor state = empty_like(x, ScalarType::Int);
+    Backend::quantize(one(a), one(state), frac_bits);
+    return state;
   }
 
-  static Tensors quantizes(const Tensors x, int64_t frac_bits, std::optional<Tensor> flag) {
+  static void quantizes(const Tensors x, int64_t frac_bits, Tensors out,
+                        std::optional<Tensor> flag) {
+    check_count("quantize", "out", out.size(), "x", x.size());
     const auto a = checked_leaves("quantize", "x", x.size(), [&](size_t k) {
-      return checked<QuantizeArguments>("quantize", x[k], frac_bits, pointer(flag));
+      return checked<QuantizeArguments>("quantize", x[k], frac_bits, &out[k], pointer(flag));
     });
-    return Backend::quantize(std::span<const QuantizeArguments>(a), frac_bits);
+    Backend::quantize(std::span<const QuantizeArguments>(a), std::span<const Tensor>(out),
+                      frac_bits);
   }
 
   static Tensor dequantize(const Tensor state, int64_t frac_bits, ScalarType dtype) {
     const auto a = checked<DequantizeArguments>("dequantize", state, frac_bits, dtype);
-    return Backend::dequantize(one(a), frac_bits, dtype)[0];
+    const Tensor x = empty_like(state, dtype);
+    Backend::dequantize(one(a), one(x), frac_bits, dtype);
+    return x;
   }
 
   static Tensors dequantizes(const Tensors state, int64_t frac_bits, ScalarType dtype) {
     const auto a = checked_leaves("dequantize", "state", state.size(), [&](size_t k) {
       return checked<DequantizeArguments>("dequantize", state[k], frac_bits, dtype);
     });
-    return Backend::dequantize(std::span<const DequantizeArguments>(a), frac_bits, dtype);
+    Tensors x;
+    for (const Tensor& s : state) x.push_back(empty_like(s, dtype));
+    Backend::dequantize(std::span<const DequantizeArguments>(a), std::span<const Tensor>(x),
+                        frac_bits, dtype);
+    return x;
   }
 
   static Tensor residual(const Tensor z, const Tensor f) {
     const auto a = checked<ResidualArguments>("residual", z, f);
-    return Backend::residual(one(a), torch::stable::new_empty(z, {2}, ScalarType::Double));
+    const Tensor norms = torch::stable::new_empty(z, {2}, ScalarType::Double);
+    Backend::residual(one(a), norms);
+    return norms;
   }
 
   static Tensor residuals(const Tensors z, const Tensors f) {
@@ -151,8 +165,9 @@ struct Ops {
       return checked<ResidualArguments>("residual", z[k], f[k]);
     });
     const int64_t leaves = static_cast<int64_t>(z.size());
-    return Backend::residual(std::span<const ResidualArguments>(a),
-                             torch::stable::new_empty(z[0], {leaves, 2}, ScalarType::Double));
+    const Tensor norms = torch::stable::new_empty(z[0], {leaves, 2}, ScalarType::Double);
+    Backend::residual(std::span<const ResidualArguments>(a), norms);
+    return norms;
   }
 };
 

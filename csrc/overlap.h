@@ -30,7 +30,8 @@ inline Span span(const Argument& a, bool written, size_t leaf = 0) {
   return {a.name, begin, end, written, leaf};
 }
 
-[[noreturn]] inline void refuse_overlap(const char* op, const Span& mine, const std::string& other) {
+[[noreturn]] inline void refuse_overlap(const char* op, const Span& mine,
+                                        const std::string& other) {
   refuse(op, mine.name, "memory of its own", "memory that overlaps " + other,
          std::string("pass ") + mine.name + ".clone() or another buffer");
 }
@@ -89,8 +90,9 @@ class LeafSpans {
       for (size_t j = 0; j < i; ++j)
         if (spans_[i].leaf != spans_[j].leaf && spans_[i].meets(spans_[j])) {
           const std::string op = std::string(op_) + ": leaf " + std::to_string(spans_[i].leaf);
-          refuse_overlap(op.c_str(), spans_[i],
-                         std::string(spans_[j].name) + " of leaf " + std::to_string(spans_[j].leaf));
+          refuse_overlap(
+              op.c_str(), spans_[i],
+              std::string(spans_[j].name) + " of leaf " + std::to_string(spans_[j].leaf));
         }
   }
 

@@ -30,8 +30,7 @@ struct PassLists {
   }
 
   PassTensors leaf(size_t k) const {
-    return {state[k],          leaf_of(digits, k), f[k],
-            grad[k],           leaf_of(other, k),  vjp[k],
+    return {state[k],         leaf_of(digits, k), f[k], grad[k], leaf_of(other, k), vjp[k],
             leaf_of(seed, k), leaf_of(cast, k)};
   }
 };
@@ -45,11 +44,13 @@ struct PassOps {
 
   static void carry_y(Tensor z, const Tensor f, double beta, Tensor grad_y, const Tensor vjp,
                       Tensor seed, Cast cast) {
-    run<false>(Carry::kY, {z, nullptr, f, grad_y, nullptr, vjp, &seed, pointer(cast)}, {beta, beta});
+    run<false>(Carry::kY, {z, nullptr, f, grad_y, nullptr, vjp, &seed, pointer(cast)},
+               {beta, beta});
   }
   static void carry_z(Tensor y, const Tensor f, double beta, Tensor grad_z, const Tensor vjp,
                       double next_beta, Tensor seed, Cast cast) {
-    run<false>(Carry::kZ, {y, nullptr, f, grad_z, nullptr, vjp, &seed, pointer(cast)}, {beta, next_beta});
+    run<false>(Carry::kZ, {y, nullptr, f, grad_z, nullptr, vjp, &seed, pointer(cast)},
+               {beta, next_beta});
   }
   static void carry_z0(Tensor y, const Tensor f, double beta, Tensor grad_z, const Tensor grad_y,
                        const Tensor vjp) {
@@ -77,7 +78,8 @@ struct PassOps {
   static void carry_y_exact(Tensor z, const Tensor digits, const Tensor f, double beta,
                             int64_t frac_bits, int64_t tie, Tensor grad_y, const Tensor vjp,
                             Tensor seed, Cast cast) {
-    run<true>(Carry::kY, {z, &digits, f, grad_y, nullptr, vjp, &seed, pointer(cast)}, {beta, beta, frac_bits, tie});
+    run<true>(Carry::kY, {z, &digits, f, grad_y, nullptr, vjp, &seed, pointer(cast)},
+              {beta, beta, frac_bits, tie});
   }
   static void carry_z_exact(Tensor y, const Tensor digits, const Tensor f, double beta,
                             int64_t frac_bits, int64_t tie, Tensor grad_z, const Tensor vjp,

@@ -52,8 +52,8 @@ auto checked_pass(Carry carry, const PassTensors& t, const PassNumbers& numbers)
   const char* op = pass_name(carry, kExact);
   const auto invert = [&] {
     if constexpr (kExact)
-      return ExactArguments(op, state_name(carry), t.state, *t.digits, nullptr, t.f,
-                            numbers.beta, numbers.frac_bits, numbers.tie, t.cast);
+      return ExactArguments(op, state_name(carry), t.state, *t.digits, nullptr, t.f, numbers.beta,
+                            numbers.frac_bits, numbers.tie, t.cast);
     else
       return HalfStepArguments(op, state_name(carry), t.state, t.f, numbers.beta, t.cast);
   }();

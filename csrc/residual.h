@@ -2,9 +2,9 @@
 // number of threads, on a CPU and on a GPU. Everything is float64.
 //
 // Elements count in memory order, kColumns to a row, kRows rows to a chunk. In a chunk each column
-// is summed from the first row to the last; then the right half of the columns joins the left, until
-// one is left. The sums of the chunks are taken as elements of one more chunk, of as many rows as it
-// needs, and the roots of its sums are the norms.
+// is summed from the first row to the last; then the right half of the columns joins the left,
+// until one is left. The sums of the chunks are taken as elements of one more chunk, of as many
+// rows as it needs, and the roots of its sums are the norms.
 #pragma once
 #include <cstdint>
 

@@ -79,7 +79,9 @@ STABLE_TORCH_LIBRARY(revdeq, m) {
       "adjoint_.list(Tensor(a!)[] grad, Tensor[] vjp, float scale, float beta, "
       "Tensor(b!)[] seed) -> ()");
   m.def("quantize(Tensor x, int frac_bits, *, Tensor(a!)? flag=None) -> Tensor");
-  m.def("quantize.list(Tensor[] x, int frac_bits, *, Tensor(a!)? flag=None) -> Tensor[]");
+  // Not a list as its result: torch functionalizes no op that writes and returns one.
+  m.def(
+      "quantize.list(Tensor[] x, int frac_bits, Tensor(a!)[] out, *, Tensor(b!)? flag=None) -> ()");
   m.def("dequantize(Tensor state, int frac_bits, ScalarType dtype) -> Tensor");
   m.def("dequantize.list(Tensor[] state, int frac_bits, ScalarType dtype) -> Tensor[]");
   m.def("residual(Tensor z, Tensor f) -> Tensor");

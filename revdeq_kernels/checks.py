@@ -91,6 +91,8 @@ def channel_step(
 
 def channel_dimension(state: Tensor, beta: Tensor) -> int | None:
     """The dimension of `state` along which `beta` varies; -1 for none, None if it does not fit."""
+    if beta.numel() == 1:
+        return -1
     if beta.dim() > state.dim() or beta.numel() == 0:
         return None
     found = -1
@@ -355,14 +357,26 @@ def _pass(
 # ---- conversions and the residual ------------------------------------------------------------
 
 
-def quantize(op: str, x: Tensor, frac_bits: int, *, flag: Tensor | None = None) -> Arguments:
-    """Check the arguments of quantize."""
-    check_tensors(op, x=x, **given(flag=flag))
+def quantize(
+    op: str,
+    x: Tensor,
+    frac_bits: int,
+    out: Tensor | None = None,
+    *,
+    flag: Tensor | None = None,
+) -> Arguments:
+    """Check the arguments of quantize; `out` is the result, where lists are given one."""
+    check_tensors(op, x=x, **given(out=out, flag=flag))
     check_integers(op, frac_bits, 0)
     check_dtype(op, "x", x, EXACT_F_DTYPES)
+    if out is not None:
+        check_dtype(op, "out", out, (torch.int32,))
+        check_device(op, "out", out, x, "x")
+        check_shape(op, "out", out, x, "x")
+        check_dense(op, "out", out)
     if flag is not None:
         check_flag(op, flag, x, "x")
-    return check_overlap(op, [("flag", flag, True), ("x", x, False)])
+    return check_overlap(op, [("flag", flag, True), ("x", x, False), ("out", out, True)])
 
 
 def dequantize(

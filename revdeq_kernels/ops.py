@@ -161,11 +161,14 @@ def quantize(x: Leaves, frac_bits: int, *, flag: Tensor | None = None) -> Leaves
 
     Memory: 4 + sizeof(x) bytes per element. Errors as for ``update_``.
     """
+    if not isinstance(x, Tensor) and isinstance(x, Sequence) and _quantize.lists is not None:
+        out = [torch.empty_like(t, dtype=torch.int32) for t in x if isinstance(t, Tensor)]
+        _quantize.lists((out,), (x,), (x, frac_bits, out), flag)
+        return out
     if flag is None and is_compiling():
         # Inductor (torch 2.13) cannot take an op that returns a tensor and writes nothing but an
         # optional argument which is absent.
-        first = x if isinstance(x, Tensor) else x[0]
-        flag = first.new_zeros(1, dtype=torch.int32)
+        flag = x.new_zeros(1, dtype=torch.int32)
     return _quantize((), (x,), (x, frac_bits), flag)
 
 

@@ -62,6 +62,7 @@ def _operands(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     compute = torch.float64 if state.dtype == torch.float64 else torch.float32
     if isinstance(beta, Tensor):
+        beta = beta.reshape(()) if beta.numel() == 1 else beta
         return 1.0 - beta, beta, state.to(compute), f.to(compute)
     # Tensors, not Python numbers: torch divides by a number on a GPU by way of its reciprocal.
     keep, beta_ = (torch.tensor(x, dtype=compute, device=state.device) for x in (1.0 - beta, beta))
@@ -251,12 +252,17 @@ def _int32(x: Tensor) -> Tensor:
 # ---- fixed point -----------------------------------------------------------------------------
 
 
-def quantize(x: Tensor, frac_bits: int, *, flag: Tensor | None = None) -> Tensor:
-    """`x` on the grid of 2**-frac_bits, as int32."""
+def quantize(
+    x: Tensor, frac_bits: int, out: Tensor | None = None, *, flag: Tensor | None = None
+) -> Tensor | None:
+    """`x` on the grid of 2**-frac_bits, as int32, returned or written to `out`."""
     fixed, outside = _to_fixed(x, frac_bits)
     if flag is not None:
         flag.bitwise_or_(outside.any().to(torch.int32))
-    return torch.empty_like(x, dtype=torch.int32).copy_(fixed)
+    if out is None:
+        return torch.empty_like(x, dtype=torch.int32).copy_(fixed)
+    out.copy_(fixed)
+    return None
 
 
 def dequantize(state: Tensor, frac_bits: int, dtype: torch.dtype = torch.float32) -> Tensor:

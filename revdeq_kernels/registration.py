@@ -121,11 +121,12 @@ def _guard(op: Op, overload: Any, served: tuple[str, ...]) -> Callable[..., Any]
 def _fake(op: Op) -> Callable[..., Any]:
     """The op on tensors without data: the checks, and the shape of what it returns."""
     results: dict[str, Callable[..., Any]] = {
+        "quantize.list": lambda *_: None,
         "quantize": lambda x, *_: torch.empty_like(x, dtype=torch.int32),
         "dequantize": lambda x, _, dtype: torch.empty_like(x, dtype=dtype),
         "residual": lambda z, _: z.new_empty(2, dtype=torch.float64),
     }
-    make = results.get(op.name, lambda *_: None)
+    make = results.get(op.label) or results.get(op.name, lambda *_: None)
 
     def fake(*args: Any, **kw: Any) -> Any:
         op.check(*args, **kw)

@@ -1,7 +1,12 @@
-"""Good arguments for every op, by name; the ways to call an op; and what a call did to memory."""
+"""Good arguments for every op, by name; the ways to call an op; and what a call did to memory.
+
+An op's name may be that of an overload, "update_.list" or "update_.channels": the arguments are then
+lists, or a tensor of betas.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,16 +15,50 @@ from torch import Tensor
 
 import revdeq_kernels as rk
 from conftest import EXACT_F, FLOAT_PAIRS, random_state
+from revdeq_kernels.checks import SHARED
 
 FLOAT_OPS = ("update_", "invert_")
 EXACT_OPS = ("update_exact_", "invert_exact_")
 STEPS = FLOAT_OPS + EXACT_OPS
-OPS = (*STEPS, "adjoint_", "quantize", "dequantize")
+FLOAT_PASSES = ("invert_z_adjoint_y_", "invert_y_adjoint_z_", "invert_y_adjoint_z0_")
+EXACT_PASSES = tuple(op.removesuffix("_") + "_exact_" for op in FLOAT_PASSES)
+PASSES = FLOAT_PASSES + EXACT_PASSES
+OPS = (*STEPS, "adjoint_", *PASSES, "quantize", "dequantize", "residual")
+LISTS = tuple(f"{op}.list" for op in OPS)
+CHANNELS = tuple(f"{op}.channels" for op in FLOAT_OPS)
+OVERLOADS = OPS + LISTS + CHANNELS
 
 NAMESPACES = {"cpu": "revdeq", "triton": "revdeq_triton", "reference": "revdeq_reference"}
 """Where torch.ops holds the ops of each backend; `revdeq` serves "cuda" too."""
 
-WRITTEN = {
+
+def state_of(op: str) -> str:
+    """What a pass calls the state that it takes back."""
+    return "z" if "invert_z" in op else "y"
+
+
+def grad_of(op: str) -> str:
+    """What a pass calls the gradient that it carries."""
+    return "grad_y" if "invert_z" in op else "grad_z"
+
+
+def lead_of(op: str) -> str:
+    """The argument that chooses the backend, and that the others are held against."""
+    return next(iter(tensors(good_arguments(op)))).partition("[")[0]
+
+
+def owner_of(op: str, name: str) -> str:
+    """The argument whose device and shape the argument `name` must have."""
+    name = name.partition("[")[0]
+    if op.partition(".")[0] in PASSES:
+        if name == grad_of(op):
+            return "f"
+        if name in ("vjp", "seed", "grad_y"):
+            return grad_of(op)
+    return lead_of(op)
+
+
+WRITTEN: dict[str, set[str]] = {
     "update_": {"state", "cast"},
     "invert_": {"state", "cast"},
     "adjoint_": {"grad", "seed"},
@@ -27,59 +66,114 @@ WRITTEN = {
     "invert_exact_": {"state", "cast"},
     "quantize": {"flag"},
     "dequantize": set(),
+    "residual": set(),
 }
+for _op in PASSES:
+    WRITTEN[_op] = {state_of(_op), grad_of(_op)} | ({"seed", "cast"} if "z0" not in _op else set())
+for _op in OVERLOADS:
+    WRITTEN[_op] = WRITTEN[_op.partition(".")[0]] | ({"out"} if _op == "quantize.list" else set())
 """The arguments that each op writes."""
 
 
-def good_arguments(
+def good_arguments(op: str, shape: tuple[int, ...] = (5, 7), **options: Any) -> dict[str, Any]:
+    """Arguments of `op` on the CPU; see ``arguments_of_leaf`` for the options.
+
+    Of a list, three leaves: of the shape, of one element, and of the shape again.
+    """
+    name, _, overload = op.partition(".")
+    if overload == "list":
+        shapes = (shape, (1,), shape)
+        leaves = [arguments_of_leaf(name, s, seed=10 * k, **options) for k, s in enumerate(shapes)]
+        joined = {n: [leaf[n] for leaf in leaves] for n in leaves[0]}
+        if name == "quantize":
+            joined["out"] = [torch.zeros_like(x, dtype=torch.int32) for x in joined["x"]]
+        return {n: v[0] if n in SHARED else v for n, v in joined.items()}
+    arguments = arguments_of_leaf(name, shape, **options)
+    if overload == "channels":
+        real = torch.float64 if arguments["state"].dtype == torch.float64 else torch.float32
+        channels = shape[-1] if shape else 1
+        arguments["beta"] = torch.linspace(0.2, 0.9, channels, dtype=real)
+    return arguments
+
+
+def arguments_of_leaf(
     op: str,
-    shape: tuple[int, ...] = (5, 7),
+    shape: tuple[int, ...],
     *,
     state: torch.dtype = torch.float32,
     f: torch.dtype = torch.bfloat16,
     cast: torch.dtype | None = torch.bfloat16,
+    vjp: torch.dtype | None = None,
     beta: float = 0.8,
     frac_bits: int = 16,
     tie: int = 1,
     optional: bool = True,
+    seed: int = 0,
 ) -> dict[str, Any]:
-    """Arguments of `op` on the CPU; the optional one (cast, or quantize's flag) where asked for.
+    """Arguments of an op on one leaf, with cast (or quantize's flag) where `optional` is true.
 
-    `f` stands for the dtype of quantize's x and of dequantize's result too.
+    `f` stands for the dtype of quantize's x and of dequantize's result too; `vjp` is f's if None.
     """
     flag = {"flag": torch.zeros(1, dtype=torch.int32)}
     if op == "quantize":
-        return {"x": random_state(shape, f), "frac_bits": frac_bits} | (flag if optional else {})
+        x = {"x": random_state(shape, f, seed), "frac_bits": frac_bits}
+        return x | (flag if optional else {})
+    if op == "residual":
+        return {"z": random_state(shape, state, seed), "f": random_state(shape, f, seed + 2)}
+    grad = torch.float64 if f == torch.float64 else torch.float32
+    carried: dict[str, Any] = {
+        "grad": random_state(shape, grad, seed + 4),
+        "vjp": random_state(shape, vjp or f, seed + 5),
+        "seed": random_state(shape, f, seed + 3),
+    }
     if op == "adjoint_":
-        grad = torch.float64 if f == torch.float64 else torch.float32
-        tensors = {"grad": random_state(shape, grad), "vjp": random_state(shape, f, seed=2)}
-        tensors["seed"] = random_state(shape, f, seed=3)
-        return tensors | {"scale": 1 - beta, "beta": beta}
-    integers = random_state(shape, torch.int32)
+        return carried | {"scale": 1 - beta, "beta": beta}
+    integers = random_state(shape, torch.int32, seed)
     if op == "dequantize":
         return {"state": integers, "frac_bits": frac_bits, "dtype": f}
-    if op in FLOAT_OPS:
-        chosen: dict[str, Any] = {"state": random_state(shape, state)}
+    lead = state_of(op) if op in PASSES else "state"
+    if op in FLOAT_OPS + FLOAT_PASSES:
+        chosen: dict[str, Any] = {lead: random_state(shape, state, seed)}
     else:
-        generator = torch.Generator().manual_seed(1)
+        generator = torch.Generator().manual_seed(seed + 1)
         size = (rk.digit_bytes(integers.numel(), beta),)
         digits = torch.randint(0, 256, size, generator=generator, dtype=torch.uint8)
-        chosen = {"state": integers, "digits": digits, "frac_bits": frac_bits, "tie": tie}
+        chosen = {lead: integers, "digits": digits, "frac_bits": frac_bits, "tie": tie}
         chosen |= flag if op == "update_exact_" else {}
-    chosen |= {"f": random_state(shape, f, seed=2), "beta": beta}
-    return chosen | ({"cast": random_state(shape, cast, seed=3)} if optional and cast else {})
+    chosen |= {"f": random_state(shape, f, seed + 2), "beta": beta}
+    if op in PASSES:
+        carried[grad_of(op)] = carried.pop("grad")
+        if "z0" in op:
+            carried["grad_y"] = random_state(shape, grad, seed + 3)
+            del carried["seed"]
+            return chosen | carried
+        chosen |= carried | ({"next_beta": 0.6} if op.startswith("invert_y") else {})
+    given = {"cast": random_state(shape, cast, seed + 6)} if optional and cast else {}
+    return chosen | given
 
 
 def call(op: str, arguments: dict[str, Any], namespace: str | None = None) -> Any:
     """Call the public function, or torch.ops.<namespace>.<op>."""
+    name = op.partition(".")[0]
     if namespace is None:
-        return getattr(rk, op)(**arguments)
-    return getattr(getattr(torch.ops, namespace), op)(**arguments)
+        if op == "quantize.list":  # the public function makes its results itself
+            given = {n: a for n, a in arguments.items() if n != "out"}
+            for out, state in zip(arguments["out"], rk.quantize(**given), strict=True):
+                out.copy_(state)
+            return None
+        return getattr(rk, name)(**arguments)
+    return getattr(getattr(torch.ops, namespace), name)(**arguments)
+
+
+def overload_of(op: str, namespace: str = "revdeq") -> Any:
+    """The overload that torch.ops has under the op's name."""
+    name, _, overload = op.partition(".")
+    return getattr(getattr(getattr(torch.ops, namespace), name), overload or "default")
 
 
 def as_called(op: str, arguments: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments as the op's schema has them: by position, and by keyword."""
-    schema = getattr(torch.ops.revdeq, op).default._schema.arguments
+    schema = overload_of(op)._schema.arguments
     positional = tuple(arguments[a.name] for a in schema if not a.kwarg_only)
     return positional, {
         a.name: arguments[a.name] for a in schema if a.name in arguments and a.kwarg_only
@@ -87,19 +181,43 @@ def as_called(op: str, arguments: dict[str, Any]) -> tuple[tuple[Any, ...], dict
 
 
 def tensors(arguments: dict[str, Any]) -> dict[str, Tensor]:
-    """The arguments that are tensors."""
-    return {name: a for name, a in arguments.items() if isinstance(a, Tensor)}
+    """The arguments that are tensors, or those of their lists as "state[0]", "state[1]", ..."""
+    found: dict[str, Tensor] = {}
+    for name, value in arguments.items():
+        if isinstance(value, Tensor):
+            found[name] = value
+        elif isinstance(value, (list, tuple)):
+            found |= {f"{name}[{k}]": t for k, t in enumerate(value) if isinstance(t, Tensor)}
+    return found
+
+
+def with_tensors(arguments: dict[str, Any], change: Callable[[str, Tensor], Any]) -> dict[str, Any]:
+    """The same arguments, with `change(name, tensor)` in place of every tensor."""
+    changed: dict[str, Any] = {}
+    for name, value in arguments.items():
+        if isinstance(value, Tensor):
+            changed[name] = change(name, value)
+        elif isinstance(value, (list, tuple)):
+            changed[name] = [change(name, t) for t in value]
+        else:
+            changed[name] = value
+    return changed
+
+
+def written_by(op: str, arguments: dict[str, Any]) -> set[str]:
+    """The names in ``tensors(arguments)`` that the op writes."""
+    return {name for name in tensors(arguments) if name.partition("[")[0] in WRITTEN[op]}
 
 
 def copies(arguments: dict[str, Any]) -> dict[str, Any]:
     """The same arguments, in memory of their own."""
-    return {name: a.clone() if isinstance(a, Tensor) else a for name, a in arguments.items()}
+    return with_tensors(arguments, lambda _, t: t.clone())
 
 
 def outcome(arguments: dict[str, Any], result: Any) -> dict[str, Tensor]:
     """All that a call can have changed: its tensors and its result, which a half step has not."""
     half_step = "beta" in arguments
-    return tensors(arguments) | ({} if half_step else {"result": result})
+    return tensors(arguments) | ({} if half_step else tensors({"result": result}))
 
 
 def expected(op: str, arguments: dict[str, Any]) -> dict[str, Tensor]:

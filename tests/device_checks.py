@@ -20,6 +20,7 @@ from arguments import (
     good_arguments,
     outcome,
     tensors,
+    with_tensors,
 )
 from conftest import BETAS
 
@@ -29,6 +30,9 @@ TAILS = (33, 257)
 
 FORM_BETAS = [*BETAS, 1 - 1 / 8, 1 - 1 / 20, 1 - 1 / 5.5, 1 - 1 / 9.5, 1 - 1 / 30.5]
 """A beta for every kernel of the exact step: each form with each number of digits per byte."""
+
+NUMBERS = ("state", "f", "x", "y", "z", "grad", "grad_y", "grad_z", "vjp")
+"""The arguments whose elements can be any number."""
 
 GUARD = 8
 CANARY = 77
@@ -44,7 +48,7 @@ def placed(
     arguments: dict[str, Any], device: str, offset: int = 0, guard: int = GUARD
 ) -> dict[str, Any]:
     """The arguments with all tensors on the device."""
-    return arguments | {n: place(t, device, offset, guard) for n, t in tensors(arguments).items()}
+    return with_tensors(arguments, lambda _, t: place(t, device, offset, guard))
 
 
 def assert_nothing_around_was_written(arguments: dict[str, Any]) -> None:
@@ -82,32 +86,31 @@ def check(
 def any_bits(arguments: dict[str, Any], seed: int = 7) -> dict[str, Any]:
     """The arguments with every bit pattern in their numbers: subnormals, infinities, NaN."""
     generator = torch.Generator().manual_seed(seed)
-    changed = {}
-    for name in ("state", "f", "x", "grad", "vjp"):
-        if name in arguments:
-            t = arguments[name]
-            size = t.numel() * t.element_size()
-            patterns = torch.randint(0, 256, (size,), generator=generator, dtype=torch.uint8)
-            patterns[: t.element_size()] = 255  # a NaN that overflows if it is rounded as a number
-            changed[name] = patterns.view(t.dtype).view(t.shape)
-    return arguments | changed
+
+    def pattern(name: str, t: Tensor) -> Tensor:
+        if name not in NUMBERS:
+            return t
+        size = t.numel() * t.element_size()
+        patterns = torch.randint(0, 256, (size,), generator=generator, dtype=torch.uint8)
+        patterns[: t.element_size()] = 255  # a NaN that overflows if it is rounded as a number
+        return patterns.view(t.dtype).view(t.shape)
+
+    return with_tensors(arguments, pattern)
 
 
 def check_layouts(op: str, device: str, backend: str) -> None:
     """channels_last throughout, then with an f of another layout, which costs a copy."""
     plain = good_arguments(op, (2, 3, 5, 7))
-    last = plain | {
-        name: t.contiguous(memory_format=torch.channels_last)
-        for name, t in tensors(plain).items()
-        if t.dim() == 4
-    }
+    last = with_tensors(
+        plain, lambda _, t: t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t
+    )
     check(op, last, device, backend)
     if "f" in plain:
         want = expected(op, last)
         mixed = placed(last | {"f": plain["f"]}, device)
         with rk.backend(backend):
-            call(op, mixed)
-        assert_same_outcome(outcome(mixed, None), want, (op, backend, "f of another layout"))
+            result = call(op, mixed)
+        assert_same_outcome(outcome(mixed, result), want, (op, backend, "f of another layout"))
 
 
 # ---- exact steps -----------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import torch
 from arguments import (
     EXACT_OPS,
     FLOAT_OPS,
-    OPS,
+    OVERLOADS,
     exact_cases,
     float_cases,
     good_arguments,
@@ -48,7 +48,7 @@ LARGE = 2**31 + 1000
 LARGE_BYTES = 40e9
 
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
-every_op = pytest.mark.parametrize("op", OPS)
+every_op = pytest.mark.parametrize("op", OVERLOADS)
 
 
 def check_sizes(op: str, backend: str, **options: Any) -> None:

@@ -14,16 +14,21 @@ from arguments import (
     EXACT_OPS,
     NAMESPACES,
     OPS,
+    OVERLOADS,
     STEPS,
-    WRITTEN,
     as_called,
     assert_same_outcome,
     call,
     copies,
     expected,
     good_arguments,
+    lead_of,
     outcome,
+    overload_of,
+    owner_of,
     tensors,
+    with_tensors,
+    written_by,
 )
 from device_checks import check, check_compiled_solve, placed
 from revdeq_kernels import backends, first_use, reference
@@ -40,7 +45,7 @@ SHAPE = (100_003,)
 GPU_NAMESPACES = {"cuda": "revdeq", "triton": NAMESPACES["triton"]}
 
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
-every_op = pytest.mark.parametrize("op", OPS)
+every_op = pytest.mark.parametrize("op", OVERLOADS)
 
 
 def warm_up(op: str, arguments: dict[str, Any], backend: str) -> None:
@@ -70,7 +75,7 @@ def test_a_stream_of_its_own(op: str, backend: str) -> None:
     with torch.cuda.stream(stream), rk.backend(backend):
         torch.cuda._sleep(200_000_000)  # a tenth of a second: another stream would be too early
         for name, t in tensors(mine).items():
-            t.copy_(values[name])
+            t.copy_(tensors(values)[name])
         result = call(op, mine)
     stream.synchronize()
     assert_same_outcome(outcome(mine, result), expected(op, arguments), (op, backend))
@@ -80,7 +85,7 @@ def test_a_stream_of_its_own(op: str, backend: str) -> None:
 @every_op
 def test_a_captured_graph(op: str, backend: str) -> None:
     first = good_arguments(op, SHAPE)
-    second = first | {name: t.flip(0) for name, t in tensors(first).items()}
+    second = with_tensors(first, lambda _, t: t.flip(0))
     mine = placed(first, GPU)
     warm_up(op, mine, backend)
     graph = torch.cuda.CUDAGraph()
@@ -88,7 +93,7 @@ def test_a_captured_graph(op: str, backend: str) -> None:
         result = call(op, mine)
     for arguments in (first, second, first):
         for name, t in tensors(mine).items():
-            t.copy_(arguments[name])
+            t.copy_(tensors(arguments)[name])
         graph.replay()
         torch.cuda.synchronize()
         assert_same_outcome(outcome(mine, result), expected(op, arguments), (op, backend))
@@ -104,7 +109,7 @@ def test_a_device_that_is_not_the_current_one(op: str, backend: str) -> None:
 
 
 ELSEWHERE = [
-    (op, name) for op in OPS for name in tensors(good_arguments(op)) if name not in {"state", "x"}
+    (op, name) for op in OPS for name in tensors(good_arguments(op)) if name != lead_of(op)
 ]
 
 
@@ -114,7 +119,7 @@ def test_tensors_on_two_devices_are_refused(op: str, name: str, backend: str) ->
     arguments = placed(good_arguments(op), GPU)
     arguments[name] = arguments[name].cpu()
     before = {n: t.clone() for n, t in tensors(arguments).items()}
-    like = "x" if op == "quantize" else "state"
+    like = owner_of(op, name)
     message = (
         f"{op}: {name}: expected cuda:0, the device of {like}, got cpu; "
         f"move it with {name}.to({like}.device)"
@@ -147,7 +152,7 @@ def test_a_cpu_state_refuses_an_f_on_the_gpu(op: str) -> None:
 @every_op
 def test_opcheck(op: str, optional: bool, backend: str) -> None:
     arguments = placed(good_arguments(op, (5, 7), optional=optional), GPU)
-    overload = getattr(getattr(torch.ops, GPU_NAMESPACES[backend]), op).default
+    overload = overload_of(op, GPU_NAMESPACES[backend])
     torch.library.opcheck(overload, *as_called(op, arguments))
 
 
@@ -168,7 +173,7 @@ def test_versions_count_what_is_written(op: str, backend: str) -> None:
         with rk.backend(backend):
             call(op, arguments, namespace)
         written = {name for name, t in tensors(arguments).items() if t._version > before[name]}
-        assert written == WRITTEN[op]
+        assert written == written_by(op, arguments)
 
 
 # ---- the check at first use ------------------------------------------------------------------

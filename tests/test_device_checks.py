@@ -8,7 +8,7 @@ import torch
 from arguments import (
     EXACT_OPS,
     FLOAT_OPS,
-    OPS,
+    OVERLOADS,
     assert_same_outcome,
     exact_cases,
     expected,
@@ -34,7 +34,7 @@ from revdeq_kernels.fixed_point import ONE, contraction
 
 FAST = [name for name in BACKENDS if name != "triton"]  # the interpreter takes 100 times as long
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
-every_op = pytest.mark.parametrize("op", OPS)
+every_op = pytest.mark.parametrize("op", OVERLOADS)
 
 
 @every_backend

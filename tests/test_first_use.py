@@ -9,7 +9,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from arguments import NAMESPACES, OPS, WRITTEN, call, good_arguments, tensors
+from arguments import (
+    NAMESPACES,
+    OPS,
+    OVERLOADS,
+    WRITTEN,
+    call,
+    good_arguments,
+    overload_of,
+    tensors,
+)
 from revdeq_kernels import backends, first_use, fixed_point, reference
 from revdeq_kernels.registration import OPS as REGISTERED
 

@@ -27,7 +27,21 @@ from arguments import (
 from conftest import BACKENDS
 
 SHAPE = (8, 16)
-CHECKED = ("x", "state", "grad", "f", "vjp", "digits", "flag", "cast", "seed")
+CHECKED = (
+    "x",
+    "state",
+    "z",
+    "y",
+    "f",
+    "digits",
+    "flag",
+    "cast",
+    "grad",
+    "grad_z",
+    "grad_y",
+    "vjp",
+    "seed",
+)
 """The order in which arguments are held against those before them; flag before x in quantize."""
 
 

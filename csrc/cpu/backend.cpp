@@ -37,7 +37,6 @@ namespace {
 template <class Arguments>
 using Leaves = std::span<const Arguments>;
 
-// Fresh tensors, filled from `from(leaf)`, which are on no thread's way until they are returned.
 struct ConvertWork {
   ConvertWork(ConvertKernel kernel_, const Argument& from, const Tensor& to, float scale,
               int32_t* flag_)
@@ -107,10 +106,9 @@ void run_channels(Direction direction, const ChannelArguments& a) {
                          betas.data(),
                          a.channels == 1 ? step.state.numel : a.inner / repeat,
                          a.channels * repeat};
-  const ChannelKernel kernel = best_kernels().channel_step(direction, number_of(step.state.dtype),
-                                                           number_of(step.f.dtype));
-  parallel(step.state.numel, kGrain,
-           [&](int64_t begin, int64_t end) { kernel(call, begin, end); });
+  const ChannelKernel kernel =
+      best_kernels().channel_step(direction, number_of(step.state.dtype), number_of(step.f.dtype));
+  parallel(step.state.numel, kGrain, [&](int64_t begin, int64_t end) { kernel(call, begin, end); });
 }
 
 struct Backend {
@@ -132,9 +130,8 @@ struct Backend {
   }
 
   static void adjoint(Leaves<AdjointArguments> leaves, const AdjointStep<double>& step) {
-    run_leaves(leaves, [&](const auto& a) {
-      return AdjointWork(a, step, number_of(a.seed->dtype));
-    });
+    run_leaves(leaves,
+               [&](const auto& a) { return AdjointWork(a, step, number_of(a.seed->dtype)); });
   }
 
   static void float_pass(Leaves<PassArguments<HalfStepArguments>> leaves, double beta,
@@ -155,39 +152,33 @@ struct Backend {
     });
   }
 
-  // Row k of `result` has the two norms of leaf k.
-  static Tensor residual(Leaves<ResidualArguments> leaves, Tensor result) {
+  // Row k of `result` gets the two norms of leaf k.
+  static void residual(Leaves<ResidualArguments> leaves, const Tensor& result) {
     std::vector<ResidualWork> works;
     works.reserve(leaves.size());
     for (const auto& a : leaves) works.emplace_back(a);
     run_all(works);
     double* norms = static_cast<double*>(result.mutable_data_ptr());
     for (const ResidualWork& work : works) work.write_norms(std::exchange(norms, norms + 2));
-    return result;
   }
 
-  static Tensors quantize(Leaves<QuantizeArguments> leaves, int64_t frac_bits) {
-    Tensors states;
-    for (const auto& a : leaves) states.push_back(empty_like(a.x.tensor, ScalarType::Int));
+  static void quantize(Leaves<QuantizeArguments> leaves, std::span<const Tensor> states,
+                       int64_t frac_bits) {
     const float scale = std::ldexp(1.0f, static_cast<int>(frac_bits));
     run_leaves(leaves, [&](const auto& a) {
       return ConvertWork(best_kernels().quantize(number_of(a.x.dtype)), a.x,
                          states[&a - leaves.data()], scale,
                          static_cast<int32_t*>(data_or_null(a.flag)));
     });
-    return states;
   }
 
-  static Tensors dequantize(Leaves<DequantizeArguments> leaves, int64_t frac_bits,
-                            ScalarType dtype) {
-    Tensors numbers;
-    for (const auto& a : leaves) numbers.push_back(empty_like(a.state.tensor, dtype));
+  static void dequantize(Leaves<DequantizeArguments> leaves, std::span<const Tensor> numbers,
+                         int64_t frac_bits, ScalarType dtype) {
     const float scale = std::ldexp(1.0f, -static_cast<int>(frac_bits));
     run_leaves(leaves, [&](const auto& a) {
       return ConvertWork(best_kernels().dequantize(number_of(dtype)), a.state,
                          numbers[&a - leaves.data()], scale, nullptr);
     });
-    return numbers;
   }
 };
 

@@ -48,9 +48,8 @@ void residual_range(const ResidualCall& call, int64_t begin_chunk, int64_t end_c
 
 template <class DoubleLanes>
 ResidualKernel select_residual(Number z, Number f) {
-  return select_float_pair<ResidualKernel>(z, f, []<class Z, class F>() -> ResidualKernel {
-    return residual_range<DoubleLanes, Z, F>;
-  });
+  return select_float_pair<ResidualKernel>(
+      z, f, []<class Z, class F>() -> ResidualKernel { return residual_range<DoubleLanes, Z, F>; });
 }
 
 }  // namespace revdeq::cpu

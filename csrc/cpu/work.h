@@ -107,8 +107,8 @@ struct PassWork {
   int64_t count = invert.count;
 };
 
-// `body(begin, end)` over [0, count). Small ranges run on the calling thread: handing them out costs
-// more than they take.
+// `body(begin, end)` over [0, count). Small ranges run on the calling thread: handing them out
+// costs more than they take.
 template <class Body>
 void parallel(int64_t count, int64_t grain, const Body& body) {
   if (count == 0) return;

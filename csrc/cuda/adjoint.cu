@@ -17,8 +17,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class S, class F, class Real, class G>
-using FloatPass =
-    PassLaunch<FloatStep<Real>, FloatLeaf<S, F>, AdjointStep<G>, AdjointLeaf<G, F>>;
+using FloatPass = PassLaunch<FloatStep<Real>, FloatLeaf<S, F>, AdjointStep<G>, AdjointLeaf<G, F>>;
 
 template <class S, class F, class Real, class G>
 __global__ void __launch_bounds__(kThreads)
@@ -76,9 +75,7 @@ void Backend::float_pass(Leaves<PassArguments<HalfStepArguments>> leaves, double
   };
   by_dtypes(leaves, dtypes, [&](const Alike<Arguments>& alike) {
     with_float_pair(number_of(alike[0]->invert.state.dtype), number_of(alike[0]->invert.f.dtype),
-                    [&](auto s, auto f) {
-                      passes<decltype(s), decltype(f)>(alike, beta, step);
-                    });
+                    [&](auto s, auto f) { passes<decltype(s), decltype(f)>(alike, beta, step); });
   });
 }
 

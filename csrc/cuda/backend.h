@@ -18,10 +18,11 @@ struct Backend {
                          const Step& step);
   static void exact_pass(Leaves<PassArguments<ExactArguments>> leaves, double beta,
                          int64_t frac_bits, int64_t tie, const Step& step);
-  static Tensor residual(Leaves<ResidualArguments> leaves, Tensor result);
-  static Tensors quantize(Leaves<QuantizeArguments> leaves, int64_t frac_bits);
-  static Tensors dequantize(Leaves<DequantizeArguments> leaves, int64_t frac_bits,
-                            ScalarType dtype);
+  static void residual(Leaves<ResidualArguments> leaves, const Tensor& result);
+  static void quantize(Leaves<QuantizeArguments> leaves, std::span<const Tensor> states,
+                       int64_t frac_bits);
+  static void dequantize(Leaves<DequantizeArguments> leaves, std::span<const Tensor> numbers,
+                         int64_t frac_bits, ScalarType dtype);
 };
 
 }  // namespace revdeq::cuda

@@ -215,9 +215,8 @@ REVDEQ_INLINE void adjoint_body(const AdjointStep<G>& step, const AdjointLeaf<G,
 template <class G, class F>
 REVDEQ_INLINE void adjoint_grid(const Launch<AdjointStep<G>, AdjointLeaf<G, F>>& p, int64_t block,
                                 int thread) {
-  on_leaf(p.leaves, block, thread, [&](const AdjointLeaf<G, F>& leaf, int64_t i) {
-    adjoint_body(p.step, leaf, i);
-  });
+  on_leaf(p.leaves, block, thread,
+          [&](const AdjointLeaf<G, F>& leaf, int64_t i) { adjoint_body(p.step, leaf, i); });
 }
 
 // The passes move every element once: an inverse and an adjoint share a launch, not data.

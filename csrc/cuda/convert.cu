@@ -30,11 +30,10 @@ ConvertLeaf<F> convert_leaf(const Argument& from, const Tensor& to, int32_t* fla
 
 }  // namespace
 
-Tensors Backend::quantize(Leaves<QuantizeArguments> leaves, int64_t frac_bits) {
+void Backend::quantize(Leaves<QuantizeArguments> leaves, std::span<const Tensor> states,
+                       int64_t frac_bits) {
   const Device device(leaves[0].x.tensor);
   const float scale = std::ldexp(1.0f, static_cast<int>(frac_bits));
-  Tensors states;
-  for (const auto& a : leaves) states.push_back(empty_like(a.x.tensor, ScalarType::Int));
   Sources sources;
   const auto dtype = [](const auto& a) { return a.x.dtype; };
   by_dtypes(leaves, dtype, [&](const Alike<QuantizeArguments>& alike) {
@@ -50,14 +49,13 @@ Tensors Backend::quantize(Leaves<QuantizeArguments> leaves, int64_t frac_bits) {
       });
     });
   });
-  return states;
 }
 
 namespace {
 
 template <class F>
 void dequantize_typed(const Device& device, std::span<const DequantizeArguments> leaves,
-                      const Tensors& numbers, float unscale) {
+                      std::span<const Tensor> numbers, float unscale) {
   Sources sources;
   const auto alike_in_all = [](const auto&) { return 0; };
   by_dtypes(leaves, alike_in_all, [&](const Alike<DequantizeArguments>& alike) {
@@ -65,8 +63,8 @@ void dequantize_typed(const Device& device, std::span<const DequantizeArguments>
     in_launches(alike, blocks, [&](size_t begin, size_t end) {
       Launch<float, ConvertLeaf<F>> p{unscale, {}};
       for (size_t k = begin; k < end; ++k)
-        p.leaves.add(convert_leaf<int32_t, F, F>(
-            alike[k]->state, numbers[alike[k] - leaves.data()], nullptr, sources));
+        p.leaves.add(convert_leaf<int32_t, F, F>(alike[k]->state, numbers[alike[k] - leaves.data()],
+                                                 nullptr, sources));
       launch(device, dequantize_kernel<F>, p, p.leaves.blocks());
     });
   });
@@ -74,12 +72,10 @@ void dequantize_typed(const Device& device, std::span<const DequantizeArguments>
 
 }  // namespace
 
-Tensors Backend::dequantize(Leaves<DequantizeArguments> leaves, int64_t frac_bits,
-                            ScalarType dtype) {
+void Backend::dequantize(Leaves<DequantizeArguments> leaves, std::span<const Tensor> numbers,
+                         int64_t frac_bits, ScalarType dtype) {
   const Device device(leaves[0].state.tensor);
   const float unscale = std::ldexp(1.0f, -static_cast<int>(frac_bits));
-  Tensors numbers;
-  for (const auto& a : leaves) numbers.push_back(empty_like(a.state.tensor, dtype));
   if (dtype == ScalarType::Double) {
     dequantize_typed<double>(device, leaves, numbers, unscale);
   } else {
@@ -87,7 +83,6 @@ Tensors Backend::dequantize(Leaves<DequantizeArguments> leaves, int64_t frac_bit
       dequantize_typed<decltype(x)>(device, leaves, numbers, unscale);
     });
   }
-  return numbers;
 }
 
 }  // namespace revdeq::cuda

@@ -49,7 +49,8 @@ REVDEQ_INLINE void exact_row(const ExactStep& step, const ExactLeaf<F>& leaf, in
 }
 
 // kWidth lanes of a block: all of its groups, and their bytes of digits. kDigits is
-// digits_per_byte, or 0 where only the leaf knows it. Lanes of the last block can have fewer groups.
+// digits_per_byte, or 0 where only the leaf knows it. Lanes of the last block can have fewer
+// groups.
 template <Direction kDirection, Form kForm, int kWidth, int kDigits, class F>
 REVDEQ_INLINE void exact_body_of(const ExactStep& step, const ExactLeaf<F>& leaf, int64_t thread) {
   constexpr int kThreadsPerBlock = kBlockLanes / kWidth;
@@ -67,11 +68,13 @@ REVDEQ_INLINE void exact_body_of(const ExactStep& step, const ExactLeaf<F>& leaf
     int32_t weight = 1;
 #pragma unroll
     for (int64_t g = 0; g < digits; ++g)
-      exact_row<kDirection, kForm, kWidth>(step, leaf, first + g * kBlockLanes, byte, weight, outside);
+      exact_row<kDirection, kForm, kWidth>(step, leaf, first + g * kBlockLanes, byte, weight,
+                                           outside);
   } else {
     for (int k = 0; k < kWidth; ++k) {
       int32_t one[1] = {byte[k]}, weight = 1;
-      for (int64_t i = first + k; i < leaf.numel && i < first + digits * kBlockLanes; i += kBlockLanes)
+      for (int64_t i = first + k; i < leaf.numel && i < first + digits * kBlockLanes;
+           i += kBlockLanes)
         exact_row<kDirection, kForm, 1>(step, leaf, i, one, weight, outside);
       byte[k] = one[0];
     }

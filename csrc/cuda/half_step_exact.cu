@@ -23,8 +23,7 @@ void exacts(const Alike<ExactArguments>& alike, const ExactOp& op) {
   const auto blocks = [](const ExactArguments& a) { return most_blocks(a.state); };
   in_launches(alike, blocks, [&](size_t begin, size_t end) {
     Launch<ExactStep, ExactLeaf<F>> p{op.step, {}};
-    for (size_t k = begin; k < end; ++k)
-      p.leaves.add(exact_leaf<F>(*alike[k], op.digits, sources));
+    for (size_t k = begin; k < end; ++k) p.leaves.add(exact_leaf<F>(*alike[k], op.digits, sources));
     op.with_constants([&]<Form kForm, int kDigits>() {
       launch(device, exact_kernel<kDirection, kForm, kDigits, F>, p, p.leaves.blocks());
     });

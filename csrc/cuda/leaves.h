@@ -20,8 +20,7 @@ FloatLeaf<S, F> float_leaf(const HalfStepArguments& a, Sources& sources) {
   FloatLeaf<S, F> leaf{static_cast<S*>(a.state.tensor.mutable_data_ptr()),
                        source_of<F>(a.f, a.state, sources), cast_of<F>(a.cast), a.state.numel,
                        false};
-  leaf.vectors =
-      fits_vectors(leaf.kWidth, leaf.state, leaf.f, leaf.cast.same, leaf.cast.wide);
+  leaf.vectors = fits_vectors(leaf.kWidth, leaf.state, leaf.f, leaf.cast.same, leaf.cast.wide);
   return leaf;
 }
 
@@ -35,8 +34,8 @@ ExactLeaf<F> exact_leaf(const ExactArguments& a, int64_t digits_per_byte, Source
                     digits_per_byte,
                     a.state.numel,
                     false};
-  leaf.vectors = fits_vectors(leaf.kWidth, leaf.state, leaf.f, leaf.cast.same, leaf.cast.wide,
-                              leaf.digits);
+  leaf.vectors =
+      fits_vectors(leaf.kWidth, leaf.state, leaf.f, leaf.cast.same, leaf.cast.wide, leaf.digits);
   return leaf;
 }
 

@@ -1,7 +1,7 @@
 // The passes over exact states on CUDA: an inverse and an adjoint in one launch.
 //
-// Bytes per element, each read or written once: those of invert_exact_ and of adjoint_, at the start
-// with sizeof(other) for the seed.
+// Bytes per element, each read or written once: those of invert_exact_ and of adjoint_, at the
+// start with sizeof(other) for the seed.
 #include "cuda/backend.h"
 #include "cuda/leaves.h"
 

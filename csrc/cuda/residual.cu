@@ -61,7 +61,7 @@ void residuals(const Device& device, const Alike<Arguments>& alike,
 
 }  // namespace
 
-Tensor Backend::residual(std::span<const ResidualArguments> leaves, Tensor result) {
+void Backend::residual(std::span<const ResidualArguments> leaves, const Tensor& result) {
   const Device device(leaves[0].z.tensor);
   int64_t chunks = 0;
   for (const auto& a : leaves) chunks += chunk_count(a.z.numel);
@@ -87,7 +87,6 @@ Tensor Backend::residual(std::span<const ResidualArguments> leaves, Tensor resul
     for (size_t k = begin; k < last.size() && k < begin + kLeaves; ++k) some.add(last[k]);
     launch(device, norms_kernel, some, some.blocks());
   }
-  return result;
 }
 
 }  // namespace revdeq::cuda

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -378,34 +378,29 @@ def _exact_pass(
 # ---- conversions and the residual ------------------------------------------------------------
 
 
-def quantize(x: Leaves, frac_bits: int, *, flag: Tensor | None = None) -> Any:
+def quantize(
+    x: Leaves, frac_bits: int, out: Leaves | None = None, *, flag: Tensor | None = None
+) -> Tensor | None:
     """See ``reference.quantize``."""
-
-    def launch(xs: tuple[Tensor, ...], states: tuple[Tensor, ...], ends: tuple[int, ...]) -> None:
-        args = (xs, states, flag, _numels(states), ends, 2.0**frac_bits)
-        _launch(kernels.quantize_kernel, ends[-1], states[0], *args, BLOCK=BLOCK)
-
-    return _converted(x, torch.int32, launch)
+    states: Any = torch.empty_like(x, dtype=torch.int32) if isinstance(x, Tensor) else out
+    for group in _groups(out=states, x=x):
+        some = group["out"]
+        ends = _ends(_blocks(some))
+        args = (_laid_out_like(group["x"], some), some, flag, _numels(some), ends, 2.0**frac_bits)
+        _launch(kernels.quantize_kernel, ends[-1], some[0], *args, BLOCK=BLOCK)
+    return states if isinstance(x, Tensor) else None
 
 
 def dequantize(state: Leaves, frac_bits: int, dtype: torch.dtype = torch.float32) -> Any:
     """See ``reference.dequantize``."""
-
-    def launch(states: tuple[Tensor, ...], xs: tuple[Tensor, ...], ends: tuple[int, ...]) -> None:
-        args = (states, xs, _numels(xs), ends, 2.0**-frac_bits)
-        _launch(kernels.dequantize_kernel, ends[-1], xs[0], *args, BLOCK=BLOCK)
-
-    return _converted(state, dtype, launch)
-
-
-def _converted(source: Leaves, dtype: torch.dtype, launch: Callable[..., None]) -> Any:
-    """Fresh tensors like those of `source`, filled by `launch(sources, results, ends)`."""
-    sources = [source] if isinstance(source, Tensor) else list(source)
-    results = [torch.empty_like(s, dtype=dtype) for s in sources]
-    for group in _groups(result=results, source=sources):
-        laid_out = _laid_out_like(group["source"], group["result"])
-        launch(laid_out, group["result"], _ends(_blocks(group["result"])))
-    return results[0] if isinstance(source, Tensor) else results
+    states = [state] if isinstance(state, Tensor) else list(state)
+    xs = [torch.empty_like(s, dtype=dtype) for s in states]
+    for group in _groups(x=xs, state=states):
+        some = group["x"]
+        ends = _ends(_blocks(some))
+        args = (_laid_out_like(group["state"], some), some, _numels(some), ends, 2.0**-frac_bits)
+        _launch(kernels.dequantize_kernel, ends[-1], some[0], *args, BLOCK=BLOCK)
+    return xs[0] if isinstance(state, Tensor) else xs
 
 
 def residual(z: Leaves, f: Leaves) -> Tensor:

@@ -46,10 +46,12 @@ def norms(sums, result, count, COLUMNS: tl.constexpr):
     column = tl.arange(0, COLUMNS)
     difference = tl.zeros([COLUMNS], tl.float64)
     size = tl.zeros([COLUMNS], tl.float64)
-    for first in range(0, count, COLUMNS):
+    first = count * 0
+    while first < count:  # the interpreter has no range of a number that was computed
         i = first + column
         mask = i < count
         difference += tl.load(sums + 2 * i, mask=mask, other=0.0)
         size += tl.load(sums + 2 * i + 1, mask=mask, other=0.0)
+        first += COLUMNS
     tl.store(result, halve(difference, COLUMNS))
     tl.store(result + 1, halve(size, COLUMNS))
