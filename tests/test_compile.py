@@ -12,7 +12,6 @@ import revdeq_kernels as rk
 from arguments import (
     NAMESPACES,
     OPS,
-    OVERLOADS,
     STEPS,
     assert_same_outcome,
     call,

@@ -12,11 +12,9 @@ from torch import Tensor
 from arguments import (
     NAMESPACES,
     OPS,
-    OVERLOADS,
     WRITTEN,
     call,
     good_arguments,
-    overload_of,
     tensors,
 )
 from revdeq_kernels import backends, first_use, fixed_point, reference

@@ -7,18 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import revdeq_kernels as rk
 from arguments import (
-    EXACT_OPS,
     NAMESPACES,
-    OPS,
     OVERLOADS,
     PASSES,
     STEPS,
-    WRITTEN,
     Memory,
     as_called,
     call,
