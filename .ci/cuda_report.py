@@ -1,5 +1,6 @@
 """What ptxas says of the CUDA kernels; fails on a spill, a stack frame or a missing kernel.
 
+It also fails where a kernel takes more registers or shared memory than CEILINGS allows its family.
 Usage: cuda_report.py PTXAS_LOG [ARCH ...], where each ARCH ("sm_90a") must hold every kernel.
 """
 
@@ -8,8 +9,30 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """The most registers per thread and bytes of static shared memory that an instance may take."""
+
+    registers: int
+    shared: int = 0
+
+
+# For each kernel family (see `family`). Registers: the next multiple of 8 above the most that any
+# instance takes on any architecture under nvcc 13.0, because GPUs hand them out by eights. Shared
+# memory: the most that any instance takes.
+CEILINGS = {
+    "adjoint_kernel": Ceiling(registers=24),
+    "dequantize_kernel": Ceiling(registers=24),
+    "exact_kernel": Ceiling(registers=176),
+    "half_step_kernel": Ceiling(registers=40),
+    "quantize_kernel": Ceiling(registers=24),
+}
+PLACE = "CEILINGS in .ci/cuda_report.py"
 
 EXPECTED_ARCHS = ["sm_80", "sm_90a", "sm_100"]
 ENTRY = re.compile(r"Compiling entry function '(\S+)' for '(\w+)'")
@@ -79,6 +102,57 @@ def problems(kernels: list[Kernel], archs: list[str]) -> list[str]:
     return found + [f"{kernel.arch} {kernel.name}: {what}" for kernel, what in told if what]
 
 
+def family(name: str) -> str:
+    """The kernel that a readable name is an instance of, such as "half_step_kernel"."""
+    return name.split("<", maxsplit=1)[0].removeprefix("revdeq::cuda::")
+
+
+def above_ceilings(kernels: list[Kernel], ceilings: Mapping[str, Ceiling]) -> list[str]:
+    """What is above its ceiling, by its worst instance; families without one, and ceilings of none.
+
+    The kernels have readable names.
+    """
+    families: dict[str, dict[str, list[Kernel]]] = {}
+    for kernel in kernels:
+        if kernel.entry:
+            by_arch = families.setdefault(family(kernel.name), {})
+            by_arch.setdefault(kernel.arch, []).append(kernel)
+    found = []
+    for name, by_arch in families.items():
+        if name not in ceilings:
+            found.append(_without_ceiling(name, by_arch))
+            continue
+        for instances in by_arch.values():
+            found += _above_ceiling(ceilings[name], instances)
+    if families:
+        stale = [name for name in ceilings if name not in families]
+        found += [f"{name}: no such kernel in the log; remove it from {PLACE}" for name in stale]
+    return found
+
+
+def _without_ceiling(name: str, by_arch: dict[str, list[Kernel]]) -> str:
+    instances = [kernel for group in by_arch.values() for kernel in group]
+    registers = max(kernel.registers or 0 for kernel in instances) // 8 * 8 + 8
+    shared = max(kernel.shared for kernel in instances)
+    line = f'"{name}": Ceiling(registers={registers}{f", shared={shared}" if shared else ""}),'
+    return f"{name}: expected a ceiling, got none; unless it needs less, add `{line}` to {PLACE}"
+
+
+def _above_ceiling(ceiling: Ceiling, instances: list[Kernel]) -> list[str]:
+    most = max(instances, key=lambda kernel: kernel.registers or 0)
+    greatest = max(instances, key=lambda kernel: kernel.shared)
+    rows = [
+        (most, most.registers or 0, ceiling.registers, "registers"),
+        (greatest, greatest.shared, ceiling.shared, "bytes of static shared memory"),
+    ]
+    return [
+        f"{kernel.arch} {kernel.name}: expected at most {limit} {what}, got {got}; "
+        f"find out why, or raise the ceiling: {PLACE}"
+        for kernel, got, limit, what in rows
+        if got > limit
+    ]
+
+
 def readable(names: list[str]) -> list[str]:
     """The names demangled, without parameter lists and anonymous namespaces."""
     text = subprocess.run(
@@ -102,12 +176,12 @@ def table(kernels: list[Kernel]) -> str:
     return "\n".join(lines)
 
 
-def main(log: str, archs: list[str]) -> int:
+def main(log: str, archs: list[str], ceilings: Mapping[str, Ceiling] = CEILINGS) -> int:
     kernels = parse(Path(log).read_text())
     for kernel, name in zip(kernels, readable([kernel.name for kernel in kernels]), strict=True):
         kernel.name = name
     print(table(kernels))
-    found = problems(kernels, archs)
+    found = problems(kernels, archs) + above_ceilings(kernels, ceilings)
     for problem in found:
         print(f"cuda_report: {problem}", file=sys.stderr)
     entries = sum(kernel.entry for kernel in kernels)

@@ -1,4 +1,4 @@
-"""The build's own logic and the checks of CI; .ci/install_check.sh installs for real."""
+"""The build's own logic; .ci/install_check.sh installs for real."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import importlib.util
 import re
 from pathlib import Path
 
-import cuda_report
 import pytest
 import revdeq_build
 import revdeq_nvcc
@@ -127,45 +126,3 @@ def test_an_old_torch_is_refused_with_the_remedy(tmp_path, monkeypatch):
     monkeypatch.setattr(revdeq_torch, "torch_folder", lambda: tmp_path)
     with pytest.raises(CompileError, match=r"got torch 2.9.1\+cu126 .*pip install 'torch>=2.11'"):
         revdeq_torch.find_torch()
-
-
-def ptxas_log(arch: str, *, stack: int = 0, stores: int = 0, loads: int = 0) -> str:
-    return f"""ptxas info    : Compiling entry function '_Z6updatePf' for '{arch}'
-ptxas info    : Function properties for _Z6updatePf
-    {stack} bytes stack frame, {stores} bytes spill stores, {loads} bytes spill loads
-ptxas info    : Used 32 registers, used 1 barriers, 2048 bytes smem, 384 bytes cmem[0]
-"""
-
-
-def test_cuda_report_passes_a_clean_log(tmp_path, capsys):
-    log = tmp_path / "ptxas.log"
-    log.write_text(ptxas_log("sm_80") + ptxas_log("sm_90a"))
-    assert cuda_report.main(str(log), ["sm_80", "sm_90a"]) == 0
-    assert "32 s2048B  32 s2048B  update\n" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("log", "problem"),
-    [
-        ("", "no kernel was found"),
-        (ptxas_log("sm_80"), "sm_90a update: missing"),
-        (ptxas_log("sm_80") + ptxas_log("sm_90a", stores=4, loads=8), "spills registers"),
-        (ptxas_log("sm_80") + ptxas_log("sm_90a", loads=8), "spills registers"),
-        (ptxas_log("sm_80") + ptxas_log("sm_90a", stack=16), "stack frame"),
-        (ptxas_log("sm_80") + ptxas_log("sm_90a").rsplit("\n", 2)[0], "report incomplete"),
-        (ptxas_log("sm_80") + ptxas_log("sm_90a").split("\n")[0], "report incomplete"),
-    ],
-)
-def test_cuda_report_fails(tmp_path, capsys, log, problem):
-    path = tmp_path / "ptxas.log"
-    path.write_text(log)
-    assert cuda_report.main(str(path), ["sm_80", "sm_90a"]) == 1
-    assert problem in capsys.readouterr().err
-
-
-def test_cuda_report_sees_a_device_function_that_spills():
-    device = "ptxas info    : Function properties for _Z5helperv\n"
-    device += "    8 bytes stack frame, 4 bytes spill stores, 4 bytes spill loads\n"
-    kernels = cuda_report.parse(ptxas_log("sm_80") + device)
-    assert [kernel.entry for kernel in kernels] == [True, False]
-    assert "_Z5helperv: spills" in cuda_report.problems(kernels, ["sm_80"])[0]
