@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cuda_report
+import cuda_resources
 import cuda_vectors
 import pytest
 from cuda_report import Ceiling
@@ -197,3 +199,84 @@ def test_a_library_without_kernels_fails() -> None:
 
 def test_every_exemption_has_its_reason() -> None:
     assert all(exemption.reason for exemption in cuda_vectors.EXEMPT.values())
+
+
+# ---- cuda_resources --------------------------------------------------------------------------
+
+LOG = ptxas_log("sm_90a", SCALAR, registers=14, shared=0)
+LOG += ptxas_log("sm_90a", VECTOR, registers=20, shared=16, stores=4, loads=8)
+SASS = sass("sm_90", {SCALAR: ["LDG.E R4, [R2.64]"], VECTOR: ["LDG.E.128 R4, [R2.64]"]})
+COLLECTED = {
+    "adjoint_kernel": {
+        "sm_90a": {
+            "instances": 2, "registers": [14, 20], "spilled": 12, "shared": 16, "wide_loads": 1,
+            "wide_stores": 0,
+        }
+    }
+}  # fmt: skip
+
+
+def built(**changes: Any) -> cuda_resources.Resources:
+    return {"nvcc": "13.0.88", "archs": "9.0a", "kernels": COLLECTED, **changes}  # type: ignore[typeddict-item]
+
+
+def test_resources_come_from_the_log_and_the_library() -> None:
+    assert cuda_resources.collect(LOG, SASS) == COLLECTED
+
+
+def test_the_log_of_another_build_is_refused() -> None:
+    with pytest.raises(ValueError, match="hold the 2 instances of the log, got 0; give the log"):
+        cuda_resources.collect(LOG, sass("sm_100", {SCALAR: [], VECTOR: []}))
+
+
+def test_architectures_are_named_as_torch_names_them() -> None:
+    row = COLLECTED["adjoint_kernel"]["sm_90a"]
+    kernels: Any = {"a_kernel": {"sm_80": row, "sm_90a": row}, "b_kernel": {"sm_100": row}}
+    assert cuda_resources.arch_list(kernels) == "8.0;9.0a;10.0"
+
+
+def test_resources_have_a_line_for_each_kernel_and_architecture(tmp_path: Path) -> None:
+    text = cuda_resources.as_text(built())
+    assert sum("instances" in line for line in text.splitlines()) == 1
+    path = tmp_path / "resources.json"
+    path.write_text(text, encoding="utf-8")
+    assert cuda_resources.read(path) == built()
+
+
+def test_the_compiler_is_read_from_its_note() -> None:
+    note = b"ptxas\0Cuda compilation tools, release 13.0, V13.0.88\0Build cuda_13.0.r13.0"
+    assert cuda_resources.nvcc_version(b"\x7fELF" + 2 * note) == "13.0.88"
+    assert cuda_resources.nvcc_version(b"\x7fELF") == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("now", "status", "message"),
+    [
+        (built(), 0, "is what this build gives"),
+        (built(archs="8.0"), 1, '+  "archs": "8.0"'),
+        (built(archs="8.0", nvcc="12.9.41"), 0, "NOT COMPARED"),
+    ],
+)
+def test_resources_are_compared_for_the_recorded_compiler(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    now: cuda_resources.Resources,
+    status: int,
+    message: str,
+) -> None:
+    path = tmp_path / "resources.json"
+    assert cuda_resources.check(now, path) == 1
+    assert "make docs-table" in capsys.readouterr().err
+    path.write_text(cuda_resources.as_text(built()), encoding="utf-8")
+    assert cuda_resources.check(now, path) == status
+    printed = capsys.readouterr()
+    assert message in (printed.err if status else printed.out)
+
+
+def test_recorded_resources_keep_to_the_ceilings() -> None:
+    kernels = cuda_resources.read()["kernels"]
+    assert kernels.keys() == cuda_report.CEILINGS.keys()
+    for name, by_arch in kernels.items():
+        for row in by_arch.values():
+            assert row["registers"][1] <= cuda_report.CEILINGS[name].registers
+            assert row["shared"] <= cuda_report.CEILINGS[name].shared

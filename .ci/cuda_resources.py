@@ -1,0 +1,155 @@
+"""What each CUDA kernel takes, as data: `cuda_resources.py --write|--check PTXAS_LOG LIBRARY`.
+
+docs/resources.json holds, for each kernel family and architecture, the instances, the registers,
+the bytes spilled, the shared memory and the instances that move 16 bytes at once. `--write` takes
+it from a build. `--check` fails where a build of the nvcc recorded there gives something else;
+another nvcc's counts differ without a fault, so then it says that it compared nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TypedDict
+
+from cuda_report import Kernel, family, parse, readable
+from cuda_vectors import Accesses, by_kernel, disassemble, wide_accesses, wide_instances
+
+RESOURCES = Path(__file__).parents[1] / "docs" / "resources.json"
+REMEDY = "write it with `make docs-table`"
+
+
+class Family(TypedDict):
+    """The instances of one kernel on one architecture, together."""
+
+    instances: int
+    registers: list[int]  # the fewest and the most
+    spilled: int  # bytes stored and loaded, of all instances
+    shared: int  # bytes of static shared memory, the most
+    wide_loads: int  # instances that load 16 bytes at once
+    wide_stores: int
+
+
+class Resources(TypedDict):
+    """What docs/resources.json holds; `kernels` by family, then by architecture."""
+
+    nvcc: str
+    archs: str  # as in TORCH_CUDA_ARCH_LIST, without PTX
+    kernels: dict[str, dict[str, Family]]
+
+
+def collect(log: str, sass: str) -> dict[str, dict[str, Family]]:
+    """The kernels of a build: from ptxas's log and from the machine code of the library."""
+    entries = [kernel for kernel in parse(log) if kernel.entry]
+    for kernel, name in zip(entries, readable([kernel.name for kernel in entries]), strict=True):
+        kernel.name = name
+    groups: dict[tuple[str, str], list[Kernel]] = {}
+    for kernel in entries:
+        groups.setdefault((family(kernel.name), kernel.arch), []).append(kernel)
+    accesses = by_kernel(wide_accesses(sass))
+    kernels: dict[str, dict[str, Family]] = {}
+    for (name, arch), group in sorted(groups.items(), key=lambda item: item[0][0]):
+        # cuobjdump names sm_90a without the letter.
+        instances = accesses.get((re.sub(r"\D+$", "", arch), name), [])
+        kernels.setdefault(name, {})[arch] = _family(name, arch, group, instances)
+    return kernels
+
+
+def _family(name: str, arch: str, group: list[Kernel], accesses: list[Accesses]) -> Family:
+    if len(group) != len(accesses):
+        raise ValueError(
+            f"{arch} {name}: expected the library to hold the {len(group)} instances of the log, "
+            f"got {len(accesses)}; give the log and the library of the same build"
+        )
+    registers = [kernel.registers or 0 for kernel in group]
+    loads, stores = wide_instances(accesses)
+    return {
+        "instances": len(group),
+        "registers": [min(registers), max(registers)],
+        "spilled": sum(kernel.spill_stores + kernel.spill_loads for kernel in group),
+        "shared": max(kernel.shared for kernel in group),
+        "wide_loads": loads,
+        "wide_stores": stores,
+    }
+
+
+def nvcc_version(library: bytes) -> str:
+    """The version that ptxas notes in machine code since CUDA 13, "unknown" without such a note."""
+    found = set(re.findall(rb"ptxas\0Cuda compilation tools, release [\d.]+, V([\d.]+)", library))
+    return found.pop().decode() if len(found) == 1 else "unknown"
+
+
+def arch_list(kernels: Mapping[str, Mapping[str, Family]]) -> str:
+    """The architectures as TORCH_CUDA_ARCH_LIST names them: "9.0a" for sm_90a."""
+    archs = dict.fromkeys(arch for by_arch in kernels.values() for arch in by_arch)
+    return ";".join(re.sub(r"^sm_(\d+)(\d)", r"\1.\2", arch) for arch in archs)
+
+
+def as_text(resources: Resources) -> str:
+    """JSON with a line for each kernel and architecture."""
+    text = json.dumps(resources, indent=2)
+    return re.sub(r"\{[^{}]*\}", lambda row: " ".join(row[0].split()), text) + "\n"
+
+
+def read(path: Path = RESOURCES) -> Resources:
+    """What is recorded."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def difference(recorded: str, built: str, name: str) -> str:
+    """A unified diff, empty where the texts agree."""
+    lines = [text.splitlines(keepends=True) for text in (recorded, built)]
+    return "".join(difflib.unified_diff(*lines, f"{name} (recorded)", f"{name} (now)"))
+
+
+def check(built: Resources, path: Path) -> int:
+    """1 where the record is not what the build gives, with the difference on stderr; else 0."""
+    if not path.exists():
+        print(f"cuda_resources: {path} is missing: {REMEDY}", file=sys.stderr)
+        return 1
+    recorded = read(path)
+    if recorded["nvcc"] != built["nvcc"]:
+        print(
+            f"!!! {path.name} NOT COMPARED with this build: it is of nvcc {recorded['nvcc']}, the "
+            f"build of nvcc {built['nvcc']}"
+        )
+        return 0
+    changes = difference(path.read_text(encoding="utf-8"), as_text(built), path.name)
+    if changes:
+        print(f"{changes}cuda_resources: the build gives other figures: {REMEDY}", file=sys.stderr)
+    else:
+        print(f"{path.name} is what this build gives, of nvcc {built['nvcc']}")
+    return 1 if changes else 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    action = parser.add_mutually_exclusive_group(required=True)
+    action.add_argument("--write", action="store_true")
+    action.add_argument("--check", action="store_true")
+    parser.add_argument("log", type=Path, help="ptxas.log of the build")
+    parser.add_argument("library", type=Path, help="librevdeq_cuda.so of the same build")
+    chosen = parser.parse_args(arguments)
+    for path in (chosen.log, chosen.library):
+        if not path.exists():
+            parser.error(f"expected what a build with nvcc leaves, got no {path}: `make build`")
+    kernels = collect(chosen.log.read_text(), disassemble(str(chosen.library)))
+    built: Resources = {
+        "nvcc": nvcc_version(chosen.library.read_bytes()),
+        "archs": arch_list(kernels),
+        "kernels": kernels,
+    }
+    if chosen.check:
+        return check(built, RESOURCES)
+    RESOURCES.write_text(as_text(built), encoding="utf-8")
+    print(f"written: {RESOURCES.name}, of nvcc {built['nvcc']}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
