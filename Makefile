@@ -15,9 +15,12 @@ STATE := $(or $(VENV),build)
 
 SOURCES := $(shell find csrc) $(wildcard build_backend/*.py) \
   setup.py pyproject.toml revdeq_kernels/__init__.py
+# Where setup.py leaves what the checks of the CUDA kernels read.
+PTXAS_LOG = build/$$($(PY) -c 'import sys; print(sys.implementation.cache_tag)')/ptxas.log
+CUDA_LIBRARY := revdeq_kernels/librevdeq_cuda.so
 BUILD_SETTINGS := $(REVDEQ_BUILD_CUDA)|$(REVDEQ_SANITIZE)|$(TORCH_CUDA_ARCH_LIST)|$(CUDA_HOME)|$(CXX)
 
-.PHONY: help bench test check build cuda-report triton-aot oldest-torch sanitize install-check clean settings
+.PHONY: help bench test check build cuda-report docs-table triton-aot oldest-torch sanitize install-check clean settings
 
 help:  ## list these commands
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 16
@@ -38,9 +41,15 @@ check: $(STATE)/.tools  ## lint, formats and types
 
 build: $(STATE)/.built  ## build and install the package, editable
 
-cuda-report: $(STATE)/.built  ## registers, spills and vector width of the CUDA kernels
-	$(PY) .ci/cuda_report.py build/cpython-*/ptxas.log
-	$(PY) .ci/cuda_vectors.py revdeq_kernels/librevdeq_cuda.so
+cuda-report: $(STATE)/.built  ## registers, spills and vector width of the CUDA kernels; checks docs/
+	$(PY) .ci/cuda_report.py $(PTXAS_LOG)
+	$(PY) .ci/cuda_vectors.py $(CUDA_LIBRARY)
+	$(PY) .ci/cuda_resources.py --check $(PTXAS_LOG) $(CUDA_LIBRARY)
+	$(PY) .ci/kernel_table.py --check
+
+docs-table: $(STATE)/.built  ## write docs/resources.json from this build, and docs/kernels.md
+	$(PY) .ci/cuda_resources.py --write $(PTXAS_LOG) $(CUDA_LIBRARY)
+	$(PY) .ci/kernel_table.py --write
 
 triton-aot: $(STATE)/.built  ## compile the Triton kernels for every architecture, without a GPU
 	.ci/triton_aot.sh $(PY)

@@ -16,7 +16,7 @@ def test_example() -> None:
 
 
 def test_links() -> None:
-    for name in ("README.md", "CONTRIBUTING.md", "bench/README.md"):
+    for name in ("README.md", "CONTRIBUTING.md", "bench/README.md", "docs/kernels.md"):
         text = (ROOT / name).read_text()
         links = re.findall(r"\]\((?!http|#)([^)#]+)", text)
         missing = [link for link in links if not (ROOT / name).parent.joinpath(link).exists()]

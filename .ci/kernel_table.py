@@ -1,0 +1,306 @@
+"""docs/kernels.md, the page that lists the kernels: `kernel_table.py --write|--check`.
+
+It is made of TABLE below, of the cases of the benchmarks (types and bytes), of docs/resources.json
+(see cuda_resources.py) and of the figures in bench/results/. None of that needs nvcc or a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from cuda_report import CEILINGS
+from cuda_resources import Family, Resources, difference
+from cuda_resources import read as read_resources
+from cuda_vectors import EXEMPT
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+from bench import harness, report  # noqa: E402
+from bench.case import Case, Plan  # noqa: E402
+from bench.harness import Record  # noqa: E402
+from revdeq_kernels import digit_bytes  # noqa: E402
+from revdeq_kernels.registration import OPS  # noqa: E402
+
+PAGE = ROOT / "docs" / "kernels.md"
+PLACE = "TABLE in .ci/kernel_table.py"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One op: its equation, the bytes it moves per element, and its CUDA kernels.
+
+    `bytes` is a sum of terms such as `2 state`: a role in the benchmark's types stands for the
+    size of its elements, `digits` for the bytes that one digit takes. `page` holds it to the bytes
+    that the benchmark counts.
+    """
+
+    equation: str
+    bytes: str
+    kernels: tuple[str, ...]
+
+
+TABLE = {
+    "update_": Row(
+        "state <- (1 - beta) state + beta f", "2 state + f + cast", ("half_step_kernel",)
+    ),
+    "invert_": Row(
+        "state <- (state - beta f) / (1 - beta)", "2 state + f + cast", ("half_step_kernel",)
+    ),
+    "adjoint_": Row(
+        "grad <- scale grad + vjp; seed <- beta grad", "2 grad + vjp + seed", ("adjoint_kernel",)
+    ),
+    "update_exact_": Row(
+        "d = s (state - F); e = floor((2^30 d + q/2 + tie - 1) / q); "
+        "state <- F + e; digit <- d - first(e)",
+        "2 state + f + digits + cast",
+        ("exact_kernel",),
+    ),
+    "invert_exact_": Row(
+        "d = first(state - F) + digit; state <- F + s d",
+        "2 state + f + digits + cast",
+        ("exact_kernel",),
+    ),
+    "quantize": Row("result = round(2^k x)", "x + result", ("quantize_kernel",)),
+    "dequantize": Row("result = 2^-k x", "x + result", ("dequantize_kernel",)),
+}
+
+HEAD = """\
+# The kernels
+
+<!-- Written by .ci/kernel_table.py; do not edit. `make docs-table` makes it anew from a build,
+`python .ci/kernel_table.py --write` from what is stored. -->
+
+What every op computes and moves, what nvcc made of its CUDA kernels, and how near it comes to
+`copy_`. The definition of the ops is [reference.py](../revdeq_kernels/reference.py)."""
+NOTATION = """\
+In the column of bytes a name stands for the size of one element of that tensor, and for nothing
+where it is not given; `digits` is what one digit takes, such as 1/8 byte in base 2. Each input is
+read once, each output written once; the benchmarks count the same bytes.
+
+In the exact steps k is `frac_bits`, F = round(2^k f), 1 - beta = s 2^30 / q with s = 1 or -1 and
+an even q, and first(e) = floor((q e - q/2 + 2^30 - tie) / 2^30) is the smallest d that the update
+takes to e ([fixed_point.py](../revdeq_kernels/fixed_point.py)). Integers wrap at 32 bits."""
+COMPILED = """\
+From [resources.json](resources.json): nvcc {nvcc}, `TORCH_CUDA_ARCH_LIST="{archs}"`.
+Registers are the fewest and the most that an instance takes; above the ceiling `make cuda-report`
+fails. Kernels come in instances that move vectors, for aligned tensors, and in instances that move
+one element at a time, for all others: the last two columns count the instances that load, and that
+store, 16 bytes at once."""
+SHARE = """\
+The headline cases of the benchmarks, and all cases of an op that has none. `copy_` moves as many
+bytes in the same run; [bench/README.md](../bench/README.md) says how it is measured, and why a CPU
+passes 100%. `quantize` and `dequantize` return a new tensor, so on a CPU they also pay for the
+pages of their result."""
+WIDE = "At least half of the instances load, and half store, 16 bytes at once, except in"
+NO_GPU = "There are no GPU figures yet."
+# By device: the providers whose figures are shown.
+PROVIDERS = {"cpu": ("revdeq cpu",), "cuda": ("revdeq cuda", "revdeq triton")}
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], left: int) -> str:
+    """A markdown table; all columns but the first `left` ones are aligned to the right."""
+    rule = ["---"] * left + ["---:"] * (len(columns) - left)
+    return "\n".join("| " + " | ".join(row) + " |" for row in (columns, rule, *rows))
+
+
+# ---- what the ops are ------------------------------------------------------------------------
+
+
+def shown_cases() -> list[Case]:
+    """The headline cases of the benchmarks; of an op that has none, all that move bytes."""
+    plan = Plan(torch.device("cpu"), sizes_mb=(64.0,), threads=(1,))
+    cases = [case for _, case in harness.planned_cases(plan) if case.bytes is not None]
+    with_headline = {case.op for case in cases if case.headline}
+    return [case for case in cases if case.headline or case.op not in with_headline]
+
+
+def bytes_per_element(op: str, formula: str, case: Case) -> float:
+    """What the benchmark counts; ValueError where the formula gives another number."""
+    sizes = {role: float(dtype.itemsize) for role, dtype in case.dtypes.items()}
+    if "digits" in formula and case.beta is not None:
+        sizes["digits"] = digit_bytes(case.elements, case.beta) / case.elements
+    total = 0.0
+    for term in formula.split(" + "):
+        *count, role = term.split()
+        total += float(count[0] if count else 1) * sizes.get(role, 0.0)
+    counted = (case.bytes or 0) / case.elements
+    # Not to the last digit: a flag or the betas of the channels may come on top.
+    if not math.isclose(total, counted, rel_tol=1e-3):
+        raise ValueError(
+            f"{op}: expected bytes per element that give the {counted:g} which bench/benchmarks/"
+            f"{case.benchmark}.py counts for {case.dtype_names}, got {formula!r}, {total:g}; "
+            f"correct {PLACE} or the benchmark"
+        )
+    return counted
+
+
+def check_names(ops: Collection[str], rows: Mapping[str, Row], kernels: Collection[str]) -> None:
+    """ValueError where an op or a kernel is missing on one side; a dot marks an overload."""
+    complaints = [
+        f"op {op}: expected a row, got none; add it to {PLACE}"
+        for op in ops
+        if "." not in op and op not in rows
+    ]
+    complaints += [
+        f"op {op}: expected one that registration.OPS knows, got a row of {PLACE}; remove it"
+        for op in rows
+        if op not in ops
+    ]
+    named = {kernel for row in rows.values() for kernel in row.kernels}
+    complaints += [
+        f"kernel {kernel}: expected an op that names it, got none; add it to a row of {PLACE}"
+        for kernel in kernels
+        if kernel not in named
+    ]
+    complaints += [
+        f"kernel {kernel}: expected it in docs/resources.json, got nothing of it; `make docs-table`"
+        for kernel in sorted(named)
+        if kernel not in kernels
+    ]
+    if complaints:
+        raise ValueError("\n".join(complaints))
+
+
+def ops_table(rows: Mapping[str, Row], cases: Sequence[Case]) -> str:
+    """Op, equation, bytes and kernels."""
+    lines = []
+    for op, row in rows.items():
+        numbers = {
+            f"{bytes_per_element(op, row.bytes, case):.5g} ({types_of(case)})": None
+            for case in cases
+            if case.op == op
+        }
+        if not numbers:
+            raise ValueError(f"{op}: expected a case in bench/benchmarks/, got none; add one")
+        kernels = ", ".join(f"`{kernel}`" for kernel in row.kernels)
+        lines.append((f"`{op}`", f"`{row.equation}`", row.bytes, "<br>".join(numbers), kernels))
+    columns = ("op", "equation", "bytes per element", "for the types measured", "CUDA kernel")
+    return table(columns, lines, left=5)
+
+
+def types_of(case: Case) -> str:
+    """The types, and beta where digits depend on it."""
+    facts = {"benchmark": case.benchmark, "op": "", "beta": case.beta, "dtypes": case.dtype_names}
+    return ", ".join(filter(None, (report.types_label(facts), report.op_label(facts).strip())))
+
+
+# ---- what the compiler made of them ----------------------------------------------------------
+
+
+def kernels_table(resources: Resources) -> str:
+    """Instances, registers, spills, shared memory and 16-byte accesses of each kernel."""
+    kernels = resources["kernels"]
+    archs = list(dict.fromkeys(arch for by_arch in kernels.values() for arch in by_arch))
+    lines = []
+    for name, by_arch in kernels.items():
+        registers = [
+            "-".join(map(str, by_arch[a]["registers"])) if a in by_arch else "" for a in archs
+        ]
+        lines.append(
+            (
+                f"`{name}`",
+                of_archs(by_arch, lambda one: str(one["instances"])),
+                *registers,
+                str(CEILINGS[name].registers) if name in CEILINGS else "none",
+                of_archs(by_arch, lambda one: str(one["spilled"])),
+                of_archs(by_arch, lambda one: str(one["shared"])),
+                of_archs(by_arch, lambda one: f"{one['wide_loads'] / one['instances']:.0%}"),
+                of_archs(by_arch, lambda one: f"{one['wide_stores'] / one['instances']:.0%}"),
+            )
+        )
+    columns = ["kernel", "instances", *(f"registers, {arch}" for arch in archs), "ceiling"]
+    columns += ["bytes spilled", "bytes shared", "16-byte loads", "16-byte stores"]
+    exempt = [f"- `{name}`: {EXEMPT[name].reason}." for name in kernels if name in EXEMPT]
+    if exempt:
+        exempt = ["\n\n" + WIDE, "", *exempt]
+    return table(columns, lines, left=1) + "\n".join(exempt)
+
+
+def of_archs(by_arch: Mapping[str, Family], show: Callable[[Family], str]) -> str:
+    """What all architectures have in common, or one value for each."""
+    values = [show(one) for one in by_arch.values()]
+    return values[0] if len(set(values)) == 1 else " / ".join(values)
+
+
+# ---- how fast they are -----------------------------------------------------------------------
+
+
+def stored_records() -> list[Record]:
+    """All lines of bench/results/."""
+    paths = sorted((ROOT / "bench" / "results").glob("*/results.jsonl"))
+    return [record for path in paths for record in report.read(path)]
+
+
+def figures(records: Iterable[Record], cases: Iterable[Case], device: str) -> str:
+    """The project's own rows of the shown cases, a table for each machine; "" without any."""
+    shown = [(case.benchmark, case.op, case.dtype_names, case.beta) for case in cases]
+    machines: dict[str, list[tuple[str, ...]]] = {}
+    for record in records:
+        key = (record["benchmark"], record["op"], record["dtypes"], record["beta"])
+        ours = record["device"] == device and record["provider"] in PROVIDERS[device]
+        if not ours or key not in shown:
+            continue
+        op, types, place = report.case_labels(record)
+        time, _, rate, share, _ = report.figures(record)
+        row = (f"`{op}`", types, place, record["provider"], time, rate, share)
+        machines.setdefault(report.heading(record), []).append(row)
+    columns = ("op", "types", "size, threads", "provider", "time", "GB/s", "of `copy_`")
+    parts = [f"{heading}\n\n{table(columns, rows, left=4)}" for heading, rows in machines.items()]
+    return "\n\n".join(parts)
+
+
+def page(
+    resources: Resources,
+    records: Sequence[Record],
+    ops: Collection[str] = tuple(OPS),
+    rows: Mapping[str, Row] = TABLE,
+) -> str:
+    """The page; ValueError where the table, the ops, the benchmarks and the build disagree."""
+    check_names(ops, rows, resources["kernels"])
+    cases = shown_cases()
+    parts = [
+        HEAD,
+        "## What they compute and move",
+        ops_table(rows, cases),
+        NOTATION,
+        "## What the compiler made of them",
+        COMPILED.format(nvcc=resources["nvcc"], archs=resources["archs"]),
+        kernels_table(resources),
+        "## How much of the bound they reach",
+        SHARE,
+        "### CPU",
+        figures(records, cases, "cpu") or "There are no CPU figures yet.",
+        "### GPU",
+        figures(records, cases, "cuda") or NO_GPU,
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    action = parser.add_mutually_exclusive_group(required=True)
+    action.add_argument("--write", action="store_true", help="write docs/kernels.md")
+    action.add_argument("--check", action="store_true", help="fail where it would change")
+    chosen = parser.parse_args(arguments)
+    text = page(read_resources(), stored_records())
+    if chosen.write:
+        PAGE.write_text(text, encoding="utf-8")
+        print(f"written: docs/{PAGE.name}")
+        return 0
+    changes = difference(PAGE.read_text(encoding="utf-8"), text, f"docs/{PAGE.name}")
+    remedy = "write it with `python .ci/kernel_table.py --write`"
+    if changes:
+        print(f"{changes}kernel_table: the data gives another page: {remedy}", file=sys.stderr)
+    else:
+        print(f"docs/{PAGE.name} is what the data gives")
+    return 1 if changes else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
