@@ -27,7 +27,7 @@ done
 # torch brings a pybind11 of its own, which refuses a stable target: ours comes first.
 pybind11=$("$python" -c 'import pybind11; print(pybind11.get_include())')
 python_include=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')
-for source in csrc/schema.cpp csrc/cpu/half_step.cpp; do
+for source in csrc/schema.cpp csrc/cpu/backend.cpp; do
   echo "$source with the headers of torch $oldest"
   "${CXX:-g++}" "${common[@]}" "${facts[@]}" -fsyntax-only -isystem "$pybind11" \
     -isystem "$python_include" -isystem "$headers/torch/include" "$source"
@@ -37,7 +37,7 @@ if [ "${REVDEQ_BUILD_CUDA:-auto}" = 0 ]; then
   exit 0
 fi
 nvcc=$(command -v nvcc || echo "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc")
-for source in csrc/cuda/*.cu; do
+for source in csrc/cuda/*.c*; do
   echo "$source with the headers of torch $oldest"
   "$nvcc" "${common[@]/-fvisibility=hidden/-Xcompiler=-fvisibility=hidden}" -DUSE_CUDA=1 -isystem "$headers/torch/include" -arch=sm_80 -O0 --ptx \
     "$source" -o /dev/null

@@ -70,7 +70,7 @@ class Op:
         """
         lead = args[0]
         plain = type(lead) in PLAIN
-        if not plain and isinstance(lead, (list, tuple)) and self.lists is not None:
+        if not plain and self.lists is not None and type(lead) in (list, tuple):
             return self.lists(written, read, args, output)
         kw: dict[str, Any] = {}
         if output is not None:

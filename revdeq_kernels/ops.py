@@ -13,7 +13,7 @@ lists are as long as the first, the leaves of any shapes and dtypes, on one devi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import TypeVar, overload
 
 import torch
 from torch import Tensor
@@ -148,7 +148,15 @@ def invert_exact_(
     return state
 
 
-def quantize(x: Leaves, frac_bits: int, *, flag: Tensor | None = None) -> Leaves:
+@overload
+def quantize(x: Tensor, frac_bits: int, *, flag: Tensor | None = None) -> Tensor: ...
+@overload
+def quantize(
+    x: Sequence[Tensor], frac_bits: int, *, flag: Tensor | None = None
+) -> list[Tensor]: ...
+def quantize(
+    x: Tensor | Sequence[Tensor], frac_bits: int, *, flag: Tensor | None = None
+) -> Tensor | list[Tensor]:
     """A fixed-point state: x 2**frac_bits, rounded to nearest even, as int32.
 
     Args:
@@ -161,14 +169,14 @@ def quantize(x: Leaves, frac_bits: int, *, flag: Tensor | None = None) -> Leaves
 
     Memory: 4 + sizeof(x) bytes per element. Errors as for ``update_``.
     """
-    if not isinstance(x, Tensor) and isinstance(x, Sequence) and _quantize.lists is not None:
+    if isinstance(x, (list, tuple)):
         out = [torch.empty_like(t, dtype=torch.int32) for t in x if isinstance(t, Tensor)]
-        _quantize.lists((out,), (x,), (x, frac_bits, out), flag)
+        OPS["quantize.list"]((out,), (x,), (x, frac_bits, out), flag)
         return out
-    if flag is None and is_compiling():
+    if flag is None and isinstance(x, Tensor) and is_compiling():
         # Inductor (torch 2.13) cannot take an op that returns a tensor and writes nothing but an
         # optional argument which is absent.
-        flag = x.new_zeros(1, dtype=torch.int32)
+        flag = torch.zeros(1, dtype=torch.int32, device=x.device)
     return _quantize((), (x,), (x, frac_bits), flag)
 
 

@@ -1,7 +1,7 @@
 """Good arguments for every op, by name; the ways to call an op; and what a call did to memory.
 
-An op's name may be that of an overload, "update_.list" or "update_.channels": the arguments are then
-lists, or a tensor of betas.
+An op's name may be that of an overload, "update_.list" or "update_.channels": the arguments are
+then lists, or a tensor of betas.
 """
 
 from __future__ import annotations

@@ -13,7 +13,10 @@ from conftest import BACKENDS
 @pytest.mark.parametrize(
     ("op", "name", "value", "expected"),
     [
-        ("update_", "beta", torch.tensor(0.5), "a Python number, got Tensor"),
+        ("update_", "beta", "0.5", "a Python number, got str"),
+        ("update_exact_", "beta", torch.tensor(0.5), "a Python number, got Tensor"),
+        ("invert_z_adjoint_y_", "beta", torch.tensor(0.5), "a Python number, got Tensor"),
+        ("invert_y_adjoint_z_", "next_beta", torch.tensor(0.5), "a Python number, got Tensor"),
         ("adjoint_", "scale", torch.tensor(0.5), "a Python number, got Tensor"),
         ("update_exact_", "beta", "0.5", "a Python number, got str"),
         ("update_exact_", "tie", 0.0, "a Python integer, got float"),
@@ -37,7 +40,7 @@ def test_what_is_no_strided_tensor_is_refused(op: str, grad_mode: bool, backend:
     """None, an array, or a sparse tensor: by name, in either grad mode."""
     good = good_arguments(op)
     for name, tensor in tensors(good).items():
-        for value in (tensor.tolist(), tensor.to_sparse()):
+        for value in (tensor.double().numpy(), tensor.to_sparse()):
             wanted = "a strided tensor" if isinstance(value, torch.Tensor) else "a tensor"
             with torch.set_grad_enabled(grad_mode):
                 message = refusal(op, good | {name: value}, backend, TypeError)

@@ -75,3 +75,16 @@ def grid_error(frac_bits: int) -> float:
 BETA_ERROR = 1e-9
 """|effective_beta(beta) - beta|: |1-beta| is off by half a unit in Q's last even place, relatively
 1 / Q < 2**-30, and |1-beta| < 1."""
+
+
+def norm_error(numel: int) -> float:
+    """Relative error of a norm of `residual` against real arithmetic, float64 throughout.
+
+    A difference, its square: 3 u in the square. The sum: an element passes through at most 16 rows,
+    8 halvings of the columns, as many rows of chunks as there are, and 8 halvings again, a rounding
+    each; all terms are positive, so relative errors do not grow by cancellation. The root halves
+    what came before it and rounds once.
+    """
+    u = unit_roundoff(torch.float64)
+    additions = 16 + 8 + -(-numel // (4096 * 256)) + 8
+    return 1.01 * ((3 + additions) / 2 + 1) * u

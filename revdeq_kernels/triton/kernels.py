@@ -173,7 +173,7 @@ def residual_kernel(z, f, sums, numel, end, COLUMNS: tl.constexpr, ROWS: tl.cons
 
 @triton.jit(do_not_specialize=["end"])
 def norms_kernel(sums, result, end, COLUMNS: tl.constexpr, LEAVES: tl.constexpr):
-    """The squares of the norms, a program for each leaf."""
+    """The norms, a program for each leaf."""
     program = tl.program_id(0)
     begin = 0
     for k in tl.static_range(LEAVES):

@@ -108,7 +108,8 @@ def _half_step(
     for group in _groups(state=state, f=f, cast=cast):
         states, casts = group["state"], group.get("cast")
         if isinstance(beta, Tensor):
-            _channel_step(states[0], group["f"][0], beta, casts and casts[0], invert)
+            one_cast = None if casts is None else casts[0]
+            _channel_step(states[0], group["f"][0], beta, one_cast, invert)
             continue
         ends = _ends(_blocks(states))
         scalars = _as_scalars(states[0].dtype, 1.0 - beta, beta)
@@ -381,14 +382,14 @@ def _exact_pass(
 def quantize(
     x: Leaves, frac_bits: int, out: Leaves | None = None, *, flag: Tensor | None = None
 ) -> Tensor | None:
-    """See ``reference.quantize``."""
-    states: Any = torch.empty_like(x, dtype=torch.int32) if isinstance(x, Tensor) else out
-    for group in _groups(out=states, x=x):
+    """See ``reference.quantize``, and for lists, which have `out`, ``reference.quantize_to``."""
+    fresh = torch.empty_like(x, dtype=torch.int32) if isinstance(x, Tensor) else None
+    for group in _groups(out=out if fresh is None else fresh, x=x):
         some = group["out"]
         ends = _ends(_blocks(some))
         args = (_laid_out_like(group["x"], some), some, flag, _numels(some), ends, 2.0**frac_bits)
         _launch(kernels.quantize_kernel, ends[-1], some[0], *args, BLOCK=BLOCK)
-    return states if isinstance(x, Tensor) else None
+    return fresh
 
 
 def dequantize(state: Leaves, frac_bits: int, dtype: torch.dtype = torch.float32) -> Any:
@@ -406,15 +407,15 @@ def dequantize(state: Leaves, frac_bits: int, dtype: torch.dtype = torch.float32
 def residual(z: Leaves, f: Leaves) -> Tensor:
     """See ``reference.residual``."""
     one = isinstance(z, Tensor)
-    zs, fs = ([z], [f]) if one else (list(z), list(f))
+    zs, fs = ([t] if isinstance(t, Tensor) else list(t) for t in (z, f))
     result = zs[0].new_zeros(len(zs), 2, dtype=torch.float64)
     for group in _groups(z=zs, f=fs, place=result.unbind()):
         _residual(group["z"], group["f"], group["place"])
-    return result[0].sqrt() if one else result.sqrt()
+    return result[0] if one else result
 
 
 def _residual(zs: tuple[Tensor, ...], fs: tuple[Tensor, ...], places: tuple[Tensor, ...]) -> None:
-    """The squares of the norms of some leaves, written to their places."""
+    """The norms of some leaves, written to their places."""
     ends = _ends([-(-z.numel() // (COLUMNS * ROWS)) for z in zs])
     sums = zs[0].new_empty(2 * ends[-1], dtype=torch.float64)
     args = (zs, _laid_out_like(fs, zs), sums, _numels(zs), ends)

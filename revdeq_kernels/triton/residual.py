@@ -42,7 +42,7 @@ def residual(z, f, sums, numel, part, COLUMNS: tl.constexpr, ROWS: tl.constexpr)
 
 @triton.jit
 def norms(sums, result, count, COLUMNS: tl.constexpr):
-    """The sums of all chunks, at result[0] and result[1]."""
+    """The norms: the roots of the sums of all chunks, at result[0] and result[1]."""
     column = tl.arange(0, COLUMNS)
     difference = tl.zeros([COLUMNS], tl.float64)
     size = tl.zeros([COLUMNS], tl.float64)
@@ -53,5 +53,5 @@ def norms(sums, result, count, COLUMNS: tl.constexpr):
         difference += tl.load(sums + 2 * i, mask=mask, other=0.0)
         size += tl.load(sums + 2 * i + 1, mask=mask, other=0.0)
         first += COLUMNS
-    tl.store(result, halve(difference, COLUMNS))
-    tl.store(result + 1, halve(size, COLUMNS))
+    tl.store(result, tl.sqrt(halve(difference, COLUMNS)))
+    tl.store(result + 1, tl.sqrt(halve(size, COLUMNS)))
