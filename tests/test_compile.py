@@ -10,6 +10,8 @@ import torch
 
 import revdeq_kernels as rk
 from arguments import (
+    CHANNELS,
+    LISTS,
     NAMESPACES,
     OPS,
     STEPS,
@@ -68,6 +70,14 @@ def test_a_compiled_function_follows_the_choice_of_backend(monkeypatch: pytest.M
             results.append(step(inputs[0].clone(), inputs[1]))
         assert len(calls) == count, chosen
     assert all(torch.equal(result, results[0]) for result in results)
+
+
+@pytest.mark.parametrize("op", LISTS + CHANNELS)
+def test_compiled_overloads_give_the_bits_of_eager_ones(op: str) -> None:
+    arguments = good_arguments(op)
+    want = expected(op, arguments)
+    result = compiled(lambda a: call(op, a))(arguments)
+    assert_same_outcome(outcome(arguments, result), want, op)
 
 
 @pytest.mark.parametrize("op", OPS)

@@ -1,1 +1,1 @@
-"""The Triton backend: kernels (``half_step``), launches (``launch``), signatures (``aot``)."""
+"""The Triton backend: steps (``half_step``), kernels, launches (``launch``), signatures (``aot``)."""
