@@ -26,11 +26,16 @@ class Ceiling:
 # instance takes on any architecture under nvcc 13.0, because GPUs hand them out by eights. Shared
 # memory: the most that any instance takes.
 CEILINGS = {
-    "adjoint_kernel": Ceiling(registers=24),
+    "adjoint_kernel": Ceiling(registers=32),
+    "channel_step_kernel": Ceiling(registers=48),
     "dequantize_kernel": Ceiling(registers=24),
-    "exact_kernel": Ceiling(registers=176),
-    "half_step_kernel": Ceiling(registers=40),
+    "exact_kernel": Ceiling(registers=184),
+    "exact_pass_kernel": Ceiling(registers=56),
+    "half_step_kernel": Ceiling(registers=48),
+    "norms_kernel": Ceiling(registers=32, shared=4096),
+    "pass_kernel": Ceiling(registers=48),
     "quantize_kernel": Ceiling(registers=24),
+    "residual_kernel": Ceiling(registers=64, shared=4096),
 }
 PLACE = "CEILINGS in .ci/cuda_report.py"
 

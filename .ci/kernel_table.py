@@ -47,7 +47,9 @@ class Row:
 
 TABLE = {
     "update_": Row(
-        "state <- (1 - beta) state + beta f", "2 state + f + cast", ("half_step_kernel",)
+        "state <- (1 - beta) state + beta f",
+        "2 state + f + cast",
+        ("half_step_kernel", "channel_step_kernel"),
     ),
     "invert_": Row(
         "state <- (state - beta f) / (1 - beta)", "2 state + f + cast", ("half_step_kernel",)
@@ -65,6 +67,41 @@ TABLE = {
         "d = first(state - F) + digit; state <- F + s d",
         "2 state + f + digits + cast",
         ("exact_kernel",),
+    ),
+    "invert_z_adjoint_y_": Row(
+        "z <- (z - beta f) / (1 - beta); grad_y <- grad_y + vjp; seed <- beta grad_y; "
+        "grad_y <- (1 - beta) grad_y",
+        "2 z + f + cast + 2 grad_y + vjp + seed",
+        ("pass_kernel",),
+    ),
+    "invert_y_adjoint_z_": Row(
+        "y <- (y - beta f) / (1 - beta); grad_z <- (1 - beta) grad_z + vjp; "
+        "seed <- next_beta grad_z",
+        "2 y + f + cast + 2 grad_z + vjp + seed",
+        ("pass_kernel",),
+    ),
+    "invert_y_adjoint_z0_": Row(
+        "y <- (y - beta f) / (1 - beta); grad_z <- ((1 - beta) grad_z + grad_y) + vjp",
+        "2 y + f + 2 grad_z + grad_y + vjp",
+        ("pass_kernel",),
+    ),
+    "invert_z_adjoint_y_exact_": Row(
+        "z as in `invert_exact_`; grad_y and seed as in `invert_z_adjoint_y_`",
+        "2 z + digits + f + cast + 2 grad_y + vjp + seed",
+        ("exact_pass_kernel",),
+    ),
+    "invert_y_adjoint_z_exact_": Row(
+        "y as in `invert_exact_`; grad_z and seed as in `invert_y_adjoint_z_`",
+        "2 y + digits + f + cast + 2 grad_z + vjp + seed",
+        ("exact_pass_kernel",),
+    ),
+    "invert_y_adjoint_z0_exact_": Row(
+        "y as in `invert_exact_`; grad_z as in `invert_y_adjoint_z0_`",
+        "2 y + digits + f + 2 grad_z + grad_y + vjp",
+        ("exact_pass_kernel",),
+    ),
+    "residual": Row(
+        "result = [norm(z - f), norm(f)]", "z + f", ("residual_kernel", "norms_kernel")
     ),
     "quantize": Row("result = round(2^k x)", "x + result", ("quantize_kernel",)),
     "dequantize": Row("result = 2^-k x", "x + result", ("dequantize_kernel",)),
@@ -89,9 +126,9 @@ takes to e ([fixed_point.py](../revdeq_kernels/fixed_point.py)). Integers wrap a
 COMPILED = """\
 From [resources.json](resources.json): nvcc {nvcc}, `TORCH_CUDA_ARCH_LIST="{archs}"`.
 Registers are the fewest and the most that an instance takes; above the ceiling `make cuda-report`
-fails. Kernels come in instances that move vectors, for aligned tensors, and in instances that move
-one element at a time, for all others: the last two columns count the instances that load, and that
-store, 16 bytes at once."""
+fails. An instance serves one choice of types (and, where exact, one form of the step and number of
+digits in a byte). It moves vectors of tensors that are aligned, and of others an element at a time;
+the last two columns count the instances that load, and that store, 16 bytes at once."""
 SHARE = """\
 The headline cases of the benchmarks, and all cases of an op that has none. `copy_` moves as many
 bytes in the same run; [bench/README.md](../bench/README.md) says how it is measured, and why a CPU
