@@ -20,7 +20,7 @@ PTXAS_LOG = build/$$($(PY) -c 'import sys; print(sys.implementation.cache_tag)')
 CUDA_LIBRARY := revdeq_kernels/librevdeq_cuda.so
 BUILD_SETTINGS := $(REVDEQ_BUILD_CUDA)|$(REVDEQ_SANITIZE)|$(TORCH_CUDA_ARCH_LIST)|$(CUDA_HOME)|$(CXX)
 
-.PHONY: help bench test check build cuda-report docs-table triton-aot oldest-torch sanitize install-check clean settings
+.PHONY: help bench test nightly check build cuda-report docs-table triton-aot oldest-torch sanitize install-check clean settings
 
 help:  ## list these commands
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 16
@@ -31,6 +31,9 @@ bench: $(STATE)/.built  ## benchmark every op on the device at hand
 
 test: $(STATE)/.built  ## run the tests of the default tier
 	$(PY) -m pytest $(ARGS)
+
+nightly: $(STATE)/.built  ## 10^5 calls with arbitrary arguments, minutes
+	$(PY) -m pytest -m nightly $(ARGS)
 
 check: $(STATE)/.tools  ## lint, formats and types
 	$(PY) -m ruff check .

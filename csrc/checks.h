@@ -124,6 +124,7 @@ inline std::string number(double value) {
 
 inline std::string device_name(const torch::stable::Device& device) {
   if (device.is_cpu()) return "cpu";
+  if (device.type() == torch::headeronly::DeviceType::Meta) return "meta";
   return (device.is_cuda() ? "cuda:" : "device ") + std::to_string(device.index());
 }
 

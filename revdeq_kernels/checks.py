@@ -431,6 +431,10 @@ def leaf_of(values: Any, k: int) -> Any:
 def _check_counts(op: str, named: dict[str, Any]) -> None:
     lists = {name: value for name, value in named.items() if name not in SHARED}
     lead = next(iter(lists))
+    for name, value in named.items():
+        if name in SHARED and isinstance(value, (list, tuple)):
+            remedy = "give one, or call the op leaf by leaf"
+            refuse(TypeError, op, name, "one for all leaves", type(value).__name__, remedy)
     for name, value in lists.items():
         if not isinstance(value, (list, tuple)):
             expected = f"a list of tensors, one for each leaf of {lead}"

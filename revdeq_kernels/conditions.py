@@ -27,6 +27,8 @@ F_DTYPES: dict[torch.dtype, tuple[torch.dtype, ...]] = {
 ADJOINT_DTYPES: dict[torch.dtype, tuple[torch.dtype, ...]] = {F32: (F32, BF16, F16), F64: (F64,)}
 """The dtypes of seed, which are those of f, that each grad takes; vjp is of these or float32."""
 
+CHECK = "check how it was computed"
+
 EXACT_F_DTYPES = (F32, BF16, F16)
 """The dtypes of f that an exact (int32) state takes."""
 
@@ -47,11 +49,15 @@ def one_of(dtypes: tuple[torch.dtype, ...]) -> str:
     return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " or " + names[-1]
 
 
-def check_number(op: str, name: str, value: float) -> None:
+def check_number(op: str, name: str, value: float) -> float:
     """Refuse what is no real number: a tensor would lose its gradient on the way to a kernel."""
     if not isinstance(value, Real):
         remedy = f"a tensor's value is {name}.item()"
         refuse(TypeError, op, name, "a Python number", type(value).__name__, remedy)
+    try:
+        return float(value)
+    except OverflowError:
+        refuse(ValueError, op, name, "a number that a float can be", "one too large", CHECK)
 
 
 def check_tensors(op: str, **tensors: Tensor | None) -> None:
@@ -62,6 +68,10 @@ def check_tensors(op: str, **tensors: Tensor | None) -> None:
             refuse(TypeError, op, name, "a tensor", type(t).__name__, remedy)
         if t.layout != torch.strided:
             refuse(TypeError, op, name, "a strided tensor", str(t.layout), f"use {name}.to_dense()")
+        if t.is_neg():
+            expected = "a tensor that holds its numbers themselves"
+            remedy = f"use {name}.resolve_neg()"
+            refuse(ValueError, op, name, expected, "a view that negates another's", remedy)
 
 
 def given(**tensors: Tensor | None) -> dict[str, Tensor]:
@@ -71,7 +81,7 @@ def given(**tensors: Tensor | None) -> dict[str, Tensor]:
 
 def check_beta(op: str, name: str, beta: float, exact: bool) -> None:
     """Refuse a beta that the step, or its inverse, cannot have."""
-    check_number(op, name, beta)
+    beta = check_number(op, name, beta)
     try:
         fixed_point.contraction(beta) if exact else fixed_point.check_beta(beta)
     except fixed_point.BetaError as error:
@@ -80,10 +90,9 @@ def check_beta(op: str, name: str, beta: float, exact: bool) -> None:
 
 def check_finite(op: str, name: str, value: float) -> None:
     """Refuse infinities and NaN."""
-    check_number(op, name, value)
+    value = check_number(op, name, value)
     if not math.isfinite(value):
-        remedy = "check how it was computed"
-        refuse(ValueError, op, name, "a finite number", f"{value:.12g}", remedy)
+        refuse(ValueError, op, name, "a finite number", f"{value:.12g}", CHECK)
 
 
 def check_integers(op: str, frac_bits: int, tie: int) -> None:

@@ -9,6 +9,7 @@ microseconds.)
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, NoReturn
@@ -36,12 +37,12 @@ class Op:
         check: checks.Check,
         differentiable: str,
         output: str = "cast",
-        numbers: tuple[int, ...] = (),
+        numbers: dict[int, type] | None = None,
     ) -> None:
         """Describe the op.
 
         `differentiable` is what an error recommends where a gradient is wanted, `output` the name
-        of the optional tensor that is written, `numbers` the places of the real numbers.
+        of the optional tensor that is written, `numbers` the types of what is no tensor, by place.
         """
         self.name, _, self.overload_name = name.partition(".")
         self.label = name
@@ -49,7 +50,7 @@ class Op:
         self.check: Callable[..., Any] = partial(check, self.name)
         self.differentiable = differentiable
         self.output = output
-        self.numbers = numbers
+        self.numbers = tuple((numbers or {}).items())
         self.overloads: dict[str, Any] = {}
         self.cpu: Any = None  # what overloads["cpu"] calls, where the extension is built
         self.lists: Op | None = None  # this op on lists of leaves
@@ -76,12 +77,12 @@ class Op:
         if output is not None:
             kw[self.output] = output
             written = (*written, output)
-        for place in self.numbers:
-            if type(args[place]) is not float:  # torch would take a tensor, and drop its gradient
+        for place, kind in self.numbers:
+            if type(args[place]) is not kind:
                 if self.channels is not None and isinstance(args[place], Tensor):
                     return self.channels(written, (*read, args[place]), args, output)
-                if not is_compiling():  # where a number can be symbolic
-                    self.check(*args, **kw)
+                args = self.plain_numbers(args, kw)
+                break
         if not plain or is_compiling():
             if not isinstance(lead, Tensor):
                 self.check(*args, **kw)
@@ -98,6 +99,21 @@ class Op:
             result = self.run(backend, *args, **kw)
         increment_version(written)
         return result
+
+    def plain_numbers(self, args: tuple[Any, ...], kw: dict[str, Any]) -> tuple[Any, ...]:
+        """The arguments with every number as Python's own, so that all backends see the same.
+
+        torch would take a tensor for a number, and drop its gradient; NumPy's numbers compute in
+        a precision of their own.
+        """
+        if is_compiling():  # a number can be symbolic
+            return args
+        self.check(*args, **kw)
+        kinds: dict[type, Callable[[Any], Any]] = {float: float, int: operator.index}
+        plain = list(args)
+        for place, kind in self.numbers:
+            plain[place] = kinds.get(kind, lambda value: value)(plain[place])
+        return tuple(plain)
 
     def run(self, backend: str, *args: Any, **kw: Any) -> Any:
         """Check the arguments and run, without a look at autograd."""
@@ -141,7 +157,7 @@ class ListOp(Op):
     def __init__(self, op: Op) -> None:
         """Take checks and words from the op on one leaf."""
         super().__init__(
-            f"{op.name}.list", op.check_arguments, op.differentiable, op.output, op.numbers
+            f"{op.name}.list", op.check_arguments, op.differentiable, op.output, dict(op.numbers)
         )
         self.check = partial(checks.check_leaves, op.check_arguments, op.name)
 
@@ -155,10 +171,11 @@ class ListOp(Op):
         """As ``Op.__call__``; a tuple of leaves is as good as a list."""
         kw = {} if output is None else {self.output: output}
         args = tuple(list(a) if isinstance(a, tuple) else a for a in args)
-        numbers = all(type(args[place]) is float for place in self.numbers)
         leads = [t for t in args[0] if isinstance(t, Tensor)]
-        if not leads or len(leads) < len(args[0]) or not (numbers or is_compiling()):
+        if not leads or len(leads) < len(args[0]):
             self.check(*args, **kw)
+        if any(type(args[place]) is not kind for place, kind in self.numbers):
+            args = self.plain_numbers(args, kw)
         device = leads[0].device
         backend = backends.select(device.type)
         if is_compiling() or any(type(lead) not in PLAIN for lead in leads):

@@ -92,12 +92,12 @@ def effective_beta(beta: float) -> float:
     Whoever computes with an exact state (an adjoint, a statistic) must use this value.
     ValueError where an exact step cannot take `beta`.
     """
-    return 1.0 - contraction(beta).one_minus_beta
+    return 1.0 - contraction(float(beta)).one_minus_beta
 
 
 def digit_base(beta: float) -> int:
     """The base of the digits that an exact step with `beta` stores: 1 / |1 - beta|, rounded up."""
-    return contraction(beta).base
+    return contraction(float(beta)).base
 
 
 def digit_bytes(numel: int, beta: float) -> int:
@@ -106,4 +106,4 @@ def digit_bytes(numel: int, beta: float) -> int:
     As many digits share a byte as fit (8 at base 2, 5 at base 3, ... 1 from base 17 on), in whole
     blocks of 32 bytes: numel / digits_per_byte, rounded up to a multiple of 32.
     """
-    return contraction(beta).blocks(numel) * BLOCK_LANES
+    return contraction(float(beta)).blocks(numel) * BLOCK_LANES

@@ -302,6 +302,8 @@ def residual(z: Tensor, f: Tensor) -> Tensor:
     v = memory_order(laid_out).double()
     difference = memory_order(z).double() - v
     squares = torch.stack([_sum(difference * difference), _sum(v * v)])
+    if squares.is_meta:
+        return squares
     # torch's own square root is off by a unit in the last place on some CPUs (MKL).
     return torch.tensor([math.sqrt(x) for x in squares.tolist()], dtype=v.dtype, device=v.device)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import is_grad_enabled
@@ -28,20 +28,23 @@ _ROUND = "x + (rounded - x).detach(), which lets the gradient through unchanged"
 _PASS = "the updates themselves, unrolled"
 _NORMS = "(z - f).norm() and f.norm()"
 
+_EXACT = {3: float, 4: int, 5: int}
+"""beta, frac_bits and tie behind a state, its digits and f."""
+
 _ON_ONE_LEAF = (
-    Op("update_", checks.half_step, _UPDATE, numbers=(2,)),
-    Op("invert_", checks.half_step, _INVERT, numbers=(2,)),
-    Op("adjoint_", checks.adjoint, "scale * grad + vjp", numbers=(2, 3)),
-    Op("update_exact_", checks.update_exact, _UPDATE, numbers=(4,)),
-    Op("invert_exact_", checks.invert_exact, _INVERT, numbers=(3,)),
-    Op("invert_z_adjoint_y_", checks.carry_y, _PASS, numbers=(2,)),
-    Op("invert_y_adjoint_z_", checks.carry_z, _PASS, numbers=(2, 5)),
-    Op("invert_y_adjoint_z0_", checks.carry_z0, _PASS, numbers=(2,)),
-    Op("invert_z_adjoint_y_exact_", checks.carry_y_exact, _PASS, numbers=(3,)),
-    Op("invert_y_adjoint_z_exact_", checks.carry_z_exact, _PASS, numbers=(3, 8)),
-    Op("invert_y_adjoint_z0_exact_", checks.carry_z0_exact, _PASS, numbers=(3,)),
-    Op("quantize", checks.quantize, _ROUND, output="flag"),
-    Op("dequantize", checks.dequantize, _ROUND),
+    Op("update_", checks.half_step, _UPDATE, numbers={2: float}),
+    Op("invert_", checks.half_step, _INVERT, numbers={2: float}),
+    Op("adjoint_", checks.adjoint, "scale * grad + vjp", numbers={2: float, 3: float}),
+    Op("update_exact_", checks.update_exact, _UPDATE, numbers={4: float, 5: int, 6: int}),
+    Op("invert_exact_", checks.invert_exact, _INVERT, numbers=_EXACT),
+    Op("invert_z_adjoint_y_", checks.carry_y, _PASS, numbers={2: float}),
+    Op("invert_y_adjoint_z_", checks.carry_z, _PASS, numbers={2: float, 5: float}),
+    Op("invert_y_adjoint_z0_", checks.carry_z0, _PASS, numbers={2: float}),
+    Op("invert_z_adjoint_y_exact_", checks.carry_y_exact, _PASS, numbers=_EXACT),
+    Op("invert_y_adjoint_z_exact_", checks.carry_z_exact, _PASS, numbers=_EXACT | {8: float}),
+    Op("invert_y_adjoint_z0_exact_", checks.carry_z0_exact, _PASS, numbers=_EXACT),
+    Op("quantize", checks.quantize, _ROUND, output="flag", numbers={1: int}),
+    Op("dequantize", checks.dequantize, _ROUND, numbers={1: int, 2: torch.dtype}),
     Op("residual", checks.residual, _NORMS),
 )
 
@@ -90,6 +93,7 @@ def _complete(namespace: str, served: tuple[str, ...], library: torch.library.Li
         op.cpu = op.overloads["cpu"]._op if "cpu" in served else op.cpu
         torch.library.register_fake(f"{namespace}::{label}", _fake(op), lib=library)
         library.impl(label, _guard(op, overload, served), "ADInplaceOrView", with_keyset=True)
+        library.impl(label, _refuse_negation(op), "Negative")
     _libraries.append(library)
 
 
@@ -106,6 +110,8 @@ def _guard(op: Op, overload: Any, served: tuple[str, ...]) -> Callable[..., Any]
         tensors = list(leaves_of((*args, *kw.values())))
         if is_grad_enabled() and any(t.requires_grad for t in tensors):
             op.refuse_grad()
+        if not tensors:  # lists that are empty
+            _refuse(op, args, kw)
         lead = tensors[0]
         if type(lead) in PLAIN:
             backend = served[0] if len(served) == 1 else lead.device.type
@@ -116,6 +122,20 @@ def _guard(op: Op, overload: Any, served: tuple[str, ...]) -> Callable[..., Any]
         return result
 
     return guard
+
+
+def _refuse_negation(op: Op) -> Callable[..., Any]:
+    """What stands for the op where a tensor negates another's memory: a copy would be written."""
+    return lambda *args, **kw: _refuse(op, args, kw)
+
+
+def _refuse(op: Op, args: tuple[Any, ...], kw: dict[str, Any]) -> NoReturn:
+    """Raise what the checks say, as the compiled ops do."""
+    try:
+        op.check(*args, **kw)
+    except (TypeError, ValueError) as error:
+        raise RuntimeError(str(error)) from error
+    raise RuntimeError(f"{op.name}: torch cannot hand these arguments to a kernel")
 
 
 def _fake(op: Op) -> Callable[..., Any]:

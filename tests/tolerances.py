@@ -49,6 +49,26 @@ def invert_error(dtype: torch.dtype, beta: float, magnitude: float) -> float:
     return 1.01 * bound * magnitude / abs(1 - beta) + torch.finfo(dtype).tiny / abs(1 - beta)
 
 
+def adjoint_error(dtype: torch.dtype, scale: float, magnitude: float) -> float:
+    """Error of adjoint_'s grad against real arithmetic on the same stored numbers.
+
+    Computed: fl(fl(fl(s) g) + v). Relative errors: u for s and u for the product, 2 u |s g|, then u
+    of a sum no larger than |s g| + |v|: at most u (3 |s| + 1) M.
+    """
+    bound = (3 * abs(scale) + 1) * magnitude
+    return 1.01 * unit_roundoff(dtype) * bound + torch.finfo(dtype).tiny * (1 + magnitude)
+
+
+def seed_error(dtype: torch.dtype, stored: torch.dtype, beta: float, magnitude: float) -> float:
+    """Error of adjoint_'s seed against real arithmetic on the new grad, at most M.
+
+    Computed: fl(fl(b) g) in grad's dtype, 2 u |b g|, then one rounding to the seed's.
+    """
+    u = 2 * unit_roundoff(dtype) + (0.0 if stored == dtype else unit_roundoff(stored))
+    tiny = torch.finfo(dtype).tiny * (1 + magnitude) + torch.finfo(stored).tiny
+    return 1.01 * u * abs(beta) * magnitude + tiny
+
+
 def round_trip_error(dtype: torch.dtype, beta: float, depth: int, magnitude: float) -> float:
     """Error of `depth` updates with given f, undone by as many inversions with the same f.
 

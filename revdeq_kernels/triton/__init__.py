@@ -1,1 +1,1 @@
-"""The Triton backend: steps (``half_step``), kernels, launches (``launch``), signatures (``aot``)."""
+"""The Triton backend: ``half_step``, ``kernels``, ``launch``, and signatures (``aot``)."""
