@@ -97,8 +97,12 @@ def make(
 
 
 def settle(tensors: Tensors) -> None:
-    """Start the float64 inverse at its fixed point, from which only rounding errors grow."""
-    tensors["float64_state"].copy_(tensors["f"])
+    """Start the float64 inverse at a fixed point, in numbers that it does not round.
+
+    The inverse multiplies a rounding error by 1 / abs(1 - beta), so that some hundred calls take it
+    to infinity. At 1, 0 and -1 there is none: 1 - beta is exact for a beta in [1/2, 1].
+    """
+    tensors["float64_state"].copy_(tensors["f"].sign_())
 
 
 def case_providers(plan: Plan, op: str, beta: float, frac_bits: int) -> Iterator[Provider]:
