@@ -43,7 +43,7 @@ class Case:
     that thousands of calls in a row stay in the range of ordinary numbers. `bytes` is what the op
     must move through memory in one call: each input read once, each output written once; None
     where the cost of the call itself is measured. Cases that are not `headline` run at the first
-    size and the first thread count only.
+    size and the first thread count only. `variant` tells cases of equal op and types apart.
     """
 
     benchmark: str
@@ -54,6 +54,7 @@ class Case:
     make: Callable[[int], Tensors]
     providers: tuple[Provider, ...]
     beta: float | None = None
+    variant: str = ""
     settle: Callable[[Tensors], None] = field(default=lambda tensors: None)
     headline: bool = False
 

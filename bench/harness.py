@@ -109,6 +109,7 @@ def _record(plan: Plan, size_mb: float, case: Case, provider: Provider, facts: R
     return {
         "benchmark": case.benchmark,
         "op": case.op,
+        "variant": case.variant,
         "provider": provider.name,
         "kind": provider.kind,
         "dtypes": case.dtype_names,

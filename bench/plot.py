@@ -86,7 +86,7 @@ def draw(records: Sequence[Record], path: Path) -> bool:
         len(places),
         sharey=True,
         squeeze=False,
-        figsize=(3.6 + 4.2 * len(places), 1.9 + 0.32 * len(labels)),
+        figsize=(5.0 + 4.2 * len(places), 1.9 + 0.32 * len(labels)),
         layout="constrained",
     )
     for axes, place in zip(grid[0], places, strict=True):

@@ -39,24 +39,28 @@ def under_reference(bind: Bind) -> Bind:
     return bind_reference
 
 
-def backend_providers(plan: Plan, bind: Bind, tolerance: float = 0.0) -> list[Provider]:
-    """One provider per backend of the project that can run here."""
+def backend_providers(plan: Plan, bind: Bind, definition: Bind | None = None) -> list[Provider]:
+    """One provider per backend of the project that can run here.
+
+    The reference makes the same call, or that of `definition`: the bits must be the same.
+    """
     return [
         Provider(
             name=f"revdeq {name}",
             kind="revdeq",
             bind=bind,
-            expected=under_reference(bind),
-            tolerance=tolerance,
+            expected=under_reference(definition or bind),
             scope=partial(revdeq_kernels.backend, name),
         )
         for name in measured_backends(plan)
     ]
 
 
-def alternative(name: str, bind: Bind, expected: Bind) -> Provider:
+def alternative(
+    name: str, bind: Bind, expected: Bind, tolerance: float = ALTERNATIVE_TOLERANCE
+) -> Provider:
     """What a user writes without the project; `expected` is the op it stands in for."""
-    return Provider(name, "alternative", bind, under_reference(expected), ALTERNATIVE_TOLERANCE)
+    return Provider(name, "alternative", bind, under_reference(expected), tolerance)
 
 
 def compiled(function: Callable[..., object]) -> Callable[..., object]:

@@ -14,7 +14,7 @@ from rich.table import Table
 from bench.harness import Record
 
 # Columns that the table needs; used where the output goes to a file.
-WIDTH = 100
+WIDTH = 114
 # Load average above which the machine had other work to do.
 BUSY = 0.5
 COLUMNS = ("case", "provider", "time", "p20 .. p80", "GB/s", "of copy_", "to best")
@@ -24,6 +24,8 @@ SHORT_TYPES = {
     "bfloat16": "bf16",
     "float16": "fp16",
 }
+# In a pass f tells these types: gradients are float32, the others have the type of f.
+OF_A_PASS = ("grad_y", "grad_z", "vjp", "seed")
 
 
 def read(path: Path) -> list[Record]:
@@ -33,16 +35,20 @@ def read(path: Path) -> list[Record]:
 
 
 def op_label(record: Record) -> str:
-    """The op, with beta where it matters to the arithmetic."""
-    if record["beta"] is None or record["benchmark"] != "half_step_exact":
-        return record["op"]
-    return f"{record['op']} beta {record['beta']:g}"
+    """The op, its variant where it has some, and beta where it matters to the arithmetic."""
+    label = record["op"]
+    if record.get("variant"):
+        label += f" ({record['variant']})"
+    exact = "int32" in list(record["dtypes"].values())[:1] and record["benchmark"] != "per_call"
+    return label if record["beta"] is None or not exact else f"{label} beta {record['beta']:g}"
 
 
 def types_label(record: Record) -> str:
     """The types in the order of the op's arguments, such as `fp32, f bf16, cast bf16`."""
     parts = []
     for role, name in record["dtypes"].items():
+        if "f" in record["dtypes"] and role in OF_A_PASS:
+            continue
         short = SHORT_TYPES.get(name, name)
         parts.append(short if not parts else f"{role} {short}")
     return ", ".join(parts)

@@ -15,19 +15,7 @@ from bench import __main__ as command
 from bench import gate, harness, providers, table, timing
 from bench.benchmarks import half_step
 from bench.case import Bind, Call, Case, Plan, Provider, Tensors
-
-TINY = Plan(
-    device=torch.device("cpu"),
-    sizes_mb=(0.01,),
-    threads=(1,),
-    samples=2,
-    sample_seconds=0.001,
-)
-CASES = [case for _, case in harness.planned_cases(TINY)]
-
-
-def case_id(case: Case) -> str:
-    return f"{case.name}-{'-'.join(case.dtype_names.values())}-{case.beta}"
+from test_bench_cases import TINY
 
 
 def fake_case(*contenders: Provider, bytes_moved: int | None = 512) -> Case:
@@ -49,48 +37,6 @@ def doubling(tensors: Tensors) -> Call:
 
 def provider(bind: Bind) -> Provider:
     return Provider("mine", "revdeq", bind, doubling)
-
-
-@pytest.mark.parametrize("case", [c for c in CASES if c.bytes is not None], ids=case_id)
-def test_bytes_are_the_sizes_of_the_tensors_moved(case: Case) -> None:
-    tensors = case.make(case.elements)
-    # Read once or written once, but the state both; no other tensor of a set takes part in the op.
-    moved = {name: tensor.nbytes for name, tensor in tensors.items()}
-    copied = moved.pop("source") + moved.pop("destination")
-    for bystander in ("float64_state", "flag"):
-        moved.pop(bystander, None)
-    moved["state again"] = moved.get("state", moved.get("grad", 0))
-    if case.benchmark == "quantize":
-        moved["result"] = moved["x"]
-    assert case.bytes is not None
-    assert case.bytes == sum(moved.values())
-    assert case.bytes - 8 < copied <= case.bytes
-
-
-@pytest.mark.parametrize("case", CASES, ids=case_id)
-def test_every_eager_provider_and_backend_passes_the_gate(case: Case) -> None:
-    for contender in case.providers:
-        if not contender.name.startswith("compile"):
-            assert gate.refusal(case, contender) is None, contender.name
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("default")  # those of torch.compile
-def test_every_compiled_provider_passes_the_gate() -> None:
-    for case in CASES:
-        torch.compiler.reset()
-        for contender in case.providers:
-            if contender.name.startswith("compile"):
-                assert gate.refusal(case, contender) is None, case_id(case)
-
-
-def test_every_op_of_the_project_has_a_benchmark() -> None:
-    ops = {case.op for case in CASES if case.benchmark != "per_call"}
-    assert ops == {
-        "update_", "invert_", "update_exact_", "invert_exact_", "adjoint_", "quantize",
-        "dequantize",
-    }  # fmt: skip
-    assert ops == {case.op for case in CASES if case.benchmark == "per_call"}
 
 
 @pytest.mark.parametrize(
@@ -270,6 +216,15 @@ def test_a_refusal_fails_the_run(
     chosen = ("--only", "half_step.update_", "--providers", "eager")
     assert run_tiny(tmp_path, *chosen) == 1
     assert "RuntimeError: not today" in capsys.readouterr().out
+
+
+def test_a_quick_run_takes_the_headlines_or_what_is_named() -> None:
+    def benchmarks(*arguments: str) -> set[str]:
+        plan = command.plan_of(command.parse(["--device", "cpu", "--quick", *arguments]))
+        return {case.benchmark for _, case in harness.planned_cases(plan)}
+
+    assert benchmarks() == {"adjoint", "half_step", "half_step_exact", "passes"}
+    assert benchmarks("--only", "residual.") == {"residual"}
 
 
 def test_a_selection_of_nothing_is_refused(tmp_path: Path) -> None:

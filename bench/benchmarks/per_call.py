@@ -1,84 +1,114 @@
 """What one call costs when there is nothing to compute: each op on one element, beside `lerp_`.
 
 The backend is the one that a user gets without asking. On a GPU this is the time to issue a call.
-No bytes are counted: nothing here is limited by memory.
+No bytes are counted: nothing here is limited by memory. A list holds one leaf.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
+from typing import NamedTuple
 
 import torch
 
 import revdeq_kernels
 from bench import providers
-from bench.benchmarks import adjoint, half_step, half_step_exact, quantize
+from bench.benchmarks import (
+    adjoint,
+    channels,
+    half_step,
+    half_step_exact,
+    lists,
+    passes,
+    quantize,
+    residual,
+)
 from bench.case import Bind, Call, Case, Plan, Provider, Tensors
 
-FLOAT_OPS = ("update_", "invert_")
-EXACT_OPS = ("update_exact_", "invert_exact_")
-FLOAT_TYPES = (torch.float32, torch.float32, None)
+BETA = half_step.BETA
+FLOAT32, INT32 = torch.float32, torch.int32
+FLOAT_TYPES = (FLOAT32, FLOAT32, None)
+
+
+class Row(NamedTuple):
+    """One op: the type of its first tensor, what makes and settles its tensors, and its call."""
+
+    op: str
+    dtype: torch.dtype
+    make: Callable[[int], Tensors]
+    settle: Callable[[Tensors], None]
+    bind: Bind
+    definition: Bind | None = None
+    beta: float | None = BETA
 
 
 def bind_lerp(tensors: Tensors) -> Call:
     """The cheapest call of torch that does a half step."""
-    return partial(tensors["lerp_state"].lerp_, tensors["lerp_f"], half_step.BETA)
+    return partial(tensors["lerp_state"].lerp_, tensors["lerp_f"], BETA)
 
 
 def bind_lerp_definition(tensors: Tensors) -> Call:
     """What `bind_lerp` computes."""
-    function = revdeq_kernels.update_
-    return partial(function, tensors["lerp_state"], tensors["lerp_f"], half_step.BETA)
+    return partial(revdeq_kernels.update_, tensors["lerp_state"], tensors["lerp_f"], BETA)
 
 
-def with_lerp_tensors(tensors: Tensors, device: torch.device) -> Tensors:
+def make_with_lerp(
+    elements: int, *, make: Callable[[int], Tensors], device: torch.device
+) -> Tensors:
     """Add the operands of `lerp_`, which every op is compared with."""
     operands = half_step.make(1, device=device, dtypes=FLOAT_TYPES)
-    return tensors | {"lerp_state": operands["state"], "lerp_f": operands["f"]}
+    return make(elements) | {"lerp_state": operands["state"], "lerp_f": operands["f"]}
 
 
-def make(elements: int, *, op: str, device: torch.device) -> Tensors:
-    """One element of everything."""
-    if op in FLOAT_OPS:
-        tensors = half_step.make(elements, device=device, dtypes=FLOAT_TYPES)
-    elif op in EXACT_OPS:
-        tensors = half_step_exact.make(
-            elements, op=op, beta=half_step.BETA, device=device, f=torch.float32, cast=None
-        )
-    elif op == "adjoint_":
-        tensors = adjoint.make(elements, device=device, f=torch.float32)
-    else:
-        tensors = quantize.make(elements, op=op, device=device)
-    return with_lerp_tensors(tensors, device)
+def as_made(tensors: Tensors) -> None:
+    """Leave the tensors of ops that change nothing, or no float."""
 
 
-def bind_op(op: str) -> Bind:
-    """Bind the public function."""
-    if op in FLOAT_OPS:
-        return half_step.bind_call(getattr(revdeq_kernels, op), half_step.BETA)
-    if op in EXACT_OPS:
-        frac_bits = half_step_exact.FRAC_BITS[torch.float32]
-        return half_step_exact.bind_exact(op, half_step.BETA, frac_bits)
-    if op == "adjoint_":
-        return adjoint.bind_call(revdeq_kernels.adjoint_)
-    return quantize.bind_call(getattr(revdeq_kernels, op))
+def rows(device: torch.device) -> Iterator[Row]:
+    """Every op on float32 or on an exact state, with f in float32."""
+    make: Callable[[int], Tensors] = partial(half_step.make, device=device, dtypes=FLOAT_TYPES)
+    for op in half_step.EAGER:
+        bind = half_step.bind_call(getattr(revdeq_kernels, op), BETA)
+        yield Row(op, FLOAT32, make, half_step.settle, bind)
+    bind, definition = (of(lists.bind_update) for of in (lists.bind_list, lists.bind_loop))
+    yield Row("update_.list", FLOAT32, make, half_step.settle, bind, definition)
+    make = partial(channels.make, device=device, channels=1, inner=1)
+    bind = channels.bind_call(revdeq_kernels.update_)
+    yield Row("update_.channels", FLOAT32, make, half_step.settle, bind)
+    for op in ("update_exact_", "invert_exact_"):
+        make = partial(half_step_exact.make, op=op, beta=BETA, device=device, f=FLOAT32, cast=None)
+        bind = half_step_exact.bind_exact(op, BETA, half_step_exact.FRAC_BITS[FLOAT32])
+        yield Row(op, INT32, make, as_made, bind)
+    make = partial(adjoint.make, device=device, f=FLOAT32)
+    yield Row("adjoint_", FLOAT32, make, adjoint.settle, adjoint.bind_call(revdeq_kernels.adjoint_))
+    for op in dict.fromkeys(op for op, *_ in passes.ROWS):
+        make = partial(passes.make, op=op, beta=BETA, device=device, f=FLOAT32)
+        dtype = INT32 if passes.is_exact(op) else FLOAT32
+        yield Row(op, dtype, make, passes.settle, passes.bind_op(op, BETA, FLOAT32))
+    make = partial(residual.make, device=device, dtype=FLOAT32)
+    yield Row("residual", FLOAT32, make, as_made, residual.bind_call, beta=None)
+    for op in quantize.EAGER:
+        make = partial(quantize.make, op=op, device=device)
+        bind = quantize.bind_call(getattr(revdeq_kernels, op))
+        yield Row(op, INT32, make, as_made, bind, beta=None)
 
 
 def cases(plan: Plan, size_mb: float) -> Iterator[Case]:
     """Every op; `size_mb` does not matter to one element."""
-    for op in (*FLOAT_OPS, "adjoint_", *EXACT_OPS, *quantize.EAGER):
-        bind = bind_op(op)
+    for row in rows(plan.device):
+        definition = providers.under_reference(row.definition or row.bind)
         yield Case(
             benchmark="per_call",
-            op=op,
-            dtypes={"state": torch.int32 if op in (*EXACT_OPS, *quantize.EAGER) else torch.float32},
+            op=row.op,
+            dtypes={"state": row.dtype},
             elements=1,
             bytes=None,
-            make=partial(make, op=op, device=plan.device),
+            make=partial(make_with_lerp, make=row.make, device=plan.device),
             providers=(
                 providers.alternative("lerp_", bind_lerp, bind_lerp_definition),
-                Provider("revdeq", "revdeq", bind, providers.under_reference(bind)),
+                Provider("revdeq", "revdeq", row.bind, definition),
             ),
-            beta=half_step.BETA if op not in quantize.EAGER else None,
+            beta=row.beta,
+            settle=row.settle,
         )
