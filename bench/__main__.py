@@ -35,7 +35,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--device", type=device_argument, help="cpu, cuda or cuda:N; default: a GPU if there is one"
     )
-    parser.add_argument("--samples", type=int, help="samples per provider (default 5)")
+    parser.add_argument("--samples", type=int, help="samples per provider (default 5 or 3)")
     parser.add_argument("--reference", action="store_true", help="time the reference backend too")
     parser.add_argument("--quick", action="store_true", help="a look, not a measurement")
     parser.add_argument("--out", type=Path, default=OUT, help="folder of the results")
@@ -68,6 +68,7 @@ def plan_of(chosen: argparse.Namespace) -> Plan:
         sizes_mb=sizes,
         threads=thread_counts(chosen, device),
         samples=chosen.samples or (3 if quick else 5),
+        side_samples=chosen.samples or 3,
         sample_seconds=0.01 if quick else 0.1,
         cold_bytes=cold_bytes,
         only=tuple(chosen.only),

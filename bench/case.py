@@ -77,12 +77,17 @@ class Plan:
     sizes_mb: tuple[float, ...]
     threads: tuple[int | None, ...]
     samples: int = 5
+    side_samples: int = 3
     sample_seconds: float = 0.1
     cold_bytes: int = 0
     only: tuple[str, ...] = ()
     providers: tuple[str, ...] = ()
     reference: bool = False
     headline_only: bool = False
+
+    def rounds(self, case: Case) -> int:
+        """Samples that each provider of this case takes: fewer beside the headlines."""
+        return self.samples if case.headline else self.side_samples
 
     def wants(self, case: Case) -> bool:
         """Whether `--only` and `--quick` leave this case in."""

@@ -60,7 +60,7 @@ def thread_rows(plan: Plan, case: Case) -> tuple[int | None, ...]:
 def sample_count(plan: Plan, cases: list[tuple[float, Case]]) -> int:
     """Samples that a run takes if no provider is refused, for the progress bar."""
     return sum(
-        plan.samples * len(case.providers) * len(thread_rows(plan, case)) for _, case in cases
+        plan.rounds(case) * len(case.providers) * len(thread_rows(plan, case)) for _, case in cases
     )
 
 
@@ -79,13 +79,13 @@ def run_case(
     """One record per thread count and provider; a refused provider has its reason and no time."""
     torch.compiler.reset()
     admitted: list[Provider] = []
-    rows = thread_rows(plan, case)
+    rows, rounds = thread_rows(plan, case), plan.rounds(case)
     for provider in case.providers:
         reason = gate.refusal(case, provider)
         if reason is None:
             admitted.append(provider)
         else:
-            for _ in range(plan.samples * len(rows)):
+            for _ in range(rounds * len(rows)):
                 on_sample()
             refused = {"refused": reason, "threads": rows[0]}
             yield _record(plan, size_mb, case, provider, facts) | refused
@@ -99,7 +99,7 @@ def run_case(
         if threads is not None:
             torch.set_num_threads(threads)
         timing.race(
-            contenders, clock, rounds=plan.samples, minimum=plan.sample_seconds, on_sample=on_sample
+            contenders, clock, rounds=rounds, minimum=plan.sample_seconds, on_sample=on_sample
         )
         for record in _timed_records(plan, size_mb, case, contenders, facts):
             yield record | {"threads": threads, "sets": len(sets)}

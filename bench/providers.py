@@ -78,13 +78,16 @@ def bind_copy_definition(tensors: Tensors) -> Call:
     return partial(torch.mul, tensors["source"], 1.0, out=tensors["destination"])
 
 
+COPY_BLOCK = 2**20
 COPY_BOUND = Provider("copy_", "bound", bind_copy, bind_copy_definition)
 
 
 def copy_tensors(bytes_moved: int, device: torch.device) -> Tensors:
     """Tensors whose copy moves as many bytes as the op: half of them read, half written."""
     elements = max(1, bytes_moved // 8)
+    # A block again and again: so many random numbers would take longer than the copies.
+    block = torch.rand(min(elements, COPY_BLOCK), device=device)
     return {
-        "source": torch.rand(elements, device=device),
+        "source": block.repeat(-(-elements // block.numel()))[:elements],
         "destination": torch.full((elements,), torch.nan, device=device),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -158,6 +159,16 @@ def test_poison_that_stays_in_an_output_is_found() -> None:
     written, poison = torch.ones(2), torch.tensor([1.0, torch.nan])
     assert gate.difference({"cast": poison}, {"cast": written}, 4.0)
     assert gate.difference({"cast": poison}, {"cast": poison.clone()}, 0.0) is None
+
+
+def test_headlines_take_more_samples_unless_a_number_is_given() -> None:
+    side, headline = fake_case(), replace(fake_case(), headline=True)
+
+    def rounds(*arguments: str) -> tuple[int, int]:
+        plan = command.plan_of(command.parse(["--device", "cpu", *arguments]))
+        return plan.rounds(headline), plan.rounds(side)
+
+    assert (rounds(), rounds("--quick"), rounds("--samples", "9")) == ((5, 3), (3, 3), (9, 9))
 
 
 def test_sets_span_the_cold_bytes() -> None:
