@@ -22,7 +22,7 @@ from typing import Any
 
 import triton
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from triton.compiler import ASTSource, make_backend
 
 ROOT = Path(__file__).parents[1]
 TARGETS = [GPUTarget("cuda", arch, 32) for arch in (80, 90, 100, 120)]
@@ -51,7 +51,7 @@ class Compiled:
         return self.error or (f"spills {self.spilled} bytes" if self.spilled > SPILL_LIMIT else "")
 
 
-def load_signatures(root: Path) -> list[tuple[str, Any, dict[str, str], dict[str, Any]]]:
+def load_signatures(root: Path) -> list[tuple[str, Any, dict[str, Any], dict[str, Any]]]:
     """`signatures()` of aot.py, imported under its own name but without the packages' __init__."""
     for package in ("revdeq_kernels", "revdeq_kernels.triton"):
         module = ModuleType(package)
@@ -75,13 +75,17 @@ def nvidia_resources(asm: dict[str, Any]) -> Compiled:
 
 
 def amd_resources(asm: dict[str, Any]) -> Compiled:
-    """What the metadata at the end of AMD's assembly says."""
-    keys = ("vgpr_count", "vgpr_spill_count", "sgpr_spill_count", "private_segment_fixed_size")
+    """What the metadata at the end of AMD's assembly says.
+
+    Scalar registers are spilled to lanes of vector registers. Where they reach memory, the size of
+    the private segment says it.
+    """
+    keys = ("vgpr_count", "vgpr_spill_count", "private_segment_fixed_size")
     found = [re.search(rf"\.{key}:\s+(\d+)", asm["amdgcn"]) for key in keys]
     if None in found:
         return Compiled(error="the assembly lacks the counts of registers and spills")
-    registers, vector, scalar, private = (int(match[1]) for match in found if match)
-    return Compiled(registers, max(4 * (vector + scalar), private))
+    registers, vector, private = (int(match[1]) for match in found if match)
+    return Compiled(registers, max(4 * vector, private))
 
 
 RESOURCES: dict[str, Callable[[dict[str, Any]], Compiled]] = {
@@ -90,24 +94,46 @@ RESOURCES: dict[str, Callable[[dict[str, Any]], Compiled]] = {
 }
 
 
-def compile_one(task: tuple[int, GPUTarget]) -> Compiled:
-    """Compile kernel number `task[0]` as a launch with these keyword arguments would.
+def as_launched(
+    kernel: Any, signature: dict[str, Any], keywords: dict[str, Any], backend: Any
+) -> tuple[ASTSource, dict[str, Any]]:
+    """What a launch with these arguments compiles, and the compiler's options.
 
-    Keywords that the kernel does not have are the compiler's options, such as num_warps. Pointers
-    are taken as 16-byte aligned, as torch's are.
+    Keywords that the kernel does not have are such options. Pointers are taken as those of torch
+    tensors: 16-byte aligned and, for AMD, of less than 2 GiB.
     """
+    names = kernel.arg_names
+    constants: dict[tuple[int, ...], Any] = {
+        (position,): keywords[name] for position, name in enumerate(names) if name in keywords
+    }
+    attributes = {}
+
+    def specialise(path: tuple[int, ...], kind: Any) -> Any:
+        """The type at `path`: the position of a parameter, then that in a tuple."""
+        if isinstance(kind, tuple):
+            return tuple(specialise((*path, k), element) for k, element in enumerate(kind))
+        if kind == "1":
+            constants[path] = 1
+            return "constexpr"
+        kind, _, divisor = kind.partition(":")
+        if divisor or kind.startswith("*"):
+            attributes[path] = backend.parse_attr("DS" if kind.startswith("*") else "D")
+        return kind
+
+    types = {
+        name: "constexpr" if name in keywords else specialise((position,), signature[name])
+        for position, name in enumerate(names)
+    }
+    options = {name: value for name, value in keywords.items() if name not in names}
+    return ASTSource(fn=kernel, signature=types, constexprs=constants, attrs=attributes), options
+
+
+def compile_one(task: tuple[int, GPUTarget]) -> Compiled:
+    """Compile kernel number `task[0]` as a launch would."""
     index, target = task
     _, kernel, signature, keywords = SIGNATURES[index]
-    constexprs = {name: value for name, value in keywords.items() if name in kernel.arg_names}
-    options = {name: value for name, value in keywords.items() if name not in constexprs}
-    types = {name: signature.get(name, "constexpr") for name in kernel.arg_names}
-    aligned = {
-        (position,): [["tt.divisibility", 16]]
-        for position, kind in enumerate(types.values())
-        if kind.startswith("*")
-    }
-    source = ASTSource(fn=kernel, signature=types, constexprs=constexprs, attrs=aligned)
     try:
+        source, options = as_launched(kernel, signature, keywords, make_backend(target))
         asm = triton.compile(source, target=target, options=options).asm
     except Exception:
         # Any failure is a finding of this check: it is shown in full and fails the run.

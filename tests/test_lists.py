@@ -70,6 +70,15 @@ def test_leaves_come_out_as_they_do_alone(op: str, backend: str) -> None:
 
 
 @every_backend
+@every_list
+def test_leaves_of_several_programs(op: str, backend: str) -> None:
+    """Multiples of 16, which are of one kind to Triton: one launch finds all of them."""
+    sizes = (1040, 9232, 16, 4112)
+    leaves = [arguments_of_leaf(op.partition(".")[0], (n,), seed=9 * n) for n in sizes]
+    assert_each_is_as_alone(op, lists_of(leaves), backend)
+
+
+@every_backend
 @pytest.mark.parametrize("op", [f"{name}.list" for name in (*FLOAT_OPS, "residual", *PASSES[:3])])
 def test_leaves_of_different_types(op: str, backend: str) -> None:
     name = op.partition(".")[0]

@@ -9,8 +9,9 @@ or written once:
   quantize, dequantize      4 + sizeof(x)
 
 Rounding is spelled out where hardware, compilers and Triton's interpreter differ (float32 to
-bfloat16, float32 to int32). Launch with OPTIONS. Constants follow ``csrc/half_step.h``, which
-explains the forms.
+bfloat16, float32 to int32). A function whose branches differ in type returns once, at its end:
+Triton's compiler reads what stands behind a return in a branch too, its interpreter does not.
+Launch with OPTIONS. Constants follow ``csrc/half_step.h``, which explains the forms.
 """
 
 # A jitted function has a type that only the compiler calls: pyright takes each call for an error.
@@ -79,18 +80,22 @@ def store_cast(cast, i, value, mask):
 def number(x, dtype: tl.constexpr):
     """A number of the step. Triton passes a Python float as float32, so doubles come as bits."""
     if dtype == tl.float64:
-        return x.to(tl.int64).to(tl.float64, bitcast=True)  # one that fits comes as int32
-    return x
+        y = x.to(tl.int64).to(tl.float64, bitcast=True)  # one that fits comes as int32
+    else:
+        y = x
+    return y
 
 
 @triton.jit
 def new_state(y, v, keep, beta, INVERT: tl.constexpr):
     """The half step itself, on numbers of the type that it computes in."""
-    if INVERT:
-        if y.dtype == tl.float64:
-            return (y - beta * v) / keep
-        return tl.div_rn(y - beta * v, tl.zeros_like(y) + keep)
-    return keep * y + beta * v
+    if not INVERT:
+        new = keep * y + beta * v
+    elif y.dtype == tl.float64:
+        new = (y - beta * v) / keep
+    else:
+        new = tl.div_rn(y - beta * v, tl.zeros_like(y) + keep)
+    return new
 
 
 @triton.jit
@@ -105,10 +110,12 @@ def load_pair(state, f, i, mask):
 def widen_to(x, state: tl.constexpr):
     """`x` in the type that a step of such a state computes in."""
     if state != tl.float64:
-        return widen(x)
-    if x.dtype != tl.float64:
-        return widen(x).to(tl.float64)
-    return x
+        y = widen(x)
+    elif x.dtype != tl.float64:
+        y = widen(x).to(tl.float64)
+    else:
+        y = x
+    return y
 
 
 @triton.jit

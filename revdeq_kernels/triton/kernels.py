@@ -1,7 +1,8 @@
 """The kernels that are launched: each finds the leaf of its program, as ``half_step.py`` wants it.
 
-Tensors come as tuples with one for each leaf, and `end` as a tuple that says before which program
-each leaf ends. A tuple of another length is another kernel to Triton. Launch with OPTIONS.
+Tensors come as tuples with one for each leaf, all of one type, and `numel` says how many programs
+each leaf has. A tuple of another length is another kernel to Triton; so is an integer in a tuple
+that is 1 or a multiple of 16, whatever do_not_specialize says. Launch with OPTIONS.
 """
 
 # A jitted function has a type that only the compiler calls: pyright takes each call for an error.
@@ -27,25 +28,48 @@ __all__ = ["OPTIONS", "STEP"]
 
 
 @triton.jit
-def leaf_of(values, k: tl.constexpr):
-    """Element `k`, or None where there are none."""
-    if values is None:
-        return None
-    return values[k]
+def programs(numel, BLOCK: tl.constexpr):
+    """How many a leaf has; numel + BLOCK - 1 could leave int32."""
+    return (numel - 1) // BLOCK + 1
 
 
-@triton.jit(do_not_specialize=["end", "keep", "beta"])
-def half_step_kernel(
-    state, f, cast, numel, end, keep, beta, INVERT: tl.constexpr, BLOCK: tl.constexpr
-):
+@triton.jit
+def find(program, numel, BLOCK: tl.constexpr):
+    """The leaf of a program, and which of that leaf's programs it is."""
+    leaf = program * 0
+    part = program
+    for k in tl.static_range(len(numel) - 1):
+        count = programs(numel[k], BLOCK)
+        behind = (leaf == k) & (part >= count)
+        leaf = tl.where(behind, k + 1, leaf)
+        part = tl.where(behind, part - count, part)
+    return leaf, part
+
+
+@triton.jit
+def at(values, leaf):
+    """Element `leaf` of a tuple. A branch for each would compile the work of a program as often."""
+    value = values[0]
+    for k in tl.static_range(1, len(values)):
+        value = tl.where(leaf == k, values[k], value)
+    return value
+
+
+@triton.jit(do_not_specialize=["keep", "beta"])
+def half_step_kernel(state, f, cast, numel, keep, beta, INVERT: tl.constexpr, BLOCK: tl.constexpr):
     """update_ and invert_; for float64, keep and beta come as the bits of the double."""
-    program = tl.program_id(0)
-    begin = 0
-    for k in tl.static_range(len(state)):
-        if (program >= begin) & (program < end[k]):
-            part = program - begin
-            half_step(state[k], f[k], leaf_of(cast, k), numel[k], part, keep, beta, INVERT, BLOCK)
-        begin = end[k]
+    leaf, part = find(tl.program_id(0), numel, BLOCK)
+    half_step(
+        at(state, leaf),
+        at(f, leaf),
+        None if cast is None else at(cast, leaf),
+        at(numel, leaf),
+        part,
+        keep,
+        beta,
+        INVERT,
+        BLOCK,
+    )
 
 
 @triton.jit
@@ -57,29 +81,25 @@ def channel_step_kernel(
     channel_step(state, f, cast, numel, part, beta, inner, channels, stride, INVERT, BLOCK)
 
 
-@triton.jit(do_not_specialize=["end", "scale", "beta", "after"])
-def adjoint_kernel(grad, other, vjp, seed, numel, end, scale, beta, after, BLOCK: tl.constexpr):
+@triton.jit(do_not_specialize=["scale", "beta", "after"])
+def adjoint_kernel(grad, other, vjp, seed, numel, scale, beta, after, BLOCK: tl.constexpr):
     """adjoint_; for float64 the numbers come as the bits of the double."""
-    program = tl.program_id(0)
-    begin = 0
-    for k in tl.static_range(len(grad)):
-        if (program >= begin) & (program < end[k]):
-            adjoint(
-                grad[k],
-                leaf_of(other, k),
-                vjp[k],
-                leaf_of(seed, k),
-                numel[k],
-                program - begin,
-                scale,
-                beta,
-                after,
-                BLOCK,
-            )
-        begin = end[k]
+    leaf, part = find(tl.program_id(0), numel, BLOCK)
+    adjoint(
+        at(grad, leaf),
+        None if other is None else at(other, leaf),
+        at(vjp, leaf),
+        None if seed is None else at(seed, leaf),
+        at(numel, leaf),
+        part,
+        scale,
+        beta,
+        after,
+        BLOCK,
+    )
 
 
-@triton.jit(do_not_specialize=["end", *STEP])
+@triton.jit(do_not_specialize=STEP)
 def exact_kernel(
     state,
     digits,
@@ -88,7 +108,6 @@ def exact_kernel(
     cast,
     numel,
     num_bytes,
-    end,
     scale,
     unscale,
     negate,
@@ -106,77 +125,63 @@ def exact_kernel(
     LANES: tl.constexpr,
 ):
     """update_exact_ (with a flag) and invert_exact_ (flag is None)."""
-    program = tl.program_id(0)
-    begin = 0
-    for k in tl.static_range(len(state)):
-        if (program >= begin) & (program < end[k]):
-            exact_step(
-                state[k],
-                digits[k],
-                flag,
-                f[k],
-                leaf_of(cast, k),
-                numel[k],
-                num_bytes[k],
-                program - begin,
-                scale,
-                unscale,
-                negate,
-                base,
-                log2_base,
-                inverse,
-                reciprocal,
-                q_whole,
-                q_part,
-                offset,
-                half,
-                FORM,
-                INVERT,
-                DIGITS_PER_BYTE,
-                LANES,
-            )
-        begin = end[k]
+    leaf, part = find(tl.program_id(0), num_bytes, LANES)
+    exact_step(
+        at(state, leaf),
+        at(digits, leaf),
+        flag,
+        at(f, leaf),
+        None if cast is None else at(cast, leaf),
+        at(numel, leaf),
+        at(num_bytes, leaf),
+        part,
+        scale,
+        unscale,
+        negate,
+        base,
+        log2_base,
+        inverse,
+        reciprocal,
+        q_whole,
+        q_part,
+        offset,
+        half,
+        FORM,
+        INVERT,
+        DIGITS_PER_BYTE,
+        LANES,
+    )
 
 
-@triton.jit(do_not_specialize=["end"])
-def quantize_kernel(x, out, flag, numel, end, scale, BLOCK: tl.constexpr):
+@triton.jit
+def quantize_kernel(x, out, flag, numel, scale, BLOCK: tl.constexpr):
     """The states that stand for each x; `flag` may be None."""
-    program = tl.program_id(0)
-    begin = 0
-    for k in tl.static_range(len(x)):
-        if (program >= begin) & (program < end[k]):
-            quantize(x[k], out[k], flag, numel[k], program - begin, scale, BLOCK)
-        begin = end[k]
+    leaf, part = find(tl.program_id(0), numel, BLOCK)
+    quantize(at(x, leaf), at(out, leaf), flag, at(numel, leaf), part, scale, BLOCK)
 
 
-@triton.jit(do_not_specialize=["end", "unscale"])
-def dequantize_kernel(state, out, numel, end, unscale, BLOCK: tl.constexpr):
+@triton.jit
+def dequantize_kernel(state, out, numel, unscale, BLOCK: tl.constexpr):
     """The numbers that each state stands for."""
+    leaf, part = find(tl.program_id(0), numel, BLOCK)
+    dequantize(at(state, leaf), at(out, leaf), at(numel, leaf), part, unscale, BLOCK)
+
+
+@triton.jit
+def residual_kernel(z, f, sums, numel, COLUMNS: tl.constexpr, ROWS: tl.constexpr):
+    """The sums of every chunk of each leaf, one leaf's after another's."""
     program = tl.program_id(0)
-    begin = 0
-    for k in tl.static_range(len(state)):
-        if (program >= begin) & (program < end[k]):
-            dequantize(state[k], out[k], numel[k], program - begin, unscale, BLOCK)
-        begin = end[k]
+    leaf, part = find(program, numel, COLUMNS * ROWS)
+    sums += 2 * program.to(tl.int64)
+    residual(at(z, leaf), at(f, leaf), sums, at(numel, leaf), part, COLUMNS, ROWS)
 
 
-@triton.jit(do_not_specialize=["end"])
-def residual_kernel(z, f, sums, numel, end, COLUMNS: tl.constexpr, ROWS: tl.constexpr):
-    """The sums of every chunk of each leaf."""
-    program = tl.program_id(0)
-    begin = 0
-    for k in tl.static_range(len(z)):
-        if (program >= begin) & (program < end[k]):
-            residual(z[k], f[k], sums + 2 * begin, numel[k], program - begin, COLUMNS, ROWS)
-        begin = end[k]
-
-
-@triton.jit(do_not_specialize=["end"])
-def norms_kernel(sums, result, end, COLUMNS: tl.constexpr, LEAVES: tl.constexpr):
+@triton.jit
+def norms_kernel(sums, result, numel, COLUMNS: tl.constexpr, ROWS: tl.constexpr):
     """The norms, a program for each leaf."""
-    program = tl.program_id(0)
-    begin = 0
-    for k in tl.static_range(LEAVES):
-        if program == k:
-            norms(sums + 2 * begin, result + 2 * k, end[k] - begin, COLUMNS)
-        begin = end[k]
+    leaf = tl.program_id(0)
+    begin = leaf.to(tl.int64) * 0
+    for k in tl.static_range(len(numel) - 1):
+        begin += tl.where(leaf > k, programs(numel[k], COLUMNS * ROWS), 0)
+    count = programs(at(numel, leaf), COLUMNS * ROWS)
+    norms(sums + 2 * begin, result + 2 * leaf, count, COLUMNS)

@@ -1,7 +1,7 @@
 """Launches of the Triton kernels; the arguments are those of ``reference.py``, already checked.
 
-Each function takes a leaf or a list of leaves. Leaves of the same dtypes go together, up to LEAVES
-in a launch.
+Each function takes a leaf or a list of leaves. Leaves that are of one kind to Triton's compiler go
+together, up to LEAVES in a launch.
 """
 
 from __future__ import annotations
@@ -39,28 +39,25 @@ def _groups(**lists: Leaves | None) -> Iterator[Group]:
     given = {
         n: [v] if isinstance(v, Tensor) else list(v) for n, v in lists.items() if v is not None
     }
-    lead = next(iter(given))
-    alike: dict[tuple[torch.dtype, ...], list[int]] = {}
-    for k, leaf in enumerate(given[lead]):
-        if leaf.numel() > 0:
-            alike.setdefault(tuple(values[k].dtype for values in given.values()), []).append(k)
+    alike: dict[tuple[Any, ...], list[int]] = {}
+    for k, leaf in enumerate(zip(*given.values(), strict=True)):
+        if leaf[0].numel() > 0:
+            alike.setdefault(_kind(leaf), []).append(k)
     for leaves in alike.values():
         for first in range(0, len(leaves), LEAVES):
             chosen = leaves[first : first + LEAVES]
             yield {name: tuple(values[k] for k in chosen) for name, values in given.items()}
 
 
-def _ends(counts: Sequence[int], begin: int = 0) -> tuple[int, ...]:
-    """Before which program each leaf ends, if it needs so many."""
-    ends = []
-    for count in counts:
-        begin += count
-        ends.append(begin)
-    return tuple(ends)
+def _kind(leaf: tuple[Tensor, ...]) -> tuple[Any, ...]:
+    """What Triton compiles a kernel for: mixed, every mixture would be compiled by itself."""
+    numel = leaf[0].numel()
+    return numel == 1, numel % 16 == 0, *((t.dtype, t.data_ptr() % 16 == 0) for t in leaf)
 
 
-def _blocks(tensors: Sequence[Tensor]) -> list[int]:
-    return [-(-t.numel() // BLOCK) for t in tensors]
+def _programs(sizes: Sequence[int], block: int = BLOCK) -> int:
+    """How many programs the leaves need, each by itself."""
+    return sum(-(-size // block) for size in sizes)
 
 
 def _numels(tensors: Sequence[Tensor]) -> tuple[int, ...]:
@@ -111,12 +108,11 @@ def _half_step(
             one_cast = None if casts is None else casts[0]
             _channel_step(states[0], group["f"][0], beta, one_cast, invert)
             continue
-        ends = _ends(_blocks(states))
+        numels = _numels(states)
         scalars = _as_scalars(states[0].dtype, 1.0 - beta, beta)
-        fs = _laid_out_like(group["f"], states)
-        args = (states, fs, casts, _numels(states), ends, *scalars)
+        args = (states, _laid_out_like(group["f"], states), casts, numels, *scalars)
         kernel = kernels.half_step_kernel
-        _launch(kernel, ends[-1], states[0], *args, INVERT=invert, BLOCK=BLOCK)
+        _launch(kernel, _programs(numels), states[0], *args, INVERT=invert, BLOCK=BLOCK)
 
 
 def _channel_step(
@@ -129,7 +125,7 @@ def _channel_step(
         stride = beta.stride(dimension - state.dim())
     (source,) = _laid_out_like([f], [state])
     args = (state, source, cast, state.numel(), beta, inner, channels, stride)
-    blocks = -(-state.numel() // BLOCK)
+    blocks = _programs([state.numel()])
     _launch(kernels.channel_step_kernel, blocks, state, *args, INVERT=invert, BLOCK=BLOCK)
 
 
@@ -179,13 +175,13 @@ def _exact(
     form, packed, step = exact_step(beta, frac_bits, tie)
     for group in _groups(state=state, digits=digits, f=f, cast=cast):
         states = group["state"]
-        num_bytes, lanes, ends = _lanes(states, beta)
+        num_bytes, lanes = _lanes(states, beta)
         _launch(
             kernels.exact_kernel,
-            ends[-1],
+            _programs(num_bytes, lanes),
             states[0],
             *(states, group["digits"], flag, _laid_out_like(group["f"], states)),
-            *(group.get("cast"), _numels(states), num_bytes, ends, *step),
+            *(group.get("cast"), _numels(states), num_bytes, *step),
             FORM=form,
             INVERT=invert,
             DIGITS_PER_BYTE=packed,
@@ -193,12 +189,11 @@ def _exact(
         )
 
 
-def _lanes(states: Sequence[Tensor], beta: float) -> tuple[tuple[int, ...], int, tuple[int, ...]]:
-    """The bytes of digits of each leaf, how many a program has, and where the leaves end."""
+def _lanes(states: Sequence[Tensor], beta: float) -> tuple[tuple[int, ...], int]:
+    """The bytes of digits of each leaf, and how many of them a program has."""
     c = contraction(beta)
     num_bytes = tuple(c.blocks(state.numel()) * BLOCK_LANES for state in states)
-    lanes = 1024 if c.digits_per_byte == 1 else 512
-    return num_bytes, lanes, _ends([-(-n // lanes) for n in num_bytes])
+    return num_bytes, 1024 if c.digits_per_byte == 1 else 512
 
 
 @lru_cache(maxsize=1024)
@@ -232,10 +227,10 @@ def adjoint_(grad: Leaves, vjp: Leaves, scale: float, beta: float, seed: Leaves)
     """See ``reference.adjoint_``."""
     for group in _groups(grad=grad, vjp=vjp, seed=seed):
         grads = group["grad"]
-        ends = _ends(_blocks(grads))
-        args = (grads, None, _laid_out_like(group["vjp"], grads), group["seed"], _numels(grads))
+        numels = _numels(grads)
         scalars = _as_scalars(grads[0].dtype, scale, beta, 1.0)
-        _launch(kernels.adjoint_kernel, ends[-1], grads[0], *args, ends, *scalars, BLOCK=BLOCK)
+        args = (grads, None, _laid_out_like(group["vjp"], grads), group["seed"], numels, *scalars)
+        _launch(kernels.adjoint_kernel, _programs(numels), grads[0], *args, BLOCK=BLOCK)
 
 
 def invert_z_adjoint_y_(
@@ -342,15 +337,15 @@ def _carried(group: Group) -> tuple[Any, ...]:
 def _float_pass(groups: Iterator[Group], beta: float, carry: tuple[float, float, float]) -> None:
     for group in groups:
         states = group["state"]
-        state_ends = _ends(_blocks(states))
-        ends = _ends(_blocks(states), state_ends[-1])
+        numels = _numels(states)
+        steps = _programs(numels)
         _launch(
             passes.pass_kernel,
-            ends[-1],
+            2 * steps,
             states[0],
-            *(states, _laid_out_like(group["f"], states), group.get("cast"), _numels(states)),
-            *(state_ends, *_as_scalars(states[0].dtype, 1.0 - beta, beta), *_carried(group)),
-            *(ends, *_as_scalars(group["grad"][0].dtype, *carry)),
+            *(states, _laid_out_like(group["f"], states), group.get("cast"), numels, steps),
+            *(*_as_scalars(states[0].dtype, 1.0 - beta, beta), *_carried(group)),
+            *_as_scalars(group["grad"][0].dtype, *carry),
             BLOCK=BLOCK,
         )
 
@@ -361,14 +356,15 @@ def _exact_pass(
     form, packed, step = exact_step(*numbers)
     for group in groups:
         states = group["state"]
-        num_bytes, lanes, state_ends = _lanes(states, numbers[0])
-        ends = _ends(_blocks(states), state_ends[-1])
+        numels = _numels(states)
+        num_bytes, lanes = _lanes(states, numbers[0])
+        steps = _programs(num_bytes, lanes)
         _launch(
             passes.exact_pass_kernel,
-            ends[-1],
+            steps + _programs(numels),
             states[0],
             *(states, group["digits"], _laid_out_like(group["f"], states), group.get("cast")),
-            *(_numels(states), num_bytes, state_ends, *step, *_carried(group), ends, *carry),
+            *(numels, num_bytes, steps, *step, *_carried(group), *carry),
             FORM=form,
             DIGITS_PER_BYTE=packed,
             LANES=lanes,
@@ -386,9 +382,9 @@ def quantize(
     fresh = torch.empty_like(x, dtype=torch.int32) if isinstance(x, Tensor) else None
     for group in _groups(out=out if fresh is None else fresh, x=x):
         some = group["out"]
-        ends = _ends(_blocks(some))
-        args = (_laid_out_like(group["x"], some), some, flag, _numels(some), ends, 2.0**frac_bits)
-        _launch(kernels.quantize_kernel, ends[-1], some[0], *args, BLOCK=BLOCK)
+        numels = _numels(some)
+        args = (_laid_out_like(group["x"], some), some, flag, numels, 2.0**frac_bits)
+        _launch(kernels.quantize_kernel, _programs(numels), some[0], *args, BLOCK=BLOCK)
     return fresh
 
 
@@ -398,9 +394,9 @@ def dequantize(state: Leaves, frac_bits: int, dtype: torch.dtype = torch.float32
     xs = [torch.empty_like(s, dtype=dtype) for s in states]
     for group in _groups(x=xs, state=states):
         some = group["x"]
-        ends = _ends(_blocks(some))
-        args = (_laid_out_like(group["state"], some), some, _numels(some), ends, 2.0**-frac_bits)
-        _launch(kernels.dequantize_kernel, ends[-1], some[0], *args, BLOCK=BLOCK)
+        numels = _numels(some)
+        args = (_laid_out_like(group["state"], some), some, numels, 2.0**-frac_bits)
+        _launch(kernels.dequantize_kernel, _programs(numels), some[0], *args, BLOCK=BLOCK)
     return xs[0] if isinstance(state, Tensor) else xs
 
 
@@ -416,12 +412,13 @@ def residual(z: Leaves, f: Leaves) -> Tensor:
 
 def _residual(zs: tuple[Tensor, ...], fs: tuple[Tensor, ...], places: tuple[Tensor, ...]) -> None:
     """The norms of some leaves, written to their places."""
-    ends = _ends([-(-z.numel() // (COLUMNS * ROWS)) for z in zs])
-    sums = zs[0].new_empty(2 * ends[-1], dtype=torch.float64)
-    args = (zs, _laid_out_like(fs, zs), sums, _numels(zs), ends)
-    _launch(kernels.residual_kernel, ends[-1], sums, *args, COLUMNS=COLUMNS, ROWS=ROWS)
+    numels = _numels(zs)
+    chunks = _programs(numels, COLUMNS * ROWS)
+    sums = zs[0].new_empty(2 * chunks, dtype=torch.float64)
+    args = (zs, _laid_out_like(fs, zs), sums, numels)
+    _launch(kernels.residual_kernel, chunks, sums, *args, COLUMNS=COLUMNS, ROWS=ROWS)
     norms = torch.empty(len(zs), 2, dtype=torch.float64, device=sums.device)
-    args = (sums, norms, ends)
-    _launch(kernels.norms_kernel, len(zs), sums, *args, COLUMNS=COLUMNS, LEAVES=len(zs))
+    args = (sums, norms, numels)
+    _launch(kernels.norms_kernel, len(zs), sums, *args, COLUMNS=COLUMNS, ROWS=ROWS)
     for place, norm in zip(places, norms, strict=True):
         place.copy_(norm)

@@ -1,4 +1,4 @@
-"""The passes of a backward step in one launch: the programs of the inverse, then of the adjoint.
+"""The passes of a backward step in one launch: `steps` programs invert, then come the adjoint's.
 
 Bytes per element are those of the two (``half_step.py``).
 """
@@ -11,23 +11,22 @@ import triton
 import triton.language as tl
 
 from .half_step import STEP, adjoint, exact_step, half_step
-from .kernels import leaf_of
+from .kernels import at, find
 
 
-@triton.jit(do_not_specialize=["state_end", "end", "keep", "beta", "scale", "seed_beta", "after"])
+@triton.jit(do_not_specialize=["steps", "keep", "beta", "scale", "seed_beta", "after"])
 def pass_kernel(
     state,
     f,
     cast,
     numel,
-    state_end,
+    steps,
     keep,
     beta,
     grad,
     other,
     vjp,
     seed,
-    end,
     scale,
     seed_beta,
     after,
@@ -35,30 +34,36 @@ def pass_kernel(
 ):
     """On float states; for float64 the numbers of a step come as the bits of the double."""
     program = tl.program_id(0)
-    begin = 0
-    for k in tl.static_range(len(state)):
-        if (program >= begin) & (program < state_end[k]):
-            part = program - begin
-            half_step(state[k], f[k], leaf_of(cast, k), numel[k], part, keep, beta, True, BLOCK)
-        begin = state_end[k]
-    for k in tl.static_range(len(state)):
-        if (program >= begin) & (program < end[k]):
-            adjoint(
-                grad[k],
-                leaf_of(other, k),
-                vjp[k],
-                leaf_of(seed, k),
-                numel[k],
-                program - begin,
-                scale,
-                seed_beta,
-                after,
-                BLOCK,
-            )
-        begin = end[k]
+    if program < steps:
+        leaf, part = find(program, numel, BLOCK)
+        half_step(
+            at(state, leaf),
+            at(f, leaf),
+            None if cast is None else at(cast, leaf),
+            at(numel, leaf),
+            part,
+            keep,
+            beta,
+            True,
+            BLOCK,
+        )
+    else:
+        leaf, part = find(program - steps, numel, BLOCK)
+        adjoint(
+            at(grad, leaf),
+            None if other is None else at(other, leaf),
+            at(vjp, leaf),
+            None if seed is None else at(seed, leaf),
+            at(numel, leaf),
+            part,
+            scale,
+            seed_beta,
+            after,
+            BLOCK,
+        )
 
 
-@triton.jit(do_not_specialize=["state_end", "end", *STEP, "grad_scale", "seed_beta", "after"])
+@triton.jit(do_not_specialize=["steps", *STEP, "grad_scale", "seed_beta", "after"])
 def exact_pass_kernel(
     state,
     digits,
@@ -66,7 +71,7 @@ def exact_pass_kernel(
     cast,
     numel,
     num_bytes,
-    state_end,
+    steps,
     scale,
     unscale,
     negate,
@@ -82,7 +87,6 @@ def exact_pass_kernel(
     other,
     vjp,
     seed,
-    end,
     grad_scale,
     seed_beta,
     after,
@@ -93,47 +97,44 @@ def exact_pass_kernel(
 ):
     """On exact states."""
     program = tl.program_id(0)
-    begin = 0
-    for k in tl.static_range(len(state)):
-        if (program >= begin) & (program < state_end[k]):
-            exact_step(
-                state[k],
-                digits[k],
-                None,
-                f[k],
-                leaf_of(cast, k),
-                numel[k],
-                num_bytes[k],
-                program - begin,
-                scale,
-                unscale,
-                negate,
-                base,
-                log2_base,
-                inverse,
-                reciprocal,
-                q_whole,
-                q_part,
-                offset,
-                half,
-                FORM,
-                True,
-                DIGITS_PER_BYTE,
-                LANES,
-            )
-        begin = state_end[k]
-    for k in tl.static_range(len(state)):
-        if (program >= begin) & (program < end[k]):
-            adjoint(
-                grad[k],
-                leaf_of(other, k),
-                vjp[k],
-                leaf_of(seed, k),
-                numel[k],
-                program - begin,
-                grad_scale,
-                seed_beta,
-                after,
-                BLOCK,
-            )
-        begin = end[k]
+    if program < steps:
+        leaf, part = find(program, num_bytes, LANES)
+        exact_step(
+            at(state, leaf),
+            at(digits, leaf),
+            None,
+            at(f, leaf),
+            None if cast is None else at(cast, leaf),
+            at(numel, leaf),
+            at(num_bytes, leaf),
+            part,
+            scale,
+            unscale,
+            negate,
+            base,
+            log2_base,
+            inverse,
+            reciprocal,
+            q_whole,
+            q_part,
+            offset,
+            half,
+            FORM,
+            True,
+            DIGITS_PER_BYTE,
+            LANES,
+        )
+    else:
+        leaf, part = find(program - steps, numel, BLOCK)
+        adjoint(
+            at(grad, leaf),
+            None if other is None else at(other, leaf),
+            at(vjp, leaf),
+            None if seed is None else at(seed, leaf),
+            at(numel, leaf),
+            part,
+            grad_scale,
+            seed_beta,
+            after,
+            BLOCK,
+        )

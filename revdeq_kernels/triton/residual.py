@@ -25,7 +25,7 @@ def halve(x, COLUMNS: tl.constexpr):
 
 @triton.jit
 def residual(z, f, sums, numel, part, COLUMNS: tl.constexpr, ROWS: tl.constexpr):
-    """The sums of one chunk, at sums[2 part] and the place behind."""
+    """The sums of one chunk, at sums[0] and sums[1]."""
     column = tl.arange(0, COLUMNS)
     difference = tl.zeros([COLUMNS], tl.float64)
     size = tl.zeros([COLUMNS], tl.float64)
@@ -36,8 +36,8 @@ def residual(z, f, sums, numel, part, COLUMNS: tl.constexpr, ROWS: tl.constexpr)
         d = widen_to(tl.load(z + i, mask=mask, other=0.0), tl.float64) - v
         difference += d * d
         size += v * v
-    tl.store(sums + 2 * part, halve(difference, COLUMNS))
-    tl.store(sums + 2 * part + 1, halve(size, COLUMNS))
+    tl.store(sums, halve(difference, COLUMNS))
+    tl.store(sums + 1, halve(size, COLUMNS))
 
 
 @triton.jit
