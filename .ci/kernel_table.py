@@ -86,17 +86,17 @@ TABLE = {
         ("pass_kernel",),
     ),
     "invert_z_adjoint_y_exact_": Row(
-        "z as in `invert_exact_`; grad_y and seed as in `invert_z_adjoint_y_`",
+        "z as in invert_exact_; grad_y and seed as in invert_z_adjoint_y_",
         "2 z + digits + f + cast + 2 grad_y + vjp + seed",
         ("exact_pass_kernel",),
     ),
     "invert_y_adjoint_z_exact_": Row(
-        "y as in `invert_exact_`; grad_z and seed as in `invert_y_adjoint_z_`",
+        "y as in invert_exact_; grad_z and seed as in invert_y_adjoint_z_",
         "2 y + digits + f + cast + 2 grad_z + vjp + seed",
         ("exact_pass_kernel",),
     ),
     "invert_y_adjoint_z0_exact_": Row(
-        "y as in `invert_exact_`; grad_z as in `invert_y_adjoint_z0_`",
+        "y as in invert_exact_; grad_z as in invert_y_adjoint_z0_",
         "2 y + digits + f + 2 grad_z + grad_y + vjp",
         ("exact_pass_kernel",),
     ),
