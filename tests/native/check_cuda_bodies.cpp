@@ -1,183 +1,174 @@
-// The bodies of the CUDA kernels (csrc/cuda/bodies.h), run on the CPU for every thread of the grid
-// that a launch has, against the CPU loops: their indexing, vectors, tails and blocks of digits.
-// Built with the address and undefined-behaviour sanitizers. Every buffer is an allocation of its
-// own.
-#include <cstdint>
-#include <cstdio>
-#include <cstring>
-#include <memory>
-#include <random>
-#include <type_traits>
-
-#include "cpu/kernels.h"
-#include "cuda/bodies.h"
-#include "exact_step.h"
+// The float kernels on CUDA (csrc/cuda/bodies.h), run on the CPU for every thread of the grid that
+// a launch has, against the CPU loops: their indexing, vectors, tails and lists of leaves. Built
+// with the address and undefined-behaviour sanitizers.
+#include "adjoint_tensors.h"
 
 using namespace revdeq;
+using namespace revdeq::emulation;
 
-constexpr int64_t kSizes[] = {1,  2,  3,   4,   5,   7,   8,   9,   31,
-                              32, 33, 127, 128, 129, 255, 256, 257, 1003};
-static int failures = 0, variants = 0;
+template <class S>
+using RealOf = std::conditional_t<std::is_same_v<S, double>, double, float>;
 
-// `count` numbers, aligned for vectors, with nothing behind the last.
-template <class T>
-struct Buffer {
-  explicit Buffer(int64_t n, int seed = 0) : count(n), data(new (std::align_val_t(16)) T[n]) {
-    std::mt19937_64 random(seed);
-    for (int64_t i = 0; i < n; ++i) {
-      const double value =
-          std::ldexp(static_cast<double>(static_cast<int64_t>(random() >> 40)) - (1 << 23), -21);
-      if constexpr (std::is_integral_v<T>)
-        data[i] = static_cast<T>(random());
-      else
-        data[i] = Storage<T>::narrow(static_cast<float>(random() % 97 ? value : 1e30));
-    }
+// ---- the half step ---------------------------------------------------------------------------
+
+constexpr int kCasts = 3;  // none, of f's type, float32
+
+template <class S, class F>
+struct FloatTensors {
+  using Leaf = cuda::FloatLeaf<S, F>;
+
+  explicit FloatTensors(const Shape& shape)
+      : FloatTensors(shape, shape.vectors ? Leaf::kWidth : 1) {}
+
+  Leaf leaf() const { return {state.cuda(), f.cuda(), {same.cuda(), wide.cuda()}, numel, vectors}; }
+  void* cast() const { return same.cpu() ? static_cast<void*>(same.cpu()) : wide.cpu(); }
+  Number cast_type() const {
+    return same.cpu() ? number<F>() : wide.cpu() ? Number::kFloat32 : Number::kNone;
   }
-  Buffer(const Buffer& other) : Buffer(other.count) {
-    std::memcpy(data, other.data, sizeof(T) * count);
+
+  void run_on_cpu(Direction direction, double beta) const {
+    const cpu::FloatCall call{state.cpu(), f.cpu(), cast(), cast_type(), float_step<double>(beta)};
+    cpu::baseline_kernels().half_step(direction, number<S>(), number<F>())(call, 0, numel);
   }
-  ~Buffer() { operator delete[](data, std::align_val_t(16)); }
-  bool operator==(const Buffer& other) const {
-    return std::memcmp(data, other.data, sizeof(T) * count) == 0;
+
+  void expect_same(const char* grid) const {
+    state.expect_same(grid, "state");
+    f.expect_same(grid, "f");
+    same.expect_same(grid, "cast");
+    wide.expect_same(grid, "wide cast");
   }
-  int64_t count;
-  T* data;
+
+  int64_t numel;
+  bool vectors;
+  Twin<S> state;
+  Twin<F> f, same;
+  Twin<float> wide;
+
+ private:
+  FloatTensors(const Shape& shape, int width)
+      : numel(shape.numel),
+        vectors(shape.vectors),
+        state(numel, width),
+        f(numel, width),
+        same(numel, width, shape.variant % kCasts == 1),
+        wide(numel, width, shape.variant % kCasts == 2) {}
 };
 
-template <class T>
-constexpr Number number() {
-  if constexpr (std::is_same_v<T, double>) return Number::kFloat64;
-  if constexpr (std::is_same_v<T, float>) return Number::kFloat32;
-  if constexpr (std::is_same_v<T, bfloat16>) return Number::kBfloat16;
-  return Number::kFloat16;
+template <class Leaf>
+constexpr int64_t kLarge = cuda::kThreads * Leaf::kWidth + 77;
+
+template <class S, class F>
+using HalfStepLaunch = cuda::Launch<FloatStep<RealOf<S>>, cuda::FloatLeaf<S, F>>;
+
+template <class S, class F>
+void check_half_step(Direction direction, Grid<HalfStepLaunch<S, F>> grid) {
+  for_launches(kLarge<cuda::FloatLeaf<S, F>>, kCasts, [&](const Shapes& shapes) {
+    const double beta = pick({0.7, 0.75, 1.5});  // the inverse of the last two is exact
+    const auto tensors = tensors_of<FloatTensors<S, F>>(shapes);
+    const auto launch = launch_of<HalfStepLaunch<S, F>>(float_step<RealOf<S>>(beta), tensors);
+    run_launch(*launch, grid);
+    for (const auto& t : tensors) {
+      t.run_on_cpu(direction, beta);
+      t.expect_same("half_step_grid");
+    }
+  });
 }
 
-static void expect(bool ok, const char* what, int64_t n) {
-  ++variants;
-  if (!ok && ++failures < 20)
-    std::printf("%s differs, %lld elements\n", what, static_cast<long long>(n));
+// ---- a beta for every channel ----------------------------------------------------------------
+
+struct Geometry {
+  int64_t inner;
+  int64_t channels;
+  int64_t stride;
+};
+constexpr Geometry kGeometries[] = {{1, 1, 0}, {1, 2, 1}, {1, 5, 3},    {1, 64, 1},
+                                    {3, 7, 0}, {4, 2, 1}, {100, 3, 20}, {700, 2, 1}};
+
+template <class S, class F>
+using ChannelLaunch = cuda::Launch<cuda::ChannelStep<RealOf<S>>, cuda::FloatLeaf<S, F>>;
+
+template <class S, class F>
+void check_channel_step(Direction direction, Grid<ChannelLaunch<S, F>> grid) {
+  using Real = RealOf<S>;
+  const auto kernel = cpu::baseline_kernels().channel_step(direction, number<S>(), number<F>());
+  const int variants = static_cast<int>(std::size(kGeometries));
+  for_launches(kLarge<cuda::FloatLeaf<S, F>>, variants, [&](Shapes shapes) {
+    const auto [inner, channels, stride] = kGeometries[shapes[0].variant];
+    Twin<Real> beta((channels - 1) * stride + 1, 1);
+    for (int64_t c = 0; c < channels; ++c)
+      beta.set(c * stride, pick<Real>({Real(0.75), Real(0.7), Real(1.6), Real(0.1)}));
+    std::vector<Real> betas, keeps;
+    for (int64_t c = 0; c < channels; ++c) {
+      betas.push_back(beta.cpu()[c * stride]);
+      keeps.push_back(Real{1} - betas.back());
+    }
+    for (Shape& shape : shapes) shape.variant = pick({0, 1, 2});
+    const auto tensors = tensors_of<FloatTensors<S, F>>(shapes);
+    const auto launch = launch_of<ChannelLaunch<S, F>>(
+        cuda::ChannelStep<Real>{beta.cuda(), inner, channels, stride}, tensors);
+    run_launch(*launch, grid);
+    for (const auto& t : tensors) {
+      kernel({t.state.cpu(), t.f.cpu(), t.cast(), t.cast_type(), keeps.data(), betas.data(), inner,
+              channels},
+             0, t.numel);
+      t.expect_same("channel_step_grid");
+    }
+    beta.expect_same("channel_step_grid", "beta");
+  });
 }
 
-// ---- float states
+// ---- the adjoint -----------------------------------------------------------------------------
 
-template <Direction kDirection, int kWidth, class S, class F, class C>
-void check_half_step(int64_t n) {
-  const double beta = n % 2 ? 0.7 : 0.75;
-  using Real = std::conditional_t<std::is_same_v<S, double>, double, float>;
-  Buffer<S> expected(n, 1), state(expected);
-  const Buffer<F> f(n, 2);
-  Buffer<C> expected_cast(n), cast(n, 3);
-  const cpu::FloatCall call{expected.data, f.data, expected_cast.data, number<C>(),
-                            float_step<double>(beta)};
-  cpu::baseline_kernels().half_step(kDirection, number<S>(), number<F>())(call, 0, n);
-  cuda::FloatParams<S, F, Real> params{
-      state.data, f.data, {nullptr, nullptr}, float_step<Real>(beta), n};
-  if constexpr (std::is_same_v<C, F>)
-    params.cast.same = cast.data;
-  else
-    params.cast.wide = cast.data;
-  for (int64_t thread = 0; thread < cuda::vector_threads(n, kWidth); ++thread)
-    cuda::half_step_body<kDirection, kWidth>(params, thread);
-  expect(state == expected, "half step: state", n);
-  expect(cast == expected_cast, "half step: cast", n);
+template <class G, class F>
+void check_adjoint() {
+  using Launch = cuda::Launch<AdjointStep<G>, cuda::AdjointLeaf<G, F>>;
+  for_launches(kLarge<cuda::AdjointLeaf<G, F>>, kAdjointVariants, [](const Shapes& shapes) {
+    for (const AdjointStep<double>& step : {AdjointStep<double>{0.3, 0.7}, {1.0, 0.7, 0.3}}) {
+      const auto tensors = tensors_of<AdjointTensors<G, F>>(shapes);
+      const auto launch = launch_of<Launch>(narrowed<G>(step), tensors);
+      run_launch(*launch, cuda::adjoint_grid);
+      for (const auto& t : tensors) {
+        t.run_on_cpu(step);
+        t.expect_same("adjoint_grid");
+      }
+    }
+  });
+}
+
+// ---- the passes ------------------------------------------------------------------------------
+
+template <class S, class F>
+void check_pass() {
+  using Real = RealOf<S>;
+  using G = RealOf<F>;
+  using Leaf = cuda::FloatLeaf<S, F>;
+  using Pass = cuda::PassLaunch<FloatStep<Real>, Leaf, AdjointStep<G>, cuda::AdjointLeaf<G, F>>;
+  for_launches(kLarge<Leaf>, kCasts, [](const Shapes& shapes) {
+    const double beta = pick({0.7, 0.75, 1.5});
+    for (const PassKind& kind : pass_kinds(1.0 - beta)) {
+      const auto inverses = tensors_of<FloatTensors<S, F>>(shapes);
+      const auto adjoints = tensors_of<AdjointTensors<G, F>>(adjoint_shapes(shapes, kind));
+      const auto pass =
+          pass_of<Pass>(float_step<Real>(beta), inverses, narrowed<G>(kind.step), adjoints);
+      run_pass(*pass, cuda::pass_grid);
+      for (size_t k = 0; k < shapes.size(); ++k) {
+        inverses[k].run_on_cpu(Direction::kInvert, beta);
+        adjoints[k].run_on_cpu(kind.step);
+        inverses[k].expect_same("pass_grid");
+        adjoints[k].expect_same("pass_grid");
+      }
+    }
+  });
 }
 
 template <class S, class F>
 void check_pair() {
-  for (const int64_t n : kSizes) {
-    check_half_step<Direction::kUpdate, 16 / sizeof(S), S, F, F>(n);
-    check_half_step<Direction::kInvert, 16 / sizeof(S), S, F, float>(n);
-    check_half_step<Direction::kInvert, 1, S, F, F>(n);
-    check_half_step<Direction::kUpdate, 1, S, F, float>(n);
-  }
-}
-
-// ---- the adjoint
-
-template <int kWidth, class G, class V, class S>
-void check_adjoint() {
-  for (const int64_t n : kSizes) {
-    Buffer<G> expected(n, 1), grad(expected);
-    const Buffer<V> vjp(n, 2);
-    Buffer<S> expected_seed(n), seed(n, 3);
-    const cpu::AdjointCall call{expected.data, vjp.data, expected_seed.data, {0.3, 0.7}};
-    cpu::baseline_kernels().adjoint(number<G>(), number<V>(), number<S>())(call, 0, n);
-    const cuda::AdjointParams<G, V, S> params{
-        grad.data, vjp.data, seed.data, {static_cast<G>(0.3), static_cast<G>(0.7)}, n};
-    for (int64_t thread = 0; thread < cuda::vector_threads(n, kWidth); ++thread)
-      cuda::adjoint_body<kWidth>(params, thread);
-    expect(grad == expected, "adjoint: grad", n);
-    expect(seed == expected_seed, "adjoint: seed", n);
-  }
-}
-
-// ---- exact states
-
-template <Direction kDirection, Form kForm, int kWidth, int kDigits, class F, class C>
-void check_exact(int64_t n, double beta) {
-  const int64_t packed = digits_per_byte(digit_base(exact_q(beta))),
-                blocks = block_count(n, packed);
-  Buffer<int32_t> expected(n, 1), state(expected);
-  Buffer<uint8_t> expected_digits(blocks * kBlockLanes, 2), digits(expected_digits);
-  const Buffer<F> f(n, 3);
-  Buffer<C> expected_cast(n), cast(n, 4);
-  int32_t flag = 0;
-  const ExactStep step = exact_step(beta, 16, static_cast<int64_t>(n % 2));
-  const cpu::ExactCall call{expected.data, expected_digits.data,
-                            f.data,        expected_cast.data,
-                            number<C>(),   step,
-                            packed,        n};
-  const bool outside =
-      cpu::baseline_kernels().exact(kDirection, kForm, number<F>())(call, 0, blocks);
-  cuda::ExactParams<F> params{state.data,         digits.data, &flag,  f.data,
-                              {nullptr, nullptr}, step,        packed, n};
-  if constexpr (std::is_same_v<C, F>)
-    params.cast.same = cast.data;
-  else
-    params.cast.wide = cast.data;
-  for (int64_t thread = 0; thread < cuda::lane_threads(n, packed, kWidth); ++thread)
-    cuda::exact_body<kDirection, kForm, kWidth, kDigits>(params, thread);
-  expect(state == expected, "exact: state", n);
-  expect(digits == expected_digits, "exact: digits", n);
-  expect(cast == expected_cast, "exact: cast", n);
-  if (kDirection == Direction::kUpdate) expect(flag == outside, "exact: flag", n);
-}
-
-template <Form kForm, int kDigits>
-void check_base(double beta) {
-  if (digits_per_byte(digit_base(exact_q(beta))) != kDigits)
-    expect(false, "exact: digits per byte", kDigits);
-  for (const int64_t n : kSizes) {
-    check_exact<Direction::kUpdate, kForm, 4, kDigits, float, float>(n, beta);
-    check_exact<Direction::kInvert, kForm, 4, kDigits, bfloat16, bfloat16>(n, beta);
-    check_exact<Direction::kUpdate, kForm, 4, kDigits, float16, float>(n, beta);
-    check_exact<Direction::kUpdate, kForm, 1, 0, bfloat16, float>(n, beta);
-    check_exact<Direction::kInvert, kForm, 1, 0, float, float>(n, beta);
-  }
-}
-
-// ---- to and from fixed point
-
-template <class F, int kWidth>
-void check_convert() {
-  for (const int64_t n : kSizes) {
-    const Buffer<F> x(n, 1);
-    Buffer<int32_t> expected(n), state(n, 2);
-    int32_t flag = 0;
-    const bool outside =
-        cpu::baseline_kernels().quantize(number<F>())({x.data, expected.data, 65536.0f}, 0, n);
-    const cuda::QuantizeParams<F> quantize{x.data, state.data, &flag, 65536.0f, n};
-    for (int64_t thread = 0; thread < cuda::vector_threads(n, kWidth); ++thread)
-      cuda::quantize_body<kWidth>(quantize, thread);
-    expect(state == expected && flag == outside, "quantize", n);
-    Buffer<F> expected_back(n), back(n, 3);
-    cpu::baseline_kernels().dequantize(number<F>())({state.data, expected_back.data, 0x1p-16f}, 0,
-                                                    n);
-    const cuda::DequantizeParams<F> dequantize{state.data, back.data, 0x1p-16f, n};
-    for (int64_t thread = 0; thread < cuda::vector_threads(n, kWidth); ++thread)
-      cuda::dequantize_body<kWidth>(dequantize, thread);
-    expect(back == expected_back, "dequantize", n);
-  }
+  constexpr auto kUpdate = Direction::kUpdate, kInvert = Direction::kInvert;
+  check_half_step<S, F>(kUpdate, cuda::half_step_grid<kUpdate>);
+  check_half_step<S, F>(kInvert, cuda::half_step_grid<kInvert>);
+  check_channel_step<S, F>(kUpdate, cuda::channel_step_grid<kUpdate>);
+  check_channel_step<S, F>(kInvert, cuda::channel_step_grid<kInvert>);
+  check_pass<S, F>();
 }
 
 int main() {
@@ -190,29 +181,9 @@ int main() {
   check_pair<float, float16>();
   check_pair<bfloat16, bfloat16>();
   check_pair<float16, float16>();
-  check_adjoint<4, float, float, float>();
-  check_adjoint<4, float, bfloat16, bfloat16>();
-  check_adjoint<4, float, float, float16>();
-  check_adjoint<2, double, double, double>();
-  check_adjoint<1, float, float16, float16>();
-  check_base<Form::kShift, 8>(0.5);
-  check_base<Form::kShift, 4>(0.75);
-  check_base<Form::kShift, 2>(1.0 - 1.0 / 16);
-  check_base<Form::kShift, 1>(1.0 + 1.0 / 64);
-  check_base<Form::kInteger, 5>(1.0 - 1.0 / 3);
-  check_base<Form::kInteger, 3>(1.2);
-  check_base<Form::kInteger, 2>(0.9);
-  check_base<Form::kInteger, 1>(1.0 - 1.0 / 37);
-  check_base<Form::kGeneral, 8>(0.31);
-  check_base<Form::kGeneral, 5>(0.6);
-  check_base<Form::kGeneral, 4>(0.7312);
-  check_base<Form::kGeneral, 3>(0.79);
-  check_base<Form::kGeneral, 2>(0.93);
-  check_base<Form::kGeneral, 1>(1.985 - 1.0);
-  check_convert<float, 4>();
-  check_convert<float, 1>();
-  check_convert<bfloat16, 4>();
-  check_convert<float16, 4>();
-  std::printf("%d comparisons, %d failures\n", variants, failures);
-  return failures != 0;
+  check_adjoint<double, double>();
+  check_adjoint<float, float>();
+  check_adjoint<float, bfloat16>();
+  check_adjoint<float, float16>();
+  return report();
 }
