@@ -131,7 +131,11 @@ class Op:
         """Run a kernel behind torch.ops, which checks its arguments itself."""
         try:
             with _below_guard():
-                return call(*args, **kw)
+                try:
+                    return call(*args, **kw)
+                except Exception as error:
+                    _forget_frames(error)
+                    raise
         except RuntimeError:
             self.check(*args, **kw)  # raises the same as a ValueError or TypeError
             raise
@@ -149,6 +153,18 @@ class Op:
             f"{self.name}: an argument requires grad, and the op has no derivative; call it under "
             f"torch.no_grad(), or use what autograd can differentiate: {self.differentiable}"
         )
+
+
+def _forget_frames(error: BaseException | None) -> None:
+    """Let go of the frames that an error keeps, while the guard around a call is still there.
+
+    torch prints an argument that it cannot take. Where that fails, the frames hold a guard of
+    torch's own; freed later, it would restore the dispatch keys of now, and with them a thread in
+    which autograd records nothing.
+    """
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
 
 
 class ListOp(Op):

@@ -65,8 +65,8 @@ class View:
 KINDS: dict[str, Callable[[Tensor], Any]] = {
     "tensor": lambda t: t,
     "parameter": lambda t: torch.nn.Parameter(t, requires_grad=False),
-    "negative": lambda t: torch._neg_view(t) if t.dtype in (F64, F32, BF16, F16) else t,
-    "sparse": lambda t: torch.sparse_coo_tensor(size=t.shape, dtype=F32, check_invariants=True),
+    "negative": lambda t: torch.ops.aten._neg_view(t) if t.dtype in (F64, F32, BF16, F16) else t,
+    "sparse": lambda t: torch.zeros(t.shape).to_sparse(),
     "mkldnn": lambda t: torch.zeros(t.shape or (1,)).to_mkldnn(),
     "array": lambda t: np.zeros(t.shape, np.float32),
     "list": lambda t: [0.5, 0.5],

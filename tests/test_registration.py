@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 from typing import Any
 
@@ -243,6 +244,19 @@ def test_inference_mode(op: str, backend: str, namespace: str | None) -> None:
         assert torch.equal(t, tensors(plain)[name])
         assert torch.equal(tensors(inference)[name], tensors(plain)[name])
         assert (t._version > before[name]) == (name in written_by(op, arguments))
+
+
+@pytest.mark.parametrize("op", ["update_", "update_.list"])
+def test_a_refused_call_leaves_autograd_on(op: str) -> None:
+    """torch fails to print a tensor of bits; what it held then once turned autograd off."""
+    bits8 = torch.zeros(1, dtype=torch.uint8).view(torch.bits8)
+    state = torch.zeros(1) if op == "update_" else [torch.zeros(1)]
+    cast: Any = (bits8,) if op == "update_" else [bits8]
+    for namespace in (None, "revdeq"):
+        with pytest.raises((TypeError, RuntimeError)):
+            call(op, {"state": state, "f": state, "beta": 0.5, "cast": cast}, namespace)
+        gc.collect()
+        assert (torch.ones(1, requires_grad=True) * 2).requires_grad
 
 
 def test_messages_for_a_missing_extension(monkeypatch: pytest.MonkeyPatch) -> None:
