@@ -85,7 +85,6 @@ def test_what_is_not_finite_shows(backend: str, bad: float, place: int) -> None:
     assert not math.isfinite(by(backend, z, f)[1].item())
 
 
-@pytest.mark.parametrize("backend", KERNELS)
 @given(
     dtypes=st.sampled_from(FLOAT_PAIRS),
     n=st.integers(0, 600),
@@ -93,12 +92,12 @@ def test_what_is_not_finite_shows(backend: str, bad: float, place: int) -> None:
     seed=st.integers(0, 2**31),
 )
 def test_any_magnitude(
-    backend: str, dtypes: tuple[torch.dtype, torch.dtype], n: int, shift: int, seed: int
+    dtypes: tuple[torch.dtype, torch.dtype], n: int, shift: int, seed: int
 ) -> None:
     z, f = (
         (random_state(n, F64, seed + k) * 2.0**shift).to(dtype) for k, dtype in enumerate(dtypes)
     )
-    assert same_bits(by(backend, z, f), by("reference", z, f))
+    assert same_bits(by("cpu", z, f), by("reference", z, f))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
