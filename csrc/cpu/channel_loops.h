@@ -27,10 +27,12 @@ void channel_step_range(const ChannelCall& call, int64_t begin, int64_t end) {
     const int64_t alike = call.inner == 1 ? call.channels - channel : call.inner - i % call.inner;
     const int64_t stop = i + alike < end ? i + alike : end;
     if (call.inner == 1) {
-      const Real *k = keep + channel - i, *b = beta + channel - i;
-      for (; i + Lanes::kWidth <= stop; i += Lanes::kWidth)
-        channel_step_at<Lanes, kDirection, S, F>(call, i, Lanes::load(k + i), Lanes::load(b + i));
-      for (; i < stop; ++i) channel_step_at<Scalar, kDirection, S, F>(call, i, k[i], b[i]);
+      int64_t k = channel;
+      for (; i + Lanes::kWidth <= stop; i += Lanes::kWidth, k += Lanes::kWidth)
+        channel_step_at<Lanes, kDirection, S, F>(call, i, Lanes::load(keep + k),
+                                                 Lanes::load(beta + k));
+      for (; i < stop; ++i, ++k)
+        channel_step_at<Scalar, kDirection, S, F>(call, i, keep[k], beta[k]);
     } else {
       const Real k = keep[channel], b = beta[channel];
       for (; i + Lanes::kWidth <= stop; i += Lanes::kWidth)
