@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
@@ -70,6 +70,7 @@ def test_any_bits(backend: str, data: st.DataObject) -> None:
     state, f = data.draw(st.sampled_from(FLOAT_PAIRS))
     shape = data.draw(shapes)
     beta = data.draw(st.floats(0, 2, exclude_min=True, exclude_max=True).filter(lambda b: b != 1))
+    assume(backend != "triton" or beta >= 2.0**-126)  # a float64 to Triton's interpreter
     op = data.draw(st.sampled_from(["update_", "invert_"]))
     cast = data.draw(st.sampled_from([None, f, torch.float32]))
     seed = data.draw(st.integers(0, 2**31))
