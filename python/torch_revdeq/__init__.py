@@ -1,31 +1,23 @@
-"""Reversible deep equilibrium models in PyTorch.
+"""Reversible deep equilibrium models in PyTorch (arXiv 2509.12917).
 
-The solver and its layer come here. For now this package offers the ops they rest on, those of
-``revdeq_kernels``: one half step of the pair update of arXiv 2509.12917, in place, and its inverse.
+``solve`` iterates any f to its equilibrium and differentiates exactly, at memory that does not grow
+with the number of steps; ``RevDEQ`` is the layer. The ops underneath are in ``revdeq_kernels``.
 """
 
 from __future__ import annotations
 
-from revdeq_kernels import (
-    adjoint_,
-    dequantize,
-    digit_bytes,
-    effective_beta,
-    invert_,
-    invert_exact_,
-    quantize,
-    update_,
-    update_exact_,
-)
+from .captures import CaptureError
+from .module import RevDEQ
+from .solution import Solution, Stats
+from .solve import solve
+from .verification import RangeError, ReconstructionError
 
 __all__ = [
-    "adjoint_",
-    "dequantize",
-    "digit_bytes",
-    "effective_beta",
-    "invert_",
-    "invert_exact_",
-    "quantize",
-    "update_",
-    "update_exact_",
+    "CaptureError",
+    "RangeError",
+    "ReconstructionError",
+    "RevDEQ",
+    "Solution",
+    "Stats",
+    "solve",
 ]

@@ -1,0 +1,79 @@
+"""Which tensors f reads that nobody passed to it, read off autograd's graph of its evaluations.
+
+A module's parameters and the leaves that a function closes over become inputs of the solver, so
+that their gradients arrive where autograd expects them. They are found in the graph of each
+evaluation of the forward pass: a list of parameters taken beforehand would miss closures, and one
+taken once would miss what a later step alone uses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_AccumulateGrad: type = torch._C._functions.AccumulateGrad  # type: ignore[attr-defined]
+
+
+class CaptureError(RuntimeError):
+    """f reads a tensor whose gradient the solver could not deliver."""
+
+
+class Captures:
+    """The leaves that require grad in the graphs of f, in the order in which they were met."""
+
+    def __init__(self, known: Sequence[Tensor]) -> None:
+        """Start with none; `known` are the tensors that f is given."""
+        self.known = known
+        self.known_ids = {id(tensor) for tensor in known}
+        self.leaves: list[Tensor] = []
+        self.edges: dict[int, int] = {}  # by id of the leaf: most edges met in one evaluation
+        self._kept: dict[int, Tensor] = {}
+        self._mark = torch.autograd._get_sequence_nr()  # nodes made from now on are f's own
+
+    def add(self, read: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
+        """Walk the graph of one evaluation; `read` is the state it began from."""
+        edges: dict[Any, int] = {}
+        stack: list[Any] = []
+        for output in outputs:
+            if output.grad_fn is not None:
+                stack.append(output.grad_fn)
+            elif output.requires_grad:  # f returned a leaf as it is
+                self._count(read, output, 1)
+        seen = set(stack)
+        while stack:
+            node = stack.pop()
+            if node._sequence_nr() < self._mark:
+                raise self._older(node)
+            for below, _ in node.next_functions:
+                if type(below) is _AccumulateGrad:
+                    edges[below] = edges.get(below, 0) + 1
+                elif below is not None and below not in seen:
+                    seen.add(below)
+                    stack.append(below)
+        for node, count in edges.items():
+            self._count(read, node.variable, count)
+
+    def _count(self, read: Sequence[Tensor], leaf: Tensor, count: int) -> None:
+        key = id(leaf)
+        if any(leaf is tensor for tensor in read):
+            return
+        if key not in self.known_ids and key not in self._kept:
+            self._kept[key] = leaf  # keeps the id from being used again
+            self.leaves.append(leaf)
+        if count > self.edges.get(key, 0):
+            self.edges[key] = count
+
+    def reached_twice(self, tensors: Sequence[Tensor]) -> list[bool]:
+        """For each of the tensors, whether one evaluation of f reached it by several edges."""
+        return [self.edges.get(id(tensor), 0) > 1 for tensor in tensors]
+
+    @staticmethod
+    def _older(node: Any) -> CaptureError:
+        return CaptureError(
+            "f: expected to read its arguments, and parameters or other leaves, got a tensor that "
+            f"requires grad and was computed outside f (by {node.name()}); pass it as an argument, "
+            "solve(f, z0, tensor), or choose adjoint='hooks', which takes what f closes over"
+        )

@@ -1,0 +1,122 @@
+"""The gradients with respect to y and z, carried from step to step on the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .states import Leaves, Pair
+
+
+class Carry:
+    """grad_y, grad_z and the seed of the next product, by the merged passes of the op layer.
+
+    In step n, with b = beta_n: seed = b grad_z; then ``after_y`` takes in the product at y, and
+    ``after_z`` the one at z. Each also brings its half of the pair back.
+    """
+
+    def __init__(
+        self, pair: Pair, grad_z: Sequence[Tensor | None], grad_y: Sequence[Tensor | None]
+    ) -> None:
+        """Begin with what arrived at the end of the solve."""
+        self.pair = pair
+        adjoint = pair.layout.adjoint
+        self.grad_z = _begin(pair.z, grad_z, adjoint)
+        self.grad_y = _begin(pair.y, grad_y, adjoint)
+        rows = zip(self.grad_z, pair.layout.f, strict=True)
+        self.seed = [torch.empty_like(grad, dtype=f) for grad, f in rows]
+
+    def begin(self, last: int) -> None:
+        """The first seed: beta grad_z of the last step."""
+        self._seed(self.grad_z, last)
+
+    def after_y(self, n: int, f: Leaves, vjp: Leaves) -> None:
+        """z back; grad_y <- grad_y + vjp, its seed, and its share of the step before."""
+        self.pair.invert_z_adjoint_y(n, f, self.grad_y, vjp, self.seed)
+
+    def after_z(self, n: int, f: Leaves, vjp: Leaves, *, joined: bool) -> None:
+        """y back; grad_z <- (1 - beta) grad_z + vjp, and its seed.
+
+        In the first step of a solve that began with y = z (`joined`) grad_z takes grad_y in.
+        """
+        if joined:
+            self.pair.invert_y_adjoint_z0(f, self.grad_z, self.grad_y, vjp)
+        else:
+            self.pair.invert_y_adjoint_z(n, f, self.grad_z, vjp, self.seed)
+
+    def _seed(self, grad: Leaves, n: int) -> None:
+        beta = self.pair.schedule.applied(n)
+        for g, seed in zip(grad, self.seed, strict=True):
+            seed.copy_(g * _like(beta, g))
+
+
+class LearningCarry(Carry):
+    """The same where beta is a tensor, with its gradient: the passes do not know that.
+
+    From state' = state + beta (f - state), each half step adds grad' (f - state) to it.
+    """
+
+    def __init__(
+        self, pair: Pair, grad_z: Sequence[Tensor | None], grad_y: Sequence[Tensor | None]
+    ) -> None:
+        """As ``Carry``; nothing is known of beta's gradient yet."""
+        super().__init__(pair, grad_z, grad_y)
+        self.grad_beta: Tensor | None = None
+
+    def after_y(self, n: int, f: Leaves, vjp: Leaves) -> None:
+        """As in ``Carry``, in plain operations of the same roundings."""
+        pair = self.pair
+        pair.invert_z(n, f)
+        self._learn(self.grad_z, f, pair.z)
+        for grad, product in zip(self.grad_y, vjp, strict=True):
+            grad.add_(product)
+        self._seed(self.grad_y, n)
+
+    def after_z(self, n: int, f: Leaves, vjp: Leaves, *, joined: bool) -> None:
+        """As in ``Carry``, in plain operations of the same roundings."""
+        pair = self.pair
+        pair.invert_y(n, f)
+        self._learn(self.grad_y, f, pair.y)
+        beta = pair.schedule.applied(n)
+        for grad_z, grad_y, product in zip(self.grad_z, self.grad_y, vjp, strict=True):
+            keep = 1.0 - _like(beta, grad_z)
+            grad_y.mul_(keep)
+            grad_z.mul_(keep)
+            if joined:
+                grad_z.add_(grad_y)
+            grad_z.add_(product)
+        if n > 0:
+            self._seed(self.grad_z, n - 1)
+
+    def _learn(self, grad: Leaves, f: Leaves, before: Leaves) -> None:
+        beta = self.pair.schedule.tensor
+        assert beta is not None
+        for g, value, state in zip(grad, f, before, strict=True):
+            part = beta_part(beta, g, value, self.pair.value(state, g.dtype))
+            self.grad_beta = part if self.grad_beta is None else self.grad_beta + part
+
+
+def beta_part(beta: Tensor, grad: Tensor, f: Tensor, before: Tensor) -> Tensor:
+    """What a half step adds to the gradient of beta: grad (f - state), summed to beta's shape."""
+    product = grad * (f.to(grad.dtype) - before)
+    if beta.numel() == 1:
+        return product.sum().reshape(beta.shape)
+    return product.sum_to_size(beta.shape)
+
+
+def _begin(
+    state: Leaves, arrived: Sequence[Tensor | None], adjoint: Sequence[torch.dtype]
+) -> Leaves:
+    grads = [torch.empty_like(s, dtype=dtype) for s, dtype in zip(state, adjoint, strict=True)]
+    for grad, came in zip(grads, arrived, strict=True):
+        if came is None:
+            grad.zero_()
+        else:
+            grad.copy_(came)
+    return grads
+
+
+def _like(beta: float | Tensor, grad: Tensor) -> float | Tensor:
+    return beta.detach().to(grad.dtype) if isinstance(beta, Tensor) else beta

@@ -1,0 +1,110 @@
+"""Memory for the digits of exact half steps, and the number of fractional bits of a solve."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from revdeq_kernels import digit_bytes
+
+from .schedule import Schedule
+
+CHUNK = 8
+"""Steps whose digits are allocated together where the number of steps is not known beforehand."""
+
+HEADROOM = 32.0
+"""How far the state may grow beyond what the first half step showed."""
+
+MOST_BITS = {torch.float32: 20, torch.bfloat16: 16, torch.float16: 16}
+"""Fractional bits by dtype of f: more would be finer than f itself."""
+
+
+class Digits:
+    """One plane for each half step and leaf, in buffers of whole steps."""
+
+    def __init__(
+        self, numels: Sequence[int], schedule: Schedule, device: torch.device, *, chunk: int
+    ) -> None:
+        """Make no room yet. With `chunk` 0 nothing is kept: all half steps write one plane."""
+        self.numels, self.schedule, self.device, self.chunk = list(numels), schedule, device, chunk
+        self.buffers: list[Tensor] = []
+        self._planes: list[list[Tensor]] = []
+
+    def planes(self, n: int, second: int) -> list[Tensor]:
+        """The planes of a half step, one for each leaf."""
+        if self.chunk == 0:
+            return self._scratch()
+        while 2 * n >= len(self._planes):
+            self._grow()
+        return self._planes[2 * n + second]
+
+    def in_buffers(self, buffers: Sequence[Tensor]) -> Digits:
+        """The same planes in other memory of the same sizes, such as what autograd saved."""
+        digits = Digits(self.numels, self.schedule, self.device, chunk=self.chunk)
+        for buffer in buffers:
+            digits._add(buffer)
+        return digits
+
+    def bytes(self, steps: int) -> int:
+        """The bytes of the digits of so many steps; 0 where none are kept."""
+        return sum(map(sum, self._sizes(0, steps))) if self.chunk else 0
+
+    def _grow(self) -> None:
+        first = len(self._planes) // 2
+        sizes = self._sizes(first, first + self.chunk)
+        self._add(torch.empty(sum(map(sum, sizes)), dtype=torch.uint8, device=self.device))
+
+    def _add(self, buffer: Tensor) -> None:
+        first = len(self._planes) // 2
+        sizes = self._sizes(first, first + self.chunk)
+        flat = buffer.split([size for half_step in sizes for size in half_step])
+        leaves = len(self.numels)
+        self._planes.extend(
+            list(flat[i : i + leaves]) for i in range(0, len(flat), leaves)
+        )
+        self.buffers.append(buffer)
+
+    def _sizes(self, first: int, last: int) -> list[list[int]]:
+        """Bytes by half step and leaf; a step's two half steps are of one size."""
+        betas = self.schedule.numbers[first : min(last, self.schedule.max_steps)]
+        return [
+            [digit_bytes(numel, beta) for numel in self.numels] for beta in betas for _ in range(2)
+        ]
+
+    def _scratch(self) -> list[Tensor]:
+        if not self._planes:
+            betas = set(self.schedule.numbers)
+            sizes = [max(digit_bytes(numel, beta) for beta in betas) for numel in self.numels]
+            room = [torch.empty(size, dtype=torch.uint8, device=self.device) for size in sizes]
+            self._planes = [room]
+        return self._planes[0]
+
+
+def most_bits(dtypes: Sequence[torch.dtype]) -> int:
+    """The fractional bits that the coarsest of the dtypes of f deserves."""
+    return min(MOST_BITS[dtype] for dtype in dtypes)
+
+
+def choose_frac_bits(dtypes: Sequence[torch.dtype], seen: Sequence[Tensor]) -> int:
+    """Fractional bits by the size of the start and of f there: one read of the device.
+
+    So many that HEADROOM times the largest number seen stays in range, and no more than f's dtype
+    deserves: min(20 or 16, floor(30 - log2(HEADROOM max(1, largest)))).
+    """
+    norms = [torch.linalg.vector_norm(t.detach(), math.inf).float() for t in seen if t.numel()]
+    largest = float(torch.stack(norms).max()) if norms else 0.0
+    if not math.isfinite(largest):
+        raise RuntimeError(
+            "f: expected finite numbers in z0, y0 and f(z0), got Inf or NaN; mend f, or choose "
+            "state=torch.float32, which carries them on"
+        )
+    bits = math.floor(30 - math.log2(HEADROOM * max(1.0, largest)))
+    if bits < 0:
+        raise RuntimeError(
+            f"f: expected numbers below 2**25 for an exact state, got {largest:.3g}; scale the "
+            "state down (a normalisation in f), or choose state=torch.float32 or torch.float64"
+        )
+    return min(most_bits(dtypes), bits)

@@ -1,0 +1,134 @@
+"""The iteration forward, and when it stops."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+import revdeq_kernels as rk
+
+from .conditions import Evaluate
+from .schedule import Schedule
+
+EPSILON = 1e-5
+"""Added to the norm of f in the relative residual, as the method's authors do."""
+
+
+class Forward(Protocol):
+    """What the loop needs of a pair."""
+
+    read_y: list[Tensor]
+    read_z: list[Tensor]
+
+    def update_y(self, n: int, f: list[Tensor]) -> None:
+        """y <- (1 - beta) y + beta f(z)."""
+
+    def update_z(self, n: int, f: list[Tensor]) -> None:
+        """z <- (1 - beta) z + beta f(y)."""
+
+
+class Stopping:
+    """The relative residual, and whether to stop at it.
+
+    The residual of step n is the largest over the leaves of norm(y - f(y)) / (1e-5 + norm(f(y))),
+    for the y that the step has just reached: f(y) is evaluated there anyway. On a CPU the step at
+    which it falls below tol is the last. On another device a decision waits for the check before
+    it, so that the device never runs dry: the solve goes on for one check more, always, and the
+    number of steps follows from the data alone.
+    """
+
+    def __init__(
+        self, tol: float | None, check_every: int, process_group: Any, device: torch.device
+    ) -> None:
+        """Check the arguments; ValueError where they make no sense."""
+        if tol is not None and not tol >= 0:
+            raise ValueError(
+                f"tol: expected a number of at least 0, or None, got {tol}; 0 runs all steps"
+            )
+        if isinstance(check_every, bool) or not isinstance(check_every, int) or check_every < 1:
+            raise ValueError(
+                f"check_every: expected an integer of at least 1, got {check_every!r}; 1 checks "
+                "the residual in every step"
+            )
+        if process_group is not None and tol is None:
+            raise ValueError(
+                "process_group: expected with a tol, got tol=None; without one all ranks run "
+                "max_steps anyway"
+            )
+        self.tol, self.check_every, self.group = tol, check_every, process_group
+        self.lag = 0 if device.type == "cpu" else 1
+        self.residual: Tensor | None = None
+        self._pending: deque[tuple[Tensor, Any]] = deque()
+
+    def due(self, n: int, last: bool) -> bool:
+        """Whether step n is measured."""
+        return last if self.tol is None else last or (n + 1) % self.check_every == 0
+
+    def measure(self, y: list[Tensor], f: list[Tensor]) -> None:
+        """The residual of this step, on the device."""
+        rows = [rk.residual(*_readable(a, b)) for a, b in zip(y, f, strict=True) if a.numel()]
+        if rows:
+            ratios = [row[0] / (EPSILON + row[1]) for row in rows]
+            residual = torch.stack(ratios).max()  # NaN stays NaN, and stops nothing
+        else:
+            residual = torch.zeros((), dtype=torch.float64, device=y[0].device)
+        if self.group is not None:
+            dist.all_reduce(residual, dist.ReduceOp.MAX, group=self.group)
+        self.residual = residual
+        if self.tol is not None:
+            self._pending.append(_on_its_way(residual, self.lag))
+
+    def reached(self) -> bool:
+        """Whether the check that counts now is below tol."""
+        if self.tol is None or len(self._pending) <= self.lag:
+            return False
+        value, event = self._pending.popleft()
+        if event is not None:
+            event.synchronize()
+        return float(value) < self.tol
+
+
+def _readable(z: Tensor, f: Tensor) -> tuple[Tensor, Tensor]:
+    """z in a dtype that ``residual`` takes together with f's."""
+    z, f = z.detach(), f.detach()
+    if z.dtype == f.dtype or z.dtype in (torch.float32, torch.float64):
+        if f.dtype == torch.float64 and z.dtype != torch.float64:
+            return z.double(), f
+        return z, f
+    return z.to(torch.promote_types(f.dtype, torch.float32)), f
+
+
+def _on_its_way(residual: Tensor, lag: int) -> tuple[Tensor, Any]:
+    """The residual on its way to the host, and the event after which it is there."""
+    if residual.device.type == "cpu" or lag == 0:
+        return residual, None
+    module = torch.get_device_module(residual.device)
+    host = torch.empty((), dtype=residual.dtype, pin_memory=True)
+    host.copy_(residual, non_blocking=True)
+    event = module.Event()
+    event.record()
+    return host, event
+
+
+def iterate(
+    pair: Forward, first: list[Tensor], evaluate: Evaluate, schedule: Schedule, stopping: Stopping
+) -> int:
+    """Run the solve from f(z0), `first`, to its end; the number of steps."""
+    f = first
+    for n in range(schedule.max_steps):
+        last = n + 1 == schedule.max_steps
+        if n > 0:
+            f = evaluate(2 * n, pair.read_z)
+        pair.update_y(n, f)
+        f = evaluate(2 * n + 1, pair.read_y)
+        due = stopping.due(n, last)
+        if due:
+            stopping.measure(pair.read_y, f)
+        pair.update_z(n, f)
+        if due and not last and stopping.reached():
+            return n + 1
+    return schedule.max_steps

@@ -1,0 +1,157 @@
+"""The user's f, seen as a function from a list of leaves to a list of leaves."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+
+class Mapping:
+    """f(z, *args) with z and the tensors of args as flat lists.
+
+    The structure, shapes and device of what f returns are held to those of z0. The first call
+    settles the dtypes: under autocast f may return another than it reads. No tensor is kept.
+    """
+
+    def __init__(self, f: Callable[..., Any], leaves: Sequence[Tensor], structure: Any) -> None:
+        """Note the form of the state; ``take_args`` that of the arguments."""
+        self.f = f
+        self.shapes = [leaf.shape for leaf in leaves]
+        self.device = leaves[0].device
+        self.structure = structure
+        self.plain = structure == LEAF
+        self.dtypes: list[torch.dtype] | None = None
+
+    def take_args(self, args: tuple[Any, ...]) -> list[Tensor]:
+        """The tensors among the arguments. What else they hold is kept."""
+        values, self.args_structure = pytree.tree_flatten(args)
+        self.places = [i for i, value in enumerate(values) if isinstance(value, Tensor)]
+        self.constants = [None if isinstance(value, Tensor) else value for value in values]
+        self.plain_args = all(isinstance(arg, Tensor) for arg in args)
+        return [values[i] for i in self.places]
+
+    def __call__(self, leaves: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[Tensor]:
+        """The leaves of f(z, *args), for z of the given leaves and args of the given tensors."""
+        state = leaves[0] if self.plain else pytree.tree_unflatten(leaves, self.structure)
+        result = self.f(state, *self._args(tensors))
+        if self.plain:
+            out = [result]
+        else:
+            out, structure = pytree.tree_flatten(result)
+            if structure != self.structure:
+                raise TypeError(
+                    f"f: expected a result with the structure of z0, {self.structure}, got "
+                    f"{structure}; return the new state in the form in which it came"
+                )
+        self._check(out)
+        return out
+
+    def unflatten(self, leaves: Sequence[Tensor]) -> Any:
+        """Leaves put together as z0 is."""
+        return pytree.tree_unflatten(leaves, self.structure)
+
+    def _args(self, tensors: Sequence[Tensor]) -> Sequence[Any]:
+        if self.plain_args:
+            return tensors
+        values = list(self.constants)
+        for place, tensor in zip(self.places, tensors, strict=True):
+            values[place] = tensor
+        return pytree.tree_unflatten(values, self.args_structure)
+
+    def _check(self, out: list[Any]) -> None:
+        for i, (value, shape) in enumerate(zip(out, self.shapes, strict=True)):
+            if not isinstance(value, Tensor):
+                expected, got = f"a tensor of shape {tuple(shape)}", type(value).__name__
+            elif value.shape != shape:
+                expected, got = f"the shape of z0, {tuple(shape)}", str(tuple(value.shape))
+            elif value.device != self.device:
+                expected, got = f"the device of z0, {self.device}", str(value.device)
+            elif self.dtypes is not None and value.dtype != self.dtypes[i]:
+                expected = f"{self.dtypes[i]}, as in the first evaluation"
+                got = str(value.dtype)
+            else:
+                continue
+            where = "" if self.plain else f" in leaf {i}"
+            raise (ValueError if isinstance(value, Tensor) else TypeError)(
+                f"f: expected a result of {expected}{where}, got {got}; f must map the state to a "
+                "state of the same shapes, dtypes and device, in every evaluation"
+            )
+        if self.dtypes is None:
+            self.dtypes = [value.dtype for value in out]
+
+
+LEAF = pytree.tree_structure(0)
+"""The structure of a state that is one tensor."""
+
+
+def flatten(name: str, value: Any) -> tuple[list[Tensor], Any]:
+    """The leaves of a state, and how they hang together."""
+    leaves, structure = pytree.tree_flatten(value)
+    if not leaves:
+        raise TypeError(f"{name}: expected a tensor or a pytree of tensors, got {value!r}; pass one")
+    for leaf in leaves:
+        if not isinstance(leaf, Tensor) or not leaf.is_floating_point():
+            got = leaf.dtype if isinstance(leaf, Tensor) else type(leaf).__name__
+            raise TypeError(
+                f"{name}: expected floating-point tensors as leaves, got {got}; pass what is not "
+                "part of the state in args"
+            )
+        if leaf.device != leaves[0].device:
+            raise ValueError(
+                f"{name}: expected all leaves on one device, got {leaves[0].device} and "
+                f"{leaf.device}; move them together"
+            )
+    return leaves, structure
+
+
+def modules_of(f: object) -> list[nn.Module]:
+    """The modules that f is, or that can be seen in it: bound, partially applied, closed over."""
+    found: dict[int, nn.Module] = {}
+    seen: set[int] = set()
+    stack: list[object] = [f]
+    while stack:
+        value = stack.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, nn.Module):
+            for module in value.modules():
+                found[id(module)] = module
+        else:
+            stack.extend(_parts(value))
+    return list(found.values())
+
+
+def _parts(value: object) -> Iterator[object]:
+    """What a callable is made of, as far as Python shows it."""
+    if isinstance(value, functools.partial):
+        yield from (value.func, *value.args, *value.keywords.values())
+    elif isinstance(value, (list, tuple)):
+        yield from value
+    elif isinstance(value, dict):
+        yield from value.values()
+    elif inspect.ismethod(value):
+        yield from (value.__self__, value.__func__)
+    elif inspect.isfunction(value):
+        for cell in value.__closure__ or ():
+            try:
+                yield cell.cell_contents
+            except ValueError:  # a variable that has no value yet
+                continue
+        names = value.__code__.co_names
+        yield from (value.__globals__[n] for n in names if _may_hold(value.__globals__.get(n)))
+        yield from (d for d in value.__defaults__ or () if _may_hold(d))
+
+
+def _may_hold(value: object) -> bool:
+    """Whether a global or default is looked into: modules, and callables of the user's own."""
+    return isinstance(value, (nn.Module, functools.partial)) or (
+        (inspect.ismethod(value) or inspect.isfunction(value))
+        and not value.__module__.startswith("torch.")
+    )

@@ -1,0 +1,117 @@
+"""A solve taken apart: what every way of differentiating it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from .conditions import Evaluation
+from .digits import CHUNK, Digits, choose_frac_bits
+from .iteration import Stopping
+from .mapping import Mapping
+from .schedule import Schedule
+from .solution import Stats
+from .states import EXACT_F, FLOAT_STATES, ExactPair, FloatPair, Layout, Pair
+from .verification import RangeError, settle
+
+State: TypeAlias = Literal["auto", "exact"] | torch.dtype
+
+Outputs: TypeAlias = tuple[list[Tensor], list[Tensor], Stats]
+"""The leaves of z and of y, and the statistics."""
+
+
+@dataclass
+class Problem:
+    """One call of ``solve``, checked. `z0`, `y0` and `tensors` are the caller's own."""
+
+    mapping: Mapping
+    evaluation: Evaluation
+    schedule: Schedule
+    stopping: Stopping
+    z0: list[Tensor]
+    y0: list[Tensor] | None
+    tensors: list[Tensor]
+    state: torch.dtype | None  # None: exact
+    frac_bits: int | None  # None: auto
+    adjoint: str
+    check: bool | float
+    wide: bool
+
+    @property
+    def exact(self) -> bool:
+        """Whether the state is in fixed point."""
+        return self.state is None
+
+    def layout(self, *, private: bool = False) -> Layout:
+        """The dtypes of the pair, once f has been evaluated; TypeError where they do not fit."""
+        f = self.mapping.dtypes
+        assert f is not None
+        for dtype in f:
+            if self.state is None and dtype not in EXACT_F:
+                raise TypeError(
+                    f"state: expected f in float32, bfloat16 or float16 for state='exact', got "
+                    f"{dtype}; choose state=torch.float64"
+                )
+            if self.state is not None and dtype not in FLOAT_STATES[self.state]:
+                wider = "torch.float64" if dtype == torch.float64 else "torch.float32"
+                raise TypeError(
+                    f"state: expected f in one of {_names(FLOAT_STATES[self.state])} for "
+                    f"state={self.state}, got {dtype}; choose state={wider}"
+                )
+        kept = torch.int32 if self.state is None else self.state
+        return Layout([kept] * len(f), [leaf.dtype for leaf in self.z0], f, private)
+
+    def pair(self, first: Sequence[Tensor], *, keep: bool, private: bool = False) -> Pair:
+        """The pair at the start. `first` is f(z0); `keep` the digits for a way back."""
+        layout = self.layout(private=private)
+        y0 = self.z0 if self.y0 is None else self.y0
+        if self.state is not None:
+            return FloatPair.begin(y0, self.z0, layout, self.schedule)
+        bits = self.frac_bits
+        if bits is None:
+            bits = choose_frac_bits(layout.f, [*self.z0, *(self.y0 or ()), *first])
+        numels = [leaf.numel() for leaf in self.z0]
+        steps = self.schedule.max_steps
+        chunk = 0 if not keep else steps if self.stopping.tol is None else min(CHUNK, steps)
+        digits = Digits(numels, self.schedule, self.z0[0].device, chunk=chunk)
+        return ExactPair.begin(y0, self.z0, layout, self.schedule, bits, digits)
+
+    def stats(self, pair: Pair, steps: int) -> Stats:
+        """What there is to say after the forward pass."""
+        leaves = [*pair.y, *pair.z]
+        size = sum(leaf.numel() * leaf.element_size() for leaf in leaves)
+        stats = Stats(
+            steps=steps,
+            nfe=2 * steps,
+            state="exact" if self.state is None else str(self.state).removeprefix("torch."),
+            adjoint=self.adjoint,
+            state_bytes=size,
+            tol=self.stopping.tol,
+        )
+        stats._residual = self.stopping.residual
+        if isinstance(pair, ExactPair):
+            stats.frac_bits = pair.frac_bits
+            stats.state_bytes += pair.digits.bytes(steps)
+        return stats
+
+    def check_range(self, pair: Pair, stats: Stats, outputs: list[Tensor]) -> None:
+        """Deal with the flag of an exact state: its numbers are wrong if it is raised."""
+        if not isinstance(pair, ExactPair):
+            return
+        limit = 2.0 ** (30 - pair.frac_bits)
+        error = RangeError(
+            f"solve: expected the state and f below {limit:.6g}, the range of an exact state with "
+            f"frac_bits={pair.frac_bits}, got a larger number, Inf or NaN; pass a smaller "
+            f"frac_bits, normalise inside f, or choose state=torch.float32 or torch.float64"
+        )
+        pending = settle(pair.flag[0] != 0, error, outputs)
+        if pending is not None:
+            stats._pending.append(pending)
+
+
+def _names(dtypes: Sequence[torch.dtype]) -> str:
+    return ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)

@@ -1,0 +1,110 @@
+"""Evaluations of f on the way back, and the products of their Jacobians with the adjoint.
+
+One evaluation serves both the inverse of its half step and the product. What parameters and
+arguments take from it is added up over the half steps, in the order in which autograd would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .conditions import Evaluation
+
+_HALF = (torch.bfloat16, torch.float16)
+
+
+class Products:
+    """Vector-Jacobian products of f, and the sums of their parts for `targets`."""
+
+    def __init__(
+        self,
+        evaluation: Evaluation,
+        tensors: Sequence[Tensor],
+        targets: Sequence[Tensor],
+        reached_twice: Sequence[bool],
+        *,
+        wide: bool,
+    ) -> None:
+        """Differentiate with respect to the state and to `targets`.
+
+        Args:
+            evaluation: f under the conditions of the forward pass.
+            tensors: the tensors among f's arguments, detached.
+            targets: those of them, and the leaves that f closes over, whose gradients are wanted.
+            reached_twice: for each of them, whether one evaluation of f uses it more than once.
+                Autograd adds such uses to the running sum one by one; so does ``_seeded``.
+            wide: add up in float32 what has a 16-bit dtype.
+        """
+        self.evaluation, self.tensors, self.targets = evaluation, tensors, targets
+        dtypes = [torch.float32 if wide and t.dtype in _HALF else t.dtype for t in targets]
+        self.dtypes = dtypes
+        same = [dtype == t.dtype for dtype, t in zip(dtypes, targets, strict=True)]
+        self.seeded = [i for i, twice in enumerate(reached_twice) if twice and same[i]]
+        self.sums: list[Tensor | None] = [None] * len(targets)
+
+    def __call__(
+        self, k: int, leaves: Sequence[Tensor], seed: Sequence[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """f in half step k at the given leaves, and the product of `seed` with its Jacobian."""
+        with torch.enable_grad():
+            state = [leaf.detach().requires_grad_() for leaf in leaves]
+            out = self.evaluation(k, state, self.tensors)
+            roots = [value for value in out if value.requires_grad]
+            cotangents = [s for s, value in zip(seed, out, strict=True) if value.requires_grad]
+            # Made after f, so that autograd meets them first: the sum so far, then f's parts.
+            started = [i for i in self.seeded if self.sums[i] is not None]
+            roots += [self.targets[i].view_as(self.targets[i]) for i in started]
+        cotangents += [self._sum(i) for i in started]
+        values = [value.detach() for value in out]
+        if not roots:
+            return values, [torch.zeros_like(value) for value in values]
+        wanted = [*state, *self.targets]
+        grads = torch.autograd.grad(roots, wanted, cotangents, allow_unused=True)
+        self._add(grads[len(state) :], set(started))
+        vjp = zip(grads[: len(state)], values, seed, strict=True)
+        return values, [_usable(product, value, s) for product, value, s in vjp]
+
+    def gradients(self) -> list[Tensor | None]:
+        """The sums, in the dtypes of the targets."""
+        rows = zip(self.sums, self.targets, strict=True)
+        return [s if s is None else s.to(target.dtype) for s, target in rows]
+
+    def _sum(self, i: int) -> Tensor:
+        total = self.sums[i]
+        assert total is not None
+        return total
+
+    def _add(self, grads: Sequence[Tensor | None], seeded: set[int]) -> None:
+        sums: list[Tensor] = []
+        parts: list[Tensor] = []
+        for i, grad in enumerate(grads):
+            if grad is None:
+                continue
+            total = self.sums[i]
+            if i in seeded:
+                self.sums[i] = grad
+            elif total is None:
+                # A copy: autograd may hand the seed itself through.
+                self.sums[i] = grad.to(self.dtypes[i], copy=True)
+            elif grad.layout != torch.strided or total.layout != torch.strided:
+                self.sums[i] = total + grad
+            else:
+                sums.append(total)
+                parts.append(grad)
+        if sums:
+            torch._foreach_add_(sums, parts)
+
+
+def _usable(product: Tensor | None, value: Tensor, seed: Tensor) -> Tensor:
+    """The product as the passes take it: in f's dtype or the adjoint's, in memory of its own."""
+    if product is None:  # f does not depend on this leaf
+        return torch.zeros_like(value)
+    adjoint = torch.float64 if value.dtype == torch.float64 else torch.float32
+    if product.dtype not in (value.dtype, adjoint):
+        return product.to(adjoint)
+    if product.untyped_storage().data_ptr() == seed.untyped_storage().data_ptr():
+        return product.clone()  # f passed it through; the pass overwrites the seed
+    return product

@@ -1,0 +1,69 @@
+"""Random numbers of f that come again on the way back, in memory that does not grow with depth.
+
+The first half step draws from the generators as they stand, and their state is kept. If it drew
+anything, every later half step runs on generators seeded from one number, drawn once per solve, and
+its own index; an f that draws nothing costs one comparison and leaves no trace.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+Rng: TypeAlias = Literal["auto", "shared", "none"]
+RNG = ("auto", "shared", "none")
+
+_GOLDEN = 0x9E3779B97F4A7C15
+_SEEDS = 2**62
+
+
+class Randomness:
+    """The default generators of the CPU and of the state's device, over one solve."""
+
+    def __init__(self, device: torch.device, rng: Rng) -> None:
+        """Note where the generators stand, unless nobody wants their numbers again."""
+        self.device, self.shared = device, rng == "shared"
+        self.active = False
+        self.base = 0
+        self.first = self.states() if rng != "none" else []
+        self.after = self.first
+
+    def generators(self) -> list[torch.Generator]:
+        """The default generators that f can draw from without naming one."""
+        if self.device.type == "cpu":
+            return [torch.default_generator]
+        module: Any = torch.get_device_module(self.device)
+        index = module.current_device() if self.device.index is None else self.device.index
+        return [torch.default_generator, module.default_generators[index]]
+
+    def states(self) -> list[Tensor]:
+        """Where the generators stand."""
+        return [generator.get_state() for generator in self.generators()]
+
+    def restore(self, states: list[Tensor]) -> None:
+        """Put the generators where they stood."""
+        if states:
+            for generator, state in zip(self.generators(), states, strict=True):
+                generator.set_state(state)
+
+    def observe_first(self) -> None:
+        """After the first half step: if it drew, replay all of them from here on."""
+        if not self.first:
+            return
+        now = self.states()
+        self.active = not all(map(torch.equal, now, self.first))
+        if self.active:
+            # Drawn on the CPU, which costs no wait for a device.
+            self.base = int(torch.randint(0, _SEEDS, (), dtype=torch.int64, device="cpu"))
+            self.after = self.states()
+
+    def set(self, half_step: int) -> None:
+        """Have the generators give what they gave, or will give, in this half step."""
+        if half_step == 0 or self.shared:
+            self.restore(self.first)
+            return
+        seed = (self.base + _GOLDEN * half_step) % _SEEDS
+        for generator in self.generators():
+            generator.manual_seed(seed)

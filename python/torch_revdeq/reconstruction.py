@@ -1,0 +1,123 @@
+"""Whether the way back ended where the way forward began, and what to say if it did not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+import revdeq_kernels as rk
+
+from .problem import Problem
+from .solution import Stats
+from .states import ExactPair, Pair
+from .verification import TOLERANCE, ReconstructionError, deferred, settle
+
+
+class Check:
+    """The self check of one way back: made before it, so that it knows the end of the solve."""
+
+    def __init__(self, problem: Problem, pair: Pair) -> None:
+        """Measure the end, which an error of a float state is relative to."""
+        self.problem = problem
+        self.enabled = problem.check is not False
+        self.end = None if problem.exact or not self.enabled else _largest([*pair.y, *pair.z])
+
+    def after(
+        self,
+        pair: Pair,
+        z0: Sequence[Tensor],
+        y0: Sequence[Tensor],
+        steps: int,
+        stats: Stats,
+        spoiled: list[Tensor],
+    ) -> None:
+        """Compare the pair with its start; ReconstructionError, now or later, where it differs."""
+        if not self.enabled or not any(leaf.numel() for leaf in z0):
+            return
+        if isinstance(pair, ExactPair):
+            start = _quantized(pair, z0), _quantized(pair, y0 or z0)
+            if not deferred(pair.z[0].device) and _equal(pair, *start):
+                stats._reconstruction_error = 0.0
+                return
+            error, tolerance = _distance(pair, *start), 0.0
+        else:
+            kept = pair.layout.kept
+            start = _converted(z0, kept), _converted(y0 or z0, kept)
+            check = self.problem.check
+            tolerance = TOLERANCE[kept[0]] if check is True else float(check)
+            error = _distance(pair, *start)
+        scale = _largest([*start[0], *start[1]])
+        if isinstance(pair, ExactPair):
+            scale = scale.clamp_min(1.0)
+        else:
+            assert self.end is not None
+            scale = torch.maximum(scale, self.end)
+        error = torch.where(error == 0, error, error / scale)
+        stats._reconstruction_error = error
+        failed = ~(error <= tolerance)
+        what = self._error(error, tolerance, steps) if not deferred(error.device) else None
+        pending = settle(failed, what or self._error(None, tolerance, steps), spoiled)
+        if pending is not None:
+            stats._pending.append(pending)
+
+    def _error(self, error: Tensor | None, tolerance: float, steps: int) -> ReconstructionError:
+        got = "another" if error is None else f"a relative distance of {float(error):.3g} from it"
+        expected = "its start" if self.problem.exact else f"its start, to within {tolerance:.3g}"
+        causes = [] if self.problem.exact else self._cliff(steps, tolerance)
+        if self.problem.evaluation.random.active is False:
+            causes.append(
+                "f draws random numbers that torch's default generators do not know of (a Generator "
+                "of its own, numpy, random)"
+            )
+        causes += [
+            "a parameter, buffer or argument was changed since the forward pass, through .data or "
+            "while it was frozen",
+            "f depends on a counter or another state of its own, or is not deterministic (see "
+            "torch.use_deterministic_algorithms)",
+        ]
+        return ReconstructionError(
+            f"solve: expected the way back to end at {expected}, got {got}; the gradient would be "
+            f"wrong. Probable causes: {'; '.join(causes)}. adjoint='backprop' and 'checkpoint' "
+            "need no way back"
+        )
+
+    def _cliff(self, steps: int, tolerance: float) -> list[str]:
+        """The loss of precision, where it explains the distance."""
+        left = self.problem.schedule.smallest_factor(steps)
+        state = self.problem.state
+        assert state is not None
+        lost = torch.finfo(state).eps / max(left, math.ulp(0.0))
+        name = str(state).removeprefix("torch.")
+        verdict = "more" if lost > tolerance else "less"
+        return [
+            f"the precision of a {name} state is used up: each step multiplies its rounding error "
+            f"by 1/|1-beta|, {steps} steps by {1 / max(left, 1e-300):.2g} or more, which alone is "
+            f"{verdict} than the tolerance (use state='exact', fewer steps, or a beta nearer to 0)"
+        ]
+
+
+def _quantized(pair: ExactPair, leaves: Sequence[Tensor]) -> list[Tensor]:
+    return rk.quantize([leaf.detach() for leaf in leaves], pair.frac_bits)
+
+
+def _converted(leaves: Sequence[Tensor], dtypes: Sequence[torch.dtype]) -> list[Tensor]:
+    return [leaf.detach().to(dtype) for leaf, dtype in zip(leaves, dtypes, strict=True)]
+
+
+def _equal(pair: Pair, z0: Sequence[Tensor], y0: Sequence[Tensor]) -> bool:
+    return all(map(torch.equal, pair.z, z0)) and all(map(torch.equal, pair.y, y0))
+
+
+def _distance(pair: Pair, z0: Sequence[Tensor], y0: Sequence[Tensor]) -> Tensor:
+    """The largest difference of an element, in float64."""
+    rows = zip([*pair.z, *pair.y], [*z0, *y0], strict=True)
+    return _largest([end.double() - start.double() for end, start in rows])
+
+
+def _largest(leaves: Sequence[Tensor]) -> Tensor:
+    """The largest absolute value, in float64; NaN if there is one."""
+    floats = [leaf if leaf.is_floating_point() else leaf.double() for leaf in leaves if leaf.numel()]
+    return torch.stack([torch.linalg.vector_norm(f, math.inf).double() for f in floats]).max()

@@ -1,0 +1,192 @@
+"""The reversible adjoint: exact gradients of the solve by walking it back, in constant memory.
+
+One node of autograd's graph stands for the whole solve. Its backward pass reconstructs the state of
+every half step from the one after it, evaluates f there once, and uses that evaluation both for the
+inverse and for the product of f's Jacobian with the adjoint.
+
+Source: arXiv 2509.12917, the backward pass of the reversible solver.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .captures import Captures
+from .carry import Carry, LearningCarry
+from .iteration import iterate
+from .problem import Outputs, Problem
+from .products import Products
+from .reconstruction import Check
+from .solution import Stats
+from .states import Pair
+from .stored import Inputs, differentiated_again
+
+
+def solve_reversible(problem: Problem) -> Outputs:
+    """z, y and the statistics of a solve whose backward pass walks back."""
+    forward = _Forward(problem)
+    with problem.evaluation.forward(replayed=forward.grad), torch.no_grad():
+        first = forward.evaluate(0, problem.z0)
+        pair = problem.pair(first, keep=forward.grad)
+        steps = iterate(pair, first, forward.evaluate, problem.schedule, problem.stopping)
+        z, y = pair.outputs()
+    stats = problem.stats(pair, steps)
+    problem.check_range(pair, stats, [*z, *y])
+    inputs = Inputs.of(problem, forward.captures.leaves)
+    if not (forward.grad and any(tensor.requires_grad for tensor in inputs.all())):
+        return z, y, stats
+    read = [*forward.tensors, *forward.captures.leaves]
+    walk = _Walk(problem, inputs, pair, steps, stats, forward.captures.reached_twice(read))
+    outputs = _Reversible.apply(walk, (*z, *y), pair.tensors(), *inputs.all())
+    pair.forget()
+    return list(outputs[: len(z)]), list(outputs[len(z) :]), stats
+
+
+class _Forward:
+    """f in the forward pass, and what it was found to read.
+
+    With grad mode on, f runs with it on, as it will on the way back, and its graph is dropped at
+    once: some modules compute other bits without (torch's fast path of a transformer layer, or a
+    graph that a compiler made for inference).
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        self.grad = torch.is_grad_enabled()
+        self.evaluation = problem.evaluation
+        self.tensors = [
+            t.detach().requires_grad_(self.grad and t.requires_grad) for t in problem.tensors
+        ]
+        self.captures = Captures(self.tensors)
+
+    def evaluate(self, k: int, leaves: Sequence[Tensor]) -> list[Tensor]:
+        """f in half step k, without its graph."""
+        if not self.grad:
+            return self._without_graph(k, leaves)
+        with torch.enable_grad():
+            state = [leaf.detach().requires_grad_() for leaf in leaves]
+            out = self.evaluation(k, state, self.tensors)
+            self.captures.add(state, out)
+        return [value.detach() for value in out]
+
+    def _without_graph(self, k: int, leaves: Sequence[Tensor]) -> list[Tensor]:
+        versions = [_version(leaf) for leaf in leaves]
+        out = self.evaluation(k, [leaf.detach() for leaf in leaves], self.tensors)
+        if versions != [_version(leaf) for leaf in leaves]:
+            raise RuntimeError(
+                "f: expected to leave its state as it is, got a change in place; begin f with an "
+                "operation that makes a new tensor"
+            )
+        return [value.detach() for value in out]
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
+
+
+class _Walk:
+    """What the backward pass needs beside tensors. The tensors are autograd's to keep."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        inputs: Inputs[Tensor],
+        pair: Pair,
+        steps: int,
+        stats: Stats,
+        reached_twice: list[bool],
+    ) -> None:
+        self.problem = replace(problem, z0=[], y0=None, tensors=[])
+        self.counts = inputs.counts()
+        self.pair, self.steps, self.stats = pair, steps, stats
+        self.reached_twice = reached_twice
+
+
+class _Reversible(torch.autograd.Function):
+    """The solve as one node. Its inputs: z0, y0, beta, the arguments of f, what f closes over."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, walk: _Walk, outputs: tuple[Tensor, ...], states: list[Tensor], *inputs: Tensor
+    ) -> tuple[Tensor, ...]:
+        ctx.walk, ctx.inputs = walk, len(inputs)
+        ctx.save_for_backward(*inputs, *states)
+        ctx.set_materialize_grads(False)
+        return outputs
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        walk: _Walk = ctx.walk
+        saved = ctx.saved_tensors  # refuses what was changed in place since
+        inputs = Inputs.split(saved[: ctx.inputs], walk.counts)
+        wanted = Inputs.split(ctx.needs_input_grad[3:], walk.counts)
+        if torch.is_grad_enabled():
+            result = differentiated_again(walk.problem, walk.steps, inputs, wanted, grads)
+        else:
+            states = saved[ctx.inputs :]
+            result = _walk_back(walk, inputs, wanted, states, grads)
+        return (None, None, None, *result.all())
+
+
+def _walk_back(
+    walk: _Walk,
+    inputs: Inputs[Tensor],
+    wanted: Inputs[bool],
+    states: Sequence[Tensor],
+    grads: Sequence[Tensor | None],
+) -> Inputs[Tensor | None]:
+    """The gradients of the inputs, by one evaluation of f for every half step."""
+    problem, leaves = walk.problem, len(inputs.z0)
+    arguments = [
+        t.detach().requires_grad_(want)
+        for t, want in zip(inputs.arguments, wanted.arguments, strict=True)
+    ]
+    read = [*arguments, *inputs.captures]
+    wants = [*wanted.arguments, *wanted.captures]
+    # A parameter that was frozen since the forward pass takes no gradient, as in autograd.
+    chosen = [i for i, (t, want) in enumerate(zip(read, wants, strict=True)) if want and t.requires_grad]
+    products = Products(
+        problem.evaluation,
+        arguments,
+        [read[i] for i in chosen],
+        [walk.reached_twice[i] for i in chosen],
+        wide=problem.wide,
+    )
+    pair = walk.pair.resumed(_consumable(states, 2 * leaves))
+    check = Check(problem, pair)
+    carry = (LearningCarry if inputs.beta else Carry)(pair, grads[:leaves], grads[leaves:])
+    with problem.evaluation.replay(inputs.captures):
+        carry.begin(walk.steps - 1)
+        for n in reversed(range(walk.steps)):
+            f, vjp = products(2 * n + 1, pair.read_y, carry.seed)
+            carry.after_y(n, f, vjp)
+            f, vjp = products(2 * n, pair.read_z if n else inputs.z0, carry.seed)
+            carry.after_z(n, f, vjp, joined=n == 0 and not inputs.y0)
+    parts: list[Tensor | None] = [None] * len(read)
+    for i, gradient in zip(chosen, products.gradients(), strict=True):
+        parts[i] = gradient
+    beta = carry.grad_beta if isinstance(carry, LearningCarry) else None
+    result: Inputs[Tensor | None] = Inputs(
+        z0=[g.to(z.dtype) for g, z in zip(carry.grad_z, inputs.z0, strict=True)],
+        y0=[g.to(y.dtype) for g, y in zip(carry.grad_y, inputs.y0, strict=False)],
+        beta=[None if beta is None else beta.to(b.dtype) for b in inputs.beta],
+        arguments=parts[: len(arguments)],
+        captures=parts[len(arguments) :],
+    )
+    check.after(pair, inputs.z0, inputs.y0, walk.steps, walk.stats, result.tensors())
+    return result
+
+
+def _consumable(states: Sequence[Tensor], pairs: int) -> list[Tensor]:
+    """The saved states, in memory that the way back may overwrite.
+
+    That is autograd's own if it is about to free it, and otherwise a copy. Digits are only read.
+    """
+    keep = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)()
+    if not keep:
+        return list(states)
+    return [state.clone() for state in states[:pairs]] + list(states[pairs:])

@@ -1,0 +1,97 @@
+"""What a solve returns: the equilibrium, and what is known about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from .verification import Pending, outbox
+
+
+@dataclass(eq=False)
+class Stats:
+    """What a solve did. What is still on a device is read when it is asked for.
+
+    Attributes:
+        steps: steps taken, of two half steps each.
+        nfe: evaluations of f in the forward pass: 2 steps. A backward pass takes as many again.
+        state: the format of the state: "exact", or the name of a dtype.
+        adjoint: how the solve is differentiated.
+        state_bytes: bytes kept for the backward pass beside what f's arguments and parameters take:
+            both states and, in exact form, the digits.
+        frac_bits: fractional bits of an exact state, otherwise None.
+        tol: as it was given.
+    """
+
+    steps: int
+    nfe: int
+    state: str
+    adjoint: str
+    state_bytes: int
+    frac_bits: int | None = None
+    tol: float | None = None
+    _residual: Tensor | None = field(default=None, repr=False)
+    _reconstruction_error: Tensor | float | None = field(default=None, repr=False)
+    _pending: list[Pending] = field(default_factory=list, repr=False)
+
+    @property
+    def residual(self) -> float:
+        """The relative residual norm(y - f(y)) / (1e-5 + norm(f(y))) that was measured last.
+
+        The largest over the leaves, of the last step unless tol stopped the solve between checks.
+        Reading it waits for the device.
+        """
+        return float("nan") if self._residual is None else float(self._residual)
+
+    @property
+    def converged(self) -> bool | None:
+        """Whether the residual is below tol; None without a tol."""
+        return None if self.tol is None else self.residual < self.tol
+
+    @property
+    def reconstruction_error(self) -> float | None:
+        """How far from the start the last backward pass ended: 0.0 for an exact state.
+
+        The largest difference of an element, over the largest number in start and end. None before
+        a backward pass, and where the adjoint reconstructs nothing.
+        """
+        error = self._reconstruction_error
+        return None if error is None else float(error)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Numbers only: a copy or a pickle has no part in checks that are on their way."""
+        state = dict(self.__dict__)
+        state["_residual"] = None if self._residual is None else self._residual.detach().cpu()
+        error = self._reconstruction_error
+        state["_reconstruction_error"] = None if error is None else float(error)
+        state["_pending"] = []
+        return state
+
+
+@dataclass(eq=False)
+class Solution:
+    """The pair at the end of a solve.
+
+    Attributes:
+        z: the solution: structure, shapes and dtypes of z0. Differentiable.
+        y: the other half of the pair, a half step behind; at an equilibrium the same. Differentiable.
+        stats: see ``Stats``.
+    """
+
+    z: Any
+    y: Any
+    stats: Stats
+
+    def verify(self) -> None:
+        """Raise if a check of this solve failed: its range, or its last backward pass.
+
+        On a CPU checks raise where they happen. On a GPU this reads their outcome from the device,
+        and waits for it.
+        """
+        pending, self.stats._pending[:] = list(self.stats._pending), []
+        for check in pending:
+            outbox.forget(check)
+        for check in pending:
+            check.raise_if_failed()

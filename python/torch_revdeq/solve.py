@@ -1,0 +1,229 @@
+"""``solve``: an equilibrium of f, and its exact gradient."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.compiler import is_compiling
+from torch.nn.utils import parametrize
+
+from .conditions import Evaluation
+from .hooks import solve_hooks
+from .iteration import Stopping
+from .mapping import Mapping, flatten
+from .problem import Problem, State
+from .randomness import RNG, Rng
+from .reversible import solve_reversible
+from .schedule import Beta, Schedule
+from .solution import Solution
+from .states import FLOAT_STATES
+from .stored import solve_stored
+from .verification import outbox
+
+Adjoint: TypeAlias = Literal["reversible", "backprop", "checkpoint", "hooks"]
+Accumulate: TypeAlias = Literal["float32", "autograd"]
+
+_ADJOINTS = {
+    "reversible": solve_reversible,
+    "backprop": solve_stored,
+    "checkpoint": solve_stored,
+    "hooks": solve_hooks,
+}
+
+
+def solve(
+    f: Callable[..., Any],
+    z0: Any,
+    *args: Any,
+    y0: Any = None,
+    beta: Beta = 0.5,
+    max_steps: int = 8,
+    tol: float | None = None,
+    check_every: int = 1,
+    process_group: Any = None,
+    state: State = "auto",
+    frac_bits: int | Literal["auto"] = "auto",
+    adjoint: Adjoint = "reversible",
+    rng: Rng = "auto",
+    check: bool | float = True,
+    accumulate: Accumulate = "float32",
+) -> Solution:
+    """Iterate f to its equilibrium z = f(z, *args) by the pair update; differentiable.
+
+        y <- (1 - beta) y + beta f(z, *args)
+        z <- (1 - beta) z + beta f(y, *args)         from y = y0, z = z0
+
+    The gradient is that of these `steps` steps, with respect to z0, y0, beta, the tensors in `args`,
+    and every leaf that f reads besides (parameters, what it closes over). It is not the gradient of
+    the limit: the two approach each other as the steps converge.
+
+    Args:
+        f: called as ``f(z, *args)``; returns what z is made of, in the same shapes. Any callable. It
+            is evaluated twice in a step, and twice again for it in the backward pass. It must leave
+            z as it is, and compute the same from the same z, args and random numbers.
+        z0: where to start: a floating-point tensor or a pytree of them, on one device.
+        args: passed to f; tensors in them, also nested, receive gradients.
+        y0: the start of y, of z0's structure and shapes; z0 itself by default.
+        beta: in (0, 2) and not 1. A number; a sequence with one for each step; a function of the
+            step; or a tensor, which may require grad: one element, or with a float state of a single
+            leaf one for each channel (see ``revdeq_kernels.update_``).
+        max_steps: steps to take, each of two evaluations of f.
+        tol: stop where the relative residual norm(y - f(y)) / (1e-5 + norm(f(y))), the largest over
+            the leaves, falls below this. None or 0: take max_steps. On a GPU the decision waits for
+            one check more than on a CPU, and nothing else waits.
+        check_every: steps from one check of the residual to the next.
+        process_group: a torch.distributed group whose ranks stop together, at the largest residual
+            among them. Needed with a tol if f communicates.
+        state: what keeps y and z. "exact": fixed point, from which every step can be taken back bit
+            for bit, 8 bytes per element of z0 and a digit for each half step (1/8 byte at beta 0.5,
+            1/4 at 0.75, 1/3 at 0.8). torch.float32, torch.float64, torch.bfloat16 or torch.float16:
+            loses precision on the way back, by 1/abs(1 - beta) in every half step. "auto": exact, or
+            float64 if z0 has float64 leaves, whose precision a fixed-point state does not hold.
+        frac_bits: fractional bits of an exact state: its resolution is 2**-frac_bits, its range
+            2**(30 - frac_bits). "auto": 20 for f in float32 and 16 for less, or fewer if z0 or f(z0)
+            is large; this reads the device once. An integer reads nothing.
+        adjoint: "reversible" walks the solve back, at memory that does not grow with the steps
+            (but for the digits). "backprop" stores what autograd stores: the definition. "checkpoint"
+            stores the states. "hooks" is reversible inside autograd's own graph: for an f that is
+            sharded by FSDP2, or closes over tensors that are no leaves.
+        rng: random numbers of f in the backward pass. "auto": those of the forward pass come again.
+            "shared": also every half step draws the same ones (one dropout mask for the solve).
+            "none": nothing is done.
+        check: compare the states with the start after the walk back. True raises (on a GPU: turns
+            the gradients into NaN and raises later, see ``Solution.verify``) if an exact state
+            differs at all, a float state by more than 1e-3 (2**-4 in 16 bits) of the largest number
+            in start and end; a number is another tolerance for float states; False compares nothing.
+        accumulate: how gradients of 16-bit parameters and arguments are added up over the half
+            steps: "float32", or "autograd", in their own dtype, with the bits of "backprop".
+
+    Returns:
+        z and y at the end, in z0's dtypes, and statistics. See ``Solution``.
+
+    Raises:
+        ValueError, TypeError: an argument, or what f returned, is not as described.
+        RangeError: a number left the range of an exact state. On a GPU z and y become NaN.
+        ReconstructionError: from backward(): the way back did not end at the start.
+        CaptureError: f reads a tensor that was computed from others outside f and requires grad.
+
+    Under torch.no_grad nothing is kept and z and y have the same bits. Called with grad mode on, f
+    runs with it on in the forward pass too; its graph is dropped at once.
+
+    Memory beside f and autograd: both states, z0, their copies in z0's dtype, two gradients and a
+    seed; nothing of it grows with the steps but the digits.
+
+    Source: arXiv 2509.12917; the exact state is this project's.
+    """
+    if is_compiling():
+        torch._dynamo.graph_break()
+    outbox.poll()
+    _one_of("adjoint", adjoint, tuple(_ADJOINTS))
+    _one_of("rng", rng, RNG)
+    _one_of("accumulate", accumulate, ("float32", "autograd"))
+    leaves, structure = flatten("z0", z0)
+    mapping = Mapping(f, leaves, structure)
+    tensors = mapping.take_args(args)
+    kept = _state_dtype(state, leaves)
+    evaluation = Evaluation(mapping, leaves[0].device, rng)
+    _check_modules(evaluation.modules, adjoint)
+    problem = Problem(
+        mapping=mapping,
+        evaluation=evaluation,
+        schedule=Schedule(beta, max_steps, exact=kept is None),
+        stopping=Stopping(tol, check_every, process_group, leaves[0].device),
+        z0=leaves,
+        y0=_second_start(y0, leaves, structure),
+        tensors=tensors,
+        state=kept,
+        frac_bits=_frac_bits(frac_bits, exact=kept is None),
+        adjoint=adjoint,
+        check=check,
+        wide=accumulate == "float32",
+    )
+    run = _ADJOINTS[adjoint] if torch.is_grad_enabled() else solve_reversible
+    z, y, stats = run(problem)
+    return Solution(mapping.unflatten(z), mapping.unflatten(y), stats)
+
+
+def _one_of(name: str, value: Any, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def _state_dtype(state: State, leaves: Sequence[Tensor]) -> torch.dtype | None:
+    """The dtype of a float state; None for an exact one."""
+    double = any(leaf.dtype == torch.float64 for leaf in leaves)
+    if state == "auto":
+        return torch.float64 if double else None
+    if state == "exact":
+        if double:
+            raise TypeError(
+                "state: expected z0 in float32 or less for 'exact', got float64; choose "
+                "state=torch.float64"
+            )
+        return None
+    if state not in FLOAT_STATES:
+        names = ", ".join(map(str, FLOAT_STATES))
+        raise ValueError(f"state: expected 'auto', 'exact' or one of {names}, got {state!r}")
+    return state
+
+
+def _frac_bits(frac_bits: int | str, *, exact: bool) -> int | None:
+    if frac_bits == "auto":
+        return None
+    if not exact:
+        raise ValueError(
+            f"frac_bits: expected 'auto' for a float state, got {frac_bits!r}; only state='exact' "
+            "is in fixed point"
+        )
+    if isinstance(frac_bits, bool) or not isinstance(frac_bits, int) or not 0 <= frac_bits <= 30:
+        raise ValueError(f"frac_bits: expected 'auto' or an integer of 0 to 30, got {frac_bits!r}")
+    return frac_bits
+
+
+def _second_start(y0: Any, z0: list[Tensor], structure: Any) -> list[Tensor] | None:
+    if y0 is None:
+        return None
+    leaves, other = flatten("y0", y0)
+    if other != structure:
+        raise TypeError(f"y0: expected the structure of z0, {structure}, got {other}")
+    for leaf, like in zip(leaves, z0, strict=True):
+        if (leaf.shape, leaf.dtype, leaf.device) != (like.shape, like.dtype, like.device):
+            raise ValueError(
+                f"y0: expected leaves like those of z0, {tuple(like.shape)} {like.dtype} on "
+                f"{like.device}, got {tuple(leaf.shape)} {leaf.dtype} on {leaf.device}"
+            )
+    return leaves
+
+
+def _check_modules(modules: Sequence[nn.Module], adjoint: str) -> None:
+    """Refuse what would give wrong gradients inside f."""
+    if parametrize._cache_enabled:
+        raise RuntimeError(
+            "solve: expected to run outside torch.nn.utils.parametrize.cached(), got its cache, "
+            "whose weights belong to another graph; move solve out of that block"
+        )
+    if "torch.distributed" not in sys.modules or not torch.distributed.is_available():
+        return
+    from torch.nn.parallel import DistributedDataParallel
+
+    for module in modules:
+        if isinstance(module, DistributedDataParallel):
+            raise RuntimeError(
+                "f: expected a module that is not wrapped in DistributedDataParallel, got one that "
+                "is; wrap the model that calls solve, not f"
+            )
+        if adjoint in ("reversible", "checkpoint") and _is_sharded(module):
+            raise RuntimeError(
+                f"f: expected parameters that stay in place for adjoint={adjoint!r}, got a module "
+                "sharded by FSDP; choose adjoint='hooks', or shard the module that calls solve"
+            )
+
+
+def _is_sharded(module: nn.Module) -> bool:
+    from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
+
+    return isinstance(module, (FSDPModule, FullyShardedDataParallel))
