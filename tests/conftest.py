@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
+import pytest
 import torch
 
 # Without a GPU, Triton's interpreter stands in for its compiler. It must be chosen before triton is
@@ -18,6 +20,17 @@ import revdeq_kernels as rk
 # No deadline: the first example of a kernel compiles or interprets it.
 settings.register_profile("default", deadline=None, max_examples=50)
 settings.load_profile("default")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread_for_small_cells(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The solver's tests run cells so small that a second thread costs more than it does."""
+    threads = torch.get_num_threads()
+    if request.module.__name__.startswith("test_solve"):
+        torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
 
 BACKENDS = rk.available_backends("cpu")
 """The backends for CPU tensors: cpu, triton (where its interpreter is on) and reference."""

@@ -108,3 +108,33 @@ def norm_error(numel: int) -> float:
     u = unit_roundoff(torch.float64)
     additions = 16 + 8 + -(-numel // (4096 * 256)) + 8
     return 1.01 * ((3 + additions) / 2 + 1) * u
+
+
+def reconstruction_bound(
+    dtype: torch.dtype, beta: float, steps: int, *, lipschitz: float, magnitude: float
+) -> float:
+    """How far from its start a float pair may be after `steps` steps forward and back.
+
+    Forward, every half step rounds by `update_error`; its inverse divides that by |1-beta|, adds
+    `invert_error`, and evaluates f at a state that is off itself: with e_x the error of that state
+    and L a Lipschitz constant of f, e <- (e + beta L e_x + update_error) / |1-beta| + invert_error.
+    """
+    keep = abs(1 - beta)
+    forward = update_error(dtype, beta, magnitude)
+    back = invert_error(dtype, beta, magnitude)
+    y = z = 0.0
+    for _ in range(steps):
+        z = (z + beta * lipschitz * y + forward) / keep + back
+        y = (y + beta * lipschitz * z + forward) / keep + back
+    return max(y, z)
+
+
+def gradient_bound(
+    f: torch.dtype, reconstruction: float, steps: int, *, curvature: float, terms: int
+) -> float:
+    """How far a gradient may be from that of stored activations, relative to its largest element.
+
+    Each of the 2 steps products is taken at a state off by at most `reconstruction`, which changes
+    a Jacobian by `curvature` times that, and rounds sums of `terms` products in f's dtype.
+    """
+    return 2 * steps * (curvature * reconstruction + terms * unit_roundoff(f))

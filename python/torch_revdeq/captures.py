@@ -31,7 +31,8 @@ class Captures:
         self.leaves: list[Tensor] = []
         self.edges: dict[int, int] = {}  # by id of the leaf: most edges met in one evaluation
         self._kept: dict[int, Tensor] = {}
-        self._mark = torch.autograd._get_sequence_nr()  # nodes made from now on are f's own
+        # Nodes that autograd makes from now on are f's own.
+        self._mark = torch.autograd._get_sequence_nr()  # type: ignore[attr-defined]
 
     def add(self, read: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
         """Walk the graph of one evaluation; `read` is the state it began from."""
@@ -77,3 +78,18 @@ class Captures:
             f"requires grad and was computed outside f (by {node.name()}); pass it as an argument, "
             "solve(f, z0, tensor), or choose adjoint='hooks', which takes what f closes over"
         )
+
+
+def leaves_below(outputs: Sequence[Tensor]) -> list[Tensor]:
+    """All leaves that require grad in the graph of the outputs."""
+    stack: list[Any] = [output.grad_fn for output in outputs if output.grad_fn is not None]
+    seen, leaves = set(stack), []
+    while stack:
+        node = stack.pop()
+        if type(node) is _AccumulateGrad:
+            leaves.append(node.variable)
+        for below, _ in node.next_functions:
+            if below is not None and below not in seen:
+                seen.add(below)
+                stack.append(below)
+    return leaves

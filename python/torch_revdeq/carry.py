@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .states import Leaves, Pair
+from .pair import Leaves, Pair
 
 
 class Carry:

@@ -132,7 +132,7 @@ _masked = _Masked()
 
 @contextmanager
 def hooks_masked(tensors: Sequence[Tensor]) -> Iterator[None]:
-    """Keep tensor hooks from running inside: they belong to the whole gradient, not to its parts."""
+    """Keep tensor hooks from running inside: they are for the whole gradient, not for its parts."""
     hooked = [t._backward_hooks for t in tensors if t._backward_hooks]
     for hooks in hooked:
         _masked.take(hooks)
@@ -184,6 +184,7 @@ class Evaluation:
 
         `replayed`: f will be evaluated again, and may not read a buffer that it writes.
         """
+        _settle_threads()
         try:
             yield
             if replayed and self.buffers is not None:
@@ -196,6 +197,7 @@ class Evaluation:
     @contextmanager
     def replay(self, leaves: Sequence[Tensor]) -> Iterator[None]:
         """Around the way back, which leaves nothing of itself behind; `leaves` lose their hooks."""
+        _settle_threads()
         with ExitStack() as stack:
             if any(leaf._backward_hooks for leaf in leaves):
                 stack.enter_context(hooks_masked(leaves))
@@ -204,6 +206,15 @@ class Evaluation:
             if self.random.active:
                 stack.callback(self.random.restore, self.random.states())
             yield
+
+
+def _settle_threads() -> None:
+    """Let this thread take on torch's number of threads now.
+
+    A new thread does so only in the middle of its first operations. Matrix products before and
+    after would have other bits.
+    """
+    torch.get_num_threads()
 
 
 Evaluate = Callable[[int, Sequence[Tensor]], list[Tensor]]

@@ -62,9 +62,7 @@ class Digits:
         sizes = self._sizes(first, first + self.chunk)
         flat = buffer.split([size for half_step in sizes for size in half_step])
         leaves = len(self.numels)
-        self._planes.extend(
-            list(flat[i : i + leaves]) for i in range(0, len(flat), leaves)
-        )
+        self._planes.extend(list(flat[i : i + leaves]) for i in range(0, len(flat), leaves))
         self.buffers.append(buffer)
 
     def _sizes(self, first: int, last: int) -> list[list[int]]:

@@ -11,21 +11,24 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from .iteration import iterate
+from .nodes import Nodes, attached, begun
+from .pair import Pair
 from .problem import Outputs, Problem
 from .reconstruction import Check
 from .solution import Stats
-from .states import Pair
-from .stored import Nodes, attached, begun
 
 Saved = tuple[int, int]
 """Half step, and number of a tensor that autograd saved in it."""
+
+Form = tuple[torch.Size, torch.dtype]
+"""What is known of a saved tensor while it is gone."""
 
 
 def solve_hooks(problem: Problem) -> Outputs:
@@ -40,7 +43,8 @@ def solve_hooks(problem: Problem) -> Outputs:
     with problem.evaluation.forward(replayed=True):
         start = begun(problem.z0)
         first = again.evaluate(0, attached(start, problem.z0))
-        pair = problem.pair([value.detach() for value in first], keep=True)
+        # Each half step has copies of its own for f, which may keep them: a solve inside f does.
+        pair = problem.pair([value.detach() for value in first], keep=True, private=True)
         y = start if problem.y0 is None else begun(problem.y0)
         nodes = Nodes(pair, y, start, second=not problem.exact)
         schedule = problem.schedule
@@ -57,26 +61,29 @@ class _Recomputation:
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
-        self.counts: dict[int, int] = {}
+        self.saved: dict[int, list[Form]] = {}
         self.needs: dict[int, list[bool]] = {}  # whether the state that f read required grad
-        self.versions: dict[int, tuple[weakref.ref[Tensor], int]] = {}
-        self.starts = [t for leaves in (problem.z0, problem.y0 or ()) for t in leaves]
-        self.start_versions = [t._version for t in self.starts]
         self.arguments = [t.detach().requires_grad_(t.requires_grad) for t in problem.tensors]
+        self.watched: dict[int, tuple[weakref.ref[Tensor], int, bool]] = {}
+        parameters = [p for m in problem.evaluation.modules for p in m._parameters.values()]
+        for tensor in (*problem.z0, *(problem.y0 or ()), *self.arguments, *parameters):
+            if tensor is not None:
+                self._watch(tensor)
         self.task: int | None = None
         self.cache: dict[Saved, Tensor] = {}
         self.next = -1
 
     def evaluate(self, k: int, leaves: Sequence[Tensor]) -> list[Tensor]:
         """f in half step k, in autograd's graph, whose tensors are dropped."""
-        self.counts[k] = 0
+        forms: list[Form] = []
+        self.saved[k] = forms
         self.needs[k] = [leaf.requires_grad for leaf in leaves]
 
         def pack(tensor: Tensor) -> Saved:
-            index = self.counts[k]
-            self.counts[k] = index + 1
-            self._note(tensor)
-            return k, index
+            forms.append((tensor.shape, tensor.dtype))
+            if tensor.is_leaf and tensor.requires_grad:
+                self._watch(tensor)
+            return k, len(forms) - 1
 
         with saved_tensors_hooks(pack, self.unpack):
             return self.problem.evaluation(k, leaves, self.problem.tensors)
@@ -93,28 +100,32 @@ class _Recomputation:
         task = torch._C._current_graph_task_id()
         if task != self.task or (saved not in self.cache and saved[0] > self.next):
             self._begin(task)
-        while saved not in self.cache:
-            if self.next < 0:
-                raise RuntimeError(
-                    f"f: expected to save {self.counts[saved[0]]} tensors for its gradient again, "
-                    "got fewer on the way back; f must do the same each time it is called"
-                )
+        while saved not in self.cache and self.next >= 0:
             self._recompute(self.next)
+        if saved not in self.cache:
+            self._changed()
         return self.cache.pop(saved)
 
-    def _note(self, tensor: Tensor) -> None:
-        """Remember the version of a leaf, so that a change of it is found."""
-        if tensor.is_leaf and tensor.requires_grad and id(tensor) not in self.versions:
-            self.versions[id(tensor)] = weakref.ref(tensor), tensor._version
+    def _watch(self, tensor: Tensor) -> None:
+        """Remember the version of a tensor, and whether it requires grad, to notice a change."""
+        if id(tensor) not in self.watched:
+            known = weakref.ref(tensor), tensor._version, tensor.requires_grad
+            self.watched[id(tensor)] = known
 
     def _begin(self, task: int) -> None:
-        leaves = [(ref(), version) for ref, version in self.versions.values()]
-        leaves += list(zip(self.starts, self.start_versions, strict=True))
-        if any(leaf is not None and leaf._version != version for leaf, version in leaves):
-            raise RuntimeError(
-                "solve: one of the variables needed for gradient computation has been modified by "
-                "an inplace operation: the start or a parameter of f; change it after backward()"
-            )
+        for ref, version, requires_grad in self.watched.values():
+            tensor = ref()
+            if tensor is not None and tensor._version != version:
+                raise RuntimeError(
+                    "solve: one of the variables needed for gradient computation has been modified "
+                    "by an inplace operation: the start, an argument or a parameter of f; change "
+                    "it after backward()"
+                )
+            if tensor is not None and tensor.requires_grad != requires_grad:
+                raise RuntimeError(
+                    "solve: expected requires_grad of f's parameters as in the forward pass, got a "
+                    "change; freeze and unfreeze after backward(), or choose adjoint='reversible'"
+                )
         self.task, self.cache, self.next = task, {}, 2 * self.steps - 1
         pairs = 2 * self.leaves
         states = [state.clone() for state in self.states[:pairs]] + self.states[pairs:]
@@ -128,32 +139,41 @@ class _Recomputation:
         for stale in [key for key in self.cache if key[0] > k + 1]:
             del self.cache[stale]
         z = self.walk.read_z if k else self.problem.z0
-        count = 0
+        forms: list[Form] = []
 
         def pack(tensor: Tensor) -> None:
-            nonlocal count
-            self.cache[k, count] = tensor.detach()
-            count += 1
+            self.cache[k, len(forms)] = tensor.detach()
+            forms.append((tensor.shape, tensor.dtype))
 
-        with self.problem.evaluation.replay(()):
-            with torch.enable_grad():
-                rows = zip(self.walk.read_y if at_y else z, self.needs[k], strict=True)
-                state = [leaf.detach().requires_grad_(needs) for leaf, needs in rows]
-                with saved_tensors_hooks(pack, _never):
-                    out = self.problem.evaluation(k, state, self.arguments)
-        if count != self.counts[k]:
-            raise RuntimeError(
-                f"f: expected to save {self.counts[k]} tensors for its gradient again, got {count} "
-                "on the way back; f must do the same each time it is called"
-            )
+        with self.problem.evaluation.replay(()), torch.enable_grad():
+            rows = zip(self.walk.read_y if at_y else z, self.needs[k], strict=True)
+            state = [leaf.detach().requires_grad_(needs) for leaf, needs in rows]
+            with saved_tensors_hooks(pack, _never):
+                out = self.problem.evaluation(k, state, self.arguments)
+        if forms != self.saved[k]:
+            self._changed()
         with torch.no_grad():
             values = [value.detach() for value in out]
             (self.walk.invert_z if at_y else self.walk.invert_y)(n, values)
             self.next = k - 1
             if k == 0:
-                spoiled = [t for t in self.cache.values() if t.is_floating_point()]
-                z0, y0 = self.problem.z0, self.problem.y0 or ()
-                self.check.after(self.walk, z0, y0, self.steps, self.stats, spoiled)
+                self._compare_with_start()
+
+    def _compare_with_start(self) -> None:
+        """The self check. What is still to be handed out is spoiled if it fails on a device."""
+        z0, y0 = self.problem.z0, self.problem.y0 or ()
+        pending = self.check.after(self.walk, z0, y0, self.steps, self.stats)
+        if pending is not None:
+            for key, tensor in self.cache.items():
+                if tensor.is_floating_point():  # in new memory: it may be a parameter's
+                    self.cache[key] = torch.where(pending.failed, float("nan"), tensor)
+
+    @staticmethod
+    def _changed() -> NoReturn:
+        raise RuntimeError(
+            "f: expected to save the same tensors for its gradient on the way back as in the "
+            "forward pass, got others; f must do the same each time it is called"
+        )
 
 
 def _never(_: Any) -> Tensor:

@@ -21,8 +21,15 @@ EPSILON = 1e-5
 class Forward(Protocol):
     """What the loop needs of a pair."""
 
-    read_y: list[Tensor]
-    read_z: list[Tensor]
+    @property
+    def read_y(self) -> list[Tensor]:
+        """What f reads of y."""
+        ...
+
+    @property
+    def read_z(self) -> list[Tensor]:
+        """What f reads of z."""
+        ...
 
     def update_y(self, n: int, f: list[Tensor]) -> None:
         """y <- (1 - beta) y + beta f(z)."""

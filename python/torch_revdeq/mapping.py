@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -94,7 +95,9 @@ def flatten(name: str, value: Any) -> tuple[list[Tensor], Any]:
     """The leaves of a state, and how they hang together."""
     leaves, structure = pytree.tree_flatten(value)
     if not leaves:
-        raise TypeError(f"{name}: expected a tensor or a pytree of tensors, got {value!r}; pass one")
+        raise TypeError(
+            f"{name}: expected a tensor or a pytree of tensors, got {value!r}; pass one"
+        )
     for leaf in leaves:
         if not isinstance(leaf, Tensor) or not leaf.is_floating_point():
             got = leaf.dtype if isinstance(leaf, Tensor) else type(leaf).__name__
@@ -140,10 +143,8 @@ def _parts(value: object) -> Iterator[object]:
         yield from (value.__self__, value.__func__)
     elif inspect.isfunction(value):
         for cell in value.__closure__ or ():
-            try:
+            with suppress(ValueError):  # a variable that has no value yet
                 yield cell.cell_contents
-            except ValueError:  # a variable that has no value yet
-                continue
         names = value.__code__.co_names
         yield from (value.__globals__[n] for n in names if _may_hold(value.__globals__.get(n)))
         yield from (d for d in value.__defaults__ or () if _may_hold(d))

@@ -36,7 +36,7 @@ class RevDEQ(nn.Module):
         self.stats: Stats | None = None
 
     def forward(self, *args: Any, z0: Any = None, y0: Any = None) -> Any:
-        """The equilibrium; z0 and y0 as in ``solve``, z0 by default zeros like the first argument."""
+        """The equilibrium; z0 and y0 as in ``solve``, z0 by default zeros like the first input."""
         return self.solve(*args, z0=z0, y0=y0).z
 
     def solve(self, *args: Any, z0: Any = None, y0: Any = None) -> Solution:

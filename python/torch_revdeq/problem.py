@@ -11,11 +11,13 @@ from torch import Tensor
 
 from .conditions import Evaluation
 from .digits import CHUNK, Digits, choose_frac_bits
+from .exact_pair import EXACT_F, ExactPair
+from .float_pair import FLOAT_STATES, FloatPair
 from .iteration import Stopping
 from .mapping import Mapping
+from .pair import Layout, Pair
 from .schedule import Schedule
 from .solution import Stats
-from .states import EXACT_F, FLOAT_STATES, ExactPair, FloatPair, Layout, Pair
 from .verification import RangeError, settle
 
 State: TypeAlias = Literal["auto", "exact"] | torch.dtype

@@ -89,13 +89,17 @@ class Products:
             elif total is None:
                 # A copy: autograd may hand the seed itself through.
                 self.sums[i] = grad.to(self.dtypes[i], copy=True)
-            elif grad.layout != torch.strided or total.layout != torch.strided:
+            elif not (_is_plain(grad) and _is_plain(total)):  # sparse, or a DTensor
                 self.sums[i] = total + grad
             else:
                 sums.append(total)
                 parts.append(grad)
         if sums:
-            torch._foreach_add_(sums, parts)
+            torch._foreach_add_(sums, parts)  # type: ignore[attr-defined]
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return type(tensor) is Tensor and tensor.layout == torch.strided
 
 
 def _usable(product: Tensor | None, value: Tensor, seed: Tensor) -> Tensor:

@@ -10,10 +10,11 @@ from torch import Tensor
 
 import revdeq_kernels as rk
 
+from .exact_pair import ExactPair
+from .pair import Pair
 from .problem import Problem
 from .solution import Stats
-from .states import ExactPair, Pair
-from .verification import TOLERANCE, ReconstructionError, deferred, settle
+from .verification import TOLERANCE, Pending, ReconstructionError, deferred, settle
 
 
 class Check:
@@ -32,16 +33,19 @@ class Check:
         y0: Sequence[Tensor],
         steps: int,
         stats: Stats,
-        spoiled: list[Tensor],
-    ) -> None:
-        """Compare the pair with its start; ReconstructionError, now or later, where it differs."""
+        spoiled: Sequence[Tensor] = (),
+    ) -> Pending | None:
+        """Compare the pair with its start; ReconstructionError, now or later, where it differs.
+
+        Where it comes later, `spoiled` become NaN if it will come; returns the outcome on its way.
+        """
         if not self.enabled or not any(leaf.numel() for leaf in z0):
-            return
+            return None
         if isinstance(pair, ExactPair):
             start = _quantized(pair, z0), _quantized(pair, y0 or z0)
             if not deferred(pair.z[0].device) and _equal(pair, *start):
                 stats._reconstruction_error = 0.0
-                return
+                return None
             error, tolerance = _distance(pair, *start), 0.0
         else:
             kept = pair.layout.kept
@@ -62,6 +66,7 @@ class Check:
         pending = settle(failed, what or self._error(None, tolerance, steps), spoiled)
         if pending is not None:
             stats._pending.append(pending)
+        return pending
 
     def _error(self, error: Tensor | None, tolerance: float, steps: int) -> ReconstructionError:
         got = "another" if error is None else f"a relative distance of {float(error):.3g} from it"
@@ -69,13 +74,14 @@ class Check:
         causes = [] if self.problem.exact else self._cliff(steps, tolerance)
         if self.problem.evaluation.random.active is False:
             causes.append(
-                "f draws random numbers that torch's default generators do not know of (a Generator "
-                "of its own, numpy, random)"
+                "f draws random numbers that torch's default generators do not know of (a "
+                "Generator of its own, numpy, random)"
             )
         causes += [
             "a parameter, buffer or argument was changed since the forward pass, through .data or "
             "while it was frozen",
-            "f depends on a counter or another state of its own, or is not deterministic (see "
+            "f depends on a counter or another state of its own, on the number of threads "
+            "(torch.set_num_threads) if that changed, or is not deterministic (see "
             "torch.use_deterministic_algorithms)",
         ]
         return ReconstructionError(
@@ -119,5 +125,7 @@ def _distance(pair: Pair, z0: Sequence[Tensor], y0: Sequence[Tensor]) -> Tensor:
 
 def _largest(leaves: Sequence[Tensor]) -> Tensor:
     """The largest absolute value, in float64; NaN if there is one."""
-    floats = [leaf if leaf.is_floating_point() else leaf.double() for leaf in leaves if leaf.numel()]
+    floats = [
+        leaf if leaf.is_floating_point() else leaf.double() for leaf in leaves if leaf.numel()
+    ]
     return torch.stack([torch.linalg.vector_norm(f, math.inf).double() for f in floats]).max()

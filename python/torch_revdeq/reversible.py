@@ -18,13 +18,14 @@ from torch import Tensor
 
 from .captures import Captures
 from .carry import Carry, LearningCarry
+from .inputs import Inputs
 from .iteration import iterate
+from .pair import Pair
 from .problem import Outputs, Problem
 from .products import Products
 from .reconstruction import Check
 from .solution import Stats
-from .states import Pair
-from .stored import Inputs, differentiated_again
+from .stored import differentiated_again
 
 
 def solve_reversible(problem: Problem) -> Outputs:
@@ -110,7 +111,7 @@ class _Reversible(torch.autograd.Function):
     """The solve as one node. Its inputs: z0, y0, beta, the arguments of f, what f closes over."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, walk: _Walk, outputs: tuple[Tensor, ...], states: list[Tensor], *inputs: Tensor
     ) -> tuple[Tensor, ...]:
         ctx.walk, ctx.inputs = walk, len(inputs)
@@ -119,7 +120,7 @@ class _Reversible(torch.autograd.Function):
         return outputs
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         walk: _Walk = ctx.walk
         saved = ctx.saved_tensors  # refuses what was changed in place since
         inputs = Inputs.split(saved[: ctx.inputs], walk.counts)
@@ -148,7 +149,9 @@ def _walk_back(
     read = [*arguments, *inputs.captures]
     wants = [*wanted.arguments, *wanted.captures]
     # A parameter that was frozen since the forward pass takes no gradient, as in autograd.
-    chosen = [i for i, (t, want) in enumerate(zip(read, wants, strict=True)) if want and t.requires_grad]
+    chosen = [
+        i for i, (t, want) in enumerate(zip(read, wants, strict=True)) if want and t.requires_grad
+    ]
     products = Products(
         problem.evaluation,
         arguments,
@@ -186,7 +189,6 @@ def _consumable(states: Sequence[Tensor], pairs: int) -> list[Tensor]:
 
     That is autograd's own if it is about to free it, and otherwise a copy. Digits are only read.
     """
-    keep = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)()
-    if not keep:
+    if not torch._C._autograd._get_current_graph_task_keep_graph():  # type: ignore[attr-defined]
         return list(states)
     return [state.clone() for state in states[:pairs]] + list(states[pairs:])

@@ -71,7 +71,7 @@ class Schedule:
         elif isinstance(beta, Real):
             numbers = [beta] * max_steps
         else:
-            numbers = list(beta)
+            numbers = list(beta)  # type: ignore[arg-type]
             if len(numbers) < max_steps:
                 raise ValueError(
                     f"beta: expected one value for each of max_steps={max_steps} steps, got "
@@ -89,7 +89,7 @@ class Schedule:
         """One number for an exact state. A float state computes with the tensor: no number."""
         if not beta.is_floating_point():
             raise TypeError(
-                f"beta: expected a floating-point tensor, got {beta.dtype}; convert it with .float()"
+                f"beta: expected a floating-point tensor, got {beta.dtype}; convert it (.float())"
             )
         if self.exact:
             if beta.numel() != 1:

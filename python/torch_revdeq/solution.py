@@ -75,8 +75,8 @@ class Solution:
     """The pair at the end of a solve.
 
     Attributes:
-        z: the solution: structure, shapes and dtypes of z0. Differentiable.
-        y: the other half of the pair, a half step behind; at an equilibrium the same. Differentiable.
+        z: the solution: structure, shapes and dtypes of z0. z and y are differentiable.
+        y: the other half of the pair, a half step behind; the same at an equilibrium.
         stats: see ``Stats``.
     """
 
@@ -90,8 +90,7 @@ class Solution:
         On a CPU checks raise where they happen. On a GPU this reads their outcome from the device,
         and waits for it.
         """
-        pending, self.stats._pending[:] = list(self.stats._pending), []
-        for check in pending:
+        for check in self.stats._pending:
             outbox.forget(check)
-        for check in pending:
+        for check in self.stats._pending:
             check.raise_if_failed()

@@ -8,10 +8,11 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.compiler import is_compiling
 from torch.nn.utils import parametrize
 
+from .compiling import not_compiled
 from .conditions import Evaluation
+from .float_pair import FLOAT_STATES
 from .hooks import solve_hooks
 from .iteration import Stopping
 from .mapping import Mapping, flatten
@@ -20,7 +21,6 @@ from .randomness import RNG, Rng
 from .reversible import solve_reversible
 from .schedule import Beta, Schedule
 from .solution import Solution
-from .states import FLOAT_STATES
 from .stored import solve_stored
 from .verification import outbox
 
@@ -35,6 +35,7 @@ _ADJOINTS = {
 }
 
 
+@not_compiled
 def solve(
     f: Callable[..., Any],
     z0: Any,
@@ -57,46 +58,47 @@ def solve(
         y <- (1 - beta) y + beta f(z, *args)
         z <- (1 - beta) z + beta f(y, *args)         from y = y0, z = z0
 
-    The gradient is that of these `steps` steps, with respect to z0, y0, beta, the tensors in `args`,
-    and every leaf that f reads besides (parameters, what it closes over). It is not the gradient of
-    the limit: the two approach each other as the steps converge.
+    The gradient is that of the steps taken, with respect to z0, y0, beta, the tensors in `args`,
+    and every leaf that f reads besides (parameters, what it closes over). It is not the gradient
+    of the limit: the two approach each other as the steps converge.
 
     Args:
-        f: called as ``f(z, *args)``; returns what z is made of, in the same shapes. Any callable. It
-            is evaluated twice in a step, and twice again for it in the backward pass. It must leave
-            z as it is, and compute the same from the same z, args and random numbers.
+        f: called as ``f(z, *args)``; returns what z is made of, in the same shapes. Any callable.
+            It is evaluated twice in a step, and twice again for it in the backward pass. It must
+            leave z as it is, and compute the same from the same z, args and random numbers.
         z0: where to start: a floating-point tensor or a pytree of them, on one device.
         args: passed to f; tensors in them, also nested, receive gradients.
         y0: the start of y, of z0's structure and shapes; z0 itself by default.
         beta: in (0, 2) and not 1. A number; a sequence with one for each step; a function of the
-            step; or a tensor, which may require grad: one element, or with a float state of a single
-            leaf one for each channel (see ``revdeq_kernels.update_``).
+            step; or a tensor, which may require grad: one element, or with a float state of a
+            single leaf one for each channel (see ``revdeq_kernels.update_``).
         max_steps: steps to take, each of two evaluations of f.
-        tol: stop where the relative residual norm(y - f(y)) / (1e-5 + norm(f(y))), the largest over
-            the leaves, falls below this. None or 0: take max_steps. On a GPU the decision waits for
-            one check more than on a CPU, and nothing else waits.
+        tol: stop where the relative residual norm(y - f(y)) / (1e-5 + norm(f(y))), the largest
+            over the leaves, falls below this. None or 0: take max_steps. On a GPU the decision
+            waits for one check more than on a CPU, and nothing else waits.
         check_every: steps from one check of the residual to the next.
         process_group: a torch.distributed group whose ranks stop together, at the largest residual
             among them. Needed with a tol if f communicates.
-        state: what keeps y and z. "exact": fixed point, from which every step can be taken back bit
-            for bit, 8 bytes per element of z0 and a digit for each half step (1/8 byte at beta 0.5,
-            1/4 at 0.75, 1/3 at 0.8). torch.float32, torch.float64, torch.bfloat16 or torch.float16:
-            loses precision on the way back, by 1/abs(1 - beta) in every half step. "auto": exact, or
+        state: what keeps y and z. "exact": fixed point, from which every step can be taken back
+            bit for bit, 8 bytes per element of z0 and a digit for each half step (1/8 byte at beta
+            0.5, 1/4 at 0.75, 1/3 at 0.8). torch.float32, float64, bfloat16 or float16: loses
+            precision on the way back, by 1/abs(1 - beta) in every half step. "auto": exact, or
             float64 if z0 has float64 leaves, whose precision a fixed-point state does not hold.
         frac_bits: fractional bits of an exact state: its resolution is 2**-frac_bits, its range
-            2**(30 - frac_bits). "auto": 20 for f in float32 and 16 for less, or fewer if z0 or f(z0)
-            is large; this reads the device once. An integer reads nothing.
+            2**(30 - frac_bits). "auto": 20 for f in float32 and 16 for less, or fewer if z0 or
+            f(z0) is large; this reads the device once. An integer reads nothing.
         adjoint: "reversible" walks the solve back, at memory that does not grow with the steps
-            (but for the digits). "backprop" stores what autograd stores: the definition. "checkpoint"
-            stores the states. "hooks" is reversible inside autograd's own graph: for an f that is
-            sharded by FSDP2, or closes over tensors that are no leaves.
+            (but for the digits). "backprop" stores what autograd stores: the definition.
+            "checkpoint" stores the states. "hooks" is reversible inside autograd's own graph: for
+            an f that is sharded by FSDP2, or closes over tensors that are no leaves.
         rng: random numbers of f in the backward pass. "auto": those of the forward pass come again.
             "shared": also every half step draws the same ones (one dropout mask for the solve).
             "none": nothing is done.
         check: compare the states with the start after the walk back. True raises (on a GPU: turns
             the gradients into NaN and raises later, see ``Solution.verify``) if an exact state
-            differs at all, a float state by more than 1e-3 (2**-4 in 16 bits) of the largest number
-            in start and end; a number is another tolerance for float states; False compares nothing.
+            differs at all, or a float state by more than 1e-3 (2**-4 in 16 bits) of the largest
+            number in start and end; a number is another tolerance for float states; False compares
+            nothing.
         accumulate: how gradients of 16-bit parameters and arguments are added up over the half
             steps: "float32", or "autograd", in their own dtype, with the bits of "backprop".
 
@@ -117,8 +119,6 @@ def solve(
 
     Source: arXiv 2509.12917; the exact state is this project's.
     """
-    if is_compiling():
-        torch._dynamo.graph_break()
     outbox.poll()
     _one_of("adjoint", adjoint, tuple(_ADJOINTS))
     _one_of("rng", rng, RNG)
@@ -128,7 +128,8 @@ def solve(
     tensors = mapping.take_args(args)
     kept = _state_dtype(state, leaves)
     evaluation = Evaluation(mapping, leaves[0].device, rng)
-    _check_modules(evaluation.modules, adjoint)
+    if torch.is_grad_enabled():
+        _check_modules(evaluation.modules, adjoint)
     problem = Problem(
         mapping=mapping,
         evaluation=evaluation,
@@ -224,6 +225,11 @@ def _check_modules(modules: Sequence[nn.Module], adjoint: str) -> None:
 
 
 def _is_sharded(module: nn.Module) -> bool:
+    """Whether its parameters come and go with each call of it."""
     from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 
-    return isinstance(module, (FSDPModule, FullyShardedDataParallel))
+    if isinstance(module, FSDPModule):
+        # In its forward pass, or in one that a checkpoint repeats, it is what calls solve, met
+        # because f is a method of it: its parameters are in place.
+        return module._get_fsdp_state()._training_state.name == "IDLE"
+    return isinstance(module, FullyShardedDataParallel)

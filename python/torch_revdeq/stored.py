@@ -1,70 +1,27 @@
 """The definition of the gradient: autograd over the solve, with everything stored.
 
 ``adjoint="backprop"`` and ``"checkpoint"``, and derivatives of derivatives. A float state is plain
-differentiable PyTorch. An exact state is stepped by the ops, and nodes beside it carry the gradient:
-that of the real numbers which it stands for.
+differentiable PyTorch. An exact state is stepped by the ops, and the nodes of ``nodes.py`` carry
+its gradient.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from typing import Any, Generic, NoReturn, TypeVar
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from .carry import beta_part
 from .conditions import Evaluate
+from .inputs import Inputs
 from .iteration import Stopping, iterate
+from .nodes import Nodes, attached, begun, refuse_second_derivative
+from .pair import Leaves, Pair
 from .problem import Outputs, Problem
-from .states import Leaves, Pair
-
-T = TypeVar("T")
-
-
-@dataclass
-class Inputs(Generic[T]):
-    """Something for every input of a solve: the tensor, whether its gradient is wanted, or that."""
-
-    z0: Sequence[T]
-    y0: Sequence[T]
-    beta: Sequence[T]
-    arguments: Sequence[T]
-    captures: Sequence[T]
-
-    @staticmethod
-    def of(problem: Problem, captures: Sequence[Tensor]) -> Inputs[Tensor]:
-        """The tensors of a problem, and those that f was found to close over."""
-        beta = problem.schedule.tensor
-        learned = [] if beta is None else [beta]
-        return Inputs(problem.z0, problem.y0 or [], learned, problem.tensors, captures)
-
-    @staticmethod
-    def split(flat: Sequence[T], counts: Sequence[int]) -> Inputs[T]:
-        """The inverse of ``all``."""
-        parts, at = [], 0
-        for count in counts:
-            parts.append(flat[at : at + count])
-            at += count
-        return Inputs(*parts)
-
-    def counts(self) -> list[int]:
-        """How many there are of each."""
-        return [len(part) for part in self._parts()]
-
-    def all(self) -> list[T]:
-        """One after the other."""
-        return [value for part in self._parts() for value in part]
-
-    def tensors(self) -> list[Tensor]:
-        """Those that are tensors."""
-        return [value for value in self.all() if isinstance(value, Tensor)]
-
-    def _parts(self) -> list[Sequence[T]]:
-        return [self.z0, self.y0, self.beta, self.arguments, self.captures]
 
 
 def solve_stored(problem: Problem) -> Outputs:
@@ -124,7 +81,7 @@ class _FloatNodes:
         return self.read(self.z)
 
     def read(self, state: Leaves) -> Leaves:
-        """What f reads: one node, so that all that f makes of it joins before it meets the carry."""
+        """What f reads, as one node: all that f makes of it joins before it meets the carry."""
         return [_read(s, dtype) for s, dtype in zip(state, self.layout.read, strict=True)]
 
     def update_y(self, n: int, f: Leaves) -> None:
@@ -165,7 +122,7 @@ def differentiated_again(
     wanted: Inputs[bool],
     grads: Sequence[Tensor | None],
 ) -> Inputs[Tensor | None]:
-    """The gradients of the inputs as differentiable tensors, at memory that grows with the steps."""
+    """The gradients of the inputs as differentiable tensors; its memory grows with the steps."""
     if problem.exact:
         refuse_second_derivative()
     gate = _Gate()
@@ -199,14 +156,6 @@ def differentiated_again(
     return Inputs.split(result, inputs.counts())
 
 
-def refuse_second_derivative() -> NoReturn:
-    """An exact state has a first derivative only."""
-    raise RuntimeError(
-        "solve: expected one derivative with state='exact', got create_graph=True, whose second "
-        "derivative a fixed-point state does not have; choose state=torch.float32 or torch.float64"
-    )
-
-
 class _Gate:
     """Whether gradients pass a ``_Cut``."""
 
@@ -221,128 +170,16 @@ class _Cut(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, gate: _Gate, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, gate: _Gate, x: Tensor) -> Tensor:
         ctx.gate = gate
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor | None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor | None]:
         return None, grad if ctx.gate.open else None
 
 
 # ---- exact states ----------------------------------------------------------------------------
-
-
-class Nodes:
-    """A pair that the ops step in place, and nodes of autograd's graph that carry its gradient."""
-
-    def __init__(self, pair: Pair, y: Leaves, z: Leaves, *, second: bool) -> None:
-        """Carry the gradient from the given nodes on; `second`: let it be differentiated again."""
-        self.pair, self.y, self.z, self.second = pair, y, z, second
-        self.read_y: Leaves = []
-        self.read_z: Leaves = []
-
-    def update_y(self, n: int, f: Leaves) -> None:
-        """y <- (1 - beta) y + beta f(z)."""
-        before = self._before(self.pair.y)
-        self.pair.update_y(n, [value.detach() for value in f])
-        self.y = self._step(n, self.y, f, before)
-        self.read_y = attached(self.y, self.pair.read_y)
-
-    def update_z(self, n: int, f: Leaves) -> None:
-        """z <- (1 - beta) z + beta f(y)."""
-        before = self._before(self.pair.z)
-        self.pair.update_z(n, [value.detach() for value in f])
-        self.z = self._step(n, self.z, f, before)
-        self.read_z = attached(self.z, self.pair.read_z)
-
-    def _before(self, state: Leaves) -> list[Tensor | None]:
-        beta = self.pair.schedule.tensor
-        if beta is None or not beta.requires_grad:
-            return [None] * len(state)
-        dtypes = self.pair.layout.adjoint
-        return [self.pair.value(s, dtype).clone() for s, dtype in zip(state, dtypes, strict=True)]
-
-    def _step(self, n: int, nodes: Leaves, f: Leaves, before: list[Tensor | None]) -> Leaves:
-        schedule = self.pair.schedule
-        rows = zip(nodes, f, before, strict=True)
-        step = schedule.applied(n), self.second
-        return [_Step.apply(step, b, node, value, schedule.tensor) for node, value, b in rows]
-
-
-def begun(leaves: Sequence[Tensor]) -> Leaves:
-    """Nodes for the leaves of a start."""
-    return [_Begin.apply(leaf) for leaf in leaves]
-
-
-def attached(nodes: Leaves, values: Leaves) -> Leaves:
-    """The values, with the gradient of the nodes."""
-    return [_Attach.apply((value,), node) for node, value in zip(nodes, values, strict=True)]
-
-
-def _carrier(like: Tensor, dtype: torch.dtype) -> Tensor:
-    """A tensor of this shape that takes no memory. Its value is never read."""
-    return torch.full((), float("nan"), dtype=dtype, device=like.device).expand(like.shape)
-
-
-class _Begin(torch.autograd.Function):
-    """From a leaf of the start to its node: the gradient in the adjoint's dtype."""
-
-    @staticmethod
-    def forward(ctx: Any, leaf: Tensor) -> Tensor:  # type: ignore[override]
-        ctx.dtype = leaf.dtype
-        wide = torch.float64 if leaf.dtype == torch.float64 else torch.float32
-        return _carrier(leaf, wide)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
-        return grad.to(ctx.dtype)
-
-
-class _Attach(torch.autograd.Function):
-    """A value that f reads or the caller gets, in place of the node that carries its gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, value: tuple[Tensor], node: Tensor) -> Tensor:  # type: ignore[override]
-        ctx.dtype = node.dtype
-        return value[0].detach()
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:  # type: ignore[override]
-        return None, grad.to(ctx.dtype)
-
-
-class _Step(torch.autograd.Function):
-    """The gradient of one half step: (1 - beta) grad to the state, beta grad to f."""
-
-    @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any,
-        step: tuple[float | Tensor, bool],
-        before: Tensor | None,
-        node: Tensor,
-        f: Tensor,
-        beta: Tensor | None,
-    ) -> Tensor:
-        ctx.applied, ctx.second = step
-        ctx.f = f.dtype
-        ctx.set_materialize_grads(False)
-        if before is not None:
-            ctx.save_for_backward(before, f, beta)
-        return _carrier(node, node.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        if grad is None:
-            return (None,) * 5
-        if torch.is_grad_enabled() and not ctx.second:
-            refuse_second_derivative()
-        applied = ctx.applied
-        learned = None
-        if ctx.saved_tensors:
-            before, f, beta = ctx.saved_tensors
-            learned = beta_part(beta, grad, f, before).to(beta.dtype)
-        return None, None, (1.0 - applied) * grad, (applied * grad).to(ctx.f), learned
 
 
 def _run_exact(problem: Problem, stopping: Stopping) -> tuple[Leaves, Leaves, Pair, int]:
@@ -353,4 +190,6 @@ def _run_exact(problem: Problem, stopping: Stopping) -> tuple[Leaves, Leaves, Pa
     y = start if problem.y0 is None else begun(problem.y0)
     nodes = Nodes(pair, y, start, second=False)
     steps = iterate(nodes, first, evaluate, problem.schedule, stopping)
-    return nodes.read_z, nodes.read_y, pair, steps
+    # Nodes of their own: what f made of y must join before it meets what the caller makes of it.
+    z, y = pair.read_z, [leaf.clone() for leaf in pair.read_y]  # f's graph has saved the latter
+    return attached(nodes.z, z), attached(nodes.y, y), pair, steps

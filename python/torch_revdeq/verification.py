@@ -11,6 +11,7 @@ from __future__ import annotations
 import atexit
 import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -99,7 +100,7 @@ def deferred(device: torch.device) -> bool:
     return device.type != "cpu"
 
 
-def settle(failed: Tensor, error: RuntimeError, spoiled: list[Tensor]) -> Pending | None:
+def settle(failed: Tensor, error: RuntimeError, spoiled: Sequence[Tensor]) -> Pending | None:
     """Deal with a check: raise here on a CPU; elsewhere spoil what it is about and raise later."""
     if not deferred(failed.device):
         if bool(failed):

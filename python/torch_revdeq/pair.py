@@ -1,33 +1,20 @@
 """The pair y, z in the format that keeps it, and the ops on it: forward, back, and the adjoint.
 
-A pair holds its leaves and, beside them, what f reads: the leaf itself where the formats agree, and
-otherwise a copy in the dtype of z0 that the op writes in the same pass. Nothing here knows autograd.
+A pair holds its leaves and, beside them, what f reads: the leaf itself where the formats agree,
+and otherwise a copy in the dtype of z0 that the op writes in the same pass. Autograd is not known
+here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-import revdeq_kernels as rk
-
-from .digits import Digits
-from .schedule import Schedule, tensor_beta
-
-FLOAT_STATES: dict[torch.dtype, tuple[torch.dtype, ...]] = {
-    torch.float64: (torch.float64, torch.float32, torch.bfloat16, torch.float16),
-    torch.float32: (torch.float32, torch.bfloat16, torch.float16),
-    torch.bfloat16: (torch.bfloat16,),
-    torch.float16: (torch.float16,),
-}
-"""The dtypes of f that a float state takes: those of ``update_``."""
-
-EXACT_F = (torch.float32, torch.bfloat16, torch.float16)
-"""The dtypes of f that an exact state takes."""
+from .schedule import Schedule
 
 Leaves = list[Tensor]
 
@@ -96,8 +83,12 @@ class Pair:
         rows = zip(state, self.layout.read, self.layout.itself, strict=True)
         return [s if itself else torch.empty_like(s, dtype=read) for s, read, itself in rows]
 
+    def resumed(self, tensors: Sequence[Tensor]) -> Pair:
+        """The pair at the end of its solve, for the way back, in what ``tensors`` gave."""
+        raise NotImplementedError
+
     def value(self, leaf: Tensor, dtype: torch.dtype) -> Tensor:
-        """The numbers that a leaf stands for."""
+        """The numbers that a leaf stands for, in memory of their own."""
         raise NotImplementedError
 
     def read(self, state: Leaves) -> Leaves:
@@ -188,9 +179,7 @@ class Pair:
         if self.by_hand:
             self._fill(self.y, self.read_y)
 
-    def invert_y_adjoint_z0(
-        self, f: Leaves, grad_z: Leaves, grad_y: Leaves, vjp: Leaves
-    ) -> None:
+    def invert_y_adjoint_z0(self, f: Leaves, grad_z: Leaves, grad_y: Leaves, vjp: Leaves) -> None:
         """y back to the start it shares with z; grad_z becomes the gradient of that start."""
         for group in self.groups:
             adjoint = (group.of(grad_z), group.of(grad_y), group.of(vjp))
@@ -204,138 +193,3 @@ class Pair:
 
     def _last_pass(self, group: Group, f: Any, adjoint: Any) -> None:
         raise NotImplementedError
-
-
-class FloatPair(Pair):
-    """A pair in a floating-point format. Its inverse loses precision at every step."""
-
-    ops: dict[str, Callable[..., Any]] = {"update": rk.update_, "invert": rk.invert_}  # noqa: RUF012
-
-    @classmethod
-    def begin(cls, y0: Leaves, z0: Leaves, layout: Layout, schedule: Schedule) -> FloatPair:
-        """The pair at the start of a solve."""
-        y = [leaf.detach().to(kept, copy=True) for leaf, kept in zip(y0, layout.kept, strict=True)]
-        z = [leaf.detach().to(kept, copy=True) for leaf, kept in zip(z0, layout.kept, strict=True)]
-        return cls(y, z, layout, schedule)
-
-    def resumed(self, tensors: Sequence[Tensor]) -> FloatPair:
-        """The pair at the end of its solve, for the way back, in the given tensors."""
-        n = len(self.layout.kept)
-        pair = FloatPair(list(tensors[:n]), list(tensors[n:]), self.layout, self.schedule)
-        pair.read_y = pair.read(pair.y)
-        return pair
-
-    def value(self, leaf: Tensor, dtype: torch.dtype) -> Tensor:
-        """The leaf in another dtype."""
-        return leaf.to(dtype)
-
-    def _call(
-        self, op: str, group: Group, state: Any, n: int, second: int, f: Any, cast: Any
-    ) -> None:
-        beta = self.schedule.beta(n)
-        if not isinstance(beta, Tensor):
-            self.ops[op](state, f, beta, cast=cast)
-            return
-        # A tensor of betas goes with one leaf at a time.
-        states, fs = ([x] if isinstance(x, Tensor) else x for x in (state, f))
-        casts = [cast] * len(states) if cast is None or isinstance(cast, Tensor) else cast
-        for s, value, copy in zip(states, fs, casts, strict=True):
-            self.ops[op](s, value, tensor_beta(beta, s), cast=copy)
-
-    def _first_pass(self, group: Group, n: int, f: Any, adjoint: Any, cast: Any) -> None:
-        rk.invert_z_adjoint_y_(group.of(self.z), f, self.schedule.numbers[n], *adjoint, cast=cast)
-
-    def _second_pass(self, group: Group, n: int, f: Any, adjoint: Any, cast: Any) -> None:
-        grad_z, vjp, seed = adjoint
-        betas = self.schedule.numbers
-        y, before = group.of(self.y), betas[max(n - 1, 0)]
-        rk.invert_y_adjoint_z_(y, f, betas[n], grad_z, vjp, before, seed, cast=cast)
-
-    def _last_pass(self, group: Group, f: Any, adjoint: Any) -> None:
-        rk.invert_y_adjoint_z0_(group.of(self.y), f, self.schedule.numbers[0], *adjoint)
-
-
-class ExactPair(Pair):
-    """A pair in fixed point, with the digits of every half step: its inverse gives every bit."""
-
-    ops: dict[str, Callable[..., Any]] = {  # noqa: RUF012
-        "invert": rk.invert_exact_,
-        "update": rk.update_exact_,
-    }
-
-    def __init__(
-        self,
-        y: Leaves,
-        z: Leaves,
-        layout: Layout,
-        schedule: Schedule,
-        frac_bits: int,
-        digits: Digits,
-        flag: Tensor,
-    ) -> None:
-        """Take int32 leaves, the digits' memory and the flag of the range."""
-        super().__init__(y, z, layout, schedule)
-        self.frac_bits, self.digits, self.flag = frac_bits, digits, flag
-
-    @classmethod
-    def begin(
-        cls, y0: Leaves, z0: Leaves, layout: Layout, schedule: Schedule, frac_bits: int,
-        digits: Digits,
-    ) -> ExactPair:
-        """The pair at the start of a solve."""
-        flag = torch.zeros(1, dtype=torch.int32, device=z0[0].device)
-        z = rk.quantize([leaf.detach() for leaf in z0], frac_bits, flag=flag)
-        if y0 is z0:
-            y = [leaf.clone() for leaf in z]
-        else:
-            y = rk.quantize([leaf.detach() for leaf in y0], frac_bits, flag=flag)
-        return cls(y, z, layout, schedule, frac_bits, digits, flag)
-
-    def resumed(self, tensors: Sequence[Tensor]) -> ExactPair:
-        """The pair at the end of its solve, for the way back, in the given tensors."""
-        n = len(self.layout.kept)
-        y, z, buffers = list(tensors[:n]), list(tensors[n : 2 * n]), list(tensors[2 * n :])
-        digits = self.digits.in_buffers(buffers)
-        args = (self.layout, self.schedule, self.frac_bits, digits, self.flag)
-        pair = ExactPair(y, z, *args)
-        pair.read_y = pair.read(y)
-        return pair
-
-    def tensors(self) -> Leaves:
-        """Both states, and the digits."""
-        return [*self.y, *self.z, *self.digits.buffers]
-
-    def forget(self) -> None:
-        """Let go of the digits too."""
-        super().forget()
-        self.digits = self.digits.in_buffers(())
-
-    def value(self, leaf: Tensor, dtype: torch.dtype) -> Tensor:
-        """The leaf as floating-point numbers."""
-        return rk.dequantize(leaf, self.frac_bits, dtype)
-
-    def _call(
-        self, op: str, group: Group, state: Any, n: int, second: int, f: Any, cast: Any
-    ) -> None:
-        digits = group.of(self.digits.planes(n, second))
-        rest = (f, self.schedule.numbers[n], self.frac_bits, (n + second) % 2)
-        before = (state, digits, self.flag) if op == "update" else (state, digits)
-        self.ops[op](*before, *rest, cast=cast)
-
-    def _first_pass(self, group: Group, n: int, f: Any, adjoint: Any, cast: Any) -> None:
-        digits = group.of(self.digits.planes(n, 1))
-        step = (self.schedule.numbers[n], self.frac_bits, (n + 1) % 2)
-        rk.invert_z_adjoint_y_exact_(group.of(self.z), digits, f, *step, *adjoint, cast=cast)
-
-    def _second_pass(self, group: Group, n: int, f: Any, adjoint: Any, cast: Any) -> None:
-        grad_z, vjp, seed = adjoint
-        betas = self.schedule.numbers
-        digits = group.of(self.digits.planes(n, 0))
-        step = (betas[n], self.frac_bits, n % 2)
-        carried = (grad_z, vjp, betas[max(n - 1, 0)], seed)
-        rk.invert_y_adjoint_z_exact_(group.of(self.y), digits, f, *step, *carried, cast=cast)
-
-    def _last_pass(self, group: Group, f: Any, adjoint: Any) -> None:
-        digits = group.of(self.digits.planes(0, 0))
-        step = (self.schedule.numbers[0], self.frac_bits, 0)
-        rk.invert_y_adjoint_z0_exact_(group.of(self.y), digits, f, *step, *adjoint)

@@ -1,0 +1,55 @@
+"""The tensors that a solve is a function of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from torch import Tensor
+
+from .problem import Problem
+
+T = TypeVar("T")
+
+
+@dataclass
+class Inputs(Generic[T]):
+    """Something for every input of a solve: the tensor, whether its gradient is wanted, or that."""
+
+    z0: Sequence[T]
+    y0: Sequence[T]
+    beta: Sequence[T]
+    arguments: Sequence[T]
+    captures: Sequence[T]
+
+    @staticmethod
+    def of(problem: Problem, captures: Sequence[Tensor]) -> Inputs[Tensor]:
+        """The tensors of a problem, and those that f was found to close over."""
+        beta = problem.schedule.tensor
+        learned = [] if beta is None else [beta]
+        return Inputs(problem.z0, problem.y0 or [], learned, problem.tensors, captures)
+
+    @staticmethod
+    def split(flat: Sequence[T], counts: Sequence[int]) -> Inputs[T]:
+        """The inverse of ``all``."""
+        parts, at = [], 0
+        for count in counts:
+            parts.append(flat[at : at + count])
+            at += count
+        return Inputs(*parts)
+
+    def counts(self) -> list[int]:
+        """How many there are of each."""
+        return [len(part) for part in self._parts()]
+
+    def all(self) -> list[T]:
+        """One after the other."""
+        return [value for part in self._parts() for value in part]
+
+    def tensors(self) -> list[Tensor]:
+        """Those that are tensors."""
+        return [value for value in self.all() if isinstance(value, Tensor)]
+
+    def _parts(self) -> list[Sequence[T]]:
+        return [self.z0, self.y0, self.beta, self.arguments, self.captures]

@@ -1,0 +1,130 @@
+"""For tests of models built on ``solve``: is this f differentiated exactly?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from .captures import leaves_below
+from .conditions import buffers_kept
+from .mapping import flatten, modules_of
+from .randomness import Randomness
+from .solution import Stats
+from .solve import solve
+
+
+def assert_exact_gradients(
+    f: Callable[..., Any], z0: Any, *args: Any, rtol: float | None = None, **options: Any
+) -> Stats:
+    """Compare a solve and its gradients with those of stored activations, ``adjoint="backprop"``.
+
+    For an exact state every bit must agree: of z and y, and of the gradients with respect to z0,
+    y0, the tensors in `args` that require grad, and every leaf that f reads (its parameters, what
+    it closes over). Gradients of 16-bit parameters are compared as ``accumulate="autograd"`` adds
+    them up, unless `options` say otherwise. For a float state, they may differ by `rtol`.
+
+    Args:
+        f: as in ``solve``. Random numbers are drawn alike in both solves.
+        z0: as in ``solve``; a gradient with respect to it is taken in any case.
+        args: as in ``solve``.
+        rtol: the largest difference allowed, relative to the largest element of the gradient. None:
+            0 for an exact state, 1e-3 for a float one.
+        options: those of ``solve``, such as beta, max_steps, state, or an adjoint to compare.
+
+    Returns:
+        The statistics of the solve that walked back.
+
+    Raises:
+        AssertionError: names the first tensor that differs, and by how much.
+    """
+    options = {"accumulate": "autograd", "adjoint": "reversible", **options}
+    z0, args, y0 = _leaves_of_their_own((z0, args, options.pop("y0", None)))
+    z0 = pytree.tree_map(lambda leaf: leaf.detach().requires_grad_(), z0)
+    random = Randomness(flatten("z0", z0)[0][0].device, "auto")
+    written = [(m, name) for m in modules_of(f) for name, b in m._buffers.items() if b is not None]
+    found: list[dict[str, Tensor | None]] = []
+    stats: Stats | None = None
+    leaves: dict[str, Tensor] = {}
+    for adjoint in ("backprop", options.pop("adjoint")):
+        random.restore(random.first)
+        with buffers_kept(written), torch.enable_grad():
+            solution = solve(f, z0, *args, y0=y0, adjoint=adjoint, **options)
+            outputs = pytree.tree_leaves((solution.z, solution.y))
+            if not leaves:
+                leaves = _named(leaves_below(outputs), f, z0, y0, args)
+            found.append(_observed(outputs, leaves))
+        stats = solution.stats
+    assert stats is not None
+    if rtol is None:
+        rtol = 0.0 if stats.state == "exact" else 1e-3
+    _compare(found[0], found[1], rtol)
+    return stats
+
+
+def _leaves_of_their_own(values: Any) -> Any:
+    """The same tensors, as leaves of this test."""
+
+    def leaf(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        return value.detach().clone().requires_grad_(value.requires_grad)
+
+    return pytree.tree_map(leaf, values)
+
+
+def _named(
+    leaves: Sequence[Tensor], f: Callable[..., Any], z0: Any, y0: Any, args: Any
+) -> dict[str, Tensor]:
+    """Names for the leaves that the gradient is taken of."""
+    names: dict[int, str] = {}
+    for kind, value in (("args", args), ("y0", y0), ("z0", z0)):
+        names |= {
+            id(t): f"{kind}{i}" for i, t in enumerate(pytree.tree_leaves(value)) if t is not None
+        }
+    for module in reversed(modules_of(f)):
+        names |= {id(p): f"{name}" for name, p in module.named_parameters()}
+    named: dict[str, Tensor] = {}
+    for i, leaf in enumerate(leaves):
+        name = names.get(id(leaf), f"leaf {i} of f")
+        named[name if name not in named else f"{name} ({i})"] = leaf
+    return named
+
+
+def _observed(outputs: list[Tensor], leaves: dict[str, Tensor]) -> dict[str, Tensor | None]:
+    """The outputs, and the gradients of a random projection of them."""
+    generator = torch.Generator().manual_seed(0)
+    towards = [
+        torch.randn(o.shape, generator=generator, dtype=torch.float64).to(o) for o in outputs
+    ]
+    pairs = [(o, t) for o, t in zip(outputs, towards, strict=True) if o.requires_grad]
+    grads = torch.autograd.grad(
+        [o for o, _ in pairs], list(leaves.values()), [t for _, t in pairs], allow_unused=True
+    )
+    observed: dict[str, Tensor | None] = {f"output {i}": o for i, o in enumerate(outputs)}
+    return observed | {f"the gradient of {n}": g for n, g in zip(leaves, grads, strict=True)}
+
+
+def _compare(
+    expected: dict[str, Tensor | None], got: dict[str, Tensor | None], rtol: float
+) -> None:
+    for name, want in expected.items():
+        have = got[name]
+        if want is None or have is None:
+            if want is not have:
+                missing = "backprop" if want is None else "the solve"
+                raise AssertionError(f"{name}: {missing} has none, the other does")
+            continue
+        a, b = (t.detach().to_dense() if t.is_sparse else t.detach() for t in (want, have))
+        if torch.equal(a, b) or not a.numel():
+            continue
+        difference = float((a.double() - b.double()).abs().max())
+        largest = float(a.double().abs().max())
+        if not difference <= rtol * largest:
+            raise AssertionError(
+                f"{name}: expected that of stored activations to within {rtol:g} of its largest "
+                f"element, {largest:.3g}, got a difference of {difference:.3g}"
+            )

@@ -1,0 +1,58 @@
+"""What the tests of the solver under autograd share: two ways to solve, and their comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import pytest
+import torch
+from torch import Tensor
+
+from torch_revdeq import solve
+
+Solver: TypeAlias = Callable[..., Tensor]
+"""A way to solve, as a function (f, z0, *args) -> z."""
+
+STEPS = 4
+
+
+def run(adjoint: str, **options: object) -> Solver:
+    """A solve with this adjoint, as a function that returns z."""
+    return lambda f, z0, *args: (
+        solve(f, z0, *args, **{"max_steps": STEPS, "adjoint": adjoint, **options}).z
+    )
+
+
+REVERSIBLE = [pytest.param(run(adjoint), id=adjoint) for adjoint in ("reversible", "hooks")]
+defined = run("backprop")
+
+
+def inputs(*shape: int) -> Tensor:
+    torch.manual_seed(0)
+    return torch.randn(shape or (6, 16), requires_grad=True)
+
+
+def gradients(
+    use: Callable[[Callable[..., Tensor]], Tensor],
+    how: Callable[..., Tensor],
+    wrt: Sequence[Tensor],
+) -> list[Tensor | None]:
+    """By backward(), as an optimizer sees them."""
+    for tensor in wrt:
+        tensor.grad = None
+    use(how).square().sum().backward()
+    return [None if t.grad is None else t.grad.clone() for t in wrt]
+
+
+def assert_same(
+    use: Callable[[Callable[..., Tensor]], Tensor],
+    how: Callable[..., Tensor],
+    wrt: Sequence[Tensor],
+) -> None:
+    """The same bits as with stored activations, and None where they have None."""
+    got, want = gradients(use, how, wrt), gradients(use, defined, wrt)
+    for i, (a, b) in enumerate(zip(got, want, strict=True)):
+        assert (a is None) == (b is None), i
+        if a is not None and b is not None:
+            assert torch.equal(a.to_dense(), b.to_dense()), (i, (a - b).abs().max())

@@ -1,0 +1,213 @@
+"""The benchmark of the solver: its count of bytes, its errors, its files."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import revdeq_kernels as rk
+from bench.solver import __main__ as command
+from bench.solver import figures, measure, memory, methods, models
+from bench.solver.methods import Method, Run
+from torch_revdeq import solve
+
+CPU = torch.device("cpu")
+TINY = models.Sizes(width=16, rows=24, dim=16, heads=2, sequence=8, batch=2)
+BY_NAME = {method.name: method for method in methods.COST}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def run_of(name: str, *, steps: int, model: str = "mlp", beta: float = 0.5) -> Run:
+    return Run(BY_NAME[name], models.make(model, TINY, CPU), beta, steps)
+
+
+# ---- bytes -----------------------------------------------------------------------------------
+
+
+def test_the_peak_is_what_is_held_at_once() -> None:
+    def call() -> tuple[Tensor, Tensor]:
+        first, second = torch.empty(1000), torch.empty(500)
+        del first
+        third = torch.empty(100)
+        return second, third
+
+    assert memory.peak_bytes(call, CPU) == 4 * (1000 + 500)
+
+
+def test_the_peak_counts_what_an_op_holds_inside_and_what_is_returned() -> None:
+    x, f, wide = torch.rand(64, 64), torch.rand(64, 64), torch.rand(64, 128)
+    assert memory.peak_bytes(lambda: [x.neg(), x.exp()], CPU) == 2 * x.nbytes
+    # An f with other strides than the state is copied, which the caller never sees.
+    assert memory.peak_bytes(lambda: rk.update_(x, f, 0.5), CPU) == 0
+    assert memory.peak_bytes(lambda: rk.update_(x, wide[:, ::2], 0.5), CPU) == x.nbytes
+
+
+def test_the_peak_does_not_count_what_was_there_before() -> None:
+    there = [torch.empty(10_000)]
+
+    def call() -> Tensor:
+        there.clear()
+        return torch.empty(100)
+
+    assert memory.peak_bytes(call, CPU) == 400
+
+
+def test_reversible_memory_grows_by_the_digits_alone() -> None:
+    """And that of the loop by its activations: at least the four inputs of the layers."""
+
+    def peak(name: str, steps: int) -> int:
+        run = run_of(name, steps=steps)
+        run.gradients()
+        return memory.peak_bytes(run.gradients, CPU)
+
+    state = TINY.rows * TINY.width
+    digits = 2 * rk.digit_bytes(state, 0.5)
+    assert peak("reversible float32", 12) == peak("reversible float32", 4)
+    assert peak("reversible exact", 12) - peak("reversible exact", 4) == 8 * digits
+    assert peak("lerp loop", 12) - peak("lerp loop", 4) >= 8 * 2 * 4 * 4 * state
+
+
+# ---- errors ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", ["mlp", "block"])
+@pytest.mark.parametrize("beta", [0.5, 0.8])
+def test_exact_states_have_the_gradient_of_stored_activations(model: str, beta: float) -> None:
+    names = "reversible exact", "backprop exact", "checkpoint exact"
+    runs = [run_of(name, steps=6, model=model, beta=beta) for name in names]
+    walked, *stored = [run.gradients() for run in runs]
+    for grads in stored:
+        assert all(map(torch.equal, grads, walked))
+
+
+def test_the_loop_is_the_iteration_of_solve() -> None:
+    """Without a rounding: integers, and beta 0.5 for a few steps."""
+    x = torch.arange(-8.0, 8.0)
+    model = replace(models.make("mlp", TINY, CPU), f=Negated(), z0=torch.zeros(16), x=x)
+    assert torch.equal(
+        methods.lerp_loop(model, 0.5, 4),
+        solve(model.f, model.z0, x, max_steps=4, state=torch.float32).z,
+    )
+
+
+class Negated(torch.nn.Module):
+    def forward(self, z: Tensor, x: Tensor) -> Tensor:
+        return x - 2 * z
+
+
+def test_the_distance_is_that_of_all_parameters_as_one_vector() -> None:
+    reference = [torch.tensor([3.0, 0.0]), torch.tensor([[4.0]])]
+    grads = [torch.tensor([3.0, 0.5]), torch.tensor([[4.0]])]
+    assert measure.relative_distance(grads, reference) == 0.1
+    assert measure.relative_distance(reference, reference) == 0
+    assert math.isnan(measure.relative_distance([g * math.nan for g in grads], reference))
+    assert measure.finite(math.nan) is measure.finite(math.inf) is measure.finite(None) is None
+
+
+def test_the_reference_is_the_float64_gradient_of_the_same_numbers() -> None:
+    model = models.make("block", TINY, CPU).to(torch.bfloat16)
+    grads = methods.reference_gradients(model, 0.5, 3)
+    again = methods.reference_gradients(model.to(torch.float64), 0.5, 3)
+    assert all(grad.dtype == torch.float64 for grad in grads)
+    assert all(map(torch.equal, grads, again))
+
+
+def records_of(method: Method, *, beta: float, steps: int) -> dict[str, object]:
+    point = measure.Point("error", "block", TINY, beta, steps, (method,))
+    model = models.make("block", TINY, CPU)
+    return next(measure.measure(point, measure.Settings(CPU, 1), model))
+
+
+def test_a_lost_state_is_measured_and_marked() -> None:
+    float32, bfloat16 = (
+        Method(str(d), d, "reversible", d) for d in (torch.float32, torch.bfloat16)
+    )
+    assert records_of(float32, beta=0.5, steps=2)["raises"] is False
+    lost = records_of(float32, beta=0.9, steps=8)
+    assert lost["raises"] is True
+    assert isinstance(lost["reconstruction_error"], float)
+    assert lost["reconstruction_error"] > 1e-3
+    assert isinstance(lost["gradient_error"], float)
+    # So far from the start that there is no number for it.
+    overflown = records_of(bfloat16, beta=0.9, steps=48)
+    assert overflown["refused"] is None
+    assert overflown["raises"] is True
+    assert overflown["reconstruction_error"] is None
+
+
+# ---- runs ------------------------------------------------------------------------------------
+
+QUICK = ("--quick", "--device", "cpu", "--threads", "1", "--rounds", "1")
+
+
+def test_a_run_stores_lines_and_pictures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        command.main([*QUICK, "--depths", "1", "4", "--betas", "0.8", "--out", str(tmp_path)]) == 0
+    )
+    lines = (tmp_path / "solver.jsonl").read_text(encoding="utf-8").splitlines()
+    records = [json.loads(line) for line in lines]
+    cost = [record for record in records if record["part"] == "cost"]
+    error = [record for record in records if record["part"] == "error"]
+    assert {(r["op"], r["steps"]) for r in cost} == {(m, n) for m in models.MODELS for n in (1, 4)}
+    assert len(cost) == 4 * len(methods.COST)
+    assert len(error) == 2 * len(methods.ERROR)
+    for record in records:
+        assert record["refused"] is None
+        assert all(record[name] for name in ("device_name", "torch", "commit", "date", "threads"))
+    for record in cost:
+        assert 0 < record["p20_seconds"] <= record["p50_seconds"] <= record["p80_seconds"]
+        assert record["peak_bytes"] > 0
+        assert record["ratio_to_loop"] == 1 or record["provider"] != "lerp loop"
+    exact = {r["gradient_error"] for r in cost if r["op"] == "mlp" and "exact" in r["provider"]}
+    assert len(exact) == 2  # one for each depth, and not one for each adjoint
+    assert {r["reconstruction_error"] for r in records if r["provider"] == "reversible exact"} == {
+        0
+    }
+    for name in ("solver.png", "error-against-depth.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    printed = capsys.readouterr().out
+    assert "mlp, beta 0.8" in printed
+    assert "exact, f bfloat16" in printed
+    assert "check=True raises" in printed
+
+    drawn = tmp_path / "again.png"
+    figures.main([str(tmp_path / "solver.jsonl"), "--error", str(drawn)])
+    assert drawn.read_bytes() == (tmp_path / "error-against-depth.png").read_bytes()
+
+
+def test_a_refusal_fails_the_run_and_lines_can_be_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(call: object, device: torch.device) -> int:
+        raise RuntimeError("not today")
+
+    chosen = ("--parts", "cost", "--models", "mlp", "--depths", "1", "--providers", "checkpoint")
+    assert command.main([*QUICK, *chosen, "--out", str(tmp_path)]) == 0
+    monkeypatch.setattr(measure, "peak_bytes", broken)
+    assert command.main([*QUICK, *chosen, "--out", str(tmp_path), "--append"]) == 1
+    assert "not today" in capsys.readouterr().out
+    lines = (tmp_path / "solver.jsonl").read_text(encoding="utf-8").splitlines()
+    kept = [(json.loads(line)["provider"], json.loads(line)["refused"]) for line in lines]
+    assert [name for name, _ in kept] == ["lerp loop", "checkpoint exact"] * 2
+    assert [reason is None for _, reason in kept] == [True, True, False, False]
+
+
+def test_a_selection_of_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="leave nothing"):
+        command.main(["--parts", "error", "--models", "mlp", "--out", str(tmp_path)])

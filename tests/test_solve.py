@@ -1,0 +1,325 @@
+"""The contract of ``solve``: values, statistics, stopping, errors that say what to do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+import revdeq_kernels as rk
+from cells import CELLS, MLP, cell_and_input
+from torch_revdeq import RangeError, solve
+from torch_revdeq.iteration import Stopping
+
+
+def defined(
+    f: Callable[..., Tensor], z0: Tensor, x: Tensor, betas: list[float], bits: int
+) -> tuple[Tensor, Tensor]:
+    """The exact solve in plain PyTorch: every new state is rounded to the grid."""
+
+    def new(state: Tensor, value: Tensor, beta: float) -> Tensor:
+        b = rk.effective_beta(beta)
+        value = (value.double() * 2**bits).round() / 2**bits
+        return (1 - b) * state + b * value  # not yet on the grid
+
+    y = z = (z0.double() * 2**bits).round() / 2**bits
+    read = z0
+    for beta in betas:
+        y = new(y, f(read, x), beta)
+        y = (y * 2**bits).round() / 2**bits
+        z = new(z, f(y.float(), x), beta)
+        z = (z * 2**bits).round() / 2**bits
+        read = z.float()
+    return z, y
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("beta", [0.5, 0.8, 1.3])
+@pytest.mark.parametrize("cell", CELLS)
+def test_values_are_those_of_the_equations(cell: str, beta: float) -> None:
+    """To within the ties, which the kernels round by turns and this does to even."""
+    f, x = cell_and_input(cell)
+    z0 = torch.randn_like(x)
+    solution = solve(f, z0, x, beta=beta, max_steps=5, frac_bits=18)
+    z, y = defined(f, z0, x, [beta] * 5, 18)
+    for got, want in ((solution.z, z), (solution.y, y)):
+        assert (got.double() - want).abs().max() < 1e-3 * want.abs().max()
+    one = solve(f, z0, x, beta=beta, max_steps=1, frac_bits=18)
+    z, y = defined(f, z0, x, [beta], 18)
+    assert (one.y.double() - y).abs().max() <= 2.0**-18
+
+
+@torch.no_grad()
+def test_float_values_are_those_of_the_equations() -> None:
+    f, x = cell_and_input("block")
+    y = z = z0 = torch.randn_like(x)
+    for beta in (0.5, 0.7, 0.9):
+        y = (1 - beta) * y + beta * f(z, x)
+        z = (1 - beta) * z + beta * f(y, x)
+    solution = solve(f, z0, x, beta=[0.5, 0.7, 0.9], max_steps=3, state=torch.float32)
+    assert torch.equal(solution.z, z) and torch.equal(solution.y, y)
+
+
+@pytest.mark.parametrize("state", ["exact", torch.float32, torch.float64], ids=str)
+def test_the_same_bits_with_and_without_grad(state: object) -> None:
+    f, x = cell_and_input("conv")
+    solution = solve(f, torch.zeros_like(x), x, state=state)  # type: ignore[arg-type]
+    with torch.no_grad():
+        plain = solve(f, torch.zeros_like(x), x, state=state)  # type: ignore[arg-type]
+    assert torch.equal(solution.z, plain.z) and torch.equal(solution.y, plain.y)
+    assert solution.z.requires_grad and not plain.z.requires_grad
+    if state == "exact":
+        assert solution.stats.state_bytes > plain.stats.state_bytes == 8 * x.numel()
+    for adjoint in ("backprop", "checkpoint", "hooks"):
+        other = solve(f, torch.zeros_like(x), x, state=state, adjoint=adjoint)  # type: ignore[arg-type]
+        assert torch.equal(solution.z, other.z) and torch.equal(solution.y, other.y)
+
+
+def test_inference_mode() -> None:
+    f, x = cell_and_input("mlp")
+    with torch.inference_mode():
+        z = solve(f, torch.zeros_like(x), x).z
+    assert torch.equal(z, solve(f, torch.zeros_like(x), x).z)
+
+
+def test_statistics() -> None:
+    f, x = cell_and_input("mlp")
+    stats = solve(f, torch.zeros_like(x), x, max_steps=16).stats
+    assert (stats.steps, stats.nfe, stats.state, stats.adjoint) == (16, 32, "exact", "reversible")
+    assert stats.frac_bits == 20
+    assert stats.converged is None and stats.reconstruction_error is None
+    digits = 32 * rk.digit_bytes(x.numel(), 0.5)
+    assert stats.state_bytes == 8 * x.numel() + digits
+    double = solve(f.double(), torch.zeros_like(x).double(), x.double())
+    assert (double.stats.state, double.stats.frac_bits) == ("float64", None)
+    assert double.z.dtype == torch.float64
+
+
+def test_the_residual_is_the_relative_one_of_the_last_step() -> None:
+    f, x = cell_and_input("mlp")
+    with torch.no_grad():
+        solution = solve(f, torch.zeros_like(x), x, max_steps=3, state=torch.float64)
+        y, value = solution.y, f(solution.y, x)
+        want = float((y - value).norm() / (1e-5 + value.norm()))
+    assert solution.stats.residual == pytest.approx(want, rel=1e-3)
+
+
+# ---- stopping --------------------------------------------------------------------------------
+
+
+def contraction(z: Tensor, x: Tensor) -> Tensor:
+    return 0.5 * torch.tanh(z) + x
+
+
+def test_tol_stops_at_the_first_step_below_it() -> None:
+    x = torch.randn(64)
+    residuals = [
+        solve(contraction, torch.zeros(64), x, max_steps=n).stats.residual for n in range(1, 30)
+    ]
+    stats = solve(contraction, torch.zeros(64), x, max_steps=50, tol=1e-4).stats
+    first = next(n for n, residual in enumerate(residuals, 1) if residual < 1e-4)
+    assert stats.steps == first < 50
+    assert stats.converged and stats.residual == residuals[first - 1]
+    every = solve(contraction, torch.zeros(64), x, max_steps=50, tol=1e-4, check_every=4).stats
+    assert every.steps == -(-first // 4) * 4
+    assert not solve(contraction, torch.zeros(64), x, max_steps=3, tol=1e-4).stats.converged
+    assert solve(contraction, torch.zeros(64), x, max_steps=30, tol=0.0).stats.steps == 30
+
+
+def test_a_solve_that_stops_is_differentiated_at_that_step() -> None:
+    x = torch.randn(64, requires_grad=True)
+    stopped = solve(contraction, torch.zeros(64), x, max_steps=50, tol=1e-5, beta=0.7)
+    fixed = solve(contraction, torch.zeros(64), x, max_steps=stopped.stats.steps, beta=0.7)
+    grads = [torch.autograd.grad(s.z.sum(), x)[0] for s in (stopped, fixed)]
+    assert torch.equal(*grads)
+    assert stopped.stats.steps > 8  # more than one chunk of digits
+    assert stopped.stats.reconstruction_error == 0.0
+
+
+def test_tol_looks_at_the_worst_leaf() -> None:
+    """One leaf is there at once, the other is not."""
+
+    def f(z: tuple[Tensor, Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+        return z[0], contraction(z[1], x)
+
+    x = torch.randn(64)
+    alone = solve(contraction, torch.zeros(64), x, max_steps=50, tol=1e-4).stats.steps
+    assert (
+        solve(f, (torch.ones(64), torch.zeros(64)), x, max_steps=50, tol=1e-4).stats.steps == alone
+    )
+
+
+def test_nan_stops_nothing() -> None:
+    z0 = torch.zeros(4)
+    stats = solve(lambda z: z + float("nan"), z0, max_steps=5, tol=1e-3, state=torch.float32).stats
+    assert stats.steps == 5 and not stats.converged
+
+
+def test_on_another_device_the_decision_lags_by_one_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.randn(64)
+    now = solve(contraction, torch.zeros(64), x, max_steps=50, tol=1e-4).stats.steps
+    begin = Stopping.__init__
+
+    def lagging(self: Stopping, *args: object) -> None:
+        begin(self, *args)  # type: ignore[arg-type]
+        self.lag = 1
+
+    monkeypatch.setattr(Stopping, "__init__", lagging)
+    assert solve(contraction, torch.zeros(64), x, max_steps=50, tol=1e-4).stats.steps == now + 1
+
+
+# ---- fractional bits and the range -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("scale", "dtype", "bits"),
+    [
+        (1.0, torch.float32, 20),
+        (1.0, torch.bfloat16, 16),
+        (100.0, torch.float32, 18),
+        (1e4, torch.float32, 11),
+        (1e6, torch.bfloat16, 5),
+    ],
+)
+def test_fractional_bits_by_the_rule(scale: float, dtype: torch.dtype, bits: int) -> None:
+    """floor(30 - log2(32 max(1, largest))), at most 20 for float32 and 16 for less."""
+    z0 = torch.tensor([scale, -scale / 2]).to(dtype)
+    assert solve(lambda z: z * 0.5, z0).stats.frac_bits == bits
+    seen_in_f = solve(lambda z: z * 0 + scale, torch.zeros(2, dtype=dtype)).stats.frac_bits
+    assert seen_in_f == bits
+    assert solve(lambda z: z * 0.5, z0, frac_bits=3).stats.frac_bits == 3
+
+
+def test_leaving_the_range_names_the_remedy() -> None:
+    z0 = torch.ones(4, requires_grad=True)
+    with pytest.raises(RangeError, match=r"below 1024.*frac_bits=20.*smaller frac_bits.*float32"):
+        solve(lambda z: z * 40.0, z0, max_steps=30, frac_bits=20)
+    with torch.no_grad(), pytest.raises(RangeError):
+        solve(lambda z: z * 40.0, z0, max_steps=30, frac_bits=20)
+    with pytest.raises(RangeError, match="Inf or NaN"):
+        solve(lambda z: z / 0.0, z0, frac_bits=20)
+    with pytest.raises(RuntimeError, match="finite"):
+        solve(lambda z: z / 0.0, z0)
+    with pytest.raises(RuntimeError, match=r"2\*\*25.*state=torch.float32"):
+        solve(lambda z: z, z0 * 1e9)
+
+
+@pytest.mark.parametrize("shape", [(0,), (3, 0), ()], ids=str)
+def test_empty_and_scalar_states(shape: tuple[int, ...]) -> None:
+    z0 = torch.zeros(shape, requires_grad=True)
+    solution = solve(lambda z: 0.5 * z + 1.0, z0, max_steps=30)
+    assert solution.z.shape == shape
+    assert torch.allclose(solution.z, torch.full(shape, 2.0), atol=1e-3)
+    solution.z.sum().backward()
+    assert z0.grad is not None and z0.grad.shape == shape
+
+
+# ---- errors ----------------------------------------------------------------------------------
+
+Z0 = torch.zeros(3, 4)
+
+
+def half(z: Tensor) -> Tensor:
+    return 0.5 * z
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "f", "z0", "options"),
+    [
+        (ValueError, "beta: expected .* other than 1", half, Z0, {"beta": 1.0}),
+        (ValueError, "beta: expected .*(0, 2)", half, Z0, {"beta": 2.0}),
+        (ValueError, "beta: expected .*1/256.*base 1000", half, Z0, {"beta": 0.999}),
+        (ValueError, "beta: expected .* in step 1", half, Z0, {"beta": [0.5, 1.0], "max_steps": 2}),
+        (ValueError, "beta: expected one value for each", half, Z0, {"beta": [0.5]}),
+        (TypeError, "beta: expected numbers, got str", half, Z0, {"beta": "ab" * 8}),
+        (TypeError, "beta: expected numbers, got Tensor", half, Z0, {"beta": [torch.ones(())] * 8}),
+        (
+            TypeError,
+            "beta: .*floating-point",
+            half,
+            Z0,
+            {"beta": torch.ones((), dtype=torch.int64)},
+        ),
+        (ValueError, "beta: expected one element", half, Z0, {"beta": torch.rand(1, 4)}),
+        (
+            ValueError,
+            "beta: .*other than 1",
+            half,
+            Z0,
+            {"beta": torch.ones(()), "state": torch.float32},
+        ),
+        (ValueError, "max_steps: expected an integer of at least 1", half, Z0, {"max_steps": 0}),
+        (ValueError, "max_steps: ", half, Z0, {"max_steps": True}),
+        (ValueError, "tol: expected", half, Z0, {"tol": -1.0}),
+        (ValueError, "tol: expected", half, Z0, {"tol": float("nan")}),
+        (ValueError, "check_every: expected", half, Z0, {"tol": 1e-3, "check_every": 0}),
+        (ValueError, "process_group: expected with a tol", half, Z0, {"process_group": object()}),
+        (ValueError, "state: expected 'auto', 'exact'", half, Z0, {"state": "fp32"}),
+        (ValueError, "state: expected", half, Z0, {"state": torch.int32}),
+        (
+            TypeError,
+            "state: .*float64; choose state=torch.float64",
+            half,
+            Z0.double(),
+            {"state": "exact"},
+        ),
+        (TypeError, "state: .*got torch.float64", lambda z: z.double(), Z0, {}),
+        (TypeError, "state: .*choose state=torch.float32", half, Z0, {"state": torch.bfloat16}),
+        (ValueError, "frac_bits: expected 'auto' or an integer", half, Z0, {"frac_bits": 31}),
+        (
+            ValueError,
+            "frac_bits: .*float state",
+            half,
+            Z0,
+            {"frac_bits": 4, "state": torch.float32},
+        ),
+        (ValueError, "adjoint: expected one of 'reversible'", half, Z0, {"adjoint": "implicit"}),
+        (ValueError, "rng: expected one of", half, Z0, {"rng": True}),
+        (ValueError, "accumulate: expected one of", half, Z0, {"accumulate": "fp32"}),
+        (TypeError, "z0: expected floating-point", half, Z0.int(), {}),
+        (TypeError, "z0: expected floating-point", half, [Z0, "a"], {}),
+        (TypeError, "z0: expected a tensor or a pytree", half, [], {}),
+        (TypeError, "y0: expected the structure", half, Z0, {"y0": [Z0]}),
+        (ValueError, "y0: expected leaves like", half, Z0, {"y0": Z0.half()}),
+        (ValueError, "y0: expected leaves like", half, Z0, {"y0": Z0[:1]}),
+        (ValueError, r"f: .*shape of z0, \(3, 4\), got \(3, 1\)", lambda z: z[:, :1], Z0, {}),
+        (TypeError, "f: .*got NoneType", lambda z: None, Z0, {}),
+        (TypeError, "f: .*structure", lambda z: z[0], [Z0], {}),
+    ],
+)
+def test_errors_name_the_argument_and_the_way_out(
+    error: type[Exception], message: str, f: Callable, z0: object, options: dict
+) -> None:
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad), pytest.raises(error, match=message) as raised:
+            solve(f, z0, **options)
+        assert re.search("expected", str(raised.value))
+
+
+def test_f_that_changes_its_dtype() -> None:
+    calls: list[int] = []
+
+    def f(z: Tensor) -> Tensor:
+        calls.append(1)
+        return z.half() if len(calls) == 3 else z
+
+    with pytest.raises(ValueError, match=r"float32, as in the first evaluation.*got torch.float16"):
+        solve(f, Z0)
+
+
+def test_f_that_changes_its_state_in_place() -> None:
+    with torch.no_grad(), pytest.raises(RuntimeError, match="f: expected to leave its state"):
+        solve(lambda z: z.mul_(0.5), Z0)
+    with pytest.raises(RuntimeError, match="in-place"):
+        solve(lambda z: z.mul_(0.5), Z0)
+    assert not Z0.any()
+
+
+def test_the_exact_state_is_the_default_up_to_float32() -> None:
+    assert solve(half, Z0).stats.state == "exact"
+    assert solve(half, Z0.bfloat16()).stats.state == "exact"
+    assert solve(half, Z0.double()).stats.state == "float64"
+    assert MLP()(torch.zeros(1, 16)).dtype == torch.float32

@@ -1,0 +1,77 @@
+"""Memory by the allocator's count, and what the solver adds to f."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bench.solver.memory import peak_bytes
+from torch_revdeq import solve
+
+CPU = torch.device("cpu")
+
+
+def model() -> tuple[nn.Module, Tensor]:
+    """A cell whose activations are many times its state."""
+    torch.manual_seed(0)
+    f = nn.Sequential(nn.Linear(64, 512), nn.Tanh(), nn.Linear(512, 64), nn.Tanh())
+    return f, torch.zeros(256, 64)
+
+
+def peak(steps: int, **options: object) -> int:
+    f, z0 = model()
+
+    def train() -> None:
+        solve(f, z0, max_steps=steps, **options).z.sum().backward()  # type: ignore[arg-type]
+
+    train()  # the gradients' memory stays
+    return peak_bytes(train, CPU)
+
+
+@pytest.mark.parametrize("beta", [0.3, 0.2])
+@pytest.mark.parametrize("state", [torch.float32, torch.float64], ids=str)
+def test_float_states_take_the_same_memory_at_any_depth(state: torch.dtype, beta: float) -> None:
+    """With check=False, because at this depth the gradient is long lost."""
+    options = {"state": state, "beta": beta, "check": False}
+    assert peak(64, **options) <= 1.05 * peak(2, **options)
+
+
+@pytest.mark.parametrize("adjoint", ["reversible", "hooks"])
+@pytest.mark.parametrize(("beta", "most"), [(0.5, 0.14), (0.8, 0.34)])
+def test_exact_states_grow_by_their_digits_alone(adjoint: str, beta: float, most: float) -> None:
+    """Bytes per element of z0 and half step; hooks keep nodes beside, which hold no tensors."""
+    elements = 256 * 64
+    growth = peak(64, beta=beta, adjoint=adjoint) - peak(2, beta=beta, adjoint=adjoint)
+    assert growth <= most * elements * 2 * 62 + 4096
+
+
+def test_backprop_grows_with_the_depth() -> None:
+    """Or the tests above would say nothing."""
+    assert peak(16, adjoint="backprop") > 4 * peak(2, adjoint="backprop")
+    assert peak(16) < peak(16, adjoint="backprop") / 4
+
+
+def test_nothing_is_kept_without_grad() -> None:
+    f, z0 = model()
+
+    def evaluate(steps: int) -> int:
+        with torch.no_grad():
+            solve(f, z0, max_steps=steps)
+            return peak_bytes(lambda: solve(f, z0, max_steps=steps), CPU)
+
+    assert evaluate(64) == evaluate(2)
+
+
+@pytest.mark.parametrize("adjoint", ["reversible", "hooks"])
+def test_the_graph_holds_no_activations(adjoint: str) -> None:
+    """After the forward pass, what is held is states and digits, far below one f's activations."""
+    f, z0 = model()
+    held: list[object] = []
+
+    def forward() -> None:
+        held.append(solve(f, z0, max_steps=32, adjoint=adjoint))  # type: ignore[arg-type]
+
+    forward()
+    stats = held.pop().stats  # type: ignore[attr-defined]
+    assert stats.state_bytes < z0.numel() * (8 + 32 * 2 / 8 + 1)
