@@ -149,6 +149,22 @@ def test_a_lost_state_is_measured_and_marked() -> None:
     assert overflown["reconstruction_error"] is None
 
 
+def test_a_float64_state_is_held_back_by_what_a_float32_f_reads_of_it() -> None:
+    """At beta 0.9 states lie midway between two float32 numbers: their last bit decides."""
+    model = models.make("block", models.ERROR, CPU)
+    state = 0.9 * model.f(model.z0, model.x).detach().double()
+    below, above = (torch.nextafter(state, state.sign() * end).float() for end in (0, math.inf))
+    assert 1 / 13 < (below != above).double().mean() < 1 / 11
+
+    method = Method("float64", torch.float64, "reversible")
+    runs = [Run(method, model.to(dtype), 0.9, 2) for dtype in (torch.float32, torch.float64)]
+    stats = [run.gradients_and_stats()[1] for run in runs]
+    narrow, wide = (s.reconstruction_error for s in stats if s is not None)
+    assert narrow is not None
+    assert wide is not None
+    assert narrow > torch.finfo(torch.float32).eps > 2**20 * wide
+
+
 # ---- runs ------------------------------------------------------------------------------------
 
 QUICK = ("--quick", "--device", "cpu", "--threads", "1", "--rounds", "1")

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
-QUICKSTART = Path(__file__).parent.parent / "examples" / "quickstart.py"
+ROOT = Path(__file__).parent.parent
+QUICKSTART = ROOT / "examples" / "quickstart.py"
 
 LAST_LINE = re.compile(
     r"test accuracy ([\d.]+)%, (\d+) steps, "
@@ -73,3 +77,45 @@ def test_quickstart_past_the_precision_of_a_float_state() -> None:
     assert run.returncode != 0
     assert "ReconstructionError" in run.stderr
     assert "use state='exact'" in run.stderr
+
+
+def test_the_readme_shows_such_a_line() -> None:
+    lines = (ROOT / "README.md").read_text().splitlines()
+    (shown,) = [found for line in lines if (found := LAST_LINE.fullmatch(line))]
+    assert float(shown[1]) >= 96.0
+    assert (shown[4], shown[7]) == ("reversible", "0.0")
+
+
+def memory_table() -> dict[tuple[int, str], float]:
+    """Peak memory by steps and adjoint, in MiB, as docs/choosing.md states it."""
+    text = (ROOT / "docs" / "choosing.md").read_text()
+    table = text.split("<!-- memory:begin -->")[1].split("<!-- memory:end -->")[0]
+    rows = [
+        [cell.strip() for cell in row.strip("|").split("|")] for row in table.split("\n") if row
+    ]
+    (_, *adjoints), _, *numbers = rows
+    return {
+        (int(steps), adjoint): float(mebibytes)
+        for steps, *row in numbers
+        for adjoint, mebibytes in zip(adjoints, row, strict=True)
+    }
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_the_table_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(QUICKSTART.parent))
+    quickstart = importlib.import_module("quickstart")
+    torch.manual_seed(0)
+    batch = torch.rand(64, 1, 8, 8), torch.randint(10, (64,))
+    for (steps, adjoint), mebibytes in memory_table().items():
+        model = quickstart.Model(quickstart.Options(steps=steps, adjoint=adjoint))
+        model.equilibrium.options["tol"] = None
+        assert quickstart.peak_memory(model, *batch) / 2**20 == pytest.approx(mebibytes, rel=0.05)

@@ -9,7 +9,13 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "bench/README.md", "docs/kernels.md", "docs/choosing.md")
+DOCUMENTS = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "bench/README.md",
+    "docs/kernels.md",
+    "docs/choosing.md",
+)
 
 
 def blocks(name: str) -> list[str]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cells import MLP
-from solving import REVERSIBLE, STEPS, assert_same, defined, gradients, inputs, run
+from solving import REVERSIBLE, STEPS, Solver, assert_same, defined, gradients, inputs, run
 from torch_revdeq import CaptureError, solve
 
 
@@ -160,3 +160,11 @@ def test_an_argument_that_is_no_leaf_and_is_used_twice(how) -> None:
 def test_odd_functions(f: Callable[[Tensor], Tensor], how) -> None:
     x = inputs()
     assert_same(lambda s: s(f, x) * x, how, [x])
+
+
+@pytest.mark.parametrize("how", REVERSIBLE)
+def test_gradients_that_autograd_hands_through(how: Solver) -> None:
+    """Of z + x both inputs get the same tensor as gradient, which must not be added to in place."""
+    x, other = inputs(), torch.randn(6, 16, requires_grad=True)
+    assert_same(lambda s: s(lambda z, a, b: z * 0.5 + a + (b + a), x, x, other), how, [x, other])
+    assert_same(lambda s: s(lambda z, a: z + a, x, other) * x, how, [x, other])

@@ -8,6 +8,7 @@ taken once would miss what a later step alone uses.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,50 +27,53 @@ class Captures:
 
     def __init__(self, known: Sequence[Tensor]) -> None:
         """Start with none; `known` are the tensors that f is given."""
-        self.known = known
         self.known_ids = {id(tensor) for tensor in known}
+        self.known = known  # so that no id is used again
         self.leaves: list[Tensor] = []
-        self.edges: dict[int, int] = {}  # by id of the leaf: most edges met in one evaluation
-        self._kept: dict[int, Tensor] = {}
+        self._nodes: dict[Any, Tensor] = {}  # of leaves met so far
+        self._twice: set[int] = set()  # ids of those that one evaluation reached by several edges
         # Nodes that autograd makes from now on are f's own.
         self._mark = torch.autograd._get_sequence_nr()  # type: ignore[attr-defined]
 
     def add(self, read: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
         """Walk the graph of one evaluation; `read` is the state it began from."""
-        edges: dict[Any, int] = {}
+        ends: list[Any] = []  # one entry for every edge into a leaf
         stack: list[Any] = []
         for output in outputs:
             if output.grad_fn is not None:
                 stack.append(output.grad_fn)
             elif output.requires_grad:  # f returned a leaf as it is
-                self._count(read, output, 1)
+                ends.append(torch.autograd.graph.get_gradient_edge(output).node)
         seen = set(stack)
+        mark = self._mark
         while stack:
             node = stack.pop()
-            if node._sequence_nr() < self._mark:
+            if node._sequence_nr() < mark:
                 raise self._older(node)
             for below, _ in node.next_functions:
                 if type(below) is _AccumulateGrad:
-                    edges[below] = edges.get(below, 0) + 1
+                    ends.append(below)
                 elif below is not None and below not in seen:
                     seen.add(below)
                     stack.append(below)
-        for node, count in edges.items():
-            self._count(read, node.variable, count)
+        for node in ends:
+            if node not in self._nodes:
+                self._meet(read, node)
+        if len(set(ends)) < len(ends):
+            counts = Counter(ends)
+            self._twice |= {id(t) for node, t in self._nodes.items() if counts[node] > 1}
 
-    def _count(self, read: Sequence[Tensor], leaf: Tensor, count: int) -> None:
-        key = id(leaf)
+    def _meet(self, read: Sequence[Tensor], node: Any) -> None:
+        leaf = node.variable
         if any(leaf is tensor for tensor in read):
             return
-        if key not in self.known_ids and key not in self._kept:
-            self._kept[key] = leaf  # keeps the id from being used again
+        self._nodes[node] = leaf
+        if id(leaf) not in self.known_ids:
             self.leaves.append(leaf)
-        if count > self.edges.get(key, 0):
-            self.edges[key] = count
 
     def reached_twice(self, tensors: Sequence[Tensor]) -> list[bool]:
         """For each of the tensors, whether one evaluation of f reached it by several edges."""
-        return [self.edges.get(id(tensor), 0) > 1 for tensor in tensors]
+        return [id(tensor) in self._twice for tensor in tensors]
 
     @staticmethod
     def _older(node: Any) -> CaptureError:

@@ -158,25 +158,26 @@ class Evaluation:
         self.buffers: Buffers | None = Buffers(self.modules)
         self.written: list[tuple[nn.Module, str]] = []
         self.device = device
+        self.switch_autocast = False
 
     def __call__(self, k: int, leaves: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[Tensor]:
-        """f in half step k, of leaves that were not detached for it."""
+        """f in half step k, inside of ``forward`` or ``replay``."""
         if self.random.active:
             self.random.set(k)
-        if self._plain():
-            out = self.mapping(leaves, tensors)
-        else:
+        if self.switch_autocast:
             with autocast(self.autocast):
                 out = self.mapping(leaves, tensors)
+        else:
+            out = self.mapping(leaves, tensors)
         if k == 0 and self.buffers is not None:
             self.random.observe_first()
         return out
 
-    def _plain(self) -> bool:
-        """Whether autocast was off, and is."""
-        if any(enabled for _, enabled, _ in self.autocast):
-            return False
-        return not any(torch.is_autocast_enabled(t) for t, *_ in self.autocast)
+    def _enter(self) -> None:
+        """Before evaluations, forward or on the way back."""
+        _settle_threads()
+        now = autocast_state(self.device)
+        self.switch_autocast = any(on for _, on, _ in (*self.autocast, *now))
 
     @contextmanager
     def forward(self, *, replayed: bool) -> Iterator[None]:
@@ -184,7 +185,7 @@ class Evaluation:
 
         `replayed`: f will be evaluated again, and may not read a buffer that it writes.
         """
-        _settle_threads()
+        self._enter()
         try:
             yield
             if replayed and self.buffers is not None:
@@ -197,7 +198,7 @@ class Evaluation:
     @contextmanager
     def replay(self, leaves: Sequence[Tensor]) -> Iterator[None]:
         """Around the way back, which leaves nothing of itself behind; `leaves` lose their hooks."""
-        _settle_threads()
+        self._enter()
         with ExitStack() as stack:
             if any(leaf._backward_hooks for leaf in leaves):
                 stack.enter_context(hooks_masked(leaves))

@@ -68,9 +68,8 @@ class Digits:
     def _sizes(self, first: int, last: int) -> list[list[int]]:
         """Bytes by half step and leaf; a step's two half steps are of one size."""
         betas = self.schedule.numbers[first : min(last, self.schedule.max_steps)]
-        return [
-            [digit_bytes(numel, beta) for numel in self.numels] for beta in betas for _ in range(2)
-        ]
+        sizes = {beta: [digit_bytes(numel, beta) for numel in self.numels] for beta in set(betas)}
+        return [sizes[beta] for beta in betas for _ in range(2)]
 
     def _scratch(self) -> list[Tensor]:
         if not self._planes:

@@ -52,11 +52,11 @@ class ExactPair(Pair):
     ) -> ExactPair:
         """The pair at the start of a solve."""
         flag = torch.zeros(1, dtype=torch.int32, device=z0[0].device)
-        z = rk.quantize([leaf.detach() for leaf in z0], frac_bits, flag=flag)
+        z = [rk.quantize(leaf.detach(), frac_bits, flag=flag) for leaf in z0]
         if y0 is z0:
             y = [leaf.clone() for leaf in z]
         else:
-            y = rk.quantize([leaf.detach() for leaf in y0], frac_bits, flag=flag)
+            y = [rk.quantize(leaf.detach(), frac_bits, flag=flag) for leaf in y0]
         return cls(y, z, layout, schedule, frac_bits, digits, flag)
 
     def resumed(self, tensors: Sequence[Tensor]) -> ExactPair:

@@ -13,6 +13,7 @@ import revdeq_kernels as rk
 
 from .conditions import Evaluate
 from .schedule import Schedule
+from .transforms import inside_transform
 
 EPSILON = 1e-5
 """Added to the norm of f in the relative residual, as the method's authors do."""
@@ -76,7 +77,10 @@ class Stopping:
         return last if self.tol is None else last or (n + 1) % self.check_every == 0
 
     def measure(self, y: list[Tensor], f: list[Tensor]) -> None:
-        """The residual of this step, on the device."""
+        """The residual of this step, on the device; none inside a transform of torch.func."""
+        if inside_transform():
+            self._refuse_transform()
+            return
         rows = [rk.residual(*_readable(a, b)) for a, b in zip(y, f, strict=True) if a.numel()]
         if rows:
             ratios = [row[0] / (EPSILON + row[1]) for row in rows]
@@ -88,6 +92,13 @@ class Stopping:
         self.residual = residual
         if self.tol is not None:
             self._pending.append(_on_its_way(residual, self.lag))
+
+    def _refuse_transform(self) -> None:
+        if self.tol is not None:
+            raise RuntimeError(
+                f"tol: expected None inside a transform of torch.func, got {self.tol}; the number "
+                "of steps cannot depend on the data there"
+            )
 
     def reached(self) -> bool:
         """Whether the check that counts now is below tol."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -42,23 +43,30 @@ class Layout:
     f: list[torch.dtype]  # that f returns
     private: bool = False  # f's copies must outlive the step: no leaf is handed out itself
 
-    @property
+    @cached_property
     def itself(self) -> list[bool]:
         """Whether f reads the leaf itself."""
         pairs = zip(self.kept, self.read, strict=True)
         return [kept == read and not self.private for kept, read in pairs]
 
-    @property
+    @cached_property
     def cast(self) -> list[bool]:
         """Whether the op writes f's copy: it can in f's dtype and in float32."""
         rows = zip(self.itself, self.read, self.f, strict=True)
         return [not itself and read in (f, torch.float32) for itself, read, f in rows]
 
-    @property
+    @cached_property
     def adjoint(self) -> list[torch.dtype]:
         """The dtypes of the gradients that are carried from step to step."""
         return [torch.float64 if f == torch.float64 else torch.float32 for f in self.f]
 
+    @cached_property
+    def by_hand(self) -> list[int]:
+        """The leaves whose copies are made after the op: it cannot write them."""
+        rows = enumerate(zip(self.itself, self.cast, strict=True))
+        return [i for i, (itself, cast) in rows if not itself and not cast]
+
+    @cached_property
     def groups(self) -> list[Group]:
         """The fewest calls that serve all leaves."""
         cast = self.cast
@@ -73,10 +81,7 @@ class Pair:
         """Take the leaves over; the copies for f are made where a step writes them."""
         self.y, self.z = y, z
         self.layout, self.schedule = layout, schedule
-        self.groups = layout.groups()
-        self.by_hand = [
-            i for i, cast in enumerate(layout.cast) if not cast and not layout.itself[i]
-        ]
+        self.groups, self.by_hand = layout.groups, layout.by_hand
         self.read_y, self.read_z = self._room(y), self._room(z)
 
     def _room(self, state: Leaves) -> Leaves:

@@ -104,15 +104,18 @@ class Problem:
         """Deal with the flag of an exact state: its numbers are wrong if it is raised."""
         if not isinstance(pair, ExactPair):
             return
-        limit = 2.0 ** (30 - pair.frac_bits)
-        error = RangeError(
-            f"solve: expected the state and f below {limit:.6g}, the range of an exact state with "
-            f"frac_bits={pair.frac_bits}, got a larger number, Inf or NaN; pass a smaller "
-            f"frac_bits, normalise inside f, or choose state=torch.float32 or torch.float64"
-        )
-        pending = settle(pair.flag[0] != 0, error, outputs)
+        bits = pair.frac_bits
+        pending = settle(pair.flag[0] != 0, lambda: _out_of_range(bits), outputs)
         if pending is not None:
             stats._pending.append(pending)
+
+
+def _out_of_range(frac_bits: int) -> RangeError:
+    return RangeError(
+        f"solve: expected the state and f below {2.0 ** (30 - frac_bits):.6g}, the range of an "
+        f"exact state with frac_bits={frac_bits}, got a larger number, Inf or NaN; pass a smaller "
+        "frac_bits, normalise inside f, or choose state=torch.float32 or torch.float64"
+    )
 
 
 def _names(dtypes: Sequence[torch.dtype]) -> str:

@@ -62,14 +62,13 @@ class Check:
         error = torch.where(error == 0, error, error / scale)
         stats._reconstruction_error = error
         failed = ~(error <= tolerance)
-        what = self._error(error, tolerance, steps) if not deferred(error.device) else None
-        pending = settle(failed, what or self._error(None, tolerance, steps), spoiled)
+        pending = settle(failed, lambda: self._error(error, tolerance, steps), spoiled)
         if pending is not None:
             stats._pending.append(pending)
         return pending
 
-    def _error(self, error: Tensor | None, tolerance: float, steps: int) -> ReconstructionError:
-        got = "another" if error is None else f"a relative distance of {float(error):.3g} from it"
+    def _error(self, error: Tensor, tolerance: float, steps: int) -> ReconstructionError:
+        got = f"a relative distance of {float(error):.3g} from it"
         expected = "its start" if self.problem.exact else f"its start, to within {tolerance:.3g}"
         causes = [] if self.problem.exact else self._cliff(steps, tolerance)
         if self.problem.evaluation.random.active is False:
@@ -106,7 +105,7 @@ class Check:
 
 
 def _quantized(pair: ExactPair, leaves: Sequence[Tensor]) -> list[Tensor]:
-    return rk.quantize([leaf.detach() for leaf in leaves], pair.frac_bits)
+    return [rk.quantize(leaf.detach(), pair.frac_bits) for leaf in leaves]
 
 
 def _converted(leaves: Sequence[Tensor], dtypes: Sequence[torch.dtype]) -> list[Tensor]:

@@ -26,6 +26,7 @@ from .products import Products
 from .reconstruction import Check
 from .solution import Stats
 from .stored import differentiated_again
+from .transforms import has_tangent
 
 
 def solve_reversible(problem: Problem) -> Outputs:
@@ -72,7 +73,7 @@ class _Forward:
             state = [leaf.detach().requires_grad_() for leaf in leaves]
             out = self.evaluation(k, state, self.tensors)
             self.captures.add(state, out)
-        return [value.detach() for value in out]
+        return _values(out)
 
     def _without_graph(self, k: int, leaves: Sequence[Tensor]) -> list[Tensor]:
         versions = [_version(leaf) for leaf in leaves]
@@ -82,7 +83,17 @@ class _Forward:
                 "f: expected to leave its state as it is, got a change in place; begin f with an "
                 "operation that makes a new tensor"
             )
-        return [value.detach() for value in out]
+        return _values(out)
+
+
+def _values(out: Sequence[Tensor]) -> list[Tensor]:
+    """What f returned, without its graph; a tangent that would be lost with it is refused."""
+    if has_tangent(out):
+        raise RuntimeError(
+            "f: expected to read no tensor with a forward-mode derivative, got one; choose "
+            "adjoint='backprop' and state=torch.float32 or torch.float64 inside of torch.func"
+        )
+    return [value.detach() for value in out]
 
 
 def _version(tensor: Tensor) -> int:

@@ -39,7 +39,9 @@ class Schedule:
         self.numbers: list[float] = []
         self.numbers = self._numbers(beta, max_steps)
         convert = effective_beta if exact else float
-        self._applied = [self._convert(convert, number, n) for n, number in enumerate(self.numbers)]
+        first = {number: n for n, number in reversed(list(enumerate(self.numbers)))}
+        applied = {number: self._convert(convert, number, n) for number, n in first.items()}
+        self._applied = [applied[number] for number in self.numbers]
 
     def beta(self, n: int) -> float | Tensor:
         """What the ops are given in step n."""

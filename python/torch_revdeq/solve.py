@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import parametrize
 
 from .compiling import not_compiled
@@ -22,6 +23,7 @@ from .reversible import solve_reversible
 from .schedule import Beta, Schedule
 from .solution import Solution
 from .stored import solve_stored
+from .transforms import check_transforms
 from .verification import outbox
 
 Adjoint: TypeAlias = Literal["reversible", "backprop", "checkpoint", "hooks"]
@@ -110,6 +112,9 @@ def solve(
         RangeError: a number left the range of an exact state. On a GPU z and y become NaN.
         ReconstructionError: from backward(): the way back did not end at the start.
         CaptureError: f reads a tensor that was computed from others outside f and requires grad.
+        RuntimeError: f changes its state, or buffers that it reads; a sharded f without "hooks"; a
+            transform of torch.func or a forward-mode derivative, which only "backprop" with a float
+            state takes; a second derivative of an exact state.
 
     Under torch.no_grad nothing is kept and z and y have the same bits. Called with grad mode on, f
     runs with it on in the forward pass too; its graph is dropped at once.
@@ -127,6 +132,9 @@ def solve(
     mapping = Mapping(f, leaves, structure)
     tensors = mapping.take_args(args)
     kept = _state_dtype(state, leaves)
+    second = _second_start(y0, leaves, structure)
+    read = [*leaves, *(second or ()), *tensors, *([beta] if isinstance(beta, Tensor) else [])]
+    transformed = check_transforms(adjoint, kept is None, read)
     evaluation = Evaluation(mapping, leaves[0].device, rng)
     if torch.is_grad_enabled():
         _check_modules(evaluation.modules, adjoint)
@@ -136,7 +144,7 @@ def solve(
         schedule=Schedule(beta, max_steps, exact=kept is None),
         stopping=Stopping(tol, check_every, process_group, leaves[0].device),
         z0=leaves,
-        y0=_second_start(y0, leaves, structure),
+        y0=second,
         tensors=tensors,
         state=kept,
         frac_bits=_frac_bits(frac_bits, exact=kept is None),
@@ -144,7 +152,7 @@ def solve(
         check=check,
         wide=accumulate == "float32",
     )
-    run = _ADJOINTS[adjoint] if torch.is_grad_enabled() else solve_reversible
+    run = _ADJOINTS[adjoint] if torch.is_grad_enabled() or transformed else solve_reversible
     z, y, stats = run(problem)
     return Solution(mapping.unflatten(z), mapping.unflatten(y), stats)
 
@@ -207,29 +215,25 @@ def _check_modules(modules: Sequence[nn.Module], adjoint: str) -> None:
             "solve: expected to run outside torch.nn.utils.parametrize.cached(), got its cache, "
             "whose weights belong to another graph; move solve out of that block"
         )
-    if "torch.distributed" not in sys.modules or not torch.distributed.is_available():
-        return
-    from torch.nn.parallel import DistributedDataParallel
-
+    fsdp = sys.modules.get("torch.distributed.fsdp")  # what is sharded has imported it
+    replayed = fsdp is not None and adjoint in ("reversible", "checkpoint")
     for module in modules:
         if isinstance(module, DistributedDataParallel):
             raise RuntimeError(
                 "f: expected a module that is not wrapped in DistributedDataParallel, got one that "
                 "is; wrap the model that calls solve, not f"
             )
-        if adjoint in ("reversible", "checkpoint") and _is_sharded(module):
+        if replayed and _is_sharded(fsdp, module):
             raise RuntimeError(
                 f"f: expected parameters that stay in place for adjoint={adjoint!r}, got a module "
                 "sharded by FSDP; choose adjoint='hooks', or shard the module that calls solve"
             )
 
 
-def _is_sharded(module: nn.Module) -> bool:
+def _is_sharded(fsdp: Any, module: Any) -> bool:
     """Whether its parameters come and go with each call of it."""
-    from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
-
-    if isinstance(module, FSDPModule):
+    if isinstance(module, fsdp.FSDPModule):
         # In its forward pass, or in one that a checkpoint repeats, it is what calls solve, met
         # because f is a method of it: its parameters are in place.
         return module._get_fsdp_state()._training_state.name == "IDLE"
-    return isinstance(module, FullyShardedDataParallel)
+    return isinstance(module, fsdp.FullyShardedDataParallel)

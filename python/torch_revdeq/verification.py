@@ -11,7 +11,7 @@ from __future__ import annotations
 import atexit
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,7 +37,7 @@ class Pending:
     """A check whose outcome is still on its way from a device."""
 
     failed: Tensor  # bool, no dimensions
-    error: RuntimeError
+    error: Callable[[], RuntimeError]
     host: Tensor | None = None
     event: Any = None
 
@@ -61,7 +61,7 @@ class Pending:
         if self.event is not None:
             self.event.synchronize()
         if bool(self.host):
-            raise self.error
+            raise self.error()
 
 
 @dataclass
@@ -100,11 +100,13 @@ def deferred(device: torch.device) -> bool:
     return device.type != "cpu"
 
 
-def settle(failed: Tensor, error: RuntimeError, spoiled: Sequence[Tensor]) -> Pending | None:
+def settle(
+    failed: Tensor, error: Callable[[], RuntimeError], spoiled: Sequence[Tensor]
+) -> Pending | None:
     """Deal with a check: raise here on a CPU; elsewhere spoil what it is about and raise later."""
     if not deferred(failed.device):
         if bool(failed):
-            raise error
+            raise error()
         return None
     for tensor in spoiled:
         tensor.masked_fill_(failed, float("nan"))
