@@ -30,6 +30,11 @@ def main(folder: str, archs: str) -> None:
     expect(library.exists() == bool(archs), f"{library} is there or missing against {archs!r}")
     state = revdeq_kernels.update_(torch.ones(1000), torch.full((1000,), 3.0), 0.25)
     expect(torch.equal(state, torch.full((1000,), 1.5)), f"update_ gave {state[0]}, not 1.5")
+    weight = torch.full((4,), 0.5, requires_grad=True)
+    z = torch_revdeq.solve(lambda z: z * 0.5 + weight, torch.zeros(4), max_steps=30).z
+    z.sum().backward()
+    expect(torch.allclose(z, torch.ones(4), atol=1e-3), f"solve gave {z[0].item()}, not 1")
+    expect(weight.grad is not None and weight.grad[0] > 1.9, f"solve gave gradient {weight.grad}")
     print(f"revdeq-kernels {versions.pop()} in {folder}: {archs or 'CPU only'}: works")
 
 

@@ -1,0 +1,127 @@
+"""The solver on a GPU: the same promises, and no wait for the device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import Tensor
+
+from cells import CELLS, MLP, cell_and_input
+from torch_revdeq import RangeError, ReconstructionError, solve
+from torch_revdeq.testing import assert_exact_gradients
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device"),
+    pytest.mark.filterwarnings("default"),  # a GPU machine brings a torch of its own choice
+]
+
+
+@pytest.fixture(autouse=True)
+def _deterministic() -> Iterator[None]:
+    """Some kernels of torch add in an order of their own otherwise."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(before)
+
+
+@contextmanager
+def no_waits() -> Iterator[None]:
+    """Any wait of the host for the device is an error inside."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def on_gpu(name: str) -> tuple[torch.nn.Module, Tensor]:
+    f, x = cell_and_input(name)
+    return f.cuda(), x.detach().cuda().requires_grad_()
+
+
+@pytest.mark.parametrize("autocast", [False, True], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("beta", [0.5, 0.8, 1.2])
+@pytest.mark.parametrize("cell", CELLS)
+def test_exact_gradients_have_the_bits_of_stored_activations(
+    cell: str, beta: float, autocast: bool
+) -> None:
+    f, x = on_gpu(cell)
+    for adjoint in ("reversible", "hooks"):
+        with torch.autocast("cuda", torch.bfloat16, enabled=autocast):
+            stats = assert_exact_gradients(
+                f, torch.zeros_like(x), x, beta=beta, max_steps=12, adjoint=adjoint
+            )
+        assert stats.reconstruction_error == 0.0
+
+
+def test_dropout_comes_again() -> None:
+    x = torch.randn(64, 16, device="cuda")
+    assert_exact_gradients(MLP(p=0.3).cuda(), x, x, max_steps=6)
+
+
+def test_training_never_waits() -> None:
+    """With an integer frac_bits: the rule reads the device once."""
+    f, x = on_gpu("block")
+
+    def train() -> None:
+        solution = solve(f, torch.zeros_like(x), x, max_steps=4, frac_bits=18)
+        solution.z.square().sum().backward()
+
+    train()  # first uses check themselves, and compile
+    torch.cuda.synchronize()
+    with no_waits():
+        train()
+    torch.cuda.synchronize()
+
+
+def test_steps_follow_from_the_data_alone() -> None:
+    x = torch.randn(4096, device="cuda")
+
+    def steps(z0: Tensor, x: Tensor) -> int:
+        return solve(
+            lambda z, x: 0.5 * torch.tanh(z) + x, z0, x, max_steps=50, tol=1e-4
+        ).stats.steps
+
+    on_cpu = steps(torch.zeros(4096), x.cpu())
+    assert {steps(torch.zeros_like(x), x) for _ in range(20)} == {on_cpu + 1}
+
+
+def test_a_wrong_gradient_becomes_nan_and_raises_later() -> None:
+    f, x = on_gpu("mlp")
+    solution = solve(f, torch.zeros_like(x), x)
+    next(f.parameters()).data.add_(0.1)
+    solution.z.sum().backward()
+    assert all(p.grad is not None and p.grad.isnan().all() for p in f.parameters())
+    with pytest.raises(ReconstructionError):
+        solution.verify()
+
+
+def test_a_state_out_of_range_becomes_nan_and_raises_later() -> None:
+    solution = solve(lambda z: z * 40.0, torch.ones(64, device="cuda"), max_steps=30, frac_bits=20)
+    assert solution.z.isnan().all()
+    with pytest.raises(RangeError):
+        solution.verify()
+
+
+@pytest.mark.parametrize("state", ["exact", torch.float32], ids=str)
+def test_memory_does_not_grow_but_for_the_digits(state: object) -> None:
+    torch.manual_seed(0)
+    f = MLP(256).cuda()
+    x = torch.randn(4096, 256, device="cuda")
+
+    def peak(steps: int) -> int:
+        for _ in range(2):
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            options = {"max_steps": steps, "beta": 0.5, "state": state, "check": state == "exact"}
+            solve(f, torch.zeros_like(x), x, **options).z.sum().backward()
+        return torch.cuda.max_memory_allocated() - before
+
+    growth = peak(64) - peak(2)
+    per_half_step = 0.14 if state == "exact" else 0.0
+    assert growth <= per_half_step * x.numel() * 124 + 0.05 * peak(2)
