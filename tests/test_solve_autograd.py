@@ -172,3 +172,13 @@ def test_saved_tensor_hooks_of_the_caller() -> None:
     x.grad = None
     z.square().sum().backward()
     assert torch.equal(x.grad, want[0])  # type: ignore[arg-type]
+
+
+def test_a_closed_over_tensor_changed_in_place_is_noticed() -> None:
+    """One that is no leaf, and stays within the tolerance of the self check."""
+    f, x = MLP(), inputs()
+    embedded = torch.sin(x)
+    z = run("hooks", state=torch.float32, check=1e9)(lambda z: f(z) * embedded, torch.zeros(6, 16))
+    embedded.mul_(1.01)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        z.sum().backward()

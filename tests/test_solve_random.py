@@ -79,6 +79,15 @@ def test_the_generators_are_left_as_users_expect() -> None:
     assert torch.equal(after, torch.get_rng_state())
 
 
+def test_how_far_the_generator_moves_does_not_depend_on_the_depth() -> None:
+    x, f, ends = start(), MLP(p=0.3), []
+    for steps in (2, 6):
+        torch.manual_seed(0)
+        solve(f, x, max_steps=steps)
+        ends.append(torch.get_rng_state())
+    assert torch.equal(*ends)
+
+
 def test_f_that_draws_nothing_does_not_move_the_generator() -> None:
     x, f = start(), MLP()
     before = torch.get_rng_state()

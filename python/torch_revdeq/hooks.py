@@ -69,6 +69,7 @@ class _Recomputation:
         for tensor in (*problem.z0, *(problem.y0 or ()), *self.arguments, *parameters):
             if tensor is not None:
                 self._watch(tensor)
+        self.mark = torch.autograd._get_sequence_nr()  # type: ignore[attr-defined]
         self.task: int | None = None
         self.cache: dict[Saved, Tensor] = {}
         self.next = -1
@@ -81,8 +82,9 @@ class _Recomputation:
 
         def pack(tensor: Tensor) -> Saved:
             forms.append((tensor.shape, tensor.dtype))
-            if tensor.is_leaf and tensor.requires_grad:
-                self._watch(tensor)
+            made = tensor.grad_fn
+            if tensor.requires_grad and (made is None or made._sequence_nr() < self.mark):
+                self._watch(tensor)  # a leaf, or computed outside f
             return k, len(forms) - 1
 
         with saved_tensors_hooks(pack, self.unpack):

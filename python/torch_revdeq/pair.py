@@ -103,11 +103,11 @@ class Pair:
 
     def outputs(self) -> tuple[Leaves, Leaves]:
         """z and y in z0's dtypes, in memory of their own."""
-        itself = self.layout.itself
-        return tuple(
-            [leaf.clone() if i else leaf for leaf, i in zip(read, itself, strict=True)]
-            for read in (self.read_z, self.read_y)
-        )  # type: ignore[return-value]
+        return self._own(self.read_z), self._own(self.read_y)
+
+    def _own(self, read: Leaves) -> Leaves:
+        rows = zip(read, self.layout.itself, strict=True)
+        return [leaf.clone() if itself else leaf for leaf, itself in rows]
 
     def tensors(self) -> Leaves:
         """All that the way back needs."""

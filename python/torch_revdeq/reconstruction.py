@@ -47,12 +47,14 @@ class Check:
                 stats._reconstruction_error = 0.0
                 return None
             error, tolerance = _distance(pair, *start), 0.0
+            failed = _differs(pair, *start)
         else:
             kept = pair.layout.kept
             start = _converted(z0, kept), _converted(y0 or z0, kept)
             check = self.problem.check
             tolerance = TOLERANCE[kept[0]] if check is True else float(check)
             error = _distance(pair, *start)
+            failed = None
         scale = _largest([*start[0], *start[1]])
         if isinstance(pair, ExactPair):
             scale = scale.clamp_min(1.0)
@@ -61,7 +63,8 @@ class Check:
             scale = torch.maximum(scale, self.end)
         error = torch.where(error == 0, error, error / scale)
         stats._reconstruction_error = error
-        failed = ~(error <= tolerance)
+        if failed is None:
+            failed = ~(error <= tolerance)  # NaN fails
         pending = settle(failed, lambda: self._error(error, tolerance, steps), spoiled)
         if pending is not None:
             stats._pending.append(pending)
@@ -116,15 +119,24 @@ def _equal(pair: Pair, z0: Sequence[Tensor], y0: Sequence[Tensor]) -> bool:
     return all(map(torch.equal, pair.z, z0)) and all(map(torch.equal, pair.y, y0))
 
 
+def _differs(pair: Pair, z0: Sequence[Tensor], y0: Sequence[Tensor]) -> Tensor:
+    """Whether any element does, on the device."""
+    rows = zip([*pair.z, *pair.y], [*z0, *y0], strict=True)
+    return torch.stack([(end != start).any() for end, start in rows]).any()
+
+
 def _distance(pair: Pair, z0: Sequence[Tensor], y0: Sequence[Tensor]) -> Tensor:
     """The largest difference of an element, in float64."""
     rows = zip([*pair.z, *pair.y], [*z0, *y0], strict=True)
-    return _largest([end.double() - start.double() for end, start in rows])
+    return _largest([end - start for end, start in rows])
 
 
 def _largest(leaves: Sequence[Tensor]) -> Tensor:
     """The largest absolute value, in float64; NaN if there is one."""
-    floats = [
-        leaf if leaf.is_floating_point() else leaf.double() for leaf in leaves if leaf.numel()
-    ]
-    return torch.stack([torch.linalg.vector_norm(f, math.inf).double() for f in floats]).max()
+    return torch.stack([_norm(leaf) for leaf in leaves if leaf.numel()]).max()
+
+
+def _norm(leaf: Tensor) -> Tensor:
+    if leaf.is_floating_point():
+        return torch.linalg.vector_norm(leaf, math.inf).double()
+    return torch.maximum(leaf.amax().double(), -leaf.amin().double())

@@ -19,8 +19,8 @@ class Stats:
         nfe: evaluations of f in the forward pass: 2 steps. A backward pass takes as many again.
         state: the format of the state: "exact", or the name of a dtype.
         adjoint: how the solve is differentiated.
-        state_bytes: bytes kept for the backward pass beside what f's arguments and parameters take:
-            both states and, in exact form, the digits.
+        state_bytes: bytes of both states and of the digits kept, which "reversible" and "hooks"
+            hold for the backward pass, beside z0 and what belongs to f.
         frac_bits: fractional bits of an exact state, otherwise None.
         tol: as it was given.
     """
