@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import re
 import subprocess
 import sys
@@ -24,12 +23,10 @@ LAST_LINE = re.compile(
 
 
 def quickstart(*options: str) -> subprocess.CompletedProcess[str]:
-    # One thread: the cell is small, and on a busy machine two wait for each other.
     return subprocess.run(
         [sys.executable, str(QUICKSTART), "--device", "cpu", *options],
         capture_output=True,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
         timeout=600,
         check=False,
     )

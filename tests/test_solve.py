@@ -287,6 +287,7 @@ def half(z: Tensor) -> Tensor:
         (ValueError, "y0: expected leaves like", half, Z0, {"y0": Z0[:1]}),
         (ValueError, r"f: .*shape of z0, \(3, 4\), got \(3, 1\)", lambda z: z[:, :1], Z0, {}),
         (TypeError, "f: .*got NoneType", lambda z: None, Z0, {}),
+        (ValueError, "f: .*device of z0, cpu, got meta", lambda z: z.to("meta"), Z0, {}),
         (TypeError, "f: .*structure", lambda z: z[0], [Z0], {}),
     ],
 )

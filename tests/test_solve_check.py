@@ -115,6 +115,19 @@ def test_a_second_backward_pass_is_checked_too() -> None:
         loss.backward()
 
 
+def test_hooks_notice_an_f_that_saves_other_tensors() -> None:
+    """The values are the same, what autograd needs for them is not."""
+    calls: list[int] = []
+
+    def f(z: Tensor) -> Tensor:
+        calls.append(1)
+        return torch.tanh(z) if len(calls) <= 16 else torch.tanh(z.exp().log() * 0 + z)
+
+    z = solve(f, torch.ones(4, requires_grad=True), adjoint="hooks").z
+    with pytest.raises(RuntimeError, match="f: expected to save the same tensors"):
+        z.sum().backward()
+
+
 # ---- on a device that must not stall ---------------------------------------------------------
 
 

@@ -142,6 +142,15 @@ def test_any_layout_of_the_start(layout: str) -> None:
     assert_exact_gradients(f, z0, x, max_steps=2, state=torch.float32)
 
 
+@pytest.mark.parametrize("adjoint", ["reversible", "hooks"])
+def test_sums_inside_f_run_in_the_order_of_the_state(adjoint: str) -> None:
+    """What f gets as gradient lies in memory as the state does, whatever the caller's does."""
+    torch.manual_seed(0)
+    bias = torch.randn(129, 1, requires_grad=True)
+    z0 = torch.randn(257, 129).T
+    assert_exact_gradients(lambda z: torch.tanh(z + bias), z0, max_steps=3, adjoint=adjoint)
+
+
 # ---- a beta that learns ----------------------------------------------------------------------
 
 
@@ -217,6 +226,14 @@ def test_float_states_agree_with_the_unrolled_solve(
     bound = gradient_bound(state, back, steps, curvature=2.0, terms=64)
     for a, b in zip(got, want, strict=True):
         assert (a - b).abs().max() <= bound * b.abs().max()
+
+
+@pytest.mark.parametrize("y0", [False, True])
+def test_float_states_with_a_beta_for_every_step(y0: bool) -> None:
+    f, x = cell_and_input("mlp")
+    start = torch.randn_like(x).requires_grad_() if y0 else None
+    options = {"beta": [0.3, 0.6, 0.4, 0.7], "max_steps": 4, "state": torch.float64}
+    assert_exact_gradients(f, torch.zeros_like(x), x, y0=start, rtol=1e-6, **options)
 
 
 @pytest.mark.parametrize("y0", [False, True])

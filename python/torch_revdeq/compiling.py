@@ -29,5 +29,4 @@ def not_compiled(function: Callable[P, R]) -> Callable[P, R]:
             disabled.append(torch.compiler.disable(function))  # type: ignore[arg-type]
         return disabled[0](*args, **kw)
 
-    call._torchdynamo_disable = True  # type: ignore[attr-defined]
     return call
