@@ -99,11 +99,11 @@ class Check:
         assert state is not None
         lost = torch.finfo(state).eps / max(left, math.ulp(0.0))
         name = str(state).removeprefix("torch.")
-        verdict = "more" if lost > tolerance else "less"
+        share = "enough to explain it" if lost > tolerance else "and f amplifies it further"
         return [
-            f"the precision of a {name} state is used up: each step multiplies its rounding error "
-            f"by 1/|1-beta|, {steps} steps by {1 / max(left, 1e-300):.2g} or more, which alone is "
-            f"{verdict} than the tolerance (use state='exact', fewer steps, or a beta nearer to 0)"
+            f"the precision of a {name} state is used up: {steps} steps back multiply its rounding "
+            f"errors by {1 / max(left, 1e-300):.2g} through 1/|1-beta| alone, {share} (use "
+            "state='exact', fewer steps, or a beta nearer to 0)"
         ]
 
 
