@@ -26,8 +26,9 @@ help:  ## list these commands
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 16
 	@echo "Variables: PYTHON=python3.12, VENV=folder ('VENV=' uses PYTHON as it is), ARGS for pytest or bench"
 
-bench: $(STATE)/.built  ## benchmark every op on the device at hand
+bench: $(STATE)/.built  ## benchmark every op on the device at hand, and the solver; with ARGS the ops
 	$(PY) -m bench $(ARGS)
+	$(if $(ARGS),,$(PY) -m bench.solver --parts cost --betas 0.5 --depths 2 8)
 
 test: $(STATE)/.built  ## run the tests of the default tier
 	$(PY) -m pytest $(ARGS)

@@ -129,15 +129,20 @@ def print_table(console: Console, records: Sequence[Record]) -> None:
         table.add_section()
     console.print(table)
     if records:
-        console.print(heading(records[0]), highlight=False)
-        if records[0]["load_average"] > BUSY:
-            console.print(
-                f"other work was running (load average {records[0]['load_average']} at the start): "
-                "these are figures of a busy machine",
-                style="yellow",
-                highlight=False,
-            )
+        print_machine(console, records[0])
     for record in records:
         if record["refused"]:
             label = f"{op_label(record)} ({types_label(record)}), {record['provider']}"
             console.print(f"refused: {label}: {record['refused']}", style="red", highlight=False)
+
+
+def print_machine(console: Console, record: Record) -> None:
+    """The line that figures are read with, and whether the machine had other work."""
+    console.print(heading(record), highlight=False)
+    if record["load_average"] > BUSY:
+        console.print(
+            f"other work was running (load average {record['load_average']} at the start): "
+            "these are figures of a busy machine",
+            style="yellow",
+            highlight=False,
+        )
