@@ -42,6 +42,8 @@ class Problem:
     adjoint: str
     check: bool | float
     wide: bool
+    store_last: int | None = 0  # None: as many as the budget holds
+    memory_budget: int | None = None
 
     @property
     def exact(self) -> bool:

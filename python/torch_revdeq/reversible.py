@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,9 +21,10 @@ from .captures import Captures
 from .carry import Carry, LearningCarry
 from .inputs import Inputs
 from .iteration import iterate
+from .kept import Graph, Kept
 from .pair import Pair
 from .problem import Outputs, Problem
-from .products import Products
+from .products import Products, keeps_graph
 from .reconstruction import Check
 from .solution import Stats
 from .stored import differentiated_again
@@ -34,7 +36,8 @@ def solve_reversible(problem: Problem) -> Outputs:
     forward = _Forward(problem)
     with problem.evaluation.forward(replayed=forward.grad), torch.no_grad():
         first = forward.evaluate(0, problem.z0)
-        pair = problem.pair(first, keep=forward.grad)
+        # A graph that is kept has saved f's copy of the state.
+        pair = problem.pair(first, keep=forward.grad, private=forward.kept.wanted)
         steps = iterate(pair, first, forward.evaluate, problem.schedule, problem.stopping)
         z, y = pair.outputs()
     stats = problem.stats(pair, steps)
@@ -44,6 +47,8 @@ def solve_reversible(problem: Problem) -> Outputs:
         return z, y, stats
     read = [*forward.tensors, *forward.captures.leaves]
     walk = _Walk(problem, inputs, pair, steps, stats, forward.captures.reached_twice(read))
+    if forward.kept.wanted:
+        walk.kept, walk.arguments = forward.kept.by_half_step(), forward.tensors
     outputs = _Reversible.apply(walk, (*z, *y), pair.tensors(), *inputs.all())
     pair.forget()
     return list(outputs[: len(z)]), list(outputs[len(z) :]), stats
@@ -64,6 +69,8 @@ class _Forward:
             t.detach().requires_grad_(self.grad and t.requires_grad) for t in problem.tensors
         ]
         self.captures = Captures(self.tensors)
+        count = problem.store_last if self.grad else 0
+        self.kept = Kept(count, problem.memory_budget, [*problem.z0, *self.tensors])
 
     def evaluate(self, k: int, leaves: Sequence[Tensor]) -> list[Tensor]:
         """f in half step k, without its graph."""
@@ -71,8 +78,8 @@ class _Forward:
             return self._without_graph(k, leaves)
         with torch.enable_grad():
             state = [leaf.detach().requires_grad_() for leaf in leaves]
-            out = self.evaluation(k, state, self.tensors)
-            self.captures.add(state, out)
+            evaluate = partial(self.evaluation, k, state, self.tensors)
+            out = self.kept.evaluated(k, evaluate, state, self.captures)
         return _values(out)
 
     def _without_graph(self, k: int, leaves: Sequence[Tensor]) -> list[Tensor]:
@@ -116,6 +123,8 @@ class _Walk:
         self.counts = inputs.counts()
         self.pair, self.steps, self.stats = pair, steps, stats
         self.reached_twice = reached_twice
+        self.kept: dict[int, Graph] = {}  # of the forward pass
+        self.arguments: list[Tensor] | None = None  # those that they read
 
 
 class _Reversible(torch.autograd.Function):
@@ -153,10 +162,10 @@ def _walk_back(
 ) -> Inputs[Tensor | None]:
     """The gradients of the inputs, by one evaluation of f for every half step."""
     problem, leaves = walk.problem, len(inputs.z0)
-    arguments = [
-        t.detach().requires_grad_(want)
-        for t, want in zip(inputs.arguments, wanted.arguments, strict=True)
-    ]
+    arguments = walk.arguments
+    if arguments is None:
+        rows = zip(inputs.arguments, wanted.arguments, strict=True)
+        arguments = [t.detach().requires_grad_(want) for t, want in rows]
     read = [*arguments, *inputs.captures]
     wants = [*wanted.arguments, *wanted.captures]
     # A parameter that was frozen since the forward pass takes no gradient, as in autograd.
@@ -169,6 +178,7 @@ def _walk_back(
         [read[i] for i in chosen],
         [walk.reached_twice[i] for i in chosen],
         wide=problem.wide,
+        kept=walk.kept,
     )
     pair = walk.pair.resumed(_consumable(states, 2 * leaves))
     check = Check(problem, pair)
@@ -191,6 +201,8 @@ def _walk_back(
         arguments=parts[: len(arguments)],
         captures=parts[len(arguments) :],
     )
+    if not walk.kept:
+        walk.arguments = None
     check.after(pair, inputs.z0, inputs.y0, walk.steps, walk.stats, result.tensors())
     return result
 
@@ -200,6 +212,6 @@ def _consumable(states: Sequence[Tensor], pairs: int) -> list[Tensor]:
 
     That is autograd's own if it is about to free it, and otherwise a copy. Digits are only read.
     """
-    if not torch._C._autograd._get_current_graph_task_keep_graph():  # type: ignore[attr-defined]
+    if not keeps_graph():
         return list(states)
     return [state.clone() for state in states[:pairs]] + list(states[pairs:])

@@ -54,6 +54,8 @@ def solve(
     rng: Rng = "auto",
     check: bool | float = True,
     accumulate: Accumulate = "float32",
+    store_last: int | Literal["auto"] = 0,
+    memory_budget: int | None = None,
 ) -> Solution:
     """Iterate f to its equilibrium z = f(z, *args) by the pair update; differentiable.
 
@@ -103,6 +105,11 @@ def solve(
             nothing.
         accumulate: how gradients of 16-bit parameters and arguments are added up over the half
             steps: "float32", or "autograd", in their own dtype, with the bits of "backprop".
+        store_last: half steps, of the last ones, whose graphs are kept as autograd keeps them, so
+            that the way back need not evaluate f there: memory for time, at the same bits. "auto":
+            as many as `memory_budget` holds.
+        memory_budget: bytes for store_last="auto". The first evaluation of f tells how many one
+            takes.
 
     Returns:
         z and y at the end, in z0's dtypes, and statistics. See ``Solution``.
@@ -151,6 +158,8 @@ def solve(
         adjoint=adjoint,
         check=check,
         wide=accumulate == "float32",
+        store_last=_store_last(store_last, memory_budget, adjoint),
+        memory_budget=memory_budget,
     )
     run = _ADJOINTS[adjoint] if torch.is_grad_enabled() or transformed else solve_reversible
     z, y, stats = run(problem)
@@ -191,6 +200,27 @@ def _frac_bits(frac_bits: int | str, *, exact: bool) -> int | None:
     if isinstance(frac_bits, bool) or not isinstance(frac_bits, int) or not 0 <= frac_bits <= 30:
         raise ValueError(f"frac_bits: expected 'auto' or an integer of 0 to 30, got {frac_bits!r}")
     return frac_bits
+
+
+def _store_last(count: int | str, budget: int | None, adjoint: str) -> int | None:
+    """How many graphs to keep; None: as many as the budget holds."""
+    if (budget is not None) != (count == "auto"):
+        raise ValueError(
+            f"memory_budget: expected bytes with store_last='auto' and None otherwise, got "
+            f"{budget} with store_last={count!r}"
+        )
+    if count == "auto":
+        count = None
+        if isinstance(budget, bool) or not isinstance(budget, int) or budget < 0:
+            raise ValueError(f"memory_budget: expected an integer of bytes, got {budget!r}")
+    elif isinstance(count, bool) or not isinstance(count, int) or count < 0:
+        raise ValueError(f"store_last: expected 'auto' or an integer of at least 0, got {count!r}")
+    if count != 0 and adjoint != "reversible":
+        raise ValueError(
+            f"store_last: expected 0 with adjoint={adjoint!r}, got {count!r}; choose "
+            "adjoint='reversible', the one that evaluates f again and can keep graphs instead"
+        )
+    return count
 
 
 def _second_start(y0: Any, z0: list[Tensor], structure: Any) -> list[Tensor] | None:

@@ -1,0 +1,138 @@
+"""`python -m bench.solver`: time, memory and gradient error of a solve against its depth."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from bench import machine
+from bench.__main__ import OUT, device_argument
+from bench.harness import Record
+from bench.report import WIDTH, read
+from bench.solver import figures, methods, models, report
+from bench.solver.measure import (
+    COST_DEPTHS,
+    ERROR_BETAS,
+    ERROR_DEPTHS,
+    Point,
+    Settings,
+    measure,
+)
+
+PARTS = ("cost", "error")
+QUICK_DEPTHS = (2, 8)
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m bench.solver", description=__doc__)
+    parser.add_argument("--parts", nargs="*", default=PARTS, choices=PARTS, help="cost, error")
+    parser.add_argument("--models", nargs="*", default=list(models.MODELS), choices=models.MODELS)
+    parser.add_argument("--providers", nargs="*", default=[], help="parts of provider names")
+    parser.add_argument("--betas", nargs="*", type=float, help="instead of each part's own")
+    parser.add_argument("--depths", nargs="*", type=int, help="numbers of steps, instead of these")
+    parser.add_argument("--rounds", type=int, help="samples per provider (default 5 or 3)")
+    parser.add_argument("--threads", type=int, help="on a CPU; default: all cores")
+    parser.add_argument("--device", type=device_argument, help="cpu, cuda or cuda:N")
+    parser.add_argument("--quick", action="store_true", help="a look, not a measurement")
+    parser.add_argument("--append", action="store_true", help="keep the lines that are there")
+    parser.add_argument("--out", type=Path, default=OUT, help="folder of the results")
+    return parser.parse_args(arguments)
+
+
+def settings_of(chosen: argparse.Namespace) -> Settings:
+    """How to measure, with the defaults of the device."""
+    device = chosen.device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    threads = None if device.type == "cuda" else chosen.threads or machine.usable_cores()
+    if device.type == "cuda":
+        torch.cuda.set_device(0 if device.index is None else device.index)
+    if chosen.quick:
+        return Settings(device, threads, chosen.rounds or 3, sample_seconds=0.01)
+    return Settings(device, threads, chosen.rounds)
+
+
+def points_of(chosen: argparse.Namespace) -> list[Point]:
+    """What to measure, the shallow solves of each case first."""
+    points: list[Point] = []
+
+    def add(part: str, model: str, sizes: models.Sizes, beta: float, depths: Sequence[int]) -> None:
+        known = methods.COST if part == "cost" else methods.ERROR
+        wanted = tuple(m for m in known if wants(chosen.providers, m.name))
+        depths = chosen.depths or (QUICK_DEPTHS if chosen.quick else depths)
+        points.extend(Point(part, model, sizes, beta, n, wanted) for n in depths if wanted)
+
+    if "cost" in chosen.parts:
+        sizes = models.QUICK if chosen.quick else models.FULL
+        betas = chosen.betas or ((0.5,) if chosen.quick else tuple(COST_DEPTHS))
+        for model in chosen.models:
+            for beta in betas:
+                add("cost", model, sizes, beta, COST_DEPTHS.get(beta, COST_DEPTHS[0.5]))
+    if "error" in chosen.parts and "block" in chosen.models:
+        sizes = models.QUICK if chosen.quick else models.ERROR
+        for beta in chosen.betas or ERROR_BETAS:
+            add("error", "block", sizes, beta, ERROR_DEPTHS)
+    return points
+
+
+def wants(parts: Sequence[str], name: str) -> bool:
+    """Whether `--providers` leaves a provider in. The loop that times are held to always stays."""
+    return not parts or name == methods.LOOP.name or any(part in name for part in parts)
+
+
+def run(
+    points: Sequence[Point], settings: Settings, file: Path, console: Console, *, append: bool
+) -> list[Record]:
+    """Measure the points; the lines of each are on disk as soon as it is done."""
+    facts = machine.facts(settings.device)
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    records: list[Record] = []
+    columns = TextColumn("{task.description:24}"), BarColumn(), TimeElapsedColumn()
+    mode = "a" if append else "w"
+    with file.open(mode, encoding="utf-8") as lines, Progress(*columns, console=console) as bar:
+        task = bar.add_task("", total=sum(point.steps for point in points))
+        for point in points:
+            bar.update(task, description=f"{point.model} beta {point.beta:g} N {point.steps}")
+            model = models.make(point.model, point.sizes, settings.device)
+            for record in measure(point, settings, model):
+                records.append(record | facts)
+                lines.write(json.dumps(records[-1], allow_nan=False) + "\n")
+            lines.flush()
+            bar.advance(task, point.steps)
+    return records
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, store, print and draw; 1 where a provider was refused, else 0."""
+    chosen = parse(arguments)
+    points = points_of(chosen)
+    if not points:
+        sys.exit("python -m bench.solver: the options leave nothing to measure")
+    chosen.out.mkdir(parents=True, exist_ok=True)
+    results = chosen.out / "solver.jsonl"
+    console = Console(width=None if sys.stdout.isatty() else WIDTH + 26)
+    records = run(points, settings_of(chosen), results, console, append=chosen.append)
+    report.print_tables(console, records)
+    written = [results]
+    stored = read(results)
+    for draw, name in (
+        (figures.draw_cost, "solver.png"),
+        (figures.draw_error, "error-against-depth.png"),
+    ):
+        picture = chosen.out / name
+        picture.unlink(missing_ok=True)
+        if draw(stored, picture):
+            written.append(picture)
+    console.print(f"written: {', '.join(map(str, written))}", highlight=False, soft_wrap=True)
+    return 1 if any(record["refused"] for record in records) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
