@@ -209,17 +209,17 @@ def _store_last(count: int | str, budget: int | None, adjoint: str) -> int | Non
             f"memory_budget: expected bytes with store_last='auto' and None otherwise, got "
             f"{budget} with store_last={count!r}"
         )
-    if count == "auto":
-        count = None
-        if isinstance(budget, bool) or not isinstance(budget, int) or budget < 0:
-            raise ValueError(f"memory_budget: expected an integer of bytes, got {budget!r}")
-    elif isinstance(count, bool) or not isinstance(count, int) or count < 0:
-        raise ValueError(f"store_last: expected 'auto' or an integer of at least 0, got {count!r}")
     if count != 0 and adjoint != "reversible":
         raise ValueError(
             f"store_last: expected 0 with adjoint={adjoint!r}, got {count!r}; choose "
             "adjoint='reversible', the one that evaluates f again and can keep graphs instead"
         )
+    if budget is not None:
+        if isinstance(budget, bool) or not isinstance(budget, int) or budget < 0:
+            raise ValueError(f"memory_budget: expected an integer of bytes, got {budget!r}")
+        return None
+    if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+        raise ValueError(f"store_last: expected 'auto' or an integer of at least 0, got {count!r}")
     return count
 
 

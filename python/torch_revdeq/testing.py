@@ -50,6 +50,7 @@ def assert_exact_gradients(
     stats: Stats | None = None
     leaves: dict[str, Tensor] = {}
     walked = {name: options.pop(name) for name in _WALKED if name in options}
+    extra: dict[str, Any]
     for extra in ({"adjoint": "backprop"}, walked):
         random.restore(random.first)
         with buffers_kept(written), torch.enable_grad():
