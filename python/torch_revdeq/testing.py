@@ -55,7 +55,7 @@ def assert_exact_gradients(
         random.restore(random.first)
         with buffers_kept(written), torch.enable_grad():
             solution = solve(f, z0, *args, y0=y0, **options, **extra)
-            outputs = pytree.tree_leaves((solution.z, solution.y))
+            outputs = pytree.tree_leaves((solution.z, solution.y, solution.saved))
             if not leaves:
                 leaves = _named(leaves_below(outputs), f, z0, y0, args)
             found.append(_observed(outputs, leaves))
