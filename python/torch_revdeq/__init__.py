@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from .captures import CaptureError
 from .module import RevDEQ
+from .regularization import jacobian_penalty, spectral_radius
 from .solution import Solution, Stats
 from .solve import solve
 from .verification import RangeError, ReconstructionError
@@ -19,5 +20,7 @@ __all__ = [
     "RevDEQ",
     "Solution",
     "Stats",
+    "jacobian_penalty",
     "solve",
+    "spectral_radius",
 ]
