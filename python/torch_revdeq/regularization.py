@@ -47,10 +47,8 @@ def jacobian_penalty(f: Callable[..., Any], z: Any, *args: Any, samples: int = 1
         for _ in range(samples):
             towards = [torch.randn_like(value) for value in out]
             products = _products(out, leaves, towards, create_graph=True)
-            squares = [
-                p.float().square().sum() if _narrow(p) else p.square().sum() for p in products
-            ]
-            total = total + torch.stack([s.to(total.dtype) for s in squares]).sum()
+            squares = [_wide(p).square().sum().to(total.dtype) for p in products]
+            total = total + torch.stack(squares).sum()
         return total / (samples * max(count, 1))
 
 
@@ -126,8 +124,9 @@ def _products(
     ]
 
 
-def _narrow(tensor: Tensor) -> bool:
-    return tensor.dtype in (torch.bfloat16, torch.float16)
+def _wide(tensor: Tensor) -> Tensor:
+    """In a dtype in which squares can be added up."""
+    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
 
 
 def _norm(leaves: Sequence[Tensor]) -> Tensor:
