@@ -7,17 +7,28 @@ with the number of steps; ``RevDEQ`` is the layer. The ops underneath are in ``r
 from __future__ import annotations
 
 from .captures import CaptureError
+from .fixed_point import FixedPoint, FixedPointStats, fixed_point
+from .iterations import Anderson, Picard, Relaxed
 from .module import RevDEQ
+from .regularization import jacobian_penalty, spectral_radius
 from .solution import Solution, Stats
 from .solve import solve
 from .verification import RangeError, ReconstructionError
 
 __all__ = [
+    "Anderson",
     "CaptureError",
+    "FixedPoint",
+    "FixedPointStats",
+    "Picard",
     "RangeError",
     "ReconstructionError",
+    "Relaxed",
     "RevDEQ",
     "Solution",
     "Stats",
+    "fixed_point",
+    "jacobian_penalty",
     "solve",
+    "spectral_radius",
 ]

@@ -71,6 +71,10 @@ class Captures:
         if id(leaf) not in self.known_ids:
             self.leaves.append(leaf)
 
+    def twice(self) -> list[Tensor]:
+        """The leaves that one evaluation reached by several edges."""
+        return [leaf for leaf in self._nodes.values() if id(leaf) in self._twice]
+
     def reached_twice(self, tensors: Sequence[Tensor]) -> list[bool]:
         """For each of the tensors, whether one evaluation of f reached it by several edges."""
         return [id(tensor) in self._twice for tensor in tensors]

@@ -32,6 +32,13 @@ class Carry:
         """The first seed: beta grad_z of the last step."""
         self._seed(self.grad_z, last)
 
+    def inject(self, n: int, grads: Sequence[Tensor | None]) -> None:
+        """What arrives at z after step n from outside of the solve, before its way back."""
+        for grad, came in zip(self.grad_z, grads, strict=True):
+            if came is not None:
+                grad.add_(came)
+        self._seed(self.grad_z, n)
+
     def after_y(self, n: int, f: Leaves, vjp: Leaves) -> None:
         """z back; grad_y <- grad_y + vjp, its seed, and its share of the step before."""
         self.pair.invert_z_adjoint_y(n, f, self.grad_y, vjp, self.seed)

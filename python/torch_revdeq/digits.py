@@ -26,39 +26,57 @@ class Digits:
     """One plane for each half step and leaf, in buffers of whole steps."""
 
     def __init__(
-        self, numels: Sequence[int], schedule: Schedule, device: torch.device, *, chunk: int
+        self,
+        numels: Sequence[int],
+        schedule: Schedule,
+        device: torch.device,
+        *,
+        chunk: int,
+        first: int = 0,
     ) -> None:
-        """Make no room yet. With `chunk` 0 nothing is kept: all half steps write one plane."""
+        """Make no room yet. What is not kept is written to one plane, again and again.
+
+        Args:
+            numels: elements of each leaf.
+            schedule: whose betas say how much a digit takes.
+            device: where.
+            chunk: steps to make room for at a time; 0 keeps nothing.
+            first: the first step whose digits are kept.
+        """
         self.numels, self.schedule, self.device, self.chunk = list(numels), schedule, device, chunk
+        self.first = first
         self.buffers: list[Tensor] = []
         self._planes: list[list[Tensor]] = []
+        self._scratch: list[Tensor] = []
 
     def planes(self, n: int, second: int) -> list[Tensor]:
         """The planes of a half step, one for each leaf."""
-        if self.chunk == 0:
-            return self._scratch()
-        while 2 * n >= len(self._planes):
+        if self.chunk == 0 or n < self.first:
+            return self._not_kept()
+        at = 2 * (n - self.first)
+        while at >= len(self._planes):
             self._grow()
-        return self._planes[2 * n + second]
+        return self._planes[at + second]
 
     def in_buffers(self, buffers: Sequence[Tensor]) -> Digits:
         """The same planes in other memory of the same sizes, such as what autograd saved."""
-        digits = Digits(self.numels, self.schedule, self.device, chunk=self.chunk)
+        options = {"chunk": self.chunk, "first": self.first}
+        digits = Digits(self.numels, self.schedule, self.device, **options)
         for buffer in buffers:
             digits._add(buffer)
         return digits
 
     def bytes(self, steps: int) -> int:
-        """The bytes of the digits of so many steps; 0 where none are kept."""
-        return sum(map(sum, self._sizes(0, steps))) if self.chunk else 0
+        """The bytes of the digits of a solve of so many steps; 0 where none are kept."""
+        return sum(map(sum, self._sizes(self.first, steps))) if self.chunk else 0
 
     def _grow(self) -> None:
-        first = len(self._planes) // 2
+        first = self.first + len(self._planes) // 2
         sizes = self._sizes(first, first + self.chunk)
         self._add(torch.empty(sum(map(sum, sizes)), dtype=torch.uint8, device=self.device))
 
     def _add(self, buffer: Tensor) -> None:
-        first = len(self._planes) // 2
+        first = self.first + len(self._planes) // 2
         sizes = self._sizes(first, first + self.chunk)
         flat = buffer.split([size for half_step in sizes for size in half_step])
         leaves = len(self.numels)
@@ -71,13 +89,14 @@ class Digits:
         sizes = {beta: [digit_bytes(numel, beta) for numel in self.numels] for beta in set(betas)}
         return [sizes[beta] for beta in betas for _ in range(2)]
 
-    def _scratch(self) -> list[Tensor]:
-        if not self._planes:
+    def _not_kept(self) -> list[Tensor]:
+        if not self._scratch:
             betas = set(self.schedule.numbers)
             sizes = [max(digit_bytes(numel, beta) for beta in betas) for numel in self.numels]
-            room = [torch.empty(size, dtype=torch.uint8, device=self.device) for size in sizes]
-            self._planes = [room]
-        return self._planes[0]
+            self._scratch = [
+                torch.empty(size, dtype=torch.uint8, device=self.device) for size in sizes
+            ]
+        return self._scratch
 
 
 def most_bits(dtypes: Sequence[torch.dtype]) -> int:

@@ -82,6 +82,10 @@ class ExactPair(Pair):
         """The leaf as floating-point numbers."""
         return rk.dequantize(leaf, self.frac_bits, dtype)
 
+    def keeping(self, leaves: Sequence[Tensor]) -> Leaves:
+        """The leaves in fixed point."""
+        return [rk.quantize(leaf.detach(), self.frac_bits) for leaf in leaves]
+
     def _call(
         self, op: str, group: Group, state: Any, n: int, second: int, f: Any, cast: Any
     ) -> None:

@@ -45,6 +45,11 @@ class FloatPair(Pair):
         """The leaf in another dtype."""
         return leaf.to(dtype, copy=True)
 
+    def keeping(self, leaves: Sequence[Tensor]) -> Leaves:
+        """The leaves in the dtype of the state."""
+        rows = zip(leaves, self.layout.kept, strict=True)
+        return [leaf.detach().to(dtype) for leaf, dtype in rows]
+
     def _call(
         self, op: str, group: Group, state: Any, n: int, second: int, f: Any, cast: Any
     ) -> None:

@@ -10,7 +10,7 @@ its tensors do not.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import torch
@@ -23,6 +23,7 @@ from .pair import Pair
 from .problem import Outputs, Problem
 from .reconstruction import Check
 from .solution import Stats
+from .stored import truncated
 
 Saved = tuple[int, int]
 """Half step, and number of a tensor that autograd saved in it."""
@@ -41,19 +42,24 @@ def solve_hooks(problem: Problem) -> Outputs:
         )
     again = _Recomputation(problem)
     with problem.evaluation.forward(replayed=True):
-        start = begun(problem.z0)
-        first = again.evaluate(0, attached(start, problem.z0))
+        cut = problem.first_step
+        evaluate = truncated(again.evaluate, again.plain, cut)
+        start = begun(problem.z0, cut)
+        first = evaluate(0, attached(start, problem.z0))
         # Each half step has copies of its own for f, which may keep them: a solve inside f does.
         pair = problem.pair([value.detach() for value in first], keep=True, private=True)
-        y = start if problem.y0 is None else begun(problem.y0)
-        nodes = Nodes(pair, y, start, second=not problem.exact)
-        schedule = problem.schedule
-        steps = iterate(nodes, first, again.evaluate, schedule, problem.stopping)
+        y = start if problem.y0 is None else begun(problem.y0, cut)
+        options = {"first": cut, "save_at": problem.save_at}
+        nodes = Nodes(pair, y, start, second=not problem.exact, **options)
+        run = problem.schedule, problem.stopping, again.after_step(pair)
+        steps = iterate(nodes, first, evaluate, *run)
         z_leaves, y_leaves = pair.outputs()
     stats = problem.stats(pair, steps)
-    problem.check_range(pair, stats, [*z_leaves, *y_leaves])
+    saved = [nodes.saved[step] for step in problem.save_at]
+    outputs = [*z_leaves, *y_leaves, *(leaf.detach() for leaves in saved for leaf in leaves)]
+    problem.check_range(pair, stats, outputs)
     again.finish(pair, steps, stats)
-    return attached(nodes.z, z_leaves), attached(nodes.y, y_leaves), stats
+    return Outputs(attached(nodes.z, z_leaves), attached(nodes.y, y_leaves), saved, stats)
 
 
 class _Recomputation:
@@ -70,6 +76,7 @@ class _Recomputation:
             if tensor is not None:
                 self._watch(tensor)
         self.mark = torch.autograd._get_sequence_nr()  # type: ignore[attr-defined]
+        self.boundary: tuple[list[Tensor], list[Tensor]] | None = None
         self.task: int | None = None
         self.cache: dict[Saved, Tensor] = {}
         self.next = -1
@@ -90,6 +97,19 @@ class _Recomputation:
         with saved_tensors_hooks(pack, self.unpack):
             return self.problem.evaluation(k, leaves, self.problem.tensors)
 
+    def plain(self, k: int, leaves: Sequence[Tensor]) -> list[Tensor]:
+        """f in half step k."""
+        return self.problem.evaluation(k, leaves, self.problem.tensors)
+
+    def after_step(self, pair: Pair) -> Callable[[int], None]:
+        """Keeps the pair at the first step that is differentiated, where the way back ends."""
+
+        def note(steps: int) -> None:
+            if steps == self.problem.first_step:
+                self.boundary = [leaf.clone() for leaf in pair.z], [leaf.clone() for leaf in pair.y]
+
+        return note
+
     def finish(self, pair: Pair, steps: int, stats: Stats) -> None:
         """After the forward pass: keep its end."""
         self.states = pair.tensors()
@@ -102,7 +122,7 @@ class _Recomputation:
         task = torch._C._current_graph_task_id()
         if task != self.task or (saved not in self.cache and saved[0] > self.next):
             self._begin(task)
-        while saved not in self.cache and self.next >= 0:
+        while saved not in self.cache and self.next >= 2 * self.problem.first_step:
             self._recompute(self.next)
         if saved not in self.cache:
             self._changed()
@@ -158,13 +178,15 @@ class _Recomputation:
             values = [value.detach() for value in out]
             (self.walk.invert_z if at_y else self.walk.invert_y)(n, values)
             self.next = k - 1
-            if k == 0:
+            if k == 2 * self.problem.first_step:
                 self._compare_with_start()
 
     def _compare_with_start(self) -> None:
         """The self check. What is still to be handed out is spoiled if it fails on a device."""
-        z0, y0 = self.problem.z0, self.problem.y0 or ()
-        pending = self.check.after(self.walk, z0, y0, self.steps, self.stats)
+        z0, y0 = self.problem.z0, self.problem.y0 or self.problem.z0
+        start = self.boundary or (self.walk.keeping(z0), self.walk.keeping(y0))
+        steps = self.steps - self.problem.first_step
+        pending = self.check.after(self.walk, *start, steps, self.stats)
         if pending is not None:
             for key, tensor in self.cache.items():
                 if tensor.is_floating_point():  # in new memory: it may be a parameter's

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -133,9 +134,17 @@ def _on_its_way(residual: Tensor, lag: int) -> tuple[Tensor, Any]:
 
 
 def iterate(
-    pair: Forward, first: list[Tensor], evaluate: Evaluate, schedule: Schedule, stopping: Stopping
+    pair: Forward,
+    first: list[Tensor],
+    evaluate: Evaluate,
+    schedule: Schedule,
+    stopping: Stopping,
+    after_step: Callable[[int], None] | None = None,
 ) -> int:
-    """Run the solve from f(z0), `first`, to its end; the number of steps."""
+    """Run the solve from f(z0), `first`, to its end; the number of steps.
+
+    `after_step` is called after each of them, with the number taken so far.
+    """
     f = first
     for n in range(schedule.max_steps):
         last = n + 1 == schedule.max_steps
@@ -147,6 +156,8 @@ def iterate(
         if due:
             stopping.measure(pair.read_y, f)
         pair.update_z(n, f)
+        if after_step is not None:
+            after_step(n + 1)
         if due and not last and stopping.reached():
             return n + 1
     return schedule.max_steps

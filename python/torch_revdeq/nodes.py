@@ -19,11 +19,31 @@ from .pair import Leaves, Pair
 class Nodes:
     """A pair that the ops step in place, and nodes of autograd's graph that carry its gradient."""
 
-    def __init__(self, pair: Pair, y: Leaves, z: Leaves, *, second: bool) -> None:
-        """Carry the gradient from the given nodes on; `second`: let it be differentiated again."""
+    def __init__(
+        self,
+        pair: Pair,
+        y: Leaves,
+        z: Leaves,
+        *,
+        second: bool,
+        first: int = 0,
+        save_at: Sequence[int] = (),
+    ) -> None:
+        """Carry the gradient from the given nodes on.
+
+        Args:
+            pair: what the ops step.
+            y: nodes of its start, as ``begun`` makes them.
+            z: the same.
+            second: whether the gradient may be differentiated again.
+            first: the first step that is differentiated; those before carry nothing.
+            save_at: after how many steps z is also an output, in ``saved``.
+        """
         self.pair, self.y, self.z, self.second = pair, y, z, second
+        self.first, self.save_at = first, save_at
         self.read_y: Leaves = []
         self.read_z: Leaves = []
+        self.saved: dict[int, Leaves] = {}
 
     def update_y(self, n: int, f: Leaves) -> None:
         """y <- (1 - beta) y + beta f(z)."""
@@ -37,6 +57,10 @@ class Nodes:
         before = self._before(self.pair.z)
         self.pair.update_z(n, [value.detach() for value in f])
         self.z = self._step(n, self.z, f, before)
+        if n + 1 in self.save_at:
+            # Before f's node: on the way back, what arrives here joins what f made of z.
+            copies = [leaf.clone() for leaf in self.pair.read_z]
+            self.saved[n + 1] = attached(self.z, copies)
         self.read_z = attached(self.z, self.pair.read_z)
 
     def _before(self, state: Leaves) -> list[Tensor | None]:
@@ -47,6 +71,8 @@ class Nodes:
         return [self.pair.value(s, dtype) for s, dtype in zip(state, dtypes, strict=True)]
 
     def _step(self, n: int, nodes: Leaves, f: Leaves, before: list[Tensor | None]) -> Leaves:
+        if n < self.first:
+            return [_carrier(node, node.dtype) for node in nodes]
         schedule = self.pair.schedule
         strides = [leaf.stride() for leaf in self.pair.y]
         rows = zip(nodes, f, before, strides, strict=True)
@@ -56,9 +82,9 @@ class Nodes:
         ]
 
 
-def begun(leaves: Sequence[Tensor]) -> Leaves:
-    """Nodes for the leaves of a start."""
-    return [_Begin.apply(leaf) for leaf in leaves]
+def begun(leaves: Sequence[Tensor], first: int = 0) -> Leaves:
+    """Nodes for the leaves of a start, cut off from it if steps before `first` carry nothing."""
+    return [_Begin.apply(leaf.detach() if first else leaf) for leaf in leaves]
 
 
 def attached(nodes: Leaves, values: Leaves) -> Leaves:

@@ -96,6 +96,10 @@ class Pair:
         """The numbers that a leaf stands for, in memory of their own."""
         raise NotImplementedError
 
+    def keeping(self, leaves: Sequence[Tensor]) -> Leaves:
+        """Leaves of a start in the format that keeps them."""
+        raise NotImplementedError
+
     def read(self, state: Leaves) -> Leaves:
         """What f reads of these leaves, computed afresh."""
         rows = zip(state, self.layout.read, self.layout.itself, strict=True)

@@ -22,8 +22,15 @@ from .verification import RangeError, settle
 
 State: TypeAlias = Literal["auto", "exact"] | torch.dtype
 
-Outputs: TypeAlias = tuple[list[Tensor], list[Tensor], Stats]
-"""The leaves of z and of y, and the statistics."""
+
+@dataclass
+class Outputs:
+    """What a way of differentiating returns: leaves."""
+
+    z: list[Tensor]
+    y: list[Tensor]
+    saved: list[list[Tensor]]  # z after the steps of `save_at`
+    stats: Stats
 
 
 @dataclass
@@ -42,6 +49,16 @@ class Problem:
     adjoint: str
     check: bool | float
     wide: bool
+    store_last: int | None = 0  # None: as many as the budget holds
+    memory_budget: int | None = None
+    save_at: tuple[int, ...] = ()
+    backward_steps: int | None = None
+
+    @property
+    def first_step(self) -> int:
+        """The first step that is differentiated."""
+        kept = self.backward_steps
+        return 0 if kept is None else max(0, self.schedule.max_steps - kept)
 
     @property
     def exact(self) -> bool:
@@ -79,7 +96,8 @@ class Problem:
         numels = [leaf.numel() for leaf in self.z0]
         steps = self.schedule.max_steps
         chunk = 0 if not keep else steps if self.stopping.tol is None else min(CHUNK, steps)
-        digits = Digits(numels, self.schedule, self.z0[0].device, chunk=chunk)
+        room = {"chunk": chunk, "first": self.first_step}
+        digits = Digits(numels, self.schedule, self.z0[0].device, **room)
         return ExactPair.begin(y0, self.z0, layout, self.schedule, bits, digits)
 
     def stats(self, pair: Pair, steps: int) -> Stats:

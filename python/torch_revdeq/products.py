@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .conditions import Evaluation
+from .kept import Graph
 
 _HALF = (torch.bfloat16, torch.float16)
 
@@ -27,6 +28,7 @@ class Products:
         reached_twice: Sequence[bool],
         *,
         wide: bool,
+        kept: dict[int, Graph] | None = None,
     ) -> None:
         """Differentiate with respect to the state and to `targets`.
 
@@ -37,6 +39,8 @@ class Products:
             reached_twice: for each of them, whether one evaluation of f uses it more than once.
                 Autograd adds such uses to the running sum one by one; so does ``_seeded``.
             wide: add up in float32 what has a 16-bit dtype.
+            kept: graphs of the forward pass, by half step, which need no evaluation. They are
+                taken out as they are used, unless autograd keeps its graph.
         """
         self.evaluation, self.tensors, self.targets = evaluation, tensors, targets
         dtypes = [torch.float32 if wide and t.dtype in _HALF else t.dtype for t in targets]
@@ -44,28 +48,42 @@ class Products:
         same = [dtype == t.dtype for dtype, t in zip(dtypes, targets, strict=True)]
         self.seeded = [i for i, twice in enumerate(reached_twice) if twice and same[i]]
         self.sums: list[Tensor | None] = [None] * len(targets)
+        self.kept = {} if kept is None else kept
 
     def __call__(
         self, k: int, leaves: Sequence[Tensor], seed: Sequence[Tensor]
     ) -> tuple[list[Tensor], list[Tensor]]:
         """f in half step k at the given leaves, and the product of `seed` with its Jacobian."""
-        with torch.enable_grad():
-            state = [leaf.detach().requires_grad_() for leaf in leaves]
-            out = self.evaluation(k, state, self.tensors)
-            roots = [value for value in out if value.requires_grad]
-            cotangents = [s for s, value in zip(seed, out, strict=True) if value.requires_grad]
-            # Made after f, so that autograd meets them first: the sum so far, then f's parts.
-            started = [i for i in self.seeded if self.sums[i] is not None]
-            roots += [self.targets[i].view_as(self.targets[i]) for i in started]
-        cotangents += [self._sum(i) for i in started]
+        keep = bool(self.kept) and keeps_graph()
+        graph = self.kept.get(k) if keep else self.kept.pop(k, None)
+        if graph is None:
+            graph = self._evaluate(k, leaves)
+        state, out = graph.state, graph.out
         values = [value.detach() for value in out]
+        roots = [value for value in out if value.requires_grad]
         if not roots:
             return values, [torch.zeros_like(value) for value in values]
+        cotangents = [s for s, value in zip(seed, out, strict=True) if value.requires_grad]
+        started = [
+            i
+            for i in self.seeded
+            if self.sums[i] is not None and id(self.targets[i]) in graph.aliases
+        ]
+        roots += [graph.aliases[id(self.targets[i])] for i in started]
+        cotangents += [self._sum(i) for i in started]
         wanted = [*state, *self.targets]
-        grads = torch.autograd.grad(roots, wanted, cotangents, allow_unused=True)
+        grads = torch.autograd.grad(roots, wanted, cotangents, allow_unused=True, retain_graph=keep)
         self._add(grads[len(state) :], set(started))
         vjp = zip(grads[: len(state)], values, seed, strict=True)
         return values, [_usable(product, value, s) for product, value, s in vjp]
+
+    def _evaluate(self, k: int, leaves: Sequence[Tensor]) -> Graph:
+        with torch.enable_grad():
+            state = [leaf.detach().requires_grad_() for leaf in leaves]
+            out = self.evaluation(k, state, self.tensors)
+            # Made after f, so that autograd meets them first: the sum so far, then f's parts.
+            targets = [self.targets[i] for i in self.seeded if self.sums[i] is not None]
+            return Graph(k, state, out, {id(t): t.view_as(t) for t in targets})
 
     def gradients(self) -> list[Tensor | None]:
         """The sums, in the dtypes of the targets."""
@@ -96,6 +114,11 @@ class Products:
                 parts.append(grad)
         if sums:
             torch._foreach_add_(sums, parts)  # type: ignore[attr-defined]
+
+
+def keeps_graph() -> bool:
+    """Whether the backward pass that runs was asked to keep its graph for another."""
+    return torch._C._autograd._get_current_graph_task_keep_graph()  # type: ignore[attr-defined]
 
 
 def _is_plain(tensor: Tensor) -> bool:

@@ -8,10 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-import revdeq_kernels as rk
-
 from .exact_pair import ExactPair
-from .pair import Pair
+from .pair import Leaves, Pair
 from .problem import Problem
 from .solution import Stats
 from .verification import TOLERANCE, Pending, ReconstructionError, deferred, settle
@@ -29,33 +27,32 @@ class Check:
     def after(
         self,
         pair: Pair,
-        z0: Sequence[Tensor],
-        y0: Sequence[Tensor],
+        z0: Leaves,
+        y0: Leaves,
         steps: int,
         stats: Stats,
         spoiled: Sequence[Tensor] = (),
     ) -> Pending | None:
-        """Compare the pair with its start; ReconstructionError, now or later, where it differs.
+        """Compare the pair with its start, given as it keeps leaves, after so many steps back.
+
+        ReconstructionError, now or later, where it differs.
 
         Where it comes later, `spoiled` become NaN if it will come; returns the outcome on its way.
         """
         if not self.enabled or not any(leaf.numel() for leaf in z0):
             return None
         if isinstance(pair, ExactPair):
-            start = _quantized(pair, z0), _quantized(pair, y0 or z0)
-            if not deferred(pair.z[0].device) and _equal(pair, *start):
+            if not deferred(pair.z[0].device) and _equal(pair, z0, y0):
                 stats._reconstruction_error = 0.0
                 return None
-            error, tolerance = _distance(pair, *start), 0.0
-            failed = _differs(pair, *start)
+            error, tolerance = _distance(pair, z0, y0), 0.0
+            failed = _differs(pair, z0, y0)
         else:
-            kept = pair.layout.kept
-            start = _converted(z0, kept), _converted(y0 or z0, kept)
             check = self.problem.check
-            tolerance = TOLERANCE[kept[0]] if check is True else float(check)
-            error = _distance(pair, *start)
+            tolerance = TOLERANCE[pair.layout.kept[0]] if check is True else float(check)
+            error = _distance(pair, z0, y0)
             failed = None
-        scale = _largest([*start[0], *start[1]])
+        scale = _largest([*z0, *y0])
         if isinstance(pair, ExactPair):
             scale = scale.clamp_min(1.0)
         else:
@@ -105,14 +102,6 @@ class Check:
             f"errors by {1 / max(left, 1e-300):.2g} through 1/|1-beta| alone, {share} (use "
             "state='exact', fewer steps, or a beta nearer to 0)"
         ]
-
-
-def _quantized(pair: ExactPair, leaves: Sequence[Tensor]) -> list[Tensor]:
-    return [rk.quantize(leaf.detach(), pair.frac_bits) for leaf in leaves]
-
-
-def _converted(leaves: Sequence[Tensor], dtypes: Sequence[torch.dtype]) -> list[Tensor]:
-    return [leaf.detach().to(dtype) for leaf, dtype in zip(leaves, dtypes, strict=True)]
 
 
 def _equal(pair: Pair, z0: Sequence[Tensor], y0: Sequence[Tensor]) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,9 +21,10 @@ from .captures import Captures
 from .carry import Carry, LearningCarry
 from .inputs import Inputs
 from .iteration import iterate
+from .kept import Graph, Kept
 from .pair import Pair
 from .problem import Outputs, Problem
-from .products import Products
+from .products import Products, keeps_graph
 from .reconstruction import Check
 from .solution import Stats
 from .stored import differentiated_again
@@ -34,19 +36,49 @@ def solve_reversible(problem: Problem) -> Outputs:
     forward = _Forward(problem)
     with problem.evaluation.forward(replayed=forward.grad), torch.no_grad():
         first = forward.evaluate(0, problem.z0)
-        pair = problem.pair(first, keep=forward.grad)
-        steps = iterate(pair, first, forward.evaluate, problem.schedule, problem.stopping)
+        # A graph that is kept has saved f's copy of the state.
+        pair = problem.pair(first, keep=forward.grad, private=forward.kept.wanted)
+        noted = _Noted(problem, pair)
+        run = problem.schedule, problem.stopping, noted.after_step
+        steps = iterate(pair, first, forward.evaluate, *run)
         z, y = pair.outputs()
     stats = problem.stats(pair, steps)
-    problem.check_range(pair, stats, [*z, *y])
+    saved = [leaf for step in problem.save_at for leaf in noted.saved[step]]
+    outputs = [*z, *y, *saved]
+    problem.check_range(pair, stats, outputs)
     inputs = Inputs.of(problem, forward.captures.leaves)
     if not (forward.grad and any(tensor.requires_grad for tensor in inputs.all())):
-        return z, y, stats
+        return _unflattened(problem, outputs, stats)
     read = [*forward.tensors, *forward.captures.leaves]
     walk = _Walk(problem, inputs, pair, steps, stats, forward.captures.reached_twice(read))
-    outputs = _Reversible.apply(walk, (*z, *y), pair.tensors(), *inputs.all())
+    if forward.kept.wanted:
+        walk.kept, walk.arguments = forward.kept.by_half_step(), forward.tensors
+    states = [*noted.boundary, *pair.tensors()]
+    outputs = _Reversible.apply(walk, tuple(outputs), states, *inputs.all())
     pair.forget()
-    return list(outputs[: len(z)]), list(outputs[len(z) :]), stats
+    return _unflattened(problem, outputs, stats)
+
+
+def _unflattened(problem: Problem, outputs: Sequence[Tensor], stats: Stats) -> Outputs:
+    count = len(problem.z0)
+    parts = [list(outputs[i : i + count]) for i in range(0, len(outputs), count)]
+    return Outputs(parts[0], parts[1], parts[2:], stats)
+
+
+class _Noted:
+    """What the forward pass keeps on its way: z where the caller wants it, and the boundary."""
+
+    def __init__(self, problem: Problem, pair: Pair) -> None:
+        self.problem, self.pair = problem, pair
+        self.saved: dict[int, list[Tensor]] = {}
+        self.boundary: list[Tensor] = []  # y and z at the first step that is differentiated
+
+    def after_step(self, steps: int) -> None:
+        """Copies, where they are due."""
+        if steps in self.problem.save_at:
+            self.saved[steps] = [leaf.clone() for leaf in self.pair.read_z]
+        if steps == self.problem.first_step:
+            self.boundary = [leaf.clone() for leaf in (*self.pair.y, *self.pair.z)]
 
 
 class _Forward:
@@ -64,6 +96,8 @@ class _Forward:
             t.detach().requires_grad_(self.grad and t.requires_grad) for t in problem.tensors
         ]
         self.captures = Captures(self.tensors)
+        count = problem.store_last if self.grad else 0
+        self.kept = Kept(count, problem.memory_budget, [*problem.z0, *self.tensors])
 
     def evaluate(self, k: int, leaves: Sequence[Tensor]) -> list[Tensor]:
         """f in half step k, without its graph."""
@@ -71,8 +105,8 @@ class _Forward:
             return self._without_graph(k, leaves)
         with torch.enable_grad():
             state = [leaf.detach().requires_grad_() for leaf in leaves]
-            out = self.evaluation(k, state, self.tensors)
-            self.captures.add(state, out)
+            evaluate = partial(self.evaluation, k, state, self.tensors)
+            out = self.kept.evaluated(k, evaluate, state, self.captures)
         return _values(out)
 
     def _without_graph(self, k: int, leaves: Sequence[Tensor]) -> list[Tensor]:
@@ -116,6 +150,8 @@ class _Walk:
         self.counts = inputs.counts()
         self.pair, self.steps, self.stats = pair, steps, stats
         self.reached_twice = reached_twice
+        self.kept: dict[int, Graph] = {}  # of the forward pass
+        self.arguments: list[Tensor] | None = None  # those that they read
 
 
 class _Reversible(torch.autograd.Function):
@@ -153,10 +189,10 @@ def _walk_back(
 ) -> Inputs[Tensor | None]:
     """The gradients of the inputs, by one evaluation of f for every half step."""
     problem, leaves = walk.problem, len(inputs.z0)
-    arguments = [
-        t.detach().requires_grad_(want)
-        for t, want in zip(inputs.arguments, wanted.arguments, strict=True)
-    ]
+    arguments = walk.arguments
+    if arguments is None:
+        rows = zip(inputs.arguments, wanted.arguments, strict=True)
+        arguments = [t.detach().requires_grad_(want) for t, want in rows]
     read = [*arguments, *inputs.captures]
     wants = [*wanted.arguments, *wanted.captures]
     # A parameter that was frozen since the forward pass takes no gradient, as in autograd.
@@ -169,13 +205,20 @@ def _walk_back(
         [read[i] for i in chosen],
         [walk.reached_twice[i] for i in chosen],
         wide=problem.wide,
+        kept=walk.kept,
     )
-    pair = walk.pair.resumed(_consumable(states, 2 * leaves))
+    first = problem.first_step
+    boundary = list(states[: 2 * leaves]) if first else []
+    pair = walk.pair.resumed(_consumable(states[len(boundary) :], 2 * leaves))
     check = Check(problem, pair)
-    carry = (LearningCarry if inputs.beta else Carry)(pair, grads[:leaves], grads[leaves:])
+    groups = [grads[i : i + leaves] for i in range(0, len(grads), leaves)]
+    injected = dict(zip(problem.save_at, groups[2:], strict=True))
+    carry = (LearningCarry if inputs.beta else Carry)(pair, *groups[:2])
     with problem.evaluation.replay(inputs.captures):
         carry.begin(walk.steps - 1)
-        for n in reversed(range(walk.steps)):
+        for n in reversed(range(first, walk.steps)):
+            if n + 1 in injected:
+                carry.inject(n, injected[n + 1])
             f, vjp = products(2 * n + 1, pair.read_y, carry.seed)
             carry.after_y(n, f, vjp)
             f, vjp = products(2 * n, pair.read_z if n else inputs.z0, carry.seed)
@@ -185,14 +228,28 @@ def _walk_back(
         parts[i] = gradient
     beta = carry.grad_beta if isinstance(carry, LearningCarry) else None
     result: Inputs[Tensor | None] = Inputs(
-        z0=[g.to(z.dtype) for g, z in zip(carry.grad_z, inputs.z0, strict=True)],
-        y0=[g.to(y.dtype) for g, y in zip(carry.grad_y, inputs.y0, strict=False)],
+        z0=_of_start(carry.grad_z, inputs.z0, first),
+        y0=_of_start(carry.grad_y, inputs.y0, first),
         beta=[None if beta is None else beta.to(b.dtype) for b in inputs.beta],
         arguments=parts[: len(arguments)],
         captures=parts[len(arguments) :],
     )
-    check.after(pair, inputs.z0, inputs.y0, walk.steps, walk.stats, result.tensors())
+    if not walk.kept:
+        walk.arguments = None
+    if first:
+        y_start, z_start = boundary[:leaves], boundary[leaves:]
+    else:
+        y_start, z_start = pair.keeping(inputs.y0 or inputs.z0), pair.keeping(inputs.z0)
+    steps = walk.steps - first
+    check.after(pair, z_start, y_start, steps, walk.stats, result.tensors())
     return result
+
+
+def _of_start(grads: Sequence[Tensor], leaves: Sequence[Tensor], first: int) -> list[Tensor | None]:
+    """The gradients of a start, in its dtypes; none where the way back ended before it."""
+    if first:
+        return [None] * len(leaves)
+    return [g.to(leaf.dtype) for g, leaf in zip(grads, leaves, strict=False)]
 
 
 def _consumable(states: Sequence[Tensor], pairs: int) -> list[Tensor]:
@@ -200,6 +257,6 @@ def _consumable(states: Sequence[Tensor], pairs: int) -> list[Tensor]:
 
     That is autograd's own if it is about to free it, and otherwise a copy. Digits are only read.
     """
-    if not torch._C._autograd._get_current_graph_task_keep_graph():  # type: ignore[attr-defined]
+    if not keeps_graph():
         return list(states)
     return [state.clone() for state in states[:pairs]] + list(states[pairs:])

@@ -78,11 +78,13 @@ class Solution:
         z: the solution: structure, shapes and dtypes of z0. z and y are differentiable.
         y: the other half of the pair, a half step behind; the same at an equilibrium.
         stats: see ``Stats``.
+        saved: z after each of the steps named in `save_at`, in that order. Differentiable.
     """
 
     z: Any
     y: Any
     stats: Stats
+    saved: list[Any] = field(default_factory=list)
 
     def verify(self) -> None:
         """Raise if a check of this solve failed: its range, or its last backward pass.

@@ -44,7 +44,7 @@ def solve(
     *args: Any,
     y0: Any = None,
     beta: Beta = 0.5,
-    max_steps: int = 8,
+    max_steps: int | Callable[[], int] = 8,
     tol: float | None = None,
     check_every: int = 1,
     process_group: Any = None,
@@ -54,6 +54,10 @@ def solve(
     rng: Rng = "auto",
     check: bool | float = True,
     accumulate: Accumulate = "float32",
+    store_last: int | Literal["auto"] = 0,
+    memory_budget: int | None = None,
+    save_at: Sequence[int] = (),
+    backward_steps: int | None = None,
 ) -> Solution:
     """Iterate f to its equilibrium z = f(z, *args) by the pair update; differentiable.
 
@@ -74,7 +78,8 @@ def solve(
         beta: in (0, 2) and not 1. A number; a sequence with one for each step; a function of the
             step; or a tensor, which may require grad: one element, or with a float state of a
             single leaf one for each channel (see ``revdeq_kernels.update_``).
-        max_steps: steps to take, each of two evaluations of f.
+        max_steps: steps to take, each of two evaluations of f. Or a function that returns the
+            number, called once: a depth drawn at random for every solve.
         tol: stop where the relative residual norm(y - f(y)) / (1e-5 + norm(f(y))), the largest
             over the leaves, falls below this. None or 0: take max_steps. On a GPU the decision
             waits for one check more than on a CPU, and nothing else waits.
@@ -103,6 +108,16 @@ def solve(
             nothing.
         accumulate: how gradients of 16-bit parameters and arguments are added up over the half
             steps: "float32", or "autograd", in their own dtype, with the bits of "backprop".
+        store_last: half steps, of the last ones, whose graphs are kept as autograd keeps them, so
+            that the way back need not evaluate f there: memory for time, at the same bits. "auto":
+            as many as `memory_budget` holds.
+        memory_budget: bytes for store_last="auto". The first evaluation of f tells how many one
+            takes.
+        save_at: numbers of steps, 1 to max_steps, after which z is wanted too: in
+            ``Solution.saved``, differentiable, for losses on the way. Each takes the memory of its
+            z, and nothing else.
+        backward_steps: differentiate the last so many steps alone, as if the pair before them were
+            given. The start gets no gradient.
 
     Returns:
         z and y at the end, in z0's dtypes, and statistics. See ``Solution``.
@@ -125,6 +140,8 @@ def solve(
     Source: arXiv 2509.12917; the exact state is this project's.
     """
     outbox.poll()
+    if callable(max_steps):
+        max_steps = max_steps()
     _one_of("adjoint", adjoint, tuple(_ADJOINTS))
     _one_of("rng", rng, RNG)
     _one_of("accumulate", accumulate, ("float32", "autograd"))
@@ -151,10 +168,15 @@ def solve(
         adjoint=adjoint,
         check=check,
         wide=accumulate == "float32",
+        store_last=_store_last(store_last, memory_budget, adjoint),
+        memory_budget=memory_budget,
+        save_at=_save_at(save_at, max_steps, tol),
+        backward_steps=_backward_steps(backward_steps, tol),
     )
     run = _ADJOINTS[adjoint] if torch.is_grad_enabled() or transformed else solve_reversible
-    z, y, stats = run(problem)
-    return Solution(mapping.unflatten(z), mapping.unflatten(y), stats)
+    out = run(problem)
+    z, y, *saved = (mapping.unflatten(leaves) for leaves in (out.z, out.y, *out.saved))
+    return Solution(z, y, out.stats, saved)
 
 
 def _one_of(name: str, value: Any, choices: Sequence[str]) -> None:
@@ -191,6 +213,59 @@ def _frac_bits(frac_bits: int | str, *, exact: bool) -> int | None:
     if isinstance(frac_bits, bool) or not isinstance(frac_bits, int) or not 0 <= frac_bits <= 30:
         raise ValueError(f"frac_bits: expected 'auto' or an integer of 0 to 30, got {frac_bits!r}")
     return frac_bits
+
+
+def _store_last(count: int | str, budget: int | None, adjoint: str) -> int | None:
+    """How many graphs to keep; None: as many as the budget holds."""
+    if (budget is not None) != (count == "auto"):
+        raise ValueError(
+            f"memory_budget: expected bytes with store_last='auto' and None otherwise, got "
+            f"{budget} with store_last={count!r}"
+        )
+    if count != 0 and adjoint != "reversible":
+        raise ValueError(
+            f"store_last: expected 0 with adjoint={adjoint!r}, got {count!r}; choose "
+            "adjoint='reversible', the one that evaluates f again and can keep graphs instead"
+        )
+    if budget is not None:
+        if isinstance(budget, bool) or not isinstance(budget, int) or budget < 0:
+            raise ValueError(f"memory_budget: expected an integer of bytes, got {budget!r}")
+        return None
+    if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+        raise ValueError(f"store_last: expected 'auto' or an integer of at least 0, got {count!r}")
+    return count
+
+
+def _save_at(save_at: Sequence[int], max_steps: int, tol: float | None) -> tuple[int, ...]:
+    for step in save_at:
+        if isinstance(step, bool) or not isinstance(step, int) or not 1 <= step <= max_steps:
+            raise ValueError(
+                f"save_at: expected integers of 1 to max_steps={max_steps}, got {step!r}; z after "
+                "0 steps is z0"
+            )
+    if len(set(save_at)) < len(save_at):
+        raise ValueError(f"save_at: expected each step once, got {list(save_at)}")
+    if save_at and tol:
+        raise ValueError(
+            f"save_at: expected without a tol, got tol={tol}, which may stop before; give tol=None"
+        )
+    return tuple(save_at)
+
+
+def _backward_steps(count: int | None, tol: float | None) -> int | None:
+    if count is None:
+        return None
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise ValueError(
+            f"backward_steps: expected None or an integer of at least 1, got {count!r}; for no "
+            "gradient at all use torch.no_grad()"
+        )
+    if tol:
+        raise ValueError(
+            f"backward_steps: expected without a tol, got tol={tol}: the last steps are known when "
+            "they are over; give tol=None, or draw max_steps yourself"
+        )
+    return count
 
 
 def _second_start(y0: Any, z0: list[Tensor], structure: Any) -> list[Tensor] | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -20,18 +20,22 @@ from .conditions import Evaluate
 from .inputs import Inputs
 from .iteration import Stopping, iterate
 from .nodes import Nodes, attached, begun, refuse_second_derivative
-from .pair import Leaves, Pair
+from .pair import Leaves
 from .problem import Outputs, Problem
+
+_Run: TypeAlias = tuple[Leaves, Leaves, list[Leaves], Any, int]
+"""z, y, z where it is saved, the pair, and the number of steps."""
 
 
 def solve_stored(problem: Problem) -> Outputs:
     """z, y and the statistics of a solve that autograd differentiates by itself."""
     with problem.evaluation.forward(replayed=problem.adjoint == "checkpoint"):
         run = _run_exact if problem.exact else _run_float
-        z, y, pair, steps = run(problem, problem.stopping)
+        z, y, saved, pair, steps = run(problem, problem.stopping)
     stats = problem.stats(pair, steps)
-    problem.check_range(pair, stats, [leaf.detach() for leaf in (*z, *y)])
-    return z, y, stats
+    outputs = [leaf for leaves in (z, y, *saved) for leaf in leaves]
+    problem.check_range(pair, stats, [leaf.detach() for leaf in outputs])
+    return Outputs(z, y, saved, stats)
 
 
 def _evaluate(problem: Problem) -> Evaluate:
@@ -55,7 +59,22 @@ def _evaluate(problem: Problem) -> Evaluate:
             context_fn=lambda: (nullcontext(), evaluation.replay(())),
         )
 
-    return checkpointed if problem.adjoint == "checkpoint" else stored
+    differentiated = checkpointed if problem.adjoint == "checkpoint" else stored
+    return truncated(differentiated, stored, problem.first_step)
+
+
+def truncated(differentiated: Evaluate, plain: Evaluate, first: int) -> Evaluate:
+    """f without a graph in the steps before `first`; there, too, it runs as it does with one."""
+    if first == 0:
+        return differentiated
+
+    def evaluate(k: int, leaves: Sequence[Tensor]) -> list[Tensor]:
+        if k >= 2 * first:
+            return differentiated(k, leaves)
+        with torch.enable_grad():
+            return [value.detach() for value in plain(k, [leaf.detach() for leaf in leaves])]
+
+    return evaluate
 
 
 # ---- float states ----------------------------------------------------------------------------
@@ -67,10 +86,14 @@ class _FloatNodes:
     def __init__(self, problem: Problem) -> None:
         layout = problem.layout()
         self.layout, self.schedule = layout, problem.schedule
-        self.z = [leaf.to(kept) for leaf, kept in zip(problem.z0, layout.kept, strict=True)]
-        self.y = self.z
-        if problem.y0 is not None:
-            self.y = [leaf.to(kept) for leaf, kept in zip(problem.y0, layout.kept, strict=True)]
+        self.first, self.save_at = problem.first_step, problem.save_at
+        self.saved: dict[int, Leaves] = {}
+        self.z = self._begun(problem.z0)
+        self.y = self.z if problem.y0 is None else self._begun(problem.y0)
+
+    def _begun(self, leaves: Sequence[Tensor]) -> Leaves:
+        rows = zip(leaves, self.layout.kept, strict=True)
+        return [(leaf.detach() if self.first else leaf).to(kept) for leaf, kept in rows]
 
     @property
     def read_y(self) -> Leaves:
@@ -89,9 +112,13 @@ class _FloatNodes:
 
     def update_z(self, n: int, f: Leaves) -> None:
         self.z = self._updated(n, self.z, f)
+        if n + 1 in self.save_at:
+            self.saved[n + 1] = self.read(self.z)
 
     def _updated(self, n: int, state: Leaves, f: Leaves) -> Leaves:
         beta = self.schedule.applied(n)
+        if n < self.first and isinstance(beta, Tensor):
+            beta = beta.detach()
         return [updated(s, value, beta) for s, value in zip(state, f, strict=True)]
 
 
@@ -107,12 +134,13 @@ def _read(state: Tensor, dtype: torch.dtype) -> Tensor:
     return state.view_as(state) if state.dtype == dtype else state.to(dtype)
 
 
-def _run_float(problem: Problem, stopping: Stopping) -> tuple[Leaves, Leaves, Any, int]:
+def _run_float(problem: Problem, stopping: Stopping) -> _Run:
     evaluate = _evaluate(problem)
     first = evaluate(0, [leaf.view_as(leaf) for leaf in problem.z0])
     nodes = _FloatNodes(problem)
     steps = iterate(nodes, first, evaluate, problem.schedule, stopping)
-    return nodes.read(nodes.z), nodes.read(nodes.y), nodes, steps
+    saved = [nodes.saved[step] for step in problem.save_at]
+    return nodes.read(nodes.z), nodes.read(nodes.y), saved, nodes, steps
 
 
 def differentiated_again(
@@ -139,9 +167,10 @@ def differentiated_again(
         adjoint="backprop",
     )
     with problem.evaluation.replay(inputs.captures):
-        z, y, _, _ = _run_float(again, Stopping(None, 1, None, again.z0[0].device))
+        z, y, saved, _, _ = _run_float(again, Stopping(None, 1, None, again.z0[0].device))
         chosen = [i for i, want in enumerate(wanted.all()) if want and targets[i].requires_grad]
-        pairs = [(o, g) for o, g in zip([*z, *y], grads, strict=True) if g is not None]
+        outputs = [leaf for leaves in (z, y, *saved) for leaf in leaves]
+        pairs = [(o, g) for o, g in zip(outputs, grads, strict=True) if g is not None]
         found = torch.autograd.grad(
             [o for o, _ in pairs],
             [targets[i] for i in chosen],
@@ -182,14 +211,15 @@ class _Cut(torch.autograd.Function):
 # ---- exact states ----------------------------------------------------------------------------
 
 
-def _run_exact(problem: Problem, stopping: Stopping) -> tuple[Leaves, Leaves, Pair, int]:
-    evaluate = _evaluate(problem)
-    start = begun(problem.z0)
+def _run_exact(problem: Problem, stopping: Stopping) -> _Run:
+    evaluate, cut = _evaluate(problem), problem.first_step
+    start = begun(problem.z0, cut)
     first = evaluate(0, attached(start, problem.z0))
     pair = problem.pair([value.detach() for value in first], keep=False, private=True)
-    y = start if problem.y0 is None else begun(problem.y0)
-    nodes = Nodes(pair, y, start, second=False)
+    y = start if problem.y0 is None else begun(problem.y0, cut)
+    nodes = Nodes(pair, y, start, second=False, first=cut, save_at=problem.save_at)
     steps = iterate(nodes, first, evaluate, problem.schedule, stopping)
     # Nodes of their own: what f made of y must join before it meets what the caller makes of it.
     z, y = pair.read_z, [leaf.clone() for leaf in pair.read_y]  # f's graph has saved the latter
-    return attached(nodes.z, z), attached(nodes.y, y), pair, steps
+    saved = [nodes.saved[step] for step in problem.save_at]
+    return attached(nodes.z, z), attached(nodes.y, y), saved, pair, steps

@@ -49,11 +49,13 @@ def assert_exact_gradients(
     found: list[dict[str, Tensor | None]] = []
     stats: Stats | None = None
     leaves: dict[str, Tensor] = {}
-    for adjoint in ("backprop", options.pop("adjoint")):
+    walked = {name: options.pop(name) for name in _WALKED if name in options}
+    extra: dict[str, Any]
+    for extra in ({"adjoint": "backprop"}, walked):
         random.restore(random.first)
         with buffers_kept(written), torch.enable_grad():
-            solution = solve(f, z0, *args, y0=y0, adjoint=adjoint, **options)
-            outputs = pytree.tree_leaves((solution.z, solution.y))
+            solution = solve(f, z0, *args, y0=y0, **options, **extra)
+            outputs = pytree.tree_leaves((solution.z, solution.y, solution.saved))
             if not leaves:
                 leaves = _named(leaves_below(outputs), f, z0, y0, args)
             found.append(_observed(outputs, leaves))
@@ -63,6 +65,10 @@ def assert_exact_gradients(
         rtol = 0.0 if stats.state == "exact" else 1e-3
     _compare(found[0], found[1], rtol)
     return stats
+
+
+_WALKED = ("adjoint", "store_last", "memory_budget")
+"""Options that change how the gradient is computed, and nothing else."""
 
 
 def _leaves_of_their_own(values: Any) -> Any:

@@ -1,0 +1,223 @@
+"""``fixed_point``: the limit itself, and its own gradient, for comparison with ``solve``.
+
+Plain, relaxed and Anderson iteration forward; implicit differentiation or a phantom gradient back.
+Neither gradient is exact for what was computed: one assumes that the limit was reached, the other
+leaves out most of the way. ``solve`` needs no such assumption.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from .conditions import Evaluation
+from .iterations import Anderson, FixedPointSolver, Run
+from .mapping import Mapping, flatten
+from .products import keeps_graph
+
+FixedPointAdjoint: TypeAlias = Literal["implicit", "phantom"]
+
+
+@dataclass(eq=False)
+class FixedPointStats:
+    """What the iterations did.
+
+    Attributes:
+        steps: of the forward iteration.
+        nfe: evaluations of f in the forward pass, those for the gradient included.
+        residual: norm(f(z) - z) / (1e-5 + norm(f(z))), the largest over the leaves, at its end.
+        converged: whether that is below tol.
+        adjoint_steps: vector-Jacobian products of the backward iteration, after a backward pass.
+        adjoint_residual: its residual, in the same sense. None with a phantom gradient.
+    """
+
+    steps: int
+    nfe: int
+    residual: float
+    converged: bool
+    adjoint_steps: int | None = None
+    adjoint_residual: float | None = None
+
+
+@dataclass(eq=False)
+class FixedPoint:
+    """A limit: z, of z0's structure and dtypes, differentiable, and ``FixedPointStats``."""
+
+    z: Any
+    stats: FixedPointStats
+
+
+def fixed_point(
+    f: Callable[..., Any],
+    z0: Any,
+    *args: Any,
+    solver: FixedPointSolver | None = None,
+    tol: float = 1e-5,
+    max_steps: int = 50,
+    adjoint: FixedPointAdjoint = "implicit",
+    adjoint_solver: FixedPointSolver | None = None,
+    adjoint_tol: float | None = None,
+    adjoint_max_steps: int | None = None,
+    phantom_steps: int = 5,
+    phantom_beta: float = 0.8,
+) -> FixedPoint:
+    """Iterate f to z = f(z, *args), and differentiate the limit rather than the steps.
+
+    Args:
+        f: as in ``solve``. Random numbers are drawn once and serve every evaluation.
+        z0: as in ``solve``. It gets no gradient: the limit does not depend on it.
+        args: as in ``solve``. They and whatever else f reads get gradients.
+        solver: ``Picard()``, ``Relaxed(beta)`` or ``Anderson(...)``; the latter by default.
+        tol: stop where the relative residual, the largest over the leaves, falls below this.
+        max_steps: evaluations of f at most.
+        adjoint: "implicit": the gradient of the limit, from u = g + u J, iterated as the forward
+            pass is; a second evaluation of f at the limit. "phantom": autograd through
+            `phantom_steps` relaxed steps from the limit.
+        adjoint_solver: for the implicit adjoint; `solver` by default.
+        adjoint_tol: tol by default.
+        adjoint_max_steps: max_steps by default.
+        phantom_steps: how many.
+        phantom_beta: their relaxation factor, in (0, 1].
+
+    Returns:
+        See ``FixedPoint``. A UserWarning says where an iteration ended above its tolerance: the
+        gradient then is not the limit's.
+
+    Memory: that of the iterations' windows, and one graph of f (implicit) or `phantom_steps`.
+
+    Source: Bai, Kolter, Koltun, arXiv 1909.01377 (implicit); Geng et al., arXiv 2111.05177
+    (phantom); Walker and Ni, SIAM J. Numer. Anal. 49, 2011 (Anderson).
+    """
+    _check(tol, max_steps, adjoint, phantom_steps, phantom_beta)
+    solver = Anderson() if solver is None else solver
+    leaves, structure = flatten("z0", z0)
+    mapping = Mapping(f, leaves, structure)
+    tensors = mapping.take_args(args)
+    evaluation = Evaluation(mapping, leaves[0].device, "shared")
+    grad = torch.is_grad_enabled()
+    calls = 0
+
+    def evaluate(state: Sequence[Tensor]) -> list[Tensor]:
+        nonlocal calls
+        out = evaluation(calls, state, tensors)
+        calls += 1
+        return [value.to(leaf.dtype) for value, leaf in zip(out, leaves, strict=True)]
+
+    with evaluation.forward(replayed=False):
+        with torch.no_grad():
+            run = solver.run(evaluate, [leaf.detach() for leaf in leaves], tol, max_steps)
+        stats = FixedPointStats(run.steps, run.steps, run.residual, run.residual < tol)
+        if not stats.converged:
+            _warn("fixed_point", run, tol, "max_steps")
+        z = run.z
+        if grad and adjoint == "phantom":
+            for _ in range(phantom_steps):
+                value = evaluate(z)
+                pairs = zip(z, value, strict=True)
+                z = [(1 - phantom_beta) * old + phantom_beta * new for old, new in pairs]
+        elif grad:
+            backward = _Backward(
+                solver if adjoint_solver is None else adjoint_solver,
+                tol if adjoint_tol is None else adjoint_tol,
+                max_steps if adjoint_max_steps is None else adjoint_max_steps,
+                stats,
+            )
+            z = _implicit(evaluate, z, backward)
+    stats.nfe = calls
+    return FixedPoint(mapping.unflatten(z), stats)
+
+
+@dataclass
+class _Backward:
+    """How the adjoint is iterated."""
+
+    solver: FixedPointSolver
+    tol: float
+    max_steps: int
+    stats: FixedPointStats
+
+
+def _implicit(
+    evaluate: Callable[[Sequence[Tensor]], list[Tensor]], z: list[Tensor], how: _Backward
+) -> list[Tensor]:
+    """f at the limit: through its graph the gradient goes on to what f reads."""
+    state = [leaf.detach().requires_grad_() for leaf in z]
+    around = evaluate(state)
+    value = evaluate([leaf.detach() for leaf in z])
+    if not any(v.requires_grad for v in value):
+        return [v.detach() for v in value]
+    return list(_Implicit.apply(how, state, around, *value))
+
+
+class _Implicit(torch.autograd.Function):
+    """The identity at the limit; its gradient is u = g (I - J)^-1 in place of g."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, how: _Backward, state: list[Tensor], around: list[Tensor], *value: Tensor
+    ) -> tuple[Tensor, ...]:
+        ctx.how, ctx.state, ctx.around = how, state, around
+        return tuple(v.view_as(v) for v in value)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "fixed_point: expected one derivative of an implicit gradient, got "
+                "create_graph=True; choose adjoint='phantom', or solve() with a float state"
+            )
+        if ctx.around is None:
+            raise RuntimeError(
+                "fixed_point: expected one backward pass, got a second time; give the first one "
+                "retain_graph=True"
+            )
+        how: _Backward = ctx.how
+        roots = [i for i, value in enumerate(ctx.around) if value.requires_grad]
+
+        def product(u: Sequence[Tensor]) -> list[Tensor]:
+            found = torch.autograd.grad(
+                [ctx.around[i] for i in roots],
+                ctx.state,
+                [u[i] for i in roots],
+                retain_graph=True,
+                allow_unused=True,
+            )
+            rows = zip(grads, found, strict=True)
+            return [g if part is None else g + part for g, part in rows]
+
+        # A limit of the gradient: g itself, the first guess, is what a step of f alone would give.
+        run = how.solver.run(product, list(grads), how.tol, how.max_steps)
+        how.stats.adjoint_steps, how.stats.adjoint_residual = run.steps, run.residual
+        if not run.residual < how.tol:
+            _warn("fixed_point: the adjoint", run, how.tol, "adjoint_max_steps")
+        if not keeps_graph():
+            ctx.around = ctx.state = None
+        return (None, None, None, *run.z)
+
+
+def _warn(what: str, run: Run, tol: float, remedy: str) -> None:
+    warnings.warn(
+        f"{what}: expected a residual below {tol:g}, got {run.residual:.3g} after {run.steps} "
+        f"steps; the gradient is not that of a limit. Raise {remedy}, make f contract, or use "
+        "solve(), whose gradient is exact for the steps taken",
+        stacklevel=3,
+    )
+
+
+def _check(
+    tol: float, max_steps: int, adjoint: str, phantom_steps: int, phantom_beta: float
+) -> None:
+    if not tol >= 0:
+        raise ValueError(f"tol: expected a number of at least 0, got {tol}")
+    for name, value in (("max_steps", max_steps), ("phantom_steps", phantom_steps)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name}: expected an integer of at least 1, got {value!r}")
+    if adjoint not in ("implicit", "phantom"):
+        raise ValueError(f"adjoint: expected 'implicit' or 'phantom', got {adjoint!r}")
+    if not 0 < phantom_beta <= 1:
+        raise ValueError(f"phantom_beta: expected a number in (0, 1], got {phantom_beta}")

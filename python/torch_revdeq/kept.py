@@ -1,0 +1,81 @@
+"""``store_last``: the graphs of the last half steps, kept instead of computed again.
+
+The way back meets them first. What they hold is what stored activations hold for as many half
+steps; what they save is one evaluation of f each. The gradient has the same bits.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from .captures import Captures
+
+
+@dataclass
+class Graph:
+    """One evaluation of f, ready to be differentiated."""
+
+    k: int
+    state: list[Tensor]
+    out: list[Tensor]
+    aliases: dict[int, Tensor]  # by id: of leaves that f used more than once, made right after f
+
+
+class Kept:
+    """The graphs of the last `count` half steps that were evaluated."""
+
+    def __init__(self, count: int | None, budget: int | None, reads: Sequence[Tensor]) -> None:
+        """Keep `count` graphs, or None: as many as `budget` bytes hold. `reads` cost nothing."""
+        self.count, self.budget, self.reads = count, budget, reads
+        self.graphs: deque[Graph] = deque(maxlen=count)
+
+    @property
+    def wanted(self) -> bool:
+        """Whether any graph is kept."""
+        return self.count is None or self.count > 0
+
+    def evaluated(
+        self, k: int, evaluate: Callable[[], list[Tensor]], state: list[Tensor], captures: Captures
+    ) -> list[Tensor]:
+        """f in half step k, whose graph is kept until there are `count` later ones."""
+        if self.count is None:
+            sizes: dict[int, int] = {}
+            with saved_tensors_hooks(partial(_count, sizes), _as_it_is):
+                out = evaluate()
+            captures.add(state, out)
+            self._decide(sizes, captures.leaves)
+        else:
+            out = evaluate()
+            captures.add(state, out)
+        if self.count:
+            aliases = {id(leaf): leaf.view_as(leaf) for leaf in captures.twice()}
+            self.graphs.append(Graph(k, state, out, aliases))
+        return out
+
+    def _decide(self, sizes: dict[int, int], leaves: Sequence[Tensor]) -> None:
+        """How many graphs fit, by what one holds beside the tensors that are there anyway."""
+        assert self.budget is not None
+        for tensor in (*self.reads, *leaves):
+            sizes.pop(tensor.untyped_storage().data_ptr(), None)
+        self.count = self.budget // max(1, sum(sizes.values()))
+        self.graphs = deque(maxlen=self.count)
+
+    def by_half_step(self) -> dict[int, Graph]:
+        """The graphs at hand."""
+        return {graph.k: graph for graph in self.graphs}
+
+
+def _count(sizes: dict[int, int], tensor: Tensor) -> Tensor:
+    storage = tensor.untyped_storage()
+    sizes[storage.data_ptr()] = storage.nbytes()
+    return tensor.detach()  # the tensor itself would hold the graph that holds it
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
