@@ -68,6 +68,23 @@ def test_the_peak_does_not_count_what_was_there_before() -> None:
     assert memory.peak_bytes(call, CPU) == 400
 
 
+def test_the_peak_on_a_gpu_is_that_of_its_counters(monkeypatch: pytest.MonkeyPatch) -> None:
+    log: list[str] = []
+
+    def logged(name: str, value: int | None = None) -> None:
+        monkeypatch.setattr(torch.cuda, name, lambda device: (log.append(name), value)[1])
+
+    logged("synchronize")
+    logged("memory_allocated", 200)
+    logged("reset_peak_memory_stats")
+    logged("max_memory_allocated", 700)
+    peak = memory.peak_bytes(lambda: log.append("call"), torch.device("cuda"))
+    assert peak == 500
+    before, after = log[: log.index("call")], log[log.index("call") + 1 :]
+    assert before == ["synchronize", "memory_allocated", "reset_peak_memory_stats"]
+    assert after == ["synchronize", "max_memory_allocated"]
+
+
 def test_reversible_memory_grows_by_the_digits_alone() -> None:
     """And that of the loop by its activations: at least the four inputs of the layers."""
 
