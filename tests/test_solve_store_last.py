@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import pytest
@@ -111,6 +112,17 @@ def test_a_changed_parameter_is_noticed() -> None:
     next(f.parameters()).data.add_(0.1)
     with pytest.raises(ReconstructionError):
         z.sum().backward()
+
+
+def test_no_graph_outlives_the_backward_pass() -> None:
+    """Nor those that a truncated one does not come to."""
+    f, x = cell_and_input("mlp")
+    seen: list[weakref.ref[Tensor]] = []
+    f.register_forward_hook(lambda _, inputs, out: seen.append(weakref.ref(out)))
+    z = solve(f, torch.zeros_like(x), x, max_steps=6, store_last=10, backward_steps=2).z
+    assert any(ref() is not None for ref in seen)
+    z.sum().backward()
+    assert all(ref() is None for ref in seen)
 
 
 @pytest.mark.parametrize(

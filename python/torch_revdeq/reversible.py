@@ -234,7 +234,8 @@ def _walk_back(
         arguments=parts[: len(arguments)],
         captures=parts[len(arguments) :],
     )
-    if not walk.kept:
+    if not keeps_graph():
+        walk.kept.clear()
         walk.arguments = None
     if first:
         y_start, z_start = boundary[:leaves], boundary[leaves:]
