@@ -97,6 +97,8 @@ class Check:
         lost = torch.finfo(state).eps / max(left, math.ulp(0.0))
         name = str(state).removeprefix("torch.")
         share = "enough to explain it" if lost > tolerance else "and f amplifies it further"
+        if state == torch.float64 and torch.float64 not in (self.problem.mapping.dtypes or ()):
+            share += ", from float32 on where it reads the state rounded"
         return [
             f"the precision of a {name} state is used up: {steps} steps back multiply its rounding "
             f"errors by {1 / max(left, 1e-300):.2g} through 1/|1-beta| alone, {share} (use "

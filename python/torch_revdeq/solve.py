@@ -104,8 +104,8 @@ def solve(
         check: compare the states with the start after the walk back. True raises (on a GPU: turns
             the gradients into NaN and raises later, see ``Solution.verify``) if an exact state
             differs at all, or a float state by more than 1e-3 (2**-4 in 16 bits) of the largest
-            number in start and end; a number is another tolerance for float states; False compares
-            nothing.
+            number in start and end; a number is another tolerance for float states (math.inf
+            measures only); False compares nothing.
         accumulate: how gradients of 16-bit parameters and arguments are added up over the half
             steps: "float32", or "autograd", in their own dtype, with the bits of "backprop".
         store_last: half steps, of the last ones, whose graphs are kept as autograd keeps them, so
