@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import torch
@@ -30,6 +32,16 @@ def _one_thread_for_small_cells(request: pytest.FixtureRequest) -> Iterator[None
         torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+def in_a_thread(function: Callable[..., Any], *args: Any) -> Any:
+    """Call it in a thread of its own, for what can spoil torch's state of a thread.
+
+    Where torch.ops refuses a tensor of bits, torch (2.13) fails to print it, and a guard that its
+    traceback holds leaves the thread without torch.func.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(function, *args).result()
 
 
 BACKENDS = rk.available_backends("cpu")

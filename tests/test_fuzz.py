@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from torch import Tensor
 
 import revdeq_kernels as rk
 from arguments import NAMESPACES, OPS, WRITTEN, bits, call
-from conftest import BACKENDS
+from conftest import BACKENDS, in_a_thread
 from fuzz_table import DIGITS, ONE, SCALAR, SPECS, Spec
 from fuzzing import Example, View, examples
 from real_arithmetic import CHECKS
@@ -97,15 +98,22 @@ class Run:
         self.result: Any = None
         self.error: Exception | None = None
         before = self._versions()
+        run = partial(self._call, example, backend, namespace)
+        if namespace is None:
+            run()
+        else:
+            in_a_thread(run)
+        self.counted = {
+            name for name, version in self._versions().items() if version != before[name]
+        }
+
+    def _call(self, example: Example, backend: str | None, namespace: str | None) -> None:
         chosen = rk.backend(backend) if backend else contextlib.nullcontext()
         with chosen, torch.set_grad_enabled(example.grad_mode):
             try:
                 self.result = call(example.op, self.arguments, namespace)
             except Exception as error:  # which one, is judged below
                 self.error = error
-        self.counted = {
-            name for name, version in self._versions().items() if version != before[name]
-        }
 
     def _versions(self) -> dict[str, int]:
         return {n: t._version for n, t in labelled(self.arguments).items() if isinstance(t, Tensor)}

@@ -26,7 +26,7 @@ from arguments import (
     with_tensors,
     written_by,
 )
-from conftest import BACKENDS
+from conftest import BACKENDS, in_a_thread
 
 ROUTES = [(backend, None) for backend in BACKENDS] + [(b, NAMESPACES[b]) for b in BACKENDS]
 """(backend, namespace): the public function on each backend, and torch.ops of each."""
@@ -262,17 +262,27 @@ def test_inference_mode(op: str, backend: str, namespace: str | None) -> None:
         assert (t._version > before[name]) == (name in written_by(op, arguments))
 
 
+@pytest.mark.parametrize("namespace", [None, "revdeq"])
 @pytest.mark.parametrize("op", ["update_", "update_.list"])
-def test_a_refused_call_leaves_autograd_on(op: str) -> None:
+def test_a_refused_call_leaves_autograd_on(op: str, namespace: str | None) -> None:
     """torch fails to print a tensor of bits; what it held then once turned autograd off."""
     bits8 = torch.zeros(1, dtype=torch.uint8).view(torch.bits8)
     state = torch.zeros(1) if op == "update_" else [torch.zeros(1)]
     cast: Any = (bits8,) if op == "update_" else [bits8]
-    for namespace in (None, "revdeq"):
+
+    def refused() -> None:
         with pytest.raises((TypeError, RuntimeError)):
             call(op, {"state": state, "f": state, "beta": 0.5, "cast": cast}, namespace)
         gc.collect()
         assert (torch.ones(1, requires_grad=True) * 2).requires_grad
+        if namespace is None:  # torch.ops by itself leaves a thread without them
+            assert torch.func.vmap(torch.func.jacrev(torch.sin))(torch.ones(2, 3)).shape == (
+                2,
+                3,
+                3,
+            )
+
+    in_a_thread(refused)
 
 
 def test_messages_for_a_missing_extension(monkeypatch: pytest.MonkeyPatch) -> None:
