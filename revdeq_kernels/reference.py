@@ -48,8 +48,13 @@ def on_lists(name: str) -> Callable[..., Any]:
 
 def update_(state: Tensor, f: Tensor, beta: float | Tensor, *, cast: Tensor | None = None) -> None:
     """state <- (1 - beta) state + beta f, in float32 (float64 for a float64 state)."""
+    _write(state, updated(state, f, beta), cast)
+
+
+def updated(state: Tensor, f: Tensor, beta: float | Tensor) -> Tensor:
+    """What ``update_`` writes, before it is rounded to the state's dtype. Differentiable."""
     keep, beta_, y, f = _operands(state, f, beta)
-    _write(state, keep * y + beta_ * f, cast)
+    return keep * y + beta_ * f
 
 
 def invert_(state: Tensor, f: Tensor, beta: float | Tensor, *, cast: Tensor | None = None) -> None:

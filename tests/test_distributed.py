@@ -153,7 +153,8 @@ def test_bfloat16_parameters_added_up_in_float32(outcomes: Outcomes) -> None:
 def test_a_sharded_f_is_refused(outcomes: Outcomes, name: str, adjoint: str) -> None:
     assert outcomes[name]["exception"] == (
         f"RuntimeError: f: expected parameters that stay in place for adjoint={adjoint!r}, got a "
-        "module sharded by FSDP; choose adjoint='hooks', or shard the module that calls solve"
+        "module sharded by FSDP; choose solve(adjoint='hooks'), or shard the module that calls "
+        "solve"
     )
 
 

@@ -151,12 +151,23 @@ def test_nothing_to_differentiate_and_no_grad() -> None:
     assert not found.z.requires_grad and found.stats.nfe == found.stats.steps
 
 
+def test_what_would_lose_the_gradient_is_refused() -> None:
+    f, x = problem()
+    torch.nn.utils.parametrizations.weight_norm(f.a)
+    with torch.nn.utils.parametrize.cached(), pytest.raises(RuntimeError, match="cached"):
+        fixed_point(f, torch.zeros_like(x), x)
+    with pytest.raises(RuntimeError, match="f: expected to leave its state as it is"):
+        fixed_point(lambda z: z.mul_(0.5), torch.ones(3))
+
+
 @pytest.mark.parametrize(
     ("message", "options"),
     [
         ("tol: expected", {"tol": -1.0}),
         ("max_steps: expected", {"max_steps": 0}),
         ("adjoint: expected 'implicit' or 'phantom'", {"adjoint": "reversible"}),
+        ("adjoint_max_steps: expected", {"adjoint_max_steps": 0}),
+        ("adjoint_tol: expected", {"adjoint_tol": -1.0}),
         ("phantom_steps: expected", {"phantom_steps": 0}),
         ("phantom_beta: expected", {"phantom_beta": 1.5}),
         ("z0: expected leaves with one first dimension", {"solver": Anderson(batched=True)}),

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from .mapping import Mapping, modules_of
+from .mapping import Mapping
+from .modules import modules_of
 from .randomness import Randomness, Rng
 
 # ---- autocast --------------------------------------------------------------------------------
@@ -162,6 +163,7 @@ class Evaluation:
 
     def __call__(self, k: int, leaves: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[Tensor]:
         """f in half step k, inside of ``forward`` or ``replay``."""
+        versions = [_version(leaf) for leaf in leaves]
         if self.random.active:
             self.random.set(k)
         if self.switch_autocast:
@@ -169,6 +171,11 @@ class Evaluation:
                 out = self.mapping(leaves, tensors)
         else:
             out = self.mapping(leaves, tensors)
+        if versions != [_version(leaf) for leaf in leaves]:
+            raise RuntimeError(
+                "f: expected to leave its state as it is, got a change in place; begin f with an "
+                "operation that makes a new tensor"
+            )
         if k == 0 and self.buffers is not None:
             self.random.observe_first()
         return out
@@ -207,6 +214,10 @@ class Evaluation:
             if self.random.active:
                 stack.callback(self.random.restore, self.random.states())
             yield
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def _settle_threads() -> None:

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from .conditions import Evaluation
-from .iterations import Anderson, FixedPointSolver, Run
+from .iterations import Anderson, FixedPointSolver, Relaxed, Run
 from .mapping import Mapping, flatten
+from .modules import check_modules
 from .products import keeps_graph
 
 FixedPointAdjoint: TypeAlias = Literal["implicit", "phantom"]
@@ -93,13 +94,19 @@ def fixed_point(
     Source: Bai, Kolter, Koltun, arXiv 1909.01377 (implicit); Geng et al., arXiv 2111.05177
     (phantom); Walker and Ni, SIAM J. Numer. Anal. 49, 2011 (Anderson).
     """
-    _check(tol, max_steps, adjoint, phantom_steps, phantom_beta)
     solver = Anderson() if solver is None else solver
+    backward_tol = tol if adjoint_tol is None else adjoint_tol
+    backward_steps = max_steps if adjoint_max_steps is None else adjoint_max_steps
+    _check({"tol": tol, "adjoint_tol": backward_tol}, adjoint, phantom_beta)
+    counts = {"max_steps": max_steps, "adjoint_max_steps": backward_steps}
+    _check_counts({**counts, "phantom_steps": phantom_steps})
     leaves, structure = flatten("z0", z0)
     mapping = Mapping(f, leaves, structure)
     tensors = mapping.take_args(args)
     evaluation = Evaluation(mapping, leaves[0].device, "shared")
     grad = torch.is_grad_enabled()
+    if grad:
+        check_modules(evaluation.modules, adjoint)
     calls = 0
 
     def evaluate(state: Sequence[Tensor]) -> list[Tensor]:
@@ -116,15 +123,14 @@ def fixed_point(
             _warn("fixed_point", run, tol, "max_steps")
         z = run.z
         if grad and adjoint == "phantom":
+            relaxed = Relaxed(phantom_beta)
             for _ in range(phantom_steps):
-                value = evaluate(z)
-                pairs = zip(z, value, strict=True)
-                z = [(1 - phantom_beta) * old + phantom_beta * new for old, new in pairs]
+                z = relaxed.step(z, evaluate(z))
         elif grad:
             backward = _Backward(
                 solver if adjoint_solver is None else adjoint_solver,
-                tol if adjoint_tol is None else adjoint_tol,
-                max_steps if adjoint_max_steps is None else adjoint_max_steps,
+                backward_tol,
+                backward_steps,
                 stats,
             )
             z = _implicit(evaluate, z, backward)
@@ -190,7 +196,6 @@ class _Implicit(torch.autograd.Function):
             rows = zip(grads, found, strict=True)
             return [g if part is None else g + part for g, part in rows]
 
-        # A limit of the gradient: g itself, the first guess, is what a step of f alone would give.
         run = how.solver.run(product, list(grads), how.tol, how.max_steps)
         how.stats.adjoint_steps, how.stats.adjoint_residual = run.steps, run.residual
         if not run.residual < how.tol:
@@ -209,15 +214,17 @@ def _warn(what: str, run: Run, tol: float, remedy: str) -> None:
     )
 
 
-def _check(
-    tol: float, max_steps: int, adjoint: str, phantom_steps: int, phantom_beta: float
-) -> None:
-    if not tol >= 0:
-        raise ValueError(f"tol: expected a number of at least 0, got {tol}")
-    for name, value in (("max_steps", max_steps), ("phantom_steps", phantom_steps)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name}: expected an integer of at least 1, got {value!r}")
+def _check(tolerances: dict[str, float], adjoint: str, phantom_beta: float) -> None:
+    for name, tol in tolerances.items():
+        if not tol >= 0:
+            raise ValueError(f"{name}: expected a number of at least 0, got {tol}")
     if adjoint not in ("implicit", "phantom"):
         raise ValueError(f"adjoint: expected 'implicit' or 'phantom', got {adjoint!r}")
     if not 0 < phantom_beta <= 1:
         raise ValueError(f"phantom_beta: expected a number in (0, 1], got {phantom_beta}")
+
+
+def _check_counts(counts: dict[str, int]) -> None:
+    for name, value in counts.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name}: expected an integer of at least 1, got {value!r}")

@@ -11,7 +11,7 @@ from torch import Tensor
 import revdeq_kernels as rk
 
 from .pair import Group, Layout, Leaves, Pair
-from .schedule import Schedule, tensor_beta
+from .schedule import Schedule, as_beta
 
 FLOAT_STATES: dict[torch.dtype, tuple[torch.dtype, ...]] = {
     torch.float64: (torch.float64, torch.float32, torch.bfloat16, torch.float16),
@@ -61,7 +61,7 @@ class FloatPair(Pair):
         states, fs = ([x] if isinstance(x, Tensor) else x for x in (state, f))
         casts = [cast] * len(states) if cast is None or isinstance(cast, Tensor) else cast
         for s, value, copy in zip(states, fs, casts, strict=True):
-            self.ops[op](s, value, tensor_beta(beta, s), cast=copy)
+            self.ops[op](s, value, as_beta(beta.detach(), s), cast=copy)
 
     def _first_pass(self, group: Group, n: int, f: Any, adjoint: Any, cast: Any) -> None:
         rk.invert_z_adjoint_y_(group.of(self.z), f, self.schedule.numbers[n], *adjoint, cast=cast)

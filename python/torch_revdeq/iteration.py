@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 import revdeq_kernels as rk
 
+from .arrival import Arrival
 from .conditions import Evaluate
 from .schedule import Schedule
 from .transforms import inside_transform
@@ -71,7 +72,7 @@ class Stopping:
         self.tol, self.check_every, self.group = tol, check_every, process_group
         self.lag = 0 if device.type == "cpu" else 1
         self.residual: Tensor | None = None
-        self._pending: deque[tuple[Tensor, Any]] = deque()
+        self._pending: deque[Arrival] = deque()
 
     def due(self, n: int, last: bool) -> bool:
         """Whether step n is measured."""
@@ -82,17 +83,12 @@ class Stopping:
         if inside_transform():
             self._refuse_transform()
             return
-        rows = [rk.residual(*_readable(a, b)) for a, b in zip(y, f, strict=True) if a.numel()]
-        if rows:
-            ratios = [row[0] / (EPSILON + row[1]) for row in rows]
-            residual = torch.stack(ratios).max()  # NaN stays NaN, and stops nothing
-        else:
-            residual = torch.zeros((), dtype=torch.float64, device=y[0].device)
+        residual = relative_residual(y, f)
         if self.group is not None:
             dist.all_reduce(residual, dist.ReduceOp.MAX, group=self.group)
         self.residual = residual
         if self.tol is not None:
-            self._pending.append(_on_its_way(residual, self.lag))
+            self._pending.append(Arrival(residual))
 
     def _refuse_transform(self) -> None:
         if self.tol is not None:
@@ -105,10 +101,16 @@ class Stopping:
         """Whether the check that counts now is below tol."""
         if self.tol is None or len(self._pending) <= self.lag:
             return False
-        value, event = self._pending.popleft()
-        if event is not None:
-            event.synchronize()
-        return float(value) < self.tol
+        return self._pending.popleft().read() < self.tol
+
+
+def relative_residual(z: Sequence[Tensor], f: Sequence[Tensor]) -> Tensor:
+    """The largest over the leaves of norm(z - f) / (1e-5 + norm(f)), in float64, on the device."""
+    rows = [rk.residual(*_readable(a, b)) for a, b in zip(z, f, strict=True) if a.numel()]
+    if not rows:
+        return torch.zeros((), dtype=torch.float64, device=z[0].device)
+    ratios = [row[0] / (EPSILON + row[1]) for row in rows]
+    return torch.stack(ratios).max()  # NaN stays NaN, and stops nothing
 
 
 def _readable(z: Tensor, f: Tensor) -> tuple[Tensor, Tensor]:
@@ -119,18 +121,6 @@ def _readable(z: Tensor, f: Tensor) -> tuple[Tensor, Tensor]:
             return z.double(), f
         return z, f
     return z.to(torch.promote_types(f.dtype, torch.float32)), f
-
-
-def _on_its_way(residual: Tensor, lag: int) -> tuple[Tensor, Any]:
-    """The residual on its way to the host, and the event after which it is there."""
-    if residual.device.type == "cpu" or lag == 0:
-        return residual, None
-    module = torch.get_device_module(residual.device)
-    host = torch.empty((), dtype=residual.dtype, pin_memory=True)
-    host.copy_(residual, non_blocking=True)
-    event = module.Event()
-    event.record()
-    return host, event
 
 
 def iterate(

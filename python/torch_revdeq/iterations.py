@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .iteration import EPSILON
+from .iteration import relative_residual
 
 Map = Callable[[Sequence[Tensor]], list[Tensor]]
 
@@ -52,11 +52,16 @@ class Relaxed:
         steps, residual = 0, math.inf
         while steps < max_steps and not residual < tol:
             value = f(z)
-            residual = relative_residual(z, value)
-            pairs = zip(z, value, strict=True)
-            z = value if self.beta == 1 else [old.lerp(new, self.beta) for old, new in pairs]
+            residual = _residual(z, value)
+            z = self.step(z, value)
             steps += 1
         return Run(z, steps, residual)
+
+    def step(self, z: Sequence[Tensor], value: Sequence[Tensor]) -> list[Tensor]:
+        """The next state, from one and its f."""
+        if self.beta == 1:
+            return list(value)
+        return [old.lerp(new, self.beta) for old, new in zip(z, value, strict=True)]
 
 
 def Picard() -> Relaxed:  # noqa: N802
@@ -96,7 +101,7 @@ class Anderson:
         values: list[Tensor] = []
         for step in range(1, max_steps + 1):
             value = f(z)
-            residual = relative_residual(z, value)
+            residual = _residual(z, value)
             if residual < tol or step == max_steps:
                 return Run(value, step, residual)
             states = [*states[1 - self.memory :], self._rows(z)]
@@ -134,10 +139,5 @@ class Anderson:
         return [part.reshape(leaf.shape).to(leaf.dtype) for part, leaf in parts]
 
 
-def relative_residual(z: Sequence[Tensor], value: Sequence[Tensor]) -> float:
-    """The largest over the leaves of norm(f(z) - z) / (1e-5 + norm(f(z))), in float64."""
-    ratios = [
-        (new.double() - old.double()).norm() / (EPSILON + new.double().norm())
-        for old, new in zip(z, value, strict=True)
-    ]
-    return float(torch.stack(ratios).max())
+def _residual(z: Sequence[Tensor], value: Sequence[Tensor]) -> float:
+    return float(relative_residual([leaf.contiguous() for leaf in z], value))

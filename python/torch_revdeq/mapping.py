@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
 
@@ -119,48 +116,3 @@ def flatten(name: str, value: Any) -> tuple[list[Tensor], Any]:
                 f"{leaf.device}; move them together"
             )
     return leaves, structure
-
-
-def modules_of(f: object) -> list[nn.Module]:
-    """The modules that f is, or that can be seen in it: bound, partially applied, closed over."""
-    found: dict[int, nn.Module] = {}
-    seen: set[int] = set()
-    stack: list[object] = [f]
-    while stack:
-        value = stack.pop()
-        if id(value) in seen:
-            continue
-        seen.add(id(value))
-        if isinstance(value, nn.Module):
-            for module in value.modules():
-                found[id(module)] = module
-        else:
-            stack.extend(_parts(value))
-    return list(found.values())
-
-
-def _parts(value: object) -> Iterator[object]:
-    """What a callable is made of, as far as Python shows it."""
-    if isinstance(value, functools.partial):
-        yield from (value.func, *value.args, *value.keywords.values())
-    elif isinstance(value, (list, tuple)):
-        yield from value
-    elif isinstance(value, dict):
-        yield from value.values()
-    elif inspect.ismethod(value):
-        yield from (value.__self__, value.__func__)
-    elif inspect.isfunction(value):
-        for cell in value.__closure__ or ():
-            with suppress(ValueError):  # a variable that has no value yet
-                yield cell.cell_contents
-        names = value.__code__.co_names
-        yield from (value.__globals__[n] for n in names if _may_hold(value.__globals__.get(n)))
-        yield from (d for d in value.__defaults__ or () if _may_hold(d))
-
-
-def _may_hold(value: object) -> bool:
-    """Whether a global or default is looked into: modules, and callables of the user's own."""
-    return isinstance(value, (nn.Module, functools.partial)) or (
-        (inspect.ismethod(value) or inspect.isfunction(value))
-        and not value.__module__.startswith("torch.")
-    )

@@ -37,7 +37,8 @@ class Products:
             tensors: the tensors among f's arguments, detached.
             targets: those of them, and the leaves that f closes over, whose gradients are wanted.
             reached_twice: for each of them, whether one evaluation of f uses it more than once.
-                Autograd adds such uses to the running sum one by one; so does ``_seeded``.
+                Autograd adds such uses to the running sum one by one. So the sum so far enters
+                the engine with them, by an alias.
             wide: add up in float32 what has a 16-bit dtype.
             kept: graphs of the forward pass, by half step, which need no evaluation. They are
                 taken out as they are used, unless autograd keeps its graph.

@@ -30,13 +30,13 @@ def jacobian_penalty(f: Callable[..., Any], z: Any, *args: Any, samples: int = 1
         samples: random products to average.
 
     Returns:
-        No dimensions, in the dtype of z's first leaf. Two evaluations' worth of memory and time
-        more for each sample than an evaluation of f.
+        No dimensions, in the dtype of z's first leaf. Costs one evaluation of f, and for each
+        sample a product with its Jacobian whose graph is kept.
 
     Raises:
         ValueError: `samples` is less than 1, or f returned other shapes. TypeError: as ``solve``.
 
-    Source: Bai, Koltun, Kolter, arXiv 2106.14342, equation 4.
+    Source: Bai, Koltun, Kolter, arXiv 2106.14342.
     """
     if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
         raise ValueError(f"samples: expected an integer of at least 1, got {samples!r}")

@@ -102,21 +102,11 @@ class _Forward:
     def evaluate(self, k: int, leaves: Sequence[Tensor]) -> list[Tensor]:
         """f in half step k, without its graph."""
         if not self.grad:
-            return self._without_graph(k, leaves)
+            return _values(self.evaluation(k, [leaf.detach() for leaf in leaves], self.tensors))
         with torch.enable_grad():
             state = [leaf.detach().requires_grad_() for leaf in leaves]
             evaluate = partial(self.evaluation, k, state, self.tensors)
             out = self.kept.evaluated(k, evaluate, state, self.captures)
-        return _values(out)
-
-    def _without_graph(self, k: int, leaves: Sequence[Tensor]) -> list[Tensor]:
-        versions = [_version(leaf) for leaf in leaves]
-        out = self.evaluation(k, [leaf.detach() for leaf in leaves], self.tensors)
-        if versions != [_version(leaf) for leaf in leaves]:
-            raise RuntimeError(
-                "f: expected to leave its state as it is, got a change in place; begin f with an "
-                "operation that makes a new tensor"
-            )
         return _values(out)
 
 
@@ -128,10 +118,6 @@ def _values(out: Sequence[Tensor]) -> list[Tensor]:
             "adjoint='backprop' and state=torch.float32 or torch.float64 inside of torch.func"
         )
     return [value.detach() for value in out]
-
-
-def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
 
 
 class _Walk:

@@ -116,7 +116,8 @@ class Schedule:
             ) from None
 
 
-def tensor_beta(beta: Tensor, state: Tensor) -> Tensor:
-    """A tensor of betas in the form the ops take for this state."""
-    compute = torch.float64 if state.dtype == torch.float64 else torch.float32
-    return beta.detach().to(compute)
+def as_beta(beta: float | Tensor, state: Tensor) -> float | Tensor:
+    """beta in the form that the ops take for this state: a tensor in the dtype they compute in."""
+    if not isinstance(beta, Tensor):
+        return beta
+    return beta.to(torch.float64 if state.dtype == torch.float64 else torch.float32)

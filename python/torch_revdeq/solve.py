@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias
 
 import torch
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
-from torch.nn.utils import parametrize
+from torch import Tensor
 
 from .compiling import not_compiled
 from .conditions import Evaluation
@@ -17,6 +14,7 @@ from .float_pair import FLOAT_STATES
 from .hooks import solve_hooks
 from .iteration import Stopping
 from .mapping import Mapping, flatten
+from .modules import check_modules
 from .problem import Problem, State
 from .randomness import RNG, Rng
 from .reversible import solve_reversible
@@ -154,7 +152,7 @@ def solve(
     transformed = check_transforms(adjoint, kept is None, read)
     evaluation = Evaluation(mapping, leaves[0].device, rng)
     if torch.is_grad_enabled():
-        _check_modules(evaluation.modules, adjoint)
+        check_modules(evaluation.modules, adjoint)
     problem = Problem(
         mapping=mapping,
         evaluation=evaluation,
@@ -281,34 +279,3 @@ def _second_start(y0: Any, z0: list[Tensor], structure: Any) -> list[Tensor] | N
                 f"{like.device}, got {tuple(leaf.shape)} {leaf.dtype} on {leaf.device}"
             )
     return leaves
-
-
-def _check_modules(modules: Sequence[nn.Module], adjoint: str) -> None:
-    """Refuse what would give wrong gradients inside f."""
-    if parametrize._cache_enabled:
-        raise RuntimeError(
-            "solve: expected to run outside torch.nn.utils.parametrize.cached(), got its cache, "
-            "whose weights belong to another graph; move solve out of that block"
-        )
-    fsdp = sys.modules.get("torch.distributed.fsdp")  # what is sharded has imported it
-    replayed = fsdp is not None and adjoint in ("reversible", "checkpoint")
-    for module in modules:
-        if isinstance(module, DistributedDataParallel):
-            raise RuntimeError(
-                "f: expected a module that is not wrapped in DistributedDataParallel, got one that "
-                "is; wrap the model that calls solve, not f"
-            )
-        if replayed and _is_sharded(fsdp, module):
-            raise RuntimeError(
-                f"f: expected parameters that stay in place for adjoint={adjoint!r}, got a module "
-                "sharded by FSDP; choose adjoint='hooks', or shard the module that calls solve"
-            )
-
-
-def _is_sharded(fsdp: Any, module: Any) -> bool:
-    """Whether its parameters come and go with each call of it."""
-    if isinstance(module, fsdp.FSDPModule):
-        # In its forward pass, or in one that a checkpoint repeats, it is what calls solve, met
-        # because f is a method of it: its parameters are in place.
-        return module._get_fsdp_state()._training_state.name == "IDLE"
-    return isinstance(module, fsdp.FullyShardedDataParallel)

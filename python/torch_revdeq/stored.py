@@ -16,12 +16,15 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from revdeq_kernels.reference import updated
+
 from .conditions import Evaluate
 from .inputs import Inputs
 from .iteration import Stopping, iterate
 from .nodes import Nodes, attached, begun, refuse_second_derivative
 from .pair import Leaves
 from .problem import Outputs, Problem
+from .schedule import as_beta
 
 _Run: TypeAlias = tuple[Leaves, Leaves, list[Leaves], Any, int]
 """z, y, z where it is saved, the pair, and the number of steps."""
@@ -119,15 +122,8 @@ class _FloatNodes:
         beta = self.schedule.applied(n)
         if n < self.first and isinstance(beta, Tensor):
             beta = beta.detach()
-        return [updated(s, value, beta) for s, value in zip(state, f, strict=True)]
-
-
-def updated(state: Tensor, f: Tensor, beta: float | Tensor) -> Tensor:
-    """(1 - beta) state + beta f, rounded as ``update_`` rounds."""
-    compute = torch.float64 if state.dtype == torch.float64 else torch.float32
-    if isinstance(beta, Tensor):
-        beta = beta.to(compute)
-    return ((1.0 - beta) * state.to(compute) + beta * f.to(compute)).to(state.dtype)
+        rows = zip(state, f, strict=True)
+        return [updated(s, value, as_beta(beta, s)).to(s.dtype) for s, value in rows]
 
 
 def _read(state: Tensor, dtype: torch.dtype) -> Tensor:

@@ -11,7 +11,8 @@ from torch.utils import _pytree as pytree
 
 from .captures import leaves_below
 from .conditions import buffers_kept
-from .mapping import flatten, modules_of
+from .mapping import flatten
+from .modules import modules_of
 from .randomness import Randomness
 from .solution import Stats
 from .solve import solve

@@ -13,10 +13,11 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
+
+from .arrival import Arrival
 
 
 class ReconstructionError(RuntimeError):
@@ -38,29 +39,15 @@ class Pending:
 
     failed: Tensor  # bool, no dimensions
     error: Callable[[], RuntimeError]
-    host: Tensor | None = None
-    event: Any = None
+    outcome: Arrival = field(init=False)
 
     def __post_init__(self) -> None:
         """Send the outcome to the host."""
-        device = self.failed.device
-        if device.type != "cpu":
-            self.host = torch.empty((), dtype=torch.bool, pin_memory=True)
-            self.host.copy_(self.failed, non_blocking=True)
-            self.event = torch.get_device_module(device).Event()
-            self.event.record()
-        else:
-            self.host = self.failed
-
-    def arrived(self) -> bool:
-        """Whether the outcome can be read without a wait."""
-        return self.event is None or self.event.query()
+        self.outcome = Arrival(self.failed)
 
     def raise_if_failed(self) -> None:
         """Wait for the outcome; raise its error if it failed."""
-        if self.event is not None:
-            self.event.synchronize()
-        if bool(self.host):
+        if self.outcome.read():
             raise self.error()
 
 
@@ -81,7 +68,7 @@ class Outbox:
         if not self.waiting:  # the common case, and no harm if it is just changing
             return
         with self.lock:
-            ready = [p for p in self.waiting if wait or p.arrived()]
+            ready = [p for p in self.waiting if wait or p.outcome.here()]
             self.waiting = [p for p in self.waiting if not any(p is other for other in ready)]
         for pending in ready:
             pending.raise_if_failed()
