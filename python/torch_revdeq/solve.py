@@ -107,8 +107,8 @@ def solve(
         accumulate: how gradients of 16-bit parameters and arguments are added up over the half
             steps: "float32", or "autograd", in their own dtype, with the bits of "backprop".
         store_last: half steps, of the last ones, whose graphs are kept as autograd keeps them, so
-            that the way back need not evaluate f there: memory for time, at the same bits. "auto":
-            as many as `memory_budget` holds.
+            that the way back need not evaluate f there: memory for time, for an exact state at the
+            same bits. "auto": as many as `memory_budget` holds.
         memory_budget: bytes for store_last="auto". The first evaluation of f tells how many one
             takes.
         save_at: numbers of steps, 1 to max_steps, after which z is wanted too: in
