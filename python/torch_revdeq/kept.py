@@ -1,8 +1,8 @@
 """``store_last``: the graphs of the last half steps, kept instead of computed again.
 
 The way back meets them first. What they hold is what stored activations hold for as many half
-steps; what they save is one evaluation of f each. With an
-exact state the gradient has the same bits; a float state's meets less of what its inverse loses.
+steps; what they save is one evaluation of f each. With an exact state the gradient has the same
+bits; that of a float state meets less of what its inverse loses.
 """
 
 from __future__ import annotations
