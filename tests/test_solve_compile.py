@@ -1,6 +1,11 @@
-"""torch.compile of f, and of a model around the solver."""
+"""torch.compile of f, and of a model around the solver: one graph, the gradients of eager mode."""
 
 from __future__ import annotations
+
+import copy
+import gc
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +13,7 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from cells import MLP
-from torch_revdeq import RevDEQ, solve
+from torch_revdeq import CaptureError, ReconstructionError, RevDEQ, Solution, opaque, solve
 from torch_revdeq.testing import assert_exact_gradients
 
 # Dynamo looks at the .grad of every input, and silences torch's warning, but not where warnings
@@ -19,22 +24,42 @@ pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning"
 @pytest.fixture(autouse=True)
 def _fresh() -> None:
     torch.compiler.reset()
+    torch.manual_seed(0)
 
 
 class Model(nn.Module):
     """A solve between other layers."""
 
-    def __init__(self) -> None:
+    def __init__(self, **options: Any) -> None:
         super().__init__()
         self.encoder, self.decoder = nn.Linear(16, 16), nn.Linear(16, 2)
-        self.equilibrium = RevDEQ(MLP(), max_steps=3, beta=0.7)
+        self.equilibrium: Any = RevDEQ(MLP(), **{"max_steps": 3, "beta": 0.7, **options})
 
     def forward(self, x: Tensor) -> Tensor:
         return self.decoder(torch.relu(self.equilibrium(torch.relu(self.encoder(x)))))
 
 
+def whole(model: Any, backend: Any = "aot_eager") -> Callable[..., Any]:
+    return torch.compile(model, fullgraph=True, backend=backend)
+
+
+def gradients(model: nn.Module, run: Callable[..., Tensor], x: Tensor) -> list[Tensor | None]:
+    model.zero_grad()
+    run(x).square().sum().backward()
+    return [p.grad for p in model.parameters()]
+
+
+def assert_same(got: list[Tensor | None], want: list[Tensor | None]) -> None:
+    """Bit for bit: aot_eager runs the operators of eager mode."""
+    for a, b in zip(got, want, strict=True):
+        assert a is not None
+        assert torch.equal(a, torch.zeros_like(a) if b is None else b)
+
+
+# ---- a compiled f --------------------------------------------------------------------------------
+
+
 def test_a_compiled_f_is_compiled_once() -> None:
-    torch.manual_seed(0)
     f, x = MLP(), torch.randn(6, 16)
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(f, backend=counter)
@@ -45,30 +70,275 @@ def test_a_compiled_f_is_compiled_once() -> None:
     assert counter.frame_count == count >= 1
 
 
-def test_a_compiled_model() -> None:
-    torch.manual_seed(0)
-    model = Model()
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inductor's own
+def test_a_compiled_f_with_inductor() -> None:
+    f, x = MLP(), torch.randn(6, 16)
+    assert_exact_gradients(torch.compile(f), torch.zeros_like(x), x, max_steps=5)
+
+
+# ---- a solve as an operator ----------------------------------------------------------------------
+
+OPTIONS = [
+    {},
+    {"state": torch.float32},
+    {"tol": 1e-3, "max_steps": 40},
+    {"store_last": 2},
+    {"beta": [0.5, 0.8, 0.6]},
+    {"adjoint": "hooks"},
+    {"adjoint": "backprop", "state": torch.float64},
+    {"adjoint": "checkpoint"},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_a_model_is_one_graph_with_the_gradients_of_eager_mode(options: dict[str, Any]) -> None:
+    model, x = Model(**options), torch.randn(6, 16)
     counter = CompileCounterWithBackend("aot_eager")
-    compiled = torch.compile(model, backend=counter)
+    want = gradients(model, model, x)
+    steps = model.equilibrium.stats.steps
+    assert_same(gradients(model, whole(model, counter), x), want)
+    assert counter.frame_count == 1
+    assert model.equilibrium.stats.steps == steps
+    gc.collect()
+    assert not opaque._records  # what a run kept is gone with its graph
 
-    def gradients(run: nn.Module | object, x: Tensor) -> list[Tensor | None]:
-        model.zero_grad()
-        run(x).square().sum().backward()  # type: ignore[operator]
-        return [p.grad for p in model.parameters()]
 
-    counts = []
-    for size in (6, 6, 6, 3, 9, 5):
+def test_sizes_that_vary_are_compiled_for_once() -> None:
+    model, counter = Model(), CompileCounterWithBackend("aot_eager")
+    compiled = whole(model, counter)
+    for size in (6, 6, 3, 9, 5, 12):
         x = torch.randn(size, 16)
-        got, want = gradients(compiled, x), gradients(model, x)
-        for a, b in zip(got, want, strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
-        counts.append(counter.frame_count)
-    assert counts[0] == counts[2] >= 2  # before the solve and after it
-    assert counts[3] == counts[5] <= 2 * counts[0]  # once more for a size that varies
+        assert_same(gradients(model, compiled, x), gradients(model, model, x))
+    assert counter.frame_count == 2
+
+
+def test_the_graph_does_not_grow_with_the_steps() -> None:
+    counts = []
+    for steps in (2, 50):
+        torch.compiler.reset()
+        counter = CompileCounterWithBackend("aot_eager")
+        whole(Model(max_steps=steps), counter)(torch.randn(6, 16))
+        counts.append(counter.op_count)
+    assert counts[0] == counts[1]
+
+
+def test_autocast_is_carried_into_it() -> None:
+    model, x = Model(), torch.randn(6, 16)
+
+    def run(x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return model(x)
+
+    want = gradients(model, run, x)
+    assert_same(gradients(model, whole(run), x), want)
+    assert model.equilibrium.stats.frac_bits == 16
+    with torch.autocast("cpu", torch.bfloat16):  # entered outside of the graph
+        z = whole(model)(x)
+    assert torch.equal(z, run(x))
+
+
+def test_no_grad() -> None:
+    model, x = Model(), torch.randn(6, 16)
+    compiled = whole(model)
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            assert torch.equal(compiled(x), model(x))
+    assert not opaque._records
+
+
+def test_dropout_comes_again() -> None:
+    model, x = Model(), torch.randn(6, 16)
+    model.equilibrium.f = MLP(p=0.3)
+    torch.manual_seed(1)
+    want = gradients(model, model, x)
+    torch.manual_seed(1)
+    assert_same(gradients(model, whole(model), x), want)
+    assert model.equilibrium.stats.reconstruction_error == 0.0
+
+
+class Everything(nn.Module):
+    """Pytrees, arguments that are no tensors, y0, a beta that learns, outputs on the way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.a, self.raw = (
+            nn.Linear(8, 8),
+            nn.Linear(8, 8),
+            nn.Parameter(torch.ones(())),
+        )
+        self.f = Cell(self.a)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.encoder(x))
+        z0, y0 = {"h": x * 0.5, "c": x[:, :1]}, {"h": x, "c": -x[:, :1]}
+        solution = solve(
+            self.f, z0, [x, 0.5], y0=y0, beta=0.3 + 0.4 * torch.sigmoid(self.raw), save_at=[1, 3]
+        )
+        ends = (solution.z, solution.y, *solution.saved)
+        return torch.cat([leaf for end in ends for leaf in (end["h"], end["c"])], 1)
+
+
+class Cell(nn.Module):
+    def __init__(self, a: nn.Module) -> None:
+        super().__init__()
+        self.a = a
+
+    def forward(self, z: dict[str, Tensor], context: list[Any]) -> dict[str, Tensor]:
+        x, gain = context
+        h = torch.tanh(self.a(z["h"]) + x)
+        return {"h": gain * h, "c": torch.tanh(h.mean(1, keepdim=True) + z["c"])}
+
+
+def test_everything_a_call_can_hold() -> None:
+    model, x = Everything(), torch.randn(5, 8)
+    assert_same(gradients(model, whole(model), x), gradients(model, model, x))
+
+
+def test_a_whole_solution_may_leave_the_graph() -> None:
+    f, x = MLP(), torch.randn(6, 16)
+    solution = whole(lambda x: solve(f, torch.zeros_like(x), x, max_steps=4))(x)
+    assert isinstance(solution, Solution)
+    assert solution.stats.steps == 4
+    solution.z.sum().backward()
+    solution.verify()
+    assert solution.stats.reconstruction_error == 0.0
+
+
+def test_two_runs_of_one_graph_before_their_backward_passes() -> None:
+    model, x = Model(), torch.randn(2, 6, 16)
+    compiled = whole(model)
+    want = gradients(model, lambda x: model(x[0]) * model(x[1]), x)
+    assert_same(gradients(model, lambda x: compiled(x[0]) * compiled(x[1]), x), want)
+
+
+def test_a_compiled_cell_is_called_as_it_was_compiled() -> None:
+    counter = CompileCounterWithBackend("aot_eager")
+    model, x = Model(), torch.randn(6, 16)
+    want = gradients(model, model, x)
+    model.equilibrium.f.compile(backend=counter)
+    assert_same(gradients(model, whole(model), x), want)
+    assert counter.frame_count >= 1
+    counter.clear()
+    torch.compiler.reset()
+    other = Model()
+    other.equilibrium.f = torch.compile(other.equilibrium.f, backend=counter)
+    gradients(other, whole(other), x)
+    assert counter.frame_count >= 1
+
+
+def test_copies_of_a_layer_solve_with_weights_of_their_own() -> None:
+    model, x = Model(), torch.randn(6, 16)
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other.equilibrium.f.a.weight.mul_(0.5)
+    for each in (model, other):
+        assert_same(gradients(each, whole(each), x), gradients(each, each, x))
+
+
+def test_frozen_parameters_and_hooks() -> None:
+    model, x = Model(), torch.randn(6, 16)
+    cell = model.equilibrium.f
+    cell.a.bias.requires_grad_(False)
+    cell.b.weight.register_hook(lambda grad: 2 * grad)
+    want = [g for g in gradients(model, model, x) if g is not None]
+    got = [g for g in gradients(model, whole(model), x) if g is not None]
+    assert_same(got, want)  # type: ignore[arg-type]
+
+
+class Reusing(nn.Module):
+    """Between operations whose results a compiler writes into memory that was read before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.f = nn.Linear(16, 16), MLP()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.encoder(x))
+        z = solve(self.f, torch.zeros_like(x), torch.sin(x), max_steps=3).z
+        u = self.encoder(torch.cos(z * x + 1))
+        return u * torch.exp(-u * u)
 
 
 @pytest.mark.slow
-def test_a_compiled_f_with_inductor() -> None:
-    torch.manual_seed(0)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inductor's own
+@pytest.mark.parametrize("model", [Model, Everything, Reusing])
+def test_with_inductor(model: type[nn.Module]) -> None:
+    made: Any = model().double()
+    x = torch.randn(6, made.encoder.in_features, dtype=torch.float64)
+    got, want = gradients(made, whole(made, "inductor"), x), gradients(made, made, x)
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+# ---- what cannot be --------------------------------------------------------------------------
+
+
+def test_another_callable_breaks_the_graph_and_says_why() -> None:
     f, x = MLP(), torch.randn(6, 16)
-    assert_exact_gradients(torch.compile(f), torch.zeros_like(x), x, max_steps=5)
+
+    def run(x: Tensor) -> Tensor:
+        return solve(lambda z: f(z, x), torch.zeros_like(x)).z
+
+    want = gradients(f, run, x)
+    assert_same(gradients(f, torch.compile(run, backend="aot_eager"), x), want)
+    torch.compiler.reset()
+    with pytest.raises(Exception, match=r"solve: expected an nn.Module .*make f a module"):
+        whole(run)(x)
+
+
+def test_a_leaf_that_is_neither_argument_nor_parameter_is_refused() -> None:
+    hidden = torch.randn(16, requires_grad=True)
+
+    class Reads(nn.Module):
+        def forward(self, z: Tensor, x: Tensor) -> Tensor:
+            return torch.tanh(z + x * hidden)
+
+    f, x = Reads(), torch.randn(6, 16, requires_grad=True)
+    solve(f, torch.zeros_like(x), x)  # eager mode takes it
+    with pytest.raises(CaptureError, match=r"inside of torch.compile, got another tensor of shape"):
+        whole(lambda x: solve(f, torch.zeros_like(x), x).z)(x)
+
+
+def test_a_failed_check_raises_from_the_backward_pass() -> None:
+    model, x = Model(), torch.randn(6, 16)
+    out = whole(model)(x)
+    model.equilibrium.f.a.weight.data.mul_(1.5)  # nobody counts this change
+    with pytest.raises(ReconstructionError, match="was changed since the forward pass"):
+        out.sum().backward()
+
+
+def test_a_change_that_is_counted_raises_too() -> None:
+    model, x = Model(), torch.randn(6, 16)
+    out = whole(model)(x)
+    with torch.no_grad():
+        model.equilibrium.f.a.weight.mul_(1.5)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        out.sum().backward()
+
+
+def test_errors_of_arguments_are_those_of_eager_mode() -> None:
+    f, x = MLP(), torch.randn(6, 16)
+    with pytest.raises(ValueError, match="beta: expected a number in"):
+        whole(lambda x: solve(f, torch.zeros_like(x), x, beta=2.5).z)(x)
+
+
+def test_opcheck() -> None:
+    f, x = MLP(), torch.randn(3, 16, requires_grad=True)
+    plan = opaque.Plan(
+        f,
+        {
+            "layer": False,
+            "z0": 0,
+            "y0": None,
+            "args": [0],
+            "arguments": [(True, 0, None)],
+            "beta": 0.5,
+            "options": {"max_steps": 2},
+        },
+        (),
+    )
+    parameters = list(f.parameters())
+    args = ([torch.zeros(3, 16)], [], [], [x], parameters, plan.key, [False, True], True)
+    checks = ("test_schema", "test_autograd_registration", "test_faketensor")
+    torch.library.opcheck(torch.ops.torch_revdeq.solve.default, args, test_utils=checks)

@@ -1,7 +1,8 @@
-"""The solver under torch.compile: a graph break, and the solve itself outside of the compiler.
+"""The solver under torch.compile: an operator of the graph where it can be one, or a graph break.
 
-What torch.compile is asked to compile around a solve is compiled; the solve runs as it always does,
-and so does f, unless f was compiled by itself.
+It can where f is a module of plain parameters: these are inputs of the graph. Of other callables
+the compiler does not say what they close over. Either way the solve runs as it always does, and so
+does f, unless f was compiled by itself.
 """
 
 from __future__ import annotations
@@ -9,24 +10,43 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeGuard, cast
+
+import torch
+from torch import nn
+
+from .opaque import run_by
+from .solution import Solution
+
+_REASON = (
+    "solve: expected an nn.Module with plain parameters as f in torch.compile(fullgraph=True), got "
+    "another callable; make f a module that is given every other tensor as an argument, compile f "
+    "alone, or allow graph breaks"
+)
 
 P = ParamSpec("P")
-R = TypeVar("R")
 
 
-def not_compiled(function: Callable[P, R]) -> Callable[P, R]:
-    """As ``torch.compiler.disable``, without its import: a second that eager users are spared."""
-    disabled: list[Callable[P, R]] = []
+def for_compilers(solve: Callable[P, Solution]) -> Callable[P, Solution]:
+    """``solve``, ready to be met by a compiler, which eager users are spared the import of."""
+    run_by(solve)
+    disabled: list[Callable[P, Solution]] = []
 
-    @functools.wraps(function)
-    def call(*args: P.args, **kw: P.kwargs) -> R:
+    @functools.wraps(solve)
+    def call(f: Any, z0: Any, *args: Any, **options: Any) -> Solution:
         if "torch._dynamo" not in sys.modules:  # then nothing is being compiled
-            return function(*args, **kw)
+            return solve(f, z0, *args, **options)  # type: ignore[call-arg]
+        if torch.compiler.is_dynamo_compiling() and can_be_operator(f):
+            from .in_graph import solve_in_graph
+
+            return solve_in_graph(f, f, z0, args, options)
         if not disabled:
-            import torch
+            disabled.append(torch.compiler.disable(solve, reason=_REASON))  # type: ignore[arg-type]
+        return disabled[0](f, z0, *args, **options)  # type: ignore[call-arg]
 
-            disabled.append(torch.compiler.disable(function))  # type: ignore[arg-type]
-        return disabled[0](*args, **kw)
+    return cast("Callable[P, Solution]", call)
 
-    return call
+
+def can_be_operator(f: Any) -> TypeGuard[nn.Module]:
+    """Whether a solve of this f can be an operator of a graph; asked by the compiler."""
+    return isinstance(f, nn.Module) and all(type(p) is nn.Parameter for p in f.parameters())

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from .compiling import can_be_operator
 from .solution import Solution, Stats
 from .solve import solve
 
@@ -45,7 +46,13 @@ class RevDEQ(nn.Module):
             if not args:
                 raise TypeError("z0: expected a start, or an argument to take its shape from")
             z0 = pytree.tree_map(torch.zeros_like, args[0])
-        solution = solve(self.f, z0, *args, y0=y0, beta=self.beta, **self.options)
+        options = {"y0": y0, "beta": self.beta, **self.options}
+        if torch.compiler.is_dynamo_compiling() and can_be_operator(self.f):
+            from .in_graph import solve_in_graph
+
+            solution = solve_in_graph(self, self.f, z0, args, options)
+        else:
+            solution = solve(self.f, z0, *args, **options)
         self.stats = solution.stats
         return solution
 

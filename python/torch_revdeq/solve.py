@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from .compiling import not_compiled
+from .compiling import for_compilers
 from .conditions import Evaluation
 from .float_pair import FLOAT_STATES
 from .hooks import solve_hooks
@@ -35,7 +35,7 @@ _ADJOINTS = {
 }
 
 
-@not_compiled
+@for_compilers
 def solve(
     f: Callable[..., Any],
     z0: Any,

@@ -1,0 +1,242 @@
+"""A solve as one operator of a compiled graph, in forward and in backward.
+
+torch.compile sees ``torch_revdeq::solve`` and ``torch_revdeq::solve_backward``, whatever the number
+of steps. Inside, the solver runs as it always does, and so does f: compile f by itself
+(``f.compile()``) and the solver calls the compiled one.
+
+A graph holds tensors and numbers only. So what else belongs to a call of ``solve`` is kept in a
+``Plan``, made while the graph is traced, and what one run leaves for its backward pass in a
+``_Record``, which lives as long as the tensor that names it.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from itertools import count, cycle
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from .captures import CaptureError, leaves_below
+from .conditions import AutocastState, autocast, hooks_masked
+from .products import keeps_graph
+from .solution import Solution, Stats
+
+_plans: weakref.WeakValueDictionary[int, Plan] = weakref.WeakValueDictionary()
+_records: weakref.WeakValueDictionary[int, _Record] = weakref.WeakValueDictionary()
+_plan_numbers, _tickets = count(), count()
+_solver: list[Callable[..., Solution]] = []  # ``solve``, from a layer above this one
+
+
+def run_by(solve: Callable[..., Solution]) -> None:
+    """Have the operator call this function."""
+    _solver.append(solve)
+
+
+class Plan:
+    """One call of ``solve`` in a graph: all of it that is no tensor."""
+
+    def __init__(self, owner: nn.Module, values: dict[str, Any], autocast: AutocastState) -> None:
+        """Note f, or the layer that it belongs to, and the call; `values` as ``_plan`` says."""
+        self.owner = weakref.ref(owner)
+        self.values, self.autocast = values, autocast
+        self.saves = len(values["options"].get("save_at", ()))
+        # Of the last run. The graph returns this object, whichever run it was.
+        self.stats = Stats(steps=0, nfe=0, state="", adjoint="", state_bytes=0)
+        self.key = next(_plan_numbers)
+        _plans[self.key] = self
+
+    @property
+    def f(self) -> nn.Module:
+        """As it is called: with its compiled form, if it has one."""
+        owner: Any = self.owner()
+        assert owner is not None  # the graph's own guards hold it
+        return owner.f if self.values["layer"] else owner
+
+    def parameters(self) -> list[Tensor]:
+        """Those of f that take a gradient."""
+        return [p for p in self.f.parameters() if p.requires_grad]
+
+    def run(
+        self, z0: list[Tensor], y0: list[Tensor], beta: list[Tensor], tensors: list[Tensor]
+    ) -> list[Tensor]:
+        """Solve, for these tensors; the leaves of z, of y and of what was saved."""
+        values = self.values
+        args = [tensors[place] if tensor else value for tensor, place, value in values["arguments"]]
+        options = dict(values["options"])
+        if y0:
+            options["y0"] = _together(y0, values["y0"])
+        options["beta"] = beta[0] if beta else values["beta"]
+        with autocast(self.autocast):
+            solution = _solver[0](
+                self.f, _together(z0, values["z0"]), *_together(args, values["args"]), **options
+            )
+        self.stats.__dict__ = solution.stats.__dict__  # what the way back notes shows here too
+        parts = (solution.z, solution.y, *solution.saved)
+        return [leaf for part in parts for leaf in pytree.tree_leaves(part)]
+
+
+def _together(leaves: Sequence[Any], form: Any) -> Any:
+    return pytree.tree_unflatten(leaves, pytree.tree_structure(form))
+
+
+class _Record(bytearray):
+    """The graph of one run. Its ticket, a number by which it is found, lies in its memory."""
+
+    edges: list[torch.autograd.graph.GradientEdge | None]
+    targets: list[Tensor]
+
+    def keep(self, outputs: Sequence[Tensor], targets: list[Tensor]) -> None:
+        """The graph below the outputs, to be differentiated with respect to the targets."""
+        known = {id(t) for t in targets}
+        for leaf in leaves_below(outputs):
+            if id(leaf) not in known:
+                raise CaptureError(
+                    "f: expected to read its arguments and its own parameters inside of "
+                    f"torch.compile, got another tensor of shape {tuple(leaf.shape)} that requires "
+                    "grad; make it a parameter of f or pass it as an argument, solve(f, z0, tensor)"
+                )
+        edge = torch.autograd.graph.get_gradient_edge
+        self.edges = [edge(t) if t.requires_grad else None for t in outputs]
+        self.targets = targets
+
+    def ticket(self) -> Tensor:
+        """The tensor that keeps this record alive."""
+        ticket = torch.frombuffer(self, dtype=torch.int64).squeeze(0)
+        number = next(_tickets)
+        _records[number] = self
+        return ticket.fill_(number)
+
+
+# ---- when it runs ------------------------------------------------------------------------------
+
+# What dispatch looks like where nobody has entered anything. Inside of an operator autograd's keys
+# are masked, and a solve has to be differentiated there.
+_AT_REST = (
+    torch._C._dispatch_tls_local_include_set(),
+    torch._C._dispatch_tls_local_exclude_set(),
+)
+
+
+def _solve(
+    z0: list[Tensor],
+    y0: list[Tensor],
+    beta: list[Tensor],
+    args: list[Tensor],
+    parameters: list[Tensor],
+    plan: int,
+    needs: list[bool],
+    grad: bool,
+) -> list[Tensor]:
+    """The outputs, copies of all inputs but the parameters if a gradient is wanted, the ticket.
+
+    Copies, for the compiler may use the memory of an input again once the operator has run.
+    """
+    chosen, record = _plans[plan], _Record(8)
+    if not grad:
+        return [*_fresh(chosen.run(z0, y0, beta, args), cycle(z0)), record.ticket()]
+    kept = _fresh([*z0, *y0, *beta, *args]) if any(needs) or parameters else []
+    read = kept or [*z0, *y0, *beta, *args]
+    with torch._C._ForceDispatchKeyGuard(*_AT_REST), torch.enable_grad():
+        read = [t.detach().requires_grad_(need) for t, need in zip(read, needs, strict=True)]
+        rest = iter(read)
+        parts = [[next(rest) for _ in part] for part in (z0, y0, beta, args)]
+        outputs = chosen.run(*parts)
+    if kept:
+        wanted = [t for t, need in zip(read, needs, strict=True) if need]
+        record.keep(outputs, [*wanted, *chosen.parameters()])
+    return [*_fresh(outputs, cycle(z0)), *kept, record.ticket()]
+
+
+def _solve_backward(
+    grads: list[Tensor | None], ticket: Tensor, inputs: list[Tensor], needs: list[bool]
+) -> list[Tensor]:
+    """The gradients of the inputs that need one, for those of the outputs."""
+    record = _records.get(int(ticket))
+    if record is None:
+        raise RuntimeError(
+            "torch_revdeq::solve_backward: expected the ticket of a solve whose graph is alive, "
+            "got another; differentiate the solve by backward() or torch.autograd.grad"
+        )
+    wanted = [t for t, need in zip(inputs, needs, strict=True) if need]
+    rows = zip(record.edges, grads, strict=True)
+    arrived = [(edge, grad) for edge, grad in rows if edge is not None and grad is not None]
+    edges, cotangents = zip(*arrived, strict=True) if arrived else ((), ())
+    with torch._C._ForceDispatchKeyGuard(*_AT_REST), hooks_masked(record.targets):
+        found = torch.autograd.grad(
+            edges, record.targets, cotangents, allow_unused=True, retain_graph=keeps_graph()
+        )
+    rows = zip(found, wanted, strict=True)
+    return _fresh([torch.zeros_like(t) if g is None else g for g, t in rows], wanted)
+
+
+def _fresh(values: Sequence[Tensor], like: Iterable[Tensor] | None = None) -> list[Tensor]:
+    """The values in memory of their own, laid out as a compiler expects it of such tensors."""
+    rows = zip(values, like or values, strict=False)
+    return [torch.empty_like(t).copy_(value.detach()) for value, t in rows]
+
+
+# ---- what compilers and autograd are told of it --------------------------------------------------
+
+
+def _solve_fake(
+    z0: list[Tensor],
+    y0: list[Tensor],
+    beta: list[Tensor],
+    args: list[Tensor],
+    parameters: list[Tensor],
+    plan: int,
+    needs: list[bool],
+    grad: bool,
+) -> list[Tensor]:
+    outputs = [torch.empty_like(leaf) for _ in range(2 + _plans[plan].saves) for leaf in z0]
+    inputs = [*z0, *y0, *beta, *args] if grad and (any(needs) or parameters) else []
+    kept = [torch.empty_like(t) for t in inputs]
+    return [*outputs, *kept, torch.empty((), dtype=torch.int64, device="cpu")]
+
+
+def _solve_backward_fake(
+    grads: list[Tensor | None], ticket: Tensor, inputs: list[Tensor], needs: list[bool]
+) -> list[Tensor]:
+    return [torch.empty_like(t) for t, need in zip(inputs, needs, strict=True) if need]
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    *parts, plan, needs, _ = inputs
+    ctx.counts = [len(part) for part in parts]
+    ctx.needs = [*needs, *([True] * ctx.counts[-1])]
+    ctx.outputs = len(parts[0]) * (2 + _plans[plan].saves)
+    ctx.save_for_backward(*output[ctx.outputs :], *parts[-1])
+
+
+def _backward(ctx: Any, grads: list[Tensor | None]) -> tuple[Any, ...]:
+    *kept, ticket = ctx.saved_tensors[: len(ctx.saved_tensors) - ctx.counts[-1]]
+    inputs = [*kept, *ctx.saved_tensors[len(kept) + 1 :]]
+    found = iter(
+        torch.ops.torch_revdeq.solve_backward(grads[: ctx.outputs], ticket, inputs, ctx.needs)
+    )
+    every = iter([next(found) if need else None for need in ctx.needs])
+    return (*([next(every) for _ in range(count)] for count in ctx.counts), None, None, None)
+
+
+_library = torch.library.Library("torch_revdeq", "DEF")
+_library.define(
+    "solve(Tensor[] z0, Tensor[] y0, Tensor[] beta, Tensor[] args, Tensor[] parameters, int plan, "
+    "bool[] needs, bool grad) -> Tensor[]",
+    # Neither run again nor merged with another: f may draw random numbers, and there is a ticket.
+    tags=(torch.Tag.nondeterministic_seeded, torch.Tag.pt2_compliant_tag),
+)
+_library.define(
+    "solve_backward(Tensor?[] grads, Tensor ticket, Tensor[] inputs, bool[] needs) -> Tensor[]",
+    tags=(torch.Tag.nondeterministic_seeded, torch.Tag.pt2_compliant_tag),
+)
+_library.impl("solve", _solve, "CompositeExplicitAutograd")
+_library.impl("solve_backward", _solve_backward, "CompositeExplicitAutograd")
+torch.library.register_fake("torch_revdeq::solve", _solve_fake, lib=_library)
+torch.library.register_fake("torch_revdeq::solve_backward", _solve_backward_fake, lib=_library)
+torch.library.register_autograd(
+    "torch_revdeq::solve", _backward, setup_context=_setup_context, lib=_library
+)
