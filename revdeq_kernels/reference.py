@@ -59,8 +59,13 @@ def updated(state: Tensor, f: Tensor, beta: float | Tensor) -> Tensor:
 
 def invert_(state: Tensor, f: Tensor, beta: float | Tensor, *, cast: Tensor | None = None) -> None:
     """state <- (state - beta f) / (1 - beta)."""
+    _write(state, inverted(state, f, beta), cast)
+
+
+def inverted(state: Tensor, f: Tensor, beta: float | Tensor) -> Tensor:
+    """What ``invert_`` writes, before it is rounded to the state's dtype. Differentiable."""
     keep, beta_, y, f = _operands(state, f, beta)
-    _write(state, (y - beta_ * f) / keep, cast)
+    return (y - beta_ * f) / keep
 
 
 def _operands(

@@ -65,7 +65,7 @@ def test_the_plain_solve_takes_every_transform() -> None:
 @pytest.mark.parametrize("transform", [grad, vmap, jacrev], ids=lambda t: t.__name__)
 def test_others_are_refused(transform: Callable, adjoint: str) -> None:
     f, x = MLP(4), torch.randn(3, 4)
-    with pytest.raises(RuntimeError, match=r"transform of torch.func; choose adjoint='backprop'"):
+    with pytest.raises(RuntimeError, match=r"transform of torch.func; choose adjoint='functional'"):
         transform(lambda x: solve(f, x, adjoint=adjoint).z.sum())(x)  # type: ignore[arg-type]
 
 

@@ -37,8 +37,10 @@ def for_compilers(solve: Callable[P, Solution]) -> Callable[P, Solution]:
         if "torch._dynamo" not in sys.modules:  # then nothing is being compiled
             return solve(f, z0, *args, **options)  # type: ignore[call-arg]
         if torch.compiler.is_dynamo_compiling() and can_be_operator(f):
-            from .in_graph import solve_in_graph
+            from .in_graph import functional_in_graph, solve_in_graph
 
+            if options.get("adjoint") == "functional":
+                return functional_in_graph(f, z0, args, options)
             return solve_in_graph(f, f, z0, args, options)
         if not disabled:
             disabled.append(torch.compiler.disable(solve, reason=_REASON))  # type: ignore[arg-type]

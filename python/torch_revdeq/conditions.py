@@ -203,6 +203,13 @@ class Evaluation:
                 self.random.restore(self.random.after)
 
     @contextmanager
+    def repeated(self) -> Iterator[None]:
+        """Inside of ``forward``, around evaluations that come a second time: buffers stay."""
+        slots = [] if self.buffers is None else self.buffers.slots
+        with buffers_kept([(module, name) for module, name, *_ in slots]):
+            yield
+
+    @contextmanager
     def replay(self, leaves: Sequence[Tensor]) -> Iterator[None]:
         """Around the way back, which leaves nothing of itself behind; `leaves` lose their hooks."""
         self._enter()

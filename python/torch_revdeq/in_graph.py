@@ -6,6 +6,7 @@ Imported by the compiler alone, for it imports the compiler.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,8 +14,10 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from .conditions import autocast_state
+from .functional import Run, check_functional, spoiled, with_parameters
 from .opaque import Plan
-from .solution import Solution
+from .schedule import Schedule
+from .solution import Solution, Stats
 
 
 def solve_in_graph(
@@ -49,6 +52,89 @@ def solve_in_graph(
         pytree.tree_unflatten(out[i * n : (i + 1) * n], structure) for i in range(2 + plan.saves)
     ]
     return Solution(parts[0], parts[1], plan.stats, parts[2:])
+
+
+def functional_in_graph(
+    f: nn.Module, z0: Any, args: Sequence[Any], options: dict[str, Any]
+) -> Solution:
+    """The call with adjoint="functional", which the compiler traces to its last operation."""
+    y0 = options.pop("y0", None)
+    leaves, structure = pytree.tree_flatten(z0)
+    second = [] if y0 is None else pytree.tree_leaves(y0)
+    constants = _constants(leaves[0].device, options)
+    of_parameters, parameters = with_parameters(f)
+    values, form = pytree.tree_flatten([parameters, *args])
+    places = [i for i, value in enumerate(values) if isinstance(value, Tensor)]
+    device_type, enabled, dtype = constants.autocast
+
+    def call(_: int, state: Sequence[Tensor], given: Sequence[Tensor]) -> list[Tensor]:
+        every = list(values)
+        for place, value in zip(places, given, strict=True):
+            every[place] = value
+        with torch.autocast(device_type, dtype=dtype, enabled=enabled, cache_enabled=False):
+            out = of_parameters(
+                pytree.tree_unflatten(list(state), structure), *pytree.tree_unflatten(every, form)
+            )
+        result = pytree.tree_leaves(out)
+        if [value.shape for value in result] != [leaf.shape for leaf in leaves]:
+            raise ValueError("f: expected a result with the structure and the shapes of z0")
+        return result
+
+    kept = constants.state
+
+    def compare(back: Any, start: Any, end: Any, found: Any) -> Any:
+        return spoiled(back, start, end, found, constants.check, kept)
+
+    read = [leaf.dtype for leaf in leaves]
+    run = Run(call, constants.betas, len(leaves), y0 is not None, read, constants.wide)
+    run.compare = compare
+    # Views: the compiler takes no tensor twice.
+    start = [leaf.view_as(leaf).to(kept) for leaf in (*leaves, *second)]
+    tensors = [*start, *(values[place].view_as(values[place]) for place in places)]
+    ends = run.differentiable(tensors) if torch.is_grad_enabled() else run.forward(tensors)
+    z, y = (run.reading(part) for part in (ends[: len(leaves)], ends[len(leaves) :]))
+    z, y = pytree.tree_unflatten(z, structure), pytree.tree_unflatten(y, structure)
+    return Solution(z, y, constants.stats)
+
+
+@dataclass
+class _Constants:
+    """What a call with adjoint="functional" is made of beside tensors."""
+
+    betas: list[float]
+    state: torch.dtype
+    check: bool | float
+    wide: bool
+    autocast: tuple[str, bool, torch.dtype]
+    stats: Stats
+
+
+@torch.compiler.assume_constant_result
+def _constants(device: torch.device, options: dict[str, Any]) -> _Constants:
+    """Called once, while the graph is traced: the options, checked."""
+    known = {"beta", "max_steps", "state", "adjoint", "check", "accumulate", "rng"}
+    for name in options.keys() - known:
+        raise ValueError(
+            f"{name}: expected to be left out with adjoint='functional' in a compiled graph, got "
+            f"{options[name]!r}; choose another adjoint"
+        )
+    if options.get("rng", "auto") != "none":
+        raise ValueError(
+            "rng: expected 'none' with adjoint='functional' in a compiled graph, which does not "
+            "replay random numbers; give rng='none' if f draws none, or choose another adjoint"
+        )
+    schedule = Schedule(options.get("beta", 0.5), options.get("max_steps", 8), exact=False)
+    state, steps = options.get("state", "auto"), schedule.max_steps
+    check_functional(state, schedule)
+    name = str(state).removeprefix("torch.")
+    return _Constants(
+        betas=schedule.numbers,
+        state=state,
+        check=options.get("check", True),
+        wide=options.get("accumulate", "float32") == "float32",
+        autocast=autocast_state(device)[-1],
+        stats=Stats(steps, 2 * steps, name, "functional", state_bytes=0),
+    )
 
 
 def _taken_apart(tree: Any) -> tuple[list[Any], Any]:

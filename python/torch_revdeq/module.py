@@ -47,7 +47,8 @@ class RevDEQ(nn.Module):
                 raise TypeError("z0: expected a start, or an argument to take its shape from")
             z0 = pytree.tree_map(torch.zeros_like, args[0])
         options = {"y0": y0, "beta": self.beta, **self.options}
-        if torch.compiler.is_dynamo_compiling() and can_be_operator(self.f):
+        functional = options.get("adjoint") == "functional"
+        if torch.compiler.is_dynamo_compiling() and can_be_operator(self.f) and not functional:
             from .in_graph import solve_in_graph
 
             solution = solve_in_graph(self, self.f, z0, args, options)

@@ -41,27 +41,19 @@ class Check:
         """
         if not self.enabled or not any(leaf.numel() for leaf in z0):
             return None
+        scale = _largest([*z0, *y0])
         if isinstance(pair, ExactPair):
             if not deferred(pair.z[0].device) and _equal(pair, z0, y0):
                 stats._reconstruction_error = 0.0
                 return None
-            error, tolerance = _distance(pair, z0, y0), 0.0
+            error, tolerance = _distance([*pair.z, *pair.y], [*z0, *y0], scale.clamp_min(1.0)), 0.0
             failed = _differs(pair, z0, y0)
         else:
-            check = self.problem.check
-            tolerance = TOLERANCE[pair.layout.kept[0]] if check is True else float(check)
-            error = _distance(pair, z0, y0)
-            failed = None
-        scale = _largest([*z0, *y0])
-        if isinstance(pair, ExactPair):
-            scale = scale.clamp_min(1.0)
-        else:
             assert self.end is not None
-            scale = torch.maximum(scale, self.end)
-        error = torch.where(error == 0, error, error / scale)
-        stats._reconstruction_error = error
-        if failed is None:
+            tolerance = float_tolerance(self.problem.check, pair.layout.kept[0])
+            error = _distance([*pair.z, *pair.y], [*z0, *y0], torch.maximum(scale, self.end))
             failed = ~(error <= tolerance)  # NaN fails
+        stats._reconstruction_error = error
         pending = settle(failed, lambda: self._error(error, tolerance, steps), spoiled)
         if pending is not None:
             stats._pending.append(pending)
@@ -116,10 +108,21 @@ def _differs(pair: Pair, z0: Sequence[Tensor], y0: Sequence[Tensor]) -> Tensor:
     return torch.stack([(end != start).any() for end, start in rows]).any()
 
 
-def _distance(pair: Pair, z0: Sequence[Tensor], y0: Sequence[Tensor]) -> Tensor:
-    """The largest difference of an element, in float64."""
-    rows = zip([*pair.z, *pair.y], [*z0, *y0], strict=True)
-    return _largest([end - start for end, start in rows])
+def is_far(back: Leaves, start: Leaves, end: Leaves, tolerance: float) -> Tensor:
+    """Whether a float state came back too far from its start, for where nothing can be raised."""
+    scale = torch.maximum(_largest(start), _largest(end))
+    return ~(_distance(back, start, scale) <= tolerance)
+
+
+def float_tolerance(check: bool | float, state: torch.dtype) -> float:
+    """How far from its start a float state may come back, as a share."""
+    return TOLERANCE[state] if check is True else float(check)
+
+
+def _distance(back: Leaves, start: Leaves, scale: Tensor) -> Tensor:
+    """The largest difference of an element as a share of `scale`, in float64."""
+    error = _largest([end - first for end, first in zip(back, start, strict=True)])
+    return torch.where(error == 0, error, error / scale)
 
 
 def _largest(leaves: Sequence[Tensor]) -> Tensor:

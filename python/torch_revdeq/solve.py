@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .compiling import for_compilers
 from .conditions import Evaluation
 from .float_pair import FLOAT_STATES
+from .functional import solve_functional, with_parameters
 from .hooks import solve_hooks
 from .iteration import Stopping
 from .mapping import Mapping, flatten
@@ -24,7 +25,7 @@ from .stored import solve_stored
 from .transforms import check_transforms
 from .verification import outbox
 
-Adjoint: TypeAlias = Literal["reversible", "backprop", "checkpoint", "hooks"]
+Adjoint: TypeAlias = Literal["reversible", "backprop", "checkpoint", "hooks", "functional"]
 Accumulate: TypeAlias = Literal["float32", "autograd"]
 
 _ADJOINTS = {
@@ -32,6 +33,7 @@ _ADJOINTS = {
     "backprop": solve_stored,
     "checkpoint": solve_stored,
     "hooks": solve_hooks,
+    "functional": solve_functional,
 }
 
 
@@ -95,7 +97,9 @@ def solve(
         adjoint: "reversible" walks the solve back, at memory that does not grow with the steps
             (but for the digits). "backprop" stores what autograd stores: the definition.
             "checkpoint" stores the states. "hooks" is reversible inside autograd's own graph: for
-            an f that is sharded by FSDP2, or closes over tensors that are no leaves.
+            an f that is sharded by FSDP2, or closes over tensors that are no leaves. "functional"
+            is reversible as one function of tensors, for torch.func and graph compilers: a state
+            in float32 or float64, numbers as beta, no tol.
         rng: random numbers of f in the backward pass. "auto": those of the forward pass come again.
             "shared": also every half step draws the same ones (one dropout mask for the solve).
             "none": nothing is done.
@@ -126,8 +130,8 @@ def solve(
         ReconstructionError: from backward(): the way back did not end at the start.
         CaptureError: f reads a tensor that was computed from others outside f and requires grad.
         RuntimeError: f changes its state, or buffers that it reads; a sharded f without "hooks"; a
-            transform of torch.func or a forward-mode derivative, which only "backprop" with a float
-            state takes; a second derivative of an exact state.
+            transform of torch.func or a forward-mode derivative, which only "functional" and
+            "backprop" with a float state take; a second derivative of an exact state.
 
     Under torch.no_grad nothing is kept and z and y have the same bits. Called with grad mode on, f
     runs with it on in the forward pass too; its graph is dropped at once.
@@ -143,6 +147,9 @@ def solve(
     _one_of("adjoint", adjoint, tuple(_ADJOINTS))
     _one_of("rng", rng, RNG)
     _one_of("accumulate", accumulate, ("float32", "autograd"))
+    if adjoint == "functional" and isinstance(f, nn.Module):
+        f, parameters = with_parameters(f)
+        args = (parameters, *args)
     leaves, structure = flatten("z0", z0)
     mapping = Mapping(f, leaves, structure)
     tensors = mapping.take_args(args)

@@ -1,0 +1,293 @@
+"""``adjoint="functional"``: the reversible adjoint without anything in place.
+
+A function of tensors and nothing else, made of PyTorch's own operations, so that transforms of
+torch.func and graph compilers can look inside. Its backward pass begins from both states at the end
+and is itself differentiable, to any order. Memory does not grow with the steps, unless the backward
+pass is to be differentiated too, which torch.func always provides for.
+
+Source: arXiv 2509.12917.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, jvp, vjp
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+from revdeq_kernels.reference import inverted, updated
+
+from .captures import CaptureError
+from .float_pair import FloatPair
+from .pair import Leaves
+from .problem import Outputs, Problem
+from .reconstruction import Check, float_tolerance, is_far
+from .schedule import Schedule
+from .transforms import inside_transform, is_from_outside
+
+Call = Callable[[int, Sequence[Tensor], Sequence[Tensor]], Leaves]
+"""f in half step k, of the leaves that it reads and the tensors of its arguments."""
+
+
+def with_parameters(f: nn.Module) -> tuple[Callable[..., Any], dict[str, Tensor]]:
+    """A module as a function of its parameters too, and these: its first argument after z."""
+
+    def of_parameters(z: Any, parameters: dict[str, Tensor], *args: Any) -> Any:
+        return functional_call(f, parameters, (z, *args))
+
+    return of_parameters, dict(f.named_parameters())
+
+
+@dataclass
+class Run:
+    """A solve as a function of its tensors: z0, y0 if `second`, and those that f is given."""
+
+    call: Call
+    betas: list[float]
+    leaves: int
+    second: bool
+    read: list[torch.dtype]  # what f reads, leaf by leaf
+    wide: bool  # add up 16-bit gradients in float32
+    measure: Callable[[Leaves, Leaves], None] | None = None
+    compare: Callable[[Leaves, Leaves, Leaves, Leaves], Leaves] | None = None
+    around_backward: Callable[[], AbstractContextManager[None]] = nullcontext
+    around_jvp: Callable[[], AbstractContextManager[None]] = nullcontext
+
+    def split(self, tensors: Leaves) -> tuple[Leaves, Leaves, Leaves]:
+        """The start of z, that of y, and the rest."""
+        z, rest = tensors[: self.leaves], tensors[self.leaves :]
+        return (z, rest[: self.leaves], rest[self.leaves :]) if self.second else (z, z, rest)
+
+    def forward(self, tensors: Leaves) -> list[Tensor]:
+        """z and y at the end, in the dtype of the state."""
+        z, y, given = self.split(tensors)
+        for n, beta in enumerate(self.betas):
+            f = self.call(2 * n, self.reading(z), given)
+            y = _each(updated, y, f, beta)
+            read = self.reading(y)
+            f = self.call(2 * n + 1, read, given)
+            if n + 1 == len(self.betas) and self.measure is not None:
+                self.measure(read, f)
+            z = _each(updated, z, f, beta)
+        return [*z, *y]
+
+    def differentiable(self, tensors: Leaves) -> Leaves:
+        """The same, with a backward pass that walks back."""
+        compiled = torch.compiler.is_dynamo_compiling()
+        function = _Reversal if compiled else _ReversalForward
+        return list(function.apply(self, *tensors))
+
+    def reading(self, state: Leaves) -> list[Tensor]:
+        """What f reads of a state."""
+        return [leaf.to(dtype) for leaf, dtype in zip(state, self.read, strict=True)]
+
+    def watched(self) -> Run:
+        """The same, refusing an f that reads what it was not given."""
+
+        def call(k: int, leaves: Leaves, given: Leaves) -> list[Tensor]:
+            with torch.enable_grad():
+                leaves, given = ([t.detach() for t in part] for part in (leaves, given))
+                out = self.call(k, leaves, given)
+            if any(value.requires_grad for value in out):
+                raise _captured()
+            return out
+
+        return replace(self, call=call)
+
+
+def _each(step: Callable[..., Tensor], state: Leaves, f: Leaves, beta: float) -> list[Tensor]:
+    rows = zip(state, f, strict=True)
+    return [step(leaf, value, beta).to(leaf.dtype) for leaf, value in rows]
+
+
+def solve_functional(problem: Problem) -> Outputs:
+    """z, y and the statistics of a solve that is one function of tensors."""
+    _refuse(problem)
+    evaluation, state, schedule = problem.evaluation, problem.state, problem.schedule
+    assert state is not None
+    start = [leaf.to(state) for leaf in (*problem.z0, *(problem.y0 or ()))]
+    read = [leaf.dtype for leaf in problem.z0]
+    run = Run(evaluation, schedule.numbers, len(read), problem.y0 is not None, read, problem.wide)
+    run.measure = problem.stopping.measure
+    run.around_backward, run.around_jvp = partial(evaluation.replay, ()), evaluation.repeated
+    with evaluation.forward(replayed=True):
+        ends = run.differentiable([*start, *problem.tensors])
+    z, y = ends[: len(read)], ends[len(read) :]
+    layout = problem.layout()
+    stats = problem.stats(FloatPair(list(y), list(z), layout, schedule), schedule.max_steps)
+
+    def compare(back: Leaves, start: Leaves, end: Leaves, found: Leaves) -> Leaves:
+        if torch.is_grad_enabled() or inside_transform():
+            return spoiled(back, start, end, found, problem.check, state)
+        count = len(read)
+        pairs = [FloatPair(x[count:], x[:count], layout, schedule) for x in (end, back)]
+        check = Check(problem, pairs[0])
+        check.after(pairs[1], start[:count], start[count:], schedule.max_steps, stats, found)
+        return found
+
+    run.compare = compare
+    return Outputs(run.reading(z), run.reading(y), [], stats)
+
+
+def spoiled(
+    back: Leaves, start: Leaves, end: Leaves, found: Leaves, check: bool | float, state: torch.dtype
+) -> Leaves:
+    """The gradients; NaN if the way back did not end at the start, where nothing can be raised."""
+    if check is False:
+        return found
+    back, start, end = ([leaf.detach() for leaf in part] for part in (back, start, end))
+    far = is_far(back, start, end, float_tolerance(check, state))
+    return [torch.where(far, float("nan"), gradient) for gradient in found]
+
+
+def check_functional(state: Any, schedule: Schedule) -> None:
+    """Refuse a state and a beta that take the ops."""
+    if state not in (torch.float32, torch.float64):
+        got = "an exact state" if state in (None, "auto", "exact") else str(state)
+        raise ValueError(
+            "state: expected torch.float32 or torch.float64 with adjoint='functional', got "
+            f"{got}; choose one of them, or another adjoint"
+        )
+    if schedule.tensor is not None:
+        raise TypeError(
+            "beta: expected numbers with adjoint='functional', got a tensor; choose another adjoint"
+        )
+
+
+def _refuse(problem: Problem) -> None:
+    """What other adjoints take."""
+    check_functional(problem.state, problem.schedule)
+    options = {"tol": None, "save_at": (), "backward_steps": None}
+    given = {"tol": problem.stopping.tol, "save_at": problem.save_at}
+    given["backward_steps"] = problem.backward_steps
+    for name, without in options.items():
+        if given[name] != without:
+            raise ValueError(
+                f"{name}: expected {without} with adjoint='functional', got {given[name]}; choose "
+                "another adjoint"
+            )
+
+
+class _Reversal(torch.autograd.Function):
+    """From the tensors of a ``Run`` to both states at its end."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(run: Run, *tensors: Tensor) -> tuple[Tensor, ...]:
+        if torch.compiler.is_dynamo_compiling():
+            return tuple(run.watched().forward(list(tensors)))
+        with _Levels():
+            return tuple(run.watched().forward(list(tensors)))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.run, *tensors = inputs
+        ctx.save_for_backward(*output, *tensors)
+        if not torch.compiler.is_dynamo_compiling():
+            ctx.save_for_forward(*output, *tensors)  # the same: vmap notes one of the two
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        run: Run = ctx.run
+        ends, tensors = ctx.saved_tensors[: len(grads)], ctx.saved_tensors[len(grads) :]
+        with run.around_backward():
+            return None, *_walk_back(run, list(ends), list(tensors), list(grads))
+
+
+class _ReversalForward(_Reversal):
+    """The same, with its derivative in forward mode, which compilers do not take."""
+
+    @staticmethod
+    def jvp(ctx: Any, _: Any, *tangents: Tensor | None) -> tuple[Tensor, ...]:
+        run: Run = ctx.run
+        tensors = list(ctx.saved_tensors[2 * run.leaves :])
+        moving = [i for i, tangent in enumerate(tangents) if tangent is not None]
+
+        def of_moving(*values: Tensor) -> tuple[Tensor, ...]:
+            return tuple(run.forward(_replaced(tensors, moving, values)))
+
+        primals = tuple(tensors[i] for i in moving)
+        with run.around_jvp():
+            return jvp(of_moving, primals, tuple(tangents[i] for i in moving))[1]
+
+
+def _walk_back(run: Run, ends: Leaves, tensors: Leaves, grads: Leaves) -> list[Tensor | None]:
+    """The gradients of the tensors, by one evaluation of f for every half step."""
+    count = run.leaves
+    z, y, grad_z, grad_y = ends[:count], ends[count:], grads[:count], grads[count:]
+    z0, y0, given = run.split(tensors)
+    first = len(tensors) - len(given)
+    chosen = [i for i, tensor in enumerate(given) if tensor.is_floating_point()]
+    sums = [torch.zeros_like(given[i], dtype=_sum_dtype(given[i], run.wide)) for i in chosen]
+
+    def product(k: int, state: Leaves, seed: Leaves) -> tuple[Leaves, Leaves]:
+        """f at the state, and its part in the state's gradient; the others join their sums."""
+
+        def f(state: Leaves, values: Leaves) -> list[Tensor]:
+            return run.call(k, run.reading(state), _replaced(given, chosen, values))
+
+        out, back, *_ = vjp(f, state, [given[i] for i in chosen])
+        cotangents = [s.to(value.dtype) for s, value in zip(seed, out, strict=True)]
+        of_state, parts = back(cotangents)
+        sums[:] = [s + part for s, part in zip(sums, parts, strict=True)]
+        return out, of_state
+
+    for n in reversed(range(len(run.betas))):
+        beta = run.betas[n]
+        f, of_y = product(2 * n + 1, y, [beta * g for g in grad_z])
+        z = _each(inverted, z, f, beta)
+        grad_y = [g + part for g, part in zip(grad_y, of_y, strict=True)]
+        f, of_z = product(2 * n, z, [beta * g for g in grad_y])
+        y = _each(inverted, y, f, beta)
+        rows = zip(grad_z, of_z, strict=True)
+        grad_z = [(1.0 - beta) * g + part for g, part in rows]
+        grad_y = [(1.0 - beta) * g for g in grad_y]
+    if not run.second:
+        grad_z = [a + b for a, b in zip(grad_z, grad_y, strict=True)]
+    starts = [*grad_z, *grad_y] if run.second else grad_z
+    totals = [s.to(given[i].dtype) for s, i in zip(sums, chosen, strict=True)]
+    found = [*starts, *totals]
+    if run.compare is not None:
+        found = run.compare([*z, *y], [*z0, *y0], ends, found)
+    result: list[Tensor | None] = [None] * len(tensors)
+    places = [*range(first), *(first + i for i in chosen)]
+    for place, gradient in zip(places, found, strict=True):
+        result[place] = gradient
+    return result
+
+
+def _replaced(tensors: Leaves, places: Sequence[int], values: Sequence[Tensor]) -> Leaves:
+    """The tensors, with others in some places."""
+    result = list(tensors)
+    for place, value in zip(places, values, strict=True):
+        result[place] = value
+    return result
+
+
+def _sum_dtype(tensor: Tensor, wide: bool) -> torch.dtype:
+    half = tensor.dtype in (torch.bfloat16, torch.float16)
+    return torch.float32 if wide and half else tensor.dtype
+
+
+class _Levels(TorchFunctionMode):
+    """Refuse a tensor of a transform outside of the solve: its derivative would be lost."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(is_from_outside(t) for t in pytree.tree_leaves((args, kwargs))):
+            raise _captured()
+        return func(*args, **(kwargs or {}))
+
+
+def _captured() -> CaptureError:
+    return CaptureError(
+        "f: expected to read its arguments and its own parameters with adjoint='functional', got "
+        "another tensor that is differentiated; pass it as an argument, solve(f, z0, tensor)"
+    )

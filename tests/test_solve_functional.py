@@ -1,0 +1,315 @@
+"""adjoint="functional": the reversible adjoint under transforms, and traced by a compiler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch.autograd import forward_ad, gradcheck, gradgradcheck
+from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
+from torch.utils import _pytree as pytree
+
+from cells import MLP
+from torch_revdeq import CaptureError, ReconstructionError, RevDEQ, solve
+
+pytestmark = [
+    # Torch scripts its own decompositions on the first use of forward mode.
+    pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning"),
+    # What Dynamo does.
+    pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
+]
+
+F64 = torch.float64
+OPTIONS: dict[str, Any] = {"adjoint": "functional", "state": F64, "max_steps": 3, "beta": 0.4}
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> None:
+    torch.compiler.reset()
+    torch.manual_seed(0)
+
+
+def cell(z: Tensor, w: Tensor, x: Tensor) -> Tensor:
+    return torch.tanh(z @ w + x)
+
+
+def reversible(w: Tensor, x: Tensor, z0: Tensor) -> Tensor:
+    return solve(cell, z0, w, x, **OPTIONS).z.square().sum()
+
+
+def unrolled(w: Tensor, x: Tensor, z0: Tensor) -> Tensor:
+    y = z = z0
+    for _ in range(3):
+        y = 0.6 * y + 0.4 * cell(z, w, x)
+        z = 0.6 * z + 0.4 * cell(y, w, x)
+    return z.square().sum()
+
+
+# ---- derivatives ---------------------------------------------------------------------------------
+
+TRANSFORMS: dict[str, Callable[[Any], Callable[..., Any]]] = {
+    "grad": lambda loss: grad(loss, (0, 1, 2)),
+    "vmap": lambda loss: vmap(loss, (None, 0, 0)),
+    "vmap of grad": lambda loss: vmap(grad(loss), (None, 0, None)),
+    "jacrev": lambda loss: jacrev(loss, 1),
+    "jvp": lambda loss: lambda *t: jvp(loss, t, t)[1],
+    "jacfwd": lambda loss: jacfwd(loss, 2),
+    "vmap of jvp": lambda loss: vmap(lambda w, x, z: jvp(lambda w: loss(w, x, z), (w,), (w,))[1]),
+    "hessian": hessian,
+    "jacrev of jacrev": lambda loss: jacrev(jacrev(loss, 1), 2),
+    "grad of vmap": lambda loss: grad(lambda *t: vmap(loss, (None, 0, 0))(*t).sum()),
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_transforms(name: str) -> None:
+    w, x, z0 = (torch.randn(4, 4, dtype=F64) for _ in range(3))
+    if name == "vmap of jvp":
+        w = torch.randn(4, 4, 4, dtype=F64)
+    transform = TRANSFORMS[name]
+    got, want = transform(reversible)(w, x, z0), transform(unrolled)(w, x, z0)
+    torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize("second", [False, True], ids=["y0", "joined"])
+def test_first_and_second_derivatives(second: bool) -> None:
+    w, x, z0, y0 = (torch.randn(3, 3, dtype=F64, requires_grad=True) for _ in range(4))
+
+    def run(w: Tensor, x: Tensor, z0: Tensor, y0: Tensor) -> tuple[Tensor, Tensor]:
+        solution = solve(cell, z0, w, x, y0=y0 if second else None, **OPTIONS)
+        return solution.z, solution.y
+
+    inputs = (w, x, z0, y0 if second else y0.detach())
+    assert gradcheck(run, inputs)
+    assert gradgradcheck(run, inputs)
+
+
+def gradients(solution: Any, tensors: list[Tensor]) -> list[Tensor]:
+    losses = torch.stack([leaf.square().sum() for leaf in pytree.tree_leaves(solution.z)])
+    return list(torch.autograd.grad(losses.sum(), tensors))
+
+
+@pytest.mark.parametrize("p", [0.0, 0.3])
+def test_a_module_has_the_gradients_of_backprop(p: float) -> None:
+    f, x = MLP(p=p).double(), torch.randn(6, 16, dtype=F64, requires_grad=True)
+    found = []
+    for adjoint in ("functional", "backprop"):
+        torch.manual_seed(1)
+        solution = solve(f, x * 0.1, x, adjoint=adjoint, max_steps=6)
+        found.append([solution.z, *gradients(solution, [x, *f.parameters()])])
+    torch.testing.assert_close(*found)
+
+
+def test_pytrees_of_mixed_dtypes_and_integers() -> None:
+    def f(z: dict[str, Tensor], tables: list[Tensor], index: Tensor) -> dict[str, Tensor]:
+        h = torch.tanh(z["h"] + tables[0][index])
+        return {"h": h, "c": torch.tanh(z["c"] + h.mean(1, keepdim=True).float())}
+
+    z0 = {"h": torch.zeros(3, 4, dtype=F64), "c": torch.zeros(3, 1)}
+    table = torch.randn(5, 4, dtype=F64, requires_grad=True)
+    found = []
+    for adjoint in ("functional", "backprop"):
+        options: dict[str, Any] = {**OPTIONS, "adjoint": adjoint}
+        solution = solve(f, z0, [table], torch.tensor([0, 3, 3]), **options)
+        assert solution.z["c"].dtype == torch.float32
+        found.append([solution.z["c"], *gradients(solution, [table])])
+    torch.testing.assert_close(*found)
+
+
+def test_gradients_in_16_bits_are_added_up_in_float32() -> None:
+    """Many equal parts that bfloat16 would lose."""
+    w = torch.ones((), dtype=torch.bfloat16, requires_grad=True)
+    z0 = torch.ones(8)
+    sums = []
+    for accumulate in ("float32", "autograd"):
+        z = solve(
+            lambda z, w: z + w.float() * 2**-9,
+            z0,
+            w,
+            adjoint="functional",
+            state=torch.float32,
+            beta=0.5,
+            max_steps=300,
+            check=False,
+            accumulate=accumulate,
+        ).z
+        sums.append(float(torch.autograd.grad(z.sum(), w)[0]))
+    assert sums[0] > 1.5 * sums[1]
+
+
+class Noise(nn.Module):
+    """Draws random numbers and counts its calls in a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.randn(4, 4, dtype=F64))
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, z: Tensor, x: Tensor) -> Tensor:
+        return self.drop(torch.tanh(z @ self.w + x))
+
+
+def test_random_numbers_come_again_in_forward_mode() -> None:
+    f, x = Noise(), torch.randn(3, 4, dtype=F64)
+    tangents = []
+    for adjoint in ("functional", "backprop"):
+        torch.manual_seed(1)
+        options: dict[str, Any] = {**OPTIONS, "adjoint": adjoint}
+        tangents.append(jvp(lambda x, o=options: solve(f, x * 0, x, **o).z, (x,), (x,)))
+    torch.testing.assert_close(*tangents)
+
+
+# ---- what would be lost --------------------------------------------------------------------------
+
+
+def test_what_f_closes_over_is_refused_where_a_derivative_would_be_lost() -> None:
+    w, x = torch.randn(4, 4, dtype=F64), torch.randn(4, 4, dtype=F64)
+
+    def closes(w: Tensor, x: Tensor) -> Tensor:
+        return solve(lambda z, x: torch.tanh(z @ w + x), x * 0, x, **OPTIONS).z.sum()
+
+    with pytest.raises(CaptureError, match="pass it as an argument"):
+        closes(w.clone().requires_grad_(), x)
+    for transform in (grad(closes), jacrev(closes), jacfwd(closes), vmap(grad(closes), (None, 0))):
+        with pytest.raises(CaptureError, match="pass it as an argument"):
+            transform(w, x)
+    with pytest.raises(CaptureError, match="pass it as an argument"):
+        vmap(grad(lambda x: closes(w * x, x)))(x)
+    with forward_ad.dual_level(), pytest.raises(RuntimeError, match=r"choose torch.func.jvp"):
+        closes(forward_ad.make_dual(w, w), x)
+
+
+def test_what_f_closes_over_may_be_batched() -> None:
+    b, x = torch.randn(3, 4, dtype=F64), torch.randn(4, dtype=F64)
+
+    def run(b: Tensor) -> Tensor:
+        return solve(lambda z, x: torch.tanh(z + x + b), x * 0, x, **OPTIONS).z
+
+    torch.testing.assert_close(vmap(run)(b), torch.stack([run(row) for row in b]))
+
+
+FAR: dict[str, Any] = {"adjoint": "functional", "state": torch.float32, "beta": 0.9}
+
+
+def test_a_way_back_that_does_not_arrive() -> None:
+    f, x = MLP(), torch.randn(6, 16, requires_grad=True)
+    with pytest.raises(ReconstructionError, match="precision of a float32 state is used up"):
+        solve(f, x * 0, x, max_steps=20, **FAR).z.sum().backward()
+    solve(f, x * 0, x, max_steps=20, check=False, **FAR).z.sum().backward()
+    lost = grad(lambda x: solve(f, x * 0, x, max_steps=20, **FAR).z.sum())(x.detach())
+    assert lost.isnan().all()  # nothing can be raised there
+    near = grad(lambda x: solve(f, x * 0, x, max_steps=2, **FAR).z.sum())(x.detach())
+    assert near.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"state": "auto"}, "state: expected torch.float32 or torch.float64 with"),
+        ({"state": torch.bfloat16}, "state: expected torch.float32 or torch.float64 with"),
+        ({"tol": 1e-3}, "tol: expected None with adjoint='functional'"),
+        ({"save_at": [1]}, "save_at: expected"),
+        ({"backward_steps": 1}, "backward_steps: expected None with"),
+        ({"beta": torch.tensor(0.5)}, "beta: expected numbers with"),
+        ({"store_last": 1}, "store_last: expected 0 with"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_it_does_not_take(options: dict[str, Any], message: str) -> None:
+    x = torch.randn(6, 16)
+    with pytest.raises((ValueError, TypeError), match=message):
+        solve(MLP(), x, x, **{**FAR, **options})
+
+
+# ---- traced by a compiler ------------------------------------------------------------------------
+
+
+class Model(nn.Module):
+    """A solve between other layers."""
+
+    def __init__(self, f: nn.Module | None = None, **options: Any) -> None:
+        super().__init__()
+        options = {"adjoint": "functional", "state": torch.float32, "rng": "none", **options}
+        self.encoder, self.decoder = nn.Linear(16, 16), nn.Linear(16, 2)
+        self.equilibrium: Any = RevDEQ(f or MLP(), **{"max_steps": 2, **options})
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.decoder(torch.relu(self.equilibrium(torch.relu(self.encoder(x)))))
+
+
+def of_parameters(model: nn.Module, run: Callable[..., Tensor], x: Tensor) -> list[Tensor]:
+    return list(torch.autograd.grad(run(x).square().sum(), list(model.parameters())))
+
+
+def whole(model: Any, backend: Any = "aot_eager") -> Callable[..., Any]:
+    return torch.compile(model, fullgraph=True, backend=backend)
+
+
+def test_one_graph_with_f_in_it() -> None:
+    model, counter = Model(), CompileCounterWithBackend("aot_eager")
+    compiled = whole(model, counter)
+    for size in (6, 6, 3, 9, 5):
+        x = torch.randn(size, 16)
+        got, want = of_parameters(model, compiled, x), of_parameters(model, model, x)
+        assert all(map(torch.equal, got, want))
+    assert counter.frame_count == 2  # once more for a size that varies
+    with torch.no_grad():
+        assert torch.equal(compiled(x), model(x))
+    assert model.equilibrium.stats.steps == 2
+
+
+def test_autocast_holds_on_the_way_back() -> None:
+    model, x = Model(), torch.randn(6, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = [run(x) for run in (whole(model), model)]
+    found = [torch.autograd.grad(z.float().sum(), list(model.parameters())) for z in outputs]
+    assert all(map(torch.equal, *found))
+
+
+def test_a_traced_way_back_that_does_not_arrive() -> None:
+    model, x = Model(beta=0.9999, max_steps=3), torch.randn(6, 16)
+    got = of_parameters(model, whole(model), x)
+    assert all(gradient.isnan().all() for gradient in got[:2])  # those before the solve
+
+
+def test_what_cannot_be_traced() -> None:
+    x = torch.randn(6, 16)
+    with pytest.raises(Exception, match="rng: expected 'none' with adjoint='functional'"):
+        whole(Model(rng="auto"))(x)
+    with pytest.raises(Exception, match="check_every: expected to be left out"):
+        whole(Model(check_every=2))(x)
+    with pytest.raises(Exception, match="mutate a captured Tensor"):
+        whole(Model(Normed()))(x).sum().backward()
+    hidden = torch.randn(16, requires_grad=True)
+
+    class Reads(nn.Module):
+        def forward(self, z: Tensor, x: Tensor) -> Tensor:
+            return torch.tanh(z + x * hidden)
+
+    with pytest.raises(Exception, match="pass it as an argument"):
+        whole(Model(Reads()))(x)
+
+
+class Normed(nn.Module):
+    """Counts the batches that it saw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(16)
+
+    def forward(self, z: Tensor, x: Tensor) -> Tensor:
+        return torch.tanh(self.norm(z + x))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inductor's own
+def test_with_inductor() -> None:
+    model, x = Model(state=F64).double(), torch.randn(6, 16, dtype=F64)
+    got = of_parameters(model, whole(model, "inductor"), x)
+    for a, b in zip(got, of_parameters(model, model, x), strict=True):
+        torch.testing.assert_close(a, b)
