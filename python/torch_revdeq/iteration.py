@@ -133,13 +133,14 @@ def relative_residual(z: Sequence[Tensor], f: Sequence[Tensor]) -> Tensor:
 
 def sample_residuals(z: Sequence[Tensor], f: Sequence[Tensor]) -> Tensor:
     """The same for every sample alone; its bits do not depend on strides."""
-    norm = partial(torch.linalg.vector_norm, dim=1)
+    norm = partial(torch.linalg.vector_norm, dim=1, dtype=torch.float64)
     rows = [(_by_row(a), _by_row(b)) for a, b in zip(z, f, strict=True)]
     return torch.stack([_ratio(norm(a - b), norm(b)) for a, b in rows]).amax(0)
 
 
 def _by_row(leaf: Tensor) -> Tensor:
-    return leaf.detach().double().contiguous().unsqueeze(-1).flatten(1)
+    wide = torch.promote_types(leaf.dtype, torch.float32)
+    return leaf.detach().to(wide).contiguous().unsqueeze(-1).flatten(1)
 
 
 def _ratio(distance: Tensor, size: Tensor) -> Tensor:
