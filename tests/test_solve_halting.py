@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from cells import CELLS, cell_and_input
 from torch_revdeq import RangeError, ReconstructionError, RevDEQ, solve
 from torch_revdeq.halting import Halting
-from torch_revdeq.iteration import Stopping
+from torch_revdeq.iteration import Stopping, sample_residuals
 from torch_revdeq.testing import assert_exact_gradients
 
 ADJOINTS = ["reversible", "hooks", "checkpoint"]
@@ -128,6 +128,20 @@ def test_a_sample_alone_takes_the_same_steps_to_the_same_z() -> None:
         (grad,) = torch.autograd.grad(alone.z.sum(), x)
         (part,) = torch.autograd.grad(together.z[one].sum(), x, retain_graph=True)
         torch.testing.assert_close(part, grad, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(5, 300), (3, 17, 40), (7,)], ids=str)
+def test_residuals_have_the_same_bits_whatever_the_strides(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    z, f = torch.randn(2, *shape)
+    turned = [
+        t.mT.contiguous().mT if t.dim() > 1 else t[:, None].repeat(1, 2)[:, 0] for t in (z, f)
+    ]
+    got = sample_residuals([z], [f])
+    assert torch.equal(got, sample_residuals(turned[:1], turned[1:]))
+    rows = zip(z.double(), f.double(), strict=True)
+    want = torch.stack([(a - b).norm() / (1e-5 + b.norm()) for a, b in rows])
+    torch.testing.assert_close(got, want, rtol=1e-6, atol=0.0)
 
 
 def test_a_sample_that_has_halted_stays_as_it_is() -> None:
