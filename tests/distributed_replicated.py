@@ -155,6 +155,41 @@ def stopped(check_every: int = 1) -> float:
     return gradient_error(model, expected)
 
 
+@case("samples halt, ranks stop together")
+def halted() -> float:
+    """A sample halts where it does in one process; a rank goes on until none moves on any."""
+    options = {"tol": TOL, "max_steps": 40, "per_sample": True}
+    alone = Model(**options).sharpened(2.0)
+    alone(shard(batch()))
+    steps = gathered(_steps(alone))
+    assert steps[0] != steps[1], f"alone, all ranks stop at step {steps[0]}"
+    model = Model(**options, process_group=dist.group.WORLD).sharpened(2.0)
+    backward(DistributedDataParallel(model), shard(batch()))
+    together = gathered(_steps(model))
+    assert together == [max(steps)] * len(steps), f"{together} steps together, {steps} alone"
+    expected = Model(adjoint="backprop", **options).sharpened(2.0)
+    backward(expected, batch())
+    stats = model.solver.stats, expected.solver.stats
+    taken, wanted = (s.sample_steps for s in stats if s is not None)
+    assert taken is not None and wanted is not None
+    assert torch.equal(taken, shard(wanted)), (taken, wanted)
+    return gradient_error(model, expected)
+
+
+@case("a sample that is no number keeps all ranks going")
+def unhalted() -> float:
+    """A maximum over ranks that lost the NaN would stop them: gloo's does if rank 1 brings it."""
+    x = shard(batch())
+    if dist.get_rank() == 1:
+        x = x.index_fill(0, torch.tensor([0]), float("nan"))
+    options = {"tol": TOL, "max_steps": 15, "per_sample": True, "process_group": dist.group.WORLD}
+    solution = solve(lambda z, x: 0.1 * z + x, x, x, state=torch.float32, **options)
+    taken = solution.stats.sample_steps
+    assert taken is not None and taken.min() < solution.stats.steps == 15, taken
+    assert not solution.stats.converged
+    return 0.0
+
+
 def _steps(model: Any) -> int:
     return model.solver.stats.steps
 

@@ -58,6 +58,8 @@ RIGHT = [
     "ranks stop together",
     "ranks stop together, checks every third step",
     "an f that communicates stops together",
+    "samples halt, ranks stop together",
+    "a sample that is no number keeps all ranks going",
     "fsdp",
     "fsdp, not resharded",
     "fsdp, hooks",

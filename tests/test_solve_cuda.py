@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from cells import CELLS, MLP, cell_and_input
-from torch_revdeq import RangeError, ReconstructionError, solve
+from torch_revdeq import RangeError, ReconstructionError, Solution, solve
 from torch_revdeq.testing import assert_exact_gradients
 
 pytestmark = [
@@ -89,6 +90,33 @@ def test_steps_follow_from_the_data_alone() -> None:
 
     on_cpu = steps(torch.zeros(4096), x.cpu())
     assert {steps(torch.zeros_like(x), x) for _ in range(20)} == {on_cpu + 1}
+
+
+@pytest.mark.parametrize("state", ["exact", torch.float32], ids=str)
+def test_samples_halt_as_on_a_cpu(state: Any) -> None:
+    """At the steps that the data say, in a solve that goes on for one check more."""
+    torch.manual_seed(0)
+    x = torch.randn(64, 32)
+    rate = torch.linspace(0.0, 0.8, 64).view(-1, 1)
+
+    def f(z: Tensor, x: Tensor, rate: Tensor) -> Tensor:
+        return rate * torch.tanh(z) + x
+
+    def solved(x: Tensor, rate: Tensor) -> Solution:
+        options: dict[str, Any] = {"tol": 1e-2, "max_steps": 40, "per_sample": True}
+        return solve(f, torch.zeros_like(x), x, rate, state=state, **options)
+
+    on_cpu = solved(x, rate).stats
+    x, rate = x.cuda().requires_grad_(), rate.cuda().requires_grad_()
+    stats = solved(x, rate).stats
+    assert on_cpu.sample_steps is not None and stats.sample_steps is not None
+    assert torch.equal(stats.sample_steps.cpu(), on_cpu.sample_steps)
+    assert len(set(on_cpu.sample_steps.tolist())) > 3
+    assert stats.steps == on_cpu.steps + 1 and stats.converged
+    options: dict[str, Any] = {"tol": 1e-2, "max_steps": 8, "per_sample": True}
+    for adjoint in ("reversible", "hooks"):
+        options |= {"adjoint": adjoint, "state": state, "beta": 0.4}
+        assert_exact_gradients(f, torch.zeros_like(x), x, rate, **options)
 
 
 def test_a_wrong_gradient_becomes_nan_and_raises_later() -> None:

@@ -7,14 +7,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .halting import by_sample, where_moving
 from .pair import Leaves, Pair
 
 
 class Carry:
-    """grad_y, grad_z and the seed of the next product, by the merged passes of the op layer.
+    """grad_y, grad_z and the seed of the next product.
 
     In step n, with b = beta_n: seed = b grad_z; then ``after_y`` takes in the product at y, and
-    ``after_z`` the one at z. Each also brings its half of the pair back.
+    ``after_z`` the one at z. Each also brings its half of the pair back, in one merged pass of the
+    op layer. The passes know one factor for all samples: a step in which some have halted is taken
+    back by plain operations of the same roundings.
     """
 
     def __init__(
@@ -41,22 +44,61 @@ class Carry:
 
     def after_y(self, n: int, f: Leaves, vjp: Leaves) -> None:
         """z back; grad_y <- grad_y + vjp, its seed, and its share of the step before."""
-        self.pair.invert_z_adjoint_y(n, f, self.grad_y, vjp, self.seed)
+        pair = self.pair
+        if self._merges(n):
+            pair.invert_z_adjoint_y(n, f, self.grad_y, vjp, self.seed)
+            return
+        pair.invert_z(n, f)
+        self._learn(n, self.grad_z, f, pair.z)
+        for grad, product in zip(self.grad_y, vjp, strict=True):
+            grad.add_(product)
+        self._seed(self.grad_y, n)  # its share is taken in ``after_z``, which learns from all of it
 
     def after_z(self, n: int, f: Leaves, vjp: Leaves, *, joined: bool) -> None:
         """y back; grad_z <- (1 - beta) grad_z + vjp, and its seed.
 
         In the first step of a solve that began with y = z (`joined`) grad_z takes grad_y in.
         """
-        if joined:
-            self.pair.invert_y_adjoint_z0(f, self.grad_z, self.grad_y, vjp)
+        pair = self.pair
+        if self._merges(n):
+            if joined:
+                pair.invert_y_adjoint_z0(f, self.grad_z, self.grad_y, vjp)
+            else:
+                pair.invert_y_adjoint_z(n, f, self.grad_z, vjp, self.seed)
+            return
+        pair.invert_y(n, f)
+        self._learn(n, self.grad_y, f, pair.y)
+        for grad_z, grad_y, product in zip(self.grad_z, self.grad_y, vjp, strict=True):
+            self._keep(grad_y, n)
+            self._keep(grad_z, n)
+            if joined:
+                grad_z.add_(grad_y)
+            grad_z.add_(product)
+        if n > 0:
+            self._seed(self.grad_z, n - 1)
+
+    def _merges(self, n: int) -> bool:
+        """Whether the merged passes can take step n back: the same for both of its halves."""
+        return self.pair.schedule.all_move(n)
+
+    def _learn(self, n: int, grad: Leaves, f: Leaves, before: Leaves) -> None:
+        """Nothing, where beta is a number."""
+
+    def _keep(self, grad: Tensor, n: int) -> None:
+        """grad <- (1 - beta) grad, of the samples that move."""
+        schedule = self.pair.schedule
+        moving, keep = schedule.moving(n), 1.0 - _like(schedule.applied(n), grad)
+        if moving is None:
+            grad.mul_(keep)
         else:
-            self.pair.invert_y_adjoint_z(n, f, self.grad_z, vjp, self.seed)
+            torch.where(by_sample(moving, grad), grad * keep, grad, out=grad)
 
     def _seed(self, grad: Leaves, n: int) -> None:
-        beta = self.pair.schedule.applied(n)
+        """beta grad of the samples that move, 0 of the others."""
+        schedule = self.pair.schedule
+        beta, moving = schedule.applied(n), schedule.moving(n)
         for g, seed in zip(grad, self.seed, strict=True):
-            seed.copy_(g * _like(beta, g))
+            seed.copy_(where_moving(moving, g * _like(beta, g), 0.0))
 
 
 class LearningCarry(Carry):
@@ -72,42 +114,26 @@ class LearningCarry(Carry):
         super().__init__(pair, grad_z, grad_y)
         self.grad_beta: Tensor | None = None
 
-    def after_y(self, n: int, f: Leaves, vjp: Leaves) -> None:
-        """As in ``Carry``, in plain operations of the same roundings."""
-        pair = self.pair
-        pair.invert_z(n, f)
-        self._learn(self.grad_z, f, pair.z)
-        for grad, product in zip(self.grad_y, vjp, strict=True):
-            grad.add_(product)
-        self._seed(self.grad_y, n)
+    def _merges(self, n: int) -> bool:
+        return False
 
-    def after_z(self, n: int, f: Leaves, vjp: Leaves, *, joined: bool) -> None:
-        """As in ``Carry``, in plain operations of the same roundings."""
-        pair = self.pair
-        pair.invert_y(n, f)
-        self._learn(self.grad_y, f, pair.y)
-        beta = pair.schedule.applied(n)
-        for grad_z, grad_y, product in zip(self.grad_z, self.grad_y, vjp, strict=True):
-            keep = 1.0 - _like(beta, grad_z)
-            grad_y.mul_(keep)
-            grad_z.mul_(keep)
-            if joined:
-                grad_z.add_(grad_y)
-            grad_z.add_(product)
-        if n > 0:
-            self._seed(self.grad_z, n - 1)
-
-    def _learn(self, grad: Leaves, f: Leaves, before: Leaves) -> None:
-        beta = self.pair.schedule.tensor
+    def _learn(self, n: int, grad: Leaves, f: Leaves, before: Leaves) -> None:
+        schedule = self.pair.schedule
+        beta, moving = schedule.tensor, schedule.moving(n)
         assert beta is not None
         for g, value, state in zip(grad, f, before, strict=True):
-            part = beta_part(beta, g, value, self.pair.value(state, g.dtype))
+            part = beta_part(beta, g, value, self.pair.value(state, g.dtype), moving)
             self.grad_beta = part if self.grad_beta is None else self.grad_beta + part
 
 
-def beta_part(beta: Tensor, grad: Tensor, f: Tensor, before: Tensor) -> Tensor:
-    """What a half step adds to the gradient of beta: grad (f - state), summed to beta's shape."""
-    product = grad * (f.to(grad.dtype) - before)
+def beta_part(
+    beta: Tensor, grad: Tensor, f: Tensor, before: Tensor, moving: Tensor | None
+) -> Tensor:
+    """What a half step adds to the gradient of beta: grad (f - state), summed to beta's shape.
+
+    A sample that has halted adds nothing.
+    """
+    product = where_moving(moving, grad * (f.to(grad.dtype) - before), 0.0)
     if beta.numel() == 1:
         return product.sum().reshape(beta.shape)
     return product.sum_to_size(beta.shape)

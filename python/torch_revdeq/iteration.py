@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -14,6 +16,7 @@ import revdeq_kernels as rk
 
 from .arrival import Arrival
 from .conditions import Evaluate
+from .halting import Halting
 from .schedule import Schedule
 from .transforms import inside_transform
 
@@ -49,10 +52,18 @@ class Stopping:
     which it falls below tol is the last. On another device a decision waits for the check before
     it, so that the device never runs dry: the solve goes on for one check more, always, and the
     number of steps follows from the data alone.
+
+    With `halting` every sample is measured for itself, and the residual is the largest of theirs:
+    below tol once all have halted.
     """
 
     def __init__(
-        self, tol: float | None, check_every: int, process_group: Any, device: torch.device
+        self,
+        tol: float | None,
+        check_every: int,
+        process_group: Any,
+        device: torch.device,
+        halting: Halting | None = None,
     ) -> None:
         """Check the arguments; ValueError where they make no sense."""
         if tol is not None and not tol >= 0:
@@ -70,6 +81,7 @@ class Stopping:
                 "max_steps anyway"
             )
         self.tol, self.check_every, self.group = tol, check_every, process_group
+        self.halting = halting
         self.lag = 0 if device.type == "cpu" else 1
         self.residual: Tensor | None = None
         self._pending: deque[Arrival] = deque()
@@ -83,12 +95,18 @@ class Stopping:
         if inside_transform():
             self._refuse_transform()
             return
-        residual = relative_residual(y, f)
+        residual = relative_residual(y, f) if self.halting is None else self._judge(y, f)
         if self.group is not None:
             dist.all_reduce(residual, dist.ReduceOp.MAX, group=self.group)
         self.residual = residual
         if self.tol is not None:
             self._pending.append(Arrival(residual))
+
+    def _judge(self, y: list[Tensor], f: list[Tensor]) -> Tensor:
+        assert self.halting is not None
+        residual = self.halting.judge(sample_residuals(y, f))
+        # A maximum over ranks may lose a NaN, and with it a sample that moves.
+        return residual if self.group is None else residual.nan_to_num(nan=math.inf)
 
     def _refuse_transform(self) -> None:
         if self.tol is not None:
@@ -109,8 +127,24 @@ def relative_residual(z: Sequence[Tensor], f: Sequence[Tensor]) -> Tensor:
     rows = [rk.residual(*_readable(a, b)) for a, b in zip(z, f, strict=True) if a.numel()]
     if not rows:
         return torch.zeros((), dtype=torch.float64, device=z[0].device)
-    ratios = [row[0] / (EPSILON + row[1]) for row in rows]
+    ratios = [_ratio(row[0], row[1]) for row in rows]
     return torch.stack(ratios).max()  # NaN stays NaN, and stops nothing
+
+
+def sample_residuals(z: Sequence[Tensor], f: Sequence[Tensor]) -> Tensor:
+    """The same for every sample alone; its bits do not depend on strides."""
+    norm = partial(torch.linalg.vector_norm, dim=1, dtype=torch.float64)
+    rows = [(_by_row(a), _by_row(b)) for a, b in zip(z, f, strict=True)]
+    return torch.stack([_ratio(norm(a - b), norm(b)) for a, b in rows]).amax(0)
+
+
+def _by_row(leaf: Tensor) -> Tensor:
+    wide = torch.promote_types(leaf.dtype, torch.float32)
+    return leaf.detach().to(wide).contiguous().unsqueeze(-1).flatten(1)
+
+
+def _ratio(distance: Tensor, size: Tensor) -> Tensor:
+    return distance / (EPSILON + size)
 
 
 def _readable(z: Tensor, f: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """Autograd's graph of a pair that the ops step: nodes which carry its gradient, and no numbers.
 
 The gradient is that of the real numbers which the pair stands for: of state' = (1 - beta) state +
-beta f, whatever rounding the state goes through.
+beta f, whatever rounding the state goes through, and of state' = state for a sample that halted.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .carry import beta_part
+from .halting import where_moving
 from .pair import Leaves, Pair
 
 
@@ -76,8 +77,9 @@ class Nodes:
         schedule = self.pair.schedule
         strides = [leaf.stride() for leaf in self.pair.y]
         rows = zip(nodes, f, before, strides, strict=True)
+        step = schedule.applied(n), schedule.moving(n), self.second
         return [
-            _Step.apply((schedule.applied(n), stride, self.second), b, node, value, schedule.tensor)
+            _Step.apply((*step, stride), b, node, value, schedule.tensor)
             for node, value, b, stride in rows
         ]
 
@@ -127,19 +129,20 @@ class _Attach(torch.autograd.Function):
 class _Step(torch.autograd.Function):
     """The gradient of one half step: (1 - beta) grad to the state, beta grad to f.
 
-    What f gets lies in memory as the state does, so that sums within f run in one order.
+    Of a sample that has halted all goes to the state, and 0 to f. What f gets lies in memory as the
+    state does, so that sums within f run in one order.
     """
 
     @staticmethod
     def forward(
         ctx: Any,
-        step: tuple[float | Tensor, tuple[int, ...], bool],
+        step: tuple[float | Tensor, Tensor | None, bool, tuple[int, ...]],
         before: Tensor | None,
         node: Tensor,
         f: Tensor,
         beta: Tensor | None,
     ) -> Tensor:
-        ctx.applied, ctx.stride, ctx.second = step
+        ctx.applied, ctx.moving, ctx.second, ctx.stride = step
         ctx.f = f.dtype
         ctx.set_materialize_grads(False)
         if before is not None:
@@ -152,13 +155,14 @@ class _Step(torch.autograd.Function):
             return (None,) * 5
         if torch.is_grad_enabled() and not ctx.second:
             refuse_second_derivative()
-        applied = ctx.applied
+        applied, moving = ctx.applied, ctx.moving
         learned = None
         if ctx.saved_tensors:
             before, f, beta = ctx.saved_tensors
-            learned = beta_part(beta, grad, f, before).to(beta.dtype)
+            learned = beta_part(beta, grad, f, before, moving).to(beta.dtype)
         seed = torch.empty_strided(grad.shape, ctx.stride, dtype=ctx.f, device=grad.device)
-        return None, None, (1.0 - applied) * grad, seed.copy_(applied * grad), learned
+        kept = where_moving(moving, (1.0 - applied) * grad, grad)
+        return None, None, kept, seed.copy_(where_moving(moving, applied * grad, 0.0)), learned
 
 
 def refuse_second_derivative() -> NoReturn:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .halting import by_sample, where_moving
 from .schedule import Schedule
 
 Leaves = list[Tensor]
@@ -65,6 +66,11 @@ class Layout:
         """The leaves whose copies are made after the op: it cannot write them."""
         rows = enumerate(zip(self.itself, self.cast, strict=True))
         return [i for i, (itself, cast) in rows if not itself and not cast]
+
+    @cached_property
+    def copied(self) -> list[int]:
+        """The leaves of which f reads a copy."""
+        return [i for i, itself in enumerate(self.itself) if not itself]
 
     @cached_property
     def groups(self) -> list[Group]:
@@ -121,9 +127,9 @@ class Pair:
         """Let go of all memory. What is left can be resumed in other."""
         self.y, self.z, self.read_y, self.read_z = [], [], [], []
 
-    def _fill(self, state: Leaves, read: Leaves) -> None:
+    def _fill(self, state: Leaves, read: Leaves, places: Sequence[int]) -> None:
         """f's copies, where no op writes them."""
-        for i in self.by_hand:
+        for i in places:
             read[i].copy_(self.value(state[i], self.layout.read[i]))
 
     # ---- forward ----
@@ -153,11 +159,28 @@ class Pair:
     def _half_step(
         self, op: str, state: Leaves, read: Leaves, n: int, second: int, f: Leaves
     ) -> None:
+        moving = self.schedule.moving(n)
+        if moving is not None:
+            self._half_step_of(moving, op, state, read, n, second, f)
+            return
         for group in self.groups:
             cast = group.of(read) if group.cast else None
             self._call(op, group, group.of(state), n, second, group.of(f), cast)
         if self.by_hand:
-            self._fill(state, read)
+            self._fill(state, read, self.by_hand)
+
+    def _half_step_of(
+        self, moving: Tensor, op: str, state: Leaves, read: Leaves, n: int, second: int, f: Leaves
+    ) -> None:
+        """The same of some samples. The ops know none: the others are put back afterwards."""
+        before = [leaf.clone() for leaf in state]
+        # What f makes of a sample that stays is not used: it cannot leave the range of the state.
+        used = [where_moving(moving, value, 0.0) for value in f]
+        for group in self.groups:
+            self._call(op, group, group.of(state), n, second, group.of(used), None)
+        for leaf, old in zip(state, before, strict=True):
+            torch.where(by_sample(moving, leaf), leaf, old, out=leaf)
+        self._fill(state, read, self.layout.copied)
 
     def _call(
         self, op: str, group: Group, state: Any, n: int, second: int, f: Any, cast: Any
@@ -175,7 +198,7 @@ class Pair:
             cast = group.of(self.read_z) if group.cast else None
             self._first_pass(group, n, group.of(f), adjoint, cast)
         if self.by_hand:
-            self._fill(self.z, self.read_z)
+            self._fill(self.z, self.read_z, self.by_hand)
 
     def invert_y_adjoint_z(
         self, n: int, f: Leaves, grad_z: Leaves, vjp: Leaves, seed: Leaves
@@ -186,7 +209,7 @@ class Pair:
             cast = group.of(self.read_y) if group.cast else None
             self._second_pass(group, n, group.of(f), adjoint, cast)
         if self.by_hand:
-            self._fill(self.y, self.read_y)
+            self._fill(self.y, self.read_y, self.by_hand)
 
     def invert_y_adjoint_z0(self, f: Leaves, grad_z: Leaves, grad_y: Leaves, vjp: Leaves) -> None:
         """y back to the start it shares with z; grad_z becomes the gradient of that start."""

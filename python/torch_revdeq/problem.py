@@ -113,6 +113,8 @@ class Problem:
             tol=self.stopping.tol,
         )
         stats._residual = self.stopping.residual
+        if self.stopping.halting is not None:
+            stats._sample_steps = self.stopping.halting.steps(steps)
         if isinstance(pair, ExactPair):
             stats.frac_bits = pair.frac_bits
             stats.state_bytes += pair.digits.bytes(steps)

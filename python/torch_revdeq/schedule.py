@@ -1,4 +1,7 @@
-"""The relaxation factor of every step, as the caller gave it and as the ops apply it."""
+"""The relaxation factor of every step, as the caller gave it and as the ops apply it.
+
+And of every sample, where samples halt: their factor is 0 from then on.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,8 @@ from torch import Tensor
 from revdeq_kernels import effective_beta
 from revdeq_kernels.fixed_point import BetaError, check_beta
 
+from .halting import Halting
+
 Beta: TypeAlias = float | Sequence[float] | Callable[[int], float] | Tensor
 """One number for all steps, one for each, a function of the step, or a tensor that may learn."""
 
@@ -23,10 +28,12 @@ class Schedule:
 
     `tensor` is the tensor that the caller gave, if it was one; an exact state reads its value once,
     a float state hands it to the ops. `applied(n)` is what the ops apply: in exact arithmetic
-    ``effective_beta`` of the number.
+    ``effective_beta`` of the number. It holds for the samples that are `moving(n)`.
     """
 
-    def __init__(self, beta: Beta, max_steps: int, *, exact: bool) -> None:
+    def __init__(
+        self, beta: Beta, max_steps: int, *, exact: bool, halting: Halting | None = None
+    ) -> None:
         """Resolve beta for every step; ValueError or TypeError where it cannot be had."""
         if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 1:
             raise ValueError(
@@ -34,7 +41,7 @@ class Schedule:
                 "evaluations of f"
             )
         self.max_steps = max_steps
-        self.exact = exact
+        self.exact, self.halting = exact, halting
         self.tensor = beta if isinstance(beta, Tensor) else None
         self.numbers: list[float] = []
         self.numbers = self._numbers(beta, max_steps)
@@ -50,6 +57,14 @@ class Schedule:
     def applied(self, n: int) -> float | Tensor:
         """The factor that the ops apply in step n, and the adjoint with them."""
         return self._applied[n] if self.numbers else self.tensor  # type: ignore[return-value]
+
+    def moving(self, n: int) -> Tensor | None:
+        """Which samples move in step n; None where the host knows that all do."""
+        return None if self.halting is None else self.halting.moving(n)
+
+    def all_move(self, n: int) -> bool:
+        """Whether all do, once the forward pass is over."""
+        return self.halting is None or self.halting.all_move(n)
 
     def smallest_factor(self, steps: int) -> float:
         """The product of abs(1 - beta) over the steps: how much of the start is left."""

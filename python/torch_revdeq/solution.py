@@ -33,6 +33,7 @@ class Stats:
     frac_bits: int | None = None
     tol: float | None = None
     _residual: Tensor | None = field(default=None, repr=False)
+    _sample_steps: Tensor | None = field(default=None, repr=False)
     _reconstruction_error: Tensor | float | None = field(default=None, repr=False)
     _pending: list[Pending] = field(default_factory=list, repr=False)
 
@@ -41,14 +42,23 @@ class Stats:
         """The relative residual norm(y - f(y)) / (1e-5 + norm(f(y))) that was measured last.
 
         The largest over the leaves, of the last step unless tol stopped the solve between checks.
+        With per_sample the largest over the samples, each at the check where it halted if it did.
         Reading it waits for the device.
         """
         return float("nan") if self._residual is None else float(self._residual)
 
     @property
     def converged(self) -> bool | None:
-        """Whether the residual is below tol; None without a tol."""
+        """Whether the residual is below tol, with per_sample that of all; None without a tol."""
         return None if self.tol is None else self.residual < self.tol
+
+    @property
+    def sample_steps(self) -> Tensor | None:
+        """The steps that each sample took, int64, on the solve's device; None without per_sample.
+
+        It is there at once; only reading its numbers waits for the device.
+        """
+        return self._sample_steps
 
     @property
     def reconstruction_error(self) -> float | None:
@@ -64,6 +74,8 @@ class Stats:
         """Numbers only: a copy or a pickle has no part in checks that are on their way."""
         state = dict(self.__dict__)
         state["_residual"] = None if self._residual is None else self._residual.detach().cpu()
+        steps = self._sample_steps
+        state["_sample_steps"] = None if steps is None else steps.cpu()
         error = self._reconstruction_error
         state["_reconstruction_error"] = None if error is None else float(error)
         state["_pending"] = []

@@ -12,6 +12,7 @@ from .compiling import for_compilers
 from .conditions import Evaluation
 from .float_pair import FLOAT_STATES
 from .functional import solve_functional, with_parameters
+from .halting import Halting
 from .hooks import solve_hooks
 from .iteration import Stopping
 from .mapping import Mapping, flatten
@@ -47,6 +48,7 @@ def solve(
     max_steps: int | Callable[[], int] = 8,
     tol: float | None = None,
     check_every: int = 1,
+    per_sample: bool = False,
     process_group: Any = None,
     state: State = "auto",
     frac_bits: int | Literal["auto"] = "auto",
@@ -84,6 +86,10 @@ def solve(
             over the leaves, falls below this. None or 0: take max_steps. On a GPU the decision
             waits for one check more than on a CPU, and nothing else waits.
         check_every: steps from one check of the residual to the next.
+        per_sample: judge every sample, an index of dimension 0 of all leaves, by a residual of its
+            own. One that a check finds below tol stays as it is from the next step on, and gets the
+            gradient of the steps that it took; the solve ends when none moves. f is evaluated for
+            all of them to the end.
         process_group: a torch.distributed group whose ranks stop together, at the largest residual
             among them. Needed with a tol if f communicates.
         state: what keeps y and z. "exact": fixed point, from which every step can be taken back
@@ -160,11 +166,12 @@ def solve(
     evaluation = Evaluation(mapping, leaves[0].device, rng)
     if torch.is_grad_enabled():
         check_modules(evaluation.modules, adjoint)
+    halting = Halting(leaves, tol, check_every) if per_sample else None
     problem = Problem(
         mapping=mapping,
         evaluation=evaluation,
-        schedule=Schedule(beta, max_steps, exact=kept is None),
-        stopping=Stopping(tol, check_every, process_group, leaves[0].device),
+        schedule=Schedule(beta, max_steps, exact=kept is None, halting=halting),
+        stopping=Stopping(tol, check_every, process_group, leaves[0].device, halting),
         z0=leaves,
         y0=second,
         tensors=tensors,

@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from revdeq_kernels.reference import updated
 
 from .conditions import Evaluate
+from .halting import where_moving
 from .inputs import Inputs
 from .iteration import Stopping, iterate
 from .nodes import Nodes, attached, begun, refuse_second_derivative
@@ -119,11 +120,15 @@ class _FloatNodes:
             self.saved[n + 1] = self.read(self.z)
 
     def _updated(self, n: int, state: Leaves, f: Leaves) -> Leaves:
-        beta = self.schedule.applied(n)
+        beta, moving = self.schedule.applied(n), self.schedule.moving(n)
         if n < self.first and isinstance(beta, Tensor):
             beta = beta.detach()
-        rows = zip(state, f, strict=True)
-        return [updated(s, value, as_beta(beta, s)).to(s.dtype) for s, value in rows]
+
+        def new(s: Tensor, value: Tensor) -> Tensor:
+            used = where_moving(moving, value, 0.0)  # or an Inf that is not used would reach beta
+            return where_moving(moving, updated(s, used, as_beta(beta, s)).to(s.dtype), s)
+
+        return [new(s, value) for s, value in zip(state, f, strict=True)]
 
 
 def _read(state: Tensor, dtype: torch.dtype) -> Tensor:
