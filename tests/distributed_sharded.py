@@ -170,6 +170,8 @@ def sharded_inside(where: Where, form: Form, **options: Any) -> Model:
     state=torch.float32,
 )
 @case("fsdp of f, backprop", "f", "layer", adjoint="backprop")
+@case("fsdp of f, auto", "f", "layer")
+@case("fsdp of f's children, auto", "children", "closure")
 def inside(where: Where, form: Form, **options: Any) -> float:
     """Refused, or right, as the adjoint has it."""
     return twice(sharded_inside(where, form, **options), reference(form, **options))
@@ -178,8 +180,16 @@ def inside(where: Where, form: Form, **options: Any) -> float:
 @case("fsdp of f, reversible, not refused")
 def unrefused() -> float:
     """What the refusal prevents: gradients that are wrong without a word."""
-    with mock.patch.object(sys.modules["torch_revdeq.solve"], "_is_sharded", return_value=False):
+    with mock.patch.object(sys.modules["torch_revdeq.modules"], "is_sharded", return_value=False):
         return inside("f", "layer", adjoint="reversible")
+
+
+@case("fsdp of f, no gradient")
+def evaluated() -> float:
+    """Nothing is walked back, so nothing is refused."""
+    model, expected = sharded_inside("f", "layer", adjoint="reversible"), Model()
+    with torch.no_grad():
+        return float((model(batch()) - expected(batch())).abs().max())
 
 
 @case("fsdp1 of f", adjoint="reversible")

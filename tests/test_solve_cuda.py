@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cells import CELLS, MLP, cell_and_input
-from torch_revdeq import RangeError, ReconstructionError, Solution, solve
+from torch_revdeq import RangeError, ReconstructionError, RevDEQ, Solution, graphed, solve
 from torch_revdeq.testing import assert_exact_gradients
 
 pytestmark = [
@@ -153,3 +153,45 @@ def test_memory_does_not_grow_but_for_the_digits(state: object) -> None:
     growth = peak(64) - peak(2)
     per_half_step = 0.14 if state == "exact" else 0.0
     assert growth <= per_half_step * x.numel() * 124 + 0.05 * peak(2)
+
+
+@pytest.mark.parametrize("state", ["exact", torch.float32], ids=str)
+def test_a_layer_as_two_graphs(state: Any) -> None:
+    """Replays on new data have the bits of calls without a graph."""
+    torch.manual_seed(0)
+    f = MLP().cuda()
+    options: dict[str, Any] = {"state": state, "max_steps": 4, "rng": "none"}
+    if state == "exact":
+        options["frac_bits"] = 18
+    plain, layer = RevDEQ(f, **options), RevDEQ(f, **options)
+    graphed(layer, torch.randn(32, 16, device="cuda", requires_grad=True))
+    for _ in range(3):
+        x = torch.randn(32, 16, device="cuda", requires_grad=True)
+        found = []
+        for each in (plain, layer):
+            z = each(x)
+            grads = torch.autograd.grad(z.square().sum(), [x, *f.parameters()])
+            found.append([z.detach().clone(), *(g.clone() for g in grads)])
+        for a, b in zip(*found, strict=True):
+            assert torch.equal(a, b)
+        assert layer.stats is not None
+        layer.stats.verify()
+
+
+def test_a_replay_whose_check_fails() -> None:
+    """A number out of range: NaN in the solution, and an error for who asks."""
+    layer = RevDEQ(lambda z, x: 0.5 * z + x, max_steps=4, rng="none", frac_bits=20)
+    x = torch.randn(32, 16, device="cuda")
+    graphed(layer, x)
+    assert layer.stats is not None
+    assert layer(x).isfinite().all()
+    layer.stats.verify()
+    assert layer(x + 1e6).isnan().all()
+    with pytest.raises(RangeError):
+        layer.stats.verify()
+
+
+def test_a_graph_of_an_f_that_draws_is_refused() -> None:
+    layer = RevDEQ(MLP(p=0.3).cuda(), rng="none", frac_bits=18)
+    with pytest.raises(RuntimeError, match="f: expected to draw no random numbers"):
+        graphed(layer, torch.randn(32, 16, device="cuda"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from .captures import CaptureError
 from .fixed_point import FixedPoint, FixedPointStats, fixed_point
+from .graphed import graphed
 from .iterations import Anderson, Picard, Relaxed
 from .module import RevDEQ
 from .regularization import jacobian_penalty, spectral_radius
@@ -28,6 +29,7 @@ __all__ = [
     "Solution",
     "Stats",
     "fixed_point",
+    "graphed",
     "jacobian_penalty",
     "solve",
     "spectral_radius",

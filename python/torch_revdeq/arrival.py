@@ -7,14 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .capturing import capturing
+
 
 class Arrival:
     """A tensor of one element, copied to the host behind what the device has still to do."""
 
     def __init__(self, value: Tensor) -> None:
-        """Send it. On a CPU it is there."""
+        """Send it. On a CPU it is there; from a CUDA graph it is read where it is."""
         self._host, self._event = value, None
-        if value.device.type != "cpu":
+        if value.device.type != "cpu" and not capturing(value.device):
             module: Any = torch.get_device_module(value.device)
             self._host = torch.empty((), dtype=value.dtype, pin_memory=True)
             self._host.copy_(value, non_blocking=True)

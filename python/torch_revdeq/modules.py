@@ -66,15 +66,14 @@ def check_modules(modules: Sequence[nn.Module], adjoint: str) -> None:
             "f: expected to run outside torch.nn.utils.parametrize.cached(), got its cache, "
             "whose weights belong to another graph; move solve out of that block"
         )
-    fsdp = sys.modules.get("torch.distributed.fsdp")  # what is sharded has imported it
-    replayed = fsdp is not None and adjoint in ("reversible", "checkpoint", "implicit")
+    replayed = adjoint in ("reversible", "checkpoint", "functional", "implicit")
     for module in modules:
         if isinstance(module, DistributedDataParallel):
             raise RuntimeError(
                 "f: expected a module that is not wrapped in DistributedDataParallel, got one that "
                 "is; wrap the model that calls solve, not f"
             )
-        if replayed and _is_sharded(fsdp, module):
+        if replayed and is_sharded(module):
             raise RuntimeError(
                 f"f: expected parameters that stay in place for adjoint={adjoint!r}, got a module "
                 "sharded by FSDP; choose solve(adjoint='hooks'), or shard the module that calls "
@@ -82,8 +81,11 @@ def check_modules(modules: Sequence[nn.Module], adjoint: str) -> None:
             )
 
 
-def _is_sharded(fsdp: Any, module: Any) -> bool:
+def is_sharded(module: Any) -> bool:
     """Whether its parameters come and go with each call of it."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")  # what is sharded has imported it
+    if fsdp is None:
+        return False
     if isinstance(module, fsdp.FSDPModule):
         # In its forward pass, or in one that a checkpoint repeats, it is what calls solve, met
         # because f is a method of it: its parameters are in place.

@@ -70,6 +70,17 @@ class Stats:
         error = self._reconstruction_error
         return None if error is None else float(error)
 
+    def verify(self) -> None:
+        """Raise if a check of this solve failed: its range, or its last backward pass.
+
+        On a CPU checks raise where they happen. On a GPU this reads their outcome from the device,
+        and waits for it; of a solve in a CUDA graph that is the outcome of the last replay.
+        """
+        for check in self._pending:
+            outbox.forget(check)
+        for check in self._pending:
+            check.raise_if_failed()
+
     def __getstate__(self) -> dict[str, Any]:
         """Numbers only: a copy or a pickle has no part in checks that are on their way."""
         state = dict(self.__dict__)
@@ -99,12 +110,5 @@ class Solution:
     saved: list[Any] = field(default_factory=list)
 
     def verify(self) -> None:
-        """Raise if a check of this solve failed: its range, or its last backward pass.
-
-        On a CPU checks raise where they happen. On a GPU this reads their outcome from the device,
-        and waits for it.
-        """
-        for check in self.stats._pending:
-            outbox.forget(check)
-        for check in self.stats._pending:
-            check.raise_if_failed()
+        """As ``Stats.verify``."""
+        self.stats.verify()

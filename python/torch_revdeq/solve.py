@@ -8,15 +8,26 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from .capturing import capturing, check_capture
 from .compiling import for_compilers
 from .conditions import Evaluation
-from .float_pair import FLOAT_STATES
 from .functional import solve_functional, with_parameters
 from .halting import Halting
 from .hooks import solve_hooks
 from .iteration import Stopping
 from .mapping import Mapping, flatten
 from .modules import check_modules
+from .options import (
+    Adjoint,
+    chosen_adjoint,
+    fractional_bits,
+    graphs_to_keep,
+    one_of,
+    second_start,
+    state_dtype,
+    steps_back,
+    steps_to_save,
+)
 from .problem import Problem, State
 from .randomness import RNG, Rng
 from .reversible import solve_reversible
@@ -26,7 +37,6 @@ from .stored import solve_stored
 from .transforms import check_transforms
 from .verification import outbox
 
-Adjoint: TypeAlias = Literal["reversible", "backprop", "checkpoint", "hooks", "functional"]
 Accumulate: TypeAlias = Literal["float32", "autograd"]
 
 _ADJOINTS = {
@@ -52,7 +62,7 @@ def solve(
     process_group: Any = None,
     state: State = "auto",
     frac_bits: int | Literal["auto"] = "auto",
-    adjoint: Adjoint = "reversible",
+    adjoint: Adjoint = "auto",
     rng: Rng = "auto",
     check: bool | float = True,
     accumulate: Accumulate = "float32",
@@ -105,7 +115,8 @@ def solve(
             "checkpoint" stores the states. "hooks" is reversible inside autograd's own graph: for
             an f that is sharded by FSDP2, or closes over tensors that are no leaves. "functional"
             is reversible as one function of tensors, for torch.func and graph compilers: a state
-            in float32 or float64, numbers as beta, no tol.
+            in float32 or float64, numbers as beta, no tol. "auto": "hooks" if f is sharded by
+            FSDP2, otherwise "reversible"; ``Stats.adjoint`` says which.
         rng: random numbers of f in the backward pass. "auto": those of the forward pass come again.
             "shared": also every half step draws the same ones (one dropout mask for the solve).
             "none": nothing is done.
@@ -132,6 +143,7 @@ def solve(
 
     Raises:
         ValueError, TypeError: an argument, or what f returned, is not as described.
+        ValueError: while a CUDA graph is captured: options that it cannot hold. See ``graphed``.
         RangeError: a number left the range of an exact state. On a GPU z and y become NaN.
         ReconstructionError: from backward(): the way back did not end at the start.
         CaptureError: f reads a tensor that was computed from others outside f and requires grad.
@@ -147,23 +159,28 @@ def solve(
 
     Source: arXiv 2509.12917; the exact state is this project's.
     """
-    outbox.poll()
-    if callable(max_steps):
-        max_steps = max_steps()
-    _one_of("adjoint", adjoint, tuple(_ADJOINTS))
-    _one_of("rng", rng, RNG)
-    _one_of("accumulate", accumulate, ("float32", "autograd"))
+    one_of("adjoint", adjoint, ("auto", *_ADJOINTS))
+    one_of("rng", rng, RNG)
+    one_of("accumulate", accumulate, ("float32", "autograd"))
     if adjoint == "functional" and isinstance(f, nn.Module):
         f, parameters = with_parameters(f)
         args = (parameters, *args)
     leaves, structure = flatten("z0", z0)
+    device, kept = leaves[0].device, state_dtype(state, leaves)
+    bits = fractional_bits(frac_bits, exact=kept is None)
+    if capturing(device):
+        check_capture(tol, bits, beta, rng, max_steps, exact=kept is None)
+    else:
+        outbox.poll()
+    if callable(max_steps):
+        max_steps = max_steps()
     mapping = Mapping(f, leaves, structure)
     tensors = mapping.take_args(args)
-    kept = _state_dtype(state, leaves)
-    second = _second_start(y0, leaves, structure)
+    second = second_start(y0, leaves, structure)
     read = [*leaves, *(second or ()), *tensors, *([beta] if isinstance(beta, Tensor) else [])]
+    evaluation = Evaluation(mapping, device, rng)
+    adjoint = chosen_adjoint(adjoint, evaluation.modules)
     transformed = check_transforms(adjoint, kept is None, read)
-    evaluation = Evaluation(mapping, leaves[0].device, rng)
     if torch.is_grad_enabled():
         check_modules(evaluation.modules, adjoint)
     halting = Halting(leaves, tol, check_every) if per_sample else None
@@ -171,125 +188,21 @@ def solve(
         mapping=mapping,
         evaluation=evaluation,
         schedule=Schedule(beta, max_steps, exact=kept is None, halting=halting),
-        stopping=Stopping(tol, check_every, process_group, leaves[0].device, halting),
+        stopping=Stopping(tol, check_every, process_group, device, halting),
         z0=leaves,
         y0=second,
         tensors=tensors,
         state=kept,
-        frac_bits=_frac_bits(frac_bits, exact=kept is None),
+        frac_bits=bits,
         adjoint=adjoint,
         check=check,
         wide=accumulate == "float32",
-        store_last=_store_last(store_last, memory_budget, adjoint),
+        store_last=graphs_to_keep(store_last, memory_budget, adjoint),
         memory_budget=memory_budget,
-        save_at=_save_at(save_at, max_steps, tol),
-        backward_steps=_backward_steps(backward_steps, tol),
+        save_at=steps_to_save(save_at, max_steps, tol),
+        backward_steps=steps_back(backward_steps, tol),
     )
     run = _ADJOINTS[adjoint] if torch.is_grad_enabled() or transformed else solve_reversible
     out = run(problem)
     z, y, *saved = (mapping.unflatten(leaves) for leaves in (out.z, out.y, *out.saved))
     return Solution(z, y, out.stats, saved)
-
-
-def _one_of(name: str, value: Any, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}")
-
-
-def _state_dtype(state: State, leaves: Sequence[Tensor]) -> torch.dtype | None:
-    """The dtype of a float state; None for an exact one."""
-    double = any(leaf.dtype == torch.float64 for leaf in leaves)
-    if state == "auto":
-        return torch.float64 if double else None
-    if state == "exact":
-        if double:
-            raise TypeError(
-                "state: expected z0 in float32 or less for 'exact', got float64; choose "
-                "state=torch.float64"
-            )
-        return None
-    if state not in FLOAT_STATES:
-        names = ", ".join(map(str, FLOAT_STATES))
-        raise ValueError(f"state: expected 'auto', 'exact' or one of {names}, got {state!r}")
-    return state
-
-
-def _frac_bits(frac_bits: int | str, *, exact: bool) -> int | None:
-    if frac_bits == "auto":
-        return None
-    if not exact:
-        raise ValueError(
-            f"frac_bits: expected 'auto' for a float state, got {frac_bits!r}; only state='exact' "
-            "is in fixed point"
-        )
-    if isinstance(frac_bits, bool) or not isinstance(frac_bits, int) or not 0 <= frac_bits <= 30:
-        raise ValueError(f"frac_bits: expected 'auto' or an integer of 0 to 30, got {frac_bits!r}")
-    return frac_bits
-
-
-def _store_last(count: int | str, budget: int | None, adjoint: str) -> int | None:
-    """How many graphs to keep; None: as many as the budget holds."""
-    if (budget is not None) != (count == "auto"):
-        raise ValueError(
-            f"memory_budget: expected bytes with store_last='auto' and None otherwise, got "
-            f"{budget} with store_last={count!r}"
-        )
-    if count != 0 and adjoint != "reversible":
-        raise ValueError(
-            f"store_last: expected 0 with adjoint={adjoint!r}, got {count!r}; choose "
-            "adjoint='reversible', the one that evaluates f again and can keep graphs instead"
-        )
-    if budget is not None:
-        if isinstance(budget, bool) or not isinstance(budget, int) or budget < 0:
-            raise ValueError(f"memory_budget: expected an integer of bytes, got {budget!r}")
-        return None
-    if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-        raise ValueError(f"store_last: expected 'auto' or an integer of at least 0, got {count!r}")
-    return count
-
-
-def _save_at(save_at: Sequence[int], max_steps: int, tol: float | None) -> tuple[int, ...]:
-    for step in save_at:
-        if isinstance(step, bool) or not isinstance(step, int) or not 1 <= step <= max_steps:
-            raise ValueError(
-                f"save_at: expected integers of 1 to max_steps={max_steps}, got {step!r}; z after "
-                "0 steps is z0"
-            )
-    if len(set(save_at)) < len(save_at):
-        raise ValueError(f"save_at: expected each step once, got {list(save_at)}")
-    if save_at and tol:
-        raise ValueError(
-            f"save_at: expected without a tol, got tol={tol}, which may stop before; give tol=None"
-        )
-    return tuple(save_at)
-
-
-def _backward_steps(count: int | None, tol: float | None) -> int | None:
-    if count is None:
-        return None
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise ValueError(
-            f"backward_steps: expected None or an integer of at least 1, got {count!r}; for no "
-            "gradient at all use torch.no_grad()"
-        )
-    if tol:
-        raise ValueError(
-            f"backward_steps: expected without a tol, got tol={tol}: the last steps are known when "
-            "they are over; give tol=None, or draw max_steps yourself"
-        )
-    return count
-
-
-def _second_start(y0: Any, z0: list[Tensor], structure: Any) -> list[Tensor] | None:
-    if y0 is None:
-        return None
-    leaves, other = flatten("y0", y0)
-    if other != structure:
-        raise TypeError(f"y0: expected the structure of z0, {structure}, got {other}")
-    for leaf, like in zip(leaves, z0, strict=True):
-        if (leaf.shape, leaf.dtype, leaf.device) != (like.shape, like.dtype, like.device):
-            raise ValueError(
-                f"y0: expected leaves like those of z0, {tuple(like.shape)} {like.dtype} on "
-                f"{like.device}, got {tuple(leaf.shape)} {leaf.dtype} on {leaf.device}"
-            )
-    return leaves

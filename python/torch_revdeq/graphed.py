@@ -1,0 +1,71 @@
+"""``graphed``: a layer as two CUDA graphs, one forward and one back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from .capturing import check_capture
+from .module import RevDEQ
+
+
+def graphed(layer: RevDEQ, *samples: Tensor, warmup: int = 3) -> RevDEQ:
+    """Capture the layer's solve and its backward pass, as ``torch.cuda.make_graphed_callables``.
+
+    A replay launches all kernels of all steps at once: for small states, whose steps take less time
+    than Python takes to ask for them. Shapes, options and the mode of the layer are those of the
+    capture. Called in another mode (train, eval), the layer runs as it did before.
+
+    Args:
+        layer: on a CUDA device. Its `max_steps` must be a number, `tol` None, `rng` "none" and, for
+            an exact state, `frac_bits` an integer and `beta` numbers.
+        samples: inputs like those to come, on the layer's device, which require grad where those
+            will.
+        warmup: calls before the capture, at least 1: kernels are compiled and checked in them.
+
+    Returns:
+        The layer, whose forward is now the graph's. It returns the same memory in every call.
+        ``layer.stats`` is of the captured solve, its numbers are of the last replay, and
+        ``layer.stats.verify()`` reads its checks and raises if one failed. The gradient of a solve
+        whose check failed is NaN without that.
+
+    Raises:
+        ValueError: an option that a graph cannot hold, or samples on another device.
+        RuntimeError: f draws random numbers, which a replay would not repeat on its way back.
+    """
+    options = layer.options
+    frac_bits = options.get("frac_bits", "auto")
+    state = options.get("state", "auto")
+    doubles = any(t.dtype == torch.float64 for t in pytree.tree_leaves(samples[:1]))
+    check_capture(
+        options.get("tol"),
+        None if frac_bits == "auto" else frac_bits,
+        layer.beta,
+        options.get("rng", "auto"),
+        options.get("max_steps", 8),
+        exact=state == "exact" or (state == "auto" and not doubles),
+    )
+    for sample in samples:
+        if sample.device.type != "cuda":
+            raise ValueError(
+                f"samples: expected tensors on a CUDA device, got one on {sample.device}; move "
+                "layer and samples there"
+            )
+    if warmup < 1:
+        raise ValueError(f"warmup: expected at least 1, got {warmup}; kernels check themselves")
+    device = samples[0].device
+    before = torch.cuda.get_rng_state(device)
+    with torch.cuda.device(device):
+        layer(*(sample.detach() for sample in samples))
+    if not torch.equal(before, torch.cuda.get_rng_state(device)):
+        raise RuntimeError(
+            "f: expected to draw no random numbers in a CUDA graph, got some (dropout?); put f in "
+            "eval mode, or call the layer without a graph"
+        )
+    made: Any = torch.cuda.make_graphed_callables(
+        layer, samples, num_warmup_iters=warmup, allow_unused_input=True
+    )
+    return made
