@@ -118,7 +118,7 @@ def test_the_loop_is_the_iteration_of_solve() -> None:
     x = torch.arange(-8.0, 8.0)
     model = replace(models.make("mlp", TINY, CPU), f=Negated(), z0=torch.zeros(16), x=x)
     assert torch.equal(
-        methods.lerp_loop(model, 0.5, 4),
+        methods.lerp_loop(model.f, model.z0, x, 0.5, 4),
         solve(model.f, model.z0, x, max_steps=4, state=torch.float32).z,
     )
 
@@ -192,9 +192,8 @@ QUICK = ("--quick", "--device", "cpu", "--threads", "1", "--rounds", "1")
 def test_a_run_stores_lines_and_pictures(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert (
-        command.main([*QUICK, "--depths", "1", "4", "--betas", "0.8", "--out", str(tmp_path)]) == 0
-    )
+    chosen = ("--parts", "cost", "error", "--depths", "1", "4", "--betas", "0.8")
+    assert command.main([*QUICK, *chosen, "--out", str(tmp_path)]) == 0
     lines = (tmp_path / "solver.jsonl").read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines]
     cost = [record for record in records if record["part"] == "cost"]
@@ -224,6 +223,35 @@ def test_a_run_stores_lines_and_pictures(
     drawn = tmp_path / "again.png"
     figures.main([str(tmp_path / "solver.jsonl"), "--error", str(drawn)])
     assert drawn.read_bytes() == (tmp_path / "error-against-depth.png").read_bytes()
+
+
+NOT_COMPILED = [m.name for m in methods.OPTIONS if not m.compiled]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        NOT_COMPILED,
+        pytest.param([m.name for m in methods.OPTIONS if m.compiled], marks=pytest.mark.slow),
+    ],
+    ids=["plain", "compiled"],
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:The .grad attribute:UserWarning")
+def test_options_are_measured_beside_each_other(tmp_path: Path, names: list[str]) -> None:
+    chosen = ("--parts", "options", "--models", "mlp", "--depths", "2")
+    assert command.main([*QUICK, *chosen, "--providers", *names, "--out", str(tmp_path)]) == 0
+    lines = (tmp_path / "solver.jsonl").read_text(encoding="utf-8").splitlines()
+    records = {record["provider"]: record for record in map(json.loads, lines)}
+    assert set(names) <= set(records)
+    # The roundings of a float32 f; what is wrong is wrong by a share of 1.
+    assert all(record["gradient_error"] < 1e-5 for record in records.values())
+    if names == NOT_COMPILED:
+        # What is saved costs its own memory: a copy of z for every step.
+        saved, without = (records[n]["peak_bytes"] for n in ("save_at all", "reversible exact"))
+        size = 4 * records["save_at all"]["elements"]
+        assert without < saved <= without + 2 * size
+        stored = records["store_last all"]["peak_bytes"]
+        assert stored > without + 2 * size
 
 
 def test_a_refusal_fails_the_run_and_lines_can_be_kept(

@@ -21,19 +21,23 @@ from bench.solver.measure import (
     COST_DEPTHS,
     ERROR_BETAS,
     ERROR_DEPTHS,
+    OPTIONS_DEPTHS,
     Point,
     Settings,
     measure,
 )
 
-PARTS = ("cost", "error")
+PARTS = ("cost", "options", "error")
 QUICK_DEPTHS = (2, 8)
+KNOWN = {"cost": methods.COST, "options": methods.OPTIONS, "error": methods.ERROR}
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.solver", description=__doc__)
-    parser.add_argument("--parts", nargs="*", default=PARTS, choices=PARTS, help="cost, error")
+    parser.add_argument(
+        "--parts", nargs="*", default=PARTS, choices=PARTS, help="cost, options, error"
+    )
     parser.add_argument("--models", nargs="*", default=list(models.MODELS), choices=models.MODELS)
     parser.add_argument("--providers", nargs="*", default=[], help="parts of provider names")
     parser.add_argument("--betas", nargs="*", type=float, help="instead of each part's own")
@@ -63,7 +67,7 @@ def points_of(chosen: argparse.Namespace) -> list[Point]:
     points: list[Point] = []
 
     def add(part: str, model: str, sizes: models.Sizes, beta: float, depths: Sequence[int]) -> None:
-        known = methods.COST if part == "cost" else methods.ERROR
+        known = KNOWN[part]
         wanted = tuple(m for m in known if wants(chosen.providers, m.name))
         depths = chosen.depths or (QUICK_DEPTHS if chosen.quick else depths)
         points.extend(Point(part, model, sizes, beta, n, wanted) for n in depths if wanted)
@@ -74,6 +78,10 @@ def points_of(chosen: argparse.Namespace) -> list[Point]:
         for model in chosen.models:
             for beta in betas:
                 add("cost", model, sizes, beta, COST_DEPTHS.get(beta, COST_DEPTHS[0.5]))
+    if "options" in chosen.parts:
+        sizes = models.QUICK if chosen.quick else models.FULL
+        for model in chosen.models:
+            add("options", model, sizes, 0.5, OPTIONS_DEPTHS)
     if "error" in chosen.parts and "block" in chosen.models:
         sizes = models.QUICK if chosen.quick else models.ERROR
         for beta in chosen.betas or ERROR_BETAS:

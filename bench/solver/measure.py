@@ -18,6 +18,7 @@ from bench.solver.methods import Method, Run
 from torch_revdeq import ReconstructionError, Stats
 
 COST_DEPTHS = {0.5: (2, 4, 8, 16, 32), 0.8: (2, 8, 32)}
+OPTIONS_DEPTHS = (4,)
 ERROR_DEPTHS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
 ERROR_BETAS = (0.5, 0.8, 0.9)
 # Below this many steps a sample is short enough for two more of them.
@@ -26,7 +27,7 @@ SHALLOW = 8
 
 @dataclass(frozen=True)
 class Point:
-    """What is compared at once. `part` is "cost", with time and memory, or "error", without."""
+    """What is compared at once. In the part "error" neither time nor memory is measured."""
 
     part: str
     model: str
@@ -59,14 +60,14 @@ def measure(point: Point, settings: Settings, model: models.Model) -> Iterator[R
         run = Run(method, references.model(method), point.beta, point.steps)
         try:
             run, figures = _errors(run, references(method))
-            if point.part == "cost":
+            if point.part != "error":
                 figures["peak_bytes"] = peak_bytes(run.gradients, settings.device)
         except Exception as error:  # printed, stored, and makes the run fail
             yield blank | {"refused": f"{type(error).__name__}: {error}"}
             continue
         admitted.append((run, blank | figures))
     references.forget()
-    times = _times(admitted, settings, point) if point.part == "cost" else {}
+    times = _times(admitted, settings, point) if point.part != "error" else {}
     for run, record in admitted:
         yield record | times.get(run.method.name, {})
 

@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import cache, cached_property
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.solver.models import Model
-from torch_revdeq import Solution, Stats, solve
+from torch_revdeq import RevDEQ, Solution, Stats
 
 State = Literal["exact"] | torch.dtype
-Adjoint = Literal["reversible", "backprop", "checkpoint"]
+Adjoint = Literal["reversible", "backprop", "checkpoint", "functional"]
+Compiled = Literal["", "f", "whole", "both"]
 
 
 @dataclass(frozen=True)
 class Method:
     """One provider. `state` and `adjoint` are those of `solve`; None for the loop without it.
 
-    `f` is the dtype that the map computes in.
+    `f` is the dtype that the map computes in. `options` are more of `solve`, of which "all" stands
+    for all half steps or steps. `compiled` says what torch.compile is given: f, the whole solve, or
+    both one by one.
     """
 
     name: str
     state: State | None = None
     adjoint: Adjoint | None = None
     f: torch.dtype = torch.float32
+    options: tuple[tuple[str, Any], ...] = ()
+    compiled: Compiled = ""
 
     @property
     def kind(self) -> Literal["alternative", "revdeq"]:
@@ -50,6 +56,28 @@ COST = (
     Method("reversible float64", torch.float64, "reversible"),
 )
 """Those whose time and memory are measured."""
+
+NEVER = ("tol", 1e-30)
+OPTIONS = (
+    LOOP,
+    Method("lerp loop, compiled", compiled="whole"),
+    COST[1],
+    COST[3],
+    Method("store_last all", "exact", "reversible", options=(("store_last", "all"),)),
+    Method("save_at all", "exact", "reversible", options=(("save_at", "all"),)),
+    Method("tol, not reached", "exact", "reversible", options=(NEVER,)),
+    Method("tol per sample", "exact", "reversible", options=(NEVER, ("per_sample", True))),
+    Method("f compiled", "exact", "reversible", compiled="f"),
+    Method("fullgraph, f compiled", "exact", "reversible", compiled="both"),
+    Method(
+        "fullgraph, functional",
+        torch.float32,
+        "functional",
+        options=(("rng", "none"),),
+        compiled="whole",
+    ),
+)
+"""Options of `solve` and what torch.compile makes of it. In "tol" no sample is ever there."""
 
 ERROR = (
     Method("exact", "exact", "reversible"),
@@ -78,19 +106,31 @@ class Run:
     def forward(self) -> tuple[Tensor, Solution | None]:
         """z at the end, and all there is to know of the solve."""
         model, method = self.model, self.method
-        if method.adjoint is None or method.state is None:
-            return lerp_loop(model, self.beta, self.steps), None
-        solution = solve(
-            model.f,
-            model.z0,
-            model.x,
+        run: Callable[..., Any] = solution_of if method.adjoint else lerp_loop
+        if method.compiled in ("whole", "both"):
+            run = compiled(run)
+        if not method.adjoint:
+            return run(model.f, model.z0, model.x, self.beta, self.steps), None
+        solution = run(self.layer, model.z0, model.x)
+        return solution.z, solution
+
+    @cached_property
+    def layer(self) -> RevDEQ:
+        """The solve; one object, so that it is compiled once."""
+        method, f = self.method, self.model.f
+        options: dict[str, Any] = {"state": method.state, "adjoint": method.adjoint}
+        for name, value in method.options:
+            options[name] = value if value != "all" else self._all(name)
+        return RevDEQ(
+            compiled(f) if method.compiled in ("f", "both") else f,
             beta=self.beta,
             max_steps=self.steps,
-            state=method.state,
-            adjoint=method.adjoint,
             check=self.check,
+            **options,
         )
-        return solution.z, solution
+
+    def _all(self, name: str) -> int | list[int]:
+        return 2 * self.steps if name == "store_last" else list(range(1, self.steps + 1))
 
     def gradients(self) -> Sequence[Tensor]:
         """Forward and backward: the gradients of the parameters."""
@@ -107,13 +147,24 @@ class Run:
         return grads, solution.stats
 
 
-def lerp_loop(model: Model, beta: float, steps: int) -> Tensor:
+def lerp_loop(f: nn.Module, z0: Tensor, x: Tensor, beta: float, steps: int) -> Tensor:
     """The pair update as one writes it, differentiated by autograd with all activations stored."""
-    y = z = model.z0
+    y = z = z0
     for _ in range(steps):
-        y = torch.lerp(y, model.f(z, model.x), beta)
-        z = torch.lerp(z, model.f(y, model.x), beta)
+        y = torch.lerp(y, f(z, x), beta)
+        z = torch.lerp(z, f(y, x), beta)
     return z
+
+
+def solution_of(layer: RevDEQ, z0: Tensor, x: Tensor) -> Solution:
+    """All that the layer finds."""
+    return layer.solve(x, z0=z0)
+
+
+@cache
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """By torch.compile, as one graph."""
+    return torch.compile(function, fullgraph=True, dynamic=False)
 
 
 def reference_gradients(model: Model, beta: float, steps: int) -> Sequence[Tensor]:

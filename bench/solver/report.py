@@ -28,12 +28,14 @@ LOST = "lost"
 
 
 def print_tables(console: Console, records: Sequence[Record]) -> None:
-    """Both tables, the machine below them, and every refusal in full."""
+    """The tables, the machine below them, and every refusal in full."""
     measured = [record for record in records if not record["refused"]]
     cost = [record for record in measured if record["part"] == "cost"]
     error = [record for record in measured if record["part"] == "error"]
-    if cost:
-        console.print(cost_table(cost))
+    options = [record for record in measured if record["part"] == "options"]
+    for records_of_part in (cost, options):
+        if records_of_part:
+            console.print(cost_table(records_of_part))
     if error:
         console.print(error_table(error))
     if any(record["raises"] for record in measured):
