@@ -42,6 +42,11 @@ class Mixed(nn.Module):
 def problems(draw: st.DrawFn) -> dict[str, Any]:
     leaves = draw(st.lists(st.sampled_from(SHAPES), min_size=1, max_size=3))
     steps = draw(st.integers(1, 6))
+    tol = draw(st.sampled_from([None, 0.0, 0.3, 0.8]))
+    per_sample = tol is not None and draw(st.booleans())
+    if per_sample:
+        samples = draw(st.sampled_from([1, 3, 8]))
+        leaves = [(samples, *shape[1:]) for shape in leaves]
     return {
         "shapes": leaves,
         "dtypes": [draw(st.sampled_from(DTYPES)) for _ in leaves],
@@ -53,7 +58,8 @@ def problems(draw: st.DrawFn) -> dict[str, Any]:
             "adjoint": draw(st.sampled_from(["reversible", "hooks", "checkpoint"])),
             "beta": draw(st.one_of(BETAS, st.lists(BETAS, min_size=steps, max_size=steps))),
             "max_steps": steps,
-            "tol": draw(st.sampled_from([None, 0.0, 0.3])),
+            "tol": tol,
+            "per_sample": per_sample,
             "check_every": draw(st.integers(1, 3)),
             "rng": draw(st.sampled_from(["auto", "shared"])),
             "frac_bits": draw(st.sampled_from(["auto", 12, 20])),

@@ -155,7 +155,8 @@ def solve(
     runs with it on in the forward pass too; its graph is dropped at once.
 
     Memory beside f and autograd: both states, z0, their copies in z0's dtype, two gradients and a
-    seed; nothing of it grows with the steps but the digits.
+    seed; nothing of it grows with the steps but the digits, and with per_sample a byte for every
+    sample and check.
 
     Source: arXiv 2509.12917; the exact state is this project's.
     """
