@@ -15,6 +15,7 @@ DOCUMENTS = (
     "bench/README.md",
     "docs/kernels.md",
     "docs/choosing.md",
+    "docs/composes.md",
 )
 
 

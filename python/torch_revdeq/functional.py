@@ -59,6 +59,7 @@ class Run:
     compare: Callable[[Leaves, Leaves, Leaves, Leaves], Leaves] | None = None
     around_backward: Callable[[], AbstractContextManager[None]] = nullcontext
     around_jvp: Callable[[], AbstractContextManager[None]] = nullcontext
+    transformed: bool = False  # called inside of a transform, whose tensors f may close over
 
     def split(self, tensors: Leaves) -> tuple[Leaves, Leaves, Leaves]:
         """The start of z, that of y, and the rest."""
@@ -115,6 +116,7 @@ def solve_functional(problem: Problem) -> Outputs:
     start = [leaf.to(state) for leaf in (*problem.z0, *(problem.y0 or ()))]
     read = [leaf.dtype for leaf in problem.z0]
     run = Run(evaluation, schedule.numbers, len(read), problem.y0 is not None, read, problem.wide)
+    run.transformed = inside_transform()
     run.measure = problem.stopping.measure
     run.around_backward, run.around_jvp = partial(evaluation.replay, ()), evaluation.repeated
     with evaluation.forward(replayed=True):
@@ -182,9 +184,7 @@ class _Reversal(torch.autograd.Function):
 
     @staticmethod
     def forward(run: Run, *tensors: Tensor) -> tuple[Tensor, ...]:
-        if torch.compiler.is_dynamo_compiling():
-            return tuple(run.watched().forward(list(tensors)))
-        with _Levels():
+        with _Levels() if run.transformed else nullcontext():
             return tuple(run.watched().forward(list(tensors)))
 
     @staticmethod

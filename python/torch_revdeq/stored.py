@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from revdeq_kernels.reference import updated
 
-from .conditions import Evaluate
+from .conditions import Evaluate, Evaluation
 from .halting import where_moving
 from .inputs import Inputs
 from .iteration import Stopping, iterate
@@ -60,11 +60,25 @@ def _evaluate(problem: Problem) -> Evaluate:
             *tensors,
             use_reentrant=False,
             preserve_rng_state=False,
-            context_fn=lambda: (nullcontext(), evaluation.replay(())),
+            context_fn=lambda: (nullcontext(), _Again(evaluation)),
         )
 
     differentiated = checkpointed if problem.adjoint == "checkpoint" else stored
     return truncated(differentiated, stored, problem.first_step)
+
+
+class _Again:
+    """``Evaluation.replay`` for a checkpoint, which enters it anew in every backward pass."""
+
+    def __init__(self, evaluation: Evaluation) -> None:
+        self.evaluation = evaluation
+
+    def __enter__(self) -> None:
+        self.context = self.evaluation.replay(())
+        self.context.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self.context.__exit__(*error)
 
 
 def truncated(differentiated: Evaluate, plain: Evaluate, first: int) -> Evaluate:
