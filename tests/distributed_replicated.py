@@ -190,6 +190,18 @@ def unhalted() -> float:
     return 0.0
 
 
+@case("a number that is none keeps all ranks going")
+def unstopped() -> float:
+    """The same where the solve halts as a whole."""
+    x = shard(batch())
+    if dist.get_rank() == 1:
+        x = x.index_fill(0, torch.tensor([0]), float("nan"))
+    options = {"tol": TOL, "max_steps": 15, "process_group": dist.group.WORLD}
+    solution = solve(lambda z, x: 0.1 * z + x, x, x, state=torch.float32, **options)
+    assert solution.stats.steps == 15 and not solution.stats.converged
+    return 0.0
+
+
 def _steps(model: Any) -> int:
     return model.solver.stats.steps
 

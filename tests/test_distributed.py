@@ -60,6 +60,7 @@ RIGHT = [
     "an f that communicates stops together",
     "samples halt, ranks stop together",
     "a sample that is no number keeps all ranks going",
+    "a number that is none keeps all ranks going",
     "fsdp",
     "fsdp, not resharded",
     "fsdp, hooks",

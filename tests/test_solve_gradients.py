@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -151,48 +153,6 @@ def test_sums_inside_f_run_in_the_order_of_the_state(adjoint: str) -> None:
     assert_exact_gradients(lambda z: torch.tanh(z + bias), z0, max_steps=3, adjoint=adjoint)
 
 
-# ---- a beta that learns ----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("adjoint", ["reversible", "hooks", "checkpoint"])
-def test_the_gradient_of_beta_in_exact_form(adjoint: str) -> None:
-    f, x = cell_and_input("block")
-    z0 = torch.randn_like(x).requires_grad_()
-
-    def gradients(adjoint: str) -> tuple[Tensor, ...]:
-        beta = torch.tensor(0.7, requires_grad=True)
-        z = solve(f, z0, x, beta=beta, max_steps=6, adjoint=adjoint).z  # type: ignore[arg-type]
-        return torch.autograd.grad(z.square().sum(), [beta, z0, x, *f.parameters()])
-
-    assert all(map(torch.equal, gradients(adjoint), gradients("backprop")))
-
-
-def test_the_gradient_of_beta_is_that_of_finite_differences() -> None:
-    f, x = cell_and_input("mlp")
-    f, x = f.double(), x.detach().double()
-
-    def value(beta: Tensor) -> Tensor:
-        return solve(f, torch.zeros_like(x), x, beta=beta, max_steps=4).z
-
-    assert torch.autograd.gradcheck(
-        value, torch.tensor(0.6, dtype=torch.float64, requires_grad=True)
-    )
-    channels = torch.linspace(0.4, 0.7, 16, dtype=torch.float64).view(1, 16).requires_grad_()
-    assert torch.autograd.gradcheck(value, channels)
-
-
-def test_beta_for_every_channel_in_float32() -> None:
-    f, x = cell_and_input("conv")
-    beta = torch.full((8, 1, 1), 0.5)
-    plain = solve(f, torch.zeros_like(x), x, max_steps=4, state=torch.float32).z
-    assert torch.equal(
-        solve(f, torch.zeros_like(x), x, beta=beta, max_steps=4, state=torch.float32).z, plain
-    )
-    assert_exact_gradients(
-        f, torch.zeros_like(x), x, beta=beta.requires_grad_(), max_steps=4, state=torch.float32
-    )
-
-
 # ---- float states ----------------------------------------------------------------------------
 
 
@@ -236,15 +196,17 @@ def test_float_states_with_a_beta_for_every_step(y0: bool) -> None:
     assert_exact_gradients(f, torch.zeros_like(x), x, y0=start, rtol=1e-6, **options)
 
 
+@pytest.mark.parametrize("adjoint", ["reversible", "hooks", "checkpoint"])
 @pytest.mark.parametrize("y0", [False, True])
-def test_gradcheck_and_gradgradcheck(y0: bool) -> None:
+def test_gradcheck_and_gradgradcheck(y0: bool, adjoint: Any) -> None:
     torch.manual_seed(0)
     f = MLP(3, dtype=torch.float64)
     z0, x, start = (torch.randn(2, 3, dtype=torch.float64, requires_grad=True) for _ in range(3))
     weight = f.a.weight
 
     def value(z0: Tensor, x: Tensor, start: Tensor, _weight: Tensor) -> tuple[Tensor, Tensor]:
-        solution = solve(f, z0, x, y0=start if y0 else None, beta=0.4, max_steps=2)
+        y = start if y0 else None
+        solution = solve(f, z0, x, y0=y, beta=0.4, max_steps=2, adjoint=adjoint)
         return solution.z, solution.y
 
     inputs = (z0, x, start, weight)

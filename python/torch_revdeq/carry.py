@@ -121,7 +121,8 @@ class LearningCarry(Carry):
         schedule = self.pair.schedule
         beta, moving = schedule.tensor, schedule.moving(n)
         assert beta is not None
-        for g, value, state in zip(grad, f, before, strict=True):
+        # Backwards, as autograd meets the nodes of the leaves.
+        for g, value, state in reversed(list(zip(grad, f, before, strict=True))):
             part = beta_part(beta, g, value, self.pair.value(state, g.dtype), moving)
             self.grad_beta = part if self.grad_beta is None else self.grad_beta + part
 

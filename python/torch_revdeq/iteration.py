@@ -95,18 +95,17 @@ class Stopping:
         if inside_transform():
             self._refuse_transform()
             return
-        residual = relative_residual(y, f) if self.halting is None else self._judge(y, f)
+        if self.halting is None:
+            residual = relative_residual(y, f)
+        else:
+            residual = self.halting.judge(sample_residuals(y, f))
         if self.group is not None:
+            # A maximum over ranks may lose a NaN, and with it what has not arrived.
+            residual = residual.nan_to_num(nan=math.inf)
             dist.all_reduce(residual, dist.ReduceOp.MAX, group=self.group)
         self.residual = residual
         if self.tol is not None:
             self._pending.append(Arrival(residual))
-
-    def _judge(self, y: list[Tensor], f: list[Tensor]) -> Tensor:
-        assert self.halting is not None
-        residual = self.halting.judge(sample_residuals(y, f))
-        # A maximum over ranks may lose a NaN, and with it a sample that moves.
-        return residual if self.group is None else residual.nan_to_num(nan=math.inf)
 
     def _refuse_transform(self) -> None:
         if self.tol is not None:

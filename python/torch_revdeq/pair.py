@@ -150,10 +150,14 @@ class Pair:
 
     def invert_z(self, n: int, f: Leaves) -> None:
         """z before ``update_z``."""
+        if self.layout.private:
+            self.read_z = self._room(self.z)
         self._half_step("invert", self.z, self.read_z, n, 1, f)
 
     def invert_y(self, n: int, f: Leaves) -> None:
         """y before ``update_y``."""
+        if self.layout.private:
+            self.read_y = self._room(self.y)
         self._half_step("invert", self.y, self.read_y, n, 0, f)
 
     def _half_step(
