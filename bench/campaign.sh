@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Build, test, memory-check and measure on a machine with a GPU and no network.
 #
-#   bench/campaign.sh --stage build|test|sanitize|bench [--dry-run]
+#   bench/campaign.sh --stage build|test|sanitize|bench|solver [--dry-run]
 #
 # The machine brings its own python, torch, triton, nvcc, ninja, pybind11, pytest, hypothesis, rich,
 # matplotlib, numpy and compute-sanitizer; nothing is downloaded. Each stage ends within nine minutes
@@ -14,7 +14,7 @@
 # bench/out/campaign/ holds the logs and the marks of done steps; bench/results/<gpu>/ the figures.
 set -u -o pipefail
 
-usage="usage: bench/campaign.sh --stage build|test|sanitize|bench [--dry-run]"
+usage="usage: bench/campaign.sh --stage build|test|sanitize|bench|solver [--dry-run]"
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 python="${PYTHON:-python3}"
 work="$root/bench/out/campaign"
@@ -41,7 +41,7 @@ parse_arguments() {
   while [ $# -gt 0 ]; do
     case "$1" in
       --stage)
-        [ $# -ge 2 ] || refuse "--stage: expected build, test, sanitize or bench, got nothing"
+        [ $# -ge 2 ] || refuse "--stage: expected build, test, sanitize, bench or solver, got nothing"
         stage="$2"
         shift 2
         ;;
@@ -57,8 +57,8 @@ parse_arguments() {
     esac
   done
   case "$stage" in
-    build | test | sanitize | bench) ;;
-    *) refuse "--stage: expected build, test, sanitize or bench, got '$stage'" ;;
+    build | test | sanitize | bench | solver) ;;
+    *) refuse "--stage: expected build, test, sanitize, bench or solver, got '$stage'" ;;
   esac
 }
 
@@ -137,9 +137,9 @@ stage_build() {
 stage_test() {
   # The tests that need the GPU are the point; those of the CPU ops are a spot check here.
   run_step gpu 330 "$python" -m pytest -q -m gpu tests
-  run_step cpu 190 "$python" -m pytest -q -m 'not gpu and not slow and not nightly' tests \
-    --ignore-glob='tests/test_bench*.py' --ignore=tests/test_install.py \
-    --ignore=tests/test_examples.py --ignore=tests/test_distributed.py
+  run_step cpu 190 "$python" -m pytest -q -m 'not gpu and not slow and not nightly' \
+    tests/test_{reference,half_step,exact,passes,lists}.py \
+    tests/test_solve_{gradients,captures,compile,functional,composes}.py
 }
 
 stage_sanitize() {
@@ -152,18 +152,33 @@ stage_sanitize() {
 }
 
 stage_bench() {
-  local results='gpu-name'
+  run_step measure 500 "$python" -m bench --device cuda --out "$work/measured"
+  keep 'results.*'
+}
+
+stage_solver() {
+  run_step cost 250 "$python" -m bench.solver --device cuda --parts cost --out "$work/measured"
+  run_step options 170 "$python" -m bench.solver --device cuda --parts options --append \
+    --out "$work/measured"
+  run_step error 100 "$python" -m bench.solver --device cuda --parts error --append \
+    --out "$work/measured"
+  keep 'solver.*' 'error-against-depth.png'
+}
+
+# keep NAMES...: store figures, also where a provider was refused or time ran out.
+keep() {
+  local results='gpu-name' name
   if [ "$dry_run" = 0 ]; then
     results="$(gpu_folder)" || give_up "torch finds no GPU"
   fi
   results="bench/results/$results"
-  run_step measure 500 "$python" -m bench --device cuda --out "$work/measured"
   if [ "$dry_run" = 1 ]; then
-    echo "keep: cp bench/out/campaign/measured/results.* $results/"
+    echo "keep: bench/out/campaign/measured/{$*} in $results/"
   elif [ -d "$work/measured" ]; then
-    # Figures are kept even where a provider was refused or time ran out.
     mkdir -p "$root/$results"
-    cp "$work/measured"/results.* "$root/$results/"
+    for name in "$@"; do
+      find "$work/measured" -maxdepth 1 -name "$name" -exec cp {} "$root/$results/" \;
+    done
   fi
 }
 
@@ -173,8 +188,8 @@ hand_over() {
   [ -n "${OUT:-}" ] || return 0
   mkdir -p "$OUT"
   find "$work" -maxdepth 1 -name "$stage-*.log" -exec cp {} "$OUT/" \;
-  if [ "$stage" = bench ] && [ -d "$work/measured" ]; then
-    find "$work/measured" -maxdepth 1 -type f -name 'results.*' -exec cp {} "$OUT/" \;
+  if [ -d "$work/measured" ]; then
+    find "$work/measured" -maxdepth 1 -type f -exec cp {} "$OUT/" \;
   fi
 }
 
@@ -192,5 +207,6 @@ case "$stage" in
   test) stage_test ;;
   sanitize) stage_sanitize ;;
   bench) stage_bench ;;
+  solver) stage_solver ;;
 esac
 exit "$failed"

@@ -27,6 +27,7 @@ def campaign(
         ("test", ["-m pytest -q -m gpu tests", "-m pytest -q -m not\\ gpu"]),
         ("sanitize", ["compute-sanitizer --tool memcheck"]),
         ("bench", ["-m bench --device cuda", "bench/results/"]),
+        ("solver", [f"--parts {part}" for part in ("cost", "options", "error")] + ["solver.*"]),
     ],
 )
 def test_campaign_names_the_steps_of_a_stage(stage: str, steps: list[str]) -> None:
@@ -90,3 +91,6 @@ def test_campaign_keeps_figures_of_a_run_that_failed(campaign_tree: Path) -> Non
     done = campaign("--stage", "bench", root=campaign_tree, FAIL="-m bench", PYTHON=python)
     assert done.returncode == 1
     assert (campaign_tree / "bench" / "results" / "A-GPU" / "results.jsonl").exists()
+    (measured / "solver.jsonl").write_text("{}\n", encoding="utf-8")
+    campaign("--stage", "solver", root=campaign_tree, FAIL="-m bench", PYTHON=python)
+    assert (campaign_tree / "bench" / "results" / "A-GPU" / "solver.jsonl").exists()
