@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .conditions import F32
 from .fixed_point import digit_bytes, effective_beta
 from .ops import dequantize, quantize, update_, update_exact_
 from .passes import (
@@ -113,29 +114,27 @@ def backward(
             pair.back_y(2 * n, value, grad_z, vjp, seed)
         else:
             pair.back_to_start(value, grad_z, grad_y, vjp)
-    distance, wrong = returned(pair.y, pair.z, start, y, z, frac_bits)
+    distance, lost = _distance(pair, start, (y, z), frac_bits)
     nan = float("nan")
-    grad_u = f.grad_u.masked_fill_(wrong, nan).to(u.dtype)
-    return (
-        grad_u,
-        f.grad_w.masked_fill_(wrong.any(), nan),
-        grad_z.masked_fill_(wrong, nan),
-        distance,
-    )
+    grad_u = f.grad_u.masked_fill_(lost, nan).to(u.dtype)
+    grad_w = f.grad_w.masked_fill_(lost.any(), nan)
+    count = lost.sum(dtype=torch.int32).reshape(1)
+    return grad_u, grad_w, grad_z.masked_fill_(lost, nan), distance, count
 
 
-def returned(
-    y: Tensor, z: Tensor, start: Tensor, y_end: Tensor, z_end: Tensor, frac_bits: int
+def _distance(
+    pair: _Pair, start: Tensor, end: tuple[Tensor, Tensor], frac_bits: int
 ) -> tuple[Tensor, Tensor]:
-    """How far from the start y and z are, at most; and the rows, [rows, 1], that are too far."""
-    if y.numel() == 0:
-        return y.new_zeros(1, dtype=torch.float32), y.new_zeros(y.shape[0], 1, dtype=torch.bool)
-    wide = start.long() if start.dtype == torch.int32 else start
-    apart = torch.maximum((y - wide).abs(), (z - wide).abs()).amax(1, keepdim=True)
-    if start.dtype == torch.int32:
-        return (apart.max() * 2.0**-frac_bits).reshape(1), apart != 0
+    """How far from the start the pair is, at most; and the rows, [rows, 1], that are too far."""
+    if start.numel() == 0:
+        return start.new_zeros(1, dtype=F32), start.new_zeros(start.shape[0], 1, dtype=torch.bool)
+    exact = start.dtype == torch.int32
+    wide = start.long() if exact else start
+    apart = torch.maximum((pair.y - wide).abs(), (pair.z - wide).abs()).amax(1, keepdim=True)
+    if exact:
+        return (apart.max().to(F32) * 2.0**-frac_bits).reshape(1), apart != 0
     apart = apart.nan_to_num(nan=float("inf"))
-    largest = torch.stack([t.abs().amax(1, keepdim=True) for t in (start, y_end, z_end)]).amax(0)
+    largest = torch.stack([t.abs().amax(1, keepdim=True) for t in (start, *end)]).amax(0)
     return apart.max().reshape(1), ~(apart <= TOLERANCE * largest)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 
-from . import composite
+from . import composite, first_use
 from .conditions import (
     BF16,
     F16,
@@ -41,7 +41,7 @@ _SCHEMAS = {
     "(Tensor y, Tensor z, Tensor fixed, Tensor digits, Tensor flag)",
     _BACKWARD: "(Tensor grad_y, Tensor grad_z, Tensor y, Tensor z, Tensor digits, Tensor u, "
     f"Tensor w, Tensor z0, {_NUMBERS}) -> "
-    "(Tensor grad_u, Tensor grad_w, Tensor grad_z0, Tensor distance)",
+    "(Tensor grad_u, Tensor grad_w, Tensor grad_z0, Tensor distance, Tensor lost)",
 }
 
 # ---- the public functions --------------------------------------------------------------------
@@ -57,6 +57,7 @@ def linear_cell_forward(
     *,
     state: str = "exact",
     frac_bits: int = 20,
+    implementation: str | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """`steps` steps of the pair update with f(s) = act(W s + u). Differentiable in u, w and z0.
 
@@ -76,6 +77,8 @@ def linear_cell_forward(
             with a w of 16 bits, by one flipped rounding of s, much more.
         frac_bits: fractional bits of an exact state, 0 to 30. z0 is rounded to 2**-frac_bits, and f
             reads that from the first half step on.
+        implementation: who runs and differentiates: a name of IMPLEMENTATIONS, or None; see
+            ``choose``.
 
     Returns:
         y, z: [rows, d], float32. NaN where an exact state left its range, or everywhere then.
@@ -98,7 +101,7 @@ def linear_cell_forward(
     if not is_compiling():
         check_forward(u, w, z0, *numbers)
         numbers = (float(beta), int(steps), act, state, int(frac_bits))
-    return _overload(_FORWARD)(u, w, z0, *numbers)
+    return _overload(implementation, w, _FORWARD)(u, w, z0, *numbers)
 
 
 def linear_cell_backward(
@@ -116,7 +119,8 @@ def linear_cell_backward(
     *,
     state: str = "exact",
     frac_bits: int = 20,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    implementation: str | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The gradients of u, w and z0 from those of y and z, by walking the solve back.
 
     grad_y and grad_z are [rows, d], float32. y and z are the states at the end, those of fixed for
@@ -128,11 +132,12 @@ def linear_cell_backward(
         grad_w: float32, whatever w's dtype; added up over steps and rows in a fixed order.
         grad_z0: float32.
         distance: float32 [1], the farthest that an element of y or z came back from its start: 0
-            for an exact state, if u, w and z0 are those of the forward pass.
+            for an exact state, if u, w and z0 are those of the forward pass. inf for NaN.
+        lost: int32 [1], how many rows did not come back.
 
-    Rows whose y or z did not come back have NaN for gradients, and then so has all of grad_w: they
-    would be wrong. An exact state has to come back bit for bit; a float32 row to within 1e-3 of the
-    largest number in its start and end.
+    Lost rows have NaN for gradients, and then so has all of grad_w: they would be wrong. An exact
+    state has to come back bit for bit; a float32 row to within 1e-3 of the largest number in its
+    start and end.
 
     Memory, in one launch: y, z, grad_y, grad_z, u, z0 and digits are read once, grad_u and grad_z0
     written once; with bfloat16 u, beta 0.5 and 8 steps 32 bytes per element.
@@ -147,7 +152,37 @@ def linear_cell_backward(
     if not is_compiling():
         check_backward(*tensors, *numbers)
         numbers = (float(beta), int(steps), act, state, int(frac_bits))
-    return _overload(_BACKWARD)(*tensors, *numbers)
+    return _overload(implementation, w, _BACKWARD)(*tensors, *numbers)
+
+
+# ---- the choice of an implementation ---------------------------------------------------------
+
+IMPLEMENTATIONS = {"composite": NAMESPACE}
+"""The implementations, and where torch.ops holds the ops of each.
+
+composite  matmuls and the half-step ops: the definition, on every device
+"""
+
+FASTEST: dict[tuple[str, int, torch.dtype], str] = {}
+"""(architecture such as "sm_90", features, dtype of w) -> what is fastest there, if that is not the
+composite. Each entry stands beside the stored result that says so; none was measured yet."""
+
+
+def choose(implementation: str | None, w: Tensor) -> str:
+    """The implementation that runs for `w`: the one that is named, or that of FASTEST.
+
+    ValueError for an unknown name.
+    """
+    if implementation is not None and implementation not in IMPLEMENTATIONS:
+        _one_of(_FORWARD, "implementation", implementation, tuple(IMPLEMENTATIONS))
+    return implementation or fastest(w) or "composite"
+
+
+def fastest(w: Tensor) -> str | None:
+    """The entry of FASTEST for `w` on its device, if there is one."""
+    if not FASTEST or w.device.type != "cuda":
+        return None
+    return FASTEST.get((first_use.architecture(w.device), w.shape[0], w.dtype))
 
 
 # ---- checks ----------------------------------------------------------------------------------
@@ -291,7 +326,8 @@ def _define(namespace: str, module: ModuleType) -> None:
         check_backward(*args, shape=_digits_shape(module, args[7:]))
         u, w, z0 = args[5:8]
         grad_w, grad_z0 = z0.new_empty(w.shape), z0.new_empty(z0.shape)
-        return u.new_empty(u.shape), grad_w, grad_z0, z0.new_empty(1)
+        lost = z0.new_empty(1, dtype=torch.int32)
+        return u.new_empty(u.shape), grad_w, grad_z0, z0.new_empty(1), lost
 
     ops = {_FORWARD: (forward, fake_forward), _BACKWARD: (backward, fake_backward)}
     for name, (function, fake) in ops.items():
@@ -320,15 +356,15 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
 
 
 def _differentiate(namespace: str) -> Callable[..., Any]:
-    def backward(ctx: Any, grad_y: Tensor | None, grad_z: Tensor | None, *_: Any) -> Any:
+    def backward(ctx: Any, *arrived: Tensor | None) -> Any:
         u, w, z0, digits, *states = ctx.saved_tensors
-        y, z = states[0].unbind() if ctx.exact else states
-        grads = [torch.zeros_like(z0) if g is None else g for g in (grad_y, grad_z)]
+        y, z = states[0] if ctx.exact else states
+        grads = [torch.zeros_like(z0) if g is None else g for g in arrived[:2]]
         if torch.is_grad_enabled():
             _refuse_second(ctx)
         op = getattr(getattr(torch.ops, namespace), _BACKWARD).default
-        grad_u, grad_w, grad_z0, _ = op(*grads, y, z, digits, u, w, z0, *ctx.numbers)
-        return grad_u, grad_w.to(w.dtype), grad_z0, *(None,) * len(ctx.numbers)
+        of_u, of_w, of_z0, *_ = op(*grads, y, z, digits, u, w, z0, *ctx.numbers)
+        return of_u, of_w.to(w.dtype), of_z0, *(None,) * len(ctx.numbers)
 
     return backward
 
@@ -342,8 +378,9 @@ def _refuse_second(ctx: Any, *grads: Any) -> Any:
     )
 
 
-def _overload(name: str) -> Callable[..., Any]:
-    return getattr(getattr(torch.ops, NAMESPACE), name).default
+def _overload(implementation: str | None, w: Tensor, name: str) -> Callable[..., Any]:
+    namespace = IMPLEMENTATIONS[choose(implementation, w)]
+    return getattr(getattr(torch.ops, namespace), name).default
 
 
 _define(NAMESPACE, composite)

@@ -139,8 +139,8 @@ def both_ways(cell: Cell, **changed: Tensor) -> tuple[Tensor, ...]:
 def test_an_exact_cell_comes_back_bit_for_bit_from_any_depth(dtype: torch.dtype) -> None:
     for beta in (0.5, 0.8, 0.9, 1.3, 1.6180339887):
         cell = make(40, 32, dtype, beta=beta, steps=40)
-        *grads, distance = both_ways(cell)
-        assert distance.item() == 0.0
+        *grads, distance, lost = both_ways(cell)
+        assert distance.item() == 0.0 and lost.item() == 0
         assert all(bool(grad.isfinite().all()) for grad in grads)
 
 
@@ -153,17 +153,17 @@ def test_what_changed_since_the_forward_pass_gives_nan(changed: str) -> None:
     else:
         other = getattr(cell, changed).clone()
         other[7, 3] += 1e-4
-    grad_u, grad_w, grad_z0, distance = both_ways(cell, **{changed: other})
+    grad_u, grad_w, grad_z0, distance, lost = both_ways(cell, **{changed: other})
     wrong = grad_u.isnan().any(1)
-    assert distance.item() > 0 and bool(grad_w.isnan().all())
+    assert distance.item() > 0 and lost.item() == wrong.sum() and bool(grad_w.isnan().all())
     assert torch.equal(wrong, grad_z0.isnan().all(1)) and torch.equal(wrong, grad_u.isnan().all(1))
     assert wrong.all() if changed == "w" else wrong.sum() == 1  # rows have nothing in common else
 
 
 def test_a_float_state_past_its_precision_gives_nan() -> None:
     cell = make(8, 32, F32, state="float32", beta=0.8, steps=24)
-    grad_u, grad_w, grad_z0, distance = both_ways(cell)
-    assert distance.item() > 1e-3
+    grad_u, grad_w, grad_z0, distance, lost = both_ways(cell)
+    assert distance.item() > 1e-3 and lost.item() == 8
     assert all(bool(grad.isnan().all()) for grad in (grad_u, grad_w, grad_z0))
 
 

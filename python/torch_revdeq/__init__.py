@@ -9,6 +9,7 @@ from __future__ import annotations
 from .captures import CaptureError
 from .fixed_point import FixedPoint, FixedPointStats, fixed_point
 from .iterations import Anderson, Picard, Relaxed
+from .linear_cell import LinearCell
 from .module import RevDEQ
 from .regularization import jacobian_penalty, spectral_radius
 from .solution import Solution, Stats
@@ -20,6 +21,7 @@ __all__ = [
     "CaptureError",
     "FixedPoint",
     "FixedPointStats",
+    "LinearCell",
     "Picard",
     "RangeError",
     "ReconstructionError",

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from .linear_cell import LinearCell
+from .one_op import solve_cell
 from .solution import Solution, Stats
 from .solve import solve
 
@@ -16,21 +18,34 @@ from .solve import solve
 class RevDEQ(nn.Module):
     """A layer whose output is the equilibrium z = f(z, x) of its cell f.
 
-    ``layer(x, ...)`` solves from z0 = zeros_like(x) and returns z. ``layer.stats`` are the
+    ``layer(x, ...)`` solves from z0 = zeros_like(x) (for a ``LinearCell``: ``cell.start(x)``) and
+    returns z. ``layer.stats`` are the
     statistics of the last call, ``layer.solve(x, ...)`` returns the whole ``Solution``.
 
     Args:
         f: called as ``f(z, x, ...)``. If it is a module, its parameters are the layer's.
         options: those of ``solve``: beta, max_steps, tol, state, adjoint, rng, check and so on. A
             beta that is a Parameter is trained with the rest.
+        implementation: for a ``LinearCell``: what takes its steps, "solver" or a name of
+            ``revdeq_kernels.linear_cell.IMPLEMENTATIONS``. None: one op for all steps where a
+            kernel was found to be faster by it, and the solver elsewhere; ``stats.route`` says
+            which, and why.
     """
 
-    def __init__(self, f: Callable[..., Any], **options: Any) -> None:
+    def __init__(
+        self, f: Callable[..., Any], *, implementation: str | None = None, **options: Any
+    ) -> None:
         super().__init__()
+        if implementation is not None and not isinstance(f, LinearCell):
+            raise TypeError(
+                f"implementation: expected None for a cell of {type(f).__name__}, got "
+                f"{implementation!r}; only a LinearCell has others than the solver"
+            )
         for name in ("z0", "y0"):
             if name in options:
                 raise TypeError(f"{name}: expected in the call of the layer, got it in RevDEQ()")
         self.f = f
+        self.implementation = implementation
         self.beta = options.pop("beta", 0.5)
         self.options = options
         self.stats: Stats | None = None
@@ -44,8 +59,13 @@ class RevDEQ(nn.Module):
         if z0 is None:
             if not args:
                 raise TypeError("z0: expected a start, or an argument to take its shape from")
-            z0 = pytree.tree_map(torch.zeros_like, args[0])
-        solution = solve(self.f, z0, *args, y0=y0, beta=self.beta, **self.options)
+            start = self.f.start if isinstance(self.f, LinearCell) else torch.zeros_like
+            z0 = pytree.tree_map(start, args[0])
+        options = {"y0": y0, "beta": self.beta, **self.options}
+        if isinstance(self.f, LinearCell):
+            solution = solve_cell(self.f, z0, args, options, self.implementation)
+        else:
+            solution = solve(self.f, z0, *args, **options)
         self.stats = solution.stats
         return solution
 
