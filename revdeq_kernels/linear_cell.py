@@ -7,6 +7,8 @@ outside. ``linear_cell_forward`` is differentiable: its derivative is ``linear_c
 
 from __future__ import annotations
 
+import importlib
+import threading
 from collections.abc import Callable, Sequence
 from numbers import Integral
 from types import ModuleType
@@ -17,7 +19,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 
-from . import composite, first_use
+from . import backends, composite, first_use
 from .conditions import (
     BF16,
     F16,
@@ -157,11 +159,19 @@ def linear_cell_backward(
 
 # ---- the choice of an implementation ---------------------------------------------------------
 
-IMPLEMENTATIONS = {"composite": NAMESPACE}
+IMPLEMENTATIONS = {"composite": NAMESPACE, "triton": f"{NAMESPACE}_triton"}
 """The implementations, and where torch.ops holds the ops of each.
 
 composite  matmuls and the half-step ops: the definition, on every device
+triton     one launch for all steps, for cells of TRITON_FEATURES on a GPU of ARCHITECTURES; sums
+           with w in float32 are of products in three TF32, which err as float32 does
 """
+
+TRITON_FEATURES = {BF16: (32, 64, 128), F16: (32, 64, 128), F32: (32, 64)}
+"""The numbers of features that the Triton kernels take, by dtype of w."""
+
+ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
+"""Where the Triton kernels fit into shared memory and registers; they were compiled, not run."""
 
 FASTEST: dict[tuple[str, int, torch.dtype], str] = {}
 """(architecture such as "sm_90", features, dtype of w) -> what is fastest there, if that is not the
@@ -169,13 +179,63 @@ composite. Each entry stands beside the stored result that says so; none was mea
 
 
 def choose(implementation: str | None, w: Tensor) -> str:
-    """The implementation that runs for `w`: the one that is named, or that of FASTEST.
+    """The implementation that runs for `w`.
 
-    ValueError for an unknown name.
+    The one that is named, here or as the backend ("triton"); otherwise that of FASTEST, or the
+    composite. ValueError for an unknown name, or for one that cannot run, with what it takes.
     """
     if implementation is not None and implementation not in IMPLEMENTATIONS:
         _one_of(_FORWARD, "implementation", implementation, tuple(IMPLEMENTATIONS))
+    if implementation is None and backends.chosen == "triton":
+        implementation = "triton"
+    if implementation == "triton" and not is_compiling() and (reason := why_not("triton", w)):
+        raise ValueError(f"{_FORWARD}: implementation 'triton' cannot run: {reason}")
     return implementation or fastest(w) or "composite"
+
+
+def why_not(implementation: str, w: Tensor) -> str | None:
+    """Why an implementation cannot run for `w`, with what it takes; None where it can."""
+    if implementation == "composite":
+        return None
+    if w.shape[0] not in TRITON_FEATURES.get(w.dtype, ()):
+        kinds = "; ".join(
+            f"{', '.join(map(str, features))} in {dtype}"
+            for dtype, features in TRITON_FEATURES.items()
+        )
+        return f"it takes features of {kinds}, got {w.shape[0]} in {w.dtype}; take 'composite'"
+    if reason := backends.why_not("triton", w.device.type):
+        return f"{reason}; 'composite' runs anywhere"
+    if w.device.type == "cuda" and first_use.architecture(w.device) not in ARCHITECTURES:
+        got = first_use.architecture(w.device)
+        return f"it takes GPUs of {', '.join(ARCHITECTURES)}, got {got}; take 'composite'"
+    return None
+
+
+_tried: set[tuple[Any, ...]] = set()
+_lock = threading.RLock()
+
+
+def _try_first(w: Tensor, act: str, state: str) -> None:
+    """Try the Triton kernels for such cells on the device of `w`, unless that was done.
+
+    RuntimeError if they differ from the composite or do not come back, or in a CUDA graph's
+    capture, which the trial would break.
+    """
+    key = (w.device.index, w.dtype, w.shape[0], act, state)
+    if w.device.type != "cuda" or key in _tried:
+        return
+    if torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            f"{_FORWARD}: the Triton kernel tries itself at its first use on a device, which "
+            "cannot happen while a CUDA graph is captured; call it once before the capture"
+        )
+    with _lock:
+        if reason := _triton().differs(w.device, *key[1:]):
+            raise RuntimeError(
+                f"{_FORWARD}: the Triton kernel must not be used on {w.device}: {reason}; take "
+                "implementation='composite', and report this"
+            )
+        _tried.add(key)
 
 
 def fastest(w: Tensor) -> str | None:
@@ -292,23 +352,37 @@ def check_backward(
 # ---- the ops of an implementation ------------------------------------------------------------
 
 
+def _triton() -> ModuleType:
+    return importlib.import_module(".triton.cell_launch", __package__)
+
+
+def _ready(namespace: str, w: Tensor, act: str, state: str) -> None:
+    """What a Triton kernel needs besides arguments that are as they should be."""
+    if namespace == NAMESPACE:
+        return
+    if reason := why_not("triton", w):
+        raise ValueError(f"{_FORWARD}: implementation 'triton' cannot run: {reason}")
+    _try_first(w, act, state)
+
+
 def _digits_shape(module: ModuleType, args: tuple[Any, ...]) -> tuple[int, ...]:
     """The shape of the digits, from z0 and the numbers behind it."""
     z0, beta, steps, _, state, _ = args
     return module.digits_shape(z0, beta, steps) if state == "exact" else (0,)
 
 
-def _define(namespace: str, module: ModuleType) -> None:
-    """Both ops of the implementation in `module`, in the given namespace of torch.ops."""
+def _define(namespace: str, load: Callable[[], ModuleType]) -> None:
+    """Both ops of the implementation in a module, in the given namespace of torch.ops."""
 
     def forward(*args: Any) -> Any:
         check_forward(*args)
+        _ready(namespace, args[1], *args[5:7])
         with torch.no_grad():
-            return module.forward(*map(_contiguous, args))
+            return load().forward(*map(_contiguous, args))
 
     def fake_forward(*args: Any) -> Any:
         check_forward(*args)
-        z0, shape = args[2], _digits_shape(module, args[2:])
+        z0, shape = args[2], _digits_shape(load(), args[2:])
         fixed = (2, *z0.shape) if args[6] == "exact" else (0,)
         return (
             *(z0.new_empty(z0.shape), z0.new_empty(z0.shape)),
@@ -318,12 +392,13 @@ def _define(namespace: str, module: ModuleType) -> None:
         )
 
     def backward(*args: Any) -> Any:
-        check_backward(*args, shape=_digits_shape(module, args[7:]))
+        check_backward(*args, shape=_digits_shape(load(), args[7:]))
+        _ready(namespace, args[6], *args[10:12])
         with torch.no_grad():
-            return module.backward(*map(_contiguous, args))
+            return load().backward(*map(_contiguous, args))
 
     def fake_backward(*args: Any) -> Any:
-        check_backward(*args, shape=_digits_shape(module, args[7:]))
+        check_backward(*args, shape=_digits_shape(load(), args[7:]))
         u, w, z0 = args[5:8]
         grad_w, grad_z0 = z0.new_empty(w.shape), z0.new_empty(z0.shape)
         lost = z0.new_empty(1, dtype=torch.int32)
@@ -383,4 +458,5 @@ def _overload(implementation: str | None, w: Tensor, name: str) -> Callable[...,
     return getattr(getattr(torch.ops, namespace), name).default
 
 
-_define(NAMESPACE, composite)
+_define(IMPLEMENTATIONS["composite"], lambda: composite)
+_define(IMPLEMENTATIONS["triton"], _triton)

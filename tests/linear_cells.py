@@ -45,7 +45,7 @@ class Cell:
     frac_bits: int = 20
 
     @property
-    def tensors(self) -> list[Tensor]:
+    def tensors(self) -> Any:
         """The arguments u, w and z0."""
         return [self.u, self.w, self.z0]
 

@@ -12,7 +12,7 @@ from torch.autograd import forward_ad
 
 import revdeq_kernels as rk
 from cell_tolerances import bounded
-from conftest import same_bits
+from conftest import BACKENDS, BETAS, same_bits
 from linear_cells import ACTS, Cell, Outcome, make, run, stored
 from revdeq_kernels import linear_cell
 from torch_revdeq import solve
@@ -33,6 +33,9 @@ PRECISIONS = [
 ]
 """(dtype of w, state, beta, steps), so few that the bounds stay below the numbers they are of."""
 
+IMPLEMENTATIONS = ["composite", *(["triton"] if "triton" in BACKENDS else [])]
+
+implementations = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 precisions = pytest.mark.parametrize(("dtype", "state", "beta", "steps"), PRECISIONS)
 acts = pytest.mark.parametrize("act", list(ACTS))
 
@@ -53,13 +56,26 @@ def assert_within_bounds(cell: Cell, got: Outcome) -> None:
         assert far.max() <= 0, f"{name} is {float(far.max()):.3g} beyond its bound"
 
 
+@implementations
 @acts
 @precisions
 def test_values_and_gradients_are_those_of_stored_activations(
-    act: str, dtype: torch.dtype, state: str, beta: float, steps: int
+    implementation: str, act: str, dtype: torch.dtype, state: str, beta: float, steps: int
 ) -> None:
-    cell = make(21, 32, dtype, act=act, state=state, beta=beta, steps=steps)
-    assert_within_bounds(cell, run(cell))
+    cell = make(37, 32, dtype, act=act, state=state, beta=beta, steps=steps)
+    assert_within_bounds(cell, run(cell, implementation=implementation))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "d"), [(F32, 32), (F32, 64), (BF16, 32), (BF16, 64), (F16, 64), (F16, 128)]
+)
+@pytest.mark.parametrize("rows", [1, 64, 101])
+def test_shapes_of_the_kernel(rows: int, dtype: torch.dtype, d: int) -> None:
+    """Part of a tile, whole tiles, and several for a program."""
+    if "triton" not in IMPLEMENTATIONS:
+        pytest.skip("Triton's interpreter is off")
+    cell = make(rows, d, dtype, steps=1)
+    assert_within_bounds(cell, run(cell, implementation="triton"))
 
 
 @pytest.mark.parametrize(("rows", "d"), [(1, 1), (3, 7), (70, 33), (5, 64)])
@@ -68,18 +84,23 @@ def test_any_shape(rows: int, d: int) -> None:
     assert_within_bounds(cell, run(cell))
 
 
-def test_no_rows() -> None:
-    got = run(make(0, 16, F32))
-    assert got.y.shape == got.grad_z0.shape == (0, 16)
-    assert torch.equal(got.grad_w, torch.zeros(16, 16))
+@implementations
+def test_no_rows(implementation: str) -> None:
+    got = run(make(0, 32, F32), implementation=implementation)
+    assert got.y.shape == got.grad_z0.shape == (0, 32)
+    assert torch.equal(got.grad_w, torch.zeros(32, 32))
 
 
-def test_arguments_of_any_strides() -> None:
-    cell = make(12, 16, F32)
+@implementations
+def test_arguments_of_any_strides(implementation: str) -> None:
+    cell = make(12, 32, F32)
     given = [*cell.tensors, cell.grad_y, cell.grad_z]
     u, w, z0, grad_y, grad_z = (t.t().contiguous().t() for t in given)
     assert not u.is_contiguous()
-    assert all(map(torch.equal, run(cell), run(Cell(u, w, z0, grad_y, grad_z))))
+    results = [
+        run(cell, implementation=implementation) for cell in (cell, Cell(u, w, z0, grad_y, grad_z))
+    ]
+    assert all(map(torch.equal, *results))
 
 
 # ---- against the solver ----------------------------------------------------------------------
@@ -123,10 +144,11 @@ def test_a_float_cell_has_the_bits_of_solve() -> None:
 # ---- the way back ----------------------------------------------------------------------------
 
 
-def both_ways(cell: Cell, **changed: Tensor) -> tuple[Tensor, ...]:
+def both_ways(cell: Cell, implementation: str, **changed: Tensor) -> tuple[Tensor, ...]:
     """The results of the backward op, where arguments may be others than those of the forward."""
     u, w, z0 = cell.tensors
     options: Any = {"state": cell.state, "frac_bits": cell.frac_bits}
+    options["implementation"] = implementation
     numbers: Any = cell.numbers[:3]
     y, z, fixed, digits, _ = rk.linear_cell_forward(u, w, z0, *numbers, **options)
     states: Any = fixed.unbind() if cell.state == "exact" else (y, z)
@@ -135,77 +157,98 @@ def both_ways(cell: Cell, **changed: Tensor) -> tuple[Tensor, ...]:
     return rk.linear_cell_backward(*grads, *states, *given.values(), *numbers, **options)
 
 
-@pytest.mark.parametrize("dtype", [F32, BF16, F16])
-def test_an_exact_cell_comes_back_bit_for_bit_from_any_depth(dtype: torch.dtype) -> None:
-    for beta in (0.5, 0.8, 0.9, 1.3, 1.6180339887):
-        cell = make(40, 32, dtype, beta=beta, steps=40)
-        *grads, distance, lost = both_ways(cell)
+DEPTHS = [("composite", dtype, beta, (1, 2, 9, 40)) for dtype in (F32, BF16, F16) for beta in BETAS]
+if "triton" in IMPLEMENTATIONS:  # every form, base and sign with one dtype: the interpreter is slow
+    DEPTHS += [
+        ("triton", (BF16, F16, F32)[k % 3], beta, (1, 2, 5, 9)) for k, beta in enumerate(BETAS)
+    ]
+
+
+@pytest.mark.parametrize(("implementation", "dtype", "beta", "depths"), DEPTHS)
+def test_an_exact_cell_comes_back_bit_for_bit_from_any_depth(
+    implementation: str, dtype: torch.dtype, beta: float, depths: tuple[int, ...]
+) -> None:
+    for act, steps in zip(ACTS, depths, strict=True):
+        cell = make(40, 32, dtype, beta=beta, steps=steps, act=act, frac_bits=16)
+        *grads, distance, lost = both_ways(cell, implementation)
         assert distance.item() == 0.0 and lost.item() == 0
         assert all(bool(grad.isfinite().all()) for grad in grads)
 
 
+@implementations
 @pytest.mark.parametrize("changed", ["w", "u", "digits", "z0"])
-def test_what_changed_since_the_forward_pass_gives_nan(changed: str) -> None:
+def test_what_changed_since_the_forward_pass_gives_nan(changed: str, implementation: str) -> None:
     cell = make(40, 32, F32, steps=6)
     if changed == "digits":
-        other = rk.linear_cell_forward(cell.u, cell.w, cell.z0, *cell.numbers[:3])[3].clone()
-        other[3, 40] ^= 1
+        numbers: Any = cell.numbers[:3]
+        out = rk.linear_cell_forward(*cell.tensors, *numbers, implementation=implementation)
+        other = out[3].clone()
+        other.view(len(other), -1)[1, 40] ^= 1
     else:
         other = getattr(cell, changed).clone()
         other[7, 3] += 1e-4
-    grad_u, grad_w, grad_z0, distance, lost = both_ways(cell, **{changed: other})
+    grad_u, grad_w, grad_z0, distance, lost = both_ways(cell, implementation, **{changed: other})
     wrong = grad_u.isnan().any(1)
     assert distance.item() > 0 and lost.item() == wrong.sum() and bool(grad_w.isnan().all())
     assert torch.equal(wrong, grad_z0.isnan().all(1)) and torch.equal(wrong, grad_u.isnan().all(1))
     assert wrong.all() if changed == "w" else wrong.sum() == 1  # rows have nothing in common else
 
 
-def test_a_float_state_past_its_precision_gives_nan() -> None:
+@implementations
+def test_a_float_state_past_its_precision_gives_nan(implementation: str) -> None:
     cell = make(8, 32, F32, state="float32", beta=0.8, steps=24)
-    grad_u, grad_w, grad_z0, distance, lost = both_ways(cell)
+    grad_u, grad_w, grad_z0, distance, lost = both_ways(cell, implementation)
     assert distance.item() > 1e-3 and lost.item() == 8
     assert all(bool(grad.isnan().all()) for grad in (grad_u, grad_w, grad_z0))
 
 
+@implementations
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 3e4])
-def test_a_number_out_of_range_raises_the_flag(bad: float) -> None:
+def test_a_number_out_of_range_raises_the_flag(bad: float, implementation: str) -> None:
     cell = make(8, 32, F32)
+    numbers: Any = (0.5, 4, "relu")
+    options: Any = {"implementation": implementation}
     u = cell.u.clone()
     u[3, 5] = bad
-    y, z, *_, flag = rk.linear_cell_forward(u, cell.w, cell.z0, 0.5, 4, "relu")
+    y, z, *_, flag = rk.linear_cell_forward(u, cell.w, cell.z0, *numbers, **options)
     assert flag.item() != 0
     assert bool(y[3].isnan().any()) and bool(z[3].isnan().any())
-    *_, flag = rk.linear_cell_forward(cell.u, cell.w, cell.z0, 0.5, 4, "relu")
+    *_, flag = rk.linear_cell_forward(*cell.tensors, *numbers, **options)
     assert flag.item() == 0
 
 
 # ---- autograd and torch.compile --------------------------------------------------------------
 
 
+@implementations
 @pytest.mark.parametrize(("dtype", "state"), [(F32, "exact"), (BF16, "exact"), (F32, "float32")])
-def test_opcheck(dtype: torch.dtype, state: str) -> None:
-    cell = make(5, 16, dtype, state=state, steps=2)
+def test_opcheck(dtype: torch.dtype, state: str, implementation: str) -> None:
+    cell = make(5, 32, dtype, state=state, steps=2)
+    namespace = getattr(torch.ops, linear_cell.IMPLEMENTATIONS[implementation])
     leaves = [t.clone().requires_grad_() for t in cell.tensors]
-    op = torch.ops.revdeq.linear_cell_forward.default
+    op = namespace.linear_cell_forward.default
     torch.library.opcheck(op, (*leaves, *cell.numbers))
     y, z, fixed, digits, _ = op(*(t.detach() for t in leaves), *cell.numbers)
     states = fixed.unbind() if state == "exact" else (y, z)
     given = (cell.grad_y, cell.grad_z, *(s.clone() for s in states), digits)
-    back = torch.ops.revdeq.linear_cell_backward.default
+    back = namespace.linear_cell_backward.default
     torch.library.opcheck(back, (*given, *cell.tensors, *cell.numbers))
 
 
+@implementations
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_compiled_it_has_the_bits_of_eager(dynamic: bool) -> None:
+def test_compiled_it_has_the_bits_of_eager(dynamic: bool, implementation: str) -> None:
     torch._dynamo.reset()
 
     def loss(u: Tensor, w: Tensor, z0: Tensor) -> Tensor:
-        y, z, *_ = rk.linear_cell_forward(u, w, z0, 0.5, 3, "silu")
+        y, z, *_ = rk.linear_cell_forward(
+            *(u, w, z0, 0.5, 3, "silu"), implementation=implementation
+        )
         return (z * z).sum() + y.sin().sum()
 
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager", dynamic=dynamic)
     for rows in (6, 9):
-        cell = make(rows, 16, F32)
+        cell = make(rows, 32, F32)
         results = []
         for function in (loss, compiled):
             leaves = [t.clone().requires_grad_() for t in cell.tensors]
@@ -297,11 +340,103 @@ def test_errors(changed: dict[str, Any], kind: type[Exception], message: str) ->
         rk.linear_cell_forward(**(arguments | changed))
 
 
-def test_digits_of_another_solve_are_refused() -> None:
-    cell = make(6, 16, F32)
-    digits = rk.linear_cell_forward(cell.u, cell.w, cell.z0, 0.5, 9)[3]
+@implementations
+def test_digits_of_another_solve_are_refused(implementation: str) -> None:
+    cell = make(6, 32, F32)
+    numbers: Any = (0.5, 9)
+    digits = rk.linear_cell_forward(*cell.tensors, *numbers, implementation=implementation)[3]
     with pytest.raises(ValueError, match=r"^linear_cell_backward: digits: expected shape"):
-        both_ways(cell, digits=digits)
+        both_ways(cell, implementation, digits=digits)
+
+
+UNSUITED = [
+    (100, F32, "it takes features of 32, 64, 128 in torch.bfloat16; .*; 32, 64 in torch.float32, "),
+    (128, F32, "got 128 in torch.float32; take 'composite'"),
+    (256, BF16, "got 256 in torch.bfloat16; take 'composite'"),
+]
+
+
+@pytest.mark.parametrize(("d", "dtype", "message"), UNSUITED)
+def test_a_kernel_that_was_named_and_cannot_run_says_what_it_takes(
+    d: int, dtype: torch.dtype, message: str
+) -> None:
+    cell = make(6, d, dtype)
+    by_name = f"^linear_cell_forward: implementation 'triton' cannot run: .*{message}"
+    with pytest.raises(ValueError, match=by_name):
+        run(cell, implementation="triton")
+    with pytest.raises(ValueError, match=by_name):
+        torch.ops.revdeq_triton.linear_cell_forward(*cell.tensors, *cell.numbers)
+    if "triton" in IMPLEMENTATIONS:
+        with rk.backend("triton"), pytest.raises(ValueError, match=by_name):
+            run(cell)
+
+
+def test_the_backend_names_the_implementation(monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = make(6, 32, F32)
+    w = cell.w
+    assert linear_cell.choose(None, w) == "composite"
+    monkeypatch.setattr(linear_cell, "fastest", lambda w: "triton")
+    assert linear_cell.choose("composite", w) == "composite"
+    if "triton" in IMPLEMENTATIONS:
+        assert linear_cell.choose(None, w) == "triton"
+        monkeypatch.setattr(linear_cell, "fastest", lambda w: None)
+        with rk.backend("triton"):
+            assert linear_cell.choose(None, w) == "triton"
+            assert linear_cell.choose("composite", w) == "composite"
+
+
+# ---- the first use of a kernel on a device ---------------------------------------------------
+
+
+@pytest.mark.skipif("triton" not in IMPLEMENTATIONS, reason="Triton's interpreter is off")
+def test_the_trial_accepts_the_kernel_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    from revdeq_kernels.triton import cell_launch
+
+    cpu = torch.device("cpu")
+    cases = [(F32, 32, "tanh", "float32"), (BF16, 32, "silu", "exact"), (F16, 64, "gelu", "exact")]
+    for case in cases:
+        assert cell_launch.differs(cpu, *case) == ""
+    back = cell_launch.backward
+
+    def a_little_off(*args: Any) -> Any:
+        grad_u, grad_w, *rest = back(*args)
+        return grad_u, grad_w * 1.04, *rest
+
+    def lost(*args: Any) -> Any:
+        return *back(*args)[:4], torch.ones(1, dtype=torch.int32)
+
+    for wrong, message in ((a_little_off, "results are 0.04 off"), (lost, "1 rows did not come")):
+        monkeypatch.setattr(cell_launch, "backward", wrong)
+        assert message in cell_launch.differs(cpu, *cases[1])
+
+
+def test_a_trial_is_made_once_for_a_kind_of_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes = {"tanh": "", "relu": "it differs"}
+    tried: list[str] = []
+
+    class Module:
+        @staticmethod
+        def differs(device: Any, dtype: Any, d: int, act: str, state: str) -> str:
+            tried.append(act)
+            return outcomes[act]
+
+    class OnCuda:
+        device, dtype, shape = torch.device("cuda", 0), F32, (32, 32)
+
+    w: Any = OnCuda()
+    monkeypatch.setattr(linear_cell, "_triton", lambda: Module)
+    monkeypatch.setattr(linear_cell, "_tried", set())
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    with pytest.raises(RuntimeError, match="call it once before the capture"):
+        linear_cell._try_first(w, "tanh", "exact")
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    for _ in range(2):
+        linear_cell._try_first(w, "tanh", "exact")
+        with pytest.raises(RuntimeError, match="must not be used on cuda:0: it differs"):
+            linear_cell._try_first(w, "relu", "exact")
+    assert tried == ["tanh", "relu", "relu"]
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    linear_cell._try_first(w, "tanh", "exact")
 
 
 def test_every_activation_is_tested() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 import revdeq_kernels as rk
+from conftest import BACKENDS
 from revdeq_kernels import linear_cell
 from torch_revdeq import LinearCell, RangeError, ReconstructionError, RevDEQ, solve
 
@@ -108,6 +109,42 @@ def test_what_was_measured_runs_by_itself(monkeypatch: pytest.MonkeyPatch) -> No
     model = layer(None, tol=1e-3)
     model(inputs())
     assert model.stats is not None and model.stats.route == "solver: it takes tol=None alone"
+
+
+triton = pytest.mark.skipif("triton" not in BACKENDS, reason="Triton's interpreter is off")
+
+
+@triton
+@pytest.mark.parametrize("named", ["here", "as the backend"])
+def test_one_launch_gives_what_the_solver_gives(named: str) -> None:
+    """They differ in the order of their sums."""
+    torch.manual_seed(0)
+    f, x = LinearCell(12, 32), inputs(40)
+    want = gradients(layer("solver", f, max_steps=2), x)
+    if named == "here":
+        model = layer("triton", f, max_steps=2)
+        got = gradients(model, x)
+    else:
+        model = layer(None, f, max_steps=2)
+        with rk.backend("triton"):
+            got = gradients(model, x)
+    assert model.stats is not None and model.stats.reconstruction_error == 0.0
+    name = "it was named" if named == "here" else "the backend was named"
+    assert model.stats.route == f"triton: {name}"
+    # 4 half steps of sums of 32 products, over 40 rows; f contracts.
+    for key, expected in want.items():
+        assert (got[key] - expected).abs().max() <= 4 * 32 * 40 * 2.0**-24 * expected.abs().max()
+
+
+@triton
+def test_a_cell_that_the_kernel_does_not_take() -> None:
+    with pytest.raises(ValueError, match=r"'triton' cannot take this solve: it takes features of"):
+        layer("triton", cell())(inputs())
+    model = layer(None, cell())
+    with rk.backend("triton"):
+        model(inputs())
+    assert model.stats is not None
+    assert model.stats.route.startswith("solver: it takes features of 32, 64, 128 in torch.bfloat")
 
 
 @pytest.mark.parametrize("act", linear_cell.ACTS)

@@ -64,6 +64,8 @@ def _route(
     if implementation == "solver":
         return "solver", "it was named"
     name, why = implementation, "it was named"
+    if name is None and rk.backends.chosen == "triton":
+        name, why = "triton", "the backend was named"
     if name is None:
         w = cell.W.detach()
         name, why = ops.fastest(w), "it is the fastest here"
@@ -72,7 +74,7 @@ def _route(
                 f"no kernel that takes all steps was measured for {cell.features} features in "
                 f"{w.dtype} on {w.device.type}; RevDEQ(..., implementation=...) names one"
             )
-    reason = _unsuited(cell, z0, args, options)
+    reason = _unsuited(cell, z0, args, options) or ops.why_not(name, cell.W.detach())
     return ("solver", reason) if reason else (name, why)
 
 
