@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from linear_cells import ACTS, Cell, Outcome
+from linear_cells import ACTS, Cell, Outcome, stored
 from tolerances import BETA_ERROR, grid_error, invert_error, unit_roundoff
 
 U = unit_roundoff(torch.float32)
@@ -70,6 +70,19 @@ def bounded(cell: Cell) -> tuple[Outcome, Outcome]:
     grad_u, grad_w, grad_z0 = analysis.backward(evaluations)
     all_of_them = (y, z, grad_u, grad_w, grad_z0)
     return Outcome(*(b.value for b in all_of_them)), Outcome(*(1.01 * b.error for b in all_of_them))
+
+
+def assert_within_bounds(cell: Cell, got: Outcome) -> None:
+    """Every element is as near to float64 autograd as the analysis says, which says something."""
+    reference = stored(cell)
+    values, errors = bounded(cell)
+    for name, want, value, error, result in zip(
+        Outcome._fields, reference, values, errors, got, strict=True
+    ):
+        torch.testing.assert_close(value, want, rtol=1e-10, atol=1e-10)  # the analysis is of it
+        assert error.norm() < 0.2 * want.norm(), f"{name}: the bound says nothing"
+        far = (result.double() - want).abs() - error
+        assert far.max() <= 0, f"{name} is {float(far.max()):.3g} beyond its bound"
 
 
 class _Analysis:

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 import revdeq_kernels as rk
-from cell_tolerances import bounded
+from cell_tolerances import assert_within_bounds
 from conftest import BACKENDS, BETAS, same_bits
-from linear_cells import ACTS, Cell, Outcome, make, run, stored
+from linear_cells import ACTS, Cell, Outcome, make, run
 from revdeq_kernels import linear_cell
 from torch_revdeq import solve
 
@@ -43,19 +43,6 @@ acts = pytest.mark.parametrize("act", list(ACTS))
 # ---- against the definition in real numbers --------------------------------------------------
 
 
-def assert_within_bounds(cell: Cell, got: Outcome) -> None:
-    """Every element is as near to float64 autograd as the analysis says, which says something."""
-    reference = stored(cell)
-    values, errors = bounded(cell)
-    for name, want, value, error, result in zip(
-        Outcome._fields, reference, values, errors, got, strict=True
-    ):
-        torch.testing.assert_close(value, want, rtol=1e-10, atol=1e-10)  # the analysis is of it
-        assert error.norm() < 0.2 * want.norm(), f"{name}: the bound says nothing"
-        far = (result.double() - want).abs() - error
-        assert far.max() <= 0, f"{name} is {float(far.max()):.3g} beyond its bound"
-
-
 @implementations
 @acts
 @precisions
@@ -64,18 +51,6 @@ def test_values_and_gradients_are_those_of_stored_activations(
 ) -> None:
     cell = make(37, 32, dtype, act=act, state=state, beta=beta, steps=steps)
     assert_within_bounds(cell, run(cell, implementation=implementation))
-
-
-@pytest.mark.parametrize(
-    ("dtype", "d"), [(F32, 32), (F32, 64), (BF16, 32), (BF16, 64), (F16, 64), (F16, 128)]
-)
-@pytest.mark.parametrize("rows", [1, 64, 101])
-def test_shapes_of_the_kernel(rows: int, dtype: torch.dtype, d: int) -> None:
-    """Part of a tile, whole tiles, and several for a program."""
-    if "triton" not in IMPLEMENTATIONS:
-        pytest.skip("Triton's interpreter is off")
-    cell = make(rows, d, dtype, steps=1)
-    assert_within_bounds(cell, run(cell, implementation="triton"))
 
 
 @pytest.mark.parametrize(("rows", "d"), [(1, 1), (3, 7), (70, 33), (5, 64)])
@@ -347,96 +322,6 @@ def test_digits_of_another_solve_are_refused(implementation: str) -> None:
     digits = rk.linear_cell_forward(*cell.tensors, *numbers, implementation=implementation)[3]
     with pytest.raises(ValueError, match=r"^linear_cell_backward: digits: expected shape"):
         both_ways(cell, implementation, digits=digits)
-
-
-UNSUITED = [
-    (100, F32, "it takes features of 32, 64, 128 in torch.bfloat16; .*; 32, 64 in torch.float32, "),
-    (128, F32, "got 128 in torch.float32; take 'composite'"),
-    (256, BF16, "got 256 in torch.bfloat16; take 'composite'"),
-]
-
-
-@pytest.mark.parametrize(("d", "dtype", "message"), UNSUITED)
-def test_a_kernel_that_was_named_and_cannot_run_says_what_it_takes(
-    d: int, dtype: torch.dtype, message: str
-) -> None:
-    cell = make(6, d, dtype)
-    by_name = f"^linear_cell_forward: implementation 'triton' cannot run: .*{message}"
-    with pytest.raises(ValueError, match=by_name):
-        run(cell, implementation="triton")
-    with pytest.raises(ValueError, match=by_name):
-        torch.ops.revdeq_triton.linear_cell_forward(*cell.tensors, *cell.numbers)
-    if "triton" in IMPLEMENTATIONS:
-        with rk.backend("triton"), pytest.raises(ValueError, match=by_name):
-            run(cell)
-
-
-def test_the_backend_names_the_implementation(monkeypatch: pytest.MonkeyPatch) -> None:
-    cell = make(6, 32, F32)
-    w = cell.w
-    assert linear_cell.choose(None, w) == "composite"
-    monkeypatch.setattr(linear_cell, "fastest", lambda w: "triton")
-    assert linear_cell.choose("composite", w) == "composite"
-    if "triton" in IMPLEMENTATIONS:
-        assert linear_cell.choose(None, w) == "triton"
-        monkeypatch.setattr(linear_cell, "fastest", lambda w: None)
-        with rk.backend("triton"):
-            assert linear_cell.choose(None, w) == "triton"
-            assert linear_cell.choose("composite", w) == "composite"
-
-
-# ---- the first use of a kernel on a device ---------------------------------------------------
-
-
-@pytest.mark.skipif("triton" not in IMPLEMENTATIONS, reason="Triton's interpreter is off")
-def test_the_trial_accepts_the_kernel_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    from revdeq_kernels.triton import cell_launch
-
-    cpu = torch.device("cpu")
-    cases = [(F32, 32, "tanh", "float32"), (BF16, 32, "silu", "exact"), (F16, 64, "gelu", "exact")]
-    for case in cases:
-        assert cell_launch.differs(cpu, *case) == ""
-    back = cell_launch.backward
-
-    def a_little_off(*args: Any) -> Any:
-        grad_u, grad_w, *rest = back(*args)
-        return grad_u, grad_w * 1.04, *rest
-
-    def lost(*args: Any) -> Any:
-        return *back(*args)[:4], torch.ones(1, dtype=torch.int32)
-
-    for wrong, message in ((a_little_off, "results are 0.04 off"), (lost, "1 rows did not come")):
-        monkeypatch.setattr(cell_launch, "backward", wrong)
-        assert message in cell_launch.differs(cpu, *cases[1])
-
-
-def test_a_trial_is_made_once_for_a_kind_of_cell(monkeypatch: pytest.MonkeyPatch) -> None:
-    outcomes = {"tanh": "", "relu": "it differs"}
-    tried: list[str] = []
-
-    class Module:
-        @staticmethod
-        def differs(device: Any, dtype: Any, d: int, act: str, state: str) -> str:
-            tried.append(act)
-            return outcomes[act]
-
-    class OnCuda:
-        device, dtype, shape = torch.device("cuda", 0), F32, (32, 32)
-
-    w: Any = OnCuda()
-    monkeypatch.setattr(linear_cell, "_triton", lambda: Module)
-    monkeypatch.setattr(linear_cell, "_tried", set())
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
-    with pytest.raises(RuntimeError, match="call it once before the capture"):
-        linear_cell._try_first(w, "tanh", "exact")
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
-    for _ in range(2):
-        linear_cell._try_first(w, "tanh", "exact")
-        with pytest.raises(RuntimeError, match="must not be used on cuda:0: it differs"):
-            linear_cell._try_first(w, "relu", "exact")
-    assert tried == ["tanh", "relu", "relu"]
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
-    linear_cell._try_first(w, "tanh", "exact")
 
 
 def test_every_activation_is_tested() -> None:

@@ -1,13 +1,12 @@
 """Launches of the equilibrium cell's Triton kernels; the arguments are those of ``composite.py``.
 
-What a cell of so many features takes is in CONFIGURATIONS: both kernels of it have the same, or an
-exact state would not come back.
+Forward and back a cell is taken apart alike (``linear_cell.CONFIGURATIONS``): an exact state would
+not come back otherwise.
 """
 
 from __future__ import annotations
 
-import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,31 +20,12 @@ from . import linear_cell as kernels
 from .half_step import STEP as EXACT_STEP
 from .launch import _launch, exact_step
 
-
-class Configuration(NamedTuple):
-    """How a cell is taken apart: rows of a tile, and warps of a program."""
-
-    tile: int
-    warps: int
-
-
-_OF_16_BITS = {32: Configuration(32, 4), 64: Configuration(32, 8), 128: Configuration(16, 8)}
-
-CONFIGURATIONS: dict[torch.dtype, dict[int, Configuration]] = {
-    BF16: _OF_16_BITS,
-    F16: _OF_16_BITS,
-    F32: {32: Configuration(16, 8), 64: Configuration(16, 8)},
-}
-"""By dtype of W and features: what compiles for the architectures of ``linear_cell.py`` to 24 bytes
-of spills a thread at the most. With more rows the way back spills hundreds of bytes, with 128
-features in float32 or 256 in 16 bits whatever the tile."""
+TYPES = {BF16: "bf16", F16: "fp16", F32: "fp32"}
 
 ACTS = {"tanh": kernels.TANH, "relu": kernels.RELU, "gelu": kernels.GELU, "silu": kernels.SILU}
 
 INTERPRETED_PROGRAMS = 2
 """Programs in Triton's interpreter: so few that each has more than one tile to take."""
-
-SUM_BLOCK = 1024
 
 
 def digits_shape(z0: Tensor, beta: float, steps: int) -> tuple[int, ...]:
@@ -108,8 +88,9 @@ def backward(
         args = (*read, grad_u, grad_z0, *of_programs, z0.shape[0], steps, *numbers)
         _launch(kernels.backward_kernel, programs, z0, *args, **constants)
         args = (*of_programs, grad_w, distance, lost, programs)
-        blocks = -(-w.numel() // SUM_BLOCK)
-        sizes = {"SIZE": w.numel(), "BLOCK": SUM_BLOCK, "INTERPRETED": constants["INTERPRETED"]}
+        block = kernels.SUM_BLOCK.value
+        blocks = -(-w.numel() // block)
+        sizes = {"SIZE": w.numel(), "BLOCK": block, "INTERPRETED": constants["INTERPRETED"]}
         _launch(kernels.sum_programs, blocks, z0, *args, **sizes)
     return grad_u, grad_w, grad_z0, distance, lost
 
@@ -125,7 +106,7 @@ def _step(
         form, packed, step = exact_step(beta, frac_bits, 0)
         numbers |= dict(zip(EXACT_STEP, step, strict=True))
         numbers |= {"keep": contraction(beta).one_minus_beta, "beta": effective_beta(beta)}
-    tile, warps = CONFIGURATIONS[w.dtype][w.shape[0]]
+    tile, warps = _configuration(w)
     constants = {
         "ACT": ACTS[act].value,
         "EXACT": exact,
@@ -139,9 +120,13 @@ def _step(
     return tuple(numbers[name] for name in kernels.STEP), constants | options
 
 
+def _configuration(w: Tensor) -> kernels.Configuration:
+    return kernels.CONFIGURATIONS[TYPES[w.dtype]][w.shape[0]]
+
+
 def _programs(z0: Tensor, w: Tensor) -> int:
     """One for each processor of the device, which takes tile after tile; no more than tiles."""
-    tiles = math.ceil(z0.shape[0] / CONFIGURATIONS[w.dtype][w.shape[0]].tile)
+    tiles = -(-z0.shape[0] // _configuration(w).tile)
     if not z0.is_cuda:
         return min(tiles, INTERPRETED_PROGRAMS)
     return min(tiles, torch.cuda.get_device_properties(z0.device).multi_processor_count)
@@ -164,7 +149,7 @@ def differs(device: torch.device, w_dtype: torch.dtype, features: int, act: str,
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator).to(device)
 
-    rows = 5 * CONFIGURATIONS[w_dtype][features].tile + 3
+    rows = 5 * kernels.CONFIGURATIONS[TYPES[w_dtype]][features].tile + 3
     u, w = normal(rows, features), normal(features, features) * 0.4 / features**0.5
     u, w, z0 = u.to(w_dtype), w.to(w_dtype), normal(rows, features)
     grads = (normal(rows, features), normal(rows, features))

@@ -21,6 +21,8 @@ up in the order of the programs.
 # pyright: reportGeneralTypeIssues=false
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import triton
 import triton.language as tl
 
@@ -36,6 +38,27 @@ ONE: tl.constexpr = tl.constexpr(30)
 TOLERANCE: tl.constexpr = tl.constexpr(1e-3)
 ROOT_HALF: tl.constexpr = tl.constexpr(0.7071067811865476)
 DENSITY: tl.constexpr = tl.constexpr(0.3989422804014327)
+
+SUM_BLOCK: tl.constexpr = tl.constexpr(1024)
+
+
+class Configuration(NamedTuple):
+    """How a cell is taken apart: rows of a tile, and warps of a program."""
+
+    tile: int
+    warps: int
+
+
+_OF_16_BITS = {32: Configuration(32, 4), 64: Configuration(32, 8), 128: Configuration(16, 8)}
+
+CONFIGURATIONS: dict[str, dict[int, Configuration]] = {
+    "bf16": _OF_16_BITS,
+    "fp16": _OF_16_BITS,
+    "fp32": {32: Configuration(16, 8), 64: Configuration(16, 8)},
+}
+"""By the type of W and the features: what the architectures of ``cell_aot.py`` hold in registers,
+but for 24 bytes a thread of 128 features. With twice the rows the way back spills hundreds of
+bytes; so it does with 128 features in float32 or 256 in 16 bits, whatever the tile."""
 
 STEP = [
     "keep",
@@ -162,10 +185,9 @@ def invert(state, f, packed, tie, step, EXACT: tl.constexpr, FORM: tl.constexpr)
         offset = (half >> ONE).to(tl.int32)
         d = multiply(state - fixed, digit, q_whole, q_part, offset, half, FORM)
         new = fixed + ((d ^ negate) - negate)
-        packed = rest
     else:
         new = new_state(state, f, keep, beta, True)
-    return new, packed
+    return new
 
 
 @triton.jit
@@ -179,12 +201,17 @@ def store_digits(digits, packed, k, last, i, mask, plane, DIGITS_PER_BYTE: tl.co
 
 
 @triton.jit
-def load_digits(digits, packed, k, last, i, mask, plane, DIGITS_PER_BYTE: tl.constexpr):
-    """The same on the way back."""
+def load_digits(digits, weight, base, k, last, i, mask, plane, DIGITS_PER_BYTE: tl.constexpr):
+    """The byte with the digit of half step k in its lowest place; and the weight of that place.
+
+    Read again for every half step: it is in the cache, and registers are what is short.
+    """
+    weight = weight * base
     if (k % DIGITS_PER_BYTE == DIGITS_PER_BYTE - 1) | (k == last):
-        place = digits + (k // DIGITS_PER_BYTE) * plane
-        packed = tl.load(place + i, mask=mask, other=0).to(tl.int32)
-    return packed
+        weight = weight * 0 + 1
+    place = digits + (k // DIGITS_PER_BYTE) * plane
+    byte = tl.load(place + i, mask=mask, other=0).to(tl.int32)
+    return (byte * ((65535 + weight) // weight)) >> 16, weight
 
 
 @triton.jit(do_not_specialize=["rows", "steps", *STEP])
@@ -367,37 +394,36 @@ def backward_kernel(
         gy = tl.load(grad_y + first + i, mask=mask, other=0.0)
         gz = tl.load(grad_z + first + i, mask=mask, other=0.0)
         gu = tl.zeros([TILE, FEATURES], tl.float32)
-        packed = tl.zeros([TILE, FEATURES], tl.int32)
+        weight = base * 0 + 1
         size = tl.zeros([TILE], tl.float32)
         if not EXACT:
             size = tl.maximum(largest(y), largest(z))
         for back in tl.range(plain(steps, INTERPRETED), disable_licm=True):
             n = steps - 1 - back
+            packed = tl.zeros([TILE, FEATURES], tl.int32)
             if EXACT:
-                packed = load_digits(
-                    digits + first, packed, 2 * n + 1, last, i, mask, plane, DIGITS_PER_BYTE
+                packed, weight = load_digits(
+                    digits + first, weight, base, 2 * n + 1, last, i, mask, plane, DIGITS_PER_BYTE
                 )
             read = operand(number_of(y, unscale, EXACT), kind, INTERPRETED)
             f, g, factor, of_w = products(read, gz, w_t, bias, beta, of_w, ACT, kind, INTERPRETED)
             gu += g
             gy = tl.dot(factor, w_rows, acc=gy, input_precision="tf32x3")
             gz = keep * gz
-            z, packed = invert(z, f, packed, (n + 1) % 2, step, EXACT, FORM)
+            z = invert(z, f, packed, (n + 1) % 2, step, EXACT, FORM)
             if EXACT:
-                packed = load_digits(
-                    digits + first, packed, 2 * n, last, i, mask, plane, DIGITS_PER_BYTE
+                packed, weight = load_digits(
+                    digits + first, weight, base, 2 * n, last, i, mask, plane, DIGITS_PER_BYTE
                 )
             s = number_of(z, unscale, EXACT)
             if not EXACT:  # the start itself, which a float pair has only nearly come back to
-                s = tl.load(z0 + first + i, mask=mask & (n == 0), other=0.0) + tl.where(
-                    n == 0, 0.0, s
-                )
+                s = tl.load(z0 + first + i, mask=mask & (n == 0), other=s)
             read = operand(s, kind, INTERPRETED)
             f, g, factor, of_w = products(read, gy, w_t, bias, beta, of_w, ACT, kind, INTERPRETED)
             gu += g
             gz = tl.dot(factor, w_rows, acc=gz, input_precision="tf32x3")
             gy = keep * gy
-            y, packed = invert(y, f, packed, n % 2, step, EXACT, FORM)
+            y = invert(y, f, packed, n % 2, step, EXACT, FORM)
         start = tl.load(z0 + first + i, mask=mask, other=0.0)
         if EXACT:
             fixed, _ = to_fixed(start, scale)
