@@ -14,7 +14,7 @@ import revdeq_kernels as rk
 from cell_tolerances import assert_within_bounds
 from conftest import BACKENDS, BETAS, same_bits
 from linear_cells import ACTS, Cell, Outcome, make, run
-from revdeq_kernels import linear_cell
+from revdeq_kernels import cell_checks, cell_choice
 from torch_revdeq import solve
 
 F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
@@ -199,7 +199,7 @@ def test_a_number_out_of_range_raises_the_flag(bad: float, implementation: str) 
 @pytest.mark.parametrize(("dtype", "state"), [(F32, "exact"), (BF16, "exact"), (F32, "float32")])
 def test_opcheck(dtype: torch.dtype, state: str, implementation: str) -> None:
     cell = make(5, 32, dtype, state=state, steps=2)
-    namespace = getattr(torch.ops, linear_cell.IMPLEMENTATIONS[implementation])
+    namespace = getattr(torch.ops, cell_choice.IMPLEMENTATIONS[implementation])
     leaves = [t.clone().requires_grad_() for t in cell.tensors]
     op = namespace.linear_cell_forward.default
     torch.library.opcheck(op, (*leaves, *cell.numbers))
@@ -325,4 +325,4 @@ def test_digits_of_another_solve_are_refused(implementation: str) -> None:
 
 
 def test_every_activation_is_tested() -> None:
-    assert tuple(ACTS) == linear_cell.ACTS
+    assert tuple(ACTS) == cell_checks.ACTS

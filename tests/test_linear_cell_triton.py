@@ -12,7 +12,7 @@ import revdeq_kernels as rk
 from cell_tolerances import assert_within_bounds
 from conftest import BACKENDS
 from linear_cells import make, run
-from revdeq_kernels import linear_cell
+from revdeq_kernels import cell_checks, cell_choice
 
 if "triton" not in BACKENDS:
     pytest.skip("Triton's interpreter is off", allow_module_level=True)
@@ -59,14 +59,14 @@ def test_a_kernel_that_was_named_and_cannot_run_says_what_it_takes(
 def test_the_backend_names_the_implementation(monkeypatch: pytest.MonkeyPatch) -> None:
     cell = make(6, 32, F32)
     w = cell.w
-    assert linear_cell.choose(None, w) == "composite"
-    monkeypatch.setattr(linear_cell, "fastest", lambda w: "triton")
-    assert linear_cell.choose("composite", w) == "composite"
-    assert linear_cell.choose(None, w) == "triton"
-    monkeypatch.setattr(linear_cell, "fastest", lambda w: None)
+    assert cell_choice.choose(None, w) == "composite"
+    monkeypatch.setattr(cell_choice, "fastest", lambda w: "triton")
+    assert cell_choice.choose("composite", w) == "composite"
+    assert cell_choice.choose(None, w) == "triton"
+    monkeypatch.setattr(cell_choice, "fastest", lambda w: None)
     with rk.backend("triton"):
-        assert linear_cell.choose(None, w) == "triton"
-        assert linear_cell.choose("composite", w) == "composite"
+        assert cell_choice.choose(None, w) == "triton"
+        assert cell_choice.choose("composite", w) == "composite"
 
 
 # ---- the first use of a kernel on a device ---------------------------------------------------
@@ -105,29 +105,29 @@ def test_a_trial_is_made_once_for_a_kind_of_cell(monkeypatch: pytest.MonkeyPatch
         device, dtype, shape = torch.device("cuda", 0), F32, (32, 32)
 
     w: Any = OnCuda()
-    monkeypatch.setattr(linear_cell, "_triton", lambda: Module)
-    monkeypatch.setattr(linear_cell, "_tried", set())
+    monkeypatch.setattr(cell_choice, "triton", lambda: Module)
+    monkeypatch.setattr(cell_choice, "_tried", set())
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     with pytest.raises(RuntimeError, match="call it once before the capture"):
-        linear_cell._try_first(w, "tanh", "exact")
+        cell_choice.try_first(w, "tanh", "exact")
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     for _ in range(2):
-        linear_cell._try_first(w, "tanh", "exact")
+        cell_choice.try_first(w, "tanh", "exact")
         with pytest.raises(RuntimeError, match="must not be used on cuda:0: it differs"):
-            linear_cell._try_first(w, "relu", "exact")
+            cell_choice.try_first(w, "relu", "exact")
     assert tried == ["tanh", "relu", "relu"]
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
-    linear_cell._try_first(w, "tanh", "exact")
+    cell_choice.try_first(w, "tanh", "exact")
 
 
 # ---- ahead of time ---------------------------------------------------------------------------
 
 
 def test_what_is_offered_is_what_is_compiled() -> None:
-    features = {cell_launch.TYPES[w]: ds for w, ds in linear_cell.TRITON_FEATURES.items()}
+    features = {cell_launch.TYPES[w]: ds for w, ds in cell_choice.TRITON_FEATURES.items()}
     assert features == {w: tuple(found) for w, found in kernels.CONFIGURATIONS.items()}
-    assert tuple(f"sm_{a}" for a in cell_aot.ARCHITECTURES) == linear_cell.ARCHITECTURES
-    assert cell_launch.ACTS.keys() == set(linear_cell.ACTS)
+    assert tuple(f"sm_{a}" for a in cell_aot.ARCHITECTURES) == cell_choice.ARCHITECTURES
+    assert cell_launch.ACTS.keys() == set(cell_checks.ACTS)
 
 
 def type_of(name: str, argument: Any) -> Any:
@@ -155,7 +155,7 @@ def test_every_launch_is_compiled_ahead_of_time(monkeypatch: pytest.MonkeyPatch)
         (kernel.fn.__name__, {**signature, **keywords, "enable_fp_fusion": None})
         for _, kernel, signature, keywords in cell_aot.signatures()
     ]
-    for dtype, features in linear_cell.TRITON_FEATURES.items():
+    for dtype, features in cell_choice.TRITON_FEATURES.items():
         for d in features:
             for beta, state in ((0.5, "float32"), (0.5, "exact"), (0.95123, "exact")):
                 cell = make(5, d, dtype, beta=beta, state=state, act="gelu")

@@ -13,7 +13,7 @@ from torch.nn.utils import parametrizations
 
 import revdeq_kernels as rk
 from conftest import BACKENDS
-from revdeq_kernels import linear_cell
+from revdeq_kernels import cell_checks, cell_choice
 from torch_revdeq import LinearCell, RangeError, ReconstructionError, RevDEQ, solve
 
 F32, BF16 = torch.float32, torch.bfloat16
@@ -48,7 +48,7 @@ def gradients(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("dtype", [F32, torch.float64, BF16, torch.float16])
-@pytest.mark.parametrize("act", linear_cell.ACTS)
+@pytest.mark.parametrize("act", cell_checks.ACTS)
 def test_it_is_the_formula_and_begins_contractive(act: str, dtype: torch.dtype) -> None:
     f = cell(act, dtype)
     z, x = torch.randn(6, 16).to(dtype), inputs(dtype=dtype)
@@ -102,7 +102,7 @@ def test_the_solver_runs_where_no_kernel_was_measured() -> None:
 
 
 def test_what_was_measured_runs_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linear_cell, "fastest", lambda w: "composite")
+    monkeypatch.setattr(cell_choice, "fastest", lambda w: "composite")
     model = layer(None)
     model(inputs())
     assert model.stats is not None and model.stats.route == "composite: it is the fastest here"
@@ -147,7 +147,7 @@ def test_a_cell_that_the_kernel_does_not_take() -> None:
     assert model.stats.route.startswith("solver: it takes features of 32, 64, 128 in torch.bfloat")
 
 
-@pytest.mark.parametrize("act", linear_cell.ACTS)
+@pytest.mark.parametrize("act", cell_checks.ACTS)
 @pytest.mark.parametrize("beta", [0.5, 0.8, 1.2])
 def test_one_op_has_the_bits_of_the_solver(act: str, beta: float) -> None:
     """In float32 both round alike, but the one sums the gradient of U x + b before it meets x."""
@@ -277,7 +277,7 @@ def test_what_one_op_does_not_take_is_refused_by_name_and_else_solved(
         layer("composite", f, **rest)(x)
     if f.W.dtype == BF16:
         return  # nor does F.linear take another x
-    monkeypatch.setattr(linear_cell, "fastest", lambda w: "composite")
+    monkeypatch.setattr(cell_choice, "fastest", lambda w: "composite")
     model = layer(None, f, **rest)
     assert torch.equal(model(x), solve(f, f.start(x), x, **rest).z)
     assert model.stats is not None and model.stats.route.startswith("solver: ")

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.nn.modules import module as torch_module
 
 import revdeq_kernels as rk
-from revdeq_kernels import linear_cell as ops
+from revdeq_kernels import cell_choice
 
 from .compiling import not_compiled
 from .digits import choose_frac_bits
@@ -39,7 +39,7 @@ def solve_cell(
 
     ValueError where an implementation was named that does not.
     """
-    known = ("solver", *ops.IMPLEMENTATIONS)
+    known = ("solver", *cell_choice.IMPLEMENTATIONS)
     if implementation is not None and implementation not in known:
         names = ", ".join(map(repr, known))
         raise ValueError(f"implementation: expected one of {names}, got {implementation!r}")
@@ -68,13 +68,13 @@ def _route(
         name, why = "triton", "the backend was named"
     if name is None:
         w = cell.W.detach()
-        name, why = ops.fastest(w), "it is the fastest here"
+        name, why = cell_choice.fastest(w), "it is the fastest here"
         if name is None:
             return "solver", (
                 f"no kernel that takes all steps was measured for {cell.features} features in "
                 f"{w.dtype} on {w.device.type}; RevDEQ(..., implementation=...) names one"
             )
-    reason = _unsuited(cell, z0, args, options) or ops.why_not(name, cell.W.detach())
+    reason = _unsuited(cell, z0, args, options) or cell_choice.why_not(name, cell.W.detach())
     return ("solver", reason) if reason else (name, why)
 
 

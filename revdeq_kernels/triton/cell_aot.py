@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
+from . import cell_step
 from . import linear_cell as kernels
 from .half_step import GENERAL, INTEGER, OPTIONS, SHIFT
 
@@ -28,11 +29,11 @@ def signatures() -> Iterator[tuple[str, Any, dict[str, Any], dict[str, Any]]]:
     """As ``aot.signatures``."""
     for w, features in kernels.CONFIGURATIONS.items():
         for d, form, back in product(features, (None, _LEAST, _MOST), (False, True)):
-            yield _signature(w, d, kernels.GELU, form, back)
-    for act, back in product((kernels.TANH, kernels.RELU, kernels.SILU), (False, True)):
+            yield _signature(w, d, cell_step.GELU, form, back)
+    for act, back in product((cell_step.TANH, cell_step.RELU, cell_step.SILU), (False, True)):
         yield _signature("bf16", 64, act, _LEAST, back)
     for form, back in product(((INTEGER, 2, "i64"), (GENERAL, 4, "i32")), (False, True)):
-        yield _signature("bf16", 64, kernels.TANH, form, back)
+        yield _signature("bf16", 64, cell_step.TANH, form, back)
     yield _sum_programs()
 
 
