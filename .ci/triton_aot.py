@@ -30,6 +30,7 @@ TARGETS += [GPUTarget("hip", "gfx942", 64)]
 # Bytes a thread. ptxas spills a few where that lets more warps run, which kernels depends on its
 # version; a kernel that does not fit spills hundreds.
 SPILL_LIMIT = 32
+ARCHITECTURES: dict[str, tuple[int, ...]] = {}  # of kernels that are not for all targets
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
 
@@ -57,7 +58,9 @@ def load_signatures(root: Path) -> list[tuple[str, Any, dict[str, Any], dict[str
         module = ModuleType(package)
         module.__path__ = [str(root / package.replace(".", "/"))]
         sys.modules[package] = module
-    return list(importlib.import_module("revdeq_kernels.triton.aot").signatures())
+    aot = importlib.import_module("revdeq_kernels.triton.aot")
+    ARCHITECTURES.update(aot.ARCHITECTURES)
+    return list(aot.signatures())
 
 
 def nvidia_resources(asm: dict[str, Any]) -> Compiled:
@@ -146,7 +149,7 @@ def report(results: dict[tuple[int, GPUTarget], Compiled]) -> int:
     width = max(len(name) for name, *_ in SIGNATURES)
     print("registers+spills".ljust(width), *(f"{target.arch!s:>10}" for target in TARGETS))
     for index, (name, *_) in enumerate(SIGNATURES):
-        cells = (str(results[index, target]) for target in TARGETS)
+        cells = (str(results.get((index, target), "-")) for target in TARGETS)
         print(name.ljust(width), *(f"{cell:>10}" for cell in cells))
     bad = {task: result.problem() for task, result in results.items() if result.problem()}
     for (index, target), what in bad.items():
@@ -159,7 +162,12 @@ def main() -> int:
     if not SIGNATURES:
         print("triton_aot: aot.signatures() lists no kernel", file=sys.stderr)
         return 1
-    tasks = [(index, target) for index in range(len(SIGNATURES)) for target in TARGETS]
+    tasks = [
+        (index, target)
+        for index, (_, kernel, *_) in enumerate(SIGNATURES)
+        for target in TARGETS
+        if target.arch in ARCHITECTURES.get(kernel.fn.__name__, (target.arch,))
+    ]
     with tempfile.TemporaryDirectory() as cache:
         os.environ["TRITON_CACHE_DIR"] = cache  # an empty one: everything is compiled
         # fork: the kernels are functions that cannot be sent to a process, only inherited.

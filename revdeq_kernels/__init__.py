@@ -18,6 +18,7 @@ registration.register()
 
 from .backends import available_backends, backend  # noqa: E402
 from .fixed_point import digit_base, digit_bytes, effective_beta  # noqa: E402
+from .linear_cell import linear_cell_backward, linear_cell_forward  # noqa: E402
 from .ops import (  # noqa: E402
     dequantize,
     invert_,
@@ -53,6 +54,8 @@ __all__ = [
     "invert_y_adjoint_z_exact_",
     "invert_z_adjoint_y_",
     "invert_z_adjoint_y_exact_",
+    "linear_cell_backward",
+    "linear_cell_forward",
     "quantize",
     "residual",
     "update_",

@@ -10,6 +10,7 @@ from .captures import CaptureError
 from .fixed_point import FixedPoint, FixedPointStats, fixed_point
 from .graphed import graphed
 from .iterations import Anderson, Picard, Relaxed
+from .linear_cell import LinearCell
 from .module import RevDEQ
 from .regularization import jacobian_penalty, spectral_radius
 from .solution import Solution, Stats
@@ -21,6 +22,7 @@ __all__ = [
     "CaptureError",
     "FixedPoint",
     "FixedPointStats",
+    "LinearCell",
     "Picard",
     "RangeError",
     "ReconstructionError",

@@ -30,23 +30,34 @@ P = ParamSpec("P")
 def for_compilers(solve: Callable[P, Solution]) -> Callable[P, Solution]:
     """``solve``, ready to be met by a compiler, which eager users are spared the import of."""
     run_by(solve)
-    disabled: list[Callable[P, Solution]] = []
+    broken = not_compiled(solve)
 
     @functools.wraps(solve)
     def call(f: Any, z0: Any, *args: Any, **options: Any) -> Solution:
-        if "torch._dynamo" not in sys.modules:  # then nothing is being compiled
-            return solve(f, z0, *args, **options)  # type: ignore[call-arg]
         if torch.compiler.is_dynamo_compiling() and can_be_operator(f):
             from .in_graph import functional_in_graph, solve_in_graph
 
             if options.get("adjoint") == "functional":
                 return functional_in_graph(f, z0, args, options)
             return solve_in_graph(f, f, z0, args, options)
-        if not disabled:
-            disabled.append(torch.compiler.disable(solve, reason=_REASON))  # type: ignore[arg-type]
-        return disabled[0](f, z0, *args, **options)  # type: ignore[call-arg]
+        return broken(f, z0, *args, **options)  # type: ignore[call-arg]
 
     return cast("Callable[P, Solution]", call)
+
+
+def not_compiled(solve: Callable[P, Solution]) -> Callable[P, Solution]:
+    """A break in the graph, with what to do about it."""
+    disabled: list[Callable[P, Solution]] = []
+
+    @functools.wraps(solve)
+    def call(*args: P.args, **options: P.kwargs) -> Solution:
+        if "torch._dynamo" not in sys.modules:  # then nothing is being compiled
+            return solve(*args, **options)
+        if not disabled:
+            disabled.append(torch.compiler.disable(solve, reason=_REASON))  # type: ignore[arg-type]
+        return disabled[0](*args, **options)
+
+    return call
 
 
 def can_be_operator(f: Any) -> TypeGuard[nn.Module]:

@@ -10,6 +10,8 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from .compiling import can_be_operator
+from .linear_cell import LinearCell
+from .one_op import solve_cell
 from .solution import Solution, Stats
 from .solve import solve
 
@@ -17,21 +19,34 @@ from .solve import solve
 class RevDEQ(nn.Module):
     """A layer whose output is the equilibrium z = f(z, x) of its cell f.
 
-    ``layer(x, ...)`` solves from z0 = zeros_like(x) and returns z. ``layer.stats`` are the
+    ``layer(x, ...)`` solves from z0 = zeros_like(x) (for a ``LinearCell``: ``cell.start(x)``) and
+    returns z. ``layer.stats`` are the
     statistics of the last call, ``layer.solve(x, ...)`` returns the whole ``Solution``.
 
     Args:
         f: called as ``f(z, x, ...)``. If it is a module, its parameters are the layer's.
         options: those of ``solve``: beta, max_steps, tol, state, adjoint, rng, check and so on. A
             beta that is a Parameter is trained with the rest.
+        implementation: for a ``LinearCell``: what takes its steps, "solver" or a name of
+            ``revdeq_kernels.cell_choice.IMPLEMENTATIONS``. None: one op for all steps where a
+            kernel was found to be faster by it, and the solver elsewhere; ``stats.route`` says
+            which, and why.
     """
 
-    def __init__(self, f: Callable[..., Any], **options: Any) -> None:
+    def __init__(
+        self, f: Callable[..., Any], *, implementation: str | None = None, **options: Any
+    ) -> None:
         super().__init__()
+        if implementation is not None and not isinstance(f, LinearCell):
+            raise TypeError(
+                f"implementation: expected None for a cell of {type(f).__name__}, got "
+                f"{implementation!r}; only a LinearCell has others than the solver"
+            )
         for name in ("z0", "y0"):
             if name in options:
                 raise TypeError(f"{name}: expected in the call of the layer, got it in RevDEQ()")
         self.f = f
+        self.implementation = implementation
         self.beta = options.pop("beta", 0.5)
         self.options = options
         self.stats: Stats | None = None
@@ -45,17 +60,26 @@ class RevDEQ(nn.Module):
         if z0 is None:
             if not args:
                 raise TypeError("z0: expected a start, or an argument to take its shape from")
-            z0 = pytree.tree_map(torch.zeros_like, args[0])
+            start = self.f.start if isinstance(self.f, LinearCell) else torch.zeros_like
+            z0 = pytree.tree_map(start, args[0])
         options = {"y0": y0, "beta": self.beta, **self.options}
-        functional = options.get("adjoint") == "functional"
-        if torch.compiler.is_dynamo_compiling() and can_be_operator(self.f) and not functional:
+        compiling = torch.compiler.is_dynamo_compiling()
+        if compiling and options.get("adjoint") == "functional":
+            solution = solve(self.f, z0, *args, **options)
+        elif compiling and can_be_operator(self.f):
             from .in_graph import solve_in_graph
 
             solution = solve_in_graph(self, self.f, z0, args, options)
         else:
-            solution = solve(self.f, z0, *args, **options)
+            solution = self.solve_from(z0, args, options)
         self.stats = solution.stats
         return solution
+
+    def solve_from(self, z0: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Solution:
+        """A call, by what takes the steps of this cell. `options` are those of ``solve``, and y0."""
+        if isinstance(self.f, LinearCell):
+            return solve_cell(self.f, z0, args, options, self.implementation)
+        return solve(self.f, z0, *args, **options)
 
     def extra_repr(self) -> str:
         """The options, as they were given."""

@@ -40,7 +40,7 @@ class Plan:
     """One call of ``solve`` in a graph: all of it that is no tensor."""
 
     def __init__(self, owner: nn.Module, values: dict[str, Any], autocast: AutocastState) -> None:
-        """Note f, or the layer that it belongs to, and the call; `values` as ``_plan`` says."""
+        """Note f, or the layer that it belongs to, and the call; `values` as ``_plan`` has them."""
         self.owner = weakref.ref(owner)
         self.values, self.autocast = values, autocast
         self.saves = len(values["options"].get("save_at", ()))
@@ -71,9 +71,12 @@ class Plan:
             options["y0"] = _together(y0, values["y0"])
         options["beta"] = beta[0] if beta else values["beta"]
         with autocast(self.autocast):
-            solution = _solver[0](
-                self.f, _together(z0, values["z0"]), *_together(args, values["args"]), **options
-            )
+            start, args = _together(z0, values["z0"]), _together(args, values["args"])
+            if values["layer"]:
+                owner: Any = self.owner()
+                solution = owner.solve_from(start, tuple(args), options)
+            else:
+                solution = _solver[0](self.f, start, *args, **options)
         self.stats.__dict__ = solution.stats.__dict__  # what the way back notes shows here too
         parts = (solution.z, solution.y, *solution.saved)
         return [leaf for part in parts for leaf in pytree.tree_leaves(part)]

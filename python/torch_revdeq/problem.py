@@ -125,12 +125,13 @@ class Problem:
         if not isinstance(pair, ExactPair):
             return
         bits = pair.frac_bits
-        pending = settle(pair.flag[0] != 0, lambda: _out_of_range(bits), outputs)
+        pending = settle(pair.flag[0] != 0, lambda: out_of_range(bits), outputs)
         if pending is not None:
             stats._pending.append(pending)
 
 
-def _out_of_range(frac_bits: int) -> RangeError:
+def out_of_range(frac_bits: int) -> RangeError:
+    """What a raised flag means."""
     return RangeError(
         f"solve: expected the state and f below {2.0 ** (30 - frac_bits):.6g}, the range of an "
         f"exact state with frac_bits={frac_bits}, got a larger number, Inf or NaN; pass a smaller "

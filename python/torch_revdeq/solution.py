@@ -23,6 +23,8 @@ class Stats:
             hold for the backward pass, beside z0 and what belongs to f.
         frac_bits: fractional bits of an exact state, otherwise None.
         tol: as it was given.
+        route: what ran: "solver", or for a ``RevDEQ(LinearCell(...))`` the implementation of the
+            whole solve in one op, and why, or why the solver.
     """
 
     steps: int
@@ -32,6 +34,7 @@ class Stats:
     state_bytes: int
     frac_bits: int | None = None
     tol: float | None = None
+    route: str = "solver"
     _residual: Tensor | None = field(default=None, repr=False)
     _sample_steps: Tensor | None = field(default=None, repr=False)
     _reconstruction_error: Tensor | float | None = field(default=None, repr=False)
@@ -43,7 +46,7 @@ class Stats:
 
         The largest over the leaves, of the last step unless tol stopped the solve between checks.
         With per_sample the largest over the samples, each at the check where it halted if it did.
-        Reading it waits for the device.
+        NaN where one op took all steps. Reading it waits for the device.
         """
         return float("nan") if self._residual is None else float(self._residual)
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
-from . import kernels, passes
+from . import cell_aot, kernels, passes
 from .half_step import GENERAL, INTEGER, SHIFT
 
 Specialisation = tuple[str, Any, dict[str, Any], dict[str, Any]]
@@ -55,6 +55,13 @@ def signatures() -> Iterator[Specialisation]:
     yield from _exact_passes()
     yield from _conversions()
     yield from _residuals()
+    yield from cell_aot.signatures()
+
+
+ARCHITECTURES = dict.fromkeys(
+    ("forward_kernel", "backward_kernel", "sum_programs"), cell_aot.ARCHITECTURES
+)
+"""The kernels that are launched on some NVIDIA GPUs only, by name, and on which."""
 
 
 def _launch(

@@ -1,0 +1,271 @@
+"""The solve of a ``LinearCell`` under ``RevDEQ``: by one op for all steps, or by the solver."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules import module as torch_module
+
+import revdeq_kernels as rk
+from revdeq_kernels import cell_choice
+
+from .capturing import capturing, check_capture
+from .compiling import not_compiled
+from .digits import choose_frac_bits
+from .linear_cell import ACTS, LinearCell
+from .problem import out_of_range
+from .randomness import RNG
+from .schedule import Schedule
+from .solution import Solution, Stats
+from .solve import solve
+from .transforms import inside_transform
+from .verification import ReconstructionError, outbox, settle
+
+
+@not_compiled
+def solve_cell(
+    cell: LinearCell,
+    z0: Any,
+    args: tuple[Any, ...],
+    options: dict[str, Any],
+    implementation: str | None,
+) -> Solution:
+    """``solve(cell, z0, *args, **options)``, by one op for all steps where one takes it.
+
+    ValueError where an implementation was named that does not.
+    """
+    known = ("solver", *cell_choice.IMPLEMENTATIONS)
+    if implementation is not None and implementation not in known:
+        names = ", ".join(map(repr, known))
+        raise ValueError(f"implementation: expected one of {names}, got {implementation!r}")
+    name, why = _route(cell, z0, args, options, implementation)
+    if name != "solver":
+        return _solve_in_one_op(cell, z0, args[0], options, name, f"{name}: {why}")
+    if implementation not in (None, "solver"):
+        raise ValueError(f"implementation: {implementation!r} cannot take this solve: {why}")
+    solution = solve(cell, z0, *args, **options)
+    solution.stats.route = f"solver: {why}"
+    return solution
+
+
+def _route(
+    cell: LinearCell,
+    z0: Any,
+    args: tuple[Any, ...],
+    options: dict[str, Any],
+    implementation: str | None,
+) -> tuple[str, str]:
+    """What takes the solve, and why."""
+    if implementation == "solver":
+        return "solver", "it was named"
+    name, why = implementation, "it was named"
+    if name is None and rk.backends.chosen == "triton":
+        name, why = "triton", "the backend was named"
+    if name is None:
+        w = cell.W.detach()
+        name, why = cell_choice.fastest(w), "it is the fastest here"
+        if name is None:
+            return "solver", (
+                f"no kernel that takes all steps was measured for {cell.features} features in "
+                f"{w.dtype} on {w.device.type}; RevDEQ(..., implementation=...) names one"
+            )
+    reason = _unsuited(cell, z0, args, options) or cell_choice.why_not(name, cell.W.detach())
+    return ("solver", reason) if reason else (name, why)
+
+
+_ONLY = {
+    "y0": None,
+    "tol": None,
+    "check_every": 1,
+    "process_group": None,
+    "check": True,
+    "accumulate": "float32",
+    "store_last": 0,
+    "memory_budget": None,
+    "save_at": (),
+    "backward_steps": None,
+    "per_sample": False,
+}
+"""Options of ``solve`` that one op takes at a single value."""
+
+_FREE = ("adjoint", "beta", "max_steps", "state", "frac_bits", "rng")
+
+
+def _unsuited(
+    cell: LinearCell, z0: Any, args: tuple[Any, ...], options: dict[str, Any]
+) -> str | None:
+    """Why one op cannot take the solve, if it cannot."""
+    for option, value in options.items():
+        if option not in (*_ONLY, *_FREE):
+            return f"it knows no {option}"
+        if option in _ONLY and not _is(value, _ONLY[option]):
+            return f"it takes {option}={_ONLY[option]!r} alone"
+    if options.get("adjoint", "auto") not in ("auto", "reversible"):
+        return "it takes adjoint='reversible' alone"
+    state, bits = options.get("state", "auto"), options.get("frac_bits", "auto")
+    if state not in ("auto", "exact", torch.float32):
+        return f"it takes state='exact' or torch.float32, got {state}"
+    if (state == torch.float32 and bits != "auto") or options.get("rng", "auto") not in RNG:
+        return "an option is not what solve takes"
+    if not isinstance(options["beta"], Real):
+        return f"it takes one number for beta, got {type(options['beta']).__name__}"
+    if inside_transform():
+        return "it has no part in the transforms of torch.func"
+    if torch.is_autocast_enabled(cell.W.device.type):
+        return "it does not follow autocast"
+    return _unsuited_cell(cell) or _unsuited_tensors(cell, z0, args)
+
+
+def _is(value: Any, only: Any) -> bool:
+    """Whether an option has a value, or one that stands for nothing as well: tol=0, save_at=[]."""
+    if only is None or only == ():
+        return value is None or (isinstance(value, (int, float, list, tuple)) and not value)
+    return type(value) is type(only) and value == only
+
+
+def _unsuited_cell(cell: LinearCell) -> str | None:
+    """A call of the cell must be the formula and nothing besides."""
+    if type(cell).forward is not LinearCell.forward:
+        return f"{type(cell).__name__} has a forward of its own"
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    if any(getattr(cell, name) or getattr(torch_module, f"_global{name}") for name in hooks):
+        return "the cell has hooks, which it would not call"
+    return None
+
+
+def _unsuited_tensors(cell: LinearCell, z0: Any, args: tuple[Any, ...]) -> str | None:
+    w = cell.W.detach()
+    plain = (Tensor, nn.Parameter)
+    if len(args) != 1 or not all(type(t) in plain for t in (z0, args[0], w)):
+        return "it takes one tensor x and a tensor z0, all of them plain"
+    x = args[0]
+    if w.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"it takes parameters in float32, bfloat16 or float16, got {w.dtype}"
+    if x.dtype != w.dtype or z0.dtype not in (w.dtype, torch.float32):
+        return f"it takes x and z0 in {w.dtype}, the dtype of W, got {x.dtype} and {z0.dtype}"
+    if z0.shape != (*x.shape[:-1], cell.features):
+        return f"it takes z0 of shape {(*x.shape[:-1], cell.features)}, got {tuple(z0.shape)}"
+    if not x.device == z0.device == w.device:
+        return f"it takes tensors on one device, got {x.device}, {z0.device} and {w.device}"
+    return None
+
+
+@dataclass
+class _Call:
+    """The numbers of one call of the op."""
+
+    schedule: Schedule
+    act: str
+    exact: bool
+    frac_bits: int
+    implementation: str
+
+    def numbers(self) -> tuple[float, int, str]:
+        return self.schedule.numbers[0], self.schedule.max_steps, self.act
+
+    def options(self) -> dict[str, Any]:
+        return {
+            "state": "exact" if self.exact else "float32",
+            "frac_bits": self.frac_bits,
+            "implementation": self.implementation,
+        }
+
+
+def _solve_in_one_op(
+    cell: LinearCell, z0: Tensor, x: Tensor, options: dict[str, Any], name: str, route: str
+) -> Solution:
+    steps: Any = options.get("max_steps", 8)
+    exact = options.get("state", "auto") != torch.float32
+    bits = options.get("frac_bits", "auto")
+    if capturing(z0.device):
+        fixed = None if bits == "auto" else bits
+        rng = options.get("rng", "auto")
+        check_capture(None, fixed, options["beta"], rng, steps, exact=exact)
+    else:
+        outbox.poll()
+    if callable(steps):
+        steps = steps()
+    schedule = Schedule(options["beta"], steps, exact=exact)
+    w = cell.W  # read once: a parametrization computes it
+    u, start = (t.reshape(-1, cell.features) for t in (cell.of_input(x), z0.float()))
+    if bits == "auto":
+        bits = _frac_bits(cell.act, u.detach(), w.detach(), start.detach()) if exact else 0
+    call = _Call(schedule, cell.act, exact, bits, name)
+    stats = Stats(
+        steps=schedule.max_steps,
+        nfe=2 * schedule.max_steps,
+        state="exact" if exact else "float32",
+        adjoint="reversible",
+        state_bytes=8 * start.numel(),
+        frac_bits=bits if exact else None,
+        tol=options.get("tol"),
+        route=route,
+    )
+    y, z = _OneOp.apply(u, w, start, call, stats)
+    z, y = (t.reshape(z0.shape).to(z0.dtype) for t in (z, y))
+    return Solution(z, y, stats)
+
+
+def _frac_bits(act: str, u: Tensor, w: Tensor, start: Tensor) -> int:
+    """As ``solve`` chooses them. tanh needs no evaluation of f: it does not exceed 1."""
+    seen: Sequence[Tensor] = [start]
+    if act != "tanh":
+        seen = [start, ACTS[act](F.linear(start.to(w.dtype), w) + u)]
+    return choose_frac_bits([torch.float32], seen)
+
+
+class _OneOp(torch.autograd.Function):
+    """The solve as a node of autograd's graph, with the checks of ``solve``."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, u: Tensor, w: Tensor, z0: Tensor, call: _Call, stats: Stats
+    ) -> tuple[Tensor, Tensor]:
+        out = rk.linear_cell_forward(u, w, z0, *call.numbers(), **call.options())
+        y, z, fixed, digits, flag = out
+        if call.exact:
+            stats.state_bytes += digits.numel()
+            bits = call.frac_bits
+            pending = settle(flag[0] != 0, lambda: out_of_range(bits), (y, z))
+            stats._pending += [] if pending is None else [pending]
+        ctx.call, ctx.stats = call, stats
+        ctx.save_for_backward(u, w, z0, digits, *((fixed,) if call.exact else (y, z)))
+        ctx.set_materialize_grads(False)
+        return y, z
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        call, stats = ctx.call, ctx.stats
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "LinearCell: expected to be differentiated once where one op takes all steps, got "
+                "a derivative of the derivative; choose RevDEQ(..., implementation='solver', "
+                "state=torch.float32)"
+            )
+        u, w, z0, digits, *states = ctx.saved_tensors
+        y, z = states[0].unbind() if call.exact else states
+        grad_y, grad_z = (torch.zeros_like(z0) if g is None else g for g in grads)
+        pair = (grad_y, grad_z, y, z)
+        options = call.options()
+        grad_u, grad_w, grad_z0, distance, lost = rk.linear_cell_backward(
+            *pair, digits, u, w, z0, *call.numbers(), **options
+        )
+        stats._reconstruction_error = distance
+        pending = settle(lost[0] != 0, lambda: _not_back(float(distance)), ())  # NaN already
+        stats._pending += [] if pending is None else [pending]
+        return grad_u, grad_w.to(w.dtype), grad_z0, None, None
+
+
+def _not_back(distance: float) -> ReconstructionError:
+    return ReconstructionError(
+        f"LinearCell: expected the way back to end at its start, got a distance of {distance:.3g} "
+        "from it; the gradient would be wrong. Probable causes: W, U, b or an input was changed "
+        "since the forward pass, through .data; or, with state=torch.float32, its precision is "
+        "used up (use state='exact', fewer steps, or a beta nearer to 0)"
+    )

@@ -1,0 +1,132 @@
+"""What the ops of the equilibrium cell ask of their arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from numbers import Integral
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from . import composite
+from .conditions import (
+    BF16,
+    F16,
+    F32,
+    check_beta,
+    check_device,
+    check_dtype,
+    check_shape,
+    check_tensors,
+    refuse,
+)
+
+ACTS = tuple(composite.ACTIVATIONS)
+STATES = ("exact", "float32")
+
+FORWARD, BACKWARD = "linear_cell_forward", "linear_cell_backward"
+"""The names of the ops."""
+
+
+def check_forward(
+    u: Tensor,
+    w: Tensor,
+    z0: Tensor,
+    beta: float,
+    steps: int,
+    act: str,
+    state: str,
+    frac_bits: int,
+    op: str = FORWARD,
+) -> None:
+    """Refuse what is not as ``linear_cell_forward`` describes it."""
+    _check_not_forward_mode(op)
+    check_tensors(op, u=u, w=w, z0=z0)
+    _check_numbers(op, beta, steps, act, state, frac_bits)
+    check_dtype(op, "w", w, (BF16, F16, F32))
+    if w.dim() != 2 or w.shape[0] != w.shape[1]:
+        remedy = "give the one that maps the state to itself; the input's is part of u"
+        refuse(ValueError, op, "w", "a square matrix", f"shape {list(w.shape)}", remedy)
+    check_dtype(op, "z0", z0, (F32,))
+    if z0.dim() != 2 or z0.shape[1] != w.shape[0]:
+        expected = f"shape [rows, {w.shape[0]}], of as many columns as w has"
+        remedy = "flatten what stands before its last dimension"
+        refuse(ValueError, op, "z0", expected, f"shape {list(z0.shape)}", remedy)
+    check_dtype(op, "u", u, (w.dtype,), ", the dtype of w")
+    check_shape(op, "u", u, z0, "z0")
+    for name, t in (("u", u), ("w", w)):
+        check_device(op, name, t, z0, "z0")
+
+
+def _check_not_forward_mode(op: str) -> None:
+    """Refuse to run inside of forward mode: inside of torch.func.jvp an op sees no tangents.
+
+    torch would take the derivative for zero.
+    """
+    if forward_ad._current_level >= 0:
+        raise RuntimeError(
+            f"{op}: expected to be differentiated by backward() or torch.autograd.grad, got a "
+            "call inside of forward mode (torch.func.jvp, jacfwd, dual_level); call it outside, or "
+            "use torch_revdeq.solve with adjoint='backprop' and state=torch.float32"
+        )
+
+
+def _check_numbers(op: str, beta: float, steps: int, act: str, state: str, frac_bits: int) -> None:
+    one_of_names(op, "act", act, ACTS)
+    one_of_names(op, "state", state, STATES)
+    check_beta(op, "beta", beta, exact=state == "exact")
+    for name, value, least, most in (
+        ("steps", steps, 1, None),
+        ("frac_bits", frac_bits, 0, 30),
+    ):
+        if isinstance(value, bool) or not isinstance(value, (Integral, torch.SymInt)):
+            kind = type(value).__name__
+            refuse(TypeError, op, name, "a Python integer", kind, f"convert it with int({name})")
+        if value < least or (most is not None and value > most):
+            expected = f"an integer from {least}" + (f" to {most}" if most is not None else " on")
+            remedy = "20 suits most" if name == "frac_bits" else "a step evaluates f twice"
+            refuse(ValueError, op, name, expected, str(value), remedy)
+
+
+def one_of_names(op: str, name: str, value: Any, choices: Sequence[str]) -> None:
+    """Refuse other values than those."""
+    if value not in choices:
+        expected = "one of " + ", ".join(map(repr, choices))
+        remedy = "with another f use torch_revdeq.solve" if name == "act" else "choose one of them"
+        refuse(ValueError, op, name, expected, repr(value), remedy)
+
+
+def check_backward(
+    grad_y: Tensor,
+    grad_z: Tensor,
+    y: Tensor,
+    z: Tensor,
+    digits: Tensor,
+    u: Tensor,
+    w: Tensor,
+    z0: Tensor,
+    beta: float,
+    steps: int,
+    act: str,
+    state: str,
+    frac_bits: int,
+    shape: tuple[int, ...] | None = None,
+) -> None:
+    """Refuse what is not as ``linear_cell_backward`` describes it; digits of another `shape`."""
+    op = BACKWARD
+    check_tensors(op, grad_y=grad_y, grad_z=grad_z, y=y, z=z, digits=digits)
+    check_forward(u, w, z0, beta, steps, act, state, frac_bits, op)
+    kept = torch.int32 if state == "exact" else F32
+    rows = (("grad_y", grad_y, F32), ("grad_z", grad_z, F32), ("y", y, kept), ("z", z, kept))
+    for name, t, dtype in rows:
+        check_dtype(op, name, t, (dtype,))
+        check_device(op, name, t, z0, "z0")
+        check_shape(op, name, t, z0, "z0")
+    check_dtype(op, "digits", digits, (torch.uint8,))
+    check_device(op, "digits", digits, z0, "z0")
+    if shape is not None and digits.shape != shape:
+        expected = f"shape {list(shape)} for these steps and this beta"
+        remedy = "give those that linear_cell_forward returned, of the same implementation"
+        refuse(ValueError, op, "digits", expected, str(list(digits.shape)), remedy)

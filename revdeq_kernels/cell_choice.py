@@ -1,0 +1,116 @@
+"""Which implementation of the equilibrium cell runs, why another cannot, and its first use."""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.compiler import is_compiling
+
+from . import backends, first_use
+from .cell_checks import FORWARD, one_of_names
+from .conditions import BF16, F16, F32
+from .dispatch import NAMESPACE
+
+IMPLEMENTATIONS = {"composite": NAMESPACE, "triton": f"{NAMESPACE}_triton"}
+"""The implementations, and where torch.ops holds the ops of each.
+
+composite  matmuls and the half-step ops: the definition, on every device
+triton     one launch for all steps, for cells of TRITON_FEATURES on a GPU of ARCHITECTURES; sums
+           with w in float32 are of products in three TF32, which err as float32 does
+"""
+
+TRITON_FEATURES = {BF16: (32, 64, 128), F16: (32, 64, 128), F32: (32, 64)}
+"""The numbers of features that the Triton kernels take, by dtype of w."""
+
+ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
+"""Where the Triton kernels fit into shared memory and registers; they were compiled, not run."""
+
+FASTEST: dict[tuple[str, int, torch.dtype], str] = {}
+"""(architecture such as "sm_90", features, dtype of w) -> what is fastest there, if that is not the
+composite. Each entry stands beside the stored result that says so; none was measured yet."""
+
+
+def choose(implementation: str | None, w: Tensor) -> str:
+    """The implementation that runs for `w`.
+
+    The one that is named, here or as the backend ("triton"); otherwise that of FASTEST, or the
+    composite. ValueError for an unknown name, or for one that cannot run, with what it takes.
+    """
+    if implementation is not None and implementation not in IMPLEMENTATIONS:
+        one_of_names(FORWARD, "implementation", implementation, tuple(IMPLEMENTATIONS))
+    if implementation is None and backends.chosen == "triton":
+        implementation = "triton"
+    if implementation == "triton" and not is_compiling() and (reason := why_not("triton", w)):
+        raise ValueError(f"{FORWARD}: implementation 'triton' cannot run: {reason}")
+    return implementation or fastest(w) or "composite"
+
+
+def why_not(implementation: str, w: Tensor) -> str | None:
+    """Why an implementation cannot run for `w`, with what it takes; None where it can."""
+    if implementation == "composite":
+        return None
+    if w.shape[0] not in TRITON_FEATURES.get(w.dtype, ()):
+        kinds = "; ".join(
+            f"{', '.join(map(str, features))} in {dtype}"
+            for dtype, features in TRITON_FEATURES.items()
+        )
+        return f"it takes features of {kinds}, got {w.shape[0]} in {w.dtype}; take 'composite'"
+    if reason := backends.why_not("triton", w.device.type):
+        return f"{reason}; 'composite' runs anywhere"
+    if w.device.type == "cuda" and first_use.architecture(w.device) not in ARCHITECTURES:
+        got = first_use.architecture(w.device)
+        return f"it takes GPUs of {', '.join(ARCHITECTURES)}, got {got}; take 'composite'"
+    return None
+
+
+_tried: set[tuple[Any, ...]] = set()
+_lock = threading.RLock()
+
+
+def try_first(w: Tensor, act: str, state: str) -> None:
+    """Try the Triton kernels for such cells on the device of `w`, unless that was done.
+
+    RuntimeError if they differ from the composite or do not come back, or in a CUDA graph's
+    capture, which the trial would break.
+    """
+    key = (w.device.index, w.dtype, w.shape[0], act, state)
+    if w.device.type != "cuda" or key in _tried:
+        return
+    if torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            f"{FORWARD}: the Triton kernel tries itself at its first use on a device, which "
+            "cannot happen while a CUDA graph is captured; call it once before the capture"
+        )
+    with _lock:
+        if reason := triton().differs(w.device, *key[1:]):
+            raise RuntimeError(
+                f"{FORWARD}: the Triton kernel must not be used on {w.device}: {reason}; take "
+                "implementation='composite', and report this"
+            )
+        _tried.add(key)
+
+
+def fastest(w: Tensor) -> str | None:
+    """The entry of FASTEST for `w` on its device, if there is one."""
+    if not FASTEST or w.device.type != "cuda":
+        return None
+    return FASTEST.get((first_use.architecture(w.device), w.shape[0], w.dtype))
+
+
+def triton() -> ModuleType:
+    """The module that launches the Triton kernels."""
+    return importlib.import_module(".triton.cell_launch", __package__)
+
+
+def ready(namespace: str, w: Tensor, act: str, state: str) -> None:
+    """What a Triton kernel needs besides arguments that are as they should be."""
+    if namespace == NAMESPACE:
+        return
+    if reason := why_not("triton", w):
+        raise ValueError(f"{FORWARD}: implementation 'triton' cannot run: {reason}")
+    try_first(w, act, state)

@@ -1,0 +1,243 @@
+"""The equilibrium cell by matmuls and the half-step ops: the definition of ``linear_cell.py``.
+
+    f(s) = act(W s + u)           y <- (1-b) y + b f(z)     z <- (1-b) z + b f(y)
+
+s enters the product rounded to W's dtype, and so does g, the adjoint of W s + u, on the way back.
+Products of 16-bit numbers are exact in float32, in which everything is added up: this is what a
+tensor core computes, in another order of summation. f itself is not rounded, it is float32.
+
+Runs on every device where the half-step ops do, by a matmul and one or two launches for each half
+step. The arguments are checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .conditions import F32
+from .fixed_point import digit_bytes, effective_beta
+from .ops import dequantize, quantize, update_, update_exact_
+from .passes import (
+    invert_y_adjoint_z0_,
+    invert_y_adjoint_z0_exact_,
+    invert_y_adjoint_z_,
+    invert_y_adjoint_z_exact_,
+    invert_z_adjoint_y_,
+    invert_z_adjoint_y_exact_,
+)
+
+aten = torch.ops.aten
+
+ACTIVATIONS: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
+    "tanh": (torch.tanh, lambda grad, x, f: aten.tanh_backward(grad, f)),
+    "relu": (torch.relu, lambda grad, x, f: aten.threshold_backward(grad, f, 0)),
+    "gelu": (F.gelu, lambda grad, x, f: aten.gelu_backward(grad, x)),
+    "silu": (F.silu, lambda grad, x, f: aten.silu_backward(grad, x)),
+}
+"""act(x), and the gradient of x from that of f = act(x): what autograd computes."""
+
+TOLERANCE = 1e-3
+"""How far a row of a float32 state may come back from its start, relative to the largest number of
+its start and end, before its gradient counts as wrong; an exact state has none."""
+
+
+def digits_shape(z0: Tensor, beta: float, steps: int) -> tuple[int, ...]:
+    """One plane of ``digit_bytes`` for each half step, y's before z's."""
+    return 2 * steps, digit_bytes(z0.numel(), beta)
+
+
+def forward(
+    u: Tensor,
+    w: Tensor,
+    z0: Tensor,
+    beta: float,
+    steps: int,
+    act: str,
+    state: str,
+    frac_bits: int,
+) -> tuple[Tensor, ...]:
+    """See ``linear_cell.linear_cell_forward``."""
+    f = _Map(u, w, act)
+    flag = torch.zeros(1, dtype=torch.int32, device=z0.device)
+    pair: _Pair
+    if state == "exact":
+        fixed = quantize(z0, frac_bits, flag=flag)
+        digits = z0.new_empty(digits_shape(z0, beta, steps), dtype=torch.uint8)
+        pair = _ExactPair(fixed.clone(), fixed, beta, digits, frac_bits, flag)
+    else:
+        digits = z0.new_empty(0, dtype=torch.uint8)
+        pair = _FloatPair(z0.clone(), z0.clone(), beta)
+    for n in range(steps):
+        pair.update(2 * n, pair.y, f(pair.read_z), pair.read_y)
+        pair.update(2 * n + 1, pair.z, f(pair.read_y), pair.read_z)
+    if state != "exact":
+        return pair.y, pair.z, z0.new_empty(0, dtype=torch.int32), digits, flag
+    y, z = (read.masked_fill_(flag != 0, float("nan")) for read in (pair.read_y, pair.read_z))
+    return y, z, torch.stack([pair.y, pair.z]), digits, flag
+
+
+def backward(
+    grad_y: Tensor,
+    grad_z: Tensor,
+    y: Tensor,
+    z: Tensor,
+    digits: Tensor,
+    u: Tensor,
+    w: Tensor,
+    z0: Tensor,
+    beta: float,
+    steps: int,
+    act: str,
+    state: str,
+    frac_bits: int,
+) -> tuple[Tensor, ...]:
+    """See ``linear_cell.linear_cell_backward``."""
+    start, applied = z0, beta
+    pair: _Pair = _FloatPair(y.clone(), z.clone(), beta)
+    if state == "exact":
+        start, applied = quantize(z0, frac_bits), effective_beta(beta)
+        flag = torch.zeros(1, dtype=torch.int32, device=z0.device)
+        pair = _ExactPair(y.clone(), z.clone(), beta, digits, frac_bits, flag)
+    f = _Products(u, w, act)
+    grad_y, grad_z = grad_y.clone(), grad_z.clone()
+    seed = grad_z * applied
+    for n in reversed(range(steps)):
+        value, vjp = f.products(pair.read_y, seed)
+        pair.back_z(2 * n + 1, value, grad_y, vjp, seed)
+        # The start itself, which a float pair has only nearly come back to.
+        value, vjp = f.products(pair.read_z if n > 0 or state == "exact" else z0, seed)
+        if n > 0:
+            pair.back_y(2 * n, value, grad_z, vjp, seed)
+        else:
+            pair.back_to_start(value, grad_z, grad_y, vjp)
+    distance, lost = _distance(pair, start, (y, z), frac_bits)
+    nan = float("nan")
+    grad_u = f.grad_u.masked_fill_(lost, nan).to(u.dtype)
+    grad_w = f.grad_w.masked_fill_(lost.any(), nan)
+    count = lost.sum(dtype=torch.int32).reshape(1)
+    return grad_u, grad_w, grad_z.masked_fill_(lost, nan), distance, count
+
+
+def _distance(
+    pair: _Pair, start: Tensor, end: tuple[Tensor, Tensor], frac_bits: int
+) -> tuple[Tensor, Tensor]:
+    """How far from the start the pair is, at most; and the rows, [rows, 1], that are too far."""
+    if start.numel() == 0:
+        return start.new_zeros(1, dtype=F32), start.new_zeros(start.shape[0], 1, dtype=torch.bool)
+    exact = start.dtype == torch.int32
+    wide = start.long() if exact else start
+    apart = torch.maximum((pair.y - wide).abs(), (pair.z - wide).abs()).amax(1, keepdim=True)
+    if exact:
+        return (apart.max().to(F32) * 2.0**-frac_bits).reshape(1), apart != 0
+    apart = apart.nan_to_num(nan=float("inf"))
+    largest = torch.stack([t.abs().amax(1, keepdim=True) for t in (start, *end)]).amax(0)
+    return apart.max().reshape(1), ~(apart <= TOLERANCE * largest)
+
+
+# ---- f ---------------------------------------------------------------------------------------
+
+
+class _Map:
+    """f, at s in float32."""
+
+    def __init__(self, u: Tensor, w: Tensor, act: str) -> None:
+        self.dtype, self.w, self.u = w.dtype, w.float(), u.float()
+        self.act, self.act_backward = ACTIVATIONS[act]
+
+    def __call__(self, s: Tensor) -> Tensor:
+        return self.act(self.before_act(s))
+
+    def before_act(self, s: Tensor) -> Tensor:
+        return F.linear(self.operand(s), self.w) + self.u
+
+    def operand(self, x: Tensor) -> Tensor:
+        """A factor of a product: rounded to W's dtype."""
+        return x.to(self.dtype).float()
+
+
+class _Products(_Map):
+    """f, its products with adjoints, and their sums for u and W, in the order of the way back."""
+
+    def __init__(self, u: Tensor, w: Tensor, act: str) -> None:
+        super().__init__(u, w, act)
+        self.grad_u, self.grad_w = torch.zeros_like(self.u), torch.zeros_like(self.w)
+
+    def products(self, s: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
+        """f(s), and the product of `seed` with its Jacobian at s."""
+        x = self.before_act(s)
+        f = self.act(x)
+        grad = self.act_backward(seed, x, f)
+        self.grad_u += grad
+        grad = self.operand(grad)
+        self.grad_w += grad.t() @ self.operand(s)
+        return f, grad @ self.w
+
+
+# ---- the pair --------------------------------------------------------------------------------
+
+
+class _FloatPair:
+    """A float32 pair, which f reads as it is. `k` counts half steps."""
+
+    def __init__(self, y: Tensor, z: Tensor, beta: float) -> None:
+        self.y, self.z, self.beta = y, z, beta
+        self.read_y, self.read_z = y, z
+
+    def update(self, k: int, state: Tensor, f: Tensor, read: Tensor) -> None:
+        update_(state, f, self.beta)
+
+    def back_z(self, k: int, f: Tensor, grad_y: Tensor, vjp: Tensor, seed: Tensor) -> None:
+        invert_z_adjoint_y_(self.z, f, self.beta, grad_y, vjp, seed)
+
+    def back_y(self, k: int, f: Tensor, grad_z: Tensor, vjp: Tensor, seed: Tensor) -> None:
+        invert_y_adjoint_z_(self.y, f, self.beta, grad_z, vjp, self.beta, seed)
+
+    def back_to_start(self, f: Tensor, grad_z: Tensor, grad_y: Tensor, vjp: Tensor) -> None:
+        invert_y_adjoint_z0_(self.y, f, self.beta, grad_z, grad_y, vjp)
+
+
+class _ExactPair:
+    """A pair in fixed point; what f reads of it is written by the ops."""
+
+    def __init__(
+        self,
+        y: Tensor,
+        z: Tensor,
+        beta: float,
+        digits: Tensor,
+        frac_bits: int,
+        flag: Tensor,
+    ) -> None:
+        self.y, self.z, self.beta = y, z, beta
+        self.digits, self.frac_bits, self.flag = digits, frac_bits, flag
+        self.read_y, self.read_z = dequantize(y, frac_bits), dequantize(z, frac_bits)
+
+    def update(self, k: int, state: Tensor, f: Tensor, read: Tensor) -> None:
+        step = (self.beta, self.frac_bits, tie(k))
+        update_exact_(state, self.digits[k], self.flag, f, *step, cast=read)
+
+    def back_z(self, k: int, f: Tensor, grad_y: Tensor, vjp: Tensor, seed: Tensor) -> None:
+        step = (self.beta, self.frac_bits, tie(k))
+        carried = (grad_y, vjp, seed)
+        invert_z_adjoint_y_exact_(self.z, self.digits[k], f, *step, *carried, cast=self.read_z)
+
+    def back_y(self, k: int, f: Tensor, grad_z: Tensor, vjp: Tensor, seed: Tensor) -> None:
+        step = (self.beta, self.frac_bits, tie(k))
+        carried = (grad_z, vjp, self.beta, seed)
+        invert_y_adjoint_z_exact_(self.y, self.digits[k], f, *step, *carried, cast=self.read_y)
+
+    def back_to_start(self, f: Tensor, grad_z: Tensor, grad_y: Tensor, vjp: Tensor) -> None:
+        step = (self.beta, self.frac_bits, tie(0))
+        invert_y_adjoint_z0_exact_(self.y, self.digits[0], f, *step, grad_z, grad_y, vjp)
+
+
+def tie(k: int) -> int:
+    """How half step k breaks ties: n mod 2 for y, (n + 1) mod 2 for z, so that none is biased."""
+    return (k // 2 + k % 2) % 2
+
+
+_Pair = _FloatPair | _ExactPair

@@ -1,0 +1,239 @@
+"""The equilibrium cell: N steps of the pair update with f(s) = act(W s + u), and their adjoint.
+
+Each of the two is one op, ``torch.ops.revdeq.linear_cell_forward`` and ``linear_cell_backward``, so
+that one launch can serve all steps. u = U x + b holds all that depends on the input, computed once
+outside. ``linear_cell_forward`` is differentiable: its derivative is ``linear_cell_backward``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.compiler import is_compiling
+
+from . import cell_choice, composite
+from .cell_checks import BACKWARD, FORWARD, check_backward, check_forward
+from .cell_choice import IMPLEMENTATIONS, choose
+
+_NUMBERS = "float beta, int steps, str act, str state, int frac_bits"
+_SCHEMAS = {
+    FORWARD: f"(Tensor u, Tensor w, Tensor z0, {_NUMBERS}) -> "
+    "(Tensor y, Tensor z, Tensor fixed, Tensor digits, Tensor flag)",
+    BACKWARD: "(Tensor grad_y, Tensor grad_z, Tensor y, Tensor z, Tensor digits, Tensor u, "
+    f"Tensor w, Tensor z0, {_NUMBERS}) -> "
+    "(Tensor grad_u, Tensor grad_w, Tensor grad_z0, Tensor distance, Tensor lost)",
+}
+
+# ---- the public functions --------------------------------------------------------------------
+
+
+def linear_cell_forward(
+    u: Tensor,
+    w: Tensor,
+    z0: Tensor,
+    beta: float,
+    steps: int,
+    act: str = "tanh",
+    *,
+    state: str = "exact",
+    frac_bits: int = 20,
+    implementation: str | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """`steps` steps of the pair update with f(s) = act(W s + u). Differentiable in u, w and z0.
+
+        y <- (1 - beta) y + beta f(z)        z <- (1 - beta) z + beta f(y)       from y = z = z0
+
+    Args:
+        u: [rows, d], in w's dtype.
+        w: [d, d], row i for output i. bfloat16 or float16: s is rounded to it before each product,
+            and the products are added up in float32. float32: IEEE, not TF32, as long as
+            ``torch.backends.cuda.matmul`` keeps to its default.
+        z0: [rows, d], float32.
+        beta: a Python number in (0, 2) and not 1; an exact state applies ``effective_beta(beta)``.
+        steps: how many, at least 1, of two evaluations of f each.
+        act: "tanh", "relu", "gelu" (by erf) or "silu", in float32.
+        state: "exact": int32 fixed point, which ``linear_cell_backward`` takes back bit for bit.
+            "float32": loses precision on the way back, by 1 / abs(1 - beta) in every half step;
+            with a w of 16 bits, by one flipped rounding of s, much more.
+        frac_bits: fractional bits of an exact state, 0 to 30. z0 is rounded to 2**-frac_bits, and f
+            reads that from the first half step on.
+        implementation: who runs and differentiates: a name of ``cell_choice.IMPLEMENTATIONS``, or
+            None; see ``cell_choice.choose``.
+
+    Returns:
+        y, z: [rows, d], float32. NaN where an exact state left its range, or everywhere then.
+        fixed: an exact state, y's before z's, int32 [2, rows, d]; otherwise empty.
+        digits: uint8, what an exact step rounds away, in a form of the implementation's own:
+            log2(1 / abs(1 - beta)) bits for each half step and element; otherwise empty.
+        flag: int32 [1], not 0 if an exact state or f left +-2**(30 - frac_bits), or was NaN.
+
+    Memory, if one launch serves all steps: u and z0 are read once, y, z, fixed and digits written
+    once; w stays on chip. With bfloat16 u, beta 0.5 and 8 steps, 24 bytes per element, of whatever
+    number of steps 22 and a digit each.
+
+    Raises:
+        ValueError, TypeError: an argument is not as above.
+        RuntimeError: a second derivative, a transform of torch.func other than vmap, forward mode.
+
+    Source: arXiv 2509.12917 with the classical equilibrium cell; the exact state is this project's.
+    """
+    numbers = (beta, steps, act, state, frac_bits)
+    if not is_compiling():
+        check_forward(u, w, z0, *numbers)
+        numbers = (float(beta), int(steps), act, state, int(frac_bits))
+    return _overload(implementation, w, FORWARD)(u, w, z0, *numbers)
+
+
+def linear_cell_backward(
+    grad_y: Tensor,
+    grad_z: Tensor,
+    y: Tensor,
+    z: Tensor,
+    digits: Tensor,
+    u: Tensor,
+    w: Tensor,
+    z0: Tensor,
+    beta: float,
+    steps: int,
+    act: str = "tanh",
+    *,
+    state: str = "exact",
+    frac_bits: int = 20,
+    implementation: str | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of u, w and z0 from those of y and z, by walking the solve back.
+
+    grad_y and grad_z are [rows, d], float32. y and z are the states at the end, those of fixed for
+    an exact one, which stay as they are; digits are as ``linear_cell_forward`` left them. The rest
+    are its arguments.
+
+    Returns:
+        grad_u: in u's dtype, added up in float32 over the steps.
+        grad_w: float32, whatever w's dtype; added up over steps and rows in a fixed order.
+        grad_z0: float32.
+        distance: float32 [1], the farthest that an element of y or z came back from its start: 0
+            for an exact state, if u, w and z0 are those of the forward pass. inf for NaN.
+        lost: int32 [1], how many rows did not come back.
+
+    Lost rows have NaN for gradients, and then so has all of grad_w: they would be wrong. An exact
+    state has to come back bit for bit; a float32 row to within 1e-3 of the largest number in its
+    start and end.
+
+    Memory, in one launch: y, z, grad_y, grad_z, u, z0 and digits are read once, grad_u and grad_z0
+    written once; with bfloat16 u, beta 0.5 and 8 steps 30 bytes per element.
+
+    Raises:
+        ValueError, TypeError: an argument is not as above.
+
+    Source: arXiv 2509.12917, the backward pass of the reversible solver.
+    """
+    numbers = (beta, steps, act, state, frac_bits)
+    tensors = (grad_y, grad_z, y, z, digits, u, w, z0)
+    if not is_compiling():
+        check_backward(*tensors, *numbers)
+        numbers = (float(beta), int(steps), act, state, int(frac_bits))
+    return _overload(implementation, w, BACKWARD)(*tensors, *numbers)
+
+
+# ---- the ops of an implementation ------------------------------------------------------------
+
+
+def _digits_shape(module: ModuleType, args: tuple[Any, ...]) -> tuple[int, ...]:
+    """The shape of the digits, from z0 and the numbers behind it."""
+    z0, beta, steps, _, state, _ = args
+    return module.digits_shape(z0, beta, steps) if state == "exact" else (0,)
+
+
+def _define(namespace: str, load: Callable[[], ModuleType]) -> None:
+    """Both ops of the implementation in a module, in the given namespace of torch.ops."""
+
+    def forward(*args: Any) -> Any:
+        check_forward(*args)
+        cell_choice.ready(namespace, args[1], *args[5:7])
+        with torch.no_grad():
+            return load().forward(*map(_contiguous, args))
+
+    def fake_forward(*args: Any) -> Any:
+        check_forward(*args)
+        z0, shape = args[2], _digits_shape(load(), args[2:])
+        fixed = (2, *z0.shape) if args[6] == "exact" else (0,)
+        return (
+            *(z0.new_empty(z0.shape), z0.new_empty(z0.shape)),
+            z0.new_empty(fixed, dtype=torch.int32),
+            z0.new_empty(shape, dtype=torch.uint8),
+            z0.new_empty(1, dtype=torch.int32),
+        )
+
+    def backward(*args: Any) -> Any:
+        check_backward(*args, shape=_digits_shape(load(), args[7:]))
+        cell_choice.ready(namespace, args[6], *args[10:12])
+        with torch.no_grad():
+            return load().backward(*map(_contiguous, args))
+
+    def fake_backward(*args: Any) -> Any:
+        check_backward(*args, shape=_digits_shape(load(), args[7:]))
+        u, w, z0 = args[5:8]
+        grad_w, grad_z0 = z0.new_empty(w.shape), z0.new_empty(z0.shape)
+        lost = z0.new_empty(1, dtype=torch.int32)
+        return u.new_empty(u.shape), grad_w, grad_z0, z0.new_empty(1), lost
+
+    ops = {FORWARD: (forward, fake_forward), BACKWARD: (backward, fake_backward)}
+    for name, (function, fake) in ops.items():
+        schema = _SCHEMAS[name]
+        op = torch.library.custom_op(
+            f"{namespace}::{name}", function, mutates_args=(), schema=schema
+        )
+        op.register_fake(fake)
+        if name == FORWARD:
+            op.register_autograd(_differentiate(namespace), setup_context=_keep)
+        else:
+            op.register_autograd(_refuse_second)
+
+
+def _contiguous(value: Any) -> Any:
+    return value.contiguous() if isinstance(value, Tensor) else value
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    """What the way back needs: the arguments, and the states at the end."""
+    y, z, fixed, digits, _ = output
+    ctx.exact = inputs[6] == "exact"
+    states = (fixed,) if ctx.exact else (y, z)
+    ctx.save_for_backward(*inputs[:3], digits, *states)
+    ctx.numbers = inputs[3:]
+
+
+def _differentiate(namespace: str) -> Callable[..., Any]:
+    def backward(ctx: Any, *arrived: Tensor | None) -> Any:
+        u, w, z0, digits, *states = ctx.saved_tensors
+        y, z = states[0] if ctx.exact else states
+        grads = [torch.zeros_like(z0) if g is None else g for g in arrived[:2]]
+        if torch.is_grad_enabled():
+            _refuse_second(ctx)
+        op = getattr(getattr(torch.ops, namespace), BACKWARD).default
+        of_u, of_w, of_z0, *_ = op(*grads, y, z, digits, u, w, z0, *ctx.numbers)
+        return of_u, of_w.to(w.dtype), of_z0, *(None,) * len(ctx.numbers)
+
+    return backward
+
+
+def _refuse_second(ctx: Any, *grads: Any) -> Any:
+    """Stands for the derivative of the derivative, which there is not."""
+    raise RuntimeError(
+        "linear_cell_backward: expected to be differentiated once, got a derivative of the "
+        "derivative (create_graph=True, torch.func); use torch_revdeq.solve with "
+        "adjoint='backprop' and state=torch.float32"
+    )
+
+
+def _overload(implementation: str | None, w: Tensor, name: str) -> Callable[..., Any]:
+    namespace = IMPLEMENTATIONS[choose(implementation, w)]
+    return getattr(getattr(torch.ops, namespace), name).default
+
+
+_define(IMPLEMENTATIONS["composite"], lambda: composite)
+_define(IMPLEMENTATIONS["triton"], cell_choice.triton)

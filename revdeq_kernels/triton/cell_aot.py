@@ -1,0 +1,74 @@
+"""The signatures of the equilibrium cell's kernels, to compile them without a GPU; see ``aot.py``.
+
+Every configuration is here with the activation and the form of an exact step that take the most
+registers, and with those that take the fewest; one configuration is here with all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
+
+from . import cell_step
+from . import linear_cell as kernels
+from .half_step import GENERAL, INTEGER, OPTIONS, SHIFT
+
+ARCHITECTURES = (80, 90, 100)
+"""The compute capabilities for which these are compiled, and no others: on others the shared memory
+does not hold what they keep there."""
+
+Form = tuple[Any, int, str] | None
+"""Of an exact state: the form, the digits per byte and the type of `half`; None for float32."""
+
+_LEAST: Form = (SHIFT, 8, "i32")
+_MOST: Form = (GENERAL, 1, "i64")
+
+
+def signatures() -> Iterator[tuple[str, Any, dict[str, Any], dict[str, Any]]]:
+    """As ``aot.signatures``."""
+    for w, features in kernels.CONFIGURATIONS.items():
+        for d, form, back in product(features, (None, _LEAST, _MOST), (False, True)):
+            yield _signature(w, d, cell_step.GELU, form, back)
+    for act, back in product((cell_step.TANH, cell_step.RELU, cell_step.SILU), (False, True)):
+        yield _signature("bf16", 64, act, _LEAST, back)
+    for form, back in product(((INTEGER, 2, "i64"), (GENERAL, 4, "i32")), (False, True)):
+        yield _signature("bf16", 64, cell_step.TANH, form, back)
+    yield _sum_programs()
+
+
+def _signature(
+    w: str, features: int, act: Any, form: Form, back: bool
+) -> tuple[str, Any, dict[str, Any], dict[str, Any]]:
+    types: dict[str, Any] = {"rows": "i32", "steps": "i32", "w": f"*{w}", "u": f"*{w}"}
+    types |= dict.fromkeys(kernels.STEP, "i32")
+    types |= dict.fromkeys(("keep", "beta", "scale", "unscale"), "fp32") | {"z0": "*fp32"}
+    tile, warps = kernels.CONFIGURATIONS[w][features]
+    constants: dict[str, Any] = {"ACT": act.value, "EXACT": form is not None, "FORM": 0}
+    constants |= {"DIGITS_PER_BYTE": 1, "FEATURES": features, "TILE": tile, "INTERPRETED": False}
+    state = "*fp32" if form is None else "*i32"
+    if back:
+        types |= {"y_end": state, "z_end": state, "grad_u": f"*{w}", "losses": "*i32"}
+        floats = ("grad_y", "grad_z", "grad_z0", "grads_w", "distances")
+        written = {"digits": "*u8"}
+    else:
+        floats = ("y_out", "z_out")
+        written = {"fixed": "*i32", "digits": "*u8", "flag": "*i32"}
+    types |= dict.fromkeys(floats, "*fp32")
+    if form is None:
+        constants |= dict.fromkeys(written)
+    else:
+        types |= written | {"half": form[2]}
+        constants |= {"FORM": form[0].value, "DIGITS_PER_BYTE": form[1]}
+    kernel = kernels.backward_kernel if back else kernels.forward_kernel
+    kind = "float32" if form is None else f"form {form[0].value} digits {form[1]}"
+    label = f"cell {'back' if back else 'forward'} {w} {features} act {act.value} {kind}"
+    return label, kernel, types, constants | OPTIONS | {"num_warps": warps, "num_stages": 1}
+
+
+def _sum_programs() -> tuple[str, Any, dict[str, Any], dict[str, Any]]:
+    floats = ("grads_w", "distances", "grad_w", "distance")
+    types = dict.fromkeys(floats, "*fp32") | dict.fromkeys(("losses", "lost"), "*i32")
+    constants = {"SIZE": 4096, "BLOCK": kernels.SUM_BLOCK.value, "INTERPRETED": False}
+    label, kernel = "cell sum of programs", kernels.sum_programs
+    return label, kernel, types | {"programs": "i32"}, constants | OPTIONS

@@ -1,0 +1,190 @@
+"""What the equilibrium cell's kernels do to a tile: f, its products, a half step and its digit.
+
+The forms of an exact half step are those of ``half_step.py``. Its digits are packed otherwise: a
+byte holds those of one element, of as many half steps as fit, the last one in the lowest place.
+"""
+
+# A jitted function has a type that only the compiler calls: pyright takes each call for an error.
+# pyright: reportGeneralTypeIssues=false
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from .half_step import SHIFT, divide, from_fixed, multiply, narrow, new_state, to_fixed, widen
+
+TANH: tl.constexpr = tl.constexpr(0)
+RELU: tl.constexpr = tl.constexpr(1)
+GELU: tl.constexpr = tl.constexpr(2)
+SILU: tl.constexpr = tl.constexpr(3)
+
+RANGE_INT: tl.constexpr = tl.constexpr(2**30 - 256)
+ONE: tl.constexpr = tl.constexpr(30)
+TOLERANCE: tl.constexpr = tl.constexpr(1e-3)
+ROOT_HALF: tl.constexpr = tl.constexpr(0.7071067811865476)
+DENSITY: tl.constexpr = tl.constexpr(0.3989422804014327)
+
+
+@triton.jit
+def plain(number, INTERPRETED: tl.constexpr):
+    """As range takes it: the interpreter's numbers are arrays, which NumPy takes for no index.
+
+    Returned at once, because the interpreter makes an array of what is given a name.
+    """
+    if INTERPRETED:
+        return number.handle.data.item()
+    return number
+
+
+# ---- f ---------------------------------------------------------------------------------------
+
+
+@triton.jit
+def activation(x, ACT: tl.constexpr):
+    """act(x) in float32. tanh by its magnitude, so that the exponential may overflow."""
+    if ACT == TANH:
+        magnitude = 1.0 - 2.0 / (1.0 + tl.exp(2.0 * tl.abs(x)))
+        f = tl.where(x < 0, -magnitude, magnitude)
+    elif ACT == RELU:
+        f = tl.where(x <= 0, 0.0, x)  # NaN stays
+    elif ACT == GELU:
+        f = 0.5 * x * (1.0 + tl.erf(x * ROOT_HALF))
+    else:
+        f = x / (1.0 + tl.exp(-x))
+    return f
+
+
+@triton.jit
+def slope(x, f, ACT: tl.constexpr):
+    """act'(x), where f = act(x)."""
+    if ACT == TANH:
+        d = 1.0 - f * f
+    elif ACT == RELU:
+        d = tl.where(f > 0, 1.0, 0.0)
+    elif ACT == GELU:
+        density = DENSITY * tl.exp(-0.5 * x * x)
+        d = 0.5 * (1.0 + tl.erf(x * ROOT_HALF)) + x * density
+    else:
+        s = 1.0 / (1.0 + tl.exp(-x))
+        d = s * (1.0 + x * (1.0 - s))
+    return d
+
+
+@triton.jit
+def operand(x, dtype: tl.constexpr, INTERPRETED: tl.constexpr):
+    """x rounded to W's dtype; as float32 again for the interpreter, which multiplies raw bits."""
+    y = narrow(x, dtype)
+    if INTERPRETED:
+        y = widen(y)
+    return y
+
+
+@triton.jit
+def evaluate(read, w_t, u, ACT: tl.constexpr):
+    """W s + u and f(s), of a factor that ``operand`` made."""
+    x = tl.dot(read, w_t, input_precision="tf32x3") + widen(u)
+    return x, activation(x, ACT)
+
+
+@triton.jit
+def number_of(state, unscale, EXACT: tl.constexpr):
+    """What a state stands for."""
+    if EXACT:
+        s = from_fixed(state, unscale)
+    else:
+        s = state
+    return s
+
+
+# ---- the pair --------------------------------------------------------------------------------
+
+
+@triton.jit
+def update(state, f, packed, outside, tie, step, EXACT: tl.constexpr, FORM: tl.constexpr):
+    """A half step forward; its digit becomes the lowest of `packed`."""
+    keep, beta, scale, negate, base, log2_base, _, reciprocal, q_whole, q_part, half = step
+    if EXACT:
+        fixed, far = to_fixed(f, scale)
+        d = ((state - fixed) ^ negate) - negate
+        half = half.to(tl.int64) + tie
+        offset = (half >> ONE).to(tl.int32)
+        e, digit = divide(d, base, log2_base, reciprocal, q_whole, q_part, offset, half, FORM)
+        new = fixed + e
+        packed = packed * base + digit
+        outside = outside | far | (new >= RANGE_INT) | (new <= -RANGE_INT)
+    else:
+        new = new_state(state, f, keep, beta, False)
+    return new, packed, outside
+
+
+@triton.jit
+def invert(state, f, packed, tie, step, EXACT: tl.constexpr, FORM: tl.constexpr):
+    """A half step back; its digit is the lowest of `packed`."""
+    keep, beta, scale, negate, base, log2_base, inverse, _, q_whole, q_part, half = step
+    if EXACT:
+        fixed, _ = to_fixed(f, scale)
+        if FORM == SHIFT:
+            rest = packed >> log2_base
+        else:
+            rest = (packed * inverse) >> 16
+        digit = packed - rest * base
+        half = half.to(tl.int64) + tie
+        offset = (half >> ONE).to(tl.int32)
+        d = multiply(state - fixed, digit, q_whole, q_part, offset, half, FORM)
+        new = fixed + ((d ^ negate) - negate)
+    else:
+        new = new_state(state, f, keep, beta, True)
+    return new
+
+
+@triton.jit
+def store_digits(digits, packed, k, last, i, mask, plane, DIGITS_PER_BYTE: tl.constexpr):
+    """The digits of the half steps up to k where they fill a byte, or end; then none are left."""
+    if (k % DIGITS_PER_BYTE == DIGITS_PER_BYTE - 1) | (k == last):
+        place = digits + (k // DIGITS_PER_BYTE) * plane
+        tl.store(place + i, packed.to(tl.uint8), mask=mask)
+        packed = packed * 0
+    return packed
+
+
+@triton.jit
+def load_digits(digits, weight, base, k, last, i, mask, plane, DIGITS_PER_BYTE: tl.constexpr):
+    """The byte with the digit of half step k in its lowest place; and the weight of that place.
+
+    Read again for every half step: it is in the cache, and registers are what is short.
+    """
+    weight = weight * base
+    if (k % DIGITS_PER_BYTE == DIGITS_PER_BYTE - 1) | (k == last):
+        weight = weight * 0 + 1
+    place = digits + (k // DIGITS_PER_BYTE) * plane
+    byte = tl.load(place + i, mask=mask, other=0).to(tl.int32)
+    return (byte * ((65535 + weight) // weight)) >> 16, weight
+
+
+# ---- the adjoint -----------------------------------------------------------------------------
+
+
+@triton.jit
+def products(
+    read,
+    grad,
+    w_t,
+    bias,
+    beta,
+    grad_w,
+    ACT: tl.constexpr,
+    kind: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+):
+    """f at what is read, g of it from the gradient of the state that it entered, and grad_w."""
+    x, f = evaluate(read, w_t, bias, ACT)
+    g = beta * grad * slope(x, f, ACT)
+    factor = operand(g, kind, INTERPRETED)
+    grad_w = tl.dot(tl.trans(factor), read, acc=grad_w, input_precision="tf32x3")
+    return f, g, factor, grad_w
+
+
+@triton.jit
+def largest(x):
+    """The largest magnitude of each row; NaN counts as infinite."""
+    return tl.max(tl.where(x == x, tl.abs(x), float("inf")), 1)

@@ -1,0 +1,314 @@
+"""The equilibrium cell in Triton: all steps of a tile of rows in one launch, and all of them back.
+
+    f(s) = act(W s + u)           y <- (1-b) y + b f(z)     z <- (1-b) z + b f(y)
+
+A program loads W once and takes tile after tile of TILE rows; a tile's states stay in registers
+for all of its steps. What the arithmetic is says ``composite.py``, in which order sums are taken
+does not: tolerances of this kernel are those of float32 (``tests/cell_tolerances.py``).
+
+An exact state comes back only if the way back evaluates f to the same bits. So both kernels call
+``evaluate`` with the same shapes, number of warps and order of the sums, and without contraction
+of multiply-adds; ``cell_launch.py`` tries it on every device before it offers it there.
+
+Bytes per element, each read or written once, u in 16 bits, G digits to a byte:
+  forward   u 2, z0 4, y and z 8; an exact state 8 more, and 2 steps / G of digits
+  backward  u 2, z0 4, y and z 8, their gradients 8, grad_u 2, grad_z0 4; 2 steps / G of digits
+Beside them each program of the way back leaves a matrix of d^2 floats, which ``sum_programs`` adds
+up in the order of the programs.
+"""
+
+# A jitted function has a type that only the compiler calls: pyright takes each call for an error.
+# pyright: reportGeneralTypeIssues=false
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import triton
+import triton.language as tl
+
+from .cell_step import (
+    TOLERANCE,
+    evaluate,
+    invert,
+    largest,
+    load_digits,
+    number_of,
+    operand,
+    plain,
+    products,
+    store_digits,
+    update,
+)
+from .half_step import from_fixed, narrow, to_fixed
+
+SUM_BLOCK: tl.constexpr = tl.constexpr(1024)
+
+
+class Configuration(NamedTuple):
+    """How a cell is taken apart: rows of a tile, and warps of a program."""
+
+    tile: int
+    warps: int
+
+
+_OF_16_BITS = {32: Configuration(32, 4), 64: Configuration(32, 8), 128: Configuration(16, 8)}
+
+CONFIGURATIONS: dict[str, dict[int, Configuration]] = {
+    "bf16": _OF_16_BITS,
+    "fp16": _OF_16_BITS,
+    "fp32": {32: Configuration(16, 8), 64: Configuration(16, 8)},
+}
+"""By the type of W and the features: what the architectures of ``cell_aot.py`` hold in registers,
+but for 24 bytes a thread of 128 features. With twice the rows the way back spills hundreds of
+bytes; so it does with 128 features in float32 or 256 in 16 bits, whatever the tile."""
+
+STEP = [
+    "keep",
+    "beta",
+    "scale",
+    "unscale",
+    "negate",
+    "base",
+    "log2_base",
+    "inverse",
+    "reciprocal",
+    "q_whole",
+    "q_part",
+    "half",
+]
+"""The numbers of a step: 1 - beta and beta as the adjoint applies them, then those of
+``half_step.exact_step``; `half` is that of tie 0."""
+
+
+@triton.jit(do_not_specialize=["rows", "steps", *STEP])
+def forward_kernel(
+    u,
+    w,
+    z0,
+    y_out,
+    z_out,
+    fixed,
+    digits,
+    flag,
+    rows,
+    steps,
+    keep,
+    beta,
+    scale,
+    unscale,
+    negate,
+    base,
+    log2_base,
+    inverse,
+    reciprocal,
+    q_whole,
+    q_part,
+    half,
+    ACT: tl.constexpr,
+    EXACT: tl.constexpr,
+    FORM: tl.constexpr,
+    DIGITS_PER_BYTE: tl.constexpr,
+    FEATURES: tl.constexpr,
+    TILE: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+):
+    """All steps of every tile that is this program's; fixed and digits are None for float32."""
+    step = (keep, beta, scale, negate, base, log2_base, inverse, reciprocal, q_whole, q_part, half)
+    row, column = tl.arange(0, TILE), tl.arange(0, FEATURES)
+    i = row[:, None] * FEATURES + column[None, :]
+    kind: tl.constexpr = w.dtype.element_ty
+    w_t = operand(tl.load(w + column[None, :] * FEATURES + column[:, None]), kind, INTERPRETED)
+    plane, last = rows.to(tl.int64) * FEATURES, 2 * steps - 1
+    zero = plane * 0
+    left_range = tl.program_id(0) * 0
+    begin, end, by = tl.program_id(0), tl.cdiv(rows, TILE), tl.num_programs(0)
+    for tile in range(plain(begin, INTERPRETED), plain(end, INTERPRETED), plain(by, INTERPRETED)):
+        first = (zero + tile) * (TILE * FEATURES)
+        mask = (row < rows - tile * TILE)[:, None]
+        bias = tl.load(u + first + i, mask=mask, other=0.0)
+        z = tl.load(z0 + first + i, mask=mask, other=0.0)
+        outside = tl.zeros([TILE, FEATURES], tl.int1)
+        packed = tl.zeros([TILE, FEATURES], tl.int32)
+        if EXACT:
+            z, outside = to_fixed(z, scale)
+        y = z
+        for n in tl.range(plain(steps, INTERPRETED), disable_licm=True):
+            read = operand(number_of(z, unscale, EXACT), kind, INTERPRETED)
+            _, f = evaluate(read, w_t, bias, ACT)
+            y, packed, outside = update(y, f, packed, outside, n % 2, step, EXACT, FORM)
+            if EXACT:
+                packed = store_digits(
+                    digits + first, packed, 2 * n, last, i, mask, plane, DIGITS_PER_BYTE
+                )
+            read = operand(number_of(y, unscale, EXACT), kind, INTERPRETED)
+            _, f = evaluate(read, w_t, bias, ACT)
+            z, packed, outside = update(z, f, packed, outside, (n + 1) % 2, step, EXACT, FORM)
+            if EXACT:
+                packed = store_digits(
+                    digits + first, packed, 2 * n + 1, last, i, mask, plane, DIGITS_PER_BYTE
+                )
+        if EXACT:
+            tl.store(fixed + first + i, y, mask=mask)
+            tl.store(fixed + plane + first + i, z, mask=mask)
+            tl.store(
+                y_out + first + i,
+                tl.where(outside, float("nan"), from_fixed(y, unscale)),
+                mask=mask,
+            )
+            tl.store(
+                z_out + first + i,
+                tl.where(outside, float("nan"), from_fixed(z, unscale)),
+                mask=mask,
+            )
+            far = tl.max(tl.max((outside & mask).to(tl.int32), 1), 0)
+            left_range = tl.maximum(left_range, far)
+        else:
+            tl.store(y_out + first + i, y, mask=mask)
+            tl.store(z_out + first + i, z, mask=mask)
+    if EXACT:
+        tl.atomic_or(flag, left_range, mask=left_range != 0)
+
+
+@triton.jit(do_not_specialize=["rows", "steps", *STEP])
+def backward_kernel(
+    grad_y,
+    grad_z,
+    y_end,
+    z_end,
+    digits,
+    u,
+    w,
+    z0,
+    grad_u,
+    grad_z0,
+    grads_w,
+    distances,
+    losses,
+    rows,
+    steps,
+    keep,
+    beta,
+    scale,
+    unscale,
+    negate,
+    base,
+    log2_base,
+    inverse,
+    reciprocal,
+    q_whole,
+    q_part,
+    half,
+    ACT: tl.constexpr,
+    EXACT: tl.constexpr,
+    FORM: tl.constexpr,
+    DIGITS_PER_BYTE: tl.constexpr,
+    FEATURES: tl.constexpr,
+    TILE: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+):
+    """All steps back of every tile that is this program's, and its share of the gradient of W.
+
+    grads_w [programs, FEATURES, FEATURES], distances and losses [programs] get its sums.
+    """
+    step = (keep, beta, scale, negate, base, log2_base, inverse, reciprocal, q_whole, q_part, half)
+    row, column = tl.arange(0, TILE), tl.arange(0, FEATURES)
+    i = row[:, None] * FEATURES + column[None, :]
+    kind: tl.constexpr = w.dtype.element_ty
+    w_t = operand(tl.load(w + column[None, :] * FEATURES + column[:, None]), kind, INTERPRETED)
+    w_rows = tl.trans(w_t)
+    plane, last = rows.to(tl.int64) * FEATURES, 2 * steps - 1
+    zero = plane * 0
+    of_w = tl.zeros([FEATURES, FEATURES], tl.float32)
+    distance = tl.program_id(0) * 0.0
+    lost = tl.program_id(0) * 0
+    begin, end, by = tl.program_id(0), tl.cdiv(rows, TILE), tl.num_programs(0)
+    for tile in range(plain(begin, INTERPRETED), plain(end, INTERPRETED), plain(by, INTERPRETED)):
+        first = (zero + tile) * (TILE * FEATURES)
+        mask = (row < rows - tile * TILE)[:, None]
+        bias = tl.load(u + first + i, mask=mask, other=0.0)
+        y = tl.load(y_end + first + i, mask=mask, other=0)
+        z = tl.load(z_end + first + i, mask=mask, other=0)
+        gy = tl.load(grad_y + first + i, mask=mask, other=0.0)
+        gz = tl.load(grad_z + first + i, mask=mask, other=0.0)
+        gu = tl.zeros([TILE, FEATURES], tl.float32)
+        weight = base * 0 + 1
+        size = tl.zeros([TILE], tl.float32)
+        if not EXACT:
+            size = tl.maximum(largest(y), largest(z))
+        for back in tl.range(plain(steps, INTERPRETED), disable_licm=True):
+            n = steps - 1 - back
+            packed = tl.zeros([TILE, FEATURES], tl.int32)
+            if EXACT:
+                packed, weight = load_digits(
+                    digits + first, weight, base, 2 * n + 1, last, i, mask, plane, DIGITS_PER_BYTE
+                )
+            read = operand(number_of(y, unscale, EXACT), kind, INTERPRETED)
+            f, g, factor, of_w = products(read, gz, w_t, bias, beta, of_w, ACT, kind, INTERPRETED)
+            gu += g
+            gy = tl.dot(factor, w_rows, acc=gy, input_precision="tf32x3")
+            gz = keep * gz
+            z = invert(z, f, packed, (n + 1) % 2, step, EXACT, FORM)
+            if EXACT:
+                packed, weight = load_digits(
+                    digits + first, weight, base, 2 * n, last, i, mask, plane, DIGITS_PER_BYTE
+                )
+            s = number_of(z, unscale, EXACT)
+            if not EXACT:  # the start itself, which a float pair has only nearly come back to
+                s = tl.load(z0 + first + i, mask=mask & (n == 0), other=s)
+            read = operand(s, kind, INTERPRETED)
+            f, g, factor, of_w = products(read, gy, w_t, bias, beta, of_w, ACT, kind, INTERPRETED)
+            gu += g
+            gz = tl.dot(factor, w_rows, acc=gz, input_precision="tf32x3")
+            gy = keep * gy
+            y = invert(y, f, packed, n % 2, step, EXACT, FORM)
+        start = tl.load(z0 + first + i, mask=mask, other=0.0)
+        if EXACT:
+            fixed, _ = to_fixed(start, scale)
+            far_y, far_z = (y - fixed).to(tl.float32), (z - fixed).to(tl.float32)
+            apart = tl.maximum(largest(far_y), largest(far_z)) * unscale
+            wrong = apart != 0
+        else:
+            apart = tl.maximum(largest(y - start), largest(z - start))
+            size = tl.maximum(size, largest(start))
+            wrong = (apart <= TOLERANCE * size) == 0
+        inside = row < rows - tile * TILE
+        wrong = wrong & inside
+        distance = tl.maximum(distance, tl.max(tl.where(inside, apart, 0.0), 0))
+        count = tl.sum(wrong.to(tl.int32), 0)
+        lost += count
+        nan = tl.where(wrong, float("nan"), 0.0)[:, None]
+        tl.store(grad_u + first + i, narrow(gu + nan, u.dtype.element_ty), mask=mask)
+        tl.store(grad_z0 + first + i, (gz + gy) + nan, mask=mask)
+        of_w += tl.where(count > 0, float("nan"), 0.0)
+    here = grads_w + tl.program_id(0) * FEATURES * FEATURES
+    tl.store(here + column[:, None] * FEATURES + column[None, :], of_w)
+    tl.store(distances + tl.program_id(0), distance)
+    tl.store(losses + tl.program_id(0), lost)
+
+
+@triton.jit(do_not_specialize=["programs"])
+def sum_programs(
+    grads_w,
+    distances,
+    losses,
+    grad_w,
+    distance,
+    lost,
+    programs,
+    SIZE: tl.constexpr,
+    BLOCK: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+):
+    """grad_w [SIZE] <- the sum over the programs, in their order; and what became of the rows."""
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    total = tl.zeros([BLOCK], tl.float32)
+    far = tl.program_id(0) * 0.0
+    count = tl.program_id(0) * 0
+    for program in range(plain(programs, INTERPRETED)):
+        total += tl.load(grads_w + program * SIZE + i, mask=i < SIZE, other=0.0)
+        far = tl.maximum(far, tl.load(distances + program))
+        count += tl.load(losses + program)
+    tl.store(grad_w + i, total, mask=i < SIZE)
+    if tl.program_id(0) == 0:
+        tl.store(distance, far)
+        tl.store(lost, count)

@@ -1,0 +1,135 @@
+"""Equilibrium cells to try, their definition by autograd in float64, and the same f for solve."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+import revdeq_kernels as rk
+
+
+class Act(NamedTuple):
+    """An activation, and bounds on its first and second derivative."""
+
+    function: Callable[[Tensor], Tensor]
+    slope: float
+    curvature: float
+
+
+ACTS = {
+    "tanh": Act(torch.tanh, 1.0, 0.77),
+    "relu": Act(torch.relu, 1.0, 0.0),  # away from 0
+    "gelu": Act(F.gelu, 1.13, 0.8),
+    "silu": Act(F.silu, 1.1, 0.5),
+}
+
+
+@dataclass
+class Cell:
+    """The arguments of linear_cell_forward, and the gradients that arrive at y and z."""
+
+    u: Tensor
+    w: Tensor
+    z0: Tensor
+    grad_y: Tensor
+    grad_z: Tensor
+    beta: float = 0.5
+    steps: int = 4
+    act: str = "tanh"
+    state: str = "exact"
+    frac_bits: int = 20
+
+    @property
+    def tensors(self) -> Any:
+        """The arguments u, w and z0."""
+        return [self.u, self.w, self.z0]
+
+    @property
+    def numbers(self) -> tuple[Any, ...]:
+        """What stands behind the tensors in the schemas."""
+        return self.beta, self.steps, self.act, self.state, self.frac_bits
+
+    def f(self, s: Tensor, u: Tensor, w: Tensor) -> Tensor:
+        """The map in plain PyTorch, in the precision of s, with the roundings to w's dtype."""
+        product = F.linear(_Rounded.apply(s, self.w.dtype), w)
+        return ACTS[self.act].function(_RoundedGrad.apply(product, self.w.dtype) + u)
+
+
+def make(rows: int, d: int, dtype: torch.dtype, seed: int = 0, **numbers: Any) -> Cell:
+    """A contractive cell of random numbers, whose start is on the grid."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator)
+
+    u, w = normal(rows, d), normal(d, d) * 0.4 / d**0.5
+    z0 = rk.dequantize(rk.quantize(normal(rows, d), 10), 10)
+    return Cell(u.to(dtype), w.to(dtype), z0, normal(rows, d), normal(rows, d), **numbers)
+
+
+class Outcome(NamedTuple):
+    """What a solve returns, and its gradients."""
+
+    y: Tensor
+    z: Tensor
+    grad_u: Tensor
+    grad_w: Tensor
+    grad_z0: Tensor
+
+
+def run(cell: Cell, **options: Any) -> Outcome:
+    """The cell by the public functions, differentiated by autograd."""
+    leaves = [t.clone().requires_grad_() for t in cell.tensors]
+    beta, steps, act, state, frac_bits = cell.numbers
+    options |= {"state": state, "frac_bits": frac_bits}
+    u, w, z0 = leaves
+    y, z, *_ = rk.linear_cell_forward(u, w, z0, beta, steps, act, **options)
+    grads = torch.autograd.grad([y, z], leaves, [cell.grad_y, cell.grad_z])
+    return Outcome(y.detach(), z.detach(), *grads)
+
+
+def stored(cell: Cell) -> Outcome:
+    """In float64, by autograd that stores every activation; s is rounded as by the cell, g not."""
+    leaves = [t.double().requires_grad_() for t in cell.tensors]
+    u, w, z0 = leaves
+
+    def f(s: Tensor) -> Tensor:
+        return ACTS[cell.act].function(F.linear(_Rounded.apply(s, cell.w.dtype), w) + u)
+
+    y, z = z0, z0
+    for _ in range(cell.steps):
+        y = (1 - cell.beta) * y + cell.beta * f(z)
+        z = (1 - cell.beta) * z + cell.beta * f(y)
+    arrived = [cell.grad_y.double(), cell.grad_z.double()]
+    grads = torch.autograd.grad([y, z], leaves, arrived)
+    return Outcome(y.detach(), z.detach(), *grads)
+
+
+class _Rounded(torch.autograd.Function):
+    """x rounded to a dtype and back; the gradient goes through."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, dtype: torch.dtype) -> Tensor:
+        return x.to(x.dtype, copy=True) if dtype == torch.float32 else x.to(dtype).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        return grad, None
+
+
+class _RoundedGrad(torch.autograd.Function):
+    """x itself, whose gradient is rounded to a dtype and back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, dtype: torch.dtype) -> Tensor:
+        ctx.dtype = dtype
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        return grad.to(ctx.dtype).to(grad.dtype), None

@@ -1,0 +1,167 @@
+"""The equilibrium cell's Triton kernels: their shapes, when they run, and how they are compiled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import revdeq_kernels as rk
+from cell_tolerances import assert_within_bounds
+from conftest import BACKENDS
+from linear_cells import make, run
+from revdeq_kernels import cell_checks, cell_choice
+
+if "triton" not in BACKENDS:
+    pytest.skip("Triton's interpreter is off", allow_module_level=True)
+
+from revdeq_kernels.triton import cell_aot, cell_launch
+from revdeq_kernels.triton import linear_cell as kernels
+
+F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
+
+
+@pytest.mark.parametrize(
+    ("dtype", "d"), [(F32, 32), (F32, 64), (BF16, 32), (BF16, 64), (F16, 64), (F16, 128)]
+)
+@pytest.mark.parametrize("rows", [1, 64, 101])
+def test_shapes_of_the_kernel(rows: int, dtype: torch.dtype, d: int) -> None:
+    """Part of a tile, whole tiles, and several for a program."""
+    cell = make(rows, d, dtype, steps=1)
+    assert_within_bounds(cell, run(cell, implementation="triton"))
+
+
+# ---- which implementation runs ---------------------------------------------------------------
+
+UNSUITED = [
+    (100, F32, "it takes features of 32, 64, 128 in torch.bfloat16; .*; 32, 64 in torch.float32, "),
+    (128, F32, "got 128 in torch.float32; take 'composite'"),
+    (256, BF16, "got 256 in torch.bfloat16; take 'composite'"),
+]
+
+
+@pytest.mark.parametrize(("d", "dtype", "message"), UNSUITED)
+def test_a_kernel_that_was_named_and_cannot_run_says_what_it_takes(
+    d: int, dtype: torch.dtype, message: str
+) -> None:
+    cell = make(6, d, dtype)
+    by_name = f"^linear_cell_forward: implementation 'triton' cannot run: .*{message}"
+    with pytest.raises(ValueError, match=by_name):
+        run(cell, implementation="triton")
+    with pytest.raises(ValueError, match=by_name):
+        torch.ops.revdeq_triton.linear_cell_forward(*cell.tensors, *cell.numbers)
+    with rk.backend("triton"), pytest.raises(ValueError, match=by_name):
+        run(cell)
+
+
+def test_the_backend_names_the_implementation(monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = make(6, 32, F32)
+    w = cell.w
+    assert cell_choice.choose(None, w) == "composite"
+    monkeypatch.setattr(cell_choice, "fastest", lambda w: "triton")
+    assert cell_choice.choose("composite", w) == "composite"
+    assert cell_choice.choose(None, w) == "triton"
+    monkeypatch.setattr(cell_choice, "fastest", lambda w: None)
+    with rk.backend("triton"):
+        assert cell_choice.choose(None, w) == "triton"
+        assert cell_choice.choose("composite", w) == "composite"
+
+
+# ---- the first use of a kernel on a device ---------------------------------------------------
+
+
+def test_the_trial_accepts_the_kernel_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    cases = [(F32, 32, "tanh", "float32"), (BF16, 32, "silu", "exact"), (F16, 64, "gelu", "exact")]
+    for case in cases:
+        assert cell_launch.differs(cpu, *case) == ""
+    back = cell_launch.backward
+
+    def a_little_off(*args: Any) -> Any:
+        grad_u, grad_w, *rest = back(*args)
+        return grad_u, grad_w * 1.04, *rest
+
+    def lost(*args: Any) -> Any:
+        return *back(*args)[:4], torch.ones(1, dtype=torch.int32)
+
+    for wrong, message in ((a_little_off, "results are 0.04 off"), (lost, "1 rows did not come")):
+        monkeypatch.setattr(cell_launch, "backward", wrong)
+        assert message in cell_launch.differs(cpu, *cases[1])
+
+
+def test_a_trial_is_made_once_for_a_kind_of_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes = {"tanh": "", "relu": "it differs"}
+    tried: list[str] = []
+
+    class Module:
+        @staticmethod
+        def differs(device: Any, dtype: Any, d: int, act: str, state: str) -> str:
+            tried.append(act)
+            return outcomes[act]
+
+    class OnCuda:
+        device, dtype, shape = torch.device("cuda", 0), F32, (32, 32)
+
+    w: Any = OnCuda()
+    monkeypatch.setattr(cell_choice, "triton", lambda: Module)
+    monkeypatch.setattr(cell_choice, "_tried", set())
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    with pytest.raises(RuntimeError, match="call it once before the capture"):
+        cell_choice.try_first(w, "tanh", "exact")
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    for _ in range(2):
+        cell_choice.try_first(w, "tanh", "exact")
+        with pytest.raises(RuntimeError, match="must not be used on cuda:0: it differs"):
+            cell_choice.try_first(w, "relu", "exact")
+    assert tried == ["tanh", "relu", "relu"]
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    cell_choice.try_first(w, "tanh", "exact")
+
+
+# ---- ahead of time ---------------------------------------------------------------------------
+
+
+def test_what_is_offered_is_what_is_compiled() -> None:
+    features = {cell_launch.TYPES[w]: ds for w, ds in cell_choice.TRITON_FEATURES.items()}
+    assert features == {w: tuple(found) for w, found in kernels.CONFIGURATIONS.items()}
+    assert tuple(f"sm_{a}" for a in cell_aot.ARCHITECTURES) == cell_choice.ARCHITECTURES
+    assert cell_launch.ACTS.keys() == set(cell_checks.ACTS)
+
+
+def type_of(name: str, argument: Any) -> Any:
+    """As in cell_aot.py; `half` is an integer of 32 bits up to base 4."""
+    if isinstance(argument, Tensor):
+        types = cell_launch.TYPES | {torch.int32: "i32", torch.uint8: "u8"}
+        return f"*{types[argument.dtype]}"
+    if isinstance(argument, int):
+        return "i32" if -(2**31) <= argument < 2**31 else "i64"
+    return "fp32" if isinstance(argument, float) else argument
+
+
+def test_every_launch_is_compiled_ahead_of_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All configurations and dtypes, with the activation that cell_aot.py has them with."""
+    made: list[tuple[Any, dict[str, Any]]] = []
+
+    def record(kernel: Any, programs: int, lead: Tensor, *args: Any, **constants: Any) -> None:
+        assert programs > 0
+        names = kernel.arg_names[: len(args)]
+        types = {n: type_of(n, a) for n, a in zip(names, args, strict=True)}
+        made.append((kernel.fn.__name__, types | constants | {"INTERPRETED": False}))
+
+    monkeypatch.setattr(cell_launch, "_launch", record)
+    listed = [
+        (kernel.fn.__name__, {**signature, **keywords, "enable_fp_fusion": None})
+        for _, kernel, signature, keywords in cell_aot.signatures()
+    ]
+    for dtype, features in cell_choice.TRITON_FEATURES.items():
+        for d in features:
+            for beta, state in ((0.5, "float32"), (0.5, "exact"), (0.95123, "exact")):
+                cell = make(5, d, dtype, beta=beta, state=state, act="gelu")
+                run(cell, implementation="triton")
+    assert {name for name, _ in made} == {"forward_kernel", "backward_kernel", "sum_programs"}
+    for name, arguments in made:
+        if name == "sum_programs":
+            arguments["SIZE"] = 4096
+        assert (name, arguments | {"enable_fp_fusion": None}) in listed, (name, arguments)
