@@ -228,10 +228,21 @@ def test_spectral_norm_in_training() -> None:
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # Dynamo's, of any input
 def test_compiled_around_it() -> None:
-    torch._dynamo.reset()
-    model = layer("composite")
-    compiled = torch.compile(lambda x: model(x).sin(), backend="aot_eager")
-    assert torch.equal(compiled(inputs()), model(inputs()).sin())
+    """As one operator of the graph, by what was named."""
+    model = layer("composite", max_steps=4)
+    want = gradients(model, inputs())
+    assert model.stats is not None and model.stats.route.startswith("composite")
+    torch.compiler.reset()
+    model.stats = None
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    x = inputs().requires_grad_()
+    model.zero_grad()
+    out = compiled(x)
+    (out.sin().sum() + out.square().sum()).backward()
+    got = {name: p.grad for name, p in model.named_parameters()} | {"x": x.grad, "out": out}
+    assert got.keys() == want.keys()
+    assert all(torch.equal(want[name], value) for name, value in got.items())
+    assert model.stats.route.startswith("composite")
 
 
 # ---- what one op does not take ---------------------------------------------------------------

@@ -76,7 +76,7 @@ class RevDEQ(nn.Module):
         return solution
 
     def solve_from(self, z0: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Solution:
-        """A call, by what takes the steps of this cell. `options` are those of ``solve``, and y0."""
+        """A call, by what takes this cell's steps. `options` are those of ``solve``, and y0."""
         if isinstance(self.f, LinearCell):
             return solve_cell(self.f, z0, args, options, self.implementation)
         return solve(self.f, z0, *args, **options)
