@@ -285,6 +285,8 @@ def test_what_cannot_be_traced() -> None:
         whole(Model(check_every=2))(x)
     with pytest.raises(Exception, match="mutate a captured Tensor"):
         whole(Model(Normed()))(x).sum().backward()
+    with pytest.raises(Exception, match="state: expected one that is no narrower than f"):
+        whole(Model().double())(x.double())
     hidden = torch.randn(16, requires_grad=True)
 
     class Reads(nn.Module):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from .conditions import autocast_state
+from .float_pair import FLOAT_STATES
 from .functional import Run, check_functional, spoiled, with_parameters
 from .opaque import Plan
 from .schedule import Schedule
@@ -66,6 +67,7 @@ def functional_in_graph(
     values, form = pytree.tree_flatten([parameters, *args])
     places = [i for i, value in enumerate(values) if isinstance(value, Tensor)]
     device_type, enabled, dtype = constants.autocast
+    kept = constants.state
 
     def call(_: int, state: Sequence[Tensor], given: Sequence[Tensor]) -> list[Tensor]:
         every = list(values)
@@ -78,9 +80,9 @@ def functional_in_graph(
         result = pytree.tree_leaves(out)
         if [value.shape for value in result] != [leaf.shape for leaf in leaves]:
             raise ValueError("f: expected a result with the structure and the shapes of z0")
+        if any(value.dtype not in FLOAT_STATES[kept] for value in result):
+            raise TypeError(f"state: expected one that is no narrower than f, got {kept}")
         return result
-
-    kept = constants.state
 
     def compare(back: Any, start: Any, end: Any, found: Any) -> Any:
         return spoiled(back, start, end, found, constants.check, kept)
