@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cell_tolerances import assert_within_bounds
-from linear_cells import ACTS, Cell, Outcome, make, run
+from linear_cells import ACTS, Cell, Outcome, first_rows, make, run
 from revdeq_kernels import cell_choice
 
 pytestmark = [
@@ -42,21 +42,29 @@ def test_the_composite_on_a_gpu(dtype: torch.dtype, state: str, act: str) -> Non
     assert_right(make(37, 32, dtype, act=act, state=state, steps=1), "composite")
 
 
+# With many features in bfloat16 a float32 state leaves bounds that say nothing.
+STATES = [(dtype, d, "exact") for dtype, d in KERNELS]
+STATES += [(dtype, d, "float32") for dtype, d in KERNELS if dtype != torch.bfloat16 or d == 32]
+
+
 @pytest.mark.parametrize("act", ACTS)
-@pytest.mark.parametrize("state", ["exact", "float32"])
-@pytest.mark.parametrize(("dtype", "d"), KERNELS)
+@pytest.mark.parametrize(("dtype", "d", "state"), STATES)
 def test_one_launch_on_a_gpu(dtype: torch.dtype, d: int, state: str, act: str) -> None:
     """The first call of each kind also tries the kernel: bit for bit back, near the composite."""
-    cell = make(1003, d, dtype, act=act, state=state, steps=1)
+    cell = make(101, d, dtype, act=act, state=state, steps=1)
     require(cell)
     assert_right(cell, "triton")
 
 
 @pytest.mark.parametrize(("dtype", "d"), KERNELS)
 def test_a_gradient_is_the_same_every_time(dtype: torch.dtype, d: int) -> None:
+    """And a row's does not depend on how many tiles a program has."""
     cell = make(20000, d, dtype, steps=8)
     require(cell)
     first, *others = [run(on_gpu(cell), implementation="triton") for _ in range(4)]
     assert all(bool(t.isfinite().all()) for t in first)
     for other in others:
         assert all(map(torch.equal, first, other))
+    few = run(on_gpu(first_rows(cell, 101)), implementation="triton")
+    for name in ("y", "z", "grad_u", "grad_z0"):
+        assert torch.equal(getattr(few, name), getattr(first, name)[:101]), name
