@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -70,6 +70,12 @@ def make(rows: int, d: int, dtype: torch.dtype, seed: int = 0, **numbers: Any) -
     u, w = normal(rows, d), normal(d, d) * 0.4 / d**0.5
     z0 = rk.dequantize(rk.quantize(normal(rows, d), 10), 10)
     return Cell(u.to(dtype), w.to(dtype), z0, normal(rows, d), normal(rows, d), **numbers)
+
+
+def first_rows(cell: Cell, rows: int) -> Cell:
+    """The same without the other rows."""
+    names = ("u", "z0", "grad_y", "grad_z")
+    return replace(cell, **{name: getattr(cell, name)[:rows] for name in names})
 
 
 class Outcome(NamedTuple):

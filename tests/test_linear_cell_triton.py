@@ -11,7 +11,7 @@ from torch import Tensor
 import revdeq_kernels as rk
 from cell_tolerances import assert_within_bounds
 from conftest import BACKENDS
-from linear_cells import make, run
+from linear_cells import first_rows, make, run
 from revdeq_kernels import cell_checks, cell_choice
 
 if "triton" not in BACKENDS:
@@ -31,6 +31,15 @@ def test_shapes_of_the_kernel(rows: int, dtype: torch.dtype, d: int) -> None:
     """Part of a tile, whole tiles, and several for a program."""
     cell = make(rows, d, dtype, steps=1)
     assert_within_bounds(cell, run(cell, implementation="triton"))
+
+
+@pytest.mark.parametrize(("dtype", "d"), [(F32, 32), (BF16, 64)])
+def test_a_row_does_not_depend_on_the_tiles_of_a_program(dtype: torch.dtype, d: int) -> None:
+    cell = make(165, d, dtype, steps=3)
+    tile = kernels.CONFIGURATIONS[cell_launch.TYPES[dtype]][d].tile
+    all_rows, few = (run(c, implementation="triton") for c in (cell, first_rows(cell, tile)))
+    for name in ("y", "z", "grad_u", "grad_z0"):
+        assert torch.equal(getattr(few, name), getattr(all_rows, name)[:tile]), name
 
 
 # ---- which implementation runs ---------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, parametrize
 
 import revdeq_kernels as rk
 from conftest import BACKENDS
@@ -216,6 +216,24 @@ def test_parametrizations(implementation: str) -> None:
     grads = gradients(layer(implementation, f, max_steps=4), inputs())
     assert grads["f.parametrizations.W.original"].abs().max() > 0
     assert torch.allclose(f.W @ f.W.t(), torch.eye(16), atol=1e-5)
+
+
+class Counted(nn.Module):
+    """W itself, and how often it was computed."""
+
+    calls = 0
+
+    def forward(self, w: Tensor) -> Tensor:
+        self.calls += 1
+        return w
+
+
+def test_one_op_looks_at_a_parametrized_weight_once() -> None:
+    f, counted = cell(), Counted()
+    parametrize.register_parametrization(f, "W", counted)
+    counted.calls = 0
+    gradients(layer("composite", f), inputs())
+    assert counted.calls == 1
 
 
 def test_spectral_norm_in_training() -> None:

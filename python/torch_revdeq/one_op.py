@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 from torch.nn.modules import module as torch_module
 
@@ -68,15 +69,20 @@ def _route(
     if name is None and rk.backends.chosen == "triton":
         name, why = "triton", "the backend was named"
     if name is None:
-        w = cell.W.detach()
+        w = _like_w(cell)
         name, why = cell_choice.fastest(w), "it is the fastest here"
         if name is None:
             return "solver", (
                 f"no kernel that takes all steps was measured for {cell.features} features in "
                 f"{w.dtype} on {w.device.type}; RevDEQ(..., implementation=...) names one"
             )
-    reason = _unsuited(cell, z0, args, options) or cell_choice.why_not(name, cell.W.detach())
+    reason = _unsuited(cell, z0, args, options) or cell_choice.why_not(name, _like_w(cell))
     return ("solver", reason) if reason else (name, why)
+
+
+def _like_w(cell: LinearCell) -> Tensor:
+    """What has W's dtype, device and features. W itself may be computed anew at every look."""
+    return cell.b.detach()
 
 
 _ONLY = {
@@ -115,9 +121,9 @@ def _unsuited(
         return "an option is not what solve takes"
     if not isinstance(options["beta"], Real):
         return f"it takes one number for beta, got {type(options['beta']).__name__}"
-    if inside_transform():
-        return "it has no part in the transforms of torch.func"
-    if torch.is_autocast_enabled(cell.W.device.type):
+    if inside_transform() or forward_ad._current_level >= 0:
+        return "it has no part in the transforms of torch.func, nor in forward mode"
+    if torch.is_autocast_enabled(_like_w(cell).device.type):
         return "it does not follow autocast"
     return _unsuited_cell(cell) or _unsuited_tensors(cell, z0, args)
 
@@ -140,10 +146,9 @@ def _unsuited_cell(cell: LinearCell) -> str | None:
 
 
 def _unsuited_tensors(cell: LinearCell, z0: Any, args: tuple[Any, ...]) -> str | None:
-    w = cell.W.detach()
-    plain = (Tensor, nn.Parameter)
-    if len(args) != 1 or not all(type(t) in plain for t in (z0, args[0], w)):
-        return "it takes one tensor x and a tensor z0, all of them plain"
+    w, plain = _like_w(cell), (Tensor, nn.Parameter)
+    if len(args) != 1 or not all(type(t) in plain for t in (z0, *args, *cell.parameters())):
+        return "it takes one tensor x and a tensor z0, and parameters, all of them plain"
     x = args[0]
     if w.dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return f"it takes parameters in float32, bfloat16 or float16, got {w.dtype}"

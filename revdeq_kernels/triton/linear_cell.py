@@ -4,7 +4,8 @@
 
 A program loads W once and takes tile after tile of TILE rows; a tile's states stay in registers
 for all of its steps. What the arithmetic is says ``composite.py``, in which order sums are taken
-does not: tolerances of this kernel are those of float32 (``tests/cell_tolerances.py``).
+does not: tolerances of this kernel are those of float32 (``tests/cell_tolerances.py``). With W in
+float32 a product is three of TF32 (tf32x3), which together err as one of float32 does.
 
 An exact state comes back only if the way back evaluates f to the same bits. So both kernels call
 ``evaluate`` with the same shapes, number of warps and order of the sums, and without contraction
@@ -59,8 +60,9 @@ CONFIGURATIONS: dict[str, dict[int, Configuration]] = {
     "fp32": {32: Configuration(16, 8), 64: Configuration(16, 8)},
 }
 """By the type of W and the features: what the architectures of ``cell_aot.py`` hold in registers,
-but for 24 bytes a thread of 128 features. With twice the rows the way back spills hundreds of
-bytes; so it does with 128 features in float32 or 256 in 16 bits, whatever the tile."""
+but for some bytes (32 a thread at the most, which .ci/triton_aot.py asserts). With twice the rows
+the way back spills hundreds; 128 features in float32 spill a thousand at any number of rows, and
+with 256 the gradient of W alone, 256 KiB, fills the registers of a processor."""
 
 STEP = [
     "keep",

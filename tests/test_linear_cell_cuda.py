@@ -1,0 +1,70 @@
+"""The equilibrium cell on a GPU: the composite, and the Triton kernels where they are offered."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from cell_tolerances import assert_within_bounds
+from linear_cells import ACTS, Cell, Outcome, first_rows, make, run
+from revdeq_kernels import cell_choice
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+    pytest.mark.filterwarnings("default"),  # a GPU machine brings a torch of its own choice
+]
+
+KERNELS = [(dtype, d) for dtype, ds in cell_choice.TRITON_FEATURES.items() for d in ds]
+
+
+def on_gpu(cell: Cell) -> Cell:
+    moved = {name: value.cuda() for name, value in vars(cell).items() if torch.is_tensor(value)}
+    return replace(cell, **moved)
+
+
+def assert_right(cell: Cell, implementation: str) -> None:
+    got = run(on_gpu(cell), implementation=implementation)
+    assert_within_bounds(cell, Outcome(*(t.cpu() for t in got)))
+
+
+def require(cell: Cell) -> None:
+    if reason := cell_choice.why_not("triton", cell.w.cuda()):
+        pytest.skip(reason)
+
+
+@pytest.mark.parametrize("act", ACTS)
+@pytest.mark.parametrize("state", ["exact", "float32"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_composite_on_a_gpu(dtype: torch.dtype, state: str, act: str) -> None:
+    assert_right(make(37, 32, dtype, act=act, state=state, steps=1), "composite")
+
+
+# With many features in bfloat16 a float32 state leaves bounds that say nothing.
+STATES = [(dtype, d, "exact") for dtype, d in KERNELS]
+STATES += [(dtype, d, "float32") for dtype, d in KERNELS if dtype != torch.bfloat16 or d == 32]
+
+
+@pytest.mark.parametrize("act", ACTS)
+@pytest.mark.parametrize(("dtype", "d", "state"), STATES)
+def test_one_launch_on_a_gpu(dtype: torch.dtype, d: int, state: str, act: str) -> None:
+    """The first call of each kind also tries the kernel: bit for bit back, near the composite."""
+    cell = make(101, d, dtype, act=act, state=state, steps=1)
+    require(cell)
+    assert_right(cell, "triton")
+
+
+@pytest.mark.parametrize(("dtype", "d"), KERNELS)
+def test_a_gradient_is_the_same_every_time(dtype: torch.dtype, d: int) -> None:
+    """And a row's does not depend on how many tiles a program has."""
+    cell = make(20000, d, dtype, steps=8)
+    require(cell)
+    first, *others = [run(on_gpu(cell), implementation="triton") for _ in range(4)]
+    assert all(bool(t.isfinite().all()) for t in first)
+    for other in others:
+        assert all(map(torch.equal, first, other))
+    few = run(on_gpu(first_rows(cell, 101)), implementation="triton")
+    for name in ("y", "z", "grad_u", "grad_z0"):
+        assert torch.equal(getattr(few, name), getattr(first, name)[:101]), name
