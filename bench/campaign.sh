@@ -138,7 +138,7 @@ stage_test() {
   # The tests that need the GPU are the point; those of the CPU ops are a spot check here.
   run_step gpu 330 "$python" -m pytest -q -m gpu tests
   run_step cpu 190 "$python" -m pytest -q -m 'not gpu and not slow and not nightly' \
-    tests/test_{reference,half_step,exact,passes,lists}.py \
+    tests/test_{reference,half_step,exact,passes,lists,linear_cell}.py \
     tests/test_solve_{gradients,captures,compile,functional,composes}.py
 }
 
@@ -148,7 +148,8 @@ stage_sanitize() {
   # access past its end is seen. pytest fails if it finds no such test.
   run_step memcheck 500 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
     "$(sanitizer)" --tool memcheck --target-processes all --error-exitcode 1 \
-    "$python" -m pytest -q -m gpu -k sanitize -p no:cacheprovider tests/test_cuda.py
+    "$python" -m pytest -q -m gpu -k sanitize -p no:cacheprovider tests/test_cuda.py \
+    tests/test_linear_cell_cuda.py
 }
 
 stage_bench() {
@@ -157,12 +158,13 @@ stage_bench() {
 }
 
 stage_solver() {
-  run_step cost 250 "$python" -m bench.solver --device cuda --parts cost --out "$work/measured"
-  run_step options 170 "$python" -m bench.solver --device cuda --parts options --append \
+  run_step cell 100 "$python" -m bench.cell --device cuda --out "$work/measured"
+  run_step cost 200 "$python" -m bench.solver --device cuda --parts cost --out "$work/measured"
+  run_step options 130 "$python" -m bench.solver --device cuda --parts options --append \
     --out "$work/measured"
-  run_step error 100 "$python" -m bench.solver --device cuda --parts error --append \
+  run_step error 80 "$python" -m bench.solver --device cuda --parts error --append \
     --out "$work/measured"
-  keep 'solver.*' 'error-against-depth.png'
+  keep 'cell.*' 'solver.*' 'error-against-depth.png'
 }
 
 # keep NAMES...: store figures, also where a provider was refused or time ran out.

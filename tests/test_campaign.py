@@ -20,6 +20,9 @@ def campaign(
     return subprocess.run(command_line, capture_output=True, text=True, env=settings, check=False)
 
 
+SOLVER = [f"-m bench.solver --device cuda --parts {p}" for p in ("cost", "options", "error")]
+
+
 @pytest.mark.parametrize(
     ("stage", "steps"),
     [
@@ -27,7 +30,7 @@ def campaign(
         ("test", ["-m pytest -q -m gpu tests", "-m pytest -q -m not\\ gpu"]),
         ("sanitize", ["compute-sanitizer --tool memcheck"]),
         ("bench", ["-m bench --device cuda", "bench/results/"]),
-        ("solver", [f"--parts {part}" for part in ("cost", "options", "error")] + ["solver.*"]),
+        ("solver", ["-m bench.cell", *SOLVER, "solver.*"]),
     ],
 )
 def test_campaign_names_the_steps_of_a_stage(stage: str, steps: list[str]) -> None:

@@ -68,3 +68,12 @@ def test_a_gradient_is_the_same_every_time(dtype: torch.dtype, d: int) -> None:
     few = run(on_gpu(first_rows(cell, 101)), implementation="triton")
     for name in ("y", "z", "grad_u", "grad_z0"):
         assert torch.equal(getattr(few, name), getattr(first, name)[:101]), name
+
+
+@pytest.mark.parametrize("state", ["exact", "float32"])
+@pytest.mark.parametrize(("dtype", "d"), KERNELS)
+def test_sanitize_a_part_of_a_tile(dtype: torch.dtype, d: int, state: str) -> None:
+    """Small, for compute-sanitizer: whole tiles and a part of one, forward and back."""
+    cell = make(2 * 32 + 5, d, dtype, state=state, steps=2)
+    require(cell)
+    assert run(on_gpu(cell), implementation="triton").grad_u.shape == cell.u.shape
