@@ -24,4 +24,5 @@ export UBSAN_OPTIONS=print_stacktrace=1
   --ignore-glob "tests/test_bench*.py" --ignore tests/test_campaign.py \
   --ignore tests/test_install.py --ignore tests/test_distributed.py \
   --ignore tests/test_examples.py --ignore tests/test_solve_compile.py \
+  --ignore tests/test_solve_functional.py --ignore tests/test_solve_composes.py \
   --ignore tests/test_solve_memory.py tests
