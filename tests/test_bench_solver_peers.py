@@ -127,7 +127,9 @@ def test_without_torchdeq_the_row_says_how_to_get_it(
     assert "pip install torchdeq" in records["torchdeq IFT"]["skipped"]
     assert records["torchdeq IFT"]["refused"] is None
     printed = capsys.readouterr().out
-    assert "pip install torchdeq" in printed
+    assert printed.count("pip install torchdeq") == 1
+    assert "skipped: torchdeq IFT, torchdeq phantom: torchdeq cannot be imported" in printed
+    assert len([line for line in printed.splitlines() if line.rstrip().endswith(" skipped")]) == 2
 
 
 def read(folder: Path) -> dict[str, Record]:

@@ -64,6 +64,7 @@ def measure(point: Point, settings: Settings, model: models.Model) -> Iterator[R
     torch.compiler.reset()
     references = _References(model, point)
     admitted: list[tuple[timing.Contender, Record]] = []
+    missing: list[Record] = []
     with contextlib.ExitStack() as processes:
         for method in point.methods:
             blank = _record(point, settings, method, model)
@@ -71,7 +72,7 @@ def measure(point: Point, settings: Settings, model: models.Model) -> Iterator[R
             try:
                 contender, figures = admit(point, settings, method, references, processes)
             except Skipped as reason:
-                yield blank | {"skipped": str(reason)}
+                missing.append(blank | {"skipped": str(reason)})
             except Exception as error:  # printed, stored, and makes the run fail
                 yield blank | {"refused": f"{type(error).__name__}: {error}"}
             else:
@@ -81,6 +82,7 @@ def measure(point: Point, settings: Settings, model: models.Model) -> Iterator[R
         times = _times(contenders, settings, point) if point.part != "error" else {}
     for contender, record in admitted:
         yield record | times.get(contender.provider.name, {})
+    yield from missing
 
 
 def _admit(

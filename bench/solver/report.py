@@ -45,8 +45,10 @@ def print_tables(console: Console, records: Sequence[Record]) -> None:
         console.print(line, highlight=False)
     if records:
         report.print_machine(console, records[0])
-    for line in dict.fromkeys(f"{r['provider']}: {r['skipped']}" for r in records if skipped(r)):
-        console.print(f"skipped: {line}", style="yellow", highlight=False, soft_wrap=True)
+    for reason in dict.fromkeys(record["skipped"] for record in records if skipped(record)):
+        names = dict.fromkeys(r["provider"] for r in records if r.get("skipped") == reason)
+        line = f"skipped: {', '.join(names)}: {reason}"
+        console.print(line, style="yellow", highlight=False, soft_wrap=True)
     for record in records:
         if record["refused"]:
             label = f"{case_label(record)}, N = {record['steps']}, {record['provider']}"
