@@ -225,6 +225,18 @@ def test_a_worker_that_ends_is_refused_and_stops_nobody(
     assert records["reversible exact"]["p50_seconds"] > 0
 
 
+def test_a_worker_that_ends_while_it_is_sampled_stops_nobody(tmp_path: Path) -> None:
+    """After the warm-up and one sample, and before the second of three rounds."""
+    body = ANSWERS.replace("for line in sys.stdin:", "for _, line in zip(range(2), sys.stdin):")
+    chosen = ("--models", "mlp", "--depths", "2", "--providers", "jax", "--rounds", "3")
+    python = fake(tmp_path, body)
+    assert command.main([*QUICK, *chosen, "--jax-python", python, "--out", str(tmp_path)]) == 1
+    records = read(tmp_path)
+    assert "ended with 0 in place of an answer" in records["jax revdeq float64"]["refused"]
+    assert "p50_seconds" not in records["jax revdeq float64"]
+    assert records["lerp loop"]["samples"] == 3
+
+
 def test_a_worker_that_does_not_answer_is_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import subprocess
 import tempfile
@@ -155,7 +156,10 @@ def _problem(
 
 
 class Remote(timing.Contender):
-    """The worker in a race: it holds the stop-watch itself, so that no message is in the time."""
+    """The worker in a race: it holds the stop-watch itself, so that no message is in the time.
+
+    `failure` says why it ended on the way, which must not stop the others.
+    """
 
     def __init__(self, worker: Worker, method: Method) -> None:
         def bind(tensors: object) -> Any:
@@ -163,12 +167,23 @@ class Remote(timing.Contender):
 
         super().__init__(Provider(method.name, method.kind, bind, expected=bind), [])
         self.worker = worker
+        self.failure: str | None = None
 
     def warm_up(self) -> None:
         """One call."""
-        self.worker.sample(0.0)
+        self._sampled(0.0)
 
     def take_sample(self, clock: timing.Clock, minimum: float) -> None:
         """By the worker's clock; torch's, which is passed, cannot see the other process."""
-        seconds, self.count = self.worker.sample(minimum)
-        self.samples.append(seconds)
+        self.samples.append(self._sampled(minimum))
+
+    def _sampled(self, minimum: float) -> float:
+        """Seconds per call; infinity once the process has failed."""
+        if self.failure is None:
+            try:
+                seconds, self.count = self.worker.sample(minimum)
+            except RuntimeError as error:
+                self.failure = f"{type(error).__name__}: {error}"
+            else:
+                return seconds
+        return math.inf

@@ -81,7 +81,8 @@ def measure(point: Point, settings: Settings, model: models.Model) -> Iterator[R
         contenders = [contender for contender, _ in admitted]
         times = _times(contenders, settings, point) if point.part != "error" else {}
     for contender, record in admitted:
-        yield record | times.get(contender.provider.name, {})
+        failure = contender.failure if isinstance(contender, jax_peer.Remote) else None
+        yield record | ({"refused": failure} if failure else times.get(contender.provider.name, {}))
     yield from missing
 
 
