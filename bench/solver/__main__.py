@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bench import machine
-from bench.__main__ import OUT, device_argument
+from bench.__main__ import OUT, PLACES, device_argument
 from bench.harness import Record
 from bench.report import WIDTH, read
 from bench.solver import figures, methods, models, report
@@ -95,10 +95,16 @@ def wants(parts: Sequence[str], name: str) -> bool:
 
 
 def run(
-    points: Sequence[Point], settings: Settings, file: Path, console: Console, *, append: bool
+    points: Sequence[Point],
+    settings: Settings,
+    file: Path,
+    console: Console,
+    *,
+    append: bool,
+    command: str,
 ) -> list[Record]:
     """Measure the points; the lines of each are on disk as soon as it is done."""
-    facts = machine.facts(settings.device)
+    facts = machine.facts(settings.device) | {"command": command}
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     records: list[Record] = []
@@ -126,7 +132,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen.out.mkdir(parents=True, exist_ok=True)
     results = chosen.out / "solver.jsonl"
     console = Console(width=None if sys.stdout.isatty() else WIDTH + 26)
-    records = run(points, settings_of(chosen), results, console, append=chosen.append)
+    given = sys.argv[1:] if arguments is None else arguments
+    command = machine.command_line("bench.solver", given, places=PLACES)
+    settings = settings_of(chosen)
+    records = run(points, settings, results, console, append=chosen.append, command=command)
     report.print_tables(console, records)
     written = [results]
     stored = read(results)

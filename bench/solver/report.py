@@ -42,10 +42,17 @@ def print_tables(console: Console, records: Sequence[Record]) -> None:
         console.print("* check=True raises ReconstructionError here, and no gradient is had")
     if records:
         report.print_machine(console, records[0])
-    for record in records:
-        if record["refused"]:
-            label = f"{case_label(record)}, N = {record['steps']}, {record['provider']}"
-            console.print(f"refused: {label}: {record['refused']}", style="red", highlight=False)
+    for text in refusals(records):
+        console.print(f"refused: {text}", style="red", highlight=False)
+
+
+def refusals(records: Sequence[Record]) -> list[str]:
+    """Who was refused, and why, in full."""
+    return [
+        f"{case_label(r)}, N = {r['steps']}, {r['provider']}: {r['refused']}"
+        for r in records
+        if r["refused"]
+    ]
 
 
 def case_label(record: Record) -> str:
