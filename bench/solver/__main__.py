@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from bench import machine
+from bench import compare, machine
 from bench.__main__ import OUT, PLACES, device_argument
 from bench.harness import Record
 from bench.report import WIDTH, read
@@ -48,6 +48,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a look, not a measurement")
     parser.add_argument("--append", action="store_true", help="keep the lines that are there")
     parser.add_argument("--out", type=Path, default=OUT, help="folder of the results")
+    parser.add_argument(
+        "--compare", type=compare.stored_lines, metavar="OLD", help="lines of an earlier run"
+    )
     return parser.parse_args(arguments)
 
 
@@ -148,6 +151,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if draw(stored, picture):
             written.append(picture)
     console.print(f"written: {', '.join(map(str, written))}", highlight=False, soft_wrap=True)
+    if chosen.compare is not None:
+        compare.print_changes(console, chosen.compare, records)
     return 1 if any(record["refused"] for record in records) else 0
 
 
