@@ -15,17 +15,17 @@ _markdown = MarkdownIt("commonmark").enable("table")
 
 
 @cache
-def providers() -> dict[str, str]:
-    """By name: what a provider is, as HTML. From every table headed `| provider | is |`."""
+def meanings(of: str) -> dict[str, str]:
+    """By name: what a provider or a part is, as HTML. From tables headed `| provider | is |`."""
     found: dict[str, str] = {}
-    for row in _rows(README.read_text(encoding="utf-8")):
+    for row in _rows(README.read_text(encoding="utf-8"), [of, "is"]):
         if len(row) == 2:
             for name in re.findall(r"`([^`]+)`", row[0]):
                 found[name] = _markdown.renderInline(row[1])
     return found
 
 
-def _rows(text: str) -> Iterator[list[str]]:
+def _rows(text: str, head: list[str]) -> Iterator[list[str]]:
     """The cells of the rows below such a head."""
     cells: list[str] = []
     inside = False
@@ -35,8 +35,8 @@ def _rows(text: str) -> Iterator[list[str]]:
         elif token.type == "inline":
             cells.append(token.content)
         elif token.type == "thead_close":
-            inside = cells == ["provider", "is"]
-        elif token.type == "tr_close" and inside and cells != ["provider", "is"]:
+            inside = cells == head
+        elif token.type == "tr_close" and inside and cells != head:
             yield cells
         elif token.type == "table_close":
             inside = False

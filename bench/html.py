@@ -18,8 +18,9 @@ from rich.table import Table
 
 from bench import explained, inline_svg, plot, report
 from bench.harness import Record
-from bench.solver import figures
+from bench.solver import figures, profiling
 from bench.solver import report as solver_report
+from bench.solver.attribution import PARTS
 
 PAGE = Path(__file__).resolve().parent / "page.html"
 SOLVER = "solver"
@@ -141,11 +142,21 @@ def solver_section(records: Sequence[Record]) -> str:
         for draw, name, title in FIGURES:
             parts.append(wide(inline_svg.inline(draw, lines, f"{name}{i}", title)))
         for part, of_part in grouped(lines, lambda record: record["part"]).items():
+            if part == profiling.PART:
+                parts.append(profile_section(of_part))
+                continue
             make = solver_report.error_table if part == "error" else solver_report.cost_table
             parts += [f"<h4>{escape(part)}</h4>", wide(table_html(make(of_part)))]
     if any(record["raises"] for record in measured):
         parts.append("<p>* check=True raises ReconstructionError here, and no gradient is had.</p>")
     return "\n".join(part for part in parts if part)
+
+
+def profile_section(records: Sequence[Record]) -> str:
+    """Where the time of a step went, and what the parts are."""
+    tables = [wide(table_html(table)) for table in profiling.tables(records)]
+    what = details("What the parts are", meanings("part", PARTS))
+    return "\n".join(["<h4>where the time of a step went</h4>", what, *tables])
 
 
 def _device_name(record: Record) -> str:
@@ -186,10 +197,15 @@ def details(summary: str, content: str) -> str:
 
 def provider_list(records: Sequence[Record]) -> str:
     """Each provider among the lines, and what it is."""
-    texts = explained.providers()
+    return meanings("provider", dict.fromkeys(record["provider"] for record in records))
+
+
+def meanings(of: str, names: Iterable[str]) -> str:
+    """What names mean."""
+    texts = explained.meanings(of)
     rows = [
         f"<dt>{escape(name)}</dt><dd>{texts.get(name, 'bench/README.md does not say.')}</dd>"
-        for name in dict.fromkeys(record["provider"] for record in records)
+        for name in names
     ]
     return "<dl>\n" + "\n".join(rows) + "\n</dl>"
 

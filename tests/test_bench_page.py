@@ -135,7 +135,7 @@ def test_nothing_is_no_page() -> None:
 
 
 def test_the_readme_says_what_every_provider_is() -> None:
-    texts = explained.providers()
+    texts = explained.meanings("provider")
     known = {method.name for method in (*methods.COST, *methods.OPTIONS, *methods.ERROR)}
     known |= {str(record["provider"]) for record in stored()}
     known |= {"loop", "_foreach_lerp_", "revdeq cuda", "revdeq triton", "revdeq reference"}

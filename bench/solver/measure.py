@@ -56,7 +56,7 @@ def measure(point: Point, settings: Settings, model: models.Model) -> Iterator[R
     references = _References(model, point)
     admitted: list[tuple[Run, Record]] = []
     for method in point.methods:
-        blank = _record(point, settings, method, model)
+        blank = blank_record(point, settings, method, model)
         run = Run(method, references.model(method), point.beta, point.steps)
         try:
             run, figures = _errors(run, references(method))
@@ -178,7 +178,8 @@ def _contender(run: Run) -> timing.Contender:
     return timing.Contender(provider, [run.gradients])
 
 
-def _record(point: Point, settings: Settings, method: Method, model: models.Model) -> Record:
+def blank_record(point: Point, settings: Settings, method: Method, model: models.Model) -> Record:
+    """What a line says of any figure."""
     dtypes = {"state": method.state or method.f, "f": method.f}
     return {
         "benchmark": "solver",
