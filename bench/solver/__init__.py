@@ -2,6 +2,6 @@
 
 `models.py` holds the maps that are solved, `methods.py` the ways to differentiate the solve,
 `measure.py` the figures of one of them, `memory.py` the count of bytes. `report.py` prints the
-stored lines, `figures.py` draws them. `profiling.py` says where the time of a step went: `ranges.py`
-names what runs, `attribution.py` reads the trace.
+stored lines, `figures.py` draws them. `profiling.py` says where the time of a step went:
+`ranges.py` names what runs, `attribution.py` reads the trace.
 """
