@@ -12,6 +12,9 @@ from markdown_it.token import Token
 
 README = Path(__file__).resolve().parent / "README.md"
 _markdown = MarkdownIt("commonmark").enable("table")
+# A link leads to a file beside the README, or away; a page that stands alone keeps its text.
+_markdown.add_render_rule("link_open", lambda *_: "")
+_markdown.add_render_rule("link_close", lambda *_: "")
 
 
 @cache

@@ -50,7 +50,7 @@ def page(records: Sequence[Record]) -> str:
     solver = [record for record in records if record["benchmark"] == SOLVER]
     sections = [
         ("machine", "The machine", environment(records)),
-        ("refused", "Refused", refused(ops, solver)),
+        ("refused", "Refused or skipped", refused(ops, solver)),
         ("ops", "The ops", ops_section(ops) if ops else ""),
         ("solver", "The solver", solver_section(solver) if solver else ""),
         ("providers", "What the providers are", provider_list(records)),
@@ -105,8 +105,8 @@ def _span(values: Iterable[Any]) -> str:
 
 
 def refused(ops: Sequence[Record], solver: Sequence[Record]) -> str:
-    """Every refusal in full."""
-    texts = report.refusals(ops) + solver_report.refusals(solver)
+    """Every refusal in full, and who was not there to be measured."""
+    texts = report.refusals(ops) + solver_report.refusals(solver) + solver_report.absences(solver)
     return "\n".join(f'<p class="refused">{escape(text)}</p>' for text in texts)
 
 
@@ -136,7 +136,7 @@ def solver_section(records: Sequence[Record]) -> str:
     """How to read them; then, by machine, the figures and one table for each part."""
     how = "How to read the solver's figures"
     parts = [details(how, explained.section(how))]
-    measured = [record for record in records if not record["refused"]]
+    measured = [record for record in records if not solver_report.unmeasured(record)]
     for i, (machine, lines) in enumerate(grouped(measured, _device_name).items()):
         parts.append(f"<h3>{escape(machine)}</h3>")
         for draw, name, title in FIGURES:
@@ -147,6 +147,7 @@ def solver_section(records: Sequence[Record]) -> str:
                 continue
             make = solver_report.error_table if part == "error" else solver_report.cost_table
             parts += [f"<h4>{escape(part)}</h4>", wide(table_html(make(of_part)))]
+    parts += [f"<p>{escape(line)}</p>" for line in solver_report.compile_times(measured)]
     if any(record["raises"] for record in measured):
         parts.append("<p>* check=True raises ReconstructionError here, and no gradient is had.</p>")
     return "\n".join(part for part in parts if part)

@@ -16,7 +16,7 @@ import torch
 
 from bench import __main__ as command
 from bench import explained, html, inline_svg, machine, report
-from bench.solver import methods
+from bench.solver import methods, peers
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
@@ -129,6 +129,16 @@ def test_refusals_and_commands_stand_in_full_and_as_text() -> None:
     assert "python -m bench.solver   # these lines do not hold the options" in text
 
 
+def test_who_was_skipped_has_a_reason_and_no_row() -> None:
+    (solve,) = report.read(next(RESULTS.glob("AMD*/solver.jsonl")))[:1]
+    absent = dict.fromkeys(("p50_seconds", "p20_seconds", "p80_seconds", "peak_bytes"))
+    line = {"provider": "torchdeq IFT", "part": "peers", "skipped": "expected torchdeq <1>"}
+    page = html.page([solve | {"part": "peers"}, solve | absent | line])
+    assert "skipped: torchdeq IFT: expected torchdeq &lt;1&gt;" in page
+    assert "<td>torchdeq IFT</td>" not in page
+    assert "z &lt;- f(z), without beta" in page
+
+
 def test_nothing_is_no_page() -> None:
     with pytest.raises(ValueError, match="expected at least one line"):
         html.page([])
@@ -136,12 +146,14 @@ def test_nothing_is_no_page() -> None:
 
 def test_the_readme_says_what_every_provider_is() -> None:
     texts = explained.meanings("provider")
-    known = {method.name for method in (*methods.COST, *methods.OPTIONS, *methods.ERROR)}
+    parts = (*methods.COST, *methods.OPTIONS, *methods.ERROR, *peers.PEERS)
+    known = {method.name for method in parts}
     known |= {str(record["provider"]) for record in stored()}
     known |= {"loop", "_foreach_lerp_", "revdeq cuda", "revdeq triton", "revdeq reference"}
     assert known - texts.keys() == set()
     assert texts["compile"] == "torch.compile of the same function"
     assert "<code>" in texts["eager"]
+    assert not any("href" in text for text in texts.values())
 
 
 def test_a_section_ends_where_the_next_begins() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -213,7 +214,8 @@ def test_a_profile_is_stored_printed_and_on_the_page(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     chosen = ("--models", "mlp", "--depths", "2", "--providers", "reversible exact")
-    assert command.main([*QUICK, *chosen, "--out", str(tmp_path)]) == 0
+    places = ("--out", str(tmp_path), "--jax-python", sys.executable)
+    assert command.main([*QUICK, *chosen, *places]) == 0
     printed = capsys.readouterr().out
     lines = (tmp_path / "profile.jsonl").read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines]
@@ -227,6 +229,7 @@ def test_a_profile_is_stored_printed_and_on_the_page(
         assert cell in printed
         assert cell in page
     assert "--profile" in page
+    assert sys.executable not in page
 
 
 def test_a_table_of_the_device_stands_beside_that_of_the_host() -> None:

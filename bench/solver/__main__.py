@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,28 +17,32 @@ from bench import compare, machine
 from bench.__main__ import OUT, PLACES, device_argument
 from bench.harness import Record
 from bench.report import WIDTH, read
-from bench.solver import figures, methods, models, profiling, report
+from bench.solver import figures, methods, models, peers, profiling, report
 from bench.solver.measure import (
     COST_DEPTHS,
     ERROR_BETAS,
     ERROR_DEPTHS,
     OPTIONS_DEPTHS,
+    PEERS_DEPTHS,
     Point,
     Settings,
     measure,
 )
 
-PARTS = ("cost", "options", "error")
+PARTS = ("cost", "options", "peers", "error")
 QUICK_DEPTHS = (2, 8)
-KNOWN = {"cost": methods.COST, "options": methods.OPTIONS, "error": methods.ERROR}
+KNOWN = {
+    "cost": methods.COST,
+    "options": methods.OPTIONS,
+    "peers": peers.PEERS,
+    "error": methods.ERROR,
+}
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.solver", description=__doc__)
-    parser.add_argument(
-        "--parts", nargs="*", default=PARTS, choices=PARTS, help="cost, options, error"
-    )
+    parser.add_argument("--parts", nargs="*", default=PARTS, choices=PARTS, help=", ".join(PARTS))
     parser.add_argument("--models", nargs="*", default=list(models.MODELS), choices=models.MODELS)
     parser.add_argument("--providers", nargs="*", default=[], help="parts of provider names")
     parser.add_argument("--betas", nargs="*", type=float, help="instead of each part's own")
@@ -45,6 +50,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="samples per provider (default 5 or 3)")
     parser.add_argument("--threads", type=int, help="on a CPU; default: all cores")
     parser.add_argument("--device", type=device_argument, help="cpu, cuda or cuda:N")
+    parser.add_argument(
+        "--jax-python",
+        type=interpreter,
+        default=sys.executable,
+        metavar="PATH",
+        help="an interpreter that has the authors' library, for the peers (default: this one)",
+    )
     parser.add_argument("--quick", action="store_true", help="a look, not a measurement")
     parser.add_argument(
         "--profile", action="store_true", help="instead: a trace of a step, and its parts"
@@ -60,6 +72,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return chosen
 
 
+def interpreter(name: str) -> str:
+    """The path of a program; no link is followed, for a virtual environment is known by it."""
+    found = shutil.which(name)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"expected the path of a Python interpreter, got {name!r}")
+    return found
+
+
 def settings_of(chosen: argparse.Namespace) -> Settings:
     """How to measure, with the defaults of the device."""
     device = chosen.device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -67,8 +87,8 @@ def settings_of(chosen: argparse.Namespace) -> Settings:
     if device.type == "cuda":
         torch.cuda.set_device(0 if device.index is None else device.index)
     if chosen.quick:
-        return Settings(device, threads, chosen.rounds or 3, sample_seconds=0.01)
-    return Settings(device, threads, chosen.rounds)
+        return Settings(device, threads, chosen.rounds or 3, 0.01, chosen.jax_python)
+    return Settings(device, threads, chosen.rounds, jax_python=chosen.jax_python)
 
 
 def points_of(chosen: argparse.Namespace) -> list[Point]:
@@ -91,6 +111,11 @@ def points_of(chosen: argparse.Namespace) -> list[Point]:
         sizes = models.QUICK if chosen.quick else models.FULL
         for model in chosen.models:
             add("options", model, sizes, 0.5, OPTIONS_DEPTHS)
+    if "peers" in chosen.parts:
+        sizes = models.QUICK if chosen.quick else models.FULL
+        for model in chosen.models:
+            for beta in chosen.betas or (0.5,):
+                add("peers", model, sizes, beta, PEERS_DEPTHS)
     if "error" in chosen.parts and "block" in chosen.models:
         sizes = models.QUICK if chosen.quick else models.ERROR
         for beta in chosen.betas or ERROR_BETAS:
@@ -158,7 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, store, print and draw; 1 where a provider was refused, else 0."""
     chosen = parse(arguments)
     given = sys.argv[1:] if arguments is None else arguments
-    command = machine.command_line("bench.solver", given, places=PLACES)
+    command = machine.command_line("bench.solver", given, places=(*PLACES, "--jax-python"))
     if chosen.profile:
         return profile(chosen, command)
     points = points_of(chosen)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,13 +14,14 @@ from torch import Tensor
 from bench import timing
 from bench.case import Provider
 from bench.harness import Record
-from bench.solver import methods, models
+from bench.solver import jax_peer, methods, models
 from bench.solver.memory import peak_bytes
-from bench.solver.methods import Method, Run
+from bench.solver.methods import Method, Run, Skipped
 from torch_revdeq import ReconstructionError, Stats
 
 COST_DEPTHS = {0.5: (2, 4, 8, 16, 32), 0.8: (2, 8, 32)}
 OPTIONS_DEPTHS = (4,)
+PEERS_DEPTHS = (2, 8, 32)
 ERROR_DEPTHS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
 ERROR_BETAS = (0.5, 0.8, 0.9)
 # Below this many steps a sample is short enough for two more of them.
@@ -39,12 +42,16 @@ class Point:
 
 @dataclass(frozen=True)
 class Settings:
-    """How a run measures: `rounds` samples of each method, each of `sample_seconds` or more."""
+    """How a run measures: `rounds` samples of each method, each of `sample_seconds` or more.
+
+    `jax_python` is the interpreter that the JAX library is looked for in.
+    """
 
     device: torch.device
     threads: int | None
     rounds: int | None = None
     sample_seconds: float = 0.1
+    jax_python: str = sys.executable
 
     def rounds_of(self, point: Point) -> int:
         """Samples that each method takes at this point."""
@@ -52,24 +59,69 @@ class Settings:
 
 
 def measure(point: Point, settings: Settings, model: models.Model) -> Iterator[Record]:
-    """One record for each method; one that raises has its reason and no figures."""
+    """One record for each method; one that raises, or is not there, has its reason in it."""
+    # Every point has graphs of its own, of which torch.compile keeps eight for a function.
+    torch.compiler.reset()
     references = _References(model, point)
-    admitted: list[tuple[Run, Record]] = []
-    for method in point.methods:
-        blank = blank_record(point, settings, method, model)
-        run = Run(method, references.model(method), point.beta, point.steps)
-        try:
-            run, figures = _errors(run, references(method))
-            if point.part != "error":
-                figures["peak_bytes"] = peak_bytes(run.gradients, settings.device)
-        except Exception as error:  # printed, stored, and makes the run fail
-            yield blank | {"refused": f"{type(error).__name__}: {error}"}
-            continue
-        admitted.append((run, blank | figures))
-    references.forget()
-    times = _times(admitted, settings, point) if point.part != "error" else {}
-    for run, record in admitted:
-        yield record | times.get(run.method.name, {})
+    admitted: list[tuple[timing.Contender, Record]] = []
+    missing: list[Record] = []
+    with contextlib.ExitStack() as processes:
+        for method in point.methods:
+            blank = blank_record(point, settings, method, model)
+            admit = _admit_jax if method.jax else _admit
+            try:
+                contender, figures = admit(point, settings, method, references, processes)
+            except Skipped as reason:
+                missing.append(blank | {"skipped": str(reason)})
+            except Exception as error:  # printed, stored, and makes the run fail
+                yield blank | {"refused": f"{type(error).__name__}: {error}"}
+            else:
+                admitted.append((contender, blank | figures))
+        references.forget()
+        contenders = [contender for contender, _ in admitted]
+        times = _times(contenders, settings, point) if point.part != "error" else {}
+    for contender, record in admitted:
+        failure = contender.failure if isinstance(contender, jax_peer.Remote) else None
+        yield record | ({"refused": failure} if failure else times.get(contender.provider.name, {}))
+    yield from missing
+
+
+def _admit(
+    point: Point,
+    settings: Settings,
+    method: Method,
+    references: _References,
+    processes: contextlib.ExitStack,
+) -> tuple[timing.Contender, Record]:
+    """A run, ready to be raced, and its figures but for time."""
+    del processes
+    run = Run(method, references.model(method), point.beta, point.steps)
+    run, figures = _errors(run, references(method))
+    if point.part != "error":
+        figures["peak_bytes"] = peak_bytes(run.gradients, settings.device)
+    return _contender(run), figures
+
+
+def _admit_jax(
+    point: Point,
+    settings: Settings,
+    method: Method,
+    references: _References,
+    processes: contextlib.ExitStack,
+) -> tuple[timing.Contender, Record]:
+    """The same of the JAX library, in a process that ends with `processes`."""
+    start = jax_peer.Worker(
+        settings.jax_python,
+        method,
+        references.model(method),
+        point.beta,
+        point.steps,
+        settings.device,
+        settings.threads,
+    )
+    worker = processes.enter_context(start)
+    figures = _error_figures(worker.gradients(), references(method), None)
+    return jax_peer.Remote(worker, method), figures | {"raises": False} | worker.ready
 
 
 class _References:
@@ -142,10 +194,9 @@ def finite(value: float | None) -> float | None:
 
 
 def _times(
-    admitted: Sequence[tuple[Run, Record]], settings: Settings, point: Point
+    contenders: Sequence[timing.Contender], settings: Settings, point: Point
 ) -> dict[str, Record]:
     """By name of the method: its samples, taken in turn, and their ratio to the loop's."""
-    contenders = [_contender(run) for run, _ in admitted]
     timing.race(
         contenders,
         timing.CLOCKS[settings.device.type],
@@ -195,4 +246,5 @@ def blank_record(point: Point, settings: Settings, method: Method, model: models
         "parameters": sum(parameter.numel() for parameter in model.parameters),
         "threads": settings.threads,
         "refused": None,
+        "skipped": None,
     }

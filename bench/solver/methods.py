@@ -16,6 +16,12 @@ from torch_revdeq import RevDEQ, Solution, Stats
 State = Literal["exact"] | torch.dtype
 Adjoint = Literal["reversible", "backprop", "checkpoint", "functional"]
 Compiled = Literal["", "f", "whole", "both"]
+# From f, z0, x, beta and the number of steps to z at the end.
+Loop = Callable[[nn.Module, Tensor, Tensor, float, int], Tensor]
+
+
+class Skipped(Exception):  # noqa: N818 - no error: what was to be measured is not there
+    """A provider needs something that is not installed. Says how to get it."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +30,8 @@ class Method:
 
     `f` is the dtype that the map computes in. `options` are more of `solve`, of which "all" stands
     for all half steps or steps. `compiled` says what torch.compile is given: f, the whole solve, or
-    both one by one.
+    both one by one. `loop` is what runs where it is not `solve`, and `lerp_loop` where there is
+    none; with `jax` it is the authors' library in a process of its own (`jax_peer.py`).
     """
 
     name: str
@@ -33,6 +40,8 @@ class Method:
     f: torch.dtype = torch.float32
     options: tuple[tuple[str, Any], ...] = ()
     compiled: Compiled = ""
+    loop: Loop | None = None
+    jax: bool = False
 
     @property
     def kind(self) -> Literal["alternative", "revdeq"]:
@@ -106,7 +115,7 @@ class Run:
     def forward(self) -> tuple[Tensor, Solution | None]:
         """z at the end, and all there is to know of the solve."""
         model, method = self.model, self.method
-        run: Callable[..., Any] = solution_of if method.adjoint else lerp_loop
+        run: Callable[..., Any] = solution_of if method.adjoint else method.loop or lerp_loop
         if method.compiled in ("whole", "both"):
             run = compiled(run)
         if not method.adjoint:

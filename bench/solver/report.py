@@ -29,19 +29,24 @@ LOST = "lost"
 
 def print_tables(console: Console, records: Sequence[Record]) -> None:
     """The tables, the machine below them, and every refusal in full."""
-    measured = [record for record in records if not record["refused"]]
-    cost = [record for record in measured if record["part"] == "cost"]
+    measured = [record for record in records if not unmeasured(record)]
     error = [record for record in measured if record["part"] == "error"]
-    options = [record for record in measured if record["part"] == "options"]
-    for records_of_part in (cost, options):
-        if records_of_part:
-            console.print(cost_table(records_of_part))
+    for part in ("cost", "options", "peers"):
+        # Of the peers, one that is not installed keeps its row.
+        shown = measured if part != "peers" else [r for r in records if not r["refused"]]
+        of_part = [record for record in shown if record["part"] == part]
+        if of_part:
+            console.print(cost_table(of_part))
     if error:
         console.print(error_table(error))
     if any(record["raises"] for record in measured):
         console.print("* check=True raises ReconstructionError here, and no gradient is had")
+    for line in compile_times(measured):
+        console.print(line, highlight=False)
     if records:
         report.print_machine(console, records[0])
+    for text in absences(records):
+        console.print(text, style="yellow", highlight=False, soft_wrap=True)
     for text in refusals(records):
         console.print(f"refused: {text}", style="red", highlight=False)
 
@@ -52,6 +57,37 @@ def refusals(records: Sequence[Record]) -> list[str]:
         f"{case_label(r)}, N = {r['steps']}, {r['provider']}: {r['refused']}"
         for r in records
         if r["refused"]
+    ]
+
+
+def absences(records: Sequence[Record]) -> list[str]:
+    """Who was not there to be measured, by reason."""
+    names: dict[str, dict[str, None]] = {}
+    for record in records:
+        if skipped(record):
+            names.setdefault(record["skipped"], {})[record["provider"]] = None
+    return [f"skipped: {', '.join(found)}: {reason}" for reason, found in names.items()]
+
+
+def skipped(record: Record) -> bool:
+    """Whether the provider was not there to be measured. Older lines do not know the word."""
+    return bool(record.get("skipped"))
+
+
+def unmeasured(record: Record) -> bool:
+    """Whether a line holds a reason in place of figures."""
+    return bool(record["refused"]) or skipped(record)
+
+
+def compile_times(records: Sequence[Record]) -> list[str]:
+    """Of providers that tell how long they compiled, which no time above has in it."""
+    seconds: dict[str, list[float]] = {}
+    for record in records:
+        if record.get("compile_seconds") is not None:
+            seconds.setdefault(record["provider"], []).append(record["compile_seconds"])
+    return [
+        f"{name}: compiled in {min(taken):.1f} .. {max(taken):.1f} s, not in the times"
+        for name, taken in seconds.items()
     ]
 
 
@@ -74,7 +110,8 @@ def cost_table(records: Sequence[Record]) -> Table:
             table.add_section()
         shown = (point[0], str(point[1])) if last != point else ("", "")
         style = "bold" if record["kind"] == "revdeq" else None
-        table.add_row(*shown, record["provider"], *_cost_cells(record), style=style)
+        cells = ("skipped",) if skipped(record) else _cost_cells(record)
+        table.add_row(*shown, record["provider"], *cells, style=style)
         last = point
     return table
 
@@ -107,9 +144,11 @@ def error_cell(record: Record, name: str) -> str:
     """An error; starred where a user gets an exception in its place; empty where there is none."""
     value = record[name]
     if value is None:
-        reconstructs = record["adjoint"] == "reversible" or name == "gradient_error"
-        return f"{LOST} *" if reconstructs else ""
-    text = "0" if value == 0 else f"{value:.1e}"
+        if record["adjoint"] != "reversible" and name != "gradient_error":
+            return ""
+        text = LOST
+    else:
+        text = "0" if value == 0 else f"{value:.1e}"
     return f"{text} *" if record["raises"] else text
 
 
