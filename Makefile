@@ -26,9 +26,17 @@ help:  ## list these commands
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 16
 	@echo "Variables: PYTHON=python3.12, VENV=folder ('VENV=' uses PYTHON as it is), ARGS for pytest or bench"
 
+# A provider that is refused makes a run fail; the page says why, so it is written then too.
 bench: $(STATE)/.built  ## benchmark every op on the device at hand, and the solver; with ARGS the ops
+ifneq ($(ARGS),)
 	$(PY) -m bench $(ARGS)
-	$(if $(ARGS),,$(PY) -m bench.solver --parts cost --betas 0.5 --depths 2 8)
+else
+	status=0; \
+	$(PY) -m bench || status=1; \
+	$(PY) -m bench.solver --parts cost --betas 0.5 --depths 2 8 || status=1; \
+	$(PY) -m bench.html bench/out/results.jsonl bench/out/solver.jsonl --out bench/out/report.html; \
+	exit $$status
+endif
 
 test: $(STATE)/.built  ## run the tests of the default tier
 	$(PY) -m pytest $(ARGS)

@@ -13,11 +13,13 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from bench import harness, machine, plot, report, timing
+from bench import compare, harness, machine, plot, report, timing
 from bench.case import MEBIBYTE, Case, Plan
 from bench.harness import Record
 
 OUT = Path(__file__).resolve().parent / "out"
+# Options that say where files are, and nothing of what is measured.
+PLACES = ("--out", "--compare")
 CPU_SIZES_MB = (64.0,)
 GPU_SIZES_MB = (256.0, 64.0, 1024.0)
 # A pass on an exact state holds most: the state, its float64 twin, f, cast, grad, vjp, seed, both
@@ -39,6 +41,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--reference", action="store_true", help="time the reference backend too")
     parser.add_argument("--quick", action="store_true", help="a look, not a measurement")
     parser.add_argument("--out", type=Path, default=OUT, help="folder of the results")
+    parser.add_argument(
+        "--compare", type=compare.stored_lines, metavar="OLD", help="lines of an earlier run"
+    )
     return parser.parse_args(arguments)
 
 
@@ -98,10 +103,10 @@ def thread_counts(chosen: argparse.Namespace, device: torch.device) -> tuple[int
 
 
 def measure(
-    plan: Plan, cases: list[tuple[float, Case]], results: Path, console: Console
+    plan: Plan, cases: list[tuple[float, Case]], results: Path, console: Console, command: str
 ) -> list[Record]:
     """Run the cases; every record is on disk as soon as its case is done."""
-    facts = machine.facts(plan.device)
+    facts = machine.facts(plan.device) | {"command": command}
     records: list[Record] = []
     columns = (
         TextColumn("{task.description:24}"),
@@ -132,12 +137,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results, picture = chosen.out / "results.jsonl", chosen.out / "results.png"
     picture.unlink(missing_ok=True)
     console = Console(width=None if sys.stdout.isatty() else report.WIDTH)
-    records = measure(plan, cases, results, console)
+    given = sys.argv[1:] if arguments is None else arguments
+    command = machine.command_line("bench", given, places=PLACES)
+    records = measure(plan, cases, results, console, command)
     report.print_table(console, records)
     written = [str(results)]
     if plot.draw(records, picture):
         written.append(str(picture))
     console.print(f"written: {', '.join(written)}", highlight=False, soft_wrap=True)
+    if chosen.compare is not None:
+        compare.print_changes(console, chosen.compare, records)
     return 1 if any(record["refused"] for record in records) else 0
 
 

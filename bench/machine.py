@@ -6,7 +6,9 @@ import importlib.metadata
 import os
 import platform
 import re
+import shlex
 import subprocess
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -78,6 +80,18 @@ def version_of(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def command_line(module: str, arguments: Sequence[str], places: Sequence[str]) -> str:
+    """The command, without the options of `places`: paths of this machine say nothing elsewhere."""
+    kept: list[str] = []
+    skip = False
+    for argument in arguments:
+        name = argument.split("=", 1)[0]
+        if not skip and name not in places:
+            kept.append(argument)
+        skip = argument in places
+    return shlex.join(["python", "-m", module, *kept])
 
 
 def facts(device: torch.device) -> dict[str, str | int | float | None]:

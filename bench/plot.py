@@ -16,6 +16,7 @@ from bench import report
 from bench.harness import Record
 
 ALTERNATIVE_MARKERS = ("o", "s", "^", "v", "P", "X")
+REVDEQ_MARKERS = ("D", "*", "h")
 REVDEQ_COLOURS = ("#c1272d", "#0072b2", "#009e73")
 ALTERNATIVE_COLOURS = ("#9a9a9a", "#5f5f5f", "#c8a24a", "#7a6fac", "#6b9080", "#b07156")
 
@@ -38,7 +39,8 @@ def styles(records: Sequence[Record]) -> dict[str, dict[str, object]]:
         chosen[name] = {"color": colour, "marker": marker, "s": 42, "zorder": 3}
     for index, name in enumerate(own):
         colour = REVDEQ_COLOURS[index % len(REVDEQ_COLOURS)]
-        chosen[name] = {"color": colour, "marker": "D", "s": 58, "zorder": 4}
+        marker = REVDEQ_MARKERS[index % len(REVDEQ_MARKERS)]
+        chosen[name] = {"color": colour, "marker": marker, "s": 58, "zorder": 4}
     return chosen
 
 

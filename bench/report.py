@@ -113,8 +113,8 @@ def groups(records: Iterable[Record]) -> list[list[Record]]:
     return list(found.values())
 
 
-def print_table(console: Console, records: Sequence[Record]) -> None:
-    """The table, the machine below it, and every refusal in full."""
+def table_of(records: Sequence[Record]) -> Table:
+    """One row for each provider of each case."""
     table = Table(*COLUMNS, box=box.SIMPLE, header_style="bold", pad_edge=False)
     for column in table.columns:
         column.no_wrap = True
@@ -127,13 +127,25 @@ def print_table(console: Console, records: Sequence[Record]) -> None:
             cells = () if record is None else (record["provider"], *figures(record))
             table.add_row(label or "", *cells, style=style)
         table.add_section()
-    console.print(table)
+    return table
+
+
+def refusals(records: Iterable[Record]) -> list[str]:
+    """Who was refused, and why, in full."""
+    return [
+        f"{op_label(r)} ({types_label(r)}), {r['provider']}: {r['refused']}"
+        for r in records
+        if r["refused"]
+    ]
+
+
+def print_table(console: Console, records: Sequence[Record]) -> None:
+    """The table, the machine below it, and every refusal in full."""
+    console.print(table_of(records))
     if records:
         print_machine(console, records[0])
-    for record in records:
-        if record["refused"]:
-            label = f"{op_label(record)} ({types_label(record)}), {record['provider']}"
-            console.print(f"refused: {label}: {record['refused']}", style="red", highlight=False)
+    for text in refusals(records):
+        console.print(f"refused: {text}", style="red", highlight=False)
 
 
 def print_machine(console: Console, record: Record) -> None:

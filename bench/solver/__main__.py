@@ -13,11 +13,11 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from bench import machine
-from bench.__main__ import OUT, device_argument
+from bench import compare, machine
+from bench.__main__ import OUT, PLACES, device_argument
 from bench.harness import Record
 from bench.report import WIDTH, read
-from bench.solver import figures, methods, models, peers, report
+from bench.solver import figures, methods, models, peers, profiling, report
 from bench.solver.measure import (
     COST_DEPTHS,
     ERROR_BETAS,
@@ -58,9 +58,18 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="an interpreter that has the authors' library, for the peers (default: this one)",
     )
     parser.add_argument("--quick", action="store_true", help="a look, not a measurement")
+    parser.add_argument(
+        "--profile", action="store_true", help="instead: a trace of a step, and its parts"
+    )
     parser.add_argument("--append", action="store_true", help="keep the lines that are there")
     parser.add_argument("--out", type=Path, default=OUT, help="folder of the results")
-    return parser.parse_args(arguments)
+    parser.add_argument(
+        "--compare", type=compare.stored_lines, metavar="OLD", help="lines of an earlier run"
+    )
+    chosen = parser.parse_args(arguments)
+    if chosen.profile and (chosen.append or chosen.compare is not None):
+        parser.error("--profile: expected without --append and --compare, which are for times")
+    return chosen
 
 
 def interpreter(name: str) -> str:
@@ -120,10 +129,16 @@ def wants(parts: Sequence[str], name: str) -> bool:
 
 
 def run(
-    points: Sequence[Point], settings: Settings, file: Path, console: Console, *, append: bool
+    points: Sequence[Point],
+    settings: Settings,
+    file: Path,
+    console: Console,
+    *,
+    append: bool,
+    command: str,
 ) -> list[Record]:
     """Measure the points; the lines of each are on disk as soon as it is done."""
-    facts = machine.facts(settings.device)
+    facts = machine.facts(settings.device) | {"command": command}
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     records: list[Record] = []
@@ -142,16 +157,43 @@ def run(
     return records
 
 
+def profile(chosen: argparse.Namespace, command: str) -> int:
+    """Trace, store and print; 1 where a provider was refused, else 0."""
+    settings = settings_of(chosen)
+    sizes = models.QUICK if chosen.quick else models.FULL
+    wanted = profiling.wanted(chosen.providers)
+    points = [
+        Point(profiling.PART, model, sizes, beta, steps, wanted)
+        for model in chosen.models
+        for beta in chosen.betas or profiling.BETAS
+        for steps in chosen.depths or profiling.DEPTHS
+    ]
+    chosen.out.mkdir(parents=True, exist_ok=True)
+    facts = machine.facts(settings.device) | {"command": command}
+    records = profiling.run_points(points, settings, facts, chosen.out)
+    console = Console(width=None if sys.stdout.isatty() else WIDTH + 26)
+    profiling.print_tables(console, records)
+    traces = [chosen.out / record["trace"] for record in records if not record["refused"]]
+    written = [chosen.out / "profile.jsonl", *traces]
+    console.print(f"written: {', '.join(map(str, written))}", highlight=False, soft_wrap=True)
+    return 1 if any(record["refused"] for record in records) else 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, store, print and draw; 1 where a provider was refused, else 0."""
     chosen = parse(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    command = machine.command_line("bench.solver", given, places=(*PLACES, "--jax-python"))
+    if chosen.profile:
+        return profile(chosen, command)
     points = points_of(chosen)
     if not points:
         sys.exit("python -m bench.solver: the options leave nothing to measure")
     chosen.out.mkdir(parents=True, exist_ok=True)
     results = chosen.out / "solver.jsonl"
     console = Console(width=None if sys.stdout.isatty() else WIDTH + 26)
-    records = run(points, settings_of(chosen), results, console, append=chosen.append)
+    settings = settings_of(chosen)
+    records = run(points, settings, results, console, append=chosen.append, command=command)
     report.print_tables(console, records)
     written = [results]
     stored = read(results)
@@ -164,6 +206,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if draw(stored, picture):
             written.append(picture)
     console.print(f"written: {', '.join(map(str, written))}", highlight=False, soft_wrap=True)
+    if chosen.compare is not None:
+        compare.print_changes(console, chosen.compare, records)
     return 1 if any(record["refused"] for record in records) else 0
 
 

@@ -35,7 +35,7 @@ STYLES |= {
     "exact": STYLES["reversible exact"],
     "float32": STYLES["reversible float32"],
     "float64": STYLES["reversible float64"],
-    "exact, f bfloat16": {"color": "#e08a8d", "marker": "D", "linestyle": "--"},
+    "exact, f bfloat16": {"color": "#e08a8d", "marker": "*", "linestyle": ":"},
     "bfloat16": {"color": "#6b6b6b", "marker": "X", "linestyle": "-"},
 }
 # Ends of the vertical axes. Errors beyond them differ in how wrong they are, which nobody asks.

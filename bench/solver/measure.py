@@ -67,7 +67,7 @@ def measure(point: Point, settings: Settings, model: models.Model) -> Iterator[R
     missing: list[Record] = []
     with contextlib.ExitStack() as processes:
         for method in point.methods:
-            blank = _record(point, settings, method, model)
+            blank = blank_record(point, settings, method, model)
             admit = _admit_jax if method.jax else _admit
             try:
                 contender, figures = admit(point, settings, method, references, processes)
@@ -229,7 +229,8 @@ def _contender(run: Run) -> timing.Contender:
     return timing.Contender(provider, [run.gradients])
 
 
-def _record(point: Point, settings: Settings, method: Method, model: models.Model) -> Record:
+def blank_record(point: Point, settings: Settings, method: Method, model: models.Model) -> Record:
+    """What a line says of any figure."""
     dtypes = {"state": method.state or method.f, "f": method.f}
     return {
         "benchmark": "solver",

@@ -45,14 +45,28 @@ def print_tables(console: Console, records: Sequence[Record]) -> None:
         console.print(line, highlight=False)
     if records:
         report.print_machine(console, records[0])
-    for reason in dict.fromkeys(record["skipped"] for record in records if skipped(record)):
-        names = dict.fromkeys(r["provider"] for r in records if r.get("skipped") == reason)
-        line = f"skipped: {', '.join(names)}: {reason}"
-        console.print(line, style="yellow", highlight=False, soft_wrap=True)
+    for text in absences(records):
+        console.print(text, style="yellow", highlight=False, soft_wrap=True)
+    for text in refusals(records):
+        console.print(f"refused: {text}", style="red", highlight=False)
+
+
+def refusals(records: Sequence[Record]) -> list[str]:
+    """Who was refused, and why, in full."""
+    return [
+        f"{case_label(r)}, N = {r['steps']}, {r['provider']}: {r['refused']}"
+        for r in records
+        if r["refused"]
+    ]
+
+
+def absences(records: Sequence[Record]) -> list[str]:
+    """Who was not there to be measured, by reason."""
+    names: dict[str, dict[str, None]] = {}
     for record in records:
-        if record["refused"]:
-            label = f"{case_label(record)}, N = {record['steps']}, {record['provider']}"
-            console.print(f"refused: {label}: {record['refused']}", style="red", highlight=False)
+        if skipped(record):
+            names.setdefault(record["skipped"], {})[record["provider"]] = None
+    return [f"skipped: {', '.join(found)}: {reason}" for reason, found in names.items()]
 
 
 def skipped(record: Record) -> bool:

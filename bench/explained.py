@@ -1,0 +1,68 @@
+"""What the page says in words, taken from `bench/README.md` so that it is written once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+
+README = Path(__file__).resolve().parent / "README.md"
+_markdown = MarkdownIt("commonmark").enable("table")
+# A link leads to a file beside the README, or away; a page that stands alone keeps its text.
+_markdown.add_render_rule("link_open", lambda *_: "")
+_markdown.add_render_rule("link_close", lambda *_: "")
+
+
+@cache
+def meanings(of: str) -> dict[str, str]:
+    """By name: what a provider or a part is, as HTML. From tables headed `| provider | is |`."""
+    found: dict[str, str] = {}
+    for row in _rows(README.read_text(encoding="utf-8"), [of, "is"]):
+        if len(row) == 2:
+            for name in re.findall(r"`([^`]+)`", row[0]):
+                found[name] = _markdown.renderInline(row[1])
+    return found
+
+
+def _rows(text: str, head: list[str]) -> Iterator[list[str]]:
+    """The cells of the rows below such a head."""
+    cells: list[str] = []
+    inside = False
+    for token in _markdown.parse(text):
+        if token.type == "tr_open":
+            cells = []
+        elif token.type == "inline":
+            cells.append(token.content)
+        elif token.type == "thead_close":
+            inside = cells == head
+        elif token.type == "tr_close" and inside and cells != head:
+            yield cells
+        elif token.type == "table_close":
+            inside = False
+
+
+def section(heading: str) -> str:
+    """What stands below a heading, up to the next one that is not deeper, as HTML."""
+    tokens = _markdown.parse(README.read_text(encoding="utf-8"))
+    starts = [i for i, token in enumerate(tokens) if _is_heading(tokens, i, heading)]
+    if len(starts) != 1:
+        raise ValueError(
+            f"{README.name}: expected one heading {heading!r}, got {len(starts)}; the page takes "
+            "its words from there, so rename both"
+        )
+    begin, level = starts[0] + 3, tokens[starts[0]].tag
+    ends = (
+        i
+        for i in range(begin, len(tokens))
+        if tokens[i].type == "heading_open" and tokens[i].tag <= level
+    )
+    body = tokens[begin : next(ends, len(tokens))]
+    return _markdown.renderer.render(body, _markdown.options, {})
+
+
+def _is_heading(tokens: list[Token], i: int, text: str) -> bool:
+    return tokens[i].type == "heading_open" and tokens[i + 1].content == text
