@@ -30,7 +30,7 @@ TARGETS += [GPUTarget("hip", "gfx942", 64)]
 # Bytes a thread. ptxas spills a few where that lets more warps run, which kernels depends on its
 # version; a kernel that does not fit spills hundreds.
 SPILL_LIMIT = 32
-ARCHITECTURES: dict[str, tuple[int, ...]] = {}  # of kernels that are not for all targets
+ARCHITECTURES: dict[str, tuple[int, ...]] = {}  # of signatures that are not for all
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
 
@@ -164,9 +164,9 @@ def main() -> int:
         return 1
     tasks = [
         (index, target)
-        for index, (_, kernel, *_) in enumerate(SIGNATURES)
+        for index, (label, *_) in enumerate(SIGNATURES)
         for target in TARGETS
-        if target.arch in ARCHITECTURES.get(kernel.fn.__name__, (target.arch,))
+        if target.arch in ARCHITECTURES.get(label, (target.arch,))
     ]
     with tempfile.TemporaryDirectory() as cache:
         os.environ["TRITON_CACHE_DIR"] = cache  # an empty one: everything is compiled

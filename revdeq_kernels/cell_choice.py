@@ -20,15 +20,16 @@ IMPLEMENTATIONS = {"composite": NAMESPACE, "triton": f"{NAMESPACE}_triton"}
 """The implementations, and where torch.ops holds the ops of each.
 
 composite  matmuls and the half-step ops: the definition, on every device
-triton     one launch for all steps, for cells of TRITON_FEATURES on a GPU of ARCHITECTURES; sums
+triton     one launch for all steps, for cells of TRITON_FEATURES on a GPU of WIDEST; sums
            with w in float32 are of products in three TF32, which err as float32 does
 """
 
 TRITON_FEATURES = {BF16: (32, 64, 128), F16: (32, 64, 128), F32: (32, 64)}
 """The numbers of features that the Triton kernels take, by dtype of w."""
 
-ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
-"""Where the Triton kernels fit into shared memory and registers; they were compiled, not run."""
+WIDEST = {"sm_80": 64, "sm_90": 128, "sm_100": 128}
+"""Where the Triton kernels fit into shared memory and registers, by architecture, and the most
+features that do; they were compiled, not run."""
 
 FASTEST: dict[tuple[str, int, torch.dtype], str] = {}
 """(architecture such as "sm_90", features, dtype of w) -> what is fastest there, if that is not the
@@ -62,10 +63,16 @@ def why_not(implementation: str, w: Tensor) -> str | None:
         return f"it takes features of {kinds}, got {w.shape[0]} in {w.dtype}; take 'composite'"
     if reason := backends.why_not("triton", w.device.type):
         return f"{reason}; 'composite' runs anywhere"
-    if w.device.type == "cuda" and first_use.architecture(w.device) not in ARCHITECTURES:
-        got = first_use.architecture(w.device)
-        return f"it takes GPUs of {', '.join(ARCHITECTURES)}, got {got}; take 'composite'"
+    if w.device.type == "cuda":
+        return _why_not_on(first_use.architecture(w.device), w.shape[0])
     return None
+
+
+def _why_not_on(architecture: str, features: int) -> str | None:
+    if features <= WIDEST.get(architecture, 0):
+        return None
+    limits = ", ".join(f"{name} up to {most} features" for name, most in WIDEST.items())
+    return f"it takes GPUs of {limits}, got {features} on {architecture}; take 'composite'"
 
 
 _tried: set[tuple[Any, ...]] = set()

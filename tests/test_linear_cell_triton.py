@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import revdeq_kernels as rk
 from cell_tolerances import assert_within_bounds
 from conftest import BACKENDS
 from linear_cells import first_rows, make, run
-from revdeq_kernels import cell_checks, cell_choice
+from revdeq_kernels import backends, cell_checks, cell_choice, first_use
 
 if "triton" not in BACKENDS:
     pytest.skip("Triton's interpreter is off", allow_module_level=True)
@@ -135,8 +136,27 @@ def test_a_trial_is_made_once_for_a_kind_of_cell(monkeypatch: pytest.MonkeyPatch
 def test_what_is_offered_is_what_is_compiled() -> None:
     features = {cell_launch.TYPES[w]: ds for w, ds in cell_choice.TRITON_FEATURES.items()}
     assert features == {w: tuple(found) for w, found in kernels.CONFIGURATIONS.items()}
-    assert tuple(f"sm_{a}" for a in cell_aot.ARCHITECTURES) == cell_choice.ARCHITECTURES
+    assert {f"sm_{a}": most for a, most in cell_aot.WIDEST.items()} == cell_choice.WIDEST
+    compiled = cell_aot.architectures()
+    assert {compiled[name] for name in compiled if " 128 " in name} == {(90, 100)}
+    assert compiled["cell back bf16 64 act 2 float32"] == (80, 90, 100)
     assert cell_launch.ACTS.keys() == set(cell_checks.ACTS)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "d", "taken"),
+    [("sm_80", 64, True), ("sm_80", 128, False), ("sm_90", 128, True), ("sm_120", 32, False)],
+)
+def test_a_gpu_that_does_not_hold_the_kernels_is_refused(
+    architecture: str, d: int, taken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(first_use, "architecture", lambda device: architecture)
+    monkeypatch.setattr(backends, "why_not", lambda name, device: None)
+    w = SimpleNamespace(shape=(d, d), dtype=BF16, device=torch.device("cuda", 0))
+    reason = cell_choice.why_not("triton", w)  # type: ignore[arg-type]
+    assert (reason is None) == taken
+    if reason is not None:
+        assert "it takes GPUs of sm_80 up to 64 features" in reason and "'composite'" in reason
 
 
 def type_of(name: str, argument: Any) -> Any:

@@ -58,10 +58,8 @@ def signatures() -> Iterator[Specialisation]:
     yield from cell_aot.signatures()
 
 
-ARCHITECTURES = dict.fromkeys(
-    ("forward_kernel", "backward_kernel", "sum_programs"), cell_aot.ARCHITECTURES
-)
-"""The kernels that are launched on some NVIDIA GPUs only, by name, and on which."""
+ARCHITECTURES = cell_aot.architectures()
+"""The signatures that are launched on some NVIDIA GPUs only, by label, and on which."""
 
 
 def _launch(

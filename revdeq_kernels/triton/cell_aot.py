@@ -14,15 +14,25 @@ from . import cell_step
 from . import linear_cell as kernels
 from .half_step import GENERAL, INTEGER, OPTIONS, SHIFT
 
-ARCHITECTURES = (80, 90, 100)
-"""The compute capabilities for which these are compiled, and no others: on others the shared memory
-does not hold what they keep there."""
+WIDEST = {80: 64, 90: 128, 100: 128}
+"""The compute capabilities for which these are compiled, and the most features that registers hold
+there: on sm_80 128 spill up to 96 bytes a thread, by the version of Triton. Of other GPUs the shared
+memory does not hold what they keep there."""
 
 Form = tuple[Any, int, str] | None
 """Of an exact state: the form, the digits per byte and the type of `half`; None for float32."""
 
 _LEAST: Form = (SHIFT, 8, "i32")
 _MOST: Form = (GENERAL, 1, "i64")
+
+
+def architectures() -> dict[str, tuple[int, ...]]:
+    """The compute capabilities of each signature, by its label."""
+    found: dict[str, tuple[int, ...]] = {}
+    for label, _, _, constants in signatures():
+        features = constants.get("FEATURES", 0)
+        found[label] = tuple(a for a, most in WIDEST.items() if features <= most)
+    return found
 
 
 def signatures() -> Iterator[tuple[str, Any, dict[str, Any], dict[str, Any]]]:
