@@ -16,8 +16,8 @@ from .half_step import GENERAL, INTEGER, OPTIONS, SHIFT
 
 WIDEST = {80: 64, 90: 128, 100: 128}
 """The compute capabilities for which these are compiled, and the most features that registers hold
-there: on sm_80 128 spill up to 96 bytes a thread, by the version of Triton. Of other GPUs the shared
-memory does not hold what they keep there."""
+there: on sm_80 128 spill up to 96 bytes a thread, by the version of Triton. On other GPUs shared
+memory does not hold what these keep there."""
 
 Form = tuple[Any, int, str] | None
 """Of an exact state: the form, the digits per byte and the type of `half`; None for float32."""

@@ -61,8 +61,8 @@ CONFIGURATIONS: dict[str, dict[int, Configuration]] = {
 }
 """By the type of W and the features: what the architectures of ``cell_aot.py`` hold in registers,
 but for some bytes (32 a thread at the most, which .ci/triton_aot.py asserts). With twice the rows
-the way back spills tens of bytes or hundreds; 128 features in float32 spill a thousand at any number
-of rows, and with 256 the gradient of W alone, 256 KiB, fills the registers of a processor."""
+the way back spills tens of bytes or hundreds; 128 features in float32 spill a thousand at any
+number of rows, and with 256 the gradient of W alone, 256 KiB, fills a processor's registers."""
 
 STEP = [
     "keep",
