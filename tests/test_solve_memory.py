@@ -29,11 +29,14 @@ def peak(steps: int, **options: object) -> int:
     return peak_bytes(train, CPU)
 
 
+@pytest.mark.parametrize("adjoint", ["reversible", "functional"])
 @pytest.mark.parametrize("beta", [0.3, 0.2])
 @pytest.mark.parametrize("state", [torch.float32, torch.float64], ids=str)
-def test_float_states_take_the_same_memory_at_any_depth(state: torch.dtype, beta: float) -> None:
+def test_float_states_take_the_same_memory_at_any_depth(
+    state: torch.dtype, beta: float, adjoint: str
+) -> None:
     """With check=False, because at this depth the gradient is long lost."""
-    options = {"state": state, "beta": beta, "check": False}
+    options = {"state": state, "beta": beta, "check": False, "adjoint": adjoint}
     assert peak(64, **options) <= 1.05 * peak(2, **options)
 
 
