@@ -1,0 +1,272 @@
+"""What the rows of docs/composes.md are about: a solve with each feature, by a given adjoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import grad, hessian, jvp, vmap
+from torch.utils import _pytree as pytree
+
+from cells import MLP
+from torch_revdeq import RevDEQ, solve
+
+F32, F64 = torch.float32, torch.float64
+
+Feature = Callable[[str], list[Tensor]]
+FEATURES: dict[str, Feature] = {}
+
+
+def feature(name: str) -> Callable[[Feature], Feature]:
+    """What a row is about: gradients and solutions by a given adjoint."""
+
+    def note(function: Feature) -> Feature:
+        FEATURES[name] = function
+        return function
+
+    return note
+
+
+def found(
+    adjoint: str,
+    f: Callable[..., Any] | None = None,
+    *,
+    dtype: torch.dtype = F64,
+    wrt: tuple[Tensor, ...] = (),
+    z0: Callable[[Tensor], Any] | None = None,
+    **options: Any,
+) -> list[Tensor]:
+    """z, y, all gradients and the saved states of a solve of f, by default of an MLP."""
+    f = MLP(dtype=dtype) if f is None else f
+    x = torch.randn(6, 16, dtype=dtype, requires_grad=True)
+    start = torch.zeros_like(x) if z0 is None else z0(x)
+    options = {"max_steps": 2, "beta": 0.4, "state": dtype, "adjoint": adjoint, **options}
+    solution = solve(f, start, x, **options)
+    outputs = pytree.tree_leaves([solution.z, solution.y, *solution.saved])
+    parameters = f.parameters() if isinstance(f, nn.Module) else ()
+    tensors = [x, *wrt, *(p for p in parameters if p.requires_grad)]
+    losses = torch.stack([t.double().square().sum() for t in outputs])
+    return [*outputs, *torch.autograd.grad(losses.sum(), tensors)]
+
+
+def of_state(state: Any, dtype: torch.dtype) -> Feature:
+    return lambda adjoint: found(adjoint, dtype=dtype, state=state)
+
+
+FEATURES |= {
+    "exact state": of_state("exact", F32),
+    "float32 state": of_state(F32, F32),
+    "float64 state": of_state(F64, F64),
+    "bfloat16 state": of_state(torch.bfloat16, torch.bfloat16),
+}
+
+
+def of_options(**options: Any) -> Feature:
+    return lambda adjoint: found(adjoint, **options)
+
+
+FEATURES |= {
+    "beta for each step": of_options(beta=[0.3, 0.5]),
+    "random depth": of_options(max_steps=lambda: int(torch.randint(2, 4, ()))),
+    "tol": of_options(tol=0.3, max_steps=4),
+    "per_sample": of_options(tol=0.3, per_sample=True, max_steps=4),
+    "save_at": of_options(save_at=[1, 2]),
+    "backward_steps": of_options(backward_steps=1),
+    "store_last": of_options(store_last=1),
+}
+
+
+@feature("y0")
+def _y0(adjoint: str) -> list[Tensor]:
+    y0 = torch.randn(6, 16, dtype=F64, requires_grad=True)
+    return found(adjoint, y0=y0, wrt=(y0,))
+
+
+@feature("pytree as state")
+def _pytree(adjoint: str) -> list[Tensor]:
+    w = torch.randn(16, dtype=F64, requires_grad=True)
+
+    def f(z: dict[str, Tensor], x: Tensor, w: Tensor) -> dict[str, Tensor]:
+        h = torch.tanh(z["a"] * w + x)
+        return {"a": h, "b": torch.tanh(z["b"] + h.mean(1))}
+
+    x = torch.randn(6, 16, dtype=F64)
+    z0 = {"a": torch.zeros_like(x), "b": torch.zeros(6, dtype=F64)}
+    z = solve(f, z0, x, w, max_steps=2, beta=0.4, adjoint=adjoint).z  # type: ignore[arg-type]
+    return [*z.values(), *torch.autograd.grad(z["a"].sum() + z["b"].square().sum(), w)]
+
+
+def _learned(dtype: torch.dtype, state: Any, shape: tuple[int, ...] = ()) -> Feature:
+    def run(adjoint: str) -> list[Tensor]:
+        beta = torch.full(shape, 0.4, dtype=dtype, requires_grad=not shape)
+        wrt = () if shape else (beta,)
+        return found(adjoint, dtype=dtype, state=state, beta=beta, wrt=wrt)
+
+    return run
+
+
+FEATURES |= {
+    "beta that learns, exact state": _learned(F32, "exact"),
+    "beta that learns, float state": _learned(F64, F64),
+    "beta for each channel": _learned(F64, F64, (16,)),
+}
+
+
+@feature("dropout")
+def _dropout(adjoint: str) -> list[Tensor]:
+    return found(adjoint, MLP(p=0.3, dtype=F64))
+
+
+@feature("autocast")
+def _autocast(adjoint: str) -> list[Tensor]:
+    with torch.autocast("cpu", torch.bfloat16):
+        return found(adjoint, dtype=F32)
+
+
+class Normed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mlp, self.norm = MLP(dtype=F64), nn.BatchNorm1d(16, dtype=F64)
+
+    def forward(self, z: Tensor, x: Tensor) -> Tensor:
+        return self.norm(self.mlp(z, x))
+
+
+@feature("BatchNorm in training")
+def _batch_norm(adjoint: str) -> list[Tensor]:
+    f = Normed()
+    result = found(adjoint, f)
+    return [*result, f.norm.running_mean, f.norm.num_batches_tracked]  # type: ignore[list-item]
+
+
+def _spectral() -> MLP:
+    f = MLP(dtype=F64)
+    nn.utils.parametrizations.spectral_norm(f.a)
+    return f
+
+
+@feature("spectral_norm in training")
+def _spectral_norm(adjoint: str) -> list[Tensor]:
+    return found(adjoint, _spectral())
+
+
+def _spectral_loop(_: str) -> list[Tensor]:
+    f = _spectral()
+    x = torch.randn(6, 16, dtype=F64, requires_grad=True)
+    y = z = torch.zeros_like(x)
+    for _step in range(2):
+        y = 0.6 * y + 0.4 * f(z, x)
+        z = 0.6 * z + 0.4 * f(y, x)
+    loss = z.square().sum() + y.square().sum()
+    return [z, y, *torch.autograd.grad(loss, [x, *f.parameters()])]
+
+
+ALONE: dict[str, Feature] = {
+    "spectral_norm in training": _spectral_loop,
+    "store_last": lambda _: found("backprop"),
+}
+"""What a row is held to that one adjoint alone can do."""
+
+
+@feature("f closes over a leaf")
+def _leaf(adjoint: str) -> list[Tensor]:
+    w = torch.randn(16, dtype=F64, requires_grad=True)
+    return found(adjoint, lambda z, x: torch.tanh(z * w + x), wrt=(w,))
+
+
+@feature("f closes over a computed tensor")
+def _computed(adjoint: str) -> list[Tensor]:
+    w = torch.randn(16, dtype=F64, requires_grad=True)
+    twice = 2 * w
+    return found(adjoint, lambda z, x: torch.tanh(z * twice + x), wrt=(w,))
+
+
+@feature("no_grad")
+def _no_grad(adjoint: str) -> list[Tensor]:
+    f, x = MLP(dtype=F64), torch.randn(6, 16, dtype=F64)
+    with torch.no_grad():
+        solution = solve(f, x * 0, x, state=F64, adjoint=adjoint)  # type: ignore[arg-type]
+    assert not solution.z.requires_grad
+    return [solution.z, solution.y]
+
+
+@feature("retain_graph")
+def _retained(adjoint: str) -> list[Tensor]:
+    f, x = MLP(dtype=F64), torch.randn(6, 16, dtype=F64)
+    z = solve(f, x * 0, x, max_steps=2, adjoint=adjoint).z  # type: ignore[arg-type]
+    parameters = list(f.parameters())
+    first = torch.autograd.grad(z.sum(), parameters, retain_graph=True)
+    return [*first, *torch.autograd.grad(z.square().sum(), parameters)]
+
+
+def _second(dtype: torch.dtype, state: Any) -> Feature:
+    def run(adjoint: str) -> list[Tensor]:
+        f, x = MLP(dtype=dtype), torch.randn(6, 16, dtype=dtype, requires_grad=True)
+        options: dict[str, Any] = {"max_steps": 2, "beta": 0.4, "state": state}
+        z = solve(f, x * 0, x, adjoint=adjoint, **options).z  # type: ignore[arg-type]
+        (first,) = torch.autograd.grad(z.square().sum(), x, create_graph=True)
+        return list(torch.autograd.grad(first.square().sum(), [x, *f.parameters()]))
+
+    return run
+
+
+FEATURES |= {
+    "second derivative, float state": _second(F64, F64),
+    "second derivative, exact state": _second(F32, "exact"),
+}
+
+
+def _transformed(transform: Callable[[Any, Tensor, Tensor], Any]) -> Feature:
+    def run(adjoint: str) -> list[Tensor]:
+        w, x = torch.randn(4, 4, dtype=F64), torch.randn(4, 4, dtype=F64)
+
+        def loss(w: Tensor, x: Tensor) -> Tensor:
+            options: dict[str, Any] = {"max_steps": 2, "beta": 0.4, "adjoint": adjoint}
+            z = solve(lambda z, w, x: torch.tanh(z @ w + x), x * 0, w, x, **options).z
+            return z.square().sum()
+
+        return [transform(loss, w, x)]
+
+    return run
+
+
+FEATURES |= {
+    "torch.func.grad": _transformed(lambda loss, w, x: grad(loss)(w, x)),
+    "torch.func.vmap": _transformed(lambda loss, w, x: vmap(loss, (None, 0))(w, x)),
+    "torch.func.jvp": _transformed(lambda loss, w, x: jvp(loss, (w, x), (x, w))[1]),
+    "torch.func.hessian": _transformed(lambda loss, w, x: hessian(loss)(w, x)),
+}
+
+
+@feature("compiled f")
+def _compiled(adjoint: str) -> list[Tensor]:
+    f = MLP(dtype=F64)
+    f.compile(backend="aot_eager")
+    return found(adjoint, f)
+
+
+@feature("fullgraph")
+def _whole(adjoint: str) -> list[Tensor]:
+    f, x = MLP(dtype=F64), torch.randn(6, 16, dtype=F64, requires_grad=True)
+    rng = "none" if adjoint == "functional" else "auto"
+    layer = RevDEQ(f, max_steps=2, beta=0.4, state=F64, adjoint=adjoint, rng=rng)
+    z = torch.compile(layer, backend="aot_eager", fullgraph=True)(x)
+    return [z, *torch.autograd.grad(z.square().sum(), [x, *f.parameters()])]
+
+
+# ---- how near two ways to compute them must be -----------------------------------------------
+
+# A state comes back to within its roundings over 0.6^4: 2^3 of them, in each of 2^3 half steps at
+# most. A derivative of f passes that on to a gradient, twice for a second one: 2^4 more.
+ROUNDINGS = 2.0**10
+BOUND = ROUNDINGS * torch.finfo(F64).eps
+BOUNDS: dict[str, float] = {
+    "exact state": 0.0,
+    "beta that learns, exact state": 0.0,
+    "float32 state": ROUNDINGS * torch.finfo(F32).eps,
+    # So many roundings of bfloat16 would bound nothing; they do not all point one way.
+    "bfloat16 state": 2.0**-3,
+    "autocast": 2.0**-3,
+}
