@@ -270,3 +270,15 @@ BOUNDS: dict[str, float] = {
     "bfloat16 state": 2.0**-3,
     "autocast": 2.0**-3,
 }
+
+# ---- in a CUDA graph -----------------------------------------------------------------------------
+
+GRAPHED: dict[str, dict[str, Any]] = {
+    "save_at": {"save_at": [1, 2]},
+    "backward_steps": {"backward_steps": 2},
+    "store_last": {"store_last": 3},
+    "learned beta": {},
+    "autocast": {},
+    "compiled f": {},
+}
+"""The options whose cells only a GPU can test: ``test_solve_cuda.py`` does."""

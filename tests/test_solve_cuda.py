@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cells import CELLS, MLP, cell_and_input
+from composing import GRAPHED
 from torch_revdeq import RangeError, ReconstructionError, RevDEQ, Solution, graphed, solve
 from torch_revdeq.testing import assert_exact_gradients
 
@@ -176,6 +177,38 @@ def test_a_layer_as_two_graphs(state: Any) -> None:
             assert torch.equal(a, b)
         assert layer.stats is not None
         layer.stats.verify()
+
+
+@pytest.mark.parametrize("name", GRAPHED)
+def test_options_in_a_graph(name: str) -> None:
+    """The cells of docs/composes.md for which there is no test without a GPU."""
+    torch.manual_seed(0)
+    f, other = MLP().cuda(), MLP().cuda()
+    other.load_state_dict(f.state_dict())
+    options: dict[str, Any] = {"max_steps": 3, "rng": "none", "frac_bits": 18, **GRAPHED[name]}
+    x = torch.randn(32, 16, device="cuda", requires_grad=True)
+    if name == "learned beta":
+        beta = torch.tensor(0.4, device="cuda", requires_grad=True)
+        with pytest.raises(ValueError, match="beta: expected numbers for an exact state"):
+            graphed(RevDEQ(f, beta=beta, **options), x)
+        return
+    if name == "compiled f":
+        f.compile(dynamic=False)
+        other.compile(dynamic=False)
+    plain, layer = RevDEQ(other, **options), RevDEQ(f, **options)
+    on = name == "autocast"
+    with torch.autocast("cuda", torch.bfloat16, enabled=on, cache_enabled=False):
+        graphed(layer, x)
+        for _ in range(2):
+            x = torch.randn(32, 16, device="cuda", requires_grad=True)
+            found = []
+            for each, cell in ((plain, other), (layer, f)):
+                z = each(x)
+                grads = torch.autograd.grad(z.square().sum(), [x, *cell.parameters()])
+                found.append([z.detach().clone(), *(g.clone() for g in grads)])
+            assert all(map(torch.equal, *found))
+    assert layer.stats is not None
+    layer.stats.verify()
 
 
 def test_a_replay_whose_check_fails() -> None:
