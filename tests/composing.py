@@ -266,7 +266,7 @@ BOUNDS: dict[str, float] = {
     "exact state": 0.0,
     "beta that learns, exact state": 0.0,
     "float32 state": ROUNDINGS * torch.finfo(F32).eps,
-    # So many roundings of bfloat16 would bound nothing; they do not all point one way.
+    # So many roundings of bfloat16 would bound nothing. Twice what ``solve`` lets a state be off.
     "bfloat16 state": 2.0**-3,
     "autocast": 2.0**-3,
 }

@@ -166,7 +166,7 @@ def test_a_section_ends_where_the_next_begins() -> None:
 
 
 def test_the_command_line_is_stored_without_its_places(tmp_path: Path) -> None:
-    given = ["--out", "/tmp/x", "--only", "a b", "--out=/tmp/y", "--threads", "1"]
+    given = ["--out", "/a/folder", "--only", "a b", "--out=/another", "--threads", "1"]
     expected = "python -m bench --only 'a b' --threads 1"
     assert machine.command_line("bench", given, places=("--out",)) == expected
     tiny = ("--quick", "--device", "cpu", "--sizes-mb", "0.01", "--samples", "1", "--threads", "1")

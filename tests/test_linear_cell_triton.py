@@ -13,12 +13,13 @@ import revdeq_kernels as rk
 from cell_tolerances import assert_within_bounds
 from conftest import BACKENDS
 from linear_cells import first_rows, make, run
-from revdeq_kernels import backends, cell_checks, cell_choice, first_use
+from revdeq_kernels import backends, cell_checks, cell_choice, composite, first_use
+from torch_revdeq.verification import TOLERANCE
 
 if "triton" not in BACKENDS:
     pytest.skip("Triton's interpreter is off", allow_module_level=True)
 
-from revdeq_kernels.triton import cell_aot, cell_launch
+from revdeq_kernels.triton import cell_aot, cell_launch, cell_step
 from revdeq_kernels.triton import linear_cell as kernels
 
 F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
@@ -141,6 +142,7 @@ def test_what_is_offered_is_what_is_compiled() -> None:
     assert {compiled[name] for name in compiled if " 128 " in name} == {(90, 100)}
     assert compiled["cell back bf16 64 act 2 float32"] == (80, 90, 100)
     assert cell_launch.ACTS.keys() == set(cell_checks.ACTS)
+    assert cell_step.TOLERANCE.value == composite.TOLERANCE == TOLERANCE[F32]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import gc
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +18,8 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from cells import MLP
 from torch_revdeq import CaptureError, ReconstructionError, RevDEQ, Solution, opaque, solve
 from torch_revdeq.testing import assert_exact_gradients
+
+ROOT = Path(__file__).parent.parent
 
 # Dynamo looks at the .grad of every input, and silences torch's warning, but not where warnings
 # are errors.
@@ -269,6 +274,22 @@ def test_with_inductor(model: type[nn.Module]) -> None:
     got, want = gradients(made, whole(made, "inductor"), x), gradients(made, made, x)
     for a, b in zip(got, want, strict=True):
         torch.testing.assert_close(a, b)
+
+
+IMPORTED_IN_INFERENCE = """
+import torch
+with torch.inference_mode():
+    from torch_revdeq import RevDEQ
+layer, x = RevDEQ(torch.nn.Bilinear(4, 4, 4), max_steps=2), torch.randn(3, 4)
+run = torch.compile(layer, backend="aot_eager", fullgraph=True)
+found = [torch.autograd.grad(f(x).sum(), list(layer.parameters())) for f in (layer, run)]
+assert all(map(torch.equal, *found)) and found[1][0].abs().max() > 0
+"""
+
+
+def test_where_it_was_imported_does_not_matter() -> None:
+    """An operator is differentiated as in a thread at rest, not as in the one that imported it."""
+    subprocess.run([sys.executable, "-c", IMPORTED_IN_INFERENCE], check=True, cwd=ROOT)
 
 
 # ---- what cannot be --------------------------------------------------------------------------

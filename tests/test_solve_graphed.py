@@ -69,6 +69,11 @@ def test_a_float_state_has_no_bits_to_fix() -> None:
             graphed(layer, torch.randn(4, 16, dtype=dtype))
 
 
+def test_it_needs_a_sample() -> None:
+    with pytest.raises(ValueError, match="samples: expected an input like those to come"):
+        graphed(RevDEQ(MLP(), **FIXED))
+
+
 @pytest.mark.usefixtures("captured")
 def test_checks_are_read_when_they_are_asked_for() -> None:
     """And not before: what they are about is there after a replay."""

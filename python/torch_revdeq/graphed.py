@@ -33,9 +33,11 @@ def graphed(layer: RevDEQ, *samples: Tensor, warmup: int = 3) -> RevDEQ:
         whose check failed is NaN without that.
 
     Raises:
-        ValueError: an option that a graph cannot hold, or samples on another device.
+        ValueError: an option that a graph cannot hold; no samples, or some on another device.
         RuntimeError: f draws random numbers, which a replay would not repeat on its way back.
     """
+    if not samples:
+        raise ValueError("samples: expected an input like those to come, got none; pass one")
     options = layer.options
     frac_bits = options.get("frac_bits", "auto")
     state = options.get("state", "auto")

@@ -9,12 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-ACTS: dict[str, Callable[[Tensor], Tensor]] = {
-    "tanh": torch.tanh,
-    "relu": torch.relu,
-    "gelu": F.gelu,
-    "silu": F.silu,
-}
+from revdeq_kernels.composite import ACTIVATIONS
+
+ACTS: dict[str, Callable[[Tensor], Tensor]] = {name: act for name, (act, _) in ACTIVATIONS.items()}
 
 GAIN = 0.7
 """The norm of W at the beginning: with the slope of act, at most 1.13 (gelu's), f brings states

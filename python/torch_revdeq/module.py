@@ -20,8 +20,8 @@ class RevDEQ(nn.Module):
     """A layer whose output is the equilibrium z = f(z, x) of its cell f.
 
     ``layer(x, ...)`` solves from z0 = zeros_like(x) (for a ``LinearCell``: ``cell.start(x)``) and
-    returns z. ``layer.stats`` are the
-    statistics of the last call, ``layer.solve(x, ...)`` returns the whole ``Solution``.
+    returns z. ``layer.stats`` are the statistics of the last call, ``layer.solve(x, ...)`` returns
+    the whole ``Solution``.
 
     Args:
         f: called as ``f(z, x, ...)``. If it is a module, its parameters are the layer's.

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count, cycle
 from typing import Any
 
@@ -116,12 +117,19 @@ class _Record(bytearray):
 
 # ---- when it runs ------------------------------------------------------------------------------
 
-# What dispatch looks like where nobody has entered anything. Inside of an operator autograd's keys
-# are masked, and a solve has to be differentiated there.
-_AT_REST = (
-    torch._C._dispatch_tls_local_include_set(),
-    torch._C._dispatch_tls_local_exclude_set(),
-)
+
+def _at_rest() -> tuple[Any, Any]:
+    """What dispatch looks like where nobody has entered anything: in a thread of its own.
+
+    Inside of an operator autograd's keys are masked, and a solve has to be differentiated there.
+    """
+    included = torch._C._dispatch_tls_local_include_set
+    excluded = torch._C._dispatch_tls_local_exclude_set
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(lambda: (included(), excluded())).result()
+
+
+_AT_REST = _at_rest()  # not of this thread, which may import inside of inference_mode
 
 
 def _solve(
