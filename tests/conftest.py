@@ -28,7 +28,8 @@ settings.load_profile("default")
 def _one_thread_for_small_cells(request: pytest.FixtureRequest) -> Iterator[None]:
     """The solver's tests run cells so small that a second thread costs more than it does."""
     threads = torch.get_num_threads()
-    if request.module.__name__.startswith(("test_solve", "test_readme", "test_examples")):
+    small = ("test_solve", "test_readme", "test_examples", "test_training")
+    if request.module.__name__.startswith(small):
         torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)

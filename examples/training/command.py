@@ -1,0 +1,112 @@
+"""The command line of the scripts.
+
+Four options say where a run begins; tyro makes the others of the fields of its configuration.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Generic
+
+import tyro
+
+from . import checkpoint as checkpoints
+from .checkpoint import Checkpoint
+from .config import Run, differences, from_dict, to_dict
+from .errors import RunError
+
+MAY_CHANGE = {
+    "updates", "micro_batch", "compile", "parallel", "device", "threads", "log_every", "evaluate_every",
+    "evaluation_samples", "checkpoint_every", "keep",
+}  # fmt: skip
+"""Of `training`, what a resumed run may have otherwise than its checkpoint."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Command(Generic[Run]):
+    """What the command line asked for."""
+
+    run: Run
+    out: Path
+    resume: Checkpoint | None
+
+
+def parse(presets: Mapping[str, Run], description: str, args: Sequence[str] | None = None) -> Command[Run]:
+    """The run that the command line asks for. The first preset is the default.
+
+    Raises:
+        RunError: the folder, the checkpoint or the configuration is not as it must be.
+        SystemExit: an unknown option, or one with a value that it cannot have; after --help.
+    """
+    first = next(iter(presets))
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--preset", choices=list(presets), default=None)
+    parser.add_argument("--config", type=Path, metavar="FILE")
+    parser.add_argument("--out", type=Path, metavar="FOLDER")
+    parser.add_argument("--resume", nargs="?", const=checkpoints.LATEST, metavar="CHECKPOINT")
+    begin, rest = parser.parse_known_args(args)
+    if sum(option is not None for option in (begin.preset, begin.config, begin.resume)) > 1:
+        raise RunError("preset, config, resume: expected one of them at most, since each says all")
+    kind, out = type(presets[first]), begin.out or Path("runs") / (begin.preset or first)
+    resume = checkpoints.open_checkpoint(out, begin.resume) if begin.resume else None
+    if resume:
+        default = _of_checkpoint(kind, resume)
+    elif begin.config:
+        default = _of_file(kind, begin.config)
+    else:
+        default = presets[begin.preset or first]
+    run = tyro.cli(
+        tyro.conf.OmitArgPrefixes[kind],
+        default=default,
+        args=rest,
+        description=f"{description}\n\n{_four(presets)}",
+    )
+    if resume:
+        _check_same(run, resume)
+    elif checkpoints.found(out):
+        raise RunError(
+            f"out: {out} holds the checkpoints of a run; go on with it by --resume, or choose "
+            "another folder"
+        )
+    return Command(run, out, resume)
+
+
+def _four(presets: Mapping[str, Any]) -> str:
+    return (
+        f"--preset {'|'.join(presets)}: where the options begin; or --config FILE, a JSON file of "
+        "them all. --out FOLDER: where checkpoints and log go. --resume [CHECKPOINT]: go on with the "
+        "run in that folder, from its latest checkpoint or the one named."
+    )
+
+
+def _of_file(kind: type[Run], path: Path) -> Run:
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise RunError(f"config: {path} cannot be read: {error}") from error
+    return from_dict(kind, values)
+
+
+def _of_checkpoint(kind: type[Run], checkpoint: Checkpoint) -> Run:
+    try:
+        return from_dict(kind, checkpoint.config)
+    except RunError as error:
+        raise RunError(
+            f"{checkpoint.path}: its configuration is not one of this script and version: {error}"
+        ) from error
+
+
+def _check_same(run: Any, checkpoint: Checkpoint) -> None:
+    """RunError where the options say otherwise than the checkpoint in what makes the run."""
+    now, before = to_dict(run), checkpoint.config
+    for config in (now, before):
+        config["training"] = {k: v for k, v in config["training"].items() if k not in MAY_CHANGE}
+    if found := differences(now, before):
+        raise RunError(
+            f"resume: expected what {checkpoint.path} was trained with, got {'; '.join(found)}; leave "
+            "these options out, or begin anew in another folder"
+        )

@@ -1,0 +1,121 @@
+"""What is written down of a run: lines of JSON, TensorBoard where it is installed, a progress bar."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import resource
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from torch_revdeq import RevDEQ
+
+Record = dict[str, Any]
+
+
+class Log:
+    """FOLDER/log.jsonl, a record to a line; FOLDER/tensorboard, if tensorboard can be imported.
+
+    Args:
+        folder: of the run.
+        update: where the run begins. Later records, of a run that was cut off, are taken out.
+    """
+
+    def __init__(self, folder: Path, update: int) -> None:
+        path = folder / "log.jsonl"
+        kept = [record for record in read(path) if record["update"] <= update]
+        unfinished = path.with_suffix(".unfinished")
+        unfinished.write_text("".join(json.dumps(record) + "\n" for record in kept))
+        unfinished.replace(path)
+        self.file = path.open("a", buffering=1)  # a line at once
+        self.board: Any = None
+        if importlib.util.find_spec("tensorboard"):
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=update + 1)
+
+    def write(self, record: Record) -> None:
+        """A record with the key update."""
+        self.file.write(json.dumps(record) + "\n")
+        if self.board is not None:
+            for name, value in record.items():
+                if isinstance(value, int | float) and name != "update":
+                    self.board.add_scalar(name, value, record["update"])
+
+    def close(self) -> None:
+        """Everything is on its way to the disk."""
+        self.file.close()
+        if self.board is not None:
+            self.board.close()
+
+
+def read(path: Path) -> list[Record]:
+    """The records of a log; what was being written when a run was killed is left out."""
+    records = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            break
+    return records
+
+
+def solver_figures(layers: list[RevDEQ]) -> Record:
+    """Of the last solves: steps of all layers, the largest residual and reconstruction error."""
+    stats = [layer.stats for layer in layers if layer.stats is not None]
+    errors = [s.reconstruction_error for s in stats if s.reconstruction_error is not None]
+    return {
+        "steps": sum(s.steps for s in stats),
+        "residual": max((s.residual for s in stats), default=None),
+        "reconstruction_error": max(errors, default=None),
+    }
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes so far: of the device's allocator, or of the process where that is the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # Linux counts in KiB
+
+
+class Bar:
+    """The progress bar, with the newest figures."""
+
+    def __init__(self, update: int, updates: int, unit: str, *, shown: bool) -> None:
+        columns = [TextColumn("{task.fields[text]}"), BarColumn(None), TimeRemainingColumn()]
+        self.unit = unit
+        self.progress = Progress(*columns, disable=not shown)
+        self.task = self.progress.add_task("", total=updates, completed=update, text="")
+        self.progress.start()
+
+    def update(self, update: int, record: Record, result: Record) -> None:
+        """After an update: the newest record of training, and of an evaluation."""
+        text = f"update {update}"
+        if record:
+            parts = [f"{text}  loss {record['loss']:.4f}", f"{record['per_second']:.0f} {self.unit}/s"]
+            parts += [f"{record['peak_memory'] / 2**20:.0f} MiB", f"residual {record['residual']:.1e}"]
+            if record["reconstruction_error"] is not None:
+                parts.append(f"reconstruction {record['reconstruction_error']:.1e}")
+            text = "  ".join([*parts, *(f"{k} {v:.4g}" for k, v in _shown(result).items())])
+        self.progress.update(self.task, completed=update, text=text)
+
+    def say(self, text: str) -> None:
+        """A line above the bar."""
+        self.progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        self.progress.stop()
+
+
+def described(result: Record) -> str:
+    """An evaluation, as a line."""
+    figures = ", ".join(f"{name} {value:.4f}" for name, value in _shown(result).items())
+    return f"update {result['update']}: {figures}"
+
+
+def _shown(result: Record) -> Record:
+    return {k.replace("_", " "): v for k, v in result.items() if k not in ("update", "kind")}

@@ -1,0 +1,244 @@
+"""The loop: updates, and between them evaluations, lines of the log and checkpoints."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from . import checkpoint as checkpoints
+from .checkpoint import Checkpoint
+from .config import ImageRun, LanguageRun, to_dict
+from .depth import Depth
+from .errors import RunError
+from .evaluation import evaluate
+from .logs import Bar, Log, Record, described, peak_memory, solver_figures
+from .order import Order, seed_of
+from .parallel import Place, exchanging, share
+from .schedule import schedule_for
+from .task import Task
+
+
+class Trainer:
+    """A model in training.
+
+    Args:
+        run: its configuration.
+        model: returns logits (..., classes); every process has built the same.
+        task: what to learn.
+        place: this process.
+        folder: where checkpoints and log go.
+        resume: the checkpoint to go on from.
+
+    Raises:
+        RunError: what was asked for does not fit together; nothing has been trained then.
+    """
+
+    def __init__(
+        self,
+        run: LanguageRun | ImageRun,
+        model: nn.Module,
+        task: Task,
+        place: Place,
+        folder: Path,
+        resume: Checkpoint | None = None,
+    ) -> None:
+        self.run, self.task, self.place, self.folder = run, task, place, folder
+        self.training = training = run.training
+        self.micro, self.rounds = _parts(training.batch, training.micro_batch, place.world)
+        checkpoints.check_space(folder, checkpoints.space_needed(model))
+        self.order = Order(task.size, training.seed)
+        self.depth = Depth(model, training.random_depth, training.seed)
+        self.bare = model.train()
+        if training.compile:
+            self.bare.compile()
+        self.model = share(self.bare, training, place)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(),
+            lr=training.lr,
+            betas=training.betas,
+            weight_decay=training.weight_decay,
+        )
+        self.schedule = schedule_for(self.optimizer, training)
+        self.dtype = torch.bfloat16 if training.precision == "bfloat16" else None
+        self.updates = self.samples = 0
+        if resume:
+            self._restore(resume)
+
+    def train(self, on_update: Callable[[int], None] | None = None) -> Record:
+        """All updates that are left, and the evaluation at the end, which is returned.
+
+        `on_update` is called after each, with its number.
+        """
+        every, log = self.training, None
+        bar = Bar(self.updates, every.updates, self.task.unit, shown=self.place.first)
+        watch = Stopwatch(self.samples * self.task.units)
+        record, result = {}, {}
+        try:
+            if self.place.first:
+                log = Log(self.folder, self.updates)
+            while self.updates < every.updates:
+                loss, norm = self.update()
+                last = self.updates == every.updates
+                if last or self.updates % every.log_every == 0:
+                    rate = watch.rate(self.samples * self.task.units)
+                    record = self._record(loss, norm, rate)
+                    self._write(log, record)
+                if last or self.updates % every.evaluate_every == 0:
+                    with watch.paused():
+                        result = self.evaluate(None if last else every.evaluation_samples)
+                    self._write(log, result)
+                    bar.say(described(result))
+                if last or self.updates % every.checkpoint_every == 0:
+                    with watch.paused():
+                        self.save()
+                bar.update(self.updates, record, result)
+                if on_update:
+                    on_update(self.updates)
+        finally:
+            bar.close()
+            if log:
+                log.close()
+        return result or self.evaluate()
+
+    def update(self) -> tuple[Tensor, Tensor]:
+        """One step of the optimizer: the mean loss of all processes, and the gradient's norm."""
+        self.depth.draw(self.samples)
+        self.optimizer.zero_grad()
+        losses = []
+        for i in range(self.rounds):
+            # Which samples are whose: round by round, and within a round process by process.
+            first = self.samples + (i * self.place.world + self.place.rank) * self.micro
+            with exchanging(self.model, now=i == self.rounds - 1):
+                loss = self._loss(first)
+                (loss / self.rounds).backward()
+            losses.append(loss.detach())
+        norm = torch.nn.utils.clip_grad_norm_(
+            self.model.parameters(), self.training.clip or torch.inf
+        )
+        self.optimizer.step()
+        loss = self.place.mean(torch.stack(losses).mean())
+        self.schedule.step(loss)
+        self.updates, self.samples = self.updates + 1, self.samples + self.training.batch
+        return loss, norm
+
+    def evaluate(self, samples: int | None = None) -> Record:
+        """How the model does on held-out samples, with the solver's steps as configured."""
+        self.depth.rest()
+        options: Any = {"batch": self.micro, "samples": samples, "dtype": self.dtype}
+        found = evaluate(self.model, self.task, self.place, **options)
+        return {"kind": "evaluation", "update": self.updates, **found}
+
+    def save(self) -> None:
+        """Write a checkpoint; all processes take part, the first one writes."""
+        weights, optimizer = checkpoints.gather(self.model, self.optimizer)
+        if self.place.first:
+            facts = Checkpoint(
+                path=self.folder,
+                config=to_dict(self.run),
+                data=self.task.identity,
+                update=self.updates,
+                samples=self.samples,
+                schedule=self.schedule.state_dict(),
+                rates=[group["lr"] for group in self.optimizer.param_groups],
+            )
+            checkpoints.write(self.folder, facts, weights, optimizer, self.training.keep)
+        self.place.wait()
+
+    def _loss(self, first: int) -> Tensor:
+        """The mean cross entropy of the samples from a position on.
+
+        What the model draws, as dropout does, depends on seed and position alone: not on what was
+        computed before, nor on which process computes it.
+        """
+        indices, draws = self.order.take(first, self.micro)
+        inputs, targets = self.task.training(indices, draws)
+        inputs, targets = inputs.to(self.place.device), targets.to(self.place.device)
+        torch.manual_seed(seed_of(self.training.seed, "model", first))
+        with torch.autocast(self.place.device.type, self.dtype, enabled=self.dtype is not None):
+            logits = self.model(inputs)
+        return F.cross_entropy(logits.flatten(0, -2).float(), targets.flatten())
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        if checkpoint.data != self.task.identity:
+            raise RunError(
+                f"{checkpoint.path}: was trained on other data than there is now, which the position "
+                "in it means nothing to; bring that data, or begin anew in another folder"
+            )
+        checkpoints.restore(self.model, self.optimizer, checkpoint)
+        self.schedule.load_state_dict(checkpoint.schedule)
+        self.updates, self.samples = checkpoint.update, checkpoint.samples
+
+    def _record(self, loss: Tensor, norm: Tensor, rate: float) -> Record:
+        """A line of the log. Reading it waits for the device."""
+        value = loss.item()
+        if not torch.isfinite(loss):
+            raise RunError(
+                f"loss: {value} after update {self.updates}: the run has diverged; resume from the "
+                "last checkpoint with a lower lr or a clip, in another folder"
+            )
+        return {
+            "kind": "training",
+            "update": self.updates,
+            "loss": value,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "gradient_norm": float(_whole(norm)),
+            "per_second": rate,
+            "peak_memory": peak_memory(self.place.device),
+            **solver_figures(self.depth.layers),
+        }
+
+    def _write(self, log: Log | None, record: Record) -> None:
+        if log:
+            log.write(record)
+
+
+class Stopwatch:
+    """Units by the second, of the time that is spent on them."""
+
+    def __init__(self, done: int) -> None:
+        self.done, self.since = done, time.perf_counter()
+
+    def rate(self, done: int) -> float:
+        """Since the last call."""
+        now = time.perf_counter()
+        rate = (done - self.done) / (now - self.since)
+        self.done, self.since = done, now
+        return rate
+
+    def paused(self) -> _Pause:
+        """For what is not to count."""
+        return _Pause(self)
+
+
+class _Pause:
+    def __init__(self, watch: Stopwatch) -> None:
+        self.watch = watch
+
+    def __enter__(self) -> None:
+        self.begin = time.perf_counter()
+
+    def __exit__(self, *exception: object) -> None:
+        self.watch.since += time.perf_counter() - self.begin
+
+
+def _parts(batch: int, micro: int | None, world: int) -> tuple[int, int]:
+    """Samples of a forward pass, and how many of these a process makes for an update."""
+    if micro is None and batch % world == 0:
+        micro = batch // world
+    if not micro or micro < 1 or batch % (micro * world):
+        raise RunError(
+            f"batch: expected a multiple of {micro or 1} samples of a forward pass in each of "
+            f"{world} processes, got {batch}; change batch or micro_batch"
+        )
+    return micro, batch // (micro * world)
+
+
+def _whole(value: Any) -> Tensor:
+    """A sharded tensor, put together."""
+    return value.full_tensor() if hasattr(value, "full_tensor") else value

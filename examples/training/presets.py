@@ -1,0 +1,53 @@
+"""Configurations by name."""
+
+from __future__ import annotations
+
+from torch_revdeq.models import LanguageConfig, VisionConfig
+
+from .config import ImageData, ImageRun, LanguageRun, TextData, Training
+
+LANGUAGE = {
+    "tiny": LanguageRun(
+        LanguageConfig(
+            vocab_size=256, width=64, heads=4, context=128, hidden=176, steps=2, tied_head=False
+        ),
+        TextData("stdlib"),
+        Training(
+            updates=1000,
+            batch=16,
+            lr=5e-3,
+            weight_decay=0.1,
+            betas=(0.9, 0.99),
+            clip=1.0,
+            schedule="cosine",
+            warmup=50,
+            evaluation_samples=256,
+            threads=1,  # tensors this small gain little from a second
+        ),
+    ),
+    "paper": LanguageRun(
+        LanguageConfig.paper(),
+        TextData("wikitext-103"),
+        Training(updates=82_000, checkpoint_every=1000, evaluate_every=1000, evaluation_samples=512),
+    ),
+}
+"""Of train_lm.py. tiny: minutes on a CPU. paper: Wikitext-103 as in arXiv 2509.12917, 10 epochs."""
+
+IMAGES = {
+    "digits": ImageRun(
+        VisionConfig.single_scale(in_channels=1),
+        ImageData("digits"),
+        Training(updates=400, batch=64, lr=3e-3, schedule="cosine", warmup=20, threads=1),
+    ),
+    "paper": ImageRun(
+        VisionConfig.multi_stage(),
+        ImageData("cifar10"),
+        Training(updates=78_125, batch=64, checkpoint_every=1000, evaluate_every=1000),
+    ),
+    "paper-single": ImageRun(
+        VisionConfig.single_scale(),
+        ImageData("cifar10"),
+        Training(updates=78_125, batch=64, lr=1e-3, checkpoint_every=1000, evaluate_every=1000),
+    ),
+}
+"""Of train_image.py. digits: a minute on a CPU. paper, paper-single: CIFAR-10, 100 epochs."""

@@ -1,0 +1,71 @@
+"""One rank of ``test_training_distributed``, as torchrun starts it: it trains the runs of a folder.
+
+    torchrun --standalone --nproc-per-node 2 tests/training_worker.py FOLDER
+
+RUNS says what they are, by the name of their folder in FOLDER. The losses end up in the logs there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.tensor import DTensor
+
+from training.parallel import placed
+from training_toy import toy, trainer
+
+ALIKE: dict[str, Any] = {"model": {"dropout": 0.2}, "random_depth": (1, 3), "micro_batch": 2}
+"""Nothing in these depends on how many processes there are, but for who adds gradients up."""
+
+RUNS: dict[str, Any] = {
+    "ddp": {"parallel": "ddp", **ALIKE},
+    "fsdp": {"parallel": "fsdp", **ALIKE},
+    "ddp, one part": {"parallel": "ddp"},
+    "fsdp, one part": {"parallel": "fsdp"},
+    "fsdp, tol": {"parallel": "fsdp", "model": {"tol": 0.1, "steps": 6}},
+}
+"""Options of ``toy``."""
+
+RESUMED = {"ddp, resumed": "ddp", "fsdp, resumed": "fsdp"}
+"""In folders that hold a checkpoint of one process already."""
+
+
+def run_of(name: str) -> Any:
+    """The run of a name."""
+    return toy(**RUNS[RESUMED.get(name, name)])
+
+
+def main(folder: str) -> None:
+    """Train all; with the argument `killed`, one whose second process dies after the fourth update."""
+    torch.set_num_threads(1)
+    with placed(run_of("ddp").training) as place:
+        for name in (*RUNS, *RESUMED):
+            resume = "latest" if name in RESUMED else None
+            run = trainer(run_of(name), Path(folder, name), resume, place)
+            sharded = [isinstance(p, DTensor) for p in run.model.parameters()]
+            assert all(sharded) if run.training.parallel == "fsdp" else not any(sharded)
+            run.train()
+
+
+def killed(folder: str) -> None:
+    """A run whose second process is killed after the fourth of six updates."""
+
+    def on_update(update: int) -> None:
+        if update == 4 and place.rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    torch.set_num_threads(1)
+    run = run_of("ddp")
+    run = dataclasses.replace(run, training=dataclasses.replace(run.training, updates=60))
+    with placed(run.training) as place:
+        trainer(run, Path(folder), place=place).train(on_update)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1]) if len(sys.argv) == 2 else killed(sys.argv[1])
