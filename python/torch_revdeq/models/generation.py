@@ -1,0 +1,102 @@
+"""Generation: the equilibria of a growing text, and how the next token is drawn."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .blocks import Past
+from .config import whole
+
+if TYPE_CHECKING:
+    from .language import LanguageModel
+
+
+class Text:
+    """A text at its equilibrium, to which tokens are added."""
+
+    def __init__(self, model: LanguageModel, warm_start: bool) -> None:
+        self.model, self.warm_start = model, warm_start
+        self.past: Past | None = None  # of the tokens read, if they reached their equilibrium
+        self.z: Tensor | None = None  # of the last of them
+        self.length = 0
+
+    def read(self, tokens: Tensor) -> Tensor:
+        """Logits (batch, vocab_size) of the token after these: those read before, and new ones."""
+        model = self.model
+        length = tokens.shape[1]
+        if self.past is None or length != self.length + 1 or length > model.config.context:
+            self.past, self.z, first = None, None, 0
+            tokens = tokens[:, -model.config.context :]
+        else:
+            tokens, first = tokens[:, -1:], self.length
+        x, rotation = model.embed(tokens, first)
+        z = model.equilibrium(x, rotation, self.past, z0=self.z)
+        self._keep(z, x, rotation)
+        self.length = length
+        return model.logits(z[:, -1:])[:, 0]
+
+    def _keep(self, z: Tensor, x: Tensor, rotation: Tensor | None) -> None:
+        stats = self.model.stats
+        if not self.warm_start or stats is None or not stats.converged:
+            self.past = self.z = None
+            return
+        new = self.model.equilibrium.f.keys_values(z, x, rotation)
+        parts = [new] if self.past is None else [self.past, new]
+        keys, values = (torch.cat(part, 2) for part in zip(*parts, strict=True))
+        self.past, self.z = (keys, values), z[:, -1:]
+
+
+def sample(
+    logits: Tensor,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """Draw a token for each row of logits (batch, vocab_size); int64 (batch, 1)."""
+    if temperature == 0:
+        return logits.argmax(-1, keepdim=True)
+    logits = logits.float() / temperature
+    if top_k is not None:
+        least = logits.topk(top_k).values[:, -1:]
+        logits = logits.masked_fill(logits < least, -math.inf)
+    if top_p is not None and top_p < 1:
+        ordered, order = logits.sort(descending=True, stable=True)
+        shares = ordered.softmax(-1)
+        before = shares.cumsum(-1) - shares  # 0 for the most probable, which always stays
+        ordered = ordered.masked_fill(before >= top_p, -math.inf)
+        logits = torch.empty_like(logits).scatter_(-1, order, ordered)
+    return torch.multinomial(logits.softmax(-1), 1, generator=generator)
+
+
+def check_generation(
+    tokens: Tensor, vocab_size: int, new_tokens: Any, temperature: Any, top_k: Any, top_p: Any
+) -> None:
+    """ValueError for arguments of ``generate`` that cannot be; reads the tokens from the device."""
+    whole("new_tokens", new_tokens, 0)
+    low, high = (int(end) for end in tokens.aminmax()) if tokens.numel() else (0, 0)
+    if low < 0 or high >= vocab_size:
+        wrong = low if low < 0 else high
+        raise ValueError(
+            f"tokens: expected each in 0 to {vocab_size - 1}, got {wrong}; was the text encoded for "
+            "another vocabulary?"
+        )
+    if not 0 <= temperature < math.inf:
+        raise ValueError(
+            f"temperature: expected a number of at least 0, got {temperature!r}; 0 takes the most "
+            "probable token"
+        )
+    if top_k is not None:
+        whole("top_k", top_k)
+        if top_k > vocab_size:
+            raise ValueError(
+                f"top_k: expected at most vocab_size={vocab_size}, got {top_k}; None draws among all"
+            )
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(
+            f"top_p: expected a number in (0, 1], got {top_p!r}; None draws among all tokens"
+        )
