@@ -11,7 +11,7 @@ import torch
 from training import logs
 from training.config import LanguageRun
 from training.loop import Trainer
-from training_toy import Cut, cut_after, losses, resumed, toy, trainer
+from training_toy import CutError, cut_after, losses, resumed, toy, trainer
 
 RUNS = {
     "dropout, random depth, accumulation": toy(
@@ -31,7 +31,7 @@ def assert_resumes(run: LanguageRun, folder: Path, after: int, name: str = "late
     """A run cut off after an update gives, when it is resumed, what one without a cut gives."""
     whole = trainer(run, folder / "whole")
     result = whole.train()
-    with pytest.raises(Cut):
+    with pytest.raises(CutError):
         trainer(run, folder / "cut").train(cut_after(after))
     again = resumed(run, folder / "cut", name)
     assert again.updates == 3
@@ -77,7 +77,7 @@ def test_random_numbers_are_drawn(tmp_path: Path) -> None:
 
 def test_the_log_of_a_cut_off_run_is_continued(tmp_path: Path) -> None:
     run = toy()
-    with pytest.raises(Cut):
+    with pytest.raises(CutError):
         trainer(run, tmp_path).train(cut_after(4))
     with (tmp_path / "log.jsonl").open("a") as log:
         log.write('{"kind": "training", "upd')  # killed while it wrote

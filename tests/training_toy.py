@@ -69,7 +69,7 @@ def losses(folder: Path) -> list[float]:
     return [r["loss"] for r in logs.read(folder / "log.jsonl") if r["kind"] == "training"]
 
 
-class Cut(Exception):
+class CutError(Exception):
     """A run is cut off."""
 
 
@@ -78,8 +78,6 @@ def cut_after(update: int) -> Any:
 
     def on_update(done: int) -> None:
         if done == update:
-            raise Cut
+            raise CutError
 
     return on_update
-
-

@@ -20,12 +20,15 @@ from torch.distributed.tensor import DTensor
 from training.parallel import placed
 from training_toy import toy, trainer
 
-ALIKE: dict[str, Any] = {"model": {"dropout": 0.2}, "random_depth": (1, 3), "micro_batch": 2}
-"""Nothing in these depends on how many processes there are, but for who adds gradients up."""
+ALIKE: dict[str, Any] = {"model": {"dropout": 0.2}, "random_depth": (1, 3), "micro_batch": 4}
+"""One process takes both parts of a batch, or two take one each: what is drawn is the same, and so are
+the gradients' sums, of two parts that were halved before, which is exact."""
 
 RUNS: dict[str, Any] = {
     "ddp": {"parallel": "ddp", **ALIKE},
     "fsdp": {"parallel": "fsdp", **ALIKE},
+    "ddp, accumulation": {"parallel": "ddp", **ALIKE, "micro_batch": 2},
+    "fsdp, accumulation": {"parallel": "fsdp", **ALIKE, "micro_batch": 2},
     "ddp, one part": {"parallel": "ddp"},
     "fsdp, one part": {"parallel": "fsdp"},
     "fsdp, tol": {"parallel": "fsdp", "model": {"tol": 0.1, "steps": 6}},

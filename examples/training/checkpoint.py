@@ -6,9 +6,8 @@
         optimizer.safetensors                the optimizer's state, by parameter
         checkpoint.json                      format, configuration, position, sizes and digests
 
-A checkpoint holds whole tensors, so that any number of processes can go on from it;
-``torch.distributed.checkpoint`` puts them together and takes them apart. The first process keeps all
-of them in its memory for that. Nothing in a checkpoint is a pickle.
+It holds whole tensors, so that any number of processes can go on from it; ``state.py`` brings them from
+and to these. Nothing in it is a pickle.
 """
 
 from __future__ import annotations
@@ -24,17 +23,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    set_model_state_dict,
-    set_optimizer_state_dict,
-)
-from torch.optim import Optimizer
 
 from .errors import RunError
 
@@ -69,75 +60,6 @@ class Checkpoint:
     samples: int
     schedule: dict[str, Any]
     rates: list[float]
-
-
-# ---- from a model to files and back ----------------------------------------------------------
-
-
-def gather(model: nn.Module, optimizer: Optimizer) -> tuple[Tensors, Tensors]:
-    """The whole state of both on the CPU. All processes take part; the first one gets it."""
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    weights = get_model_state_dict(model, options=options)
-    state = get_optimizer_state_dict(model, optimizer, options=options).get("state", {})
-    of_optimizer = {
-        f"{name}/{kind}": value for name, kinds in state.items() for kind, value in kinds.items()
-    }
-    return dict(_apart(weights)), dict(_apart(of_optimizer))
-
-
-def restore(model: nn.Module, optimizer: Optimizer, checkpoint: Checkpoint) -> None:
-    """Give model and optimizer the state of a checkpoint, however many processes share them.
-
-    Every process reads the files.
-
-    Raises:
-        RunError: the tensors are not those of this model.
-    """
-    options = StateDictOptions(full_state_dict=True)
-    weights = _read(checkpoint.path / WEIGHTS)
-    state: dict[str, dict[str, Tensor]] = {}
-    for key, value in _read(checkpoint.path / OPTIMIZER).items():
-        name, kind = key.rsplit("/", 1)
-        state.setdefault(name, {})[kind] = value
-    _check_names(checkpoint.path / WEIGHTS, weights, model)
-    try:
-        set_model_state_dict(model, weights, options=options)
-        groups = get_optimizer_state_dict(model, optimizer)["param_groups"]
-        optimizer_state: Any = {"state": state, "param_groups": groups}
-        set_optimizer_state_dict(model, optimizer, optimizer_state, options=options)
-    except (RuntimeError, KeyError, ValueError) as error:
-        raise RunError(f"{checkpoint.path}: not a checkpoint of this model: {error}") from error
-    for group, rate in zip(optimizer.param_groups, checkpoint.rates, strict=True):
-        group["lr"] = rate
-
-
-def _apart(tensors: Tensors) -> Iterator[tuple[str, Tensor]]:
-    """Tensors that share no memory, as safetensors wants them: of those that do, copies."""
-    seen = set()
-    for name, value in tensors.items():
-        storage = value.untyped_storage().data_ptr()
-        yield name, value.clone() if storage in seen else value.contiguous()
-        seen.add(storage)
-
-
-def _read(path: Path) -> Tensors:
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise RunError(f"{path}: cannot be read ({error}); {_another(path.parent)}") from error
-
-
-def _check_names(path: Path, weights: Tensors, model: nn.Module) -> None:
-    """RunError where names or shapes are not the model's."""
-    wanted = {name: tuple(value.shape) for name, value in get_model_state_dict(model).items()}
-    got = {name: tuple(value.shape) for name, value in weights.items()}
-    if wanted != got:
-        names = sorted(n for n in {*wanted, *got} if wanted.get(n) != got.get(n))
-        first = names[0]
-        raise RunError(
-            f"{path}: not the weights of this model: {len(names)} tensors differ, {first} is "
-            f"{got.get(first, 'missing')} and {wanted.get(first, 'unknown')} in the model"
-        )
 
 
 # ---- writing ---------------------------------------------------------------------------------
@@ -265,6 +187,14 @@ def open_checkpoint(folder: Path, name: str = LATEST) -> Checkpoint:
             _check_file(path / file, wanted["bytes"], wanted["sha256"])
         facts = {name: held[name] for name in Checkpoint.__dataclass_fields__ if name != "path"}
     return Checkpoint(path, **facts)
+
+
+def read_tensors(path: Path) -> Tensors:
+    """The tensors of a file of a checkpoint."""
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise RunError(f"{path}: cannot be read ({error}); {_another(path.parent)}") from error
 
 
 @contextmanager

@@ -35,7 +35,9 @@ class Command(Generic[Run]):
     resume: Checkpoint | None
 
 
-def parse(presets: Mapping[str, Run], description: str, args: Sequence[str] | None = None) -> Command[Run]:
+def parse(
+    presets: Mapping[str, Run], description: str, args: Sequence[str] | None = None
+) -> Command[Run]:
     """The run that the command line asks for. The first preset is the default.
 
     Raises:

@@ -54,7 +54,9 @@ class ImageTask:
         if self.augment:
             images = crop(images, draws[:, :2], self.images.shift)
             if self.images.mirror:
-                images = torch.where((draws[:, 2] < 0.5)[:, None, None, None], images.flip(3), images)
+                images = torch.where(
+                    (draws[:, 2] < 0.5)[:, None, None, None], images.flip(3), images
+                )
         return images, classes
 
     def evaluation(self, indices: Tensor) -> Batch:

@@ -54,13 +54,8 @@ class Log:
 
 def read(path: Path) -> list[Record]:
     """The records of a log; what was being written when a run was killed is left out."""
-    records = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            break
-    return records
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def solver_figures(layers: list[RevDEQ]) -> Record:
@@ -95,8 +90,14 @@ class Bar:
         """After an update: the newest record of training, and of an evaluation."""
         text = f"update {update}"
         if record:
-            parts = [f"{text}  loss {record['loss']:.4f}", f"{record['per_second']:.0f} {self.unit}/s"]
-            parts += [f"{record['peak_memory'] / 2**20:.0f} MiB", f"residual {record['residual']:.1e}"]
+            parts = [
+                f"{text}  loss {record['loss']:.4f}",
+                f"{record['per_second']:.0f} {self.unit}/s",
+            ]
+            parts += [
+                f"{record['peak_memory'] / 2**20:.0f} MiB",
+                f"residual {record['residual']:.1e}",
+            ]
             if record["reconstruction_error"] is not None:
                 parts.append(f"reconstruction {record['reconstruction_error']:.1e}")
             text = "  ".join([*parts, *(f"{k} {v:.4g}" for k, v in _shown(result).items())])

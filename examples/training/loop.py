@@ -21,6 +21,7 @@ from .logs import Bar, Log, Record, described, peak_memory, solver_figures
 from .order import Order, seed_of
 from .parallel import Place, exchanging, share
 from .schedule import schedule_for
+from .state import gather, restore
 from .task import Task
 
 
@@ -136,7 +137,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint; all processes take part, the first one writes."""
-        weights, optimizer = checkpoints.gather(self.model, self.optimizer)
+        weights, optimizer = gather(self.model, self.optimizer)
         if self.place.first:
             facts = Checkpoint(
                 path=self.folder,
@@ -170,7 +171,7 @@ class Trainer:
                 f"{checkpoint.path}: was trained on other data than there is now, which the position "
                 "in it means nothing to; bring that data, or begin anew in another folder"
             )
-        checkpoints.restore(self.model, self.optimizer, checkpoint)
+        restore(self.model, self.optimizer, checkpoint)
         self.schedule.load_state_dict(checkpoint.schedule)
         self.updates, self.samples = checkpoint.update, checkpoint.samples
 

@@ -28,7 +28,9 @@ LANGUAGE = {
     "paper": LanguageRun(
         LanguageConfig.paper(),
         TextData("wikitext-103"),
-        Training(updates=82_000, checkpoint_every=1000, evaluate_every=1000, evaluation_samples=512),
+        Training(
+            updates=82_000, checkpoint_every=1000, evaluate_every=1000, evaluation_samples=512
+        ),
     ),
 }
 """Of train_lm.py. tiny: minutes on a CPU. paper: Wikitext-103 as in arXiv 2509.12917, 10 epochs."""

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .errors import RunError
+
 BYTES = 256
 BUCKETS = 32
 """Classes of contexts: never seen, seen once, 2 to 3 times, 4 to 7 times, and so on."""
@@ -32,7 +34,7 @@ class Trigram:
         apart = list(files[::held_out])
         rest = [file for i, file in enumerate(files) if i % held_out]
         if not rest:
-            raise ValueError(f"files: expected at least 2 to fit a trigram model, got {len(files)}")
+            raise RunError(f"files: expected at least 2 to fit a trigram model, got {len(files)}")
         self.weights = torch.full((BUCKETS, 4), 0.25, dtype=torch.float64)
         self._count(rest)
         self._fit(apart)
