@@ -1,9 +1,9 @@
 """Train an equilibrium language model: `python examples/train_lm.py --preset tiny`.
 
-tiny reads the sources of Python's standard library byte by byte, for some minutes on a CPU, and ends
-beside a trigram model of the same bytes. paper is the Wikitext-103 experiment of arXiv 2509.12917.
-`--help` lists the options; `torchrun --nproc-per-node N examples/train_lm.py --parallel ddp` (or fsdp)
-trains on many processes, and `--resume` goes on with a run that was cut off.
+tiny reads the sources of Python's standard library byte by byte, for some minutes on a CPU, and
+ends beside a trigram model of the same bytes. paper is the Wikitext-103 experiment of arXiv
+2509.12917. `--help` lists the options; `torchrun --nproc-per-node N examples/train_lm.py --parallel
+ddp` (or fsdp) trains on many processes, and `--resume` goes on with a run that was cut off.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def main() -> None:
         if place.first and text.byte_tokens:
             trigram = Trigram(text.training).bits_per_byte([task.held_out_tokens])
             print(
-                f"held-out bits per byte: {result['bits_per_byte']:.3f}, interpolated trigram model "
-                f"{trigram:.3f}"
+                f"held-out bits per byte: {result['bits_per_byte']:.3f}, interpolated trigram "
+                f"model {trigram:.3f}"
             )
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints are there whole or not at all, and none but a whole one of this run is gone on with."""
+"""Checkpoints are there whole or not at all, and a run goes on from whole ones of its own only."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_no_checkpoint_is_an_error(folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_of_another_model_is_refused(folder: Path) -> None:
-    """Which differs in its shapes; one that differs in its options is ``command.parse``'s to see."""
+    """By its shapes. Where it differs in its options, ``command.parse`` refuses it."""
     with pytest.raises(
         RunError, match=r"not the weights of this model: \d+ tensors differ"
     ) as error:
@@ -237,9 +237,10 @@ def test_a_process_that_dies_while_it_writes(
     def die(*args: Any) -> None:
         raise CutError  # no error of the file system's, so nothing is cleaned up
 
-    with monkeypatch.context() as patched, pytest.raises(CutError):
-        patched.setattr(checkpoints, "_replace", die)
+    monkeypatch.setattr(checkpoints, "_replace", die)
+    with pytest.raises(CutError):
         run.train()
+    monkeypatch.undo()
     assert (tmp_path / "checkpoints" / f".{LATER}.unfinished").is_dir()
     again = resumed(toy(), tmp_path)
     assert again.updates == 3
@@ -265,5 +266,5 @@ def test_too_little_room_is_said_before(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(RunError, match="out: .* cannot be made"):
+    with pytest.raises(RunError, match=r"out: .* cannot be made"):
         trainer(toy(), tmp_path / "file" / "run")

@@ -118,7 +118,7 @@ def test_a_configuration_from_a_file(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="unknown key 'modell'"):
         command(tmp_path, "--config", str(file))
     file.write_text("{")
-    with pytest.raises(RunError, match="config: .* cannot be read"):
+    with pytest.raises(RunError, match=r"config: .* cannot be read"):
         command(tmp_path, "--config", str(file))
     with pytest.raises(RunError, match="expected one of them at most"):
         command(tmp_path, "--config", str(file), "--preset", "toy")

@@ -1,6 +1,6 @@
-"""The training loop on two processes: the losses of one, and checkpoints from one number to another.
+"""The training loop on two processes: the losses of one, and checkpoints for either.
 
-All runs are made in one start of torchrun, by ``training_worker``; the tests read what came of them.
+All runs are made in one start of torchrun, by ``training_worker``; the tests read what came of it.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def test_from_two_processes_to_one(folder: Path, name: str) -> None:
 
 @pytest.mark.slow
 def test_a_killed_process_ends_the_run(tmp_path: Path) -> None:
-    """torchrun says which was killed and ends the other; one process goes on from the checkpoint."""
+    """torchrun ends the other, and says which it was; one process goes on from the checkpoint."""
     process = torchrun(str(training_worker.__file__), str(tmp_path), "killed")
     output = output_of(process)
     assert process.returncode != 0

@@ -1,6 +1,6 @@
 """One rank of ``test_training_distributed``, as torchrun starts it: it trains the runs of a folder.
 
-    torchrun --standalone --nproc-per-node 2 tests/training_worker.py FOLDER
+    torchrun --standalone --nproc-per-node 2 tests/training_worker.py FOLDER [killed]
 
 RUNS says what they are, by the name of their folder in FOLDER. The losses end up in the logs there.
 """
@@ -21,8 +21,8 @@ from training.parallel import placed
 from training_toy import toy, trainer
 
 ALIKE: dict[str, Any] = {"model": {"dropout": 0.2}, "random_depth": (1, 3), "micro_batch": 4}
-"""One process takes both parts of a batch, or two take one each: what is drawn is the same, and so are
-the gradients' sums, of two parts that were halved before, which is exact."""
+"""One process takes both parts of a batch, or two take one each: what is drawn is the same, and so
+are the gradients' sums, of two parts that were halved before, which is exact."""
 
 RUNS: dict[str, Any] = {
     "ddp": {"parallel": "ddp", **ALIKE},
@@ -45,7 +45,7 @@ def run_of(name: str) -> Any:
 
 
 def main(folder: str) -> None:
-    """Train all; with the argument `killed`, one whose second process dies after the fourth update."""
+    """Train all of them."""
     torch.set_num_threads(1)
     with placed(run_of("ddp").training) as place:
         for name in (*RUNS, *RESUMED):

@@ -6,8 +6,8 @@
         optimizer.safetensors                the optimizer's state, by parameter
         checkpoint.json                      format, configuration, position, sizes and digests
 
-It holds whole tensors, so that any number of processes can go on from it; ``state.py`` brings them from
-and to these. Nothing in it is a pickle.
+It holds whole tensors, so that any number of processes can go on from it; ``state.py`` brings them
+from and to these. Nothing in it is a pickle.
 """
 
 from __future__ import annotations
@@ -180,8 +180,8 @@ def open_checkpoint(folder: Path, name: str = LATEST) -> Checkpoint:
         held = json.loads((path / FACTS).read_text())
         if held["format"] != FORMAT:
             raise RunError(
-                f"{path}: expected checkpoints of format {FORMAT}, got {held['format']}, of another "
-                "version of these scripts; resume with that version"
+                f"{path}: expected checkpoints of format {FORMAT}, got {held['format']}, of "
+                "another version of these scripts; resume with that version"
             )
         for file, wanted in held["files"].items():
             _check_file(path / file, wanted["bytes"], wanted["sha256"])

@@ -20,8 +20,8 @@ from .config import Run, differences, from_dict, to_dict
 from .errors import RunError
 
 MAY_CHANGE = {
-    "updates", "micro_batch", "compile", "parallel", "device", "threads", "log_every", "evaluate_every",
-    "evaluation_samples", "checkpoint_every", "keep",
+    "updates", "micro_batch", "compile", "parallel", "device", "threads", "log_every",
+    "evaluate_every", "evaluation_samples", "checkpoint_every", "keep",
 }  # fmt: skip
 """Of `training`, what a resumed run may have otherwise than its checkpoint."""
 
@@ -80,8 +80,8 @@ def parse(
 def _four(presets: Mapping[str, Any]) -> str:
     return (
         f"--preset {'|'.join(presets)}: where the options begin; or --config FILE, a JSON file of "
-        "them all. --out FOLDER: where checkpoints and log go. --resume [CHECKPOINT]: go on with the "
-        "run in that folder, from its latest checkpoint or the one named."
+        "them all. --out FOLDER: where checkpoints and log go. --resume [CHECKPOINT]: go on with "
+        "the run in that folder, from its latest checkpoint or the one named."
     )
 
 
@@ -104,11 +104,14 @@ def _of_checkpoint(kind: type[Run], checkpoint: Checkpoint) -> Run:
 
 def _check_same(run: Any, checkpoint: Checkpoint) -> None:
     """RunError where the options say otherwise than the checkpoint in what makes the run."""
-    now, before = to_dict(run), checkpoint.config
-    for config in (now, before):
-        config["training"] = {k: v for k, v in config["training"].items() if k not in MAY_CHANGE}
+    now, before = _lasting(to_dict(run)), _lasting(checkpoint.config)
     if found := differences(now, before):
         raise RunError(
-            f"resume: expected what {checkpoint.path} was trained with, got {'; '.join(found)}; leave "
-            "these options out, or begin anew in another folder"
+            f"resume: expected what {checkpoint.path} was trained with, got {'; '.join(found)}; "
+            "leave these options out, or begin anew in another folder"
         )
+
+
+def _lasting(config: dict[str, Any]) -> dict[str, Any]:
+    training = {k: v for k, v in config["training"].items() if k not in MAY_CHANGE}
+    return {**config, "training": training}

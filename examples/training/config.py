@@ -1,7 +1,7 @@
 """What a run is set by: dataclasses, and dictionaries that hold the same.
 
-A run's whole configuration lies beside its checkpoints as JSON, and every field of it is an option of
-the command line (see ``command.py``).
+A run's whole configuration lies beside its checkpoints as JSON, and every field of it is an option
+of the command line (see ``command.py``).
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ class Training:
                 raise RunError(f"{name}: expected at least {bound}, got {value}")
         if self.warmup and self.schedule == "plateau":
             raise RunError(
-                f"warmup: expected 0 with schedule plateau, got {self.warmup}; choose cosine or constant"
+                f"warmup: expected 0 with schedule plateau, got {self.warmup}; choose cosine or "
+                "constant"
             )
         if not self.lr > 0:
             raise RunError(f"lr: expected a positive number, got {self.lr}")
@@ -84,8 +85,8 @@ class TextData:
     """Where the text comes from."""
 
     source: Literal["stdlib", "wikitext-103"] = "stdlib"
-    """stdlib: the sources of this Python's standard library, as bytes. wikitext-103: from the Hugging
-    Face hub, which needs datasets and transformers."""
+    """stdlib: the sources of this Python's standard library, as bytes. wikitext-103: from the
+    Hugging Face hub, which needs datasets and transformers."""
     tokenizer: str = "gpt2"
     """Of the hub, or a folder; for wikitext-103."""
 

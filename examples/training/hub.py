@@ -65,9 +65,9 @@ def _reached(name: str, load: Callable[[], Loaded]) -> Loaded:
         return load()
     except Exception as error:
         raise RunError(
-            f"data: {name} could not be loaded ({type(error).__name__}: {_first_line(error)}); on a "
-            "machine without a network load it elsewhere and bring the folder that HF_HOME names, "
-            "or choose a source that needs no network"
+            f"data: {name} could not be loaded ({type(error).__name__}: {_first_line(error)}); on "
+            "a machine without a network load it elsewhere and bring the folder that HF_HOME "
+            "names, or choose a source that needs no network"
         ) from error
 
 

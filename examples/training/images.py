@@ -34,7 +34,7 @@ class Images:
 
 
 class ImageTask:
-    """Images with mean 0 and deviation 1 in every channel of what is trained on; see ``task.Task``."""
+    """Images, of mean 0 and deviation 1 in every channel of what is trained on. See ``Task``."""
 
     unit = "images"
     units = 1

@@ -1,4 +1,4 @@
-"""What is written down of a run: lines of JSON, TensorBoard where it is installed, a progress bar."""
+"""What is written down of a run: lines of JSON, TensorBoard if it is there, a progress bar."""
 
 from __future__ import annotations
 

@@ -168,8 +168,8 @@ class Trainer:
     def _restore(self, checkpoint: Checkpoint) -> None:
         if checkpoint.data != self.task.identity:
             raise RunError(
-                f"{checkpoint.path}: was trained on other data than there is now, which the position "
-                "in it means nothing to; bring that data, or begin anew in another folder"
+                f"{checkpoint.path}: was trained on other data than there is now, where its "
+                "position means nothing; bring that data, or begin anew in another folder"
             )
         restore(self.model, self.optimizer, checkpoint)
         self.schedule.load_state_dict(checkpoint.schedule)

@@ -1,8 +1,8 @@
 """Which samples come when, and every random number of a run, as functions of its seed.
 
-Nothing here has a state, so nothing of it need be stored: a run that is resumed at a position goes on
-with the bits that it would have had. And what a sample gets does not depend on how many processes
-share the work.
+Nothing here has a state, so nothing of it need be stored: a run that is resumed at a position goes
+on with the bits that it would have had. And what a sample gets does not depend on how many
+processes share the work.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Order:
         self._epoch = -1
 
     def take(self, position: int, count: int) -> tuple[Tensor, Tensor]:
-        """The samples from a position on: indices, int64 (count,), and draws, float64 (count, 3)."""
+        """The samples from a position on: indices (count,), int64; draws (count, 3), float64."""
         indices, draws = [], []
         while count:
             epoch, first = divmod(position, self.size)

@@ -1,7 +1,7 @@
 """One process or many: who they are, and how they share a model.
 
-``torchrun`` starts the processes. Under ddp each has the whole model and a part of every batch; under
-fsdp (FSDP2) each also holds a part of the parameters and of the optimizer's state.
+``torchrun`` starts the processes. Under ddp each has the whole model and a part of every batch;
+under fsdp (FSDP2) each also holds a part of the parameters and of the optimizer's state.
 """
 
 from __future__ import annotations
@@ -106,9 +106,9 @@ def _device(name: str) -> torch.device:
 def share(model: nn.Module, training: Training, place: Place) -> nn.Module:
     """The model on its device, as `parallel` says. Every process must have built the same.
 
-    Under fsdp the cell of every ``RevDEQ`` is sharded by itself, so that a process holds it whole only
-    while it is evaluated; the solver's adjoint "auto" is then "hooks". An f that communicates needs
-    ranks that stop together, so a solve with a tol gets the process group.
+    Under fsdp the cell of every ``RevDEQ`` is sharded by itself, so that a process holds it whole
+    only while it is evaluated; the solver's adjoint "auto" is then "hooks". An f that communicates
+    needs ranks that stop together, so a solve with a tol gets the process group.
     """
     model = model.to(place.device)
     if training.parallel == "ddp":

@@ -1,7 +1,7 @@
 """A model and its optimizer as whole tensors, however many processes share them.
 
-``torch.distributed.checkpoint`` puts shards together and takes whole tensors apart. The first process
-holds all of them in its memory for that, three times the bytes of the weights.
+``torch.distributed.checkpoint`` puts shards together and takes whole tensors apart. The first
+process holds all of them in its memory for that, three times the bytes of the weights.
 """
 
 from __future__ import annotations
@@ -81,6 +81,6 @@ def _check(weights: Tensors, model: nn.Module, checkpoint: Checkpoint) -> None:
         names = sorted(n for n in {*wanted, *got} if wanted.get(n) != got.get(n))
         first = names[0]
         raise RunError(
-            f"{checkpoint.path}: not the weights of this model: {len(names)} tensors differ, {first} "
-            f"is {got.get(first, 'missing')} and {wanted.get(first, 'unknown')} in the model"
+            f"{checkpoint.path}: not the weights of this model: {len(names)} tensors differ, {first}"
+            f" is {got.get(first, 'missing')} and {wanted.get(first, 'unknown')} in the model"
         )

@@ -56,8 +56,8 @@ class TextTask:
         if self.size < 1 or self.held_out < 1:
             raise RunError(
                 f"context: expected a text of at least {2 * context} tokens to train on and "
-                f"{context + 1} held out, got {len(self.tokens)} and {len(text.held_out)}; choose a "
-                "shorter context"
+                f"{context + 1} held out, got {len(self.tokens)} and {len(text.held_out)}; choose "
+                "a shorter context"
             )
         self.held_out_tokens = text.held_out[: self.held_out * context + 1]
         self.identity = digest([self.tokens, self.held_out_tokens])

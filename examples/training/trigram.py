@@ -2,8 +2,9 @@
 
     p(c | a b) = w3 n(abc)/n(ab) + w2 n(bc)/n(b) + w1 n(c)/n + w0/256
 
-A ratio whose context was never seen is that of the shorter context. The weights w depend on how often the context ab was seen, by powers of two, and are fitted by EM on
-files of their own (Jelinek and Mercer 1980).
+A ratio whose context was never seen is that of the shorter context. The weights w depend on how
+often the context ab was seen, by powers of two, and are fitted by EM on files of their own (Jelinek
+and Mercer 1980).
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class Trigram:
         self.bytes = seconds.sum(0)
 
     def _parts(self, file: Tensor) -> tuple[Tensor, Tensor]:
-        """The four probabilities of each byte, float64 (bytes, 4), and the bucket of its context."""
+        """The four probabilities of each byte, float64 (bytes, 4), and its context's bucket."""
         code = _triples(file)
         context, pair = code // BYTES, code % BYTES**2
         seen = self.pairs[context]
