@@ -147,7 +147,7 @@ def test_a_checkpoint_of_another_model_is_refused(folder: Path) -> None:
         RunError, match=r"not the weights of this model: \d+ tensors differ"
     ) as error:
         resumed(toy({"width": 32}), folder)
-    assert "(256, 16) and (256, 32) in the model" in str(error.value)
+    assert "(256, 16) here (256, 32)" in str(error.value)
     with pytest.raises(RunError, match="missing"):
         resumed(toy({"block": "paper"}), folder)
 

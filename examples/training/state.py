@@ -81,6 +81,6 @@ def _check(weights: Tensors, model: nn.Module, checkpoint: Checkpoint) -> None:
         names = sorted(n for n in {*wanted, *got} if wanted.get(n) != got.get(n))
         first = names[0]
         raise RunError(
-            f"{checkpoint.path}: not the weights of this model: {len(names)} tensors differ, {first}"
-            f" is {got.get(first, 'missing')} and {wanted.get(first, 'unknown')} in the model"
+            f"{checkpoint.path}: not the weights of this model: {len(names)} tensors differ; "
+            f"{first} is {got.get(first, 'missing')} here {wanted.get(first, 'unknown')}"
         )
