@@ -161,7 +161,7 @@ def lstm() -> Made:
 
 
 def batch_norm() -> Made:
-    """In train mode: its running statistics must move once a half step, not again on the way back."""
+    """In train mode: its running statistics move in the forward pass, not again on the way back."""
     return on_the_sum(nn.Sequential(nn.Conv1d(4, 4, 3, padding=1), nn.BatchNorm1d(4))), (4, 4, 8)
 
 
