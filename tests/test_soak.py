@@ -26,10 +26,10 @@ from torch_revdeq.testing import assert_exact_gradients
 ADJOINTS = ("reversible", "hooks", "checkpoint")
 WIDTH = 32
 GROWTH = 16 * 2**20
-"""Bytes that a process may grow by: 10^4 steps that each leave a state behind, 4 KiB, take 40 MiB."""
+"""Bytes that a process may grow by. A state of 4 KiB left by each of 10^4 steps makes 40 MiB."""
 
 
-class Interrupted(Exception):
+class StoppedError(Exception):
     """What an f raises that somebody stops."""
 
 
@@ -43,7 +43,7 @@ class Cell(nn.Module):
 
     def forward(self, z: Tensor, x: Tensor) -> Tensor:
         if self.often and self.random.randrange(self.often) == 0:
-            raise Interrupted
+            raise StoppedError
         return torch.tanh(self.of_z(z) + self.of_x(x))
 
 
@@ -65,7 +65,7 @@ def train(steps: int, seed: int, failures: list[BaseException], memory: list[int
             try:
                 layers[step % 3](x).square().mean().backward()
                 optimizer.step()
-            except Interrupted:
+            except StoppedError:
                 interrupted += 1
             if step % 100 == 0:
                 cell.often, often = 0, cell.often
