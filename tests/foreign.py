@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -31,74 +33,62 @@ def on_the_sum(layer: Callable[..., object], **kwargs: object) -> F:
 
 # ---- transformers ----------------------------------------------------------------------------
 
+SIZES = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64}
+
+
+def of(model: str, *names: str) -> list[Any]:
+    """Classes of one model of transformers, whose own types are too loose to check against."""
+    module = importlib.import_module(f"transformers.models.{model}")
+    return [getattr(module, name) for name in names]
+
 
 def llama(attention: str = "sdpa") -> Made:
-    from transformers import LlamaConfig
-    from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
-
-    config = LlamaConfig(
-        hidden_size=32,
-        intermediate_size=64,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        attn_implementation=attention,
-    )
-    positions = LlamaRotaryEmbedding(config)(torch.zeros(SEQUENCE), torch.arange(8)[None])
-    return on_the_sum(LlamaDecoderLayer(config, 0), position_embeddings=positions), SEQUENCE
+    (config_of,) = of("llama", "LlamaConfig")
+    layer_of, positions_of = of("llama.modeling_llama", "LlamaDecoderLayer", "LlamaRotaryEmbedding")
+    config = config_of(**SIZES, num_key_value_heads=2, attn_implementation=attention)
+    positions = positions_of(config)(torch.zeros(SEQUENCE), torch.arange(8)[None])
+    return on_the_sum(layer_of(config, 0), position_embeddings=positions), SEQUENCE
 
 
 def gpt2() -> Made:
     """In train mode, with dropout in its attention and after it."""
-    from transformers import GPT2Config
-    from transformers.models.gpt2.modeling_gpt2 import GPT2Block
-
-    config = GPT2Config(n_embd=32, n_head=4, n_positions=16, attn_implementation="eager")
-    return on_the_sum(GPT2Block(config, 0)), SEQUENCE
+    (config_of,), (block_of,) = of("gpt2", "GPT2Config"), of("gpt2.modeling_gpt2", "GPT2Block")
+    config = config_of(n_embd=32, n_head=4, n_positions=16, attn_implementation="eager")
+    return on_the_sum(block_of(config, 0)), SEQUENCE
 
 
 def bert() -> Made:
-    from transformers import BertConfig
-    from transformers.models.bert.modeling_bert import BertLayer
-
-    sizes = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64}
-    return on_the_sum(BertLayer(BertConfig(**sizes, attn_implementation="sdpa"))), SEQUENCE
+    """In train mode, with dropout."""
+    (config_of,), (layer_of,) = of("bert", "BertConfig"), of("bert.modeling_bert", "BertLayer")
+    return on_the_sum(layer_of(config_of(**SIZES, attn_implementation="sdpa"))), SEQUENCE
 
 
 def vit() -> Made:
-    from transformers import ViTConfig
-    from transformers.models.vit.modeling_vit import ViTLayer
-
-    sizes = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64}
-    return on_the_sum(ViTLayer(ViTConfig(**sizes, attn_implementation="sdpa"))), SEQUENCE
+    (config_of,), (layer_of,) = of("vit", "ViTConfig"), of("vit.modeling_vit", "ViTLayer")
+    return on_the_sum(layer_of(config_of(**SIZES, attn_implementation="sdpa"))), SEQUENCE
 
 
 def convnext() -> Made:
     """With stochastic depth, and channels_last."""
-    from transformers import ConvNextConfig
-    from transformers.models.convnext.modeling_convnext import ConvNextLayer
-
-    layer = ConvNextLayer(ConvNextConfig(), IMAGE[1], drop_path=0.2)
+    (config_of,) = of("convnext", "ConvNextConfig")
+    (layer_of,) = of("convnext.modeling_convnext", "ConvNextLayer")
+    layer = layer_of(config_of(), IMAGE[1], drop_path=0.2)
     return on_the_sum(layer.to(memory_format=torch.channels_last)), IMAGE
 
 
 def t5() -> Made:
-    from transformers import T5Config
-    from transformers.models.t5.modeling_t5 import T5Block
-
-    config = T5Config(d_model=32, d_kv=8, num_heads=4, d_ff=64, attn_implementation="eager")
-    return on_the_sum(T5Block(config, has_relative_attention_bias=True)), SEQUENCE
+    (config_of,), (block_of,) = of("t5", "T5Config"), of("t5.modeling_t5", "T5Block")
+    config = config_of(d_model=32, d_kv=8, num_heads=4, d_ff=64, attn_implementation="eager")
+    return on_the_sum(block_of(config, has_relative_attention_bias=True)), SEQUENCE
 
 
 def mixtral() -> Made:
     """A router, so that which experts run may change from one half step to the next."""
-    from transformers import MixtralConfig
-    from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock
-
-    config = MixtralConfig(
-        hidden_size=32, intermediate_size=64, num_local_experts=4, num_experts_per_tok=2
-    )
+    (config_of,) = of("mixtral", "MixtralConfig")
+    (layer_of,) = of("mixtral.modeling_mixtral", "MixtralSparseMoeBlock")
+    config = config_of(**SIZES, num_local_experts=4, num_experts_per_tok=2)
     config._experts_implementation = "eager"
-    layer = MixtralSparseMoeBlock(config)
+    layer = layer_of(config)
     for parameter in layer.parameters():  # the experts' come from torch.empty
         nn.init.normal_(parameter, std=0.1)
     return on_the_sum(layer), SEQUENCE
@@ -106,33 +96,16 @@ def mixtral() -> Made:
 
 def whole_qwen3() -> Made:
     """A model of two layers, that fills a cache of keys which nobody reads."""
-    from transformers import Qwen3Config, Qwen3Model
-
-    config = Qwen3Config(
-        vocab_size=32,
-        hidden_size=32,
-        intermediate_size=64,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        num_hidden_layers=2,
-    )
-    model = Qwen3Model(config)
+    (config_of,), (model_of,) = of("qwen3", "Qwen3Config"), of("qwen3", "Qwen3Model")
+    layers = {"num_hidden_layers": 2, "num_key_value_heads": 2, "head_dim": 8}
+    model = model_of(config_of(**SIZES, **layers, vocab_size=32))
     return lambda z, x: model(inputs_embeds=z + x).last_hidden_state, SEQUENCE
 
 
 def checkpointed_llama() -> Made:
     """With its own gradient checkpointing, inside of ours."""
-    from transformers import LlamaConfig, LlamaModel
-
-    config = LlamaConfig(
-        vocab_size=32,
-        hidden_size=32,
-        intermediate_size=64,
-        num_attention_heads=4,
-        num_hidden_layers=2,
-    )
-    model = LlamaModel(config).train()
+    (config_of,), (model_of,) = of("llama", "LlamaConfig"), of("llama", "LlamaModel")
+    model = model_of(config_of(**SIZES, vocab_size=32, num_hidden_layers=2)).train()
     model.activation_checkpointing_enable()
     return lambda z, x: model(inputs_embeds=z + x, use_cache=False).last_hidden_state, SEQUENCE
 
