@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -60,7 +61,7 @@ def test_the_papers_models_have_their_parameters() -> None:
     count = 27 * 128 + 2 * 128 + 128 * 10 + 10
     for c, w in zip(channels, widths, strict=True):
         count += 2 * 9 * w * c * c + 2 * w * c + 4 * c
-    for a, b in zip(channels[:-1], channels[1:], strict=True):
+    for a, b in pairwise(channels):
         count += 9 * a * b + 9 * b * b + a * b + 2 * a + 2 * b
     assert sum(p.numel() for p in many.parameters()) == count == 10_319_754
     count = 27 * 32 + 32 + 64 + 2 * 9 * 32 * 32 + 6 * 32 + 16 * 32 * 10 + 10
@@ -98,9 +99,9 @@ def test_a_wrong_field_is_refused_by_name(changes: dict[str, Any], message: str)
 
 def test_stages_and_unknown_keys_are_refused() -> None:
     pairs = {"channels": (8, 8), "widths": (1, 1), "steps": (1, 1)}
-    with pytest.raises(ValueError, match="channels: expected one number for form='single_scale'"):
+    with pytest.raises(ValueError, match="channels: expected one number for form="):
         tiny("single_scale", **pairs)
-    with pytest.raises(ValueError, match="stem: expected a field of VisionConfig, one of .*form"):
+    with pytest.raises(ValueError, match=r"stem: expected a field of VisionConfig, one of .*form"):
         VisionConfig.from_dict({"stem": 3})
     for wrong in (torch.zeros(2, 1, 6), torch.zeros(2, 3, 6, 6)):
         with pytest.raises(ValueError, match=r"images: expected the shape \(batch, 1, h, w\), got"):
@@ -156,7 +157,8 @@ def test_the_multi_stage_model_adds_the_equilibrium_to_its_input() -> None:
     model = model_of(tiny("multi_stage")).eval()
     with torch.no_grad():
         for stage in model.equilibria:
-            stage.f.norm3.weight.zero_()
+            cell: Any = stage.f
+            cell.norm3.weight.zero_()
     x = model.downsamplers[0](model.encoder(images()))
     assert torch.equal(model(images()), model.head(x.mean((2, 3))))
 

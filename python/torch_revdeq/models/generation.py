@@ -21,7 +21,6 @@ class Text:
     def __init__(self, model: LanguageModel, warm_start: bool) -> None:
         self.model, self.warm_start = model, warm_start
         self.past: Past | None = None  # of the tokens read, if they reached their equilibrium
-        self.z: Tensor | None = None  # of the last of them
         self.length = 0
 
     def read(self, tokens: Tensor) -> Tensor:
@@ -29,12 +28,13 @@ class Text:
         model = self.model
         length = tokens.shape[1]
         if self.past is None or length != self.length + 1 or length > model.config.context:
-            self.past, self.z, first = None, None, 0
+            self.past, first = None, 0
             tokens = tokens[:, -model.config.context :]
         else:
             tokens, first = tokens[:, -1:], self.length
         x, rotation = model.embed(tokens, first)
-        z = model.equilibrium(x, rotation, self.past, z0=self.z)
+        # From zeros: the equilibrium of the token before is one of another token, and further away.
+        z = model.equilibrium(x, rotation, self.past)
         self._keep(z, x, rotation)
         self.length = length
         return model.logits(z[:, -1:])[:, 0]
@@ -42,12 +42,12 @@ class Text:
     def _keep(self, z: Tensor, x: Tensor, rotation: Tensor | None) -> None:
         stats = self.model.stats
         if not self.warm_start or stats is None or not stats.converged:
-            self.past = self.z = None
+            self.past = None
             return
-        new = self.model.equilibrium.f.keys_values(z, x, rotation)
+        new = self.model.cell.keys_values(z, x, rotation)
         parts = [new] if self.past is None else [self.past, new]
         keys, values = (torch.cat(part, 2) for part in zip(*parts, strict=True))
-        self.past, self.z = (keys, values), z[:, -1:]
+        self.past = keys, values
 
 
 def sample(
@@ -82,8 +82,8 @@ def check_generation(
     if low < 0 or high >= vocab_size:
         wrong = low if low < 0 else high
         raise ValueError(
-            f"tokens: expected each in 0 to {vocab_size - 1}, got {wrong}; was the text encoded for "
-            "another vocabulary?"
+            f"tokens: expected each in 0 to {vocab_size - 1}, got {wrong}; was the text encoded "
+            "for another vocabulary?"
         )
     if not 0 <= temperature < math.inf:
         raise ValueError(
@@ -94,7 +94,7 @@ def check_generation(
         whole("top_k", top_k)
         if top_k > vocab_size:
             raise ValueError(
-                f"top_k: expected at most vocab_size={vocab_size}, got {top_k}; None draws among all"
+                f"top_k: expected at most vocab_size={vocab_size}, got {top_k}; None is all"
             )
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(
