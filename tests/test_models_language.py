@@ -137,6 +137,57 @@ def test_logits_depend_on_the_tokens_before_alone(block: str, tied: bool) -> Non
     assert ("head.weight" in model.state_dict()) is not tied
 
 
+def in_float64(block: str) -> Any:
+    """A cell with weights of unit deviation in every parameter, so that no part is small."""
+    torch.manual_seed(0)
+    cell = BLOCKS[block](8, 2, 12, dropout=0.0).double()
+    for parameter in cell.parameters():
+        torch.nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
+    return cell
+
+
+def test_the_papers_block_is_its_equations() -> None:
+    """With torch's own multi-head attention, to the roundings of some hundred operations."""
+    cell = in_float64("paper")
+    own = cell.attention
+    heads = torch.nn.MultiheadAttention(8, 2, bias=False, batch_first=True, dtype=torch.float64)
+    with torch.no_grad():
+        heads.in_proj_weight.copy_(torch.cat((own.q.weight, own.k.weight, own.v.weight)))
+        heads.out_proj.weight.copy_(own.out.weight)
+    z, x = torch.randn(2, 3, 5, 8, dtype=torch.float64)
+    h = F.layer_norm(z + x, (8,), cell.norm1.weight, cell.norm1.bias)
+    later = torch.ones(5, 5, dtype=torch.bool).triu(1)
+    parts = (own.outer_q(h), own.outer_k(h), own.outer_v(h))
+    want = z + heads(*parts, attn_mask=later, need_weights=False)[0]
+    h = F.layer_norm(want, (8,), cell.norm2.weight, cell.norm2.bias)
+    first, second, third = cell.mlp[0], cell.mlp[2], cell.mlp[4]
+    h = F.gelu(second(F.gelu(first(h), approximate="tanh")), approximate="tanh")
+    torch.testing.assert_close(cell(z, x), want + third(h), rtol=0, atol=1e-12)
+
+
+def test_the_modern_block_is_its_equations() -> None:
+    """Written out for each head, to the roundings of some hundred operations."""
+    cell = in_float64("modern")
+    z, x = torch.randn(2, 3, 5, 8, dtype=torch.float64)
+    rotation = rotations(0, 5, 4, z)
+
+    def norm(h: Tensor, weight: Tensor) -> Tensor:
+        return h / (h.square().mean(-1, keepdim=True) + 1e-6).sqrt() * weight
+
+    want = z + x
+    queries, keys, values = cell.attention.qkv(norm(want, cell.norm1.weight)).split(8, -1)
+    gathered = []
+    for part in (slice(0, 4), slice(4, 8)):
+        q, k = (rotated(h[..., part], rotation) for h in (queries, keys))
+        shares = q @ k.mT / 2 + torch.full((5, 5), -torch.inf, dtype=torch.float64).triu(1)
+        gathered.append(shares.softmax(-1) @ values[..., part])
+    want = want + torch.cat(gathered, -1) @ cell.attention.out.weight.mT
+    gate, up = cell.mlp.gate_up(norm(want, cell.norm2.weight)).split(12, -1)
+    want = want + (gate * gate.sigmoid() * up) @ cell.mlp.down.weight.mT
+    want = norm(want, cell.norm3.weight)
+    torch.testing.assert_close(cell(z, x, rotation), want, rtol=0, atol=1e-12)
+
+
 def test_rotary_positions_are_relative() -> None:
     """Products of queries and keys depend on the distance: to some roundings of float64.
 
@@ -329,7 +380,7 @@ def test_a_warm_start_takes_fewer_steps_to_the_same_logits(block: str) -> None:
     tokens before are as far from theirs. `norm_out` (or none) is given z of the same size, and a
     logit is its product with a row of the head.
     """
-    tol, context = 1e-7, 12
+    tol, context = 1e-7, 9
     model = model_of(tiny(block, tol=tol, steps=200), seed=2).double().eval()
     if block == "paper":
         model.equilibrium.f = Fifth(model.cell)
@@ -362,8 +413,8 @@ class Fifth(torch.nn.Module):
 def test_without_an_equilibrium_nothing_is_begun_there() -> None:
     """Few steps, or no tol: each token is read as ``forward`` reads it."""
     tokens = text()
-    for changes in ({"tol": None}, {"tol": 1e-6, "steps": 2}):
-        model = model_of(tiny(**changes)).eval()
+    for tol, steps in ((None, 3), (1e-6, 2)):
+        model = model_of(tiny(tol=tol, steps=steps)).eval()
         reader = Reader(model, True, tokens, 5)
         for n, logits in enumerate(reader.logits, 5):
             assert torch.equal(logits, model(tokens[:, :n])[:, -1])

@@ -190,6 +190,8 @@ def test_batch_normalisation_counts_each_batch_once() -> None:
         for name, buffer in model.named_buffers():
             if name.endswith("num_batches_tracked"):
                 assert buffer == calls, name
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert len(norms) == 3 and {norm.momentum for norm in norms} == {0.01}
 
 
 @BOTH
@@ -204,8 +206,11 @@ def test_autocast(form: str) -> None:
             with torch.autocast("cpu", torch.bfloat16):
                 return model(x)
 
+        read = []
+        layer = model.equilibria[-1]
+        layer.register_forward_pre_hook(lambda _, inputs, read=read: read.append(inputs[0].dtype))
         logits = run(images())
-        assert logits.dtype == torch.bfloat16
+        assert logits.dtype == torch.bfloat16 and read == [torch.float32]
         assert 0 < (logits - whole).abs().max() < 0.2 * whole.abs().max()
         found.append(gradients(model, run, images()))
     assert_same(*found)
