@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -12,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import modelling
+from modelling import assert_same
 from torch_revdeq.models import VisionConfig, VisionModel
 from torch_revdeq.models.vision import Downsample, ResidualCell
 from torch_revdeq.testing import assert_exact_gradients
@@ -36,21 +39,10 @@ def images(batch: int = 4, size: int = 6) -> Tensor:
     return torch.randn(batch, 1, size, size, generator=torch.Generator().manual_seed(1))
 
 
-def gradients(model: torch.nn.Module, run: Any, x: Tensor) -> dict[str, Tensor]:
-    model.zero_grad()
-    F.cross_entropy(run(x).float(), torch.arange(len(x)) % 3).backward()
-    found = {}
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None, name
-        found[name] = parameter.grad.clone()
-    return found
-
-
-def assert_same(got: dict[str, Tensor], want: dict[str, Tensor]) -> None:
-    assert got.keys() == want.keys()
-    for name, grad in want.items():
-        assert torch.equal(got[name], grad), name
-        assert grad.count_nonzero() > 0, name
+def gradients(model: VisionModel, run: Any, x: Tensor) -> dict[str, Tensor]:
+    """Of a mean loss."""
+    classes = torch.arange(len(x)) % 3
+    return modelling.gradients(model, lambda: F.cross_entropy(run(x).float(), classes))
 
 
 def test_the_papers_models_have_their_parameters() -> None:
@@ -194,6 +186,10 @@ def test_batch_normalisation_counts_each_batch_once() -> None:
     assert len(norms) == 3 and {norm.momentum for norm in norms} == {0.01}
 
 
+def _note(read: list[torch.dtype], _: Any, inputs: tuple[Tensor, ...]) -> None:
+    read.append(inputs[0].dtype)
+
+
 @BOTH
 def test_autocast(form: str) -> None:
     """Logits move by some roundings of bfloat16; the state keeps the precision of the weights."""
@@ -207,8 +203,7 @@ def test_autocast(form: str) -> None:
                 return model(x)
 
         read = []
-        layer = model.equilibria[-1]
-        layer.register_forward_pre_hook(lambda _, inputs, read=read: read.append(inputs[0].dtype))
+        model.equilibria[-1].register_forward_pre_hook(partial(_note, read))
         logits = run(images())
         assert logits.dtype == torch.bfloat16 and read == [torch.float32]
         assert 0 < (logits - whole).abs().max() < 0.2 * whole.abs().max()
