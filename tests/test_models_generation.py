@@ -36,7 +36,7 @@ class Reader:
 
     def __init__(self, model: LanguageModel, warm_start: bool, tokens: Tensor, first: int) -> None:
         self.logits, self.steps, self.positions = [], [], []
-        reader = Text(model, warm_start)
+        reader = Text(model, model.config.context, warm_start)
         count = model.cell.register_forward_pre_hook(self._count)
         with torch.no_grad():
             for end in range(first, tokens.shape[1] + 1):

@@ -3,23 +3,40 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from .blocks import Past
+from ..module import RevDEQ
+from .blocks import Block, Past
 from .config import whole
 
-if TYPE_CHECKING:
-    from .language import LanguageModel
+
+class Model(Protocol):
+    """What a text needs of a language model."""
+
+    equilibrium: RevDEQ
+
+    @property
+    def cell(self) -> Block:
+        """The f of the equilibrium."""
+        ...
+
+    def embed(self, tokens: Tensor, first: int = 0) -> tuple[Tensor, Tensor | None]:
+        """x for tokens at the positions from `first` on, and their rotation."""
+        ...
+
+    def logits(self, z: Tensor) -> Tensor:
+        """Logits of an equilibrium."""
+        ...
 
 
 class Text:
-    """A text at its equilibrium, to which tokens are added."""
+    """A text at its equilibrium, to which tokens are added; at most `context` of them are read."""
 
-    def __init__(self, model: LanguageModel, warm_start: bool) -> None:
-        self.model, self.warm_start = model, warm_start
+    def __init__(self, model: Model, context: int, warm_start: bool) -> None:
+        self.model, self.context, self.warm_start = model, context, warm_start
         self.past: Past | None = None  # of the tokens read, if they reached their equilibrium
         self.length = 0
 
@@ -27,9 +44,9 @@ class Text:
         """Logits (batch, vocab_size) of the token after these: those read before, and new ones."""
         model = self.model
         length = tokens.shape[1]
-        if self.past is None or length != self.length + 1 or length > model.config.context:
+        if self.past is None or length != self.length + 1 or length > self.context:
             self.past, first = None, 0
-            tokens = tokens[:, -model.config.context :]
+            tokens = tokens[:, -self.context :]
         else:
             tokens, first = tokens[:, -1:], self.length
         x, rotation = model.embed(tokens, first)
@@ -40,7 +57,7 @@ class Text:
         return model.logits(z[:, -1:])[:, 0]
 
     def _keep(self, z: Tensor, x: Tensor, rotation: Tensor | None) -> None:
-        stats = self.model.stats
+        stats = self.model.equilibrium.stats
         if not self.warm_start or stats is None or not stats.converged:
             self.past = None
             return

@@ -241,7 +241,7 @@ class LanguageModel(EquilibriumModel):
         modes = [(module, module.training) for module in self.modules()]
         self.eval()
         try:
-            text = Text(self, warm_start)
+            text = Text(self, self.config.context, warm_start)
             for _ in range(new_tokens):
                 chosen = sample(text.read(tokens), temperature, top_k, top_p, generator)
                 tokens = torch.cat((tokens, chosen), 1)
