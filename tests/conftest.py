@@ -23,6 +23,9 @@ import revdeq_kernels as rk
 settings.register_profile("default", deadline=None, max_examples=50)
 settings.load_profile("default")
 
+SMALL = ("test_solve", "test_models", "test_readme", "test_examples")
+"""Beginnings of the names of modules whose tensors are small."""
+
 
 SMALL = (
     "test_solve",
