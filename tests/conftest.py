@@ -27,9 +27,19 @@ SMALL = ("test_solve", "test_models", "test_training", "test_readme", "test_exam
 """Beginnings of the names of modules whose tensors are small."""
 
 
+SMALL = (
+    "test_solve",
+    "test_linear_cell",
+    "test_models",
+    "test_training",
+    "test_readme",
+    "test_examples",
+)
+"""Tests whose tensors are so small that a second thread costs more than it does."""
+
+
 @pytest.fixture(autouse=True)
 def _one_thread_for_small_cells(request: pytest.FixtureRequest) -> Iterator[None]:
-    """The solver's tests run cells so small that a second thread costs more than it does."""
     threads = torch.get_num_threads()
     if request.module.__name__.startswith(SMALL):
         torch.set_num_threads(1)

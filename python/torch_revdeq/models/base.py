@@ -36,8 +36,7 @@ class EquilibriumModel(nn.Module):
     def set_solver(self, **options: Any) -> None:
         """Change options of ``solve`` in every layer, as in ``set_solver(max_steps=40, tol=1e-3)``.
 
-        The weights stay as they are. A model that was compiled is compiled with the options of
-        its first call: set them before, or compile it again.
+        The weights stay as they are. A compiled model is compiled again at its next call.
 
         Raises:
             TypeError: no option of ``solve``.

@@ -15,6 +15,8 @@ Past = tuple[Tensor, Tensor]
 class Attention(nn.Module):
     """Causal attention over (batch, time, width); how it projects is its subclasses' matter."""
 
+    out: nn.Linear
+
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.width, self.heads = width, heads
@@ -163,7 +165,7 @@ class ModernBlock(Block):
     def __init__(self, width: int, heads: int, hidden: int, dropout: float) -> None:
         super().__init__()
         self.norm1, self.norm2, self.norm3 = (nn.RMSNorm(width, eps=EPS) for _ in range(3))
-        self.attention = ModernAttention(width, heads)
+        self.attention: ModernAttention = ModernAttention(width, heads)
         self.mlp = SwiGLU(width, hidden)
         self.dropout = nn.Dropout(dropout)
         self.reset_parameters()
@@ -171,9 +173,9 @@ class ModernBlock(Block):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Begin anew: maps of unit gain, and the last ones of the branches times BRANCH_GAIN."""
-        last = (self.attention.out, self.mlp.down)
-        for linear in (self.attention.qkv, self.mlp.gate_up, *last):
-            gain = BRANCH_GAIN if linear in last else 1.0
+        maps = [(self.attention.qkv, 1.0), (self.attention.out, BRANCH_GAIN)]
+        maps += [(self.mlp.gate_up, 1.0), (self.mlp.down, BRANCH_GAIN)]
+        for linear, gain in maps:
             nn.init.normal_(linear.weight, std=gain * linear.in_features**-0.5)
 
     def forward(
@@ -189,6 +191,7 @@ class ModernBlock(Block):
 EPS = 1e-6
 """Of every RMSNorm: small beside the mean square of the embeddings, 4e-4 at the beginning."""
 
-BRANCH_GAIN = 0.3
+BRANCH_GAIN = 0.5
+"""The branches' last maps begin with half the gain that keeps sizes as they are."""
 
 BLOCKS: dict[str, Any] = {"modern": ModernBlock, "paper": PaperBlock}

@@ -56,12 +56,16 @@ class ModelConfig:
                     f"{key}: expected a field of {cls.__name__}, one of {', '.join(known)}, got "
                     f"{key!r}; was it written by another version?"
                 )
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        given: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+        }
+        return cls(**given)
 
     def solver_options(self) -> dict[str, Any]:
         """What ``RevDEQ`` is given, but for the number of steps."""
         state = getattr(torch, self.state, self.state)
-        return {"beta": self.beta, "tol": self.tol, "state": state, "adjoint": self.adjoint}
+        options = {"beta": self.beta, "state": state, "adjoint": self.adjoint}
+        return options if self.tol is None else {**options, "tol": self.tol}
 
 
 def whole(name: str, value: Any, least: int = 1) -> None:

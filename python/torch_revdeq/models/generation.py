@@ -3,51 +3,68 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from .blocks import Past
+from ..module import RevDEQ
+from .blocks import Block, Past
 from .config import whole
 
-if TYPE_CHECKING:
-    from .language import LanguageModel
+
+class Model(Protocol):
+    """What a text needs of a language model."""
+
+    equilibrium: RevDEQ
+
+    @property
+    def cell(self) -> Block:
+        """The f of the equilibrium."""
+        ...
+
+    def embed(self, tokens: Tensor, first: int = 0) -> tuple[Tensor, Tensor | None]:
+        """x for tokens at the positions from `first` on, and their rotation."""
+        ...
+
+    def logits(self, z: Tensor) -> Tensor:
+        """Logits of an equilibrium."""
+        ...
 
 
 class Text:
-    """A text at its equilibrium, to which tokens are added."""
+    """A text at its equilibrium, to which tokens are added; at most `context` of them are read."""
 
-    def __init__(self, model: LanguageModel, warm_start: bool) -> None:
-        self.model, self.warm_start = model, warm_start
+    def __init__(self, model: Model, context: int, warm_start: bool) -> None:
+        self.model, self.context, self.warm_start = model, context, warm_start
         self.past: Past | None = None  # of the tokens read, if they reached their equilibrium
-        self.z: Tensor | None = None  # of the last of them
         self.length = 0
 
     def read(self, tokens: Tensor) -> Tensor:
         """Logits (batch, vocab_size) of the token after these: those read before, and new ones."""
         model = self.model
         length = tokens.shape[1]
-        if self.past is None or length != self.length + 1 or length > model.config.context:
-            self.past, self.z, first = None, None, 0
-            tokens = tokens[:, -model.config.context :]
+        if self.past is None or length != self.length + 1 or length > self.context:
+            self.past, first = None, 0
+            tokens = tokens[:, -self.context :]
         else:
             tokens, first = tokens[:, -1:], self.length
         x, rotation = model.embed(tokens, first)
-        z = model.equilibrium(x, rotation, self.past, z0=self.z)
+        # From zeros: the equilibrium of the token before is one of another token, and further away.
+        z = model.equilibrium(x, rotation, self.past)
         self._keep(z, x, rotation)
         self.length = length
         return model.logits(z[:, -1:])[:, 0]
 
     def _keep(self, z: Tensor, x: Tensor, rotation: Tensor | None) -> None:
-        stats = self.model.stats
+        stats = self.model.equilibrium.stats
         if not self.warm_start or stats is None or not stats.converged:
-            self.past = self.z = None
+            self.past = None
             return
-        new = self.model.equilibrium.f.keys_values(z, x, rotation)
+        new = self.model.cell.keys_values(z, x, rotation)
         parts = [new] if self.past is None else [self.past, new]
         keys, values = (torch.cat(part, 2) for part in zip(*parts, strict=True))
-        self.past, self.z = (keys, values), z[:, -1:]
+        self.past = keys, values
 
 
 def sample(
@@ -82,8 +99,8 @@ def check_generation(
     if low < 0 or high >= vocab_size:
         wrong = low if low < 0 else high
         raise ValueError(
-            f"tokens: expected each in 0 to {vocab_size - 1}, got {wrong}; was the text encoded for "
-            "another vocabulary?"
+            f"tokens: expected each in 0 to {vocab_size - 1}, got {wrong}; was the text encoded "
+            "for another vocabulary?"
         )
     if not 0 <= temperature < math.inf:
         raise ValueError(
@@ -94,7 +111,7 @@ def check_generation(
         whole("top_k", top_k)
         if top_k > vocab_size:
             raise ValueError(
-                f"top_k: expected at most vocab_size={vocab_size}, got {top_k}; None draws among all"
+                f"top_k: expected at most vocab_size={vocab_size}, got {top_k}; None is all"
             )
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..module import RevDEQ
 from ..options import one_of
 from .base import EquilibriumModel, check_options
-from .blocks import BLOCKS, EPS, rotations
+from .blocks import BLOCKS, EPS, Block, rotations
 from .config import ModelConfig, flag, number, whole
 from .generation import Text, check_generation, sample
 
@@ -35,7 +35,8 @@ class LanguageConfig(ModelConfig):
             16, which is about as many parameters as 4 width without a gate.
         tied_head: the embedding gives the logits too.
         dropout: share of the embedding's and of the branches' outputs set to 0 in training. Within
-            the layer one mask for the solve (``rng="shared"``): what is solved stays one f.
+            the layer one mask for the solve (``rng="shared"``): what is solved stays one f. With 0
+            nothing is random (``rng="none"``).
         steps: of the solve, at most; each is two evaluations of the block.
         beta, tol, state, adjoint: as in ``solve``; see ``ModelConfig``.
 
@@ -112,12 +113,13 @@ class LanguageModel(EquilibriumModel):
             every call, ``store_last=4``, ``rng="none"``, a beta that is a Parameter.
 
     Attributes:
-        equilibrium: the ``RevDEQ`` layer; its cell is ``equilibrium.f``.
+        equilibrium: the ``RevDEQ`` layer.
+        cell: its f, a ``ModernBlock`` or a ``PaperBlock``.
         stats: of the last solve. See ``Stats``.
 
-    Beginning: embeddings have the standard deviation 0.02, which as a tied head makes small logits.
-    "modern" brings x to unit mean square before the layer, see ``ModernBlock``; "paper" has
-    PyTorch's defaults, embeddings of unit deviation among them.
+    Beginning: embeddings and head have the standard deviation 0.02, for small logits; "modern"
+    brings x to unit mean square before the layer, see ``ModernBlock``. "paper" with a head of its
+    own has PyTorch's defaults, embeddings of unit deviation among them, as the paper's has.
 
     No buffers are kept, so that a model made on the meta device needs ``to_empty`` and a state
     dict, or ``reset_parameters``, and nothing else.
@@ -133,12 +135,18 @@ class LanguageModel(EquilibriumModel):
         self.norm_in = nn.RMSNorm(width, eps=EPS) if modern else nn.Identity()
         self.dropout = nn.Dropout(config.dropout)
         cell = BLOCKS[config.block](width, config.heads, config.mlp_features, config.dropout)
-        given = {**config.solver_options(), "max_steps": config.steps, "rng": "shared"}
+        given = {**config.solver_options(), "max_steps": config.steps}
+        given["rng"] = "shared" if config.dropout else "none"
         self.equilibrium = RevDEQ(cell, **{**given, **options})
         self.norm_out = nn.RMSNorm(width, eps=EPS) if modern else nn.Identity()
         head = None if config.tied_head else nn.Linear(width, config.vocab_size, bias=False)
         self.head = head
         self._begin()
+
+    @property
+    def cell(self) -> Block:
+        """The f of the equilibrium."""
+        return cast("Block", self.equilibrium.f)
 
     def reset_parameters(self) -> None:
         """Begin anew: for a model that was built on the meta device, after ``to_empty``."""
@@ -146,10 +154,11 @@ class LanguageModel(EquilibriumModel):
         self._begin()
 
     def _begin(self) -> None:
-        if self.config.block == "modern" or self.config.tied_head:
-            nn.init.normal_(self.embedding.weight, std=EMBEDDING_STD)
-        if self.config.block == "modern" and self.head is not None:
-            nn.init.normal_(self.head.weight, std=EMBEDDING_STD)
+        if self.config.block == "paper" and not self.config.tied_head:
+            return
+        for part in (self.embedding, self.position, self.head):
+            if part is not None:
+                nn.init.normal_(part.weight, std=EMBEDDING_STD)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits of the token after each.
@@ -165,7 +174,7 @@ class LanguageModel(EquilibriumModel):
             IndexError: on a CPU, a token is not in the vocabulary; a GPU's own error otherwise.
             RangeError, ReconstructionError: see ``solve``; the latter from backward().
         """
-        self._check(tokens)
+        check_tokens(tokens, self.config.context)
         x, rotation = self.embed(tokens)
         return self.logits(self.equilibrium(x, rotation))
 
@@ -210,13 +219,13 @@ class LanguageModel(EquilibriumModel):
             top_p: draw among the most probable tokens that together reach this probability, in
                 (0, 1]; None: all.
             generator: on the tokens' device, to draw from; None: torch's own.
-            warm_start: where the solve before reached its tol, only the new token is solved, from
-                the equilibrium of the token before; the earlier ones stay at theirs, of which keys
-                and values are kept. The logits differ from those of ``forward`` by what tol
-                allows. Where the solve before did not reach its tol, or there is none, nothing
-                says that there is an equilibrium to begin at, and the whole text is solved from
-                zeros, as in ``forward``; so it is beyond `context` tokens, where every position
-                changes.
+            warm_start: begin at the equilibrium of the text before. Attention is causal, so that
+                earlier tokens stay there: their keys and values are kept, and the new token alone
+                is solved, from zeros, with a residual of its own. The logits differ from those of
+                ``forward`` by what tol allows. Where the solve before did not reach its tol, or
+                there is none, nothing says that there is an equilibrium, and the whole text is
+                solved as in ``forward``; so it is beyond `context` tokens, where every position
+                changes. False: always the whole text.
 
         Returns:
             int64 (batch, time + new_tokens): the tokens, and the new ones.
@@ -227,12 +236,12 @@ class LanguageModel(EquilibriumModel):
         Under FSDP2 call ``torch.distributed.fsdp.register_fsdp_forward_method(model, "generate")``
         first, with the model sharded as one.
         """
-        self._check(tokens, most=None)
+        check_tokens(tokens, None)
         check_generation(tokens, self.config.vocab_size, new_tokens, temperature, top_k, top_p)
         modes = [(module, module.training) for module in self.modules()]
         self.eval()
         try:
-            text = Text(self, warm_start)
+            text = Text(self, self.config.context, warm_start)
             for _ in range(new_tokens):
                 chosen = sample(text.read(tokens), temperature, top_k, top_p, generator)
                 tokens = torch.cat((tokens, chosen), 1)
@@ -241,19 +250,20 @@ class LanguageModel(EquilibriumModel):
                 module.training = mode
         return tokens
 
-    def _check(self, tokens: Tensor, most: int | None = -1) -> None:
-        most = self.config.context if most == -1 else most
-        if tokens.dtype != torch.int64:
-            raise TypeError(f"tokens: expected int64, got {tokens.dtype}; tokens.long() makes it")
-        if tokens.dim() != 2:
-            raise ValueError(
-                f"tokens: expected the shape (batch, time), got {tuple(tokens.shape)}; tokens[None] "
-                "is a batch of one"
-            )
-        if tokens.shape[1] < 1:
-            raise ValueError("tokens: expected at least one in every text, got an empty prompt")
-        if most is not None and tokens.shape[1] > most:
-            raise ValueError(
-                f"tokens: expected at most context={most} of them, got {tokens.shape[1]}; pass "
-                f"tokens[:, -{most}:], or build the model with a longer context"
-            )
+
+def check_tokens(tokens: Tensor, most: int | None) -> None:
+    """Refuse what is no batch of texts, or longer than `most`; reads nothing from the device."""
+    if tokens.dtype != torch.int64:
+        raise TypeError(f"tokens: expected int64, got {tokens.dtype}; tokens.long() makes it")
+    if tokens.dim() != 2:
+        raise ValueError(
+            f"tokens: expected the shape (batch, time), got {tuple(tokens.shape)}; tokens[None] is "
+            "a batch of one"
+        )
+    if tokens.shape[1] < 1:
+        raise ValueError("tokens: expected at least one in every text, got an empty prompt")
+    if most is not None and tokens.shape[1] > most:
+        raise ValueError(
+            f"tokens: expected at most context={most} of them, got {tokens.shape[1]}; pass "
+            f"tokens[:, -{most}:], or build the model with a longer context"
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -65,8 +66,8 @@ class VisionConfig(ModelConfig):
                 whole(name, value)
             if len(values) != len(self.channels):
                 raise ValueError(
-                    f"{name}: expected one for each of {len(self.channels)} stages, as in channels, "
-                    f"got {values}"
+                    f"{name}: expected one for each of {len(self.channels)} stages, as in "
+                    f"channels, got {values}"
                 )
         if self.form == "single_scale" and len(self.channels) != 1:
             raise ValueError(
@@ -177,7 +178,7 @@ class VisionModel(EquilibriumModel):
             )
             for count, width, steps in zip(channels, config.widths, config.steps, strict=True)
         )
-        pairs = zip(channels[:-1], channels[1:], strict=True)
+        pairs = pairwise(channels)
         self.downsamplers = nn.ModuleList(Downsample(*pair, momentum) for pair in pairs)
         pixels = 1 if many else 4
         self.pool = nn.AdaptiveAvgPool2d(pixels)
