@@ -17,6 +17,7 @@ DOCUMENTS = (
     "docs/choosing.md",
     "docs/composes.md",
     "docs/models.md",
+    "docs/training.md",
 )
 WITH_CODE = ("README.md", "docs/choosing.md", "docs/models.md")
 

@@ -90,17 +90,12 @@ class Bar:
         """After an update: the newest record of training, and of an evaluation."""
         text = f"update {update}"
         if record:
-            parts = [
-                f"{text}  loss {record['loss']:.4f}",
-                f"{record['per_second']:.0f} {self.unit}/s",
-            ]
-            parts += [
-                f"{record['peak_memory'] / 2**20:.0f} MiB",
-                f"residual {record['residual']:.1e}",
-            ]
-            if record["reconstruction_error"] is not None:
-                parts.append(f"reconstruction {record['reconstruction_error']:.1e}")
-            text = "  ".join([*parts, *(f"{k} {v:.4g}" for k, v in _shown(result).items())])
+            text += f"  loss {record['loss']:.4f}  {record['per_second']:.0f} {self.unit}/s"
+            text += f"  {record['peak_memory'] / 2**20:.0f} MiB"
+            for name in ("residual", "reconstruction_error"):
+                if record[name] is not None:
+                    text += f"  {name.split('_')[0]} {record[name]:.0e}"
+            text += "".join(f"  {name} {value:.4g}" for name, value in _shown(result).items())
         self.progress.update(self.task, completed=update, text=text)
 
     def say(self, text: str) -> None:

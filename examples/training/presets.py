@@ -13,7 +13,7 @@ LANGUAGE = {
         ),
         TextData("stdlib"),
         Training(
-            updates=1000,
+            updates=600,
             batch=16,
             lr=5e-3,
             weight_decay=0.1,
@@ -33,7 +33,8 @@ LANGUAGE = {
         ),
     ),
 }
-"""Of train_lm.py. tiny: minutes on a CPU. paper: Wikitext-103 as in arXiv 2509.12917, 10 epochs."""
+"""Of train_lm.py. tiny: minutes on a CPU. paper: Wikitext-103 as in arXiv 2509.12917, about
+10 epochs."""
 
 IMAGES = {
     "digits": ImageRun(

@@ -1,0 +1,238 @@
+"""Train the same cell in several ways: `python examples/study.py`.
+
+The way is all that differs: weights, data, their order and the number of updates are the same. By
+the reversible solve, exact, for several numbers of steps and betas; as the limit, by Anderson
+iteration with the implicit and the phantom gradient; and as an explicit layer, which applies the
+cell once. Every run is a line of results.jsonl; the figure is drawn of all lines. Needs matplotlib.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import tyro
+from torch import Tensor, nn
+
+from torch_revdeq import fixed_point
+from torch_revdeq.models import LanguageConfig, LanguageModel, VisionConfig, VisionModel
+from training.config import ImageData, ImageRun, LanguageRun, TextData, Training
+from training.images import ImageTask, load_images
+from training.loop import Trainer
+from training.order import seed_of
+from training.parallel import Place
+from training.text import TextTask, load_text
+
+Method = Literal["reversible", "implicit", "phantom", "explicit"]
+Record = dict[str, Any]
+
+HELD_OUT_BYTES = 100_000
+"""Of the held-out text, the first so many, since every run ends by an evaluation."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line sets."""
+
+    out: Path = Path("runs/study")
+    """Where results.jsonl and study.png go."""
+    text_updates: int = 200
+    text_seeds: int = 2
+    image_updates: int = 80
+    image_seeds: int = 2
+    steps: tuple[int, ...] = (1, 2, 4, 8)
+    """Of the reversible solve; each is two evaluations of the cell."""
+    betas: tuple[float, ...] = (0.5, 0.8)
+    evaluations: int = 16
+    """Of the cell, at most, in a solve for the limit."""
+    tol: float = 1e-3
+    """Where a solve for the limit stops."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to train the cell."""
+
+    method: Method
+    steps: int = 1
+    beta: float = 0.5
+
+
+class Limit(nn.Module):
+    """In the place of a ``RevDEQ`` of the same cell: its limit, by another gradient."""
+
+    def __init__(self, f: Callable[..., Tensor], method: Method, options: Options) -> None:
+        super().__init__()
+        self.f, self.method, self.options = f, method, options
+        self.evaluations = self.residual = 0.0
+
+    def forward(self, x: Tensor, *rest: Any) -> Tensor:
+        """z = f(z, x), from zeros."""
+        adjoint: Any = self.method
+        limits = {"tol": self.options.tol, "max_steps": self.options.evaluations}
+        found = fixed_point(self.f, torch.zeros_like(x), x, *rest, adjoint=adjoint, **limits)
+        self.evaluations, self.residual = found.stats.steps, found.stats.residual
+        return found.z
+
+
+class Explicit(nn.Module):
+    """In the place of a ``RevDEQ`` of the same cell: the cell, applied once."""
+
+    def __init__(self, f: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.f = f
+
+    def forward(self, x: Tensor, *rest: Any) -> Tensor:
+        """f(0, x)."""
+        return self.f(torch.zeros_like(x), x, *rest)
+
+
+def ways(options: Options) -> list[Way]:
+    """All of them."""
+    solves = [Way("reversible", n, beta) for beta in options.betas for n in options.steps]
+    return [*solves, Way("implicit"), Way("phantom"), Way("explicit")]
+
+
+def layer(f: Callable[..., Tensor], way: Way, options: Options) -> nn.Module:
+    """What takes the place of the ``RevDEQ``."""
+    return Explicit(f) if way.method == "explicit" else Limit(f, way.method, options)
+
+
+def text_trainer(way: Way, seed: int, options: Options, folder: Path) -> Trainer:
+    """The bytes of the standard library; the last result is bits per byte."""
+    config = LanguageConfig(
+        vocab_size=256,
+        width=48,
+        heads=4,
+        context=64,
+        steps=way.steps,
+        beta=way.beta,
+        tied_head=False,
+    )
+    training = _training(options.text_updates, 16, seed, lr=5e-3)
+    data = TextData()
+    torch.manual_seed(seed_of(seed, "weights"))
+    model = LanguageModel(config)
+    if way.method != "reversible":
+        model.equilibrium = layer(model.equilibrium.f, way, options)  # type: ignore[assignment]
+    text = load_text(data)
+    text = dataclasses.replace(text, held_out=text.held_out[:HELD_OUT_BYTES])
+    task = TextTask(text, config.context)
+    return Trainer(LanguageRun(config, data, training), model, task, _here(), folder)
+
+
+def image_trainer(way: Way, seed: int, options: Options, folder: Path) -> Trainer:
+    """Handwritten digits; the last result is the accuracy."""
+    config = VisionConfig.single_scale(in_channels=1, steps=(way.steps,), beta=way.beta, tol=None)
+    training = _training(options.image_updates, 64, seed, lr=3e-3)
+    data = ImageData()
+    torch.manual_seed(seed_of(seed, "weights"))
+    model = VisionModel(config)
+    if way.method != "reversible":
+        model.stages[0] = layer(model.stages[0].f, way, options)  # type: ignore[arg-type]
+    task = ImageTask(load_images(data), augment=data.augment)
+    return Trainer(ImageRun(config, data, training), model, task, _here(), folder)
+
+
+def _training(updates: int, batch: int, seed: int, **options: Any) -> Training:
+    never = {"evaluate_every": updates, "checkpoint_every": updates, "log_every": updates}
+    return Training(
+        updates=updates, batch=batch, seed=seed, schedule="cosine", warmup=updates // 20, clip=1.0,
+        device="cpu", **never, **options,
+    )  # fmt: skip
+
+
+def _here() -> Place:
+    return Place(0, 1, torch.device("cpu"))
+
+
+def run(kind: str, way: Way, seed: int, options: Options) -> Record:
+    """Train in one way, and say how it did."""
+    start = time.process_time()
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        # That a limit was not reached is in the record, as its residual.
+        warnings.simplefilter("ignore", UserWarning)
+        make = text_trainer if kind == "text" else image_trainer
+        trainer = make(way, seed, options, Path(folder))
+        result = trainer.train()
+    limits = [module for module in trainer.bare.modules() if isinstance(module, Limit)]
+    solves = [layer.stats for layer in trainer.depth.layers if layer.stats]
+    return {
+        "task": kind,
+        **dataclasses.asdict(way),
+        "seed": seed,
+        "updates": trainer.updates,
+        "evaluations": [*(s.nfe for s in solves), *(m.evaluations for m in limits), 1][0],
+        "residual": [*(s.residual for s in solves), *(m.residual for m in limits), None][0],
+        "cpu_seconds": round(time.process_time() - start, 1),
+        **{key: result[key] for key in ("held_out_loss", "perplexity", "bits_per_byte", "accuracy")
+           if key in result},
+    }  # fmt: skip
+
+
+FIGURES = {"text": ("bits_per_byte", "held-out bits per byte"), "image": ("accuracy", "accuracy")}
+COLOURS = {"implicit": "tab:green", "phantom": "tab:red", "explicit": "tab:gray"}
+
+
+def draw(records: list[Record], target: Path) -> None:
+    """Figures against evaluations of the cell: a point for every run, a line through the means."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    for axis, (kind, (key, label)) in zip(axes, FIGURES.items(), strict=True):
+        mine = [r for r in records if r["task"] == kind]
+        for beta in sorted({r["beta"] for r in mine if r["method"] == "reversible"}):
+            chosen = [r for r in mine if (r["method"], r["beta"]) == ("reversible", beta)]
+            counts = sorted({r["evaluations"] for r in chosen})
+            means = [_mean([r[key] for r in chosen if r["evaluations"] == n]) for n in counts]
+            (line,) = axis.plot(counts, means, label=f"reversible, beta {beta}")
+            points = [[r[name] for r in chosen] for name in ("evaluations", key)]
+            axis.scatter(*points, s=12, color=line.get_color())
+        for method, colour in COLOURS.items():
+            points = [
+                [r[name] for r in mine if r["method"] == method] for name in ("evaluations", key)
+            ]
+            axis.scatter(*points, s=24, marker="x", color=colour, label=method)
+        axis.set(xscale="log", xlabel="evaluations of the cell, forward", ylabel=label)
+        axis.xaxis.set_major_locator(plt.FixedLocator([1, 2, 4, 8, 16]))  # type: ignore[attr-defined]
+        axis.xaxis.set_major_formatter("{x:.0f}")
+        axis.legend()
+    figure.savefig(target, dpi=120)
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def main(options: Options) -> None:
+    """Run what has no line yet, and draw."""
+    torch.set_num_threads(1)
+    options.out.mkdir(parents=True, exist_ok=True)
+    results = options.out / "results.jsonl"
+    records = (
+        [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+    )
+    seeds = {"image": options.image_seeds, "text": options.text_seeds}
+    for kind, count in seeds.items():
+        for seed in range(count):
+            for way in ways(options):
+                known = {"task": kind, "seed": seed, **dataclasses.asdict(way)}
+                if any(known.items() <= record.items() for record in records):
+                    continue
+                records.append(run(kind, way, seed, options))
+                with results.open("a") as file:
+                    file.write(json.dumps(records[-1]) + "\n")
+                print(records[-1], flush=True)
+    draw(records, options.out / "study.png")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))
