@@ -75,11 +75,30 @@ def test_the_newest_are_kept(tmp_path: Path) -> None:
     assert checkpoints.found(tmp_path) == [f"update-{i:08d}" for i in (4, 5, 6)]
 
 
+def test_a_run_that_goes_back_keeps_what_it_writes(tmp_path: Path) -> None:
+    """Checkpoints later than where it went back to are no reason to delete it."""
+    trainer(toy(checkpoint_every=1, keep=4), tmp_path).train()
+    run = resumed(toy(checkpoint_every=1), tmp_path, "update-00000003")
+    with pytest.raises(CutError):
+        run.train(cut_after(4))
+    assert checkpoints.found(tmp_path) == [f"update-{i:08d}" for i in (3, 4, 5, 6)]
+    assert resumed(toy(), tmp_path).updates == 4
+
+
+def test_a_checkpoint_that_has_diverged_is_not_written(tmp_path: Path) -> None:
+    """Also between the lines of the log, which say so too."""
+    run = trainer(toy(checkpoint_every=1, log_every=100), tmp_path)
+    torch.nn.init.constant_(run.bare.get_parameter("norm_out.weight"), float("nan"))
+    with pytest.raises(RunError, match="loss: nan in update 1"):
+        run.train()
+    assert not checkpoints.found(tmp_path)
+
+
 def test_tensors_that_share_memory(tmp_path: Path) -> None:
     """Each is written with its own values."""
     both = torch.arange(6.0)
     weights = dict(apart({"a": both[:3], "b": both[2:], "c": both}))
-    facts = checkpoints.Checkpoint(tmp_path, {}, "", 1, 8, {}, [])
+    facts = checkpoints.Facts({}, "", 1, 8, {}, [])
     path = checkpoints.write(tmp_path, facts, weights, {}, keep=1)
     read = load_file(path / WEIGHTS)
     assert torch.equal(read["a"], both[:3]) and torch.equal(read["b"], both[2:])

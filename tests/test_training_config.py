@@ -150,7 +150,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_resuming_takes_the_configuration_of_the_checkpoint(trained: Path) -> None:
     asked = command(trained, "--resume", "--updates", "9", "--log-every", "5")
     assert asked.run == toy(updates=9, log_every=5)
-    assert asked.resume and asked.resume.update == 3
+    assert asked.resume and asked.resume.facts.update == 3
     assert command(trained, "--resume", "update-00000003").resume == asked.resume
 
 
@@ -254,5 +254,5 @@ def test_random_depth_leaves_evaluation_alone(tmp_path: Path) -> None:
 def test_a_run_that_diverges_ends(tmp_path: Path) -> None:
     run = trainer(toy(), tmp_path)
     torch.nn.init.constant_(run.bare.get_parameter("norm_out.weight"), float("nan"))
-    with pytest.raises(RunError, match="loss: nan after update 1: the run has diverged"):
+    with pytest.raises(RunError, match="loss: nan in update 1: the run has diverged"):
         run.train()

@@ -18,7 +18,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +40,10 @@ Tensors = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """What a checkpoint holds beside the tensors, and where those are.
+class Facts:
+    """What a checkpoint holds beside the tensors.
 
     Attributes:
-        path: its folder.
         config: of the run, see ``config.to_dict``.
         data: the identity of the run's data.
         update: updates that were done.
@@ -53,7 +52,6 @@ class Checkpoint:
         rates: the learning rate of each group of parameters.
     """
 
-    path: Path
     config: dict[str, Any]
     data: str
     update: int
@@ -62,13 +60,22 @@ class Checkpoint:
     rates: list[float]
 
 
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that was found to be whole: its folder, and what it says."""
+
+    path: Path
+    facts: Facts
+
+
 # ---- writing ---------------------------------------------------------------------------------
 
 
-def write(folder: Path, facts: Checkpoint, weights: Tensors, optimizer: Tensors, keep: int) -> Path:
-    """Write a checkpoint, then make it the latest, then delete all but the newest `keep`.
+def write(folder: Path, facts: Facts, weights: Tensors, optimizer: Tensors, keep: int) -> Path:
+    """Write a checkpoint, then make it the latest, then delete those before it but for the last.
 
     It is written into a folder of another name, which gets its own when everything is on the disk.
+    `keep`: how many are left, this one included. Later ones, from which a run has gone back, stay.
 
     Raises:
         RunError: it cannot be written. What was there before is as it was.
@@ -88,12 +95,12 @@ def write(folder: Path, facts: Checkpoint, weights: Tensors, optimizer: Tensors,
         raise RunError(
             f"{checkpoints / name}: cannot be written ({error}); {_another(checkpoints / name)}"
         ) from error
-    for old in found(folder)[:-keep]:
+    for old in [other for other in found(folder) if other <= name][:-keep]:
         shutil.rmtree(checkpoints / old)
     return checkpoints / name
 
 
-def _write_files(target: Path, facts: Checkpoint, weights: Tensors, optimizer: Tensors) -> None:
+def _write_files(target: Path, facts: Facts, weights: Tensors, optimizer: Tensors) -> None:
     for file, tensors in ((WEIGHTS, weights), (OPTIMIZER, optimizer)):
         save_file(tensors, target / file)
         _on_disk(target / file)
@@ -101,9 +108,7 @@ def _write_files(target: Path, facts: Checkpoint, weights: Tensors, optimizer: T
         file: {"bytes": (target / file).stat().st_size, "sha256": _sha256(target / file)}
         for file in (WEIGHTS, OPTIMIZER)
     }
-    held = {"format": FORMAT, "torch": torch.__version__, "files": files}
-    for name in ("config", "data", "update", "samples", "schedule", "rates"):
-        held[name] = getattr(facts, name)
+    held = {"format": FORMAT, "torch": torch.__version__, "files": files, **asdict(facts)}
     _write_text(target / FACTS, json.dumps(held, indent=1))
 
 
@@ -185,8 +190,7 @@ def open_checkpoint(folder: Path, name: str = LATEST) -> Checkpoint:
             )
         for file, wanted in held["files"].items():
             _check_file(path / file, wanted["bytes"], wanted["sha256"])
-        facts = {name: held[name] for name in Checkpoint.__dataclass_fields__ if name != "path"}
-    return Checkpoint(path, **facts)
+        return Checkpoint(path, Facts(**{field.name: held[field.name] for field in fields(Facts)}))
 
 
 def read_tensors(path: Path) -> Tensors:
@@ -222,8 +226,8 @@ def _check_file(path: Path, size: int, digest: str) -> None:
 
 def _another(path: Path) -> str:
     """The way out: a checkpoint before this one."""
-    others = [name for name in found(path.parent.parent) if name != path.name]
-    return f"resume from {others[-1]}, the one before" if others else "there is no other"
+    others = [name for name in found(path.parent.parent) if name < path.name]
+    return f"resume from {others[-1]}, the one before" if others else "there is none before it"
 
 
 def _sha256(path: Path) -> str:

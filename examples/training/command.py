@@ -95,7 +95,7 @@ def _of_file(kind: type[Run], path: Path) -> Run:
 
 def _of_checkpoint(kind: type[Run], checkpoint: Checkpoint) -> Run:
     try:
-        return from_dict(kind, checkpoint.config)
+        return from_dict(kind, checkpoint.facts.config)
     except RunError as error:
         raise RunError(
             f"{checkpoint.path}: its configuration is not one of this script and version: {error}"
@@ -104,7 +104,7 @@ def _of_checkpoint(kind: type[Run], checkpoint: Checkpoint) -> Run:
 
 def _check_same(run: Any, checkpoint: Checkpoint) -> None:
     """RunError where the options say otherwise than the checkpoint in what makes the run."""
-    now, before = _lasting(to_dict(run)), _lasting(checkpoint.config)
+    now, before = _lasting(to_dict(run)), _lasting(checkpoint.facts.config)
     if found := differences(now, before):
         raise RunError(
             f"resume: expected what {checkpoint.path} was trained with, got {'; '.join(found)}; "

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import resource
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +40,11 @@ class Log:
 
             self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=update + 1)
 
-    def write(self, record: Record) -> None:
-        """A record with the key update."""
-        self.file.write(json.dumps(record) + "\n")
-        if self.board is not None:
-            for name, value in record.items():
+    def write(self, *records: Record) -> None:
+        """Records with the key update."""
+        for record in records:
+            self.file.write(json.dumps(record) + "\n")
+            for name, value in record.items() if self.board else ():
                 if isinstance(value, int | float) and name != "update":
                     self.board.add_scalar(name, value, record["update"])
 
@@ -76,12 +79,37 @@ def peak_memory(device: torch.device) -> int:
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # Linux counts in KiB
 
 
+class Stopwatch:
+    """Units by the second, of the time that is spent on them.
+
+    Args:
+        done: units before the first call.
+    """
+
+    def __init__(self, done: int) -> None:
+        self.done, self.since = done, time.perf_counter()
+
+    def rate(self, done: int) -> float:
+        """Since the last call."""
+        now = time.perf_counter()
+        rate = (done - self.done) / (now - self.since)
+        self.done, self.since = done, now
+        return rate
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """For what is not to count."""
+        begin = time.perf_counter()
+        yield
+        self.since += time.perf_counter() - begin
+
+
 class Bar:
     """The progress bar, with the newest figures."""
 
     def __init__(self, update: int, updates: int, unit: str, *, shown: bool) -> None:
         columns = [TextColumn("{task.fields[text]}"), BarColumn(None), TimeRemainingColumn()]
-        self.unit = unit
+        self.unit, self.shown = unit, shown
         self.progress = Progress(*columns, disable=not shown)
         self.task = self.progress.add_task("", total=updates, completed=update, text="")
         self.progress.start()
@@ -98,19 +126,16 @@ class Bar:
             text += "".join(f"  {name} {value:.4g}" for name, value in _shown(result).items())
         self.progress.update(self.task, completed=update, text=text)
 
-    def say(self, text: str) -> None:
-        """A line above the bar."""
-        self.progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
+    def say(self, result: Record) -> None:
+        """An evaluation, as a line above the bar."""
+        figures = ", ".join(f"{name} {value:.4f}" for name, value in _shown(result).items())
+        if self.shown:
+            text = f"update {result['update']}: {figures}"
+            self.progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def close(self) -> None:
         """Leave the terminal as it was."""
         self.progress.stop()
-
-
-def described(result: Record) -> str:
-    """An evaluation, as a line."""
-    figures = ", ".join(f"{name} {value:.4f}" for name, value in _shown(result).items())
-    return f"update {result['update']}: {figures}"
 
 
 def _shown(result: Record) -> Record:

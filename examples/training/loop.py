@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,14 +9,15 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from . import checkpoint as checkpoints
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, Facts
 from .config import ImageRun, LanguageRun, to_dict
 from .depth import Depth
 from .errors import RunError
 from .evaluation import evaluate
-from .logs import Bar, Log, Record, described, peak_memory, solver_figures
+from .logs import Bar, Log, Record, Stopwatch, peak_memory, solver_figures
 from .order import Order, seed_of
 from .parallel import Place, exchanging, share
 from .schedule import schedule_for
@@ -76,28 +76,32 @@ class Trainer:
 
         `on_update` is called after each, with its number.
         """
-        every, log = self.training, None
+        every = self.training
         bar = Bar(self.updates, every.updates, self.task.unit, shown=self.place.first)
         watch = Stopwatch(self.samples * self.task.units)
         record, result = {}, {}
+        log = Log(self.folder, self.updates) if self.place.first else None
         try:
-            if self.place.first:
-                log = Log(self.folder, self.updates)
             while self.updates < every.updates:
                 loss, norm = self.update()
                 last = self.updates == every.updates
-                if last or self.updates % every.log_every == 0:
+                log_now, evaluate_now, save_now = (
+                    last or self.updates % count == 0
+                    for count in (every.log_every, every.evaluate_every, every.checkpoint_every)
+                )
+                if log_now or save_now:
+                    _check_finite(self.updates, loss=loss, gradient_norm=norm)
+                if log_now:
                     rate = watch.rate(self.samples * self.task.units)
                     record = self._record(loss, norm, rate)
-                    self._write(log, record)
-                if last or self.updates % every.evaluate_every == 0:
-                    with watch.paused():
+                with watch.paused():
+                    if evaluate_now:
                         result = self.evaluate(None if last else every.evaluation_samples)
-                    self._write(log, result)
-                    bar.say(described(result))
-                if last or self.updates % every.checkpoint_every == 0:
-                    with watch.paused():
+                        bar.say(result)
+                    if save_now:
                         self.save()
+                if log:
+                    log.write(*([record] if log_now else []), *([result] if evaluate_now else []))
                 bar.update(self.updates, record, result)
                 if on_update:
                     on_update(self.updates)
@@ -123,6 +127,7 @@ class Trainer:
             self.model.parameters(), self.training.clip or torch.inf
         )
         self.optimizer.step()
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         loss = self.place.mean(torch.stack(losses).mean())
         self.schedule.step(loss)
         self.updates, self.samples = self.updates + 1, self.samples + self.training.batch
@@ -139,8 +144,7 @@ class Trainer:
         """Write a checkpoint; all processes take part, the first one writes."""
         weights, optimizer = gather(self.model, self.optimizer)
         if self.place.first:
-            facts = Checkpoint(
-                path=self.folder,
+            facts = Facts(
                 config=to_dict(self.run),
                 data=self.task.identity,
                 update=self.updates,
@@ -166,66 +170,38 @@ class Trainer:
         return F.cross_entropy(logits.flatten(0, -2).float(), targets.flatten())
 
     def _restore(self, checkpoint: Checkpoint) -> None:
-        if checkpoint.data != self.task.identity:
+        facts = checkpoint.facts
+        if facts.data != self.task.identity:
             raise RunError(
                 f"{checkpoint.path}: was trained on other data than there is now, where its "
                 "position means nothing; bring that data, or begin anew in another folder"
             )
         restore(self.model, self.optimizer, checkpoint)
-        self.schedule.load_state_dict(checkpoint.schedule)
-        self.updates, self.samples = checkpoint.update, checkpoint.samples
+        self.schedule.load_state_dict(facts.schedule)
+        self.updates, self.samples = facts.update, facts.samples
 
     def _record(self, loss: Tensor, norm: Tensor, rate: float) -> Record:
         """A line of the log. Reading it waits for the device."""
-        value = loss.item()
-        if not torch.isfinite(loss):
-            raise RunError(
-                f"loss: {value} after update {self.updates}: the run has diverged; resume from the "
-                "last checkpoint with a lower lr or a clip, in another folder"
-            )
         return {
             "kind": "training",
             "update": self.updates,
-            "loss": value,
+            "loss": loss.item(),
             "lr": self.optimizer.param_groups[0]["lr"],
-            "gradient_norm": float(_whole(norm)),
+            "gradient_norm": norm.item(),
             "per_second": rate,
             "peak_memory": peak_memory(self.place.device),
             **solver_figures(self.depth.layers),
         }
 
-    def _write(self, log: Log | None, record: Record) -> None:
-        if log:
-            log.write(record)
 
-
-class Stopwatch:
-    """Units by the second, of the time that is spent on them."""
-
-    def __init__(self, done: int) -> None:
-        self.done, self.since = done, time.perf_counter()
-
-    def rate(self, done: int) -> float:
-        """Since the last call."""
-        now = time.perf_counter()
-        rate = (done - self.done) / (now - self.since)
-        self.done, self.since = done, now
-        return rate
-
-    def paused(self) -> _Pause:
-        """For what is not to count."""
-        return _Pause(self)
-
-
-class _Pause:
-    def __init__(self, watch: Stopwatch) -> None:
-        self.watch = watch
-
-    def __enter__(self) -> None:
-        self.begin = time.perf_counter()
-
-    def __exit__(self, *exception: object) -> None:
-        self.watch.since += time.perf_counter() - self.begin
+def _check_finite(update: int, **values: Tensor) -> None:
+    """RunError for a loss or a norm that is no number: waits for the device."""
+    for name, value in values.items():
+        if not torch.isfinite(value):
+            raise RunError(
+                f"{name}: {value.item()} in update {update}: the run has diverged; begin anew in "
+                "another folder with a lower lr or a clip"
+            )
 
 
 def _parts(batch: int, micro: int | None, world: int) -> tuple[int, int]:
@@ -238,8 +214,3 @@ def _parts(batch: int, micro: int | None, world: int) -> tuple[int, int]:
             f"{world} processes, got {batch}; change batch or micro_batch"
         )
     return micro, batch // (micro * world)
-
-
-def _whole(value: Any) -> Tensor:
-    """A sharded tensor, put together."""
-    return value.full_tensor() if hasattr(value, "full_tensor") else value

@@ -59,7 +59,7 @@ def restore(model: nn.Module, optimizer: Optimizer, checkpoint: Checkpoint) -> N
         set_optimizer_state_dict(model, optimizer, of_optimizer, options=options)
     except (RuntimeError, KeyError, ValueError) as error:
         raise RunError(f"{checkpoint.path}: not a checkpoint of this model: {error}") from error
-    for group, rate in zip(optimizer.param_groups, checkpoint.rates, strict=True):
+    for group, rate in zip(optimizer.param_groups, checkpoint.facts.rates, strict=True):
         group["lr"] = rate
 
 
