@@ -45,7 +45,7 @@ class Options:
     out: Path = Path("runs/study")
     """Where results.jsonl and study.png go."""
     text_updates: int = 200
-    text_seeds: int = 2
+    text_seeds: int = 1
     image_updates: int = 80
     image_seeds: int = 2
     steps: tuple[int, ...] = (1, 2, 4, 8)

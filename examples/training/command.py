@@ -51,14 +51,14 @@ def parse(
     parser.add_argument("--out", type=Path, metavar="FOLDER")
     parser.add_argument("--resume", nargs="?", const=checkpoints.LATEST, metavar="CHECKPOINT")
     begin, rest = parser.parse_known_args(args)
-    if sum(option is not None for option in (begin.preset, begin.config, begin.resume)) > 1:
-        raise RunError("preset, config, resume: expected one of them at most, since each says all")
+    if begin.preset and begin.config:
+        raise RunError("preset, config: expected one of them, since each says all there is")
     kind, out = type(presets[first]), begin.out or Path("runs") / (begin.preset or first)
     resume = checkpoints.open_checkpoint(out, begin.resume) if begin.resume else None
-    if resume:
-        default = _of_checkpoint(kind, resume)
-    elif begin.config:
+    if begin.config:
         default = _of_file(kind, begin.config)
+    elif resume and not begin.preset:
+        default = _of_checkpoint(kind, resume)
     else:
         default = presets[begin.preset or first]
     run = tyro.cli(
@@ -81,7 +81,8 @@ def _four(presets: Mapping[str, Any]) -> str:
     return (
         f"--preset {'|'.join(presets)}: where the options begin; or --config FILE, a JSON file of "
         "them all. --out FOLDER: where checkpoints and log go. --resume [CHECKPOINT]: go on with "
-        "the run in that folder, from its latest checkpoint or the one named."
+        "the run in that folder, with the options that it has, from its latest checkpoint or the "
+        "one named."
     )
 
 
