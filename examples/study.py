@@ -179,6 +179,7 @@ def run(kind: str, way: Way, seed: int, options: Options) -> Record:
 
 
 FIGURES = {"text": ("bits_per_byte", "held-out bits per byte"), "image": ("accuracy", "accuracy")}
+TICKS = [1, 2, 4, 8, 16]
 COLOURS = {"implicit": "tab:green", "phantom": "tab:red", "explicit": "tab:gray"}
 
 
@@ -202,10 +203,40 @@ def draw(records: list[Record], target: Path) -> None:
             ]
             axis.scatter(*points, s=24, marker="x", color=colour, label=method)
         axis.set(xscale="log", xlabel="evaluations of the cell, forward", ylabel=label)
-        axis.xaxis.set_major_locator(plt.FixedLocator([1, 2, 4, 8, 16]))  # type: ignore[attr-defined]
-        axis.xaxis.set_major_formatter("{x:.0f}")
+        axis.set_xticks(TICKS, list(map(str, TICKS)))
+        axis.minorticks_off()
         axis.legend()
     figure.savefig(target, dpi=120)
+
+
+def table(records: list[Record]) -> str:
+    """Markdown: a row for each way, means over its seeds."""
+    ways = list(dict.fromkeys((r["method"], r["steps"], r["beta"]) for r in records))
+    rows = [
+        "| way | steps | beta | evaluations | digits: accuracy | held-out loss | CPU s "
+        "| text: bits per byte | CPU s |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for method, *rest in ways:
+        mine = [r for r in records if [r["method"], r["steps"], r["beta"]] == [method, *rest]]
+        image, text = ([r for r in mine if r["task"] == kind] for kind in ("image", "text"))
+        reversible = method == "reversible"
+        cells = [method, *map(str, rest if reversible else ("", ""))]
+        cells.append(f"{max(r['evaluations'] for r in mine)}")
+        cells += [_cell(image, "accuracy", ".1%"), _cell(image, "held_out_loss", ".3f")]
+        cells.append(_cell(image, "cpu_seconds", ".0f"))
+        cells += [_cell(text, "bits_per_byte", ".3f"), _cell(text, "cpu_seconds", ".0f")]
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def _cell(records: list[Record], key: str, form: str) -> str:
+    return format(_mean([r[key] for r in records]), form) if records else ""
+
+
+def read(path: Path) -> list[Record]:
+    """The records of a file, if it is there."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def _mean(values: list[float]) -> float:
@@ -217,9 +248,7 @@ def main(options: Options) -> None:
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
     results = options.out / "results.jsonl"
-    records = (
-        [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
-    )
+    records = read(results)
     seeds = {"image": options.image_seeds, "text": options.text_seeds}
     for kind, count in seeds.items():
         for seed in range(count):
@@ -232,6 +261,7 @@ def main(options: Options) -> None:
                     file.write(json.dumps(records[-1]) + "\n")
                 print(records[-1], flush=True)
     draw(records, options.out / "study.png")
+    print(table(records))
 
 
 if __name__ == "__main__":
