@@ -213,7 +213,7 @@ def table(records: list[Record]) -> str:
     """Markdown: a row for each way, means over its seeds."""
     ways = list(dict.fromkeys((r["method"], r["steps"], r["beta"]) for r in records))
     rows = [
-        "| way | steps | beta | evaluations | digits: accuracy | held-out loss | CPU s "
+        "| way | steps | beta | evaluations, at most | digits: accuracy | held-out loss | CPU s "
         "| text: bits per byte | CPU s |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
