@@ -13,7 +13,7 @@ LANGUAGE = {
         ),
         TextData("stdlib"),
         Training(
-            updates=600,
+            updates=1000,
             batch=16,
             lr=5e-3,
             weight_decay=0.1,
