@@ -60,7 +60,7 @@ build: $(STATE)/.built  ## build and install the package, editable
 
 # Strict: a warning is an error. mkdocstrings reads the sources: nothing has to be built.
 docs: $(STATE)/.tools  ## build the documentation, as a site in build/docs; every warning is an error
-	if $(PY) -c 'import mkdocs' 2>/dev/null; then NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet; \
+	if $(PY) -c 'import mkdocs' 2>/dev/null; then NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict; \
 	else echo "mkdocs needs python 3.11: the site was not built"; fi
 
 cuda-report: $(STATE)/.built  ## registers, spills and vector width of the CUDA kernels; checks docs/

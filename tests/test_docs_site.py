@@ -42,7 +42,7 @@ def test_links_lead_to_pages(document: str, target: str, expected: str) -> None:
 
 
 def test_code_is_left_as_it_is() -> None:
-    text = "[a](tests)\n`b[0](x)`\n```python\nc[0](x)\n```\n``d[`](x)`` [e](README.md)\n"
+    text = "[a](tests)\n`before = b[0](x)`\n```python\nc[0](x)\n```\n``d[`](x)`` [e](README.md)\n"
     changed = docs_site.links_changed(text, str.upper)
     assert changed == text.replace("(tests)", "(TESTS)").replace("(README.md)", "(README.MD)")
 
