@@ -47,10 +47,11 @@ class Document:
         return [child for token in self._tokens for child in token.children or ()]
 
     def blocks(self, *languages: str) -> list[Block]:
-        """The blocks of code in these languages, in their order; "" is one that names none."""
+        """The blocks of code in these languages, or in all; "" is one that names none."""
         found = []
         for before, token in zip([None, *self._tokens], self._tokens, strict=False):
-            if token.type == "fence" and (language := token.info.strip()) in languages:
+            language = token.info.strip()
+            if token.type == "fence" and (language in languages or not languages):
                 assert token.map is not None
                 mark = (
                     MARK.search(before.content) if before and before.type == "html_block" else None
