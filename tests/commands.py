@@ -34,9 +34,11 @@ def check(line: str, *, known: bool) -> None:
             _check_extras(what)
         case ["python", "-m", module, *arguments]:
             _check_module(module, arguments)
+        case ["torchrun", *arguments]:  # its own options end where the script begins
+            script = next(i for i, word in enumerate(arguments) if word.endswith(".py"))
+            _check_script(arguments[script], arguments[script + 1 :])
         case ["python", script, *arguments]:
-            assert (ROOT / script).is_file(), line
-            _check_options(script, arguments)
+            _check_script(script, arguments)
         case [script, *arguments]:
             text = (ROOT / script).read_text()
             assert (ROOT / script).stat().st_mode & 0o111, f"{script} cannot be executed"
@@ -46,7 +48,7 @@ def check(line: str, *, known: bool) -> None:
 
 def _is_shell(line: str) -> bool:
     return (
-        re.match(r"(\$ )?([A-Z_]+=\S* )*(make|pip|python|\S+\.sh|\.ci/run)( |$)", line) is not None
+        re.match(r"(\$ )?([A-Z_]+=\S* )*(make|pip|python|torchrun|\S+\.sh|\.ci/run)( |$)", line) is not None
     )
 
 
@@ -73,6 +75,11 @@ def _check_module(module: str, arguments: list[str]) -> None:
     _check_options(module, arguments)
 
 
+def _check_script(script: str, arguments: list[str]) -> None:
+    assert (ROOT / script).is_file(), script
+    _check_options(script, arguments)
+
+
 def _check_options(program: str, arguments: list[str]) -> None:
     if options := _options(arguments):
         text = _help(program)
@@ -95,6 +102,8 @@ def _help(program: str) -> str:
         run, name = runpy.run_module, program
         if program.endswith(".py"):
             run, name = runpy.run_path, str(ROOT / program)
-        with contextlib.redirect_stdout(out), pytest.raises(SystemExit):
+            patch.syspath_prepend(str((ROOT / program).parent))
+        with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
             run(name, run_name="__main__")
+    assert "--help" in out.getvalue(), program
     return out.getvalue()
