@@ -47,9 +47,8 @@ def check(line: str, *, known: bool) -> None:
 
 
 def _is_shell(line: str) -> bool:
-    return (
-        re.match(r"(\$ )?([A-Z_]+=\S* )*(make|pip|python|torchrun|\S+\.sh|\.ci/run)( |$)", line) is not None
-    )
+    program = r"(make|pip|python|torchrun|\S+\.sh|\.ci/run)"
+    return re.match(rf"(\$ )?([A-Z_]+=\S* )*{program}( |$)", line) is not None
 
 
 def _check_targets(targets: list[str]) -> None:

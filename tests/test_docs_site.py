@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import posixpath
+import re
+from typing import Any
 
 import pytest
 
+import revdeq_kernels as rk
+import torch_revdeq
+import torch_revdeq.models
 from documents import ROOT, documents
 
 pytest.importorskip("mkdocs", reason="mkdocs needs python 3.11")
@@ -53,6 +59,16 @@ def test_a_file_as_a_page_is_the_file() -> None:
         assert (ROOT / path).read_text().rstrip("\n") in page
         fence = page.rstrip().splitlines()[-1]
         assert set(fence) == {"`"} and page.count(f"\n{fence}") == 2
+
+
+@pytest.mark.parametrize("module", [torch_revdeq, torch_revdeq.models, rk], ids=str)
+def test_powers_in_docstrings_are_no_emphasis(module: Any) -> None:
+    """Two ** in one paragraph of Markdown make what is between them bold, and are gone."""
+    for name in module.__all__:
+        text = re.sub(
+            "(`+).+?\\1", "", inspect.getdoc(getattr(module, name)) or "", flags=re.DOTALL
+        )
+        assert not re.search(r"\*\*\S(?:.|\n(?! *\w+:|\n))*?\*\*", text), name
 
 
 def test_a_folder_is_a_list_of_its_files() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import posixpath
@@ -103,6 +104,13 @@ def test_links(name: str) -> None:
         assert (ROOT / target).exists(), link
         if anchor:
             assert target in documents() and anchor in documents()[target].anchors, link
+
+
+@pytest.mark.parametrize("module", ["torch_revdeq", "torch_revdeq.models"])
+def test_the_reference_has_every_public_name(module: str) -> None:
+    text = "".join(document.text for document in documents().values())
+    listed = {path.rpartition(".")[2] for path in re.findall(rf"^::: {module}\.(\S+)", text, re.M)}
+    assert {*importlib.import_module(module).__all__} <= listed
 
 
 def test_the_readme_fits_on_two_screens() -> None:
