@@ -61,7 +61,9 @@ def test_a_file_as_a_page_is_the_file() -> None:
         assert set(fence) == {"`"} and page.count(f"\n{fence}") == 2
 
 
-@pytest.mark.parametrize("module", [torch_revdeq, torch_revdeq.models, rk], ids=str)
+@pytest.mark.parametrize(
+    "module", [torch_revdeq, torch_revdeq.models, rk], ids=lambda m: m.__name__
+)
 def test_powers_in_docstrings_are_no_emphasis(module: Any) -> None:
     """Two ** in one paragraph of Markdown make what is between them bold, and are gone."""
     for name in module.__all__:
