@@ -8,7 +8,6 @@ outside. ``linear_cell_forward`` is differentiable: its derivative is ``linear_c
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -237,5 +236,5 @@ def _overload(implementation: str | None, w: Tensor, name: str) -> Callable[...,
 
 
 _define("composite", lambda: composite)
-_define("triton", partial(cell_choice.launcher, "triton"))
-_define("gluon", partial(cell_choice.launcher, "gluon"))
+_define("triton", lambda: cell_choice.launcher("triton"))
+_define("gluon", lambda: cell_choice.launcher("gluon"))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from types import FunctionType, ModuleType, SimpleNamespace
 from typing import Any
+from weakref import WeakSet
 
 import torch
 import triton.language as tl
@@ -87,13 +88,14 @@ class _Cell:
     def __init__(self) -> None:
         self.value: Any = None
         self.fenced, self.in_flight = True, False
-        _Language.cells.append(self)
+        _CELLS.add(self)
+
+
+_CELLS: WeakSet[_Cell] = WeakSet()
 
 
 class _Language:
     """triton.experimental.gluon.language: that of Triton, but for what has a layout."""
-
-    cells: list[_Cell] = []
 
     def __getattr__(self, name: str) -> Any:
         return _no_layout if name.endswith("Layout") else getattr(tl, name)
@@ -146,7 +148,7 @@ class _Hopper:
 
 
 def _fence() -> None:
-    for cell in _Language.cells:
+    for cell in _CELLS:
         cell.fenced = True
 
 

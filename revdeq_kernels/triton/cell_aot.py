@@ -26,6 +26,7 @@ _MOST: Form = (GENERAL, 1, "i64")
 
 _KERNELS: dict[str, Any] = {"triton": linear_cell, "gluon": gluon_cell}
 
+
 def architectures() -> dict[str, tuple[int, ...]]:
     """The compute capabilities of each signature, by its label."""
     found: dict[str, tuple[int, ...]] = {}
@@ -75,7 +76,8 @@ def _signature(
         constants |= {"FORM": form[0].value, "DIGITS_PER_BYTE": form[1]}
     kernel = kernels.backward_kernel if back else kernels.forward_kernel
     kind = "float32" if form is None else f"form {form[0].value} digits {form[1]}"
-    label = f"{implementation} cell {'back' if back else 'forward'} {w} {features} act {act.value} {kind}"
+    way = "back" if back else "forward"
+    label = f"{implementation} cell {way} {w} {features} act {act.value} {kind}"
     return label, kernel, types, constants | OPTIONS | {"num_warps": warps, "num_stages": 1}
 
 

@@ -150,12 +150,12 @@ class Launcher:
     def differs(
         self, device: torch.device, w_dtype: torch.dtype, features: int, act: str, state: str
     ) -> str:
-        """What is wrong with the kernels of such cells on a device; nothing if they do as they should.
+        """What is wrong with the kernels of such cells; nothing if they do as they should.
 
-        Forward and back on random numbers, with whole tiles and part of one: an exact state has to come
-        back bit for bit, and results have to be those of the composite up to roundings. A sum in
-        another order moves a number of the exact state by a unit of its grid, 2^-16, or lets s fall to
-        the other side of a rounding, one unit of w's dtype; of a cell that contracts no
+        Forward and back on random numbers, with whole tiles and part of one: an exact state has to
+        come back bit for bit, and results have to be those of the composite up to roundings. A sum
+        in another order moves a number of the exact state by a unit of its grid, 2^-16, or lets s
+        fall to the other side of a rounding, one unit of w's dtype; of a cell that contracts no
         norm of a result moves by a whole unit then.
         """
         generator = torch.Generator().manual_seed(features)

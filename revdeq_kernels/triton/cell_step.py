@@ -80,7 +80,7 @@ def slope(x, e, f, ACT: tl.constexpr):
         d = 0.5 * e + x * density
     else:
         s = 1.0 / e
-        d = s * (1.0 + x * (1.0 - s))
+        d = s + f * (1.0 - s)
     return d
 
 

@@ -2,14 +2,12 @@
 
     f(s) = act(W s + u)           y <- (1-b) y + b f(z)     z <- (1-b) z + b f(y)
 
-The ops, the memory they move and what happens to an element are those of ``triton/linear_cell.py``
-and ``triton/cell_step.py``. What differs is where things are. W lies in shared memory, loaded once
-by a program; both factors of every product are read from there (wgmma), and the sums are in
-registers. A tile has 64 rows, the fewest that the instruction takes.
-
-Forward, both states of a tile are in registers. On the way back they would not fit beside the
-gradient of W: half a step changes one state by f of the other, so the other one, of which only the
-rounded copy is a factor, and its adjoint wait in shared memory, and then they change places.
+The ops, the memory they move and what happens to an element are those of ``linear_cell.py`` and
+``cell_step.py``. What differs is where things are. W lies in shared memory, loaded once by a
+program; both factors of every product are read from there (wgmma), and the sums are in registers.
+So are the gradient of W and that of the state which a half step reads; the states wait in shared
+memory, and registers hold the one that changes while it does. A tile has 64 rows, the fewest that
+the instruction takes.
 
 256 features are not offered. With W (128 KiB), y, z and their adjoints (256 KiB of 64 rows), two
 factors and a product (128 KiB) the way back needs 512 KiB, the gradient of W aside; registers and
@@ -50,9 +48,9 @@ from .linear_cell import STEP, Configuration
 _OF_16_BITS = {64: Configuration(64, 4, 2), 128: Configuration(64, 8)}
 
 CONFIGURATIONS = {"bf16": _OF_16_BITS, "fp16": _OF_16_BITS}
-"""By the type of W and the features. Half a tile's columns to each of two warpgroups with 128
-features, where the gradient of W is a quarter of a processor's registers; with 64 features two
-programs share the processor, so that one multiplies while the other applies act."""
+"""By the type of W and the features. With 128 two warpgroups share the columns, because the gradient
+of W is a quarter of a processor's registers; with 64 two programs share the processor, so that one
+can multiply while the other applies act."""
 
 # ---- where things are ------------------------------------------------------------------------
 
@@ -232,10 +230,11 @@ def adjoint(
     DIGITS_PER_BYTE: gl.constexpr,
     INTERPRETED: gl.constexpr,
 ):
-    """Half a step back, of `state` by f of the other one, whose factor is `read`.
+    """Half a step back, of `state` by f of the other one, which `read` holds as a factor.
 
-    Returns the gradient that the other one has now, and the gradient of W. That of `state` has
-    taken the place of the other one's, and what it was has replaced `read`.
+    `grad` is of `state`, `other_grad` holds that of the other one. Then they change places, as the
+    next half step needs them, and `read` holds `state`. Returns the gradient of the other one, that
+    of W, and the weight that ``load_digits`` keeps.
     """
     w, bias, factor, grads_u = buffers
     first, i, mask, plane = place

@@ -126,7 +126,12 @@ def forward_kernel(
     zero = plane * 0
     left_range = tl.program_id(0) * 0
     begin, end, by = tl.program_id(0), tl.cdiv(rows, TILE), tl.num_programs(0)
-    for tile in range(plain(begin, INTERPRETED), plain(end, INTERPRETED), plain(by, INTERPRETED)):
+    for tile in tl.range(
+        plain(begin, INTERPRETED),
+        plain(end, INTERPRETED),
+        plain(by, INTERPRETED),
+        disable_licm=True,
+    ):
         first = (zero + tile) * (TILE * FEATURES)
         mask = (row < rows - tile * TILE)[:, None]
         bias = tl.load(u + first + i, mask=mask, other=0.0)
@@ -212,7 +217,12 @@ def backward_kernel(
     distance = tl.program_id(0) * 0.0
     lost = tl.program_id(0) * 0
     begin, end, by = tl.program_id(0), tl.cdiv(rows, TILE), tl.num_programs(0)
-    for tile in range(plain(begin, INTERPRETED), plain(end, INTERPRETED), plain(by, INTERPRETED)):
+    for tile in tl.range(
+        plain(begin, INTERPRETED),
+        plain(end, INTERPRETED),
+        plain(by, INTERPRETED),
+        disable_licm=True,
+    ):
         first = (zero + tile) * (TILE * FEATURES)
         mask = (row < rows - tile * TILE)[:, None]
         bias = tl.load(u + first + i, mask=mask, other=0.0)
@@ -255,12 +265,11 @@ def backward_kernel(
         inside = row < rows - tile * TILE
         apart, wrong = from_start(y, z, start, size, inside, scale, unscale, EXACT)
         distance = tl.maximum(distance, tl.max(apart, 0))
-        count = tl.sum(wrong.to(tl.int32), 0)
-        lost += count
+        lost += tl.sum(wrong.to(tl.int32), 0)
         nan = tl.where(wrong, float("nan"), 0.0)[:, None]
         tl.store(grad_u + first + i, narrow(gu + nan, u.dtype.element_ty), mask=mask)
         tl.store(grad_z0 + first + i, (gz + gy) + nan, mask=mask)
-        of_w += tl.where(count > 0, float("nan"), 0.0)
+    of_w += tl.where(lost > 0, float("nan"), 0.0)
     here = grads_w + tl.program_id(0) * FEATURES * FEATURES
     tl.store(here + column[:, None] * FEATURES + column[None, :], of_w)
     tl.store(distances + tl.program_id(0), distance)
