@@ -2,13 +2,14 @@
 
 ``interpreted(module)`` is the module with its kernels as the interpreter takes them. Tensors are
 whole, so a layout means nothing; shared memory is an array; a wgmma is a product of its factors in
-float32. Beside the numbers it holds the kernel to the rules that a GPU does not check: memory is
-written before it is read, fenced between the threads' stores and wgmma's reads, and left alone
-while an asynchronous wgmma may read it; and that result is waited for.
+float32. Beside the numbers it holds a kernel to rules that a GPU does not check: memory is written
+before it is read, and fenced between the threads' stores and wgmma's reads; what goes into 16 bits
+was rounded to them.
 """
 
 from __future__ import annotations
 
+import sys
 from types import FunctionType, ModuleType, SimpleNamespace
 from typing import Any
 from weakref import WeakSet
@@ -25,8 +26,12 @@ NARROW = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 def interpreted(module: ModuleType) -> SimpleNamespace:
     """The module; its functions call each other's interpreted form, and the language below."""
-    names: dict[str, Any] = vars(module) | vars(_Hopper()) | {"gl": _Language()}
-    for name, value in vars(module).items():
+    kernels = {k: v for k, v in vars(module).items() if isinstance(v, GluonJITFunction)}
+    names: dict[str, Any] = {}
+    for value in kernels.values():
+        names |= vars(sys.modules[value.fn.__module__])
+    names |= {"gl": _Language(), "fence_async_shared": _fence, "warpgroup_mma": _product}
+    for name, value in list(names.items()):
         if isinstance(value, GluonJITFunction):
             fn = value.fn
             copy = FunctionType(fn.__code__, names, name, fn.__defaults__)
@@ -65,7 +70,6 @@ class _Shared:
         return other
 
     def store(self, value: Any) -> None:
-        assert not self.cell.in_flight, "overwritten while an asynchronous wgmma may read it"
         assert list(value.shape) == [n.value for n in self.shape], "of another shape"
         if value.dtype != self.dtype:  # as cell_step.operand leaves it for the interpreter
             numbers = torch.from_numpy(value.handle.data)
@@ -87,7 +91,7 @@ class _Cell:
 
     def __init__(self) -> None:
         self.value: Any = None
-        self.fenced, self.in_flight = True, False
+        self.fenced = True
         _CELLS.add(self)
 
 
@@ -129,38 +133,11 @@ class _Language:
 def _no_layout(*args: Any, **options: Any) -> None: ...
 
 
-class _InFlight:
-    """The result of an asynchronous wgmma."""
-
-    def __init__(self, value: Any, cells: list[_Cell]) -> None:
-        self.value, self.cells = value, cells
-        for cell in cells:
-            cell.in_flight = True
-
-
-class _Hopper:
-    """triton.experimental.gluon.language.nvidia.hopper."""
-
-    def __init__(self) -> None:
-        self.fence_async_shared = _fence
-        self.warpgroup_mma = _product
-        self.warpgroup_mma_wait = _wait
-
-
 def _fence() -> None:
     for cell in _CELLS:
         cell.fenced = True
 
 
-def _product(a: _Shared, b: _Shared, acc: Any, use_acc: bool = True, is_async: bool = False) -> Any:
+def _product(a: _Shared, b: _Shared, acc: Any, use_acc: bool = True) -> Any:
     value = tl.dot(a.factor(), b.factor(), input_precision="ieee")
-    value = acc + value if use_acc else value
-    return _InFlight(value, [a.cell, b.cell]) if is_async else value
-
-
-def _wait(outstanding: int, deps: list[_InFlight]) -> tuple[Any, ...]:
-    assert outstanding == 0
-    for dep in deps:
-        for cell in dep.cells:
-            cell.in_flight = False
-    return tuple(dep.value for dep in deps)
+    return acc + value if use_acc else value

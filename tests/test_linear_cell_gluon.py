@@ -74,8 +74,9 @@ def both_ways(cell: Cell, **changed: Tensor) -> tuple[Tensor, ...]:
     """The gradients, the distance and the count of lost rows; with other arguments on the way."""
     y, z, fixed, digits, _ = LAUNCHER.forward(*cell.tensors, *cell.numbers)
     end_y, end_z = fixed if cell.state == "exact" else (y, z)
-    given = {"digits": digits, "u": cell.u, "w": cell.w, "z0": cell.z0} | changed
-    return LAUNCHER.backward(cell.grad_y, cell.grad_z, end_y, end_z, *given.values(), *cell.numbers)
+    tensors = {"digits": digits, "u": cell.u, "w": cell.w, "z0": cell.z0} | changed
+    given: Any = (cell.grad_y, cell.grad_z, end_y, end_z, *tensors.values(), *cell.numbers)
+    return LAUNCHER.backward(*given)
 
 
 @pytest.mark.parametrize("beta", [0.5, 0.8, 0.7312, pytest.param(1.3, marks=pytest.mark.slow)])
@@ -140,7 +141,7 @@ def test_opcheck(state: str) -> None:
 def test_a_layer_takes_it_by_name() -> None:
     layer = RevDEQ(LinearCell(8, 64, dtype=BF16), max_steps=1, implementation="gluon")
     layer(torch.randn(6, 8, dtype=BF16)).float().sum().backward()
-    assert layer.stats.route == "gluon: it was named"
+    assert layer.stats is not None and layer.stats.route == "gluon: it was named"
 
 
 @here

@@ -205,7 +205,7 @@ def test_every_launch_is_compiled_ahead_of_time(monkeypatch: pytest.MonkeyPatch)
                 cell = make(5, d, dtype, beta=beta, state=state, act="gelu")
                 y, z, fixed, digits, _ = launcher.forward(*cell.tensors, *cell.numbers)
                 pair = fixed if state == "exact" else (y, z)
-                given = (cell.grad_y, cell.grad_z, *pair, digits, *cell.tensors)
+                given: Any = (cell.grad_y, cell.grad_z, *pair, digits, *cell.tensors)
                 launcher.backward(*given, *cell.numbers)
         assert {name for name, _ in made} == {"forward_kernel", "backward_kernel", "sum_programs"}
         for name, arguments in made:

@@ -24,6 +24,9 @@ Form = tuple[Any, int, str] | None
 _LEAST: Form = (SHIFT, 8, "i32")
 _MOST: Form = (GENERAL, 1, "i64")
 
+_WITH_ALL = {"triton": 64, "gluon": 128}
+"""The features of the configuration that is here with all."""
+
 _KERNELS: dict[str, Any] = {"triton": linear_cell, "gluon": gluon_cell}
 
 
@@ -44,9 +47,9 @@ def signatures() -> Iterator[tuple[str, Any, dict[str, Any], dict[str, Any]]]:
             for d, form, back in product(features, (None, _LEAST, _MOST), (False, True)):
                 yield _signature(name, w, d, cell_step.GELU, form, back)
         for act, back in product((cell_step.TANH, cell_step.RELU, cell_step.SILU), (False, True)):
-            yield _signature(name, "bf16", 64, act, _LEAST, back)
+            yield _signature(name, "bf16", _WITH_ALL[name], act, _LEAST, back)
         for form, back in product(((INTEGER, 2, "i64"), (GENERAL, 4, "i32")), (False, True)):
-            yield _signature(name, "bf16", 64, cell_step.TANH, form, back)
+            yield _signature(name, "bf16", _WITH_ALL[name], cell_step.SILU, form, back)
     yield _sum_programs()
 
 

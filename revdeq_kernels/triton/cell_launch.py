@@ -7,7 +7,6 @@ not come back otherwise.
 
 from __future__ import annotations
 
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -39,7 +38,7 @@ INTERPRETED_PROGRAMS = 2
 class Launcher:
     """Launches the kernels of a module; what it offers is what ``composite.py`` does."""
 
-    def __init__(self, kernels: ModuleType) -> None:
+    def __init__(self, kernels: Any) -> None:
         self.kernels = kernels
 
     def digits_shape(self, z0: Tensor, beta: float, steps: int) -> tuple[int, ...]:

@@ -3,116 +3,55 @@
     f(s) = act(W s + u)           y <- (1-b) y + b f(z)     z <- (1-b) z + b f(y)
 
 The ops, the memory they move and what happens to an element are those of ``linear_cell.py`` and
-``cell_step.py``. What differs is where things are. W lies in shared memory, loaded once by a
-program; both factors of every product are read from there (wgmma), and the sums are in registers.
-So are the gradient of W and that of the state which a half step reads; the states wait in shared
-memory, and registers hold the one that changes while it does. A tile has 64 rows, the fewest that
-the instruction takes.
+``cell_step.py``. What differs is where things are (``gluon_step.py``). W lies in shared memory,
+loaded once by a program; both factors of every product are read from there (wgmma), and the sums
+are in registers. So are the gradient of W and that of the state which a half step changes; the
+states wait in shared memory. A tile has 64 rows, the fewest that the instruction takes.
 
 256 features are not offered. With W (128 KiB), y, z and their adjoints (256 KiB of 64 rows), two
 factors and a product (128 KiB) the way back needs 512 KiB, the gradient of W aside; registers and
 shared memory of a processor are 483 KiB.
 """
 
-# A jitted function has a type that only the compiler calls: pyright takes each call for an error.
-# pyright: reportGeneralTypeIssues=false
+# What only the compiler calls, and what it knows to be constant, pyright takes for errors.
+# pyright: reportGeneralTypeIssues=false, reportCallIssue=false
+# pyright: reportArgumentType=false, reportAssignmentType=false
 from __future__ import annotations
 
 import triton.language as tl
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.language.nvidia.hopper import (
-    fence_async_shared,
-    warpgroup_mma,
-    warpgroup_mma_wait,
-)
 
 from .cell_step import (
     activation,
     from_start,
     inside_act,
-    invert,
     largest,
-    load_digits,
     number_of,
-    operand,
     plain,
-    slope,
     store_digits,
     store_ends,
     update,
 )
-from .half_step import narrow, to_fixed, widen
+from .gluon_step import (
+    accumulator,
+    adjoint,
+    before_act,
+    load_w,
+    of_rows,
+    shared,
+    tie_of,
+    write_factor,
+)
+from .half_step import narrow, to_fixed
 from .linear_cell import STEP, Configuration
 
 _OF_16_BITS = {64: Configuration(64, 4, 2), 128: Configuration(64, 8)}
 
 CONFIGURATIONS = {"bf16": _OF_16_BITS, "fp16": _OF_16_BITS}
-"""By the type of W and the features. With 128 two warpgroups share the columns, because the gradient
-of W is a quarter of a processor's registers; with 64 two programs share the processor, so that one
-can multiply while the other applies act."""
-
-# ---- where things are ------------------------------------------------------------------------
-
-
-@gluon.constexpr_function
-def accumulator(features, warps):
-    """The layout of a product: a warpgroup has all rows of its share of the columns."""
-    share = features // (warps // 4)
-    return gl.NVMMADistributedLayout(
-        version=[3, 0], warps_per_cta=[4, warps // 4], instr_shape=[16, share, 16]
-    )
-
-
-@gluon.constexpr_function
-def rows_of_w(features, warps):
-    """The layout in which W is loaded: 16 bytes a thread."""
-    return gl.BlockedLayout([1, 8], [256 // features, features // 8], [warps, 1], [1, 0])
-
-
-@gluon.constexpr_function
-def shared(bits):
-    """The layout of what is in shared memory, as wgmma reads it."""
-    return gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=bits, rank=2)
-
-
-@gluon.jit
-def load_w(w, FEATURES: gl.constexpr):
-    """W [out, in], in shared memory."""
-    layout: gl.constexpr = rows_of_w(FEATURES, gl.num_warps())
-    kind: gl.constexpr = w.dtype.element_ty
-    row = gl.arange(0, FEATURES, gl.SliceLayout(1, layout))
-    column = gl.arange(0, FEATURES, gl.SliceLayout(0, layout))
-    values = gl.load(w + row[:, None] * FEATURES + column[None, :])
-    return gl.allocate_shared_memory(kind, [FEATURES, FEATURES], shared(16), values)
-
-
-@gluon.jit
-def tie_of(k):
-    """How half step k breaks ties, as ``composite.tie``."""
-    return (k // 2 + k % 2) % 2
-
-
-@gluon.jit
-def of_rows(kind: gl.constexpr, TILE: gl.constexpr, layout: gl.constexpr):
-    """A number for each row of a tile, 0, in shared memory: registers are what is short."""
-    shape: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
-    return gl.allocate_shared_memory(kind, [TILE], shape, gl.zeros([TILE], kind, layout))
-
-
-@gluon.jit
-def write_factor(buffer, x, kind: gl.constexpr, INTERPRETED: gl.constexpr):
-    """A factor of products, rounded to W's dtype, where wgmma sees it."""
-    buffer.store(operand(x, kind, INTERPRETED))
-    fence_async_shared()
-
-
-@gluon.jit
-def before_act(factor, w_t, bias, layout: gl.constexpr):
-    """W s + u, of the factor s in shared memory."""
-    zero = gl.full(factor.shape, 0.0, gl.float32, layout)
-    return warpgroup_mma(factor, w_t, zero, use_acc=False) + widen(bias.load(layout))
-
+"""By the type of W and the features. With 128 two warpgroups share the columns, as the gradient of
+W is a quarter of a processor's registers; with 64 two programs share the processor, so that one can
+multiply while the other applies act."""
 
 # ---- forward ---------------------------------------------------------------------------------
 
@@ -205,67 +144,6 @@ def forward_kernel(
 
 
 # ---- back ------------------------------------------------------------------------------------
-
-
-@gluon.jit
-def adjoint(
-    state,
-    read,
-    grad,
-    other_grad,
-    digits,
-    weight,
-    k,
-    last,
-    of_w,
-    buffers,
-    place,
-    step,
-    unscale,
-    start,
-    layout: gl.constexpr,
-    ACT: gl.constexpr,
-    EXACT: gl.constexpr,
-    FORM: gl.constexpr,
-    DIGITS_PER_BYTE: gl.constexpr,
-    INTERPRETED: gl.constexpr,
-):
-    """Half a step back, of `state` by f of the other one, which `read` holds as a factor.
-
-    `grad` is of `state`, `other_grad` holds that of the other one. Then they change places, as the
-    next half step needs them, and `read` holds `state`. Returns the gradient of the other one, that
-    of W, and the weight that ``load_digits`` keeps.
-    """
-    w, bias, factor, grads_u = buffers
-    first, i, mask, plane = place
-    keep, beta, base = step[0], step[1], step[4]
-    kind: gl.constexpr = w.dtype
-    x = before_act(read, w.permute((1, 0)), bias, layout)
-    e = inside_act(x, ACT)
-    f = activation(x, e, ACT)
-    g = beta * grad * slope(x, e, f, ACT)
-    grads_u.store(grads_u.load(layout) + g)
-    write_factor(factor, g, kind, INTERPRETED)
-    tl.debug_barrier()  # what is read below is not read early: ptxas would spill for it
-    digit = 0
-    if EXACT:
-        digit, weight = load_digits(
-            digits + first, weight, base, k, last, i, mask, plane, DIGITS_PER_BYTE
-        )
-    before = invert(state.load(layout), f, digit, tie_of(k), step, EXACT, FORM)
-    state.store(before)
-    s = number_of(before, unscale, EXACT)
-    if not EXACT:  # the start itself, which a float pair has only nearly come back to
-        s = gl.load(start + first + i, mask=mask & (k == 1), other=s)
-    s = operand(s, kind, INTERPRETED)
-    of_w = warpgroup_mma(factor.permute((1, 0)), read, of_w, is_async=True)
-    other = other_grad.load(layout)
-    other_grad.store(keep * grad)
-    other = warpgroup_mma(factor, w, other, is_async=True)
-    of_w, other = warpgroup_mma_wait(0, deps=[of_w, other])
-    read.store(s)
-    fence_async_shared()
-    return other, of_w, weight
 
 
 @gluon.jit(do_not_specialize=["rows", "steps", *STEP])
