@@ -57,9 +57,9 @@ def choose(implementation: str | None, w: Tensor) -> str:
         one_of_names(FORWARD, "implementation", implementation, tuple(IMPLEMENTATIONS))
     if implementation is None and backends.chosen == "triton":
         implementation = "triton"
-    if implementation is not None and not is_compiling():
-        if reason := why_not(implementation, w):
-            raise ValueError(f"{FORWARD}: implementation {implementation!r} cannot run: {reason}")
+    reason = None if implementation is None or is_compiling() else why_not(implementation, w)
+    if reason is not None:
+        raise ValueError(f"{FORWARD}: implementation {implementation!r} cannot run: {reason}")
     return implementation or fastest(w) or "composite"
 
 
