@@ -62,8 +62,9 @@ CONFIGURATIONS: dict[str, dict[int, Configuration]] = {
     "fp32": {32: Configuration(16, 8), 64: Configuration(16, 8)},
 }
 """By the type of W and the features: what the architectures of ``cell_aot.py`` hold in registers,
-but for some bytes (32 a thread at the most, which .ci/triton_aot.py asserts). 128 features in float32 would take 416 KiB of shared memory, of 227, and spill
-hundreds of bytes; with 256 the gradient of W alone, 256 KiB, fills a processor's registers."""
+but for some bytes (32 a thread at the most, which .ci/triton_aot.py asserts). 128 features in
+float32 would take 416 KiB of shared memory, of 227, and spill hundreds of bytes; with 256 the
+gradient of W alone, 256 KiB, fills a processor's registers."""
 
 STEP = [
     "keep",
