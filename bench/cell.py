@@ -6,6 +6,7 @@
   solver     torch_revdeq.solve with an exact state, u given
   composite  linear_cell_forward and its backward, by matmuls and the half-step ops
   triton     the same in one launch each, where there is a GPU of its architectures
+  gluon      the same by the warpgroup instructions of sm_90
 The roofline is the larger of two times: the bytes that one launch moves (see linear_cell_forward)
 at the speed of `copy_`, and its multiplications at that of a large matmul in W's dtype, both
 measured in the same run. A provider whose results are off is not timed.
@@ -87,8 +88,9 @@ def solves(w: Tensor) -> dict[str, Solve]:
         "solver": by_solver,
         "composite": partial(by_op, "composite"),
     }
-    if w.device.type == "cuda" and cell_choice.why_not("triton", w) is None:
-        found["triton"] = partial(by_op, "triton")
+    for name in ("triton", "gluon"):
+        if w.device.type == "cuda" and cell_choice.why_not(name, w) is None:
+            found[name] = partial(by_op, name)
     return found
 
 
