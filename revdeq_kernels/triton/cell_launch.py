@@ -20,7 +20,7 @@ from revdeq_kernels.fixed_point import contraction, effective_beta
 from . import cell_step
 from . import linear_cell as kernels
 from .half_step import STEP as EXACT_STEP
-from .launch import _launch, exact_step
+from .leaves import exact_step, launch
 
 TYPES = {BF16: "bf16", F16: "fp16", F32: "fp32"}
 
@@ -66,7 +66,7 @@ class Launcher:
             written = (fixed, digits, flag) if exact else (None, None, None)
             numbers, constants = self._step(w, beta, act, exact, frac_bits)
             args = (u, w, z0, y, z, *written, z0.shape[0], steps, *numbers)
-            _launch(self.kernels.forward_kernel, self._programs(z0, w), z0, *args, **constants)
+            launch(self.kernels.forward_kernel, self._programs(z0, w), z0, *args, **constants)
         return y, z, fixed, digits, flag
 
     def backward(
@@ -99,12 +99,12 @@ class Launcher:
             numbers, constants = self._step(w, beta, act, state == "exact", frac_bits)
             read = (grad_y, grad_z, y, z, digits if state == "exact" else None, u, w, z0)
             args = (*read, grad_u, grad_z0, *of_programs, z0.shape[0], steps, *numbers)
-            _launch(self.kernels.backward_kernel, programs, z0, *args, **constants)
+            launch(self.kernels.backward_kernel, programs, z0, *args, **constants)
             args = (*of_programs, grad_w, distance, lost, programs)
             block = kernels.SUM_BLOCK.value
             blocks = -(-w.numel() // block)
             sizes = {"SIZE": w.numel(), "BLOCK": block, "INTERPRETED": constants["INTERPRETED"]}
-            _launch(kernels.sum_programs, blocks, z0, *args, **sizes)
+            launch(kernels.sum_programs, blocks, z0, *args, **sizes)
         return grad_u, grad_w, grad_z0, distance, lost
 
     def _step(
