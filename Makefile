@@ -12,6 +12,7 @@ SHELL := bash
 BIN := $(if $(VENV),$(VENV)/bin/,)
 PY := $(if $(VENV),$(BIN)python,$(PYTHON))
 STATE := $(or $(VENV),build)
+JOBS := $(shell n=$$(getconf _NPROCESSORS_ONLN 2> /dev/null || echo 1); echo $$((n < 4 ? n : 4)))
 
 SOURCES := $(shell find csrc) $(wildcard build_backend/*.py) \
   setup.py pyproject.toml revdeq_kernels/__init__.py
@@ -25,7 +26,7 @@ BUILD_SETTINGS := $(REVDEQ_BUILD_CUDA)|$(REVDEQ_SANITIZE)|$(TORCH_CUDA_ARCH_LIST
 
 help:  ## list these commands
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 16
-	@echo "Variables: PYTHON=python3.12, VENV=folder ('VENV=' uses PYTHON as it is), ARGS for pytest or bench"
+	@echo "Variables: PYTHON=python3.12, VENV=folder ('VENV=' uses PYTHON as it is), ARGS for pytest or bench, JOBS=1 for one test at a time"
 
 # A provider that is refused makes a run fail; the page says why, so it is written then too.
 bench: $(STATE)/.built  ## benchmark every op on the device at hand, and the solver; with ARGS the ops
@@ -39,8 +40,8 @@ else
 	exit $$status
 endif
 
-test: $(STATE)/.built  ## run the tests of the default tier
-	$(PY) -m pytest $(ARGS)
+test: $(STATE)/.built  ## run the tests of the default tier, JOBS files at once (default: a core each, up to 4)
+	$(PY) -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
 slow: $(STATE)/.built  ## run the tests that take more than a few seconds
 	$(PY) -m pytest -m slow $(ARGS)
