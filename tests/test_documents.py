@@ -74,6 +74,17 @@ def test_every_block_is_looked_at() -> None:
     assert {block.mark for block in blocks} <= {None, JAX, *NEEDS}
 
 
+def test_a_link_that_names_tests_leads_to_them() -> None:
+    found = 0
+    for document in documents().values():
+        for label, target in re.findall(r"\[((?:`test_\w+`(?:, )?)+)\]\(([^)#]+)", document.text):
+            text = (ROOT / document.name).parent.joinpath(target).read_text(encoding="utf-8")
+            for name in re.findall(r"test_\w+", label):
+                assert f"def {name}(" in text or target.endswith(f"{name}.py"), (name, target)
+                found += 1
+    assert found > 15
+
+
 def test_every_document_is_looked_at() -> None:
     assert {"README.md", "CONTRIBUTING.md", "bench/README.md", "docs/api/solver.md"} <= {
         *documents()
