@@ -5,25 +5,20 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
-from bench import timing
-from bench.case import Provider
-from bench.harness import Record
-from bench.solver import jax_peer, methods, models
+from bench import ceilings, timing
+from bench.session import Record, Session
+from bench.solver import fresh, jax_peer, methods, models
 from bench.solver.memory import peak_bytes
 from bench.solver.methods import Method, Run, Skipped
-from torch_revdeq import ReconstructionError, Stats
+from torch_revdeq import Stats
 
-COST_DEPTHS = {0.5: (2, 4, 8, 16, 32), 0.8: (2, 8, 32)}
-OPTIONS_DEPTHS = (4,)
-PEERS_DEPTHS = (2, 8, 32)
-ERROR_DEPTHS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
-ERROR_BETAS = (0.5, 0.8, 0.9)
 # Below this many steps a sample is short enough for two more of them.
 SHALLOW = 8
 
@@ -44,7 +39,8 @@ class Point:
 class Settings:
     """How a run measures: `rounds` samples of each method, each of `sample_seconds` or more.
 
-    `jax_python` is the interpreter that the JAX library is looked for in.
+    `jax_python` is the interpreter that the JAX library is looked for in. With `fresh` peaks are
+    those of a process of their own. `matmul` is the ceiling for f's dtype, operations a second.
     """
 
     device: torch.device
@@ -52,10 +48,25 @@ class Settings:
     rounds: int | None = None
     sample_seconds: float = 0.1
     jax_python: str = sys.executable
+    fresh: bool = False
+    matmul: float | None = None
 
     def rounds_of(self, point: Point) -> int:
         """Samples that each method takes at this point."""
         return self.rounds or (5 if point.steps <= SHALLOW else 3)
+
+
+def settings_of(session: Session, *, fresh: bool = False) -> Settings:
+    """How to measure."""
+    return Settings(
+        session.device,
+        session.threads,
+        rounds=session.chosen.samples or (None if session.tier == "full" else 3),
+        sample_seconds=session.sample_seconds,
+        jax_python=session.chosen.jax_python,
+        fresh=fresh,
+        matmul=ceilings.of(session).matmul.get("float32"),
+    )
 
 
 def measure(point: Point, settings: Settings, model: models.Model) -> Iterator[Record]:
@@ -73,16 +84,20 @@ def measure(point: Point, settings: Settings, model: models.Model) -> Iterator[R
                 contender, figures = admit(point, settings, method, references, processes)
             except Skipped as reason:
                 missing.append(blank | {"skipped": str(reason)})
-            except Exception as error:  # printed, stored, and makes the run fail
-                yield blank | {"refused": f"{type(error).__name__}: {error}"}
+            except Exception as error:  # printed and stored; makes the run fail if it is a fault
+                yield blank | {"refused": timing.reason(error)}
             else:
                 admitted.append((contender, blank | figures))
         references.forget()
         contenders = [contender for contender, _ in admitted]
-        times = _times(contenders, settings, point) if point.part != "error" else {}
+        times = {}
+        if point.part != "error":
+            times = _times(contenders, settings, point, operations_of(model, point.steps))
     for contender, record in admitted:
-        failure = contender.failure if isinstance(contender, jax_peer.Remote) else None
-        yield record | ({"refused": failure} if failure else times.get(contender.provider.name, {}))
+        if contender.failure is None:
+            yield record | times.get(contender.provider.name, {})
+        else:
+            yield record | {"refused": contender.failure}
     yield from missing
 
 
@@ -96,10 +111,18 @@ def _admit(
     """A run, ready to be raced, and its figures but for time."""
     del processes
     run = Run(method, references.model(method), point.beta, point.steps)
-    run, figures = _errors(run, references(method))
+    run, grads, stats = run.settled()
+    figures = _error_figures(grads, references(method), stats) | {"raises": run.check is not True}
+    del grads
     if point.part != "error":
-        figures["peak_bytes"] = peak_bytes(run.gradients, settings.device)
-    return _contender(run), figures
+        # What torch.compile has made is in this process; another one would make it again.
+        if settings.fresh and not method.compiled:
+            figures["peak_bytes"] = fresh.peak(fresh.problem_of(point, settings, run))
+            figures["peak_in"] = "a fresh process"
+        else:
+            figures["peak_bytes"] = peak_bytes(run.gradients, settings.device)
+            figures["peak_in"] = "the process of the times"
+    return timing.alone(method.name, method.kind, run.gradients), figures
 
 
 def _admit_jax(
@@ -121,7 +144,8 @@ def _admit_jax(
     )
     worker = processes.enter_context(start)
     figures = _error_figures(worker.gradients(), references(method), None)
-    return jax_peer.Remote(worker, method), figures | {"raises": False} | worker.ready
+    about = {"raises": False, "peak_in": "the compiler's account"}
+    return jax_peer.Remote(worker, method), figures | about | worker.ready
 
 
 class _References:
@@ -152,24 +176,6 @@ class _References:
         self.gradients.clear()
 
 
-def _errors(run: Run, reference: Sequence[Tensor]) -> tuple[Run, Record]:
-    """The errors of a run, and the run with the first check that does not raise.
-
-    True is a user's. Past the precision of a float state it raises; infinity lets every distance
-    pass, and False what is no number any more.
-    """
-    for check in (True, math.inf, False):
-        run = replace(run, check=check)
-        try:
-            grads, stats = run.gradients_and_stats()
-        except ReconstructionError:
-            if check is False or not run.method.reconstructs:
-                raise
-        else:
-            return run, _error_figures(grads, reference, stats) | {"raises": check is not True}
-    raise AssertionError("unreachable: without a check nothing raises ReconstructionError")
-
-
 def _error_figures(
     grads: Sequence[Tensor], reference: Sequence[Tensor], stats: Stats | None
 ) -> Record:
@@ -194,39 +200,50 @@ def finite(value: float | None) -> float | None:
 
 
 def _times(
-    contenders: Sequence[timing.Contender], settings: Settings, point: Point
+    contenders: Sequence[timing.Contender], settings: Settings, point: Point, operations: int
 ) -> dict[str, Record]:
-    """By name of the method: its samples, taken in turn, and their ratio to the loop's."""
+    """By name of the method: its samples, taken in turn, and what they are held to."""
     timing.race(
         contenders,
         timing.CLOCKS[settings.device.type],
         rounds=settings.rounds_of(point),
         minimum=settings.sample_seconds,
-        on_sample=lambda: None,
     )
-    medians = {c.provider.name: timing.quantile(c.samples, 0.5) for c in contenders}
+    running = [contender for contender in contenders if contender.failure is None]
+    medians = {c.provider.name: timing.quantile(c.samples, 0.5) for c in running}
     loop = medians.get(methods.LOOP.name)
     return {
         contender.provider.name: {
             "samples": len(contender.samples),
             "calls_per_sample": contender.count,
-            "p20_seconds": timing.quantile(contender.samples, 0.2),
-            "p50_seconds": medians[contender.provider.name],
-            "p80_seconds": timing.quantile(contender.samples, 0.8),
+            **timing.quantiles(contender.samples),
             "ratio_to_loop": loop and medians[contender.provider.name] / loop,
+            **_rates(operations, medians[contender.provider.name], settings),
         }
-        for contender in contenders
+        for contender in running
     }
 
 
-def _contender(run: Run) -> timing.Contender:
-    """A run in the race. What it computes has been measured already, so no gate is needed."""
+def _rates(operations: int, seconds: float, settings: Settings) -> Record:
+    """What f and its products come to, over the time; evaluating f again is no progress."""
+    if not operations:  # an f without matrix products
+        return {}
+    rate, ceiling = operations / seconds, settings.matmul
+    return {
+        "operations": operations,
+        "tflop_per_second": rate * 1e-12,
+        "share_of_matmul": None if ceiling is None else rate / ceiling,
+    }
 
-    def bind(tensors: object) -> Callable[[], object]:
-        return run.gradients
 
-    provider = Provider(run.method.name, run.method.kind, bind, expected=bind)
-    return timing.Contender(provider, [run.gradients])
+def operations_of(model: models.Model, steps: int) -> int:
+    """Of f and of its two products, in all half steps: what no method can do without.
+
+    Each matrix product and convolution has two of its size on the way back.
+    """
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.f(model.z0, model.x)
+    return 3 * 2 * steps * counter.get_total_flops()
 
 
 def blank_record(point: Point, settings: Settings, method: Method, model: models.Model) -> Record:
