@@ -14,11 +14,9 @@ from bench.solver import fresh, largest, memory, methods, models
 from bench.solver.fresh import Problem
 from bench.solver.largest import Limits, Search
 from bench.solver.measure import Point, Settings
+from tiny import TINY
 
 CPU = torch.device("cpu")
-TINY = models.Sizes(
-    16, 24, models.Text(16, 2, 8, 2), models.Text(16, 2, 8, 2), models.Images(16, 4, 2)
-)
 SETTINGS = Settings(CPU, 1, rounds=1)
 
 

@@ -22,12 +22,10 @@ from bench.solver import methods, models, plan, profiling, ranges
 from bench.solver.attribution import PARTS
 from bench.solver.measure import Settings
 from bench.solver.methods import Method, Run
+from tiny import TINY
 from torch_revdeq import conditions, exact_pair, pair, products
 
 CPU = torch.device("cpu")
-TINY = models.Sizes(
-    16, 24, models.Text(16, 2, 8, 2), models.Text(16, 2, 8, 2), models.Images(16, 4, 2)
-)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -18,12 +18,10 @@ from bench import figures
 from bench.session import Record
 from bench.solver import measure, memory, methods, models
 from bench.solver.methods import Method, Run
+from tiny import TINY
 from torch_revdeq import solve
 
 CPU = torch.device("cpu")
-TINY = models.Sizes(
-    16, 24, models.Text(16, 2, 8, 2), models.Text(16, 2, 8, 2), models.Images(16, 4, 2)
-)
 BY_NAME = {method.name: method for method in methods.COST}
 
 

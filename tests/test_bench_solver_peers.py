@@ -17,11 +17,9 @@ from bench import arguments
 from bench.session import Record
 from bench.solver import jax_peer, measure, methods, models, peers
 from bench.solver.methods import Method, Run, Skipped
+from tiny import TINY
 
 CPU = torch.device("cpu")
-TINY = models.Sizes(
-    16, 24, models.Text(16, 2, 8, 2), models.Text(16, 2, 8, 2), models.Images(16, 4, 2)
-)
 BY_NAME = {method.name: method for method in peers.PEERS}
 STATES = ("float32", "float64")
 JAX = BY_NAME["jax revdeq float32"]
