@@ -20,7 +20,7 @@ PTXAS_LOG = build/$$($(PY) -c 'import sys; print(sys.implementation.cache_tag)')
 CUDA_LIBRARY := revdeq_kernels/librevdeq_cuda.so
 BUILD_SETTINGS := $(REVDEQ_BUILD_CUDA)|$(REVDEQ_SANITIZE)|$(TORCH_CUDA_ARCH_LIST)|$(CUDA_HOME)|$(CXX)
 
-.PHONY: help bench readme test nightly check build cuda-report docs-table triton-aot oldest-torch sanitize install-check clean settings
+.PHONY: help bench readme test slow nightly check build cuda-report docs-table triton-aot oldest-torch sanitize install-check clean settings
 
 help:  ## list these commands
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 16
@@ -35,15 +35,20 @@ readme: $(STATE)/.built  ## write the figures in the documents from bench/result
 test: $(STATE)/.built  ## run the tests of the default tier
 	$(PY) -m pytest $(ARGS)
 
-nightly: $(STATE)/.built  ## 10^5 calls with arbitrary arguments, minutes
+slow: $(STATE)/.built  ## run the tests that take more than a few seconds
+	$(PY) -m pytest -m slow $(ARGS)
+
+nightly: $(STATE)/.built  ## 10^5 calls with arbitrary arguments, 10^4 train steps: minutes
 	$(PY) -m pytest -m nightly $(ARGS)
 
-check: $(STATE)/.tools  ## lint, formats and types
+check: $(STATE)/.tools  ## lint, formats, types, and what may import what
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' \
 	  | xargs $(BIN)clang-format --dry-run --Werror
 	$(PY) -m pyright --pythonpath $(PY)
+	if [ -x "$$(command -v $(BIN)lint-imports)" ]; then PYTHONPATH=python:. $(BIN)lint-imports; \
+	else echo "import-linter needs python 3.11: what imports what was not checked"; fi
 
 build: $(STATE)/.built  ## build and install the package, editable
 

@@ -1,7 +1,7 @@
 """Build `revdeq_kernels._C` and, where nvcc is found, `revdeq_kernels/librevdeq_cuda.so`.
 
-Environment: REVDEQ_BUILD_CUDA (auto, 0 or 1), REVDEQ_SANITIZE (as in "address,undefined"), and the
-usual TORCH_CUDA_ARCH_LIST, CUDA_HOME, MAX_JOBS and CXX.
+Environment: REVDEQ_BUILD_CPP and REVDEQ_BUILD_CUDA (auto, 0 or 1), REVDEQ_SANITIZE (as in
+"address,undefined"), and the usual TORCH_CUDA_ARCH_LIST, CUDA_HOME, MAX_JOBS and CXX.
 
 torch's own CUDAExtension is not used: it refuses a torch without CUDA, though the CUDA library
 needs no more of torch than the headers of the stable ABI.
@@ -22,6 +22,7 @@ from setuptools.errors import CompileError
 
 ROOT = Path(__file__).parent.resolve()
 sys.path.insert(0, str(ROOT / "build_backend"))
+from revdeq_choice import builds_cpp  # noqa: E402
 from revdeq_ninja import Library, build  # noqa: E402
 from revdeq_nvcc import Nvcc, find_nvcc  # noqa: E402
 from revdeq_torch import find_torch  # noqa: E402
@@ -126,10 +127,9 @@ if __name__ == "__main__":
     if int(setuptools.__version__.split(".")[0]) < 77:
         version = setuptools.__version__
         sys.exit(f"expected setuptools 77 or newer, got {version}: `pip install -U setuptools`")
-    setup(
-        cmdclass={"build_ext": BuildExt},
-        ext_modules=[
-            Extension("revdeq_kernels._C", ["csrc/schema.cpp", *sources("cpu/*.cpp")]),
-            Extension("revdeq_kernels.librevdeq_cuda", sources("cuda/*.c*")),
-        ],
-    )
+    extensions = [
+        Extension("revdeq_kernels._C", ["csrc/schema.cpp", *sources("cpu/*.cpp")]),
+        Extension("revdeq_kernels.librevdeq_cuda", sources("cuda/*.c*")),
+    ]
+    # Without extensions the wheel is for any Python on any system.
+    setup(cmdclass={"build_ext": BuildExt}, ext_modules=extensions if builds_cpp() else [])

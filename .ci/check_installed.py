@@ -14,11 +14,12 @@ import torch
 
 import revdeq_kernels
 import torch_revdeq
+import torch_revdeq.models
 from revdeq_kernels import _C
 
 
 def main(folder: str, archs: str) -> None:
-    for module in (revdeq_kernels, torch_revdeq, _C):
+    for module in (revdeq_kernels, torch_revdeq, torch_revdeq.models, _C):
         path = Path(str(module.__file__)).resolve()
         expect(path.is_relative_to(Path(folder).resolve()), f"imported {path}, not from {folder}")
     built = _C.build_info()

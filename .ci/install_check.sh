@@ -35,6 +35,16 @@ pip_in() {
 # imports NAME FOLDER ARCHS: the package comes from FOLDER, holds CUDA code for ARCHS, and works.
 imports() { (cd "$work" && "$work/$1/bin/python" "$root/.ci/check_installed.py" "$2" "$3"); }
 
+# tests_in NAME TESTS...: tests/test_TEST.py pass on what is installed there, away from the tree.
+tests_in() {
+  local run=$work/tests-$1 files=("${@:2}")
+  files=("${files[@]/#/tests/test_}")
+  mkdir "$run"
+  cp -r tests pyproject.toml "$run"
+  (cd "$run" && "$work/$1/bin/python" -m pytest --quiet -p no:cacheprovider -o pythonpath= \
+    "${files[@]/%/.py}") || fail "the tests in $1"
+}
+
 say "copy the tree, without what is built in it"
 .ci/copy_tree.sh "$src"
 
@@ -60,10 +70,19 @@ if [ -n "$cuda" ]; then
   ls "$src"/build/lib*/revdeq_kernels/librevdeq_cuda.so "$src/revdeq_kernels/librevdeq_cuda.so" > /dev/null
 fi
 new_env wheel
-REVDEQ_BUILD_CUDA=0 pip_in wheel wheel --no-build-isolation --no-deps -w "$work/cpu" "$src"
+REVDEQ_BUILD_CUDA=0 .ci/wheel.sh "$python" "$src" "$work/cpu"
+ls "$work"/cpu/*manylinux*.whl > /dev/null || fail "the wheel is not tagged manylinux"
 "$python" .ci/check_wheel.py "$work"/cpu/*.whl ""
 pip_in wheel install --no-deps "$work"/cpu/*.whl
 imports wheel "$work/wheel" ""
+tests_in wheel half_step exact registration solve_gradients
+
+say "a wheel for every system, which needs no compiler"
+new_env pure
+CXX=/no/compiler REVDEQ_BUILD_CPP=0 .ci/wheel.sh "$python" "$src" "$work/any"
+"$python" .ci/check_wheel.py "$work"/any/*-none-any.whl pure
+pip_in pure install --no-deps "$work"/any/*.whl
+REVDEQ_BACKEND=reference tests_in pure reference solve_gradients
 
 say "sdist, and from it a wheel for one architecture, isolated, with the newest pip"
 (cd "$src" && PYTHONPATH=build_backend "$python" -c \

@@ -9,11 +9,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from revdeq_choice import builds_cpp
 from revdeq_torch import torch_folder
 from setuptools.build_meta import *  # noqa: F403  # pyright: ignore[reportWildcardImportFromLibrary]
 
 
 def _torch_requirement() -> list[str]:
+    if not builds_cpp():
+        print("revdeq-kernels: nothing is compiled, the wheel holds Python alone", flush=True)
+        return []
     folder = torch_folder()
     if folder is not None:
         print(f"revdeq-kernels: building against {folder}", flush=True)
@@ -23,12 +27,12 @@ def _torch_requirement() -> list[str]:
 
 
 def get_requires_for_build_wheel(config_settings: Any = None) -> list[str]:
-    """torch, where there is none."""
+    """torch, where there is none and something is compiled."""
     return _torch_requirement()
 
 
 def get_requires_for_build_editable(config_settings: Any = None) -> list[str]:
-    """torch, where there is none."""
+    """torch, where there is none and something is compiled."""
     return _torch_requirement()
 
 

@@ -72,7 +72,8 @@ def build(folder: Path, libraries: list[Library]) -> None:
             f"{' or '.join(library.compiler for library in libraries)} failed: the message stands "
             f"above, the commands in {folder / 'build.ninja'}. The C++ code needs a C++20 compiler "
             "(g++ 11 or newer; CXX names another), the CUDA code CUDA 12.4 or newer (CUDA_HOME "
-            "names it; REVDEQ_BUILD_CUDA=0 builds without). Short of memory: MAX_JOBS=1."
+            "names it; REVDEQ_BUILD_CUDA=0 builds without). Short of memory: MAX_JOBS=1. No "
+            "compiler: REVDEQ_BUILD_CPP=0 installs Python alone, ops in plain PyTorch and Triton."
         )
     cuda = [library for library in libraries if library.rule == "nvcc"]
     logs = [folder / f"{name}.log" for library in cuda for name in library.objects()]

@@ -6,15 +6,18 @@
     reference  plain PyTorch: the definition, slow, on any device
 
 The choice follows the device of the state, unless ``backend(name)`` or the environment variable
-REVDEQ_BACKEND names one. A backend that was asked for and cannot run raises; no other is put in its
-place.
+REVDEQ_BACKEND names one. A backend that was asked for and cannot run raises; no other is put in
+its place. Where the package was installed without compiled kernels, Triton (on GPUs) or the
+reference is the default, and a warning says so once.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import os
+import warnings
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -31,7 +34,8 @@ CUDA_LIBRARY = Path(__file__).with_name("librevdeq_cuda.so")
 
 # Process-wide: autograd runs backward passes on threads of its own, which must choose the same.
 chosen: str | None = os.environ.get(ENVIRONMENT) or None
-_missing: dict[str, str] = {}
+_missing: dict[str, str] = {}  # why a compiled backend cannot run
+_left_out: set[str] = set()  # those of them that the package was installed without
 
 
 @contextlib.contextmanager
@@ -86,15 +90,21 @@ def implementation(name: str) -> ModuleType:
 
 def load_compiled() -> None:
     """Load the compiled extension and the CUDA library, noting what is missing and why."""
+    if importlib.util.find_spec("._C", __package__) is None:
+        reason = "the package was installed without its compiled extension; build it: pip install ."
+        _missing.update(cpu=reason, cuda=reason)
+        _left_out.update(COMPILED)
+        return
     try:
         importlib.import_module("._C", __package__)
     except ImportError as error:
-        _missing["cpu"] = f"the compiled extension did not load ({error}); build it: pip install ."
-        _missing["cuda"] = _missing["cpu"]
+        reason = f"the compiled extension did not load ({error}); build it again: pip install ."
+        _missing.update(cpu=reason, cuda=reason)
         return
     if torch.version.cuda is None:
         _missing["cuda"] = f"torch {torch.__version__} is built without CUDA"
     elif not CUDA_LIBRARY.exists():
+        _left_out.add("cuda")
         _missing["cuda"] = (
             "the package was built without its CUDA library (no nvcc, or REVDEQ_BUILD_CUDA=0); "
             "install it again where nvcc is, with REVDEQ_BUILD_CUDA=1"
@@ -144,7 +154,22 @@ def _default(device_type: str) -> str:
             f"no backend is the default for {device_type} tensors; "
             f"name one: with revdeq_kernels.backend('reference'): ..."
         )
+    if name in _left_out:
+        return _stand_in(name, device_type)
     return name if device_type == "meta" else _require(name, device_type)
+
+
+def _stand_in(name: str, device_type: str) -> str:
+    """The backend that runs where the default one was not installed; the caller is told."""
+    gpu = device_type == "cuda" and _why_not_triton(device_type) is None
+    able, how = ("triton", "") if gpu else ("reference", ", slowly")
+    warnings.warn(
+        f"revdeq_kernels: {name!r}, the default backend for {device_type} tensors, cannot run: "
+        f"{_missing[name]}. {able!r} runs, with the same bits{how}; {ENVIRONMENT}={able} chooses "
+        "it without this warning",
+        stacklevel=2,
+    )
+    return able
 
 
 def _why_not_triton(device_type: str | None) -> str | None:

@@ -48,8 +48,8 @@ def _versions() -> list[str]:
 def _build() -> list[str]:
     try:
         from . import _C
-    except ImportError as error:
-        return [f"build: the compiled extension did not load: {error}"]
+    except ImportError:
+        return [f"build: {backends.why_not('cpu')}"]
     facts = _C.build_info() | {"cpu_instruction_set": _C.cpu_instruction_set()}
     target = int(facts["torch_target_version"])
     facts["torch_target_version"] = f"{target >> 56}.{target >> 48 & 255} (and every later torch)"

@@ -23,12 +23,25 @@ import revdeq_kernels as rk
 settings.register_profile("default", deadline=None, max_examples=50)
 settings.load_profile("default")
 
+SMALL = ("test_solve", "test_models", "test_readme", "test_examples")
+"""Beginnings of the names of modules whose tensors are small."""
+
+
+SMALL = (
+    "test_solve",
+    "test_linear_cell",
+    "test_models",
+    "test_training",
+    "test_readme",
+    "test_examples",
+)
+"""Tests whose tensors are so small that a second thread costs more than it does."""
+
 
 @pytest.fixture(autouse=True)
 def _one_thread_for_small_cells(request: pytest.FixtureRequest) -> Iterator[None]:
-    """The solver's tests run cells so small that a second thread costs more than it does."""
     threads = torch.get_num_threads()
-    if request.module.__name__.startswith(("test_solve", "test_readme", "test_examples")):
+    if request.module.__name__.startswith(SMALL):
         torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)

@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import FileStore  # type: ignore[attr-defined]
 
+import distributed_models  # noqa: F401
 import distributed_replicated  # noqa: F401
 import distributed_sharded  # noqa: F401
 from distributed_model import CASES, rank, world

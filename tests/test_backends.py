@@ -104,6 +104,24 @@ def test_the_default_follows_the_device(monkeypatch: pytest.MonkeyPatch) -> None
     backends._cached.cache_clear()
 
 
+@pytest.mark.parametrize(("triton", "stand_in"), [(None, "triton"), ("no triton", "reference")])
+def test_what_was_not_installed_has_a_stand_in_and_a_warning(
+    triton: str | None, stand_in: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backends, "_left_out", {"cuda"})
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setitem(backends._missing, "cuda", "the moon is full")
+    monkeypatch.setattr(backends, "_why_not_triton", lambda device_type: triton)
+    backends._cached.cache_clear()
+    message = f"'cuda', the default .* the moon is full. '{stand_in}' runs, with the same bits"
+    with pytest.warns(UserWarning, match=message):
+        assert backends.select("cuda") == stand_in
+    assert backends.select("cuda") == stand_in  # and once only: warnings are errors here
+    with pytest.raises(RuntimeError, match="the moon is full"), rk.backend("cuda"):
+        pytest.fail("entered")
+    backends._cached.cache_clear()
+
+
 def test_a_device_without_a_default_names_the_way_out() -> None:
     with pytest.raises(
         RuntimeError, match=r"no backend is the default for xpu tensors; .*reference"
@@ -180,6 +198,7 @@ def test_why_not_triton(monkeypatch: pytest.MonkeyPatch) -> None:
 def _loading(monkeypatch: pytest.MonkeyPatch) -> None:
     """load_compiled() starts over, on a torch with CUDA."""
     monkeypatch.setattr(backends, "_missing", {})
+    monkeypatch.setattr(backends, "_left_out", set())
     monkeypatch.setattr(torch.version, "cuda", "13.0")
 
 
@@ -188,6 +207,7 @@ def test_what_load_compiled_finds_missing(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setattr(backends, "CUDA_LIBRARY", tmp_path / "librevdeq_cuda.so")
     backends.load_compiled()
     assert "REVDEQ_BUILD_CUDA=1" in backends._missing.pop("cuda")
+    assert backends._left_out == {"cuda"}
     (tmp_path / "librevdeq_cuda.so").write_text("no library")
     backends.load_compiled()
     assert "librevdeq_cuda.so did not load" in backends._missing.pop("cuda")
@@ -198,5 +218,6 @@ def test_what_load_compiled_finds_missing(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setitem(sys.modules, "revdeq_kernels._C", None)
     backends.load_compiled()
     for name in ("cpu", "cuda"):
-        assert "the compiled extension did not load" in str(backends.why_not(name))
+        assert "installed without its compiled extension" in str(backends.why_not(name))
         assert "pip install ." in str(backends.why_not(name))
+    assert backends._left_out == {"cpu", "cuda"}

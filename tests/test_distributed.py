@@ -93,6 +93,14 @@ RIGHT = [
     "tensor parallel f, hooks",
     "tensor parallel f, frozen encoder",
     "tensor parallel f, frozen encoder, float32 state",
+    "ddp, language model",
+    "ddp, the paper's language model",
+    "ddp, image model",
+    "fsdp, language model",
+    "fsdp, language model, layer by itself",
+    "fsdp, language model, cell by itself",
+    "fsdp, built on the meta device",
+    "fsdp, a language model generates",
 ]
 
 SHARDED = {

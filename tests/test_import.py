@@ -29,6 +29,19 @@ import sys
 sys.modules["{module}"] = None
 """
 
+BROKEN = """
+import importlib.machinery, sys
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "revdeq_kernels._C":
+            return importlib.machinery.ModuleSpec(name, self)
+    def create_module(self, spec):
+        raise ImportError("undefined symbol")
+    def exec_module(self, module):
+        pass
+sys.meta_path.insert(0, Finder())
+"""
+
 
 def run(code: str, **environment: str) -> str:
     """What the program prints in a fresh interpreter, where it must not fail."""
@@ -94,17 +107,48 @@ print(info.report())
 
 
 def test_without_the_compiled_extension() -> None:
-    """As in a checkout that was never built."""
-    printed = run(BLOCK.format(module="revdeq_kernels._C") + EVERY_OP + CALL)
+    """As in a checkout that was never built, or on a system where nothing is compiled."""
+    catch = "import warnings\nwarnings.showwarning = lambda m, c, *_: print(c.__name__, m)\n"
+    printed = run(BLOCK.format(module="revdeq_kernels._C") + catch + EVERY_OP + CALL)
     assert "back True 0\nable ['reference']\n" in printed
     for name in ("cpu", "cuda"):
-        reason = "cannot run: the compiled extension did not load"
+        reason = "cannot run: the package was installed without its compiled extension"
         assert f"backend '{name}' {reason}" in printed
     assert "build it: pip install ." in printed
-    assert "build: the compiled extension did not load" in printed
+    assert "build: the package was installed without its compiled extension" in printed
+    warning, last = printed.splitlines()[-2:]
+    assert warning.startswith("UserWarning revdeq_kernels: 'cpu', the default backend for cpu")
+    assert "'reference' runs, with the same bits, slowly; REVDEQ_BACKEND=reference" in warning
+    assert last == "ran [0.5, 0.5, 0.5] reference"
+
+
+def test_an_extension_that_does_not_load_is_not_replaced() -> None:
+    """It was installed, and something is wrong with it: no other backend takes its place."""
+    printed = run(BROKEN + EVERY_OP + CALL)
+    assert "back True 0\nable ['reference']\n" in printed
+    assert "the compiled extension did not load (undefined symbol); build it again" in printed
     last = printed.splitlines()[-1]
     assert last.startswith("RuntimeError backend 'cpu' cannot run for cpu tensors: the compiled")
     assert last.endswith("able: reference [1.0, 1.0, 1.0]")
+
+
+SOLVE = """
+import torch
+from torch import nn
+from torch_revdeq.testing import assert_exact_gradients
+f = nn.Sequential(nn.Linear(8, 8), nn.Tanh())
+for adjoint in ("reversible", "hooks", "checkpoint"):
+    print(adjoint, assert_exact_gradients(f, torch.zeros(4, 8), adjoint=adjoint).state)
+"""
+
+
+def test_the_solver_without_the_compiled_extension() -> None:
+    printed = run(
+        "import warnings\nwarnings.simplefilter('ignore')\n"
+        + BLOCK.format(module="revdeq_kernels._C")
+        + SOLVE
+    )
+    assert printed == "reversible exact\nhooks exact\ncheckpoint exact\n"
 
 
 def test_without_triton() -> None:

@@ -16,7 +16,9 @@ DOCUMENTS = (
     "docs/kernels.md",
     "docs/choosing.md",
     "docs/composes.md",
+    "docs/models.md",
 )
+WITH_CODE = ("README.md", "docs/choosing.md", "docs/models.md")
 
 
 def blocks(name: str) -> list[str]:
@@ -26,7 +28,7 @@ def blocks(name: str) -> list[str]:
     return ["\n" * text[: match.start(1)].count("\n") + match[1] for match in found]
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/choosing.md"])
+@pytest.mark.parametrize("name", WITH_CODE)
 def test_examples(name: str) -> None:
     """In their order, as a reader would run them: a later one may use the names of an earlier."""
     torch.manual_seed(0)
@@ -38,7 +40,7 @@ def test_examples(name: str) -> None:
 
 def test_every_document_with_python_is_run() -> None:
     documents = {str(path.relative_to(ROOT)) for path in ROOT.glob("docs/*.md")} | set(DOCUMENTS)
-    assert {name for name in documents if blocks(name)} == {"README.md", "docs/choosing.md"}
+    assert {name for name in documents if blocks(name)} == set(WITH_CODE)
 
 
 def test_the_example_of_the_ops_checks_itself() -> None:

@@ -1,0 +1,64 @@
+"""What the models share: their ``RevDEQ`` layers, and the options of these."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Collection
+from typing import Any
+
+from torch import nn
+
+from ..module import RevDEQ
+from ..solution import Stats
+from ..solve import solve
+
+OPTIONS = tuple(
+    name
+    for name, parameter in inspect.signature(solve).parameters.items()
+    if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name != "y0"
+)
+"""What a model may be given for its solves, and its config does not name."""
+
+
+class EquilibriumModel(nn.Module):
+    """A model that contains ``RevDEQ`` layers."""
+
+    @property
+    def equilibria(self) -> list[RevDEQ]:
+        """The layers, in the order in which they are solved."""
+        return [module for module in self.modules() if isinstance(module, RevDEQ)]
+
+    @property
+    def stats(self) -> Stats | None:
+        """Of the last solve, that of the last layer; None before it. See ``Stats``."""
+        return self.equilibria[-1].stats
+
+    def set_solver(self, **options: Any) -> None:
+        """Change options of ``solve`` in every layer, as in ``set_solver(max_steps=40, tol=1e-3)``.
+
+        The weights stay as they are. A compiled model is compiled again at its next call.
+
+        Raises:
+            TypeError: no option of ``solve``.
+        """
+        check_options(options)
+        for layer in self.equilibria:
+            for name, value in options.items():
+                if name == "beta":
+                    layer.beta = value
+                else:
+                    layer.options[name] = value
+
+    def reset_parameters(self) -> None:
+        """Begin anew: for a model that was built on the meta device, after ``to_empty``."""
+        for module in reversed(list(self.modules())):  # a block has the last word on its layers
+            reset = getattr(module, "reset_parameters", None)
+            if module is not self and callable(reset):
+                reset()
+
+
+def check_options(options: Collection[str]) -> None:
+    """TypeError for a name that ``solve`` does not know."""
+    for name in options:
+        if name not in OPTIONS:
+            raise TypeError(f"{name}: expected an option of solve, one of {', '.join(OPTIONS)}")

@@ -1,0 +1,197 @@
+"""The cells f(z, x) of the language models: transformer blocks that x enters in every step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Past = tuple[Tensor, Tensor]
+"""Keys and values of earlier tokens at their equilibrium, each (batch, heads, time, head)."""
+
+
+class Attention(nn.Module):
+    """Causal attention over (batch, time, width); how it projects is its subclasses' matter."""
+
+    out: nn.Linear
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.width, self.heads = width, heads
+
+    def project(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, each of the shape of h."""
+        raise NotImplementedError
+
+    def projected(self, h: Tensor, rotation: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """The same by heads, (batch, heads, time, head), queries and keys rotated."""
+        parts = self.project(h)
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
+        if rotation is not None:
+            q, k = rotated(q, rotation), rotated(k, rotation)
+        return q, k, v
+
+    def forward(self, h: Tensor, rotation: Tensor | None, past: Past | None) -> Tensor:
+        """What every token gathers from itself and those before it. With `past` h is one token."""
+        q, k, v = self.projected(h, rotation)
+        if past is not None:
+            k, v = (torch.cat(pair, 2) for pair in zip(past, (k, v), strict=True))
+        gathered = F.scaled_dot_product_attention(q, k, v, is_causal=past is None)
+        return self.out(gathered.transpose(1, 2).flatten(2))
+
+
+def rotations(first: int, time: int, head: int, like: Tensor) -> Tensor:
+    """Cosines and sines of rotary positions, (2, time, head / 2), in float32 or wider.
+
+    Computed where they are used, not kept in a buffer: a model that was built on the meta device
+    would begin with whatever its memory held. Source: arXiv 2104.09864.
+    """
+    wide = torch.promote_types(like.dtype, torch.float32)
+    at = torch.arange(first, first + time, device=like.device, dtype=wide)
+    powers = torch.arange(0, head, 2, device=like.device, dtype=wide) / head
+    angles = at[:, None] * 10000.0**-powers
+    return torch.stack((angles.cos(), angles.sin()))
+
+
+def rotated(heads: Tensor, rotation: Tensor) -> Tensor:
+    """Rotate the pairs (i, i + head / 2) of each token's numbers by the angles of its position."""
+    cos, sin = rotation
+    a, b = heads.to(rotation.dtype).chunk(2, -1)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), -1).to(heads.dtype)
+
+
+class Block(nn.Module):
+    """A transformer block as f(z, x), on (batch, time, width)."""
+
+    norm1: nn.Module
+    attention: Attention
+
+    def forward(
+        self, z: Tensor, x: Tensor, rotation: Tensor | None = None, past: Past | None = None
+    ) -> Tensor:
+        """The next state. `past`: what comes before the one token of z and x."""
+        raise NotImplementedError
+
+    def keys_values(self, z: Tensor, x: Tensor, rotation: Tensor | None) -> Past:
+        """What later tokens read of these, whose equilibrium is z."""
+        _, k, v = self.attention.projected(self.norm1(z + x), rotation)
+        return k, v
+
+
+class PaperAttention(Attention):
+    """Attention that projects twice, as in the paper's experiments.
+
+    Queries, keys and values are linear maps of h, and then those of a multi-head attention that
+    has maps of its own, without biases.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__(width, heads)
+        self.outer_q, self.outer_k, self.outer_v = (nn.Linear(width, width) for _ in range(3))
+        self.q, self.k, self.v, self.out = (nn.Linear(width, width, bias=False) for _ in range(4))
+
+    def project(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Twice for each."""
+        return self.q(self.outer_q(h)), self.k(self.outer_k(h)), self.v(self.outer_v(h))
+
+
+class PaperBlock(Block):
+    """z <- z + Attn(LN(z + x)); z <- z + MLP(LN(z)), with an MLP of two hidden layers.
+
+    It adds to the state it was given, and so it need not have a fixed point: the paper trains its
+    first steps. Source: arXiv 2509.12917, the language experiment, and its authors' code, whose
+    initialisation is PyTorch's default and whose GELU is the tanh approximation.
+    """
+
+    def __init__(self, width: int, heads: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention = PaperAttention(width, heads)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, hidden),
+            nn.GELU(approximate="tanh"),
+            nn.Linear(hidden, hidden),
+            nn.GELU(approximate="tanh"),
+            nn.Linear(hidden, width),
+        )
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self, z: Tensor, x: Tensor, rotation: Tensor | None = None, past: Past | None = None
+    ) -> Tensor:
+        """The next state."""
+        z = z + self.dropout(self.attention(self.norm1(z + x), rotation, past))
+        return z + self.dropout(self.mlp(self.norm2(z)))
+
+
+class ModernAttention(Attention):
+    """Attention with one map for queries, keys and values, and no biases."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__(width, heads)
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+
+    def project(self, h: Tensor) -> tuple[Tensor, ...]:
+        """One product for all three."""
+        return self.qkv(h).chunk(3, -1)
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate h) * up h), without biases. Source: arXiv 2002.05202."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.gate_up = nn.Linear(width, 2 * hidden, bias=False)
+        self.down = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """To the same shape."""
+        gate, up = self.gate_up(h).chunk(2, -1)
+        return self.down(F.silu(gate) * up)
+
+
+class ModernBlock(Block):
+    """h = z + x; h <- h + Attn(norm(h)); h <- h + SwiGLU(norm(h)); f = norm(h), all RMSNorm.
+
+    The last norm makes it contract where it begins. Were both branches zero, f(z) = norm(z + x)
+    would have the fixed point z = x for an x of unit mean square, at which h has twice its size:
+    the norm halves it, and halves differences too. The branches' last maps begin small, so that
+    this is not undone: BRANCH_GAIN says how small.
+    """
+
+    def __init__(self, width: int, heads: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.norm1, self.norm2, self.norm3 = (nn.RMSNorm(width, eps=EPS) for _ in range(3))
+        self.attention: ModernAttention = ModernAttention(width, heads)
+        self.mlp = SwiGLU(width, hidden)
+        self.dropout = nn.Dropout(dropout)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Begin anew: maps of unit gain, and the last ones of the branches times BRANCH_GAIN."""
+        maps = [(self.attention.qkv, 1.0), (self.attention.out, BRANCH_GAIN)]
+        maps += [(self.mlp.gate_up, 1.0), (self.mlp.down, BRANCH_GAIN)]
+        for linear, gain in maps:
+            nn.init.normal_(linear.weight, std=gain * linear.in_features**-0.5)
+
+    def forward(
+        self, z: Tensor, x: Tensor, rotation: Tensor | None = None, past: Past | None = None
+    ) -> Tensor:
+        """The next state."""
+        h = z + x
+        h = h + self.dropout(self.attention(self.norm1(h), rotation, past))
+        h = h + self.dropout(self.mlp(self.norm2(h)))
+        return self.norm3(h)
+
+
+EPS = 1e-6
+"""Of every RMSNorm: small beside the mean square of the embeddings, 4e-4 at the beginning."""
+
+BRANCH_GAIN = 0.5
+"""The branches' last maps begin with half the gain that keeps sizes as they are."""
+
+BLOCKS: dict[str, Any] = {"modern": ModernBlock, "paper": PaperBlock}

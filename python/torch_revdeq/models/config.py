@@ -1,0 +1,88 @@
+"""What the configs of the models share: the solver's options, checks, and the way to JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, TypeVar, get_args
+
+import torch
+
+from ..options import Adjoint, one_of
+
+C = TypeVar("C", bound="ModelConfig")
+
+STATES = ("auto", "exact", "float64", "float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The options of ``solve`` that a config names. Models take the others as keywords.
+
+    Attributes:
+        beta: in (0, 2) and not 1.
+        tol: the relative residual at which a solve stops; None: all steps are taken.
+        state: "auto", "exact", or a dtype by its name, as in "float32".
+        adjoint: "auto", "reversible", "backprop", "checkpoint", "hooks" or "functional".
+    """
+
+    beta: float = 0.5
+    tol: float | None = None
+    state: str = "auto"
+    adjoint: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be, before a model is built."""
+        number("beta", self.beta, 0, 2)
+        if self.beta == 1:
+            raise ValueError("beta: expected another number than 1, which cannot be inverted")
+        if self.tol is not None:
+            number("tol", self.tol, 0, math.inf, least=True)
+        one_of("state", self.state, STATES)
+        one_of("adjoint", self.adjoint, get_args(Adjoint))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, as JSON holds them; ``from_dict`` takes them back."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls: type[C], values: Mapping[str, Any]) -> C:
+        """The config of these fields; ValueError for a key that is none of them."""
+        known = [field.name for field in fields(cls)]
+        for key in values:
+            if key not in known:
+                raise ValueError(
+                    f"{key}: expected a field of {cls.__name__}, one of {', '.join(known)}, got "
+                    f"{key!r}; was it written by another version?"
+                )
+        given: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+        }
+        return cls(**given)
+
+    def solver_options(self) -> dict[str, Any]:
+        """What ``RevDEQ`` is given, but for the number of steps."""
+        state = getattr(torch, self.state, self.state)
+        options = {"beta": self.beta, "state": state, "adjoint": self.adjoint}
+        return options if self.tol is None else {**options, "tol": self.tol}
+
+
+def whole(name: str, value: Any, least: int = 1) -> None:
+    """ValueError for what is no integer of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name}: expected an integer of at least {least}, got {value!r}")
+
+
+def number(name: str, value: Any, low: float, high: float, *, least: bool = False) -> None:
+    """ValueError for what is no number between the two, or `low` itself if that is allowed."""
+    real = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not real or not (low < value < high or (least and value == low)):
+        end = "[" if least else "("
+        raise ValueError(f"{name}: expected a number in {end}{low}, {high}), got {value!r}")
+
+
+def flag(name: str, value: Any) -> None:
+    """ValueError for what is neither True nor False."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}: expected True or False, got {value!r}")
