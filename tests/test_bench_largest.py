@@ -11,7 +11,7 @@ import torch
 
 from bench import timing
 from bench.solver import fresh, largest, memory, methods, models
-from bench.solver.fresh import Problem
+from bench.solver.fresh import Problem, Processes
 from bench.solver.largest import Limits, Search
 from bench.solver.measure import Point, Settings
 from tiny import TINY
@@ -95,24 +95,28 @@ def _runs_out(problem: object) -> None:
     raise torch.OutOfMemoryError("CUDA out of memory")
 
 
-def test_how_a_process_fails_is_told() -> None:
-    with fresh.process() as pool:
+def test_how_a_process_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = Problem(methods.LOOP, "mlp", TINY, 0.5, 2, CPU, 1)
+    with Processes() as processes:
+        monkeypatch.setattr(fresh, "answer", _runs_out)
         with pytest.raises(torch.OutOfMemoryError) as memory_error:
-            pool.submit(_runs_out, None).result(60)
+            processes.ask("a", problem)
         assert timing.reason(memory_error.value) == "out of memory: CUDA out of memory"
+        monkeypatch.setattr(fresh, "answer", _ends)
         with pytest.raises(BrokenProcessPool) as ended:
-            pool.submit(_ends, None).result(60)
+            processes.ask("a", problem)
         assert timing.reason(ended.value) == "its process was ended from outside, or crashed"
         assert timing.is_fault(timing.reason(ended.value))
+        assert processes.pools == {}
 
 
 def test_a_process_that_ends_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(shared: object, problem: Problem) -> fresh.Answer:
+    def broken(this: Processes, name: str, problem: Problem) -> fresh.Answer:
         if problem.method == methods.LOOP:
             raise BrokenProcessPool("ended")
         return fresh.Answer(10, raises=True)
 
-    monkeypatch.setattr(largest, "_ask", broken)
+    monkeypatch.setattr(Processes, "ask", broken)
     model = models.make("mlp", TINY, CPU)
     limits = Limits(100, {"N": 8, "batch": 64})
     names = "lerp loop", "reversible float32"

@@ -90,7 +90,7 @@ def test_every_other_benchmark_runs_at_its_smallest_size(
 
     What a fresh process counts is tested in test_bench_largest.py; a thread starts sooner.
     """
-    monkeypatch.setattr(fresh, "process", partial(ThreadPoolExecutor, 1))
+    monkeypatch.setattr(fresh, "pool", partial(ThreadPoolExecutor, 1))
     chosen = ("--only", "ceilings", "largest", "overhead", "nsight")
     names = ("--providers", "reversible exact", "backprop", "graphs")
     assert command.main([*SMALL, *chosen, *names, "--out", str(tmp_path)]) == 0
@@ -129,7 +129,7 @@ def test_the_ceilings_are_measured_once() -> None:
     assert [r["provider"] for r in ceilings.rows(run, Bar())] == [
         "copy_", "matmul float32", "matmul bfloat16",
     ]  # fmt: skip
-    assert measure.settings_of(run).matmul == first.matmul["float32"]
+    assert measure.settings_of(run).matmul == first.matmul
 
 
 @pytest.mark.parametrize(("tier", "seconds"), [("--quick", 0.01), ("--full", 0.1), (None, 0.05)])

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
 from bench.solver import models
 from bench.solver.memory import peak_bytes
 from bench.solver.methods import Method, Run
-
-if TYPE_CHECKING:
-    from bench.solver.measure import Point, Settings
 
 # Seconds for one answer.
 PATIENCE = 600.0
@@ -44,40 +39,43 @@ class Answer:
     raises: bool
 
 
-def problem_of(point: Point, settings: Settings, run: Run) -> Problem:
-    """The same step as `run`."""
-    return Problem(
-        run.method,
-        point.model,
-        point.sizes,
-        point.beta,
-        point.steps,
-        settings.device,
-        settings.threads,
-        run.check,
-    )
+class Processes:
+    """One process for each name, started at its first question; all end with this context.
 
-
-@contextmanager
-def process() -> Iterator[ProcessPoolExecutor]:
-    """One process, started at its first task; it shares nothing with this one."""
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(1, mp_context=context)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def peak(problem: Problem) -> int:
-    """The bytes at the peak of one step, in a process that ends with it.
-
-    Raises what the step raised; BrokenProcessPool where the process was killed.
+    They share nothing with this one. `ask` raises what the step raised, and BrokenProcessPool where
+    a process was killed; a later question to that name starts another.
     """
-    if problem.device.type == "cuda":  # the process needs what this one only keeps
-        torch.cuda.empty_cache()
-    with process() as pool:
-        return pool.submit(answer, problem).result(PATIENCE).peak
+
+    def __init__(self) -> None:
+        self.pools: dict[str, ProcessPoolExecutor] = {}
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        for name in tuple(self.pools):
+            self.end(name)
+
+    def ask(self, name: str, problem: Problem) -> Answer:
+        """The answer of the process of that name."""
+        if problem.device.type == "cuda":  # it needs what this one only keeps
+            torch.cuda.empty_cache()
+        if name not in self.pools:
+            self.pools[name] = pool()
+        try:
+            return self.pools[name].submit(answer, problem).result(PATIENCE)
+        except (BrokenProcessPool, TimeoutError):
+            self.end(name)
+            raise
+
+    def end(self, name: str) -> None:
+        """End that process."""
+        self.pools.pop(name).shutdown(cancel_futures=True)
+
+
+def pool() -> ProcessPoolExecutor:
+    """One process, which imports everything anew."""
+    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
 
 
 def answer(problem: Problem) -> Answer:
@@ -91,4 +89,7 @@ def answer(problem: Problem) -> Answer:
     else:
         run = Run(problem.method, model, problem.beta, problem.steps, problem.check)
         run.gradients()  # what is allocated once does not count
-    return Answer(peak_bytes(run.gradients, problem.device), run.check is not True)
+    peak = peak_bytes(run.whole, problem.device)
+    if problem.device.type == "cuda":
+        torch.cuda.empty_cache()
+    return Answer(peak, run.check is not True)

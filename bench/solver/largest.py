@@ -7,16 +7,13 @@ budget; so where memory is affine in the amount few trials are needed, and where
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import torch
 
 from bench import timing
 from bench.session import Record
-from bench.solver import fresh
-from bench.solver.fresh import Answer, Problem
+from bench.solver.fresh import Answer, Problem, Processes
 from bench.solver.measure import Point, Settings, blank_record
 from bench.solver.methods import Method, Skipped
 from bench.solver.models import Model
@@ -99,16 +96,19 @@ def _largest(point: Point, settings: Settings, method: Method, limits: Limits, a
     answers: dict[int, Answer] = {}
     on_gpu = settings.device.type == "cuda"
 
-    with ExitStack() as stack:
-        # A process that ran out of memory is not used again; on a CPU the budget is only counted.
-        shared = None if on_gpu else stack.enter_context(fresh.process())
+    with Processes() as processes:
 
         def trial(amount: int) -> int | None:
+            # A process that ran out of memory is not used again; a CPU's budget is only counted.
+            name = str(amount) if on_gpu else method.name
             problem = _problem(point, settings, method, axis, amount)
             try:
-                answers[amount] = _ask(shared, problem)
+                answers[amount] = processes.ask(name, problem)
             except (torch.OutOfMemoryError, MemoryError):
                 return None
+            finally:
+                if on_gpu and name in processes.pools:
+                    processes.end(name)
             return answers[amount].peak
 
         budget = limits.budget or torch.cuda.mem_get_info(settings.device)[1]
@@ -131,12 +131,3 @@ def _problem(point: Point, settings: Settings, method: Method, axis: str, amount
     sizes = point.sizes if axis == "N" else point.sizes.with_batch(amount)
     device, threads = settings.device, settings.threads
     return Problem(method, point.model, sizes, point.beta, steps, device, threads)
-
-
-def _ask(shared: ProcessPoolExecutor | None, problem: Problem) -> Answer:
-    if shared is not None:
-        future: Future[Answer] = shared.submit(fresh.answer, problem)
-        return future.result(fresh.PATIENCE)
-    torch.cuda.empty_cache()
-    with fresh.process() as pool:
-        return pool.submit(fresh.answer, problem).result(fresh.PATIENCE)

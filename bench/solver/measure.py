@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -14,7 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench import ceilings, timing
 from bench.session import Record, Session
-from bench.solver import fresh, jax_peer, methods, models
+from bench.solver import jax_peer, methods, models
+from bench.solver.fresh import Problem, Processes
 from bench.solver.memory import peak_bytes
 from bench.solver.methods import Method, Run, Skipped
 from torch_revdeq import Stats
@@ -39,8 +40,9 @@ class Point:
 class Settings:
     """How a run measures: `rounds` samples of each method, each of `sample_seconds` or more.
 
-    `jax_python` is the interpreter that the JAX library is looked for in. With `fresh` peaks are
-    those of a process of their own. `matmul` is the ceiling for f's dtype, operations a second.
+    `jax_python` is the interpreter that the JAX library is looked for in. `fresh` has a process
+    for each method, in which its peaks are measured; without, they are measured where times are.
+    `matmul` holds the ceilings, operations a second, by dtype.
     """
 
     device: torch.device
@@ -48,15 +50,15 @@ class Settings:
     rounds: int | None = None
     sample_seconds: float = 0.1
     jax_python: str = sys.executable
-    fresh: bool = False
-    matmul: float | None = None
+    fresh: Processes | None = None
+    matmul: Mapping[str, float] = field(default_factory=dict)
 
     def rounds_of(self, point: Point) -> int:
         """Samples that each method takes at this point."""
         return self.rounds or (5 if point.steps <= SHALLOW else 3)
 
 
-def settings_of(session: Session, *, fresh: bool = False) -> Settings:
+def settings_of(session: Session, fresh: Processes | None = None) -> Settings:
     """How to measure."""
     return Settings(
         session.device,
@@ -65,7 +67,7 @@ def settings_of(session: Session, *, fresh: bool = False) -> Settings:
         sample_seconds=session.sample_seconds,
         jax_python=session.chosen.jax_python,
         fresh=fresh,
-        matmul=ceilings.of(session).matmul.get("float32"),
+        matmul=ceilings.of(session).matmul,
     )
 
 
@@ -90,12 +92,13 @@ def measure(point: Point, settings: Settings, model: models.Model) -> Iterator[R
                 admitted.append((contender, blank | figures))
         references.forget()
         contenders = [contender for contender, _ in admitted]
-        times = {}
-        if point.part != "error":
-            times = _times(contenders, settings, point, operations_of(model, point.steps))
+        times = _times(contenders, settings, point) if point.part != "error" else {}
+    operations = operations_of(model, point.steps) if times else 0
     for contender, record in admitted:
         if contender.failure is None:
-            yield record | times.get(contender.provider.name, {})
+            found = times.get(contender.provider.name, {})
+            ceiling = settings.matmul.get(record["dtypes"]["f"])
+            yield record | found | _rates(operations, found, ceiling)
         else:
             yield record | {"refused": contender.failure}
     yield from missing
@@ -116,11 +119,12 @@ def _admit(
     del grads
     if point.part != "error":
         # What torch.compile has made is in this process; another one would make it again.
-        if settings.fresh and not method.compiled:
-            figures["peak_bytes"] = fresh.peak(fresh.problem_of(point, settings, run))
+        if settings.fresh is not None and not method.compiled:
+            problem = _problem(point, settings, run)
+            figures["peak_bytes"] = settings.fresh.ask(method.name, problem).peak
             figures["peak_in"] = "a fresh process"
         else:
-            figures["peak_bytes"] = peak_bytes(run.gradients, settings.device)
+            figures["peak_bytes"] = peak_bytes(run.whole, settings.device)
             figures["peak_in"] = "the process of the times"
     return timing.alone(method.name, method.kind, run.gradients), figures
 
@@ -200,9 +204,9 @@ def finite(value: float | None) -> float | None:
 
 
 def _times(
-    contenders: Sequence[timing.Contender], settings: Settings, point: Point, operations: int
+    contenders: Sequence[timing.Contender], settings: Settings, point: Point
 ) -> dict[str, Record]:
-    """By name of the method: its samples, taken in turn, and what they are held to."""
+    """By name of the method: its samples, taken in turn, and their ratio to the loop's."""
     timing.race(
         contenders,
         timing.CLOCKS[settings.device.type],
@@ -218,22 +222,35 @@ def _times(
             "calls_per_sample": contender.count,
             **timing.quantiles(contender.samples),
             "ratio_to_loop": loop and medians[contender.provider.name] / loop,
-            **_rates(operations, medians[contender.provider.name], settings),
         }
         for contender in running
     }
 
 
-def _rates(operations: int, seconds: float, settings: Settings) -> Record:
+def _rates(operations: int, times: Record, ceiling: float | None) -> Record:
     """What f and its products come to, over the time; evaluating f again is no progress."""
-    if not operations:  # an f without matrix products
+    if not operations:  # no time, or an f without matrix products
         return {}
-    rate, ceiling = operations / seconds, settings.matmul
+    rate = operations / times["p50_seconds"]
     return {
         "operations": operations,
         "tflop_per_second": rate * 1e-12,
         "share_of_matmul": None if ceiling is None else rate / ceiling,
     }
+
+
+def _problem(point: Point, settings: Settings, run: Run) -> Problem:
+    """The same step as `run`, for another process."""
+    return Problem(
+        run.method,
+        point.model,
+        point.sizes,
+        point.beta,
+        point.steps,
+        settings.device,
+        settings.threads,
+        run.check,
+    )
 
 
 def operations_of(model: models.Model, steps: int) -> int:

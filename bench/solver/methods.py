@@ -177,6 +177,10 @@ class Run:
     def _all(self, name: str) -> int | list[int]:
         return 2 * self.steps if name == "store_last" else list(range(1, self.steps + 1))
 
+    def whole(self) -> Sequence[Tensor]:
+        """The call whose memory counts: of a CUDA graph the capture too, which keeps its own."""
+        return replace(self).gradients() if self.method.graphed else self.gradients()
+
     def gradients(self) -> Sequence[Tensor]:
         """Forward and backward: the gradients of the parameters."""
         z, _ = self.forward()

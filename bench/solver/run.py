@@ -6,10 +6,13 @@ from collections.abc import Iterator
 
 from bench.session import Bar, Record, Session
 from bench.solver import largest, models, plan
+from bench.solver.fresh import Processes
 from bench.solver.largest import Limits
 from bench.solver.measure import Point, measure, settings_of
 
 MEBIBYTE = 2**20
+# Where, in full, each method has a process in which its peaks are measured.
+IN_FRESH_PROCESSES = ("cost", "peers")
 # Where no other budget is given, and there is no GPU whose memory is the budget.
 BUDGET_MB = {"quick": 1.0, "default": 16.0, "full": 256.0}
 # Where a search ends: a trial beyond takes longer than what it tells is worth.
@@ -24,9 +27,12 @@ CAP_ON_GPU = {"N": 1024}
 def run(part: str, session: Session, bar: Bar) -> Iterator[Record]:
     """The lines of cost, options, peers, error and overhead, point by point."""
     session.use_threads()
-    settings = settings_of(session, fresh=session.tier == "full" and part in ("cost", "peers"))
-    for point in _shown(plan.points(part, session, plan.PARTS[part].methods), bar):
-        yield from measure(point, settings, models.make(point.model, point.sizes, session.device))
+    with Processes() as processes:
+        fresh = processes if session.tier == "full" and part in IN_FRESH_PROCESSES else None
+        settings = settings_of(session, fresh)
+        for point in _shown(plan.points(part, session, plan.PARTS[part].methods), bar):
+            model = models.make(point.model, point.sizes, session.device)
+            yield from measure(point, settings, model)
 
 
 def run_largest(session: Session, bar: Bar) -> Iterator[Record]:
