@@ -38,13 +38,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.exit(f"python -m bench: {error}")
     run = session(chosen, sys.argv[1:] if arguments is None else arguments)
     chosen.out.mkdir(parents=True, exist_ok=True)
-    for figure in figures.FIGURES:  # of an earlier run
+    for benchmark in selected:  # figures of an earlier run
         for ending in ENDINGS:
-            (chosen.out / f"{figure.name}{ending}").unlink(missing_ok=True)
+            (chosen.out / f"{benchmark.name}{ending}").unlink(missing_ok=True)
     records, status = _run_all(selected, run, console)
     if not records:
         sys.exit("python -m bench: the options leave nothing to measure")
-    _finish(records, chosen.out, console)
+    _finish(records, [chosen.out / f"{b.name}.jsonl" for b in selected], chosen.out, console)
     if chosen.compare is not None:
         compare.print_changes(console, chosen.compare, records)
     return status
@@ -114,9 +114,10 @@ def show(records: Sequence[Record], title: str, console: Console) -> None:
         console.print(text, style="red", highlight=False, soft_wrap=True)
 
 
-def _finish(records: Sequence[Record], out: Path, console: Console) -> None:
-    """The machine, the figures, the page."""
+def _finish(records: Sequence[Record], files: Sequence[Path], out: Path, console: Console) -> None:
+    """The machine; the figures and the page, also of the lines that `--append` has kept."""
     report.print_machine(console, records[0])
+    records = report.read_all([file for file in files if file.exists()])
     page = out / "report.html"
     page.write_text(html.page(records), encoding="utf-8")
     drawn = [str(path) for path in figures.draw(records, out) if path.suffix == ENDINGS[0]]

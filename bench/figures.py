@@ -18,7 +18,10 @@ from bench.solver import figures as solver
 
 @dataclass(frozen=True)
 class Figure:
-    """`draw` writes its lines' figure to the paths; False, and no file, where there is nothing."""
+    """The figure of the benchmark `name`, whose lines are of that family.
+
+    `draw` writes it to the paths; False, and no file, where there is nothing to draw.
+    """
 
     name: str
     family: str

@@ -186,6 +186,37 @@ def test_a_float64_state_is_held_back_by_what_a_float32_f_reads_of_it() -> None:
     assert narrow > torch.finfo(torch.float32).eps > 2**20 * wide
 
 
+def test_operations_are_those_of_f_and_of_two_products() -> None:
+    """By hand: a multiplication and an addition for every row and weight, three times."""
+    mlp, vision = (models.make(name, TINY, CPU) for name in ("mlp", "vision"))
+    assert measure.operations_of(mlp, 5) == 2 * 5 * 3 * 2 * TINY.rows * 4 * TINY.width**2
+    images = TINY.vision
+    weights = 2 * 9 * images.channels**2
+    pixels = images.batch * images.side**2
+    assert measure.operations_of(vision, 5) == 2 * 5 * 3 * 2 * pixels * weights
+    rates = measure._rates(100, {"p50_seconds": 2.0}, 200.0)
+    assert (rates["tflop_per_second"], rates["share_of_matmul"]) == (50e-12, 0.25)
+
+
+@pytest.mark.parametrize("model", ["language", "vision"])
+def test_the_papers_blocks_are_the_papers(model: str) -> None:
+    """31 dim^2 weights of the language block, and in both f(z, x) by hand."""
+    made = models.make(model, TINY, CPU)
+    z, x = made.x.flip(0), made.x
+    if model == "language":
+        weights = sum(p.numel() for p in made.parameters if p.dim() == 2)
+        assert weights == 31 * TINY.language.dim**2
+        # Causal: what comes later changes nothing before it, but for its own token.
+        later = x.clone()
+        later[:, -1] += 1
+        assert torch.equal(made.f(z, later)[:, :-1], made.f(z, x)[:, :-1])
+        assert not torch.equal(made.f(z, later)[:, -1], made.f(z, x)[:, -1])
+    else:
+        c, n = (list(getattr(made.f, name)) for name in ("convolutions", "norms"))
+        by_hand = n[2](torch.relu(z + n[1](x + c[1](torch.relu(n[0](c[0](z)))))))
+        assert torch.equal(made.f(z, x), by_hand)
+
+
 # ---- runs ------------------------------------------------------------------------------------
 
 QUICK = ("--quick", "--device", "cpu", "--threads", "1", "--samples", "1")

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from bench import __main__ as command
-from bench import arguments, ceilings, families, harness, machine, suite
+from bench import arguments, ceilings, families, figures, harness, machine, suite
 from bench.session import Bar, Record, Session
 from bench.solver import fresh, measure
 from bench.suite import Benchmark
@@ -140,6 +140,25 @@ def test_the_tiers_differ_in_patience(tier: str | None, seconds: float) -> None:
     assert run.threads == machine.usable_cores()
 
 
+def test_every_figure_is_of_a_benchmark() -> None:
+    """A run removes an earlier one's by that name."""
+    names = {benchmark.name for benchmark in suite.BENCHMARKS}
+    assert {figure.name for figure in figures.FIGURES} <= names
+
+
+def test_figures_of_other_benchmarks_stay_and_kept_lines_are_on_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("first.png", "other.png"):
+        (tmp_path / name).touch()
+    assert run_of(monkeypatch, tmp_path, fake("first", line(1))) == 0
+    assert [path.name for path in tmp_path.glob("*.png")] == ["other.png"]
+    assert run_of(monkeypatch, tmp_path, fake("first", line(2)), more=("--append",)) == 0
+    assert [record["provider"] for record in read(tmp_path, "first")] == ["copy 1", "copy 2"]
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "copy 1" in page and "copy 2" in page
+
+
 # ---- what goes wrong ---------------------------------------------------------------------------
 
 
@@ -151,9 +170,11 @@ def line(n: int, **changes: object) -> Record:
     } | changes  # fmt: skip
 
 
-def run_of(monkeypatch: pytest.MonkeyPatch, folder: Path, *benchmarks: Benchmark) -> int:
+def run_of(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, *benchmarks: Benchmark, more: Sequence[str] = ()
+) -> int:
     monkeypatch.setattr(suite, "BENCHMARKS", benchmarks)
-    return command.main([*SMALL, "--out", str(folder)])
+    return command.main([*SMALL, *more, "--out", str(folder)])
 
 
 def fake(name: str, *steps: Record | type[BaseException]) -> Benchmark:
