@@ -1,7 +1,7 @@
 """The largest N, and the largest batch, whose train step fits: on a GPU the card, else a budget.
 
-Found by trying. The next amount to try is where the line through the last two peaks meets the
-budget; so where memory is affine in the amount few trials are needed, and where it is not, more.
+Found by trying. The next amount to try is where the line through two peaks meets the budget; so
+where memory is affine in the amount few trials are needed, and where it is not, more.
 """
 
 from __future__ import annotations
@@ -63,9 +63,11 @@ class Search:
         half = (low + high) // 2
         if len(known) < 2 or len(self.peaks) > BY_LINE:
             return half
-        (a, p), (b, q) = known[-2:]
+        # On both sides of the budget where something above it has a peak, else the last two.
+        end = next((i for i, (amount, _) in enumerate(known) if amount >= high), len(known) - 1)
+        (a, p), (b, q) = known[max(end, 1) - 1], known[max(end, 1)]
         # Flat peaks leave nothing in the way of the cap.
-        by_line = self.cap if q <= p else b + int((self.budget - q) * (b - a) / (q - p))
+        by_line = self.cap if q <= p else a + (self.budget - p) * (b - a) // (q - p)
         # What did not fit has refuted a line that goes beyond it.
         return half if high <= min(by_line, self.cap) else by_line
 

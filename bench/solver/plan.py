@@ -27,8 +27,8 @@ class Grid:
 class Part:
     """One benchmark: its methods, and by tier where they are measured.
 
-    `dear` are parts of the names of methods that a default run leaves out, because they compile for
-    longer than all others together take.
+    `dear` are parts of the names of methods that a default run leaves out for want of time: they
+    compile for longer than all others together take, or take a process of their own.
     """
 
     methods: tuple[Method, ...]
@@ -76,6 +76,7 @@ PARTS = {
         full=(Grid(BOTH, 0.5, (8,)),),
         default=(Grid(("mlp",), 0.5, (8,)),),
         quick=(Grid(("mlp",), 0.5, (2,)),),
+        dear=("torchdeq",),
     ),
     "overhead": Part(
         methods.OVERHEAD,
