@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from bench import drawing
+from bench import drawing, report
 from bench.drawing import pyplot
 from bench.session import Record
 from bench.solver.figures import of_part
@@ -44,7 +44,7 @@ def draw_overhead(records: Sequence[Record], *paths: Path) -> bool:
         shown,
         lambda record: f"us for each half step: {case_label(record)}, N = {record['steps']}",
         each,
-        lambda record: f"{each(record):.3g}",
+        lambda record: report.in_unit(1e-6 * each(record), "us"),
         paths,
     )
 
@@ -73,6 +73,7 @@ def _draw(
         axes.margins(x=0.25)
         axes.set_title(title, fontsize=9, loc="left")
         drawing.plain(axes)
+        axes.grid(visible=False, axis="y")
         axes.set_yticks(range(len(names)), names, fontsize=9)
         axes.tick_params(axis="y", length=0)
     grid[0][0].invert_yaxis()
