@@ -16,7 +16,7 @@ from typing import Any
 
 from rich.table import Table
 
-from bench import explained, families, figures, inline_svg, report
+from bench import explained, families, figures, inline_svg, report, suite
 from bench.families import Family
 from bench.session import Record
 from bench.solver import profiling
@@ -131,7 +131,8 @@ def part_of(family: Family, part: str, records: Sequence[Record]) -> list[str]:
     """The tables of one part below its name."""
     measured = [record for record in records if not record["refused"]]
     tables = [wide(table_html(table)) for table in family.tables(measured)] if measured else []
-    head = [f"<h4>{escape(part)}</h4>"] if part and tables else []
+    about = {b.name: f"{part}: {b.about}" for b in suite.BENCHMARKS}.get(f"solve.{part}", part)
+    head = [f"<h4>{escape(about)}</h4>"] if part and tables else []
     if part == profiling.PART:
         head.append(details("What the parts are", meanings("part", PARTS)))
     return head + tables
