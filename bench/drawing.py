@@ -55,4 +55,5 @@ def finish(
     figure.supxlabel(footer, x=0.01, horizontalalignment="left", fontsize=7, color="#555555")
     for path in paths:
         figure.savefig(path, dpi=150)
+        figure.set_layout_engine("none")  # where everything stands is known from here on
     pyplot.close(figure)

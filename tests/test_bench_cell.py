@@ -11,6 +11,7 @@ from torch import Tensor
 
 import revdeq_kernels as rk
 from bench import __main__ as command
+from bench import arguments
 from bench.ceilings import Ceilings
 from bench.cell import measure as cell
 from bench.cell import methods
@@ -71,10 +72,10 @@ def test_the_roofline_is_the_slower_of_bytes_and_operations() -> None:
     assert cell.floor(300, 40, torch.bfloat16, limits) == 4.0
 
 
-def test_a_refused_provider_fails_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_provider_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cell, "refusal", lambda *_: "it is wrong")
-    arguments = [*FEW, *EAGERLY, "--rows", "32", "--out", str(tmp_path)]
-    assert command.main(arguments) == 1
-    lines = [json.loads(line) for line in (tmp_path / "cell.jsonl").read_text().splitlines()]
-    assert len(lines) == 2 * 3
+    run = arguments.session(arguments.parse([*FEW, *EAGERLY]), FEW)
+    limits = Ceilings(copy=1.0, matmul={"bfloat16": 1.0})
+    lines = list(cell.measure(cell.Size("forward", 32, 32, 2), run, limits))
+    assert [line["refused"] for line in lines] == ["it is wrong"] * 3
     assert not any("p50_seconds" in line for line in lines)

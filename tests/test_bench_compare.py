@@ -145,12 +145,12 @@ def test_a_run_is_compared_with_the_file_that_it_replaces(
 def test_a_run_of_the_solver_is_compared_with_a_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    chosen = (*TINY, "--samples", "1", "--only", "cost", "--models", "mlp", "--depths", "1")
-    rest = ("--providers", "checkpoint", "--out", str(tmp_path))
+    chosen = (*TINY, "--samples", "1", "--only", "options", "--models", "mlp", "--depths", "1")
+    rest = ("--providers", "save_at", "--out", str(tmp_path))
     assert command.main([*chosen, *rest]) == 0
     assert command.main([*chosen, *rest, "--compare", str(tmp_path)]) == 0
     assert "0 of 2 changed beyond noise" in capsys.readouterr().out
-    old = str(tmp_path / "solve.cost.jsonl")
+    old = str(tmp_path / "solve.options.jsonl")
     assert compare.main([old, old]) == 0
     assert "1.00x" in capsys.readouterr().out
 

@@ -231,13 +231,12 @@ def test_a_run_stores_lines_and_pictures(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     chosen = ("--only", "cost", "solve.error", "--depths", "1", "4", "--betas", "0.8")
-    maps = ("mlp", "block")
-    assert command.main([*QUICK, *chosen, "--models", *maps, "--out", str(tmp_path)]) == 0
+    assert command.main([*QUICK, *chosen, "--models", "mlp", "--out", str(tmp_path)]) == 0
     cost, error = read(tmp_path, "cost"), read(tmp_path, "error")
     records = cost + error
-    assert {(r["op"], r["steps"]) for r in cost} == {(m, n) for m in maps for n in (1, 4)}
-    assert len(cost) == 4 * len(methods.COST)
-    assert len(error) == 4 * len(methods.ERROR)
+    assert {(r["op"], r["steps"]) for r in cost} == {("mlp", 1), ("mlp", 4)}
+    assert len(cost) == 2 * len(methods.COST)
+    assert len(error) == 2 * len(methods.ERROR)
     for record in records:
         assert record["refused"] is None
         assert all(record[name] for name in ("device_name", "torch", "commit", "date", "threads"))
@@ -302,11 +301,11 @@ def test_a_refusal_fails_the_run_and_lines_can_be_kept(
     def broken(call: object, device: torch.device) -> int:
         raise RuntimeError("not today")
 
-    chosen = ("--only", "cost", "--models", "mlp", "--depths", "1", "--providers", "checkpoint")
+    chosen = ("--only", "options", "--models", "mlp", "--depths", "1", "--providers", "save_at")
     assert command.main([*QUICK, *chosen, "--out", str(tmp_path)]) == 0
     monkeypatch.setattr(measure, "peak_bytes", broken)
     assert command.main([*QUICK, *chosen, "--out", str(tmp_path), "--append"]) == 1
     assert "not today" in capsys.readouterr().out
-    kept = [(record["provider"], record["refused"]) for record in read(tmp_path, "cost")]
-    assert [name for name, _ in kept] == ["lerp loop", "checkpoint exact"] * 2
+    kept = [(record["provider"], record["refused"]) for record in read(tmp_path, "options")]
+    assert [name for name, _ in kept] == ["lerp loop", "save_at all"] * 2
     assert [reason is None for _, reason in kept] == [True, True, False, False]

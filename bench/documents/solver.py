@@ -147,18 +147,16 @@ def largest() -> str:
 
 
 def overhead() -> str:
-    """The time for each half step with a tiny f."""
+    """The time for each half step with a tiny f, and over the loop's."""
     records = [r for r in stored.lines(EPYC, "solve.overhead") if not unmeasured(r)]
-    depths = sorted({record["steps"] for record in records})
 
-    def cell(record: Record) -> str:
+    def each(record: Record) -> str:
         return report.in_unit(record["p50_seconds"] / (2 * record["steps"]), "us")
 
-    rows = [
-        (f"`{n}`", *(cell(find(records, provider=n, steps=depth)) for depth in depths))
-        for n in dict.fromkeys(r["provider"] for r in records)
-    ]
-    columns = ("us for each half step", *(f"N = {depth}" for depth in depths))
+    steps = records[0]["steps"]
+    shown = [record for record in records if record["steps"] == steps]
+    rows = [(f"`{record['provider']}`", each(record), ratio(record)) for record in shown]
+    columns = (f"N = {steps}", "us for each half step", "to loop")
     return f"{stored.table(columns, rows, left=1)}\n\n{stored.provenance(records)}"
 
 
