@@ -183,10 +183,10 @@ measure() {
 }
 
 stage_cost() {
-  measure cell 120 --only cell
-  measure mlp-block 160 --only solve.cost --models mlp block --betas 0.5
-  measure language 150 --only solve.cost --models language --append
-  measure vision 80 --only solve.cost --models vision --append
+  measure cell 100 --only cell
+  measure mlp-block 210 --only solve.cost --models mlp block --betas 0.5
+  measure language 130 --only solve.cost --models language --append
+  measure vision 70 --only solve.cost --models vision --append
   keep
 }
 

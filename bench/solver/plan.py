@@ -42,7 +42,7 @@ PARTS = {
     "cost": Part(
         methods.COST,
         full=(
-            Grid(BOTH, 0.5, (2, 4, 8, 16, 32)),
+            Grid(BOTH, 0.5, (2, 4, 8, 16, 32, 64)),
             Grid(BOTH, 0.8, (2, 8, 32)),
             Grid(TEXT_AND_IMAGES, 0.5, (2, 8, 32)),
         ),
