@@ -70,7 +70,8 @@ def _run_all(
             except KeyboardInterrupt:
                 status = INTERRUPTED
             except Exception:  # a fault of the benchmark; the others may be right
-                console.print(f"{benchmark.name} stopped:\n{traceback.format_exc()}", style="red")
+                stopped = f"{benchmark.name} stopped:\n{traceback.format_exc()}"
+                console.print(stopped, style="red", markup=False, highlight=False)
                 status = 1
             show(own, f"{benchmark.name}, {time.monotonic() - begin:.0f} s", console)
             records += own
@@ -109,9 +110,9 @@ def show(records: Sequence[Record], title: str, console: Console) -> None:
     for table in family.tables(records):
         console.print(table)
     for note in family.notes(records):
-        console.print(note, highlight=False, soft_wrap=True)
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
     for text in families.refusals(records):
-        console.print(text, style="red", highlight=False, soft_wrap=True)
+        console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
 
 
 def _finish(records: Sequence[Record], files: Sequence[Path], out: Path, console: Console) -> None:

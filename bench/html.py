@@ -129,8 +129,7 @@ def section_of(family: Family, records: Sequence[Record]) -> str:
 
 def part_of(family: Family, part: str, records: Sequence[Record]) -> list[str]:
     """The tables of one part below its name."""
-    measured = [record for record in records if not record["refused"]]
-    tables = [wide(table_html(table)) for table in family.tables(measured)] if measured else []
+    tables = [wide(table_html(table)) for table in family.tables(records)]
     about = {b.name: f"{part}: {b.about}" for b in suite.BENCHMARKS}.get(f"solve.{part}", part)
     head = [f"<h4>{escape(about)}</h4>"] if part and tables else []
     if part == profiling.PART:

@@ -137,6 +137,19 @@ def test_who_was_skipped_has_a_reason_and_a_row() -> None:
     assert "z &lt;- f(z), without beta" in page
 
 
+@pytest.mark.parametrize(
+    ("reason", "word"),
+    [("out of memory: tried 3 GiB", "out of memory"), ("ValueError: [x]", "refused")],
+)
+@pytest.mark.parametrize("part", ["cost", "peers", "overhead", "largest"])
+def test_who_has_no_figures_has_a_row_that_says_so(part: str, reason: str, word: str) -> None:
+    (solve,) = report.read(next(RESULTS.glob("cpu/AMD*/solve.cost.jsonl")))[:1]
+    line = solve | {"part": part, "refused": reason, "axis": "N"}
+    page = html.page([line])
+    assert re.search(rf"<td>lerp loop</td><td[^>]*>{word}</td>", page)
+    assert reason in page
+
+
 def test_nothing_is_no_page() -> None:
     with pytest.raises(ValueError, match="expected at least one line"):
         html.page([])

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich import box
 from rich.table import Table
 
-from bench import report
+from bench import report, timing
 from bench.session import Record
 
 COST_COLUMNS = (
@@ -28,10 +28,10 @@ LOST = "lost"
 
 
 def tables(records: Sequence[Record]) -> list[Table]:
-    """One for each part. Who was skipped has a row where peers are compared, and else a line."""
+    """One for each part. Who has no figures has a row that says so, but among the errors."""
     found: dict[str, list[Record]] = {}
     for record in records:
-        if not unmeasured(record) or (record["part"] in WITH_SKIPPED and not record["refused"]):
+        if record["part"] != "error" or not unmeasured(record):
             found.setdefault(record["part"], []).append(record)
     return [TABLES.get(part, cost_table)(lines) for part, lines in found.items()]
 
@@ -61,6 +61,13 @@ def skipped(record: Record) -> bool:
 def unmeasured(record: Record) -> bool:
     """Whether a line holds a reason in place of figures."""
     return bool(record["refused"]) or skipped(record)
+
+
+def instead(record: Record) -> str:
+    """In place of figures."""
+    if skipped(record):
+        return "skipped"
+    return "refused" if timing.is_fault(record["refused"]) else timing.OUT_OF_MEMORY
 
 
 def compile_times(records: Sequence[Record]) -> list[str]:
@@ -94,7 +101,7 @@ def cost_table(records: Sequence[Record]) -> Table:
             table.add_section()
         shown = (point[0], str(point[1])) if last != point else ("", "")
         style = "bold" if record["kind"] == "revdeq" else None
-        cells = ("skipped",) if skipped(record) else _cost_cells(record)
+        cells = (instead(record),) if unmeasured(record) else _cost_cells(record)
         table.add_row(*shown, record["provider"], *cells, style=style)
         last = point
     return table
@@ -186,13 +193,17 @@ def largest_table(records: Sequence[Record]) -> Table:
 
 def largest_label(record: Record) -> str:
     """The model, beta and what must suffice."""
+    if unmeasured(record):
+        return case_label(record)
     of = "the GPU's " if record["budget"] != "stated" else ""
     return f"{case_label(record)}, within {of}{in_mebibytes(record['budget_bytes'])} MiB"
 
 
 def _largest_cells(record: Record | None) -> tuple[str, str]:
-    if record is None or unmeasured(record):
+    if record is None:
         return ("", "")
+    if unmeasured(record):
+        return (instead(record), "")
     more = "or more" if record["at_cap"] else ""
     star = "*" if record["raises"] else ""
     words = " ".join(filter(None, (str(record["largest"]), more, star)))
@@ -212,7 +223,7 @@ def overhead_table(records: Sequence[Record]) -> Table:
             table.add_section()
         shown = (point[0], str(point[1])) if last != point else ("", "")
         style = "bold" if record["kind"] == "revdeq" else None
-        cells = ("skipped",) if skipped(record) else _overhead_cells(record)
+        cells = (instead(record),) if unmeasured(record) else _overhead_cells(record)
         table.add_row(*shown, record["provider"], *cells, style=style)
         last = point
     return table
@@ -225,5 +236,4 @@ def _overhead_cells(record: Record) -> tuple[str, str, str]:
     return report.time_cells(record)[0], report.seconds_cell(each), words
 
 
-WITH_SKIPPED = ("options", "peers", "overhead")
 TABLES = {"error": error_table, "largest": largest_table, "overhead": overhead_table}
