@@ -20,7 +20,8 @@ PTXAS_LOG = build/$$($(PY) -c 'import sys; print(sys.implementation.cache_tag)')
 CUDA_LIBRARY := revdeq_kernels/librevdeq_cuda.so
 BUILD_SETTINGS := $(REVDEQ_BUILD_CUDA)|$(REVDEQ_SANITIZE)|$(TORCH_CUDA_ARCH_LIST)|$(CUDA_HOME)|$(CXX)
 
-.PHONY: help bench readme test slow nightly check build cuda-report docs-table triton-aot oldest-torch sanitize install-check clean settings
+.PHONY: help bench readme test slow nightly check build docs cuda-report docs-table triton-aot oldest-torch sanitize \
+  install-check wheel clean settings
 
 help:  ## list these commands
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 16
@@ -52,6 +53,11 @@ check: $(STATE)/.tools  ## lint, formats, types, and what may import what
 
 build: $(STATE)/.built  ## build and install the package, editable
 
+# Strict: a warning is an error. mkdocstrings reads the sources: nothing has to be built.
+docs: $(STATE)/.tools  ## build the documentation, as a site in build/docs; every warning is an error
+	if $(PY) -c 'import mkdocs' 2>/dev/null; then NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict; \
+	else echo "mkdocs needs python 3.11: the site was not built"; fi
+
 cuda-report: $(STATE)/.built  ## registers, spills and vector width of the CUDA kernels; checks docs/
 	$(PY) .ci/cuda_report.py $(PTXAS_LOG)
 	$(PY) .ci/cuda_vectors.py $(CUDA_LIBRARY)
@@ -73,6 +79,10 @@ oldest-torch: $(STATE)/.tools  ## compile against the headers of the oldest torc
 
 install-check: $(STATE)/.built  ## install in every supported way, each into an environment of its own
 	.ci/install_check.sh $(PY)
+
+wheel: $(STATE)/.tools  ## build a wheel to give away, into dist/: manylinux, or any with REVDEQ_BUILD_CPP=0
+	source=$$(mktemp -d); trap 'rm -rf "$$source"' EXIT; \
+	.ci/copy_tree.sh "$$source"; .ci/wheel.sh $(abspath $(PY)) "$$source" dist
 
 clean:  ## remove what was built and installed here
 	rm -rf .venv build dist *.egg-info revdeq_kernels/*.so

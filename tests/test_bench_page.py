@@ -158,7 +158,7 @@ def test_nothing_is_no_page() -> None:
 def test_the_readme_says_what_every_provider_is() -> None:
     texts = explained.meanings("provider")
     known = {method.name for part in plan.PARTS.values() for method in part.methods}
-    known |= set(solves(torch.zeros(64, 64))) | {"triton", nsight.PROVIDER}
+    known |= set(solves(torch.zeros(64, 64))) | {"triton", "gluon", nsight.PROVIDER}
     known |= {"copy_", "matmul float32", "matmul bfloat16"}
     known |= {str(record["provider"]) for record in stored()}
     known |= {"loop", "_foreach_lerp_", "revdeq cuda", "revdeq triton", "revdeq reference"}

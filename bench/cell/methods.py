@@ -61,8 +61,9 @@ def solves(w: Tensor) -> dict[str, Solve]:
         "solve": by_solver,
         "composite": partial(by_op, "composite"),
     }
-    if w.device.type == "cuda" and cell_choice.why_not("triton", w) is None:
-        found["triton"] = partial(by_op, "triton")
+    for name in ("triton", "gluon"):
+        if w.device.type == "cuda" and cell_choice.why_not(name, w) is None:
+            found[name] = partial(by_op, name)
     return found
 
 
