@@ -21,24 +21,18 @@ PTXAS_LOG = build/$$($(PY) -c 'import sys; print(sys.implementation.cache_tag)')
 CUDA_LIBRARY := revdeq_kernels/librevdeq_cuda.so
 BUILD_SETTINGS := $(REVDEQ_BUILD_CUDA)|$(REVDEQ_SANITIZE)|$(TORCH_CUDA_ARCH_LIST)|$(CUDA_HOME)|$(CXX)
 
-.PHONY: help bench test slow nightly check build docs cuda-report docs-table triton-aot oldest-torch sanitize \
+.PHONY: help bench readme test slow nightly check build docs cuda-report docs-table triton-aot oldest-torch sanitize \
   install-check wheel clean settings
 
 help:  ## list these commands
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 16
 	@echo "Variables: PYTHON=python3.12, VENV=folder ('VENV=' uses PYTHON as it is), ARGS for pytest or bench, JOBS=1 for one test at a time"
 
-# A provider that is refused makes a run fail; the page says why, so it is written then too.
-bench: $(STATE)/.built  ## benchmark every op on the device at hand, and the solver; with ARGS the ops
-ifneq ($(ARGS),)
+bench: $(STATE)/.built  ## run all benchmarks in minutes; ARGS="--full" in full, ARGS=--list lists them
 	$(PY) -m bench $(ARGS)
-else
-	status=0; \
-	$(PY) -m bench || status=1; \
-	$(PY) -m bench.solver --parts cost --betas 0.5 --depths 2 8 || status=1; \
-	$(PY) -m bench.html bench/out/results.jsonl bench/out/solver.jsonl --out bench/out/report.html; \
-	exit $$status
-endif
+
+readme: $(STATE)/.built  ## write the figures in the documents from bench/results/
+	$(PY) -m bench.readme
 
 test: $(STATE)/.built  ## run the tests of the default tier, JOBS files at once (default: a core each, up to 4)
 	$(PY) -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
@@ -69,11 +63,11 @@ cuda-report: $(STATE)/.built  ## registers, spills and vector width of the CUDA 
 	$(PY) .ci/cuda_report.py $(PTXAS_LOG)
 	$(PY) .ci/cuda_vectors.py $(CUDA_LIBRARY)
 	$(PY) .ci/cuda_resources.py --check $(PTXAS_LOG) $(CUDA_LIBRARY)
-	$(PY) .ci/kernel_table.py --check
+	$(PY) -m bench.readme --check
 
-docs-table: $(STATE)/.built  ## write docs/resources.json from this build, and docs/kernels.md
+docs-table: $(STATE)/.built  ## write docs/resources.json from this build, and the documents' figures
 	$(PY) .ci/cuda_resources.py --write $(PTXAS_LOG) $(CUDA_LIBRARY)
-	$(PY) .ci/kernel_table.py --write
+	$(PY) -m bench.readme
 
 triton-aot: $(STATE)/.built  ## compile the Triton kernels for every architecture, without a GPU
 	.ci/triton_aot.sh $(PY)
