@@ -20,6 +20,7 @@ from bench.documents import kernels, ops, solver
 DOCUMENTS = ("README.md", "bench/README.md", "docs/kernels.md")
 FIGURES: dict[str, Callable[[], str]] = {
     "ops.half_steps": ops.half_steps,
+    "ops.summary": ops.summary,
     "solver.headline": solver.headline,
     "solver.cost": solver.cost,
     "solver.paper_blocks": solver.paper_blocks,
