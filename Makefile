@@ -12,6 +12,7 @@ SHELL := bash
 BIN := $(if $(VENV),$(VENV)/bin/,)
 PY := $(if $(VENV),$(BIN)python,$(PYTHON))
 STATE := $(or $(VENV),build)
+JOBS := $(shell n=$$(getconf _NPROCESSORS_ONLN 2> /dev/null || echo 1); echo $$((n < 4 ? n : 4)))
 
 SOURCES := $(shell find csrc) $(wildcard build_backend/*.py) \
   setup.py pyproject.toml revdeq_kernels/__init__.py
@@ -20,26 +21,21 @@ PTXAS_LOG = build/$$($(PY) -c 'import sys; print(sys.implementation.cache_tag)')
 CUDA_LIBRARY := revdeq_kernels/librevdeq_cuda.so
 BUILD_SETTINGS := $(REVDEQ_BUILD_CUDA)|$(REVDEQ_SANITIZE)|$(TORCH_CUDA_ARCH_LIST)|$(CUDA_HOME)|$(CXX)
 
-.PHONY: help bench test slow nightly check build cuda-report docs-table triton-aot oldest-torch sanitize install-check clean settings
+.PHONY: help bench readme test slow nightly check build docs cuda-report docs-table triton-aot oldest-torch sanitize \
+  install-check wheel clean settings
 
 help:  ## list these commands
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 16
-	@echo "Variables: PYTHON=python3.12, VENV=folder ('VENV=' uses PYTHON as it is), ARGS for pytest or bench"
+	@echo "Variables: PYTHON=python3.12, VENV=folder ('VENV=' uses PYTHON as it is), ARGS for pytest or bench, JOBS=1 for one test at a time"
 
-# A provider that is refused makes a run fail; the page says why, so it is written then too.
-bench: $(STATE)/.built  ## benchmark every op on the device at hand, and the solver; with ARGS the ops
-ifneq ($(ARGS),)
+bench: $(STATE)/.built  ## run all benchmarks in minutes; ARGS="--full" in full, ARGS=--list lists them
 	$(PY) -m bench $(ARGS)
-else
-	status=0; \
-	$(PY) -m bench || status=1; \
-	$(PY) -m bench.solver --parts cost --betas 0.5 --depths 2 8 || status=1; \
-	$(PY) -m bench.html bench/out/results.jsonl bench/out/solver.jsonl --out bench/out/report.html; \
-	exit $$status
-endif
 
-test: $(STATE)/.built  ## run the tests of the default tier
-	$(PY) -m pytest $(ARGS)
+readme: $(STATE)/.built  ## write the figures in the documents from bench/results/
+	$(PY) -m bench.readme
+
+test: $(STATE)/.built  ## run the tests of the default tier, JOBS files at once (default: a core each, up to 4)
+	$(PY) -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
 slow: $(STATE)/.built  ## run the tests that take more than a few seconds
 	$(PY) -m pytest -m slow $(ARGS)
@@ -58,15 +54,20 @@ check: $(STATE)/.tools  ## lint, formats, types, and what may import what
 
 build: $(STATE)/.built  ## build and install the package, editable
 
+# Strict: a warning is an error. mkdocstrings reads the sources: nothing has to be built.
+docs: $(STATE)/.tools  ## build the documentation, as a site in build/docs; every warning is an error
+	if $(PY) -c 'import mkdocs' 2>/dev/null; then NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict; \
+	else echo "mkdocs needs python 3.11: the site was not built"; fi
+
 cuda-report: $(STATE)/.built  ## registers, spills and vector width of the CUDA kernels; checks docs/
 	$(PY) .ci/cuda_report.py $(PTXAS_LOG)
 	$(PY) .ci/cuda_vectors.py $(CUDA_LIBRARY)
 	$(PY) .ci/cuda_resources.py --check $(PTXAS_LOG) $(CUDA_LIBRARY)
-	$(PY) .ci/kernel_table.py --check
+	$(PY) -m bench.readme --check
 
-docs-table: $(STATE)/.built  ## write docs/resources.json from this build, and docs/kernels.md
+docs-table: $(STATE)/.built  ## write docs/resources.json from this build, and the documents' figures
 	$(PY) .ci/cuda_resources.py --write $(PTXAS_LOG) $(CUDA_LIBRARY)
-	$(PY) .ci/kernel_table.py --write
+	$(PY) -m bench.readme
 
 triton-aot: $(STATE)/.built  ## compile the Triton kernels for every architecture, without a GPU
 	.ci/triton_aot.sh $(PY)
@@ -79,6 +80,10 @@ oldest-torch: $(STATE)/.tools  ## compile against the headers of the oldest torc
 
 install-check: $(STATE)/.built  ## install in every supported way, each into an environment of its own
 	.ci/install_check.sh $(PY)
+
+wheel: $(STATE)/.tools  ## build a wheel to give away, into dist/: manylinux, or any with REVDEQ_BUILD_CPP=0
+	source=$$(mktemp -d); trap 'rm -rf "$$source"' EXIT; \
+	.ci/copy_tree.sh "$$source"; .ci/wheel.sh $(abspath $(PY)) "$$source" dist
 
 clean:  ## remove what was built and installed here
 	rm -rf .venv build dist *.egg-info revdeq_kernels/*.so

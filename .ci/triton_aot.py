@@ -2,6 +2,9 @@
 
 revdeq_kernels/triton/aot.py lists the kernels. It is loaded without the package around it, which
 imports torch: an environment with triton alone is enough.
+
+The equilibrium cell's kernels must load W outside of every loop, and those in Gluon must multiply
+by the warpgroup instructions.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,6 +26,7 @@ from typing import Any
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
+from triton.experimental.gluon._runtime import GluonASTSource
 
 ROOT = Path(__file__).parents[1]
 TARGETS = [GPUTarget("cuda", arch, 32) for arch in (80, 90, 100, 120)]
@@ -65,11 +69,7 @@ def load_signatures(root: Path) -> list[tuple[str, Any, dict[str, Any], dict[str
 
 def nvidia_resources(asm: dict[str, Any]) -> Compiled:
     """What cuobjdump reads in the machine code; spills are on the stack or in local memory."""
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(asm["cubin"])
-        file.flush()
-        command = [str(CUOBJDUMP), "-res-usage", file.name]
-        report = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    report = _cuobjdump(asm["cubin"], "-res-usage")
     found = re.findall(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", report)
     if not found:
         return Compiled(error=f"cuobjdump -res-usage names no kernel:\n{report}")
@@ -95,6 +95,49 @@ RESOURCES: dict[str, Callable[[dict[str, Any]], Compiled]] = {
     "cuda": nvidia_resources,
     "hip": amd_resources,
 }
+
+
+def cell_problem(label: str, asm: dict[str, Any]) -> str:
+    """What an equilibrium cell's kernel does that it must not do on an NVIDIA GPU, or nothing."""
+    if " cell " not in label:
+        return ""
+    found = depths_of_loads(asm["ttgir"], "%w")
+    if not found or max(found) > 0:
+        return f"loads W at loop depths {found}, expected outside of loops"
+    if label.startswith("gluon") and "HGMMA" not in disassembled(asm["cubin"]):
+        return "no HGMMA in its machine code"
+    return ""
+
+
+def depths_of_loads(ir: str, pointer: str) -> list[int]:
+    """How many loops are around each load by a pointer, in Triton's intermediate language."""
+    from_pointer, depths, loops = {pointer}, [], []
+    for line in ir.splitlines():
+        code = line.split(" loc(")[0]
+        operands = set(re.findall(r"%[\w-]+", code.partition("=")[2]))
+        if match := re.search(r"(%[\w-]+) = tt\.(addptr|splat|broadcast|load)\b", code):
+            if operands & from_pointer and match[2] == "load":
+                depths.append(sum(loops))
+            elif operands & from_pointer:
+                from_pointer.add(match[1])
+        if code.rstrip().endswith("{"):
+            loops.append("scf.for" in code or "scf.while" in code)
+        elif code.strip().startswith("}") and loops and not code.rstrip().endswith("{"):
+            loops.pop()
+    return depths
+
+
+def disassembled(cubin: bytes) -> str:
+    """The machine code, as cuobjdump shows it."""
+    return _cuobjdump(cubin, "-sass")
+
+
+def _cuobjdump(cubin: bytes, option: str) -> str:
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [str(CUOBJDUMP), option, file.name]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def as_launched(
@@ -128,20 +171,26 @@ def as_launched(
         for position, name in enumerate(names)
     }
     options = {name: value for name, value in keywords.items() if name not in names}
-    return ASTSource(fn=kernel, signature=types, constexprs=constants, attrs=attributes), options
+    source = GluonASTSource if kernel.is_gluon() else ASTSource
+    return source(fn=kernel, signature=types, constexprs=constants, attrs=attributes), options
 
 
 def compile_one(task: tuple[int, GPUTarget]) -> Compiled:
     """Compile kernel number `task[0]` as a launch would."""
     index, target = task
-    _, kernel, signature, keywords = SIGNATURES[index]
+    label, kernel, signature, keywords = SIGNATURES[index]
     try:
         source, options = as_launched(kernel, signature, keywords, make_backend(target))
         asm = triton.compile(source, target=target, options=options).asm
     except Exception:
         # Any failure is a finding of this check: it is shown in full and fails the run.
         return Compiled(error=traceback.format_exc())
-    return RESOURCES[target.backend](asm)
+    compiled = RESOURCES[target.backend](asm)
+    if label.startswith("gluon") and compiled.spilled:
+        return replace(compiled, error=f"spills {compiled.spilled} bytes; none in Gluon may")
+    if target.backend == "cuda" and (problem := cell_problem(label, asm)):
+        return replace(compiled, error=problem)
+    return compiled
 
 
 def report(results: dict[tuple[int, GPUTarget], Compiled]) -> int:

@@ -1,154 +1,132 @@
-"""`python -m bench`: measure every op against what a user could write, and against `copy_`."""
+"""`python -m bench`: run the benchmarks, print and store what they find, and make a page of it."""
 
 from __future__ import annotations
 
-import argparse
 import json
+import signal
 import sys
+import time
+import traceback
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from bench import compare, harness, machine, plot, report, timing
-from bench.case import MEBIBYTE, Case, Plan
-from bench.harness import Record
+from bench import compare, families, figures, html, report, suite, timing
+from bench.arguments import parse, session
+from bench.drawing import ENDINGS
+from bench.session import Bar, Record, Session
+from bench.suite import Benchmark
 
-OUT = Path(__file__).resolve().parent / "out"
-# Options that say where files are, and nothing of what is measured.
-PLACES = ("--out", "--compare")
-CPU_SIZES_MB = (64.0,)
-GPU_SIZES_MB = (256.0, 64.0, 1024.0)
-# A pass on an exact state holds most: the state, its float64 twin, f, cast, grad, vjp, seed, both
-# ends of the copy and what the alternatives allocate, about sixteen states.
-GPU_STATES_HELD = 20
-
-
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--only", nargs="*", default=[], help="parts of benchmark.op to run")
-    parser.add_argument("--providers", nargs="*", default=[], help="parts of provider names")
-    parser.add_argument("--sizes-mb", nargs="*", type=float, help="size of the state in MiB")
-    parser.add_argument("--threads", nargs="*", type=int, help="thread counts, CPU only")
-    parser.add_argument(
-        "--device", type=device_argument, help="cpu, cuda or cuda:N; default: a GPU if there is one"
-    )
-    parser.add_argument("--samples", type=int, help="samples per provider (default 5 or 3)")
-    parser.add_argument("--reference", action="store_true", help="time the reference backend too")
-    parser.add_argument("--quick", action="store_true", help="a look, not a measurement")
-    parser.add_argument("--out", type=Path, default=OUT, help="folder of the results")
-    parser.add_argument(
-        "--compare", type=compare.stored_lines, metavar="OLD", help="lines of an earlier run"
-    )
-    return parser.parse_args(arguments)
-
-
-def device_argument(name: str) -> torch.device:
-    """A device that there is a clock for."""
-    device = torch.device(name)
-    if device.type not in timing.CLOCKS:
-        expected = " or ".join(timing.CLOCKS)
-        raise argparse.ArgumentTypeError(f"expected {expected}, got {name}")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise argparse.ArgumentTypeError(f"torch {torch.__version__} finds no GPU, got {name}")
-    return device
-
-
-def plan_of(chosen: argparse.Namespace) -> Plan:
-    """The plan that the command line asks for, with the defaults of the device."""
-    device = chosen.device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device.type == "cuda":
-        torch.cuda.set_device(0 if device.index is None else device.index)
-    quick = chosen.quick
-    sizes = tuple(chosen.sizes_mb or ((8.0,) if quick else default_sizes(device)))
-    cache = machine.cache_bytes(device) or 32 * MEBIBYTE
-    # Calls go round sets of tensors that together exceed the cache; a GPU has room for more.
-    cold_bytes = 0 if quick else cache * (8 if device.type == "cuda" else 2)
-    return Plan(
-        device=device,
-        sizes_mb=sizes,
-        threads=thread_counts(chosen, device),
-        samples=chosen.samples or (3 if quick else 5),
-        side_samples=chosen.samples or 3,
-        sample_seconds=0.01 if quick else 0.1,
-        cold_bytes=cold_bytes,
-        only=tuple(chosen.only),
-        providers=tuple(chosen.providers),
-        reference=chosen.reference,
-        headline_only=quick and not chosen.only,
-    )
-
-
-def default_sizes(device: torch.device) -> tuple[float, ...]:
-    """Sizes beyond the cache that fit the device; the first one runs every case."""
-    if device.type == "cpu":
-        return CPU_SIZES_MB
-    memory = torch.cuda.get_device_properties(device).total_memory
-    return tuple(size for size in GPU_SIZES_MB if size * MEBIBYTE * GPU_STATES_HELD <= memory)
-
-
-def thread_counts(chosen: argparse.Namespace, device: torch.device) -> tuple[int | None, ...]:
-    """All usable cores, two and one; None on a GPU, where the host's threads do nothing."""
-    if device.type == "cuda":
-        return (None,)
-    if chosen.threads:
-        return tuple(chosen.threads)
-    cores = machine.usable_cores()
-    counts = {cores} if chosen.quick else {cores, min(2, cores), 1}
-    return tuple(sorted(counts, reverse=True))
-
-
-def measure(
-    plan: Plan, cases: list[tuple[float, Case]], results: Path, console: Console, command: str
-) -> list[Record]:
-    """Run the cases; every record is on disk as soon as its case is done."""
-    facts = machine.facts(plan.device) | {"command": command}
-    records: list[Record] = []
-    columns = (
-        TextColumn("{task.description:24}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with results.open("w", encoding="utf-8") as file, Progress(*columns, console=console) as bar:
-        task = bar.add_task("", total=harness.sample_count(plan, cases))
-        for size_mb, case in cases:
-            bar.update(task, description=case.op)
-            advance = partial(bar.advance, task)
-            for record in harness.run_case(plan, size_mb, case, facts, advance):
-                records.append(record)
-                file.write(json.dumps(record) + "\n")
-            file.flush()
-    return records
+WIDTH = 160
+INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, store, print and plot; 1 where a provider was refused, else 0."""
+    """0; 1 where a provider was refused or a benchmark stopped; 130 after an interrupt."""
     chosen = parse(arguments)
-    plan = plan_of(chosen)
-    cases = harness.planned_cases(plan)
-    if not cases:
-        sys.exit("python -m bench: --only or --quick leaves nothing; see bench/benchmarks/")
+    console = Console(width=None if sys.stdout.isatty() else WIDTH)
+    if chosen.list:
+        for name, about in suite.listing():
+            console.print(f"{name:22}{about}", highlight=False, soft_wrap=True)
+        return 0
+    try:
+        selected = suite.select(chosen.only)
+    except ValueError as error:
+        sys.exit(f"python -m bench: {error}")
+    run = session(chosen, sys.argv[1:] if arguments is None else arguments)
     chosen.out.mkdir(parents=True, exist_ok=True)
-    results, picture = chosen.out / "results.jsonl", chosen.out / "results.png"
-    picture.unlink(missing_ok=True)
-    console = Console(width=None if sys.stdout.isatty() else report.WIDTH)
-    given = sys.argv[1:] if arguments is None else arguments
-    command = machine.command_line("bench", given, places=PLACES)
-    records = measure(plan, cases, results, console, command)
-    report.print_table(console, records)
-    written = [str(results)]
-    if plot.draw(records, picture):
-        written.append(str(picture))
-    console.print(f"written: {', '.join(written)}", highlight=False, soft_wrap=True)
+    for benchmark in selected:  # figures of an earlier run
+        for ending in ENDINGS:
+            (chosen.out / f"{benchmark.name}{ending}").unlink(missing_ok=True)
+    records, status = _run_all(selected, run, console)
+    if not records:
+        sys.exit("python -m bench: the options leave nothing to measure")
+    _finish(records, [chosen.out / f"{b.name}.jsonl" for b in selected], chosen.out, console)
     if chosen.compare is not None:
         compare.print_changes(console, chosen.compare, records)
-    return 1 if any(record["refused"] for record in records) else 0
+    return status
+
+
+def _run_all(
+    selected: Sequence[Benchmark], run: Session, console: Console
+) -> tuple[list[Record], int]:
+    """One benchmark after the other, each one's tables as soon as it is done."""
+    records: list[Record] = []
+    status = 0
+    columns = (
+        TextColumn("{task.fields[name]:16}{task.description:28}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        for benchmark in selected:
+            own: list[Record] = []
+            begin = time.monotonic()
+            try:
+                _run_one(benchmark, run, progress, own)
+            except KeyboardInterrupt:
+                status = INTERRUPTED
+            except Exception:  # a fault of the benchmark; the others may be right
+                stopped = f"{benchmark.name} stopped:\n{traceback.format_exc()}"
+                console.print(stopped, style="red", markup=False, highlight=False)
+                status = 1
+            show(own, f"{benchmark.name}, {time.monotonic() - begin:.0f} s", console)
+            records += own
+            if status == INTERRUPTED:
+                console.print("interrupted: what was measured is kept", style="yellow")
+                return records, status
+    faults = any(timing.is_fault(record["refused"]) for record in records)
+    return records, 1 if faults else status
+
+
+def _run_one(benchmark: Benchmark, run: Session, progress: Progress, records: list[Record]) -> None:
+    """Add its lines to `records`, each on disk as soon as it is there."""
+    path = run.chosen.out / f"{benchmark.name}.jsonl"
+    task = progress.add_task("", total=None, name=benchmark.name)
+    bar = Bar(
+        lambda amount: progress.update(task, total=amount),
+        partial(progress.advance, task),
+        lambda what: progress.update(task, description=what),
+    )
+    try:
+        with path.open("a" if run.chosen.append else "w", encoding="utf-8") as file:
+            for record in benchmark.run(run, bar):
+                records.append(record | run.facts)
+                file.write(json.dumps(records[-1], allow_nan=False) + "\n")
+                file.flush()
+    finally:
+        progress.remove_task(task)
+
+
+def show(records: Sequence[Record], title: str, console: Console) -> None:
+    """The tables of one benchmark, and below them whatever has to be said."""
+    if not records:
+        return
+    console.rule(title, align="left")
+    family = families.of(records[0])
+    for table in family.tables(records):
+        console.print(table)
+    for note in family.notes(records):
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
+    for text in families.refusals(records):
+        console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
+
+
+def _finish(records: Sequence[Record], files: Sequence[Path], out: Path, console: Console) -> None:
+    """The machine; the figures and the page, also of the lines that `--append` has kept."""
+    report.print_machine(console, records[0])
+    records = report.read_all([file for file in files if file.exists()])
+    page = out / "report.html"
+    page.write_text(html.page(records), encoding="utf-8")
+    drawn = [str(path) for path in figures.draw(records, out) if path.suffix == ENDINGS[0]]
+    places = [str(out / "*.jsonl"), *drawn, str(page)]
+    console.print(f"written: {', '.join(places)}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":
+    # A run that is told to end, by `timeout` for instance, prints and draws what it has.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())

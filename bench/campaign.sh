@@ -1,24 +1,41 @@
 #!/usr/bin/env bash
 # Build, test, memory-check and measure on a machine with a GPU and no network.
 #
-#   bench/campaign.sh --stage build|test|sanitize|bench|solver [--dry-run]
+#   bench/campaign.sh --stage STAGE [--jax FOLDER] [--dry-run]
 #
 # The machine brings its own python, torch, triton, nvcc, ninja, pybind11, pytest, hypothesis, rich,
-# matplotlib, numpy and compute-sanitizer; nothing is downloaded. Each stage ends within nine minutes
-# and is called by itself, in this order. A stage called again skips the steps that succeeded on the
-# same sources; a failed step does not keep the later ones from running, but the stage then fails.
+# matplotlib, markdown-it-py, numpy and compute-sanitizer; nothing is downloaded. Each stage ends within
+# nine minutes and is called by itself, in this order, which has the most valuable figures first:
+#
+#   build      compile and install, say what there is
+#   test       the tests that need the GPU, and some that do not
+#   sanitize   the kernels under compute-sanitizer
+#   cost       the cell, and a train step of every map against N
+#   peers      a train step beside others; the authors' JAX library where --jax or JAX names it
+#   largest    the largest N and batch that fit the card
+#   overhead   the cost of a half step with a tiny f, CUDA graphs among them; the options
+#   ops        every op beside what a user could write
+#   profile    where the time of a step goes; Nsight Compute where there is ncu
+#   error      what each format of the state does to the gradient
+#
+# A stage called again skips the steps that succeeded on the same sources; a failed step does not keep
+# the later ones from running, but the stage then fails.
 #
 # PYTHON   the interpreter to use (default python3)
+# JAX      the folder that --jax names: a virtual environment with jax, equinox and the authors' revdeq,
+#          or a folder that `pip install --target` has put them into, for PYTHON's version
 # OUT      where set, a folder that logs and results are copied to
 #
 # bench/out/campaign/ holds the logs and the marks of done steps; bench/results/<gpu>/ the figures.
 set -u -o pipefail
 
-usage="usage: bench/campaign.sh --stage build|test|sanitize|bench|solver [--dry-run]"
+stages="build test sanitize cost peers largest overhead ops profile error"
+usage="usage: bench/campaign.sh --stage STAGE [--jax FOLDER] [--dry-run]; stages: $stages"
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 python="${PYTHON:-python3}"
 work="$root/bench/out/campaign"
 stage=""
+jax="${JAX:-}"
 dry_run=0
 failed=0
 # Nine minutes a stage: no step starts, and none runs on, after this many seconds.
@@ -41,8 +58,13 @@ parse_arguments() {
   while [ $# -gt 0 ]; do
     case "$1" in
       --stage)
-        [ $# -ge 2 ] || refuse "--stage: expected build, test, sanitize, bench or solver, got nothing"
+        [ $# -ge 2 ] || refuse "--stage: expected one of $stages, got nothing"
         stage="$2"
+        shift 2
+        ;;
+      --jax)
+        [ $# -ge 2 ] || refuse "--jax: expected a folder, got nothing"
+        jax="$2"
         shift 2
         ;;
       --dry-run)
@@ -56,10 +78,11 @@ parse_arguments() {
       *) refuse "unknown argument '$1'" ;;
     esac
   done
-  case "$stage" in
-    build | test | sanitize | bench | solver) ;;
-    *) refuse "--stage: expected build, test, sanitize, bench or solver, got '$stage'" ;;
+  case " $stages " in
+    *" ${stage:-none} "*) ;;
+    *) refuse "--stage: expected one of $stages, got '$stage'" ;;
   esac
+  [ -z "$jax" ] || [ -d "$jax" ] || refuse "--jax: expected a folder, got '$jax'"
 }
 
 # A hash of everything that a result depends on; works in a copy of the tree without git too.
@@ -152,35 +175,90 @@ stage_sanitize() {
     tests/test_linear_cell_cuda.py
 }
 
-stage_bench() {
-  run_step measure 500 "$python" -m bench --device cuda --out "$work/measured"
-  keep 'results.*'
+# measure STEP SECONDS OPTIONS...: benchmarks on the GPU, in full; their lines stand beside each other.
+measure() {
+  local step="$1" seconds="$2"
+  shift 2
+  run_step "$step" "$seconds" "$python" -m bench --device cuda --full --out "$work/measured" "$@"
 }
 
-stage_solver() {
-  run_step cell 100 "$python" -m bench.cell --device cuda --out "$work/measured"
-  run_step cost 200 "$python" -m bench.solver --device cuda --parts cost --out "$work/measured"
-  run_step options 130 "$python" -m bench.solver --device cuda --parts options --append \
-    --out "$work/measured"
-  run_step error 80 "$python" -m bench.solver --device cuda --parts error --append \
-    --out "$work/measured"
-  keep 'cell.*' 'solver.*' 'error-against-depth.png'
+stage_cost() {
+  measure cell 100 --only cell
+  measure mlp-block 210 --only solve.cost --models mlp block --betas 0.5
+  measure language 130 --only solve.cost --models language --append
+  measure vision 70 --only solve.cost --models vision --append
+  keep
 }
 
-# keep NAMES...: store figures, also where a provider was refused or time ran out.
+stage_peers() {
+  local with=()
+  [ -z "$jax" ] || with=(--jax-python "$(jax_python)")
+  # The compiled loop at N = 32 compiles for minutes; where its step ends early, its lines are kept.
+  measure block 260 --only solve.peers --models block --depths 2 8 "${with[@]}"
+  measure mlp 250 --only solve.peers --models mlp --depths 2 8 --append "${with[@]}"
+  keep
+}
+
+stage_largest() {
+  measure mlp 260 --only solve.largest --models mlp
+  measure block 250 --only solve.largest --models block --append
+  keep
+}
+
+stage_overhead() {
+  measure overhead 200 --only solve.overhead
+  measure options 310 --only solve.options
+  keep
+}
+
+stage_ops() {
+  measure ops 500 --only ops
+  keep
+}
+
+stage_profile() {
+  measure profile 120 --only solve.profile
+  measure nsight 390 --only nsight
+  keep
+}
+
+stage_error() {
+  measure error 300 --only solve.error
+  run_step report 60 "$python" -m bench.html "$work/measured" --out "$work/measured/report.html"
+  run_step figures 60 "$python" -m bench.figures "$work/measured" --out "$work/measured"
+  keep
+}
+
+# The interpreter that has the library: a virtual environment's own, or PYTHON with the folder on its
+# path, as a program of its own, since `--jax-python` takes one.
+jax_python() {
+  local wrapper="$work/jax-python"
+  if [ -x "$jax/bin/python" ]; then
+    echo "$jax/bin/python"
+    return
+  fi
+  if [ "$dry_run" = 0 ]; then
+    printf '#!/bin/sh\nexec env PYTHONPATH=%q %q "$@"\n' "$(cd "$jax" && pwd)" \
+      "$(command -v "$python")" > "$wrapper"
+    chmod +x "$wrapper"
+  fi
+  echo "$wrapper"
+}
+
+# Store the figures that there are, also where a provider was refused or time ran out. Traces are large
+# and stay.
 keep() {
-  local results='gpu-name' name
+  local results='gpu-name'
   if [ "$dry_run" = 0 ]; then
     results="$(gpu_folder)" || give_up "torch finds no GPU"
   fi
   results="bench/results/$results"
   if [ "$dry_run" = 1 ]; then
-    echo "keep: bench/out/campaign/measured/{$*} in $results/"
+    echo "keep: bench/out/campaign/measured/*.jsonl and figures in $results/"
   elif [ -d "$work/measured" ]; then
     mkdir -p "$root/$results"
-    for name in "$@"; do
-      find "$work/measured" -maxdepth 1 -name "$name" -exec cp {} "$root/$results/" \;
-    done
+    find "$work/measured" -maxdepth 1 \( -name '*.jsonl' -o -name '*.png' \) \
+      -exec cp {} "$root/$results/" \;
   fi
 }
 
@@ -204,11 +282,5 @@ if [ "$dry_run" = 0 ]; then
     give_up "these sources are not built here; call bench/campaign.sh --stage build first"
   fi
 fi
-case "$stage" in
-  build) stage_build ;;
-  test) stage_test ;;
-  sanitize) stage_sanitize ;;
-  bench) stage_bench ;;
-  solver) stage_solver ;;
-esac
+"stage_$stage"
 exit "$failed"

@@ -12,6 +12,7 @@ import torch
 Tensors = dict[str, torch.Tensor]
 Call = Callable[[], object]
 Bind = Callable[[Tensors], Call]
+Kind = Literal["bound", "alternative", "revdeq"]
 
 MEBIBYTE = 2**20
 
@@ -28,7 +29,7 @@ class Provider:
     """
 
     name: str
-    kind: Literal["bound", "alternative", "revdeq"]
+    kind: Kind
     bind: Bind
     expected: Bind
     tolerance: float = 0.0

@@ -1,6 +1,6 @@
-"""`python -m bench.compare OLD NEW`: two runs of one benchmark on one machine, beside each other.
+"""`python -m bench.compare OLD NEW`: two runs on one machine, beside each other.
 
-`python -m bench --compare OLD` and `python -m bench.solver --compare OLD` do the same at their end.
+`python -m bench --compare OLD` does the same at the end of a run.
 `bench/README.md` says what counts as a change.
 """
 
@@ -17,19 +17,20 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bench import report
-from bench.harness import Record
+from bench import families, report
+from bench.session import Record
 
 # What must agree between two lines for one to be the other, measured again.
 SAME = (
     "benchmark", "part", "op", "variant", "provider", "dtypes", "beta", "steps", "size_mb",
-    "elements", "threads",
+    "elements", "threads", "axis", "budget_bytes", "features", "rows",
 )  # fmt: skip
 # Samples per provider: with these rules one time in a hundred that did not change is marked.
 ENOUGH, SOME = 5, 3
-YARDSTICKS = ("copy_", "lerp loop")
 # What a count of bytes, or an error, may change by. They do not depend on the machine's other work.
 BYTES, ERROR = 1.01, 1.25
+# Columns that the table needs; used where the output goes to a file.
+WIDTH = 154
 COLUMNS = ("case", "provider", "time new/old", "noise", "peak", "gradient error", "")
 
 
@@ -65,8 +66,8 @@ class Change:
 
     @property
     def peak(self) -> float | None:
-        """Of the bytes at the peak."""
-        return self._ratio("peak_bytes")
+        """Of the bytes at the peak; None where the peak is what a budget left room for."""
+        return None if "largest" in self.new else self._ratio("peak_bytes")
 
     @property
     def error(self) -> float | None:
@@ -90,6 +91,7 @@ class Change:
         found = [self._time_mark()]
         found.append(_mark(self.peak, BYTES, "more memory", "less memory"))
         found.append(_mark(self.error, ERROR, "larger error", "smaller error"))
+        found.append(_mark(self._ratio("largest"), 1.0, "fits more", "fits less"))
         if self.old.get("raises") != self.new.get("raises"):
             found.append("now raises" if self.new.get("raises") else "no longer raises")
         return [mark for mark in found if mark]
@@ -126,14 +128,16 @@ def changes(old: Iterable[Record], new: Iterable[Record]) -> list[Change]:
     before = {(machine(r), identity(r)): r for r in old}
     after = {(machine(r), identity(r)): r for r in new}
     pairs = [(before[key], record) for key, record in after.items() if key in before]
-    yardsticks = {case(n): _yardstick(o, n) for o, n in pairs if n["provider"] in YARDSTICKS}
+    yardsticks = {
+        case(n): _yardstick(o, n) for o, n in pairs if n["provider"] == families.of(n).yardstick
+    }
     return [Change(o, n, yardsticks.get(case(n), 1.0)) for o, n in pairs]
 
 
 def case(record: Record) -> str:
     """What a line has in common with its yardstick."""
     names = [name for name in SAME if name != "provider"]
-    if record["benchmark"] == "solver":
+    if families.of(record) is families.SOLVER:
         names.remove("dtypes")  # there they are the provider's
     return repr([record.get(name) for name in names])
 
@@ -145,13 +149,6 @@ def _yardstick(old: Record, new: Record) -> float:
     return new["p50_seconds"] / old["p50_seconds"]
 
 
-def label(record: Record) -> str:
-    """The case of a line, in one line."""
-    if record["benchmark"] == "solver":
-        return f"{record['part']}: {record['op']}, beta {record['beta']:g}, N = {record['steps']}"
-    return ", ".join(report.case_labels(record))
-
-
 def table_of(found: Sequence[Change]) -> Table:
     """One row for each provider of each case."""
     table = Table(*COLUMNS, box=box.SIMPLE, header_style="bold", pad_edge=False)
@@ -159,7 +156,7 @@ def table_of(found: Sequence[Change]) -> Table:
         column.justify, column.no_wrap = "right", True
     last = None
     for change in found:
-        name = label(change.new)
+        name = families.of(change.new).label(change.new)
         if last not in (None, name):
             table.add_section()
         marks = change.marks()
@@ -222,20 +219,21 @@ def _machine_text(key: tuple[str, int | None]) -> str:
 def stored_lines(path: str) -> list[Record]:
     """The lines of an earlier run, read before a new one takes the place of its file."""
     try:
-        return report.read(Path(path))
+        return report.read_all([Path(path)])
     except (OSError, ValueError) as error:
         raise argparse.ArgumentTypeError(
-            f"expected a file of JSON lines that a run has written, got {path}: {error}"
+            f"expected a file of JSON lines that a run has written, or their folder, got {path}: "
+            f"{error}"
         ) from error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the comparison; 1 where there was nothing to compare."""
     parser = argparse.ArgumentParser(prog="python -m bench.compare", description=__doc__)
-    parser.add_argument("old", type=stored_lines, help="JSON lines of the earlier run")
-    parser.add_argument("new", type=stored_lines, help="JSON lines of the later run")
+    parser.add_argument("old", type=stored_lines, help="lines, or their folder, of the earlier run")
+    parser.add_argument("new", type=stored_lines, help="lines, or their folder, of the later run")
     chosen = parser.parse_args(arguments)
-    console = Console(width=None if sys.stdout.isatty() else report.WIDTH + 40)
+    console = Console(width=None if sys.stdout.isatty() else WIDTH)
     return 0 if print_changes(console, chosen.old, chosen.new) else 1
 
 

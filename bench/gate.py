@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from bench import timing
 from bench.case import Case, Provider
 
 # Odd and not small: whole vectors, whole blocks of digits, and a ragged end.
@@ -28,7 +29,7 @@ def refusal(case: Case, provider: Provider) -> str | None:
             tensors, twin = tensors | {"result": returned}, twin | {"result": expected}
         return difference(tensors, twin, provider.tolerance)
     except Exception as error:
-        return f"{type(error).__name__}: {error}"
+        return timing.reason(error)
 
 
 def difference(

@@ -8,15 +8,13 @@ import pkgutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from types import ModuleType
-from typing import Any
 
 import torch
 
 import bench.benchmarks
 from bench import gate, providers, timing
 from bench.case import Case, Plan, Provider, Tensors
-
-Record = dict[str, Any]
+from bench.session import Record
 
 
 def benchmarks() -> list[ModuleType]:
@@ -101,6 +99,11 @@ def run_case(
         timing.race(
             contenders, clock, rounds=rounds, minimum=plan.sample_seconds, on_sample=on_sample
         )
+        for contender in contenders:
+            if contender.failure is not None:
+                refused = {"refused": contender.failure, "threads": threads}
+                yield _record(plan, size_mb, case, contender.provider, facts) | refused
+        contenders = [contender for contender in contenders if contender.failure is None]
         for record in _timed_records(plan, size_mb, case, contenders, facts):
             yield record | {"threads": threads, "sets": len(sets)}
 
@@ -140,9 +143,7 @@ def _timed_records(
         yield _record(plan, size_mb, case, contender.provider, facts) | {
             "samples": len(contender.samples),
             "calls_per_sample": contender.count,
-            "p20_seconds": timing.quantile(contender.samples, 0.2),
-            "p50_seconds": seconds,
-            "p80_seconds": timing.quantile(contender.samples, 0.8),
+            **timing.quantiles(contender.samples),
             "gb_per_second": None if case.bytes is None else case.bytes / seconds * 1e-9,
             "share_of_bound": None if bound is None else bound / seconds,
             "ratio_to_best_alternative": seconds / min(rivals) if rivals else None,

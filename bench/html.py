@@ -16,14 +16,13 @@ from typing import Any
 
 from rich.table import Table
 
-from bench import explained, inline_svg, plot, report
-from bench.harness import Record
-from bench.solver import figures, profiling
-from bench.solver import report as solver_report
+from bench import explained, families, figures, inline_svg, report, suite
+from bench.families import Family
+from bench.session import Record
+from bench.solver import profiling
 from bench.solver.attribution import PARTS
 
 PAGE = Path(__file__).resolve().parent / "page.html"
-SOLVER = "solver"
 # Facts of a line, and how they are named; `load_average` and `date` differ from run to run.
 FACTS = {
     "device_name": "machine",
@@ -36,23 +35,19 @@ FACTS = {
     "commit": "commit",
 }
 
-FIGURES = (
-    (figures.draw_cost, "cost", "time, memory and gradient error against N"),
-    (figures.draw_error, "error", "errors of the formats of the state against N"),
-)
-
 
 def page(records: Sequence[Record]) -> str:
     """The whole file."""
     if not records:
         raise ValueError("results: expected at least one line, got none; run `python -m bench`")
-    ops = [record for record in records if record["benchmark"] != SOLVER]
-    solver = [record for record in records if record["benchmark"] == SOLVER]
+    by_family = families.split(records)
     sections = [
         ("machine", "The machine", environment(records)),
-        ("refused", "Refused or skipped", refused(ops, solver)),
-        ("ops", "The ops", ops_section(ops) if ops else ""),
-        ("solver", "The solver", solver_section(solver) if solver else ""),
+        ("refused", "Refused", refused(records)),
+        *(
+            (family.name, family.title, section_of(family, by_family[family.name]))
+            for family in families.FAMILIES
+        ),
         ("providers", "What the providers are", provider_list(records)),
         ("again", "How to measure it again", commands(records)),
     ]
@@ -104,24 +99,42 @@ def _span(values: Iterable[Any]) -> str:
     return str(found[0]) if len(found) == 1 else f"{found[0]} .. {found[-1]}"
 
 
-def refused(ops: Sequence[Record], solver: Sequence[Record]) -> str:
-    """Every refusal in full, and who was not there to be measured."""
-    texts = report.refusals(ops) + solver_report.refusals(solver) + solver_report.absences(solver)
+def refused(records: Sequence[Record]) -> str:
+    """Everyone without figures, and why, in full."""
+    texts = families.refusals(records)
     return "\n".join(f'<p class="refused">{escape(text)}</p>' for text in texts)
 
 
 # ---- tables and figures -----------------------------------------------------------------------
 
 
-def ops_section(records: Sequence[Record]) -> str:
-    """How to read them; then, by machine, versions and commit, the figure and the table."""
-    how = "How to read the figures"
-    parts = [details(how, explained.section(how))]
-    for i, (heading, lines) in enumerate(grouped(records, report.heading).items()):
-        figure = inline_svg.inline(plot.draw, lines, f"ops{i}", "the ops, in percent of copy_")
-        table = table_html(report.table_of(lines))
-        parts += [f"<h3>{escape(heading)}</h3>", wide(figure), wide(table)]
+def section_of(family: Family, records: Sequence[Record]) -> str:
+    """How to read its figures; then, by machine, they and the tables; "" without lines."""
+    if not records:
+        return ""
+    parts = []
+    if family.heading is not None:
+        parts.append(details(family.heading, explained.section(family.heading)))
+    for i, (machine, lines) in enumerate(grouped(records, lambda r: r["device_name"]).items()):
+        parts.append(f"<h3>{escape(machine)}</h3>")
+        for figure in figures.FIGURES:
+            if figure.family == family.name:
+                name = f"{figure.name.replace('.', '-')}{i}"
+                parts.append(wide(inline_svg.inline(figure.draw, lines, name, figure.title)))
+        for part, of_part in grouped(lines, lambda record: record.get("part", "")).items():
+            parts += part_of(family, part, of_part)
+    parts += [f"<p>{escape(note)}</p>" for note in family.notes(records)]
     return "\n".join(part for part in parts if part)
+
+
+def part_of(family: Family, part: str, records: Sequence[Record]) -> list[str]:
+    """The tables of one part below its name."""
+    tables = [wide(table_html(table)) for table in family.tables(records)]
+    about = {b.name: f"{part}: {b.about}" for b in suite.BENCHMARKS}.get(f"solve.{part}", part)
+    head = [f"<h4>{escape(about)}</h4>"] if part and tables else []
+    if part == profiling.PART:
+        head.append(details("What the parts are", meanings("part", PARTS)))
+    return head + tables
 
 
 def grouped(records: Iterable[Record], key: Callable[[Record], str]) -> dict[str, list[Record]]:
@@ -130,38 +143,6 @@ def grouped(records: Iterable[Record], key: Callable[[Record], str]) -> dict[str
     for record in records:
         found.setdefault(key(record), []).append(record)
     return found
-
-
-def solver_section(records: Sequence[Record]) -> str:
-    """How to read them; then, by machine, the figures and one table for each part."""
-    how = "How to read the solver's figures"
-    parts = [details(how, explained.section(how))]
-    measured = [record for record in records if not solver_report.unmeasured(record)]
-    for i, (machine, lines) in enumerate(grouped(measured, _device_name).items()):
-        parts.append(f"<h3>{escape(machine)}</h3>")
-        for draw, name, title in FIGURES:
-            parts.append(wide(inline_svg.inline(draw, lines, f"{name}{i}", title)))
-        for part, of_part in grouped(lines, lambda record: record["part"]).items():
-            if part == profiling.PART:
-                parts.append(profile_section(of_part))
-                continue
-            make = solver_report.error_table if part == "error" else solver_report.cost_table
-            parts += [f"<h4>{escape(part)}</h4>", wide(table_html(make(of_part)))]
-    parts += [f"<p>{escape(line)}</p>" for line in solver_report.compile_times(measured)]
-    if any(record["raises"] for record in measured):
-        parts.append("<p>* check=True raises ReconstructionError here, and no gradient is had.</p>")
-    return "\n".join(part for part in parts if part)
-
-
-def profile_section(records: Sequence[Record]) -> str:
-    """Where the time of a step went, and what the parts are."""
-    tables = [wide(table_html(table)) for table in profiling.tables(records)]
-    what = details("What the parts are", meanings("part", PARTS))
-    return "\n".join(["<h4>where the time of a step went</h4>", what, *tables])
-
-
-def _device_name(record: Record) -> str:
-    return record["device_name"]
 
 
 def table_html(table: Table) -> str:
@@ -215,8 +196,7 @@ def commands(records: Sequence[Record]) -> str:
     """What to type: the stored command lines, by commit."""
     lines: dict[str, dict[str, None]] = {}
     for record in records:
-        module = "bench.solver" if record["benchmark"] == SOLVER else "bench"
-        unknown = f"python -m {module}   # these lines do not hold the options of their run"
+        unknown = "python -m bench   # these lines do not hold the options of their run"
         lines.setdefault(record["commit"], {})[record.get("command") or unknown] = None
     parts = []
     for commit, found in lines.items():
@@ -229,10 +209,12 @@ def commands(records: Sequence[Record]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the page."""
     parser = argparse.ArgumentParser(prog="python -m bench.html", description=__doc__)
-    parser.add_argument("results", nargs="+", type=Path, help="files of JSON lines, in this order")
+    parser.add_argument(
+        "results", nargs="+", type=Path, help="files of JSON lines, or their folders"
+    )
     parser.add_argument("--out", type=Path, required=True, help="the file to write")
     chosen = parser.parse_args(arguments)
-    records = [record for path in chosen.results for record in report.read(path)]
+    records = report.read_all(chosen.results)
     chosen.out.write_text(page(records), encoding="utf-8")
     print(f"written: {chosen.out}")
     return 0

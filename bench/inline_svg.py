@@ -10,10 +10,10 @@ from typing import Any
 
 import matplotlib
 
-from bench.harness import Record
+from bench.session import Record
 
-Draw = Callable[[Sequence[Record], Path], bool]
-"""Writes a figure of the lines in the format that the file's name ends with; False: nothing."""
+Draw = Callable[..., bool]
+"""Writes a figure of the lines to the paths, in their formats; False where there is nothing."""
 
 DARK = {
     "#000000": "#e6e6e6",

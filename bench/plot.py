@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-from matplotlib import pyplot
 from matplotlib.axes import Axes
 
-from bench import report
-from bench.harness import Record
+from bench import drawing, report
+from bench.drawing import pyplot
+from bench.session import Record
 
 ALTERNATIVE_MARKERS = ("o", "s", "^", "v", "P", "X")
 REVDEQ_MARKERS = ("D", "*", "h")
@@ -75,7 +71,7 @@ def draw_panel(
     axes.set_title(report.place_label(records[0]), fontsize=10, loc="left")
 
 
-def draw(records: Sequence[Record], path: Path) -> bool:
+def draw(records: Sequence[Record], *paths: Path) -> bool:
     """Write the plot; False, and no file, where no record has a share of the bound."""
     shown = [r for r in records if r.get("share_of_bound") is not None and r["kind"] != "bound"]
     if not shown:
@@ -94,12 +90,7 @@ def draw(records: Sequence[Record], path: Path) -> bool:
     for axes, place in zip(grid[0], places, strict=True):
         part = [record for record in shown if report.place_label(record) == place]
         draw_panel(axes, part, labels, chosen)
-    handles = [grid[0][0].scatter([], [], label=name, **style) for name, style in chosen.items()]
-    handles.append(grid[0][0].plot([], [], color="black", linewidth=1, label="copy_")[0])
-    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False)
-    machine, versions = report.heading(shown[0]).split("; ", 1)
-    footer = f"{machine}\n{versions}"
-    figure.supxlabel(footer, x=0.01, horizontalalignment="left", fontsize=7, color="#555555")
-    figure.savefig(path, dpi=150)
-    pyplot.close(figure)
+    handles = [grid[0][0].scatter([], [], **style) for style in chosen.values()]
+    handles.append(grid[0][0].plot([], [], color="black", linewidth=1)[0])
+    drawing.finish(figure, handles, [*chosen, "copy_"], shown, paths)
     return True

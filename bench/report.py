@@ -1,4 +1,4 @@
-"""Stored lines, and one table of them: on the terminal here, as markdown in `table.py`."""
+"""Stored lines, and the table of the ops and of the ceilings."""
 
 from __future__ import annotations
 
@@ -11,10 +11,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bench.harness import Record
+from bench.session import Record
 
-# Columns that the table needs; used where the output goes to a file.
-WIDTH = 114
 # Load average above which the machine had other work to do.
 BUSY = 0.5
 COLUMNS = ("case", "provider", "time", "p20 .. p80", "GB/s", "of copy_", "to best")
@@ -32,6 +30,18 @@ def read(path: Path) -> list[Record]:
     """The records of a JSON-lines file."""
     lines = path.read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines if line.strip()]
+
+
+def read_all(paths: Iterable[Path]) -> list[Record]:
+    """The records of files and of all files in folders; ValueError where a folder has none."""
+    records: list[Record] = []
+    for path in paths:
+        files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
+        if not files:
+            raise ValueError(f"expected files of JSON lines in {path}, got none")
+        for file in files:
+            records += read(file)
+    return records
 
 
 def op_label(record: Record) -> str:
@@ -70,18 +80,27 @@ def in_unit(seconds: float, unit: str) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
+def seconds_cell(seconds: float) -> str:
+    """A time in the unit that suits it."""
+    unit = "us" if seconds < 1e-3 else "ms"
+    return f"{in_unit(seconds, unit)} {unit}"
+
+
+def time_cells(record: Record) -> tuple[str, str]:
+    """The median, and p20 .. p80 in the same unit."""
+    unit = "us" if record["p50_seconds"] < 1e-3 else "ms"
+    low, high = (in_unit(record[name], unit) for name in ("p20_seconds", "p80_seconds"))
+    return seconds_cell(record["p50_seconds"]), f"{low} .. {high}"
+
+
 def figures(record: Record) -> tuple[str, str, str, str, str]:
     """Time, spread, GB/s, share of the bound, ratio to the best alternative."""
     if record["refused"]:
         return ("refused", "", "", "", "")
-    unit = "us" if record["p50_seconds"] < 1e-3 else "ms"
-    names = ("p50_seconds", "p20_seconds", "p80_seconds")
-    middle, low, high = (in_unit(record[name], unit) for name in names)
     rate, share = record["gb_per_second"], record["share_of_bound"]
     ratio = record["ratio_to_best_alternative"]
     return (
-        f"{middle} {unit}",
-        f"{low} .. {high}",
+        *time_cells(record),
         "" if rate is None else f"{rate:.0f}" if rate >= 100 else f"{rate:.1f}",
         "" if share is None else f"{share:.0%}",
         "" if ratio is None or record["kind"] == "bound" else f"{ratio:.2f}x",
@@ -130,22 +149,20 @@ def table_of(records: Sequence[Record]) -> Table:
     return table
 
 
-def refusals(records: Iterable[Record]) -> list[str]:
-    """Who was refused, and why, in full."""
-    return [
-        f"{op_label(r)} ({types_label(r)}), {r['provider']}: {r['refused']}"
-        for r in records
-        if r["refused"]
-    ]
-
-
-def print_table(console: Console, records: Sequence[Record]) -> None:
-    """The table, the machine below it, and every refusal in full."""
-    console.print(table_of(records))
-    if records:
-        print_machine(console, records[0])
-    for text in refusals(records):
-        console.print(f"refused: {text}", style="red", highlight=False)
+def ceilings_table(records: Sequence[Record]) -> Table:
+    """What the device can do at best."""
+    table = Table("ceiling", "fastest", "p20 .. p80", "GB/s", "TFLOP/s", box=box.SIMPLE)
+    table.pad_edge = False
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for record in records:
+        cells = ("refused",)
+        if not record["refused"]:
+            rates = (record[name] for name in ("gb_per_second", "tflop_per_second"))
+            shown = ("" if rate is None else f"{rate:.3g}" for rate in rates)
+            cells = (seconds_cell(record["fastest_seconds"]), time_cells(record)[1], *shown)
+        table.add_row(record["provider"], *cells)
+    return table
 
 
 def print_machine(console: Console, record: Record) -> None:

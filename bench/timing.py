@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import cycle, islice
 
 import torch
 
-from bench.case import Call, Provider
+from bench.case import Call, Kind, Provider
 
 # Seconds that `count` calls take, going round the bound calls in turn.
 Clock = Callable[[Sequence[Call], int], float]
@@ -42,12 +44,16 @@ CLOCKS: dict[str, Clock] = {"cpu": cpu_clock, "cuda": cuda_clock}
 
 @dataclass
 class Contender:
-    """A provider in a race: its bound calls, one per set of tensors, and its samples so far."""
+    """A provider in a race: its bound calls, one per set of tensors, and its samples so far.
+
+    `failure` is why it left the race, which goes on without it.
+    """
 
     provider: Provider
     calls: list[Call]
     count: int = 1
     samples: list[float] = field(default_factory=list)
+    failure: str | None = None
 
     def warm_up(self) -> None:
         """Call once: compiles what compiles for these sizes and this number of threads."""
@@ -65,22 +71,60 @@ class Contender:
         self.samples.append(seconds / self.count)
 
 
+def alone(name: str, kind: Kind, call: Call) -> Contender:
+    """A contender of one call that needs no gate: what it computes has been looked at already."""
+    return Contender(Provider(name, kind, lambda _: call, lambda _: call), [call])
+
+
 def race(
     contenders: Sequence[Contender],
     clock: Clock,
     *,
     rounds: int,
     minimum: float,
-    on_sample: Callable[[], None],
+    on_sample: Callable[[], None] = lambda: None,
 ) -> None:
-    """Sample the contenders in turn, so that a drift of the machine falls on all of them."""
+    """Sample the contenders in turn, so that a drift of the machine falls on all of them.
+
+    One that raises, for instance for want of memory, is left out from there on.
+    """
     for contender in contenders:
         contender.samples.clear()
-        contender.warm_up()
+        _unless_failed(contender, contender.warm_up)
     for _ in range(rounds):
         for contender in contenders:
-            contender.take_sample(clock, minimum)
+            _unless_failed(contender, partial(contender.take_sample, clock, minimum))
             on_sample()
+
+
+def _unless_failed(contender: Contender, act: Callable[[], None]) -> None:
+    if contender.failure is None:
+        try:
+            act()
+        except Exception as error:
+            contender.failure = reason(error)
+
+
+OUT_OF_MEMORY = "out of memory"
+
+
+def reason(error: BaseException) -> str:
+    """Why a provider has no figures, as it is stored and printed."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return f"{OUT_OF_MEMORY}: {error or type(error).__name__}"
+    if isinstance(error, BrokenProcessPool):
+        return "its process was ended from outside, or crashed"
+    return f"{type(error).__name__}: {error}"
+
+
+def is_fault(refused: str | None) -> bool:
+    """Whether a reason makes a run fail. To need more memory than there is is a result."""
+    return bool(refused) and not str(refused).startswith(OUT_OF_MEMORY)
+
+
+def quantiles(samples: Sequence[float]) -> dict[str, float]:
+    """The median, and the spread, as every line holds them."""
+    return {f"p{p}_seconds": quantile(samples, p / 100) for p in (20, 50, 80)}
 
 
 def quantile(samples: Sequence[float], fraction: float) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import threading
-from types import ModuleType
+from functools import cache
 from typing import Any
 
 import torch
@@ -16,20 +16,31 @@ from .cell_checks import FORWARD, one_of_names
 from .conditions import BF16, F16, F32
 from .dispatch import NAMESPACE
 
-IMPLEMENTATIONS = {"composite": NAMESPACE, "triton": f"{NAMESPACE}_triton"}
+IMPLEMENTATIONS = {
+    "composite": NAMESPACE,
+    "triton": f"{NAMESPACE}_triton",
+    "gluon": f"{NAMESPACE}_gluon",
+}
 """The implementations, and where torch.ops holds the ops of each.
 
 composite  matmuls and the half-step ops: the definition, on every device
-triton     one launch for all steps, for cells of TRITON_FEATURES on a GPU of WIDEST; sums
+triton     one launch for all steps, for cells of FEATURES on a GPU of WIDEST; sums
            with w in float32 are of products in three TF32, which err as float32 does
+gluon      the same by the warpgroup instructions of sm_90
 """
 
-TRITON_FEATURES = {BF16: (32, 64, 128), F16: (32, 64, 128), F32: (32, 64)}
-"""The numbers of features that the Triton kernels take, by dtype of w."""
+_KERNELS = {"triton": ".triton.linear_cell", "gluon": ".triton.gluon_cell"}
+"""The modules of the kernels, which are imported when they are first named."""
 
-WIDEST = {"sm_80": 64, "sm_90": 128, "sm_100": 128}
-"""Where the Triton kernels fit into shared memory and registers, by architecture, and the most
-features that do; they were compiled, not run."""
+FEATURES: dict[str, dict[torch.dtype, tuple[int, ...]]] = {
+    "triton": {BF16: (32, 64, 128), F16: (32, 64, 128), F32: (32, 64)},
+    "gluon": {BF16: (64, 128), F16: (64, 128)},
+}
+"""The numbers of features that the kernels take, by dtype of w."""
+
+WIDEST = {"triton": {"sm_80": 64, "sm_90": 128, "sm_100": 128}, "gluon": {"sm_90": 128}}
+"""Where the kernels fit into shared memory and registers, by architecture, and the most features
+that do; they were compiled, not run."""
 
 FASTEST: dict[tuple[str, int, torch.dtype], str] = {}
 """(architecture such as "sm_90", features, dtype of w) -> what is fastest there, if that is not the
@@ -46,8 +57,9 @@ def choose(implementation: str | None, w: Tensor) -> str:
         one_of_names(FORWARD, "implementation", implementation, tuple(IMPLEMENTATIONS))
     if implementation is None and backends.chosen == "triton":
         implementation = "triton"
-    if implementation == "triton" and not is_compiling() and (reason := why_not("triton", w)):
-        raise ValueError(f"{FORWARD}: implementation 'triton' cannot run: {reason}")
+    reason = None if implementation is None or is_compiling() else why_not(implementation, w)
+    if reason is not None:
+        raise ValueError(f"{FORWARD}: implementation {implementation!r} cannot run: {reason}")
     return implementation or fastest(w) or "composite"
 
 
@@ -55,23 +67,25 @@ def why_not(implementation: str, w: Tensor) -> str | None:
     """Why an implementation cannot run for `w`, with what it takes; None where it can."""
     if implementation == "composite":
         return None
-    if w.shape[0] not in TRITON_FEATURES.get(w.dtype, ()):
+    if w.shape[0] not in FEATURES[implementation].get(w.dtype, ()):
         kinds = "; ".join(
             f"{', '.join(map(str, features))} in {dtype}"
-            for dtype, features in TRITON_FEATURES.items()
+            for dtype, features in FEATURES[implementation].items()
         )
         return f"it takes features of {kinds}, got {w.shape[0]} in {w.dtype}; take 'composite'"
     if reason := backends.why_not("triton", w.device.type):
         return f"{reason}; 'composite' runs anywhere"
     if w.device.type == "cuda":
-        return _why_not_on(first_use.architecture(w.device), w.shape[0])
+        return _why_not_on(first_use.architecture(w.device), w.shape[0], WIDEST[implementation])
+    if implementation == "gluon":
+        return "Triton's interpreter knows no Gluon; it takes tensors on a GPU of sm_90"
     return None
 
 
-def _why_not_on(architecture: str, features: int) -> str | None:
-    if features <= WIDEST.get(architecture, 0):
+def _why_not_on(architecture: str, features: int, widest: dict[str, int]) -> str | None:
+    if features <= widest.get(architecture, 0):
         return None
-    limits = ", ".join(f"{name} up to {most} features" for name, most in WIDEST.items())
+    limits = ", ".join(f"{name} up to {most} features" for name, most in widest.items())
     return f"it takes GPUs of {limits}, got {features} on {architecture}; take 'composite'"
 
 
@@ -79,24 +93,24 @@ _tried: set[tuple[Any, ...]] = set()
 _lock = threading.RLock()
 
 
-def try_first(w: Tensor, act: str, state: str) -> None:
-    """Try the Triton kernels for such cells on the device of `w`, unless that was done.
+def try_first(implementation: str, w: Tensor, act: str, state: str) -> None:
+    """Try an implementation for such cells on the device of `w`, unless that was done.
 
     RuntimeError if they differ from the composite or do not come back, or in a CUDA graph's
     capture, which the trial would break.
     """
-    key = (w.device.index, w.dtype, w.shape[0], act, state)
+    key = (implementation, w.device.index, w.dtype, w.shape[0], act, state)
     if w.device.type != "cuda" or key in _tried:
         return
     if torch.cuda.is_current_stream_capturing():
         raise RuntimeError(
-            f"{FORWARD}: the Triton kernel tries itself at its first use on a device, which "
+            f"{FORWARD}: {implementation!r} tries itself at its first use on a device, which "
             "cannot happen while a CUDA graph is captured; call it once before the capture"
         )
     with _lock:
-        if reason := triton().differs(w.device, *key[1:]):
+        if reason := launcher(implementation).differs(w.device, *key[2:]):
             raise RuntimeError(
-                f"{FORWARD}: the Triton kernel must not be used on {w.device}: {reason}; take "
+                f"{FORWARD}: {implementation!r} must not be used on {w.device}: {reason}; take "
                 "implementation='composite', and report this"
             )
         _tried.add(key)
@@ -109,15 +123,17 @@ def fastest(w: Tensor) -> str | None:
     return FASTEST.get((first_use.architecture(w.device), w.shape[0], w.dtype))
 
 
-def triton() -> ModuleType:
-    """The module that launches the Triton kernels."""
-    return importlib.import_module(".triton.cell_launch", __package__)
+@cache
+def launcher(implementation: str) -> Any:
+    """What launches the kernels of an implementation: a ``cell_launch.Launcher``."""
+    launch = importlib.import_module(".triton.cell_launch", __package__)
+    return launch.Launcher(importlib.import_module(_KERNELS[implementation], __package__))
 
 
-def ready(namespace: str, w: Tensor, act: str, state: str) -> None:
-    """What a Triton kernel needs besides arguments that are as they should be."""
-    if namespace == NAMESPACE:
+def ready(implementation: str, w: Tensor, act: str, state: str) -> None:
+    """What a kernel needs besides arguments that are as they should be."""
+    if implementation == "composite":
         return
-    if reason := why_not("triton", w):
-        raise ValueError(f"{FORWARD}: implementation 'triton' cannot run: {reason}")
-    try_first(w, act, state)
+    if reason := why_not(implementation, w):
+        raise ValueError(f"{FORWARD}: implementation {implementation!r} cannot run: {reason}")
+    try_first(implementation, w, act, state)

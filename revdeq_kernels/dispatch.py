@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, is_grad_enabled
 from torch.compiler import is_compiling
 
-from . import backends, checks, first_use
+from . import backends, checks, first_use, list_checks
 
 NAMESPACE = "revdeq"
 PLAIN = (Tensor, torch.nn.Parameter)
@@ -175,7 +175,7 @@ class ListOp(Op):
         super().__init__(
             f"{op.name}.list", op.check_arguments, op.differentiable, op.output, dict(op.numbers)
         )
-        self.check = partial(checks.check_leaves, op.check_arguments, op.name)
+        self.check = partial(list_checks.check_leaves, op.check_arguments, op.name)
 
     def __call__(
         self,

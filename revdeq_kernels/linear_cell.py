@@ -8,7 +8,6 @@ outside. ``linear_cell_forward`` is differentiable: its derivative is ``linear_c
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -142,18 +141,19 @@ def linear_cell_backward(
 # ---- the ops of an implementation ------------------------------------------------------------
 
 
-def _digits_shape(module: ModuleType, args: tuple[Any, ...]) -> tuple[int, ...]:
+def _digits_shape(module: Any, args: tuple[Any, ...]) -> tuple[int, ...]:
     """The shape of the digits, from z0 and the numbers behind it."""
     z0, beta, steps, _, state, _ = args
     return module.digits_shape(z0, beta, steps) if state == "exact" else (0,)
 
 
-def _define(namespace: str, load: Callable[[], ModuleType]) -> None:
-    """Both ops of the implementation in a module, in the given namespace of torch.ops."""
+def _define(implementation: str, load: Callable[[], Any]) -> None:
+    """Both ops of an implementation, whose forward, backward and digits_shape `load` returns."""
+    namespace = IMPLEMENTATIONS[implementation]
 
     def forward(*args: Any) -> Any:
         check_forward(*args)
-        cell_choice.ready(namespace, args[1], *args[5:7])
+        cell_choice.ready(implementation, args[1], *args[5:7])
         with torch.no_grad():
             return load().forward(*map(_contiguous, args))
 
@@ -170,7 +170,7 @@ def _define(namespace: str, load: Callable[[], ModuleType]) -> None:
 
     def backward(*args: Any) -> Any:
         check_backward(*args, shape=_digits_shape(load(), args[7:]))
-        cell_choice.ready(namespace, args[6], *args[10:12])
+        cell_choice.ready(implementation, args[6], *args[10:12])
         with torch.no_grad():
             return load().backward(*map(_contiguous, args))
 
@@ -235,5 +235,6 @@ def _overload(implementation: str | None, w: Tensor, name: str) -> Callable[...,
     return getattr(getattr(torch.ops, namespace), name).default
 
 
-_define(IMPLEMENTATIONS["composite"], lambda: composite)
-_define(IMPLEMENTATIONS["triton"], cell_choice.triton)
+_define("composite", lambda: composite)
+_define("triton", lambda: cell_choice.launcher("triton"))
+_define("gluon", lambda: cell_choice.launcher("gluon"))

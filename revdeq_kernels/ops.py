@@ -107,7 +107,7 @@ def update_exact_(
         digits: uint8, contiguous, one dimension, at least ``digit_bytes(state.numel(), beta)``
             elements, of which just that many are written. One per half step.
         flag: int32, one element, one for all leaves. Becomes flag | 1 if a value of f or of the new
-            state leaves (-2**30 + 256, 2**30 - 256) / 2**frac_bits or is NaN. Read it after a
+            state leaves `(-2**30 + 256, 2**30 - 256) / 2**frac_bits` or is NaN. Read it after a
             solve: such a state is wrong as a number (f saturates, the state wraps), though it still
             inverts.
         f: float32, bfloat16 or float16, of the state's shape.

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checks import leaf_of
 from .fixed_point import (
     BLOCK_LANES,
     FIXED_MAX,
@@ -25,6 +24,7 @@ from .fixed_point import (
     contraction,
     effective_beta,
 )
+from .list_checks import leaf_of
 
 # ---- lists of leaves -------------------------------------------------------------------------
 

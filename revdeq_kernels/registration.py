@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import torch
 from torch import is_grad_enabled
 
-from . import backends, checks, first_use
+from . import backends, checks, first_use, list_checks, pass_checks
 from .dispatch import NAMESPACE, PLAIN, ListOp, Op, increment_version, leaves_of
 
 PYTHON_BACKENDS = ("triton", "reference")
@@ -34,15 +34,15 @@ _EXACT = {3: float, 4: int, 5: int}
 _ON_ONE_LEAF = (
     Op("update_", checks.half_step, _UPDATE, numbers={2: float}),
     Op("invert_", checks.half_step, _INVERT, numbers={2: float}),
-    Op("adjoint_", checks.adjoint, "scale * grad + vjp", numbers={2: float, 3: float}),
+    Op("adjoint_", pass_checks.adjoint, "scale * grad + vjp", numbers={2: float, 3: float}),
     Op("update_exact_", checks.update_exact, _UPDATE, numbers={4: float, 5: int, 6: int}),
     Op("invert_exact_", checks.invert_exact, _INVERT, numbers=_EXACT),
-    Op("invert_z_adjoint_y_", checks.carry_y, _PASS, numbers={2: float}),
-    Op("invert_y_adjoint_z_", checks.carry_z, _PASS, numbers={2: float, 5: float}),
-    Op("invert_y_adjoint_z0_", checks.carry_z0, _PASS, numbers={2: float}),
-    Op("invert_z_adjoint_y_exact_", checks.carry_y_exact, _PASS, numbers=_EXACT),
-    Op("invert_y_adjoint_z_exact_", checks.carry_z_exact, _PASS, numbers=_EXACT | {8: float}),
-    Op("invert_y_adjoint_z0_exact_", checks.carry_z0_exact, _PASS, numbers=_EXACT),
+    Op("invert_z_adjoint_y_", pass_checks.carry_y, _PASS, numbers={2: float}),
+    Op("invert_y_adjoint_z_", pass_checks.carry_z, _PASS, numbers={2: float, 5: float}),
+    Op("invert_y_adjoint_z0_", pass_checks.carry_z0, _PASS, numbers={2: float}),
+    Op("invert_z_adjoint_y_exact_", pass_checks.carry_y_exact, _PASS, numbers=_EXACT),
+    Op("invert_y_adjoint_z_exact_", pass_checks.carry_z_exact, _PASS, numbers=_EXACT | {8: float}),
+    Op("invert_y_adjoint_z0_exact_", pass_checks.carry_z0_exact, _PASS, numbers=_EXACT),
     Op("quantize", checks.quantize, _ROUND, output="flag", numbers={1: int}),
     Op("dequantize", checks.dequantize, _ROUND, numbers={1: int, 2: torch.dtype}),
     Op("residual", checks.residual, _NORMS),
@@ -152,7 +152,7 @@ def _fake(op: Op) -> Callable[..., Any]:
         op.check(*args, **kw)
         if not isinstance(op, ListOp):
             return make(*args)
-        leaves = [make(*checks.leaf_of(args, k)) for k in range(len(args[0]))]
+        leaves = [make(*list_checks.leaf_of(args, k)) for k in range(len(args[0]))]
         if leaves[0] is None:
             return None
         return torch.stack(leaves) if op.name == "residual" else leaves

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import revdeq_kernels as rk
 from conftest import EXACT_F, FLOAT_PAIRS, random_state
-from revdeq_kernels.checks import SHARED
+from revdeq_kernels.list_checks import SHARED
 
 FLOAT_OPS = ("update_", "invert_")
 EXACT_OPS = ("update_exact_", "invert_exact_")

@@ -95,6 +95,7 @@ def test_a_backend_that_cannot_run_says_why(monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_default_follows_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert backends.select("cpu") == "cpu"
     assert backends.select("meta") == "cpu"
+    monkeypatch.setattr(backends, "_left_out", set())
     monkeypatch.setattr(backends, "why_not", lambda name, device_type=None: None)
     backends._cached.cache_clear()
     assert backends.select("cuda") == "cuda"

@@ -1,8 +1,9 @@
-"""The benchmark harness: its counts, its statistics, its gate, its files."""
+"""The harness of the ops: its counts, its statistics, its gate, its files."""
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from bench import __main__ as command
-from bench import gate, harness, providers, table, timing
+from bench import arguments, gate, harness, ops, providers, timing
 from bench.benchmarks import half_step
 from bench.case import Bind, Call, Case, Plan, Provider, Tensors
 from test_bench_cases import TINY
@@ -100,22 +101,28 @@ def test_the_cuda_clock_counts_milliseconds_between_events(
     assert log == ["drain", "record", "a", "b", "a", "record", "wait"]
 
 
+def plan_of(*given: str, only: Sequence[str] = ()) -> Plan:
+    return ops.plan_of(arguments.session(arguments.parse(given), given), only)
+
+
 def test_the_plan_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     properties = SimpleNamespace(L2_cache_size=2**26, total_memory=12 * 2**30)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "set_device", lambda index: None)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
-    plan = command.plan_of(command.parse([]))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "A GPU")
+    plan = plan_of("--full")
     assert plan.device.type == "cuda"
     assert plan.threads == (None,)
     assert plan.sizes_mb == (256.0, 64.0)  # 1024 MiB states would not fit in 12 GiB
     assert plan.cold_bytes == 8 * 2**26
+    assert plan_of().sizes_mb == (256.0,)
 
 
 def test_a_device_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     for name in ["meta"] + ["cuda"] * (not torch.cuda.is_available()):
         with pytest.raises(SystemExit):
-            command.parse(["--device", name])
+            arguments.parse(["--device", name])
         assert f"got {name}" in capsys.readouterr().err
 
 
@@ -164,11 +171,11 @@ def test_poison_that_stays_in_an_output_is_found() -> None:
 def test_headlines_take_more_samples_unless_a_number_is_given() -> None:
     side, headline = fake_case(), replace(fake_case(), headline=True)
 
-    def rounds(*arguments: str) -> tuple[int, int]:
-        plan = command.plan_of(command.parse(["--device", "cpu", *arguments]))
+    def rounds(*given: str) -> tuple[int, int]:
+        plan = plan_of("--device", "cpu", *given)
         return plan.rounds(headline), plan.rounds(side)
 
-    assert (rounds(), rounds("--quick"), rounds("--samples", "9")) == ((5, 3), (3, 3), (9, 9))
+    assert (rounds("--full"), rounds(), rounds("--samples", "9")) == ((5, 3), (3, 3), (9, 9))
 
 
 def test_sets_span_the_cold_bytes() -> None:
@@ -192,16 +199,16 @@ def test_interpreted_triton_and_reference_are_not_timed(monkeypatch: pytest.Monk
     assert providers.measured_backends(with_reference) == ["cuda", "reference"]
 
 
-def run_tiny(folder: Path, *arguments: str) -> int:
+def run_tiny(folder: Path, *given: str, only: str = "ops") -> int:
     tiny = ("--quick", "--device", "cpu", "--sizes-mb", "0.01", "--samples", "1", "--threads", "1")
-    return command.main([*tiny, "--out", str(folder), *arguments])
+    return command.main([*tiny, "--only", only, "--out", str(folder), *given])
 
 
-def test_a_run_stores_lines_and_a_picture(
+def test_a_run_stores_lines_and_pictures(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_tiny(tmp_path, "--providers", "eager", "lerp_", "revdeq") == 0
-    lines = (tmp_path / "results.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (tmp_path / "ops.jsonl").read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines]
     assert {record["provider"] for record in records} >= {"copy_", "eager", "lerp_", "revdeq cpu"}
     for record in records:
@@ -211,7 +218,8 @@ def test_a_run_stores_lines_and_a_picture(
         assert record["gb_per_second"] == pytest.approx(rate)
         assert record["share_of_bound"] == 1 or record["kind"] != "bound"
         assert all(record[name] for name in ("device_name", "torch", "commit", "date"))
-    assert (tmp_path / "results.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "ops.png").read_bytes().startswith(b"\x89PNG")
+    assert "</svg>" in (tmp_path / "ops.svg").read_text(encoding="utf-8")
     printed = capsys.readouterr().out
     assert "update_exact_ beta 0.7312" in printed
     assert "revdeq cpu" in printed
@@ -224,58 +232,47 @@ def test_a_refusal_fails_the_run(
         raise RuntimeError("not today")
 
     monkeypatch.setitem(half_step.EAGER, "update_", broken)
-    chosen = ("--only", "half_step.update_", "--providers", "eager")
-    assert run_tiny(tmp_path, *chosen) == 1
+    assert run_tiny(tmp_path, "--providers", "eager", only="half_step.update_") == 1
     assert "RuntimeError: not today" in capsys.readouterr().out
 
 
 def test_a_quick_run_takes_the_headlines_or_what_is_named() -> None:
-    def benchmarks(*arguments: str) -> set[str]:
-        plan = command.plan_of(command.parse(["--device", "cpu", "--quick", *arguments]))
+    def benchmarks(*only: str) -> set[str]:
+        plan = plan_of("--device", "cpu", "--quick", only=only)
         return {case.benchmark for _, case in harness.planned_cases(plan)}
 
     assert benchmarks() == {"adjoint", "half_step", "half_step_exact", "passes"}
-    assert benchmarks("--only", "residual.") == {"residual"}
+    assert benchmarks("residual.") == {"residual"}
 
 
-def test_a_selection_of_nothing_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="leaves nothing"):
-        run_tiny(tmp_path, "--only", "no_such_op")
+# ---- the harness on what is known --------------------------------------------------------------
+
+SLEEP = 0.02
 
 
-def stored(**changes: object) -> dict[str, object]:
-    record = {
-        "benchmark": "half_step", "op": "update_", "provider": "revdeq cpu", "kind": "revdeq",
-        "dtypes": {"state": "float32", "f": "bfloat16"}, "beta": 0.5, "size_mb": 64.0,
-        "elements": 2**24, "bytes": 10 * 2**24, "threads": 2, "refused": None,
-        "p20_seconds": 4.9e-3, "p50_seconds": 5e-3, "p80_seconds": 5.2e-3, "gb_per_second": 33.6,
-        "share_of_bound": 1.25, "ratio_to_best_alternative": 0.5, "device_name": "A CPU",
-        "cache_bytes": 2**25, "python": "3.12", "torch": "2.13.0", "triton": "3.6.0",
-        "revdeq_kernels": "0.1.0", "commit": "abc", "date": "2026-01-02T03:04:05+00:00",
-    }  # fmt: skip
-    return record | changes
+def test_a_known_sleep_is_what_is_measured() -> None:
+    """The median of three: a busy machine may make one of them late."""
+    sleeper = timing.alone("sleeper", "revdeq", partial(time.sleep, SLEEP))
+    timing.race([sleeper], timing.cpu_clock, rounds=3, minimum=2 * SLEEP)
+    assert sleeper.count >= 2
+    median = timing.quantiles(sleeper.samples)["p50_seconds"]
+    assert SLEEP <= median < 2 * SLEEP
 
 
-def test_the_markdown_table_replaces_what_stands_between_the_markers(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    results, readme = tmp_path / "results.jsonl", tmp_path / "README.md"
-    lines = [stored(), stored(provider="eager", kind="alternative"), stored(threads=1)]
-    results.write_text("\n".join(json.dumps(line) for line in lines), encoding="utf-8")
-    table.main([str(results), "--threads", "2"])
-    printed = capsys.readouterr().out
-    row = "| `update_` | fp32, f bf16 | 64 MiB, 2 threads | **revdeq cpu** | 5 ms | 33.6 | 125% |"
-    assert row in printed
-    assert "A CPU (last cache 32 MiB)" in printed
-    assert "1 thread" not in printed
+def test_who_fails_in_the_race_leaves_it_and_the_others_go_on() -> None:
+    calls: list[str] = []
 
-    readme.write_text(f"above\n{table.BEGIN}\nold\n{table.END}\nbelow\n", encoding="utf-8")
-    for _ in range(2):
-        table.main([str(results), "--threads", "2", "--write", str(readme)])
-    expected = f"above\n{table.BEGIN}\n{printed}{table.END}\nbelow\n"
-    assert readme.read_text(encoding="utf-8") == expected
+    def third_call_fails() -> None:
+        calls.append("mine")
+        if len(calls) == 3:
+            raise MemoryError("no more")
 
-
-def test_a_file_without_markers_is_left_alone() -> None:
-    with pytest.raises(ValueError, match="bench:begin"):
-        table.replace_between_markers("no markers", "table")
+    failing = timing.alone("failing", "revdeq", third_call_fails)
+    other = timing.alone("other", "revdeq", partial(str, 1))
+    clock: timing.Clock = lambda bound, count: (bound[0](), 1.0)[1]  # noqa: E731
+    timing.race([failing, other], clock, rounds=4, minimum=0.1)
+    assert failing.failure == "out of memory: no more"
+    assert len(other.samples) == 4 and other.failure is None
+    assert len(calls) == 3
+    assert not timing.is_fault(failing.failure)
+    assert timing.is_fault(timing.reason(ValueError("wrong")))

@@ -10,10 +10,15 @@ import torch
 from torch import Tensor
 
 import revdeq_kernels as rk
-from bench import cell
+from bench import __main__ as command
+from bench import arguments
+from bench.ceilings import Ceilings
+from bench.cell import measure as cell
+from bench.cell import methods
 
-FEW = ["--quick", "--features", "32", "--steps", "2", "--device", "cpu"]
-EAGERLY = ["--providers", "eager", "solver", "composite"]
+FEW = ["--quick", "--only", "cell", "--features", "32", "--depths", "2", "--device", "cpu"]
+EAGERLY = ["--providers", "eager", "solve", "composite"]
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
 def tensors(rows: int = 64, d: int = 32, dtype: torch.dtype = torch.bfloat16) -> list[Tensor]:
@@ -25,46 +30,52 @@ def tensors(rows: int = 64, d: int = 32, dtype: torch.dtype = torch.bfloat16) ->
 def test_bytes_are_those_of_the_tensors() -> None:
     """Of whole blocks of digits: the op reads and writes each of its tensors once, but for w."""
     u, w, z0 = tensors()
-    y, z, fixed, digits, _ = rk.linear_cell_forward(u, w, z0, cell.BETA, 3, cell.ACT)
+    y, z, fixed, digits, _ = rk.linear_cell_forward(u, w, z0, methods.BETA, 3, methods.ACT)
     forward = sum(t.nbytes for t in (u, z0, y, z, fixed, digits))
     assert cell.work("forward", u, z0, 3) == (forward, 3 * 2 * 2 * 64 * 32 * 32)
     end_y, end_z = fixed
-    numbers = (cell.BETA, 3, cell.ACT)
+    numbers = (methods.BETA, 3, methods.ACT)
     grads = rk.linear_cell_backward(y, z, end_y, end_z, digits, u, w, z0, *numbers)
     back = sum(t.nbytes for t in (y, z, fixed, digits, u, z0, grads[0], grads[2]))
     assert cell.work("train", u, z0, 3) == (forward + back, 4 * 3 * 2 * 2 * 64 * 32 * 32)
 
 
 @pytest.mark.parametrize("part", cell.PARTS)
-@pytest.mark.parametrize("dtype", cell.DTYPES.values())
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_the_gate_lets_the_providers_pass_and_no_other(part: str, dtype: torch.dtype) -> None:
     given = tensors(dtype=dtype)
-    for run in (cell.eager, cell.by_solver):
-        assert cell.refusal(part, run, given, 8) is None
+    for run in (methods.eager, methods.by_solver):
+        assert methods.refusal(part, run, given, 8) is None
 
-    def too_few(u: Tensor, w: Tensor, z0: Tensor, steps: int) -> cell.Pair:
-        return cell.eager(u, w, z0, steps - 7)
+    def too_few(u: Tensor, w: Tensor, z0: Tensor, steps: int) -> methods.Pair:
+        return methods.eager(u, w, z0, steps - 7)
 
-    assert "off the composite's" in str(cell.refusal(part, too_few, given, 8))
-    assert "ZeroDivisionError" in str(cell.refusal(part, lambda *_: 1 / 0, given, 8))  # type: ignore[return-value,arg-type]
+    assert "off the composite's" in str(methods.refusal(part, too_few, given, 8))
+    assert "ZeroDivisionError" in str(methods.refusal(part, lambda *_: 1 / 0, given, 8))  # type: ignore[return-value,arg-type]
 
 
 def test_the_command_stores_and_draws(tmp_path: Path) -> None:
-    arguments = [*FEW, *EAGERLY, "--rows", "32", "64", "--out", str(tmp_path)]
-    assert cell.main(arguments) == 0
+    arguments = [*FEW, *EAGERLY, "--rows", "32", "--out", str(tmp_path)]
+    assert command.main(arguments) == 0
     records = [json.loads(line) for line in (tmp_path / "cell.jsonl").read_text().splitlines()]
-    assert len(records) == 2 * 2 * 3
+    assert len(records) == 2 * 3
     for record in records:
-        assert record["median_s"] > 0 and record["refused"] is None and record["commit"]
-        by_bytes = record["bytes"] / record["copy_bytes_per_s"]
-        by_operations = record["operations"] / record["matmul_flops"]
-        assert record["roofline_s"] == max(by_bytes, by_operations) > 0
+        assert record["p50_seconds"] > 0 and record["refused"] is None and record["commit"]
+        share = record["roofline_seconds"] / record["p50_seconds"]
+        assert record["share_of_roofline"] == share > 0
     assert (tmp_path / "cell.png").stat().st_size > 0
 
 
-def test_a_refused_provider_fails_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_roofline_is_the_slower_of_bytes_and_operations() -> None:
+    limits = Ceilings(copy=100.0, matmul={"bfloat16": 10.0})
+    assert cell.floor(300, 20, torch.bfloat16, limits) == 3.0
+    assert cell.floor(300, 40, torch.bfloat16, limits) == 4.0
+
+
+def test_a_refused_provider_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cell, "refusal", lambda *_: "it is wrong")
-    arguments = [*FEW, *EAGERLY, "--rows", "32", "--out", str(tmp_path)]
-    assert cell.main(arguments) == 1
-    lines = (tmp_path / "cell.jsonl").read_text().splitlines()
-    assert {json.loads(line)["median_s"] for line in lines} == {None}
+    run = arguments.session(arguments.parse([*FEW, *EAGERLY]), FEW)
+    limits = Ceilings(copy=1.0, matmul={"bfloat16": 1.0})
+    lines = list(cell.measure(cell.Size("forward", 32, 32, 2), run, limits))
+    assert [line["refused"] for line in lines] == ["it is wrong"] * 3
+    assert not any("p50_seconds" in line for line in lines)

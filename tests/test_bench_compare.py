@@ -11,9 +11,8 @@ import pytest
 from rich.console import Console
 
 from bench import __main__ as command
-from bench import compare, timing
-from bench.harness import Record
-from bench.solver import __main__ as solver_command
+from bench import arguments, compare, timing
+from bench.session import Record
 
 
 def line(seconds: float = 1.0, spread: float = 1.1, **changes: object) -> Record:
@@ -131,7 +130,7 @@ def test_a_run_is_compared_with_the_file_that_it_replaces(
 ) -> None:
     chosen = (*TINY, "--sizes-mb", "0.01", "--samples", "1", "--only", "half_step.update_")
     rest = ("--providers", "eager", "--out", str(tmp_path))
-    results = tmp_path / "results.jsonl"
+    results = tmp_path / "ops.jsonl"
     assert command.main([*chosen, *rest]) == 0
     lines = [json.loads(text) for text in results.read_text(encoding="utf-8").splitlines()]
     slow = dict.fromkeys(("p20_seconds", "p50_seconds", "p80_seconds"), 1000.0)
@@ -143,23 +142,32 @@ def test_a_run_is_compared_with_the_file_that_it_replaces(
     assert f"of {len(lines)} changed beyond noise" in capsys.readouterr().out
 
 
-def test_a_run_of_the_solver_is_compared(
+def test_a_run_of_the_solver_is_compared_with_a_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    chosen = (*TINY, "--rounds", "1", "--parts", "cost", "--models", "mlp", "--depths", "1")
-    rest = ("--providers", "checkpoint", "--out", str(tmp_path))
-    assert solver_command.main([*chosen, *rest]) == 0
-    old = str(tmp_path / "solver.jsonl")
-    assert solver_command.main([*chosen, *rest, "--compare", old]) == 0
+    chosen = (*TINY, "--samples", "1", "--only", "options", "--models", "mlp", "--depths", "1")
+    rest = ("--providers", "save_at", "--out", str(tmp_path))
+    assert command.main([*chosen, *rest]) == 0
+    assert command.main([*chosen, *rest, "--compare", str(tmp_path)]) == 0
     assert "0 of 2 changed beyond noise" in capsys.readouterr().out
+    old = str(tmp_path / "solve.options.jsonl")
     assert compare.main([old, old]) == 0
     assert "1.00x" in capsys.readouterr().out
+
+
+def test_what_fits_is_compared_and_its_peak_is_not() -> None:
+    about = {"part": "largest", "axis": "N", "budget_bytes": 10, "peak_bytes": 9}
+    old = {k: v for k, v in line(**about, largest=8).items() if not k.endswith("_seconds")}
+    assert marks(old, old | {"peak_bytes": 5}) == []
+    assert marks(old, old | {"largest": 9}) == ["fits more"]
+    assert marks(old, old | {"largest": 7}) == ["fits less"]
+    assert compare.changes([old], [old | {"axis": "batch"}]) == []
 
 
 def test_a_file_that_is_not_there_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for parse in (command.parse, solver_command.parse):
+    for name in ("none.jsonl", "."):
         with pytest.raises(SystemExit):
-            parse(["--compare", str(tmp_path / "none.jsonl")])
+            arguments.parse(["--compare", str(tmp_path / name)])
         assert "expected a file of JSON lines" in capsys.readouterr().err

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
-import sys
 from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,8 +12,9 @@ import pytest
 import torch
 
 from bench import __main__ as command
-from bench import explained, html, inline_svg, machine, report
-from bench.solver import methods, peers
+from bench import explained, html, inline_svg, machine, nsight, report
+from bench.cell.methods import solves
+from bench.solver import plan
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
@@ -58,8 +56,7 @@ class Seen(HTMLParser):
 
 
 def stored() -> list[dict[str, object]]:
-    paths = sorted(RESULTS.glob("Intel*/results.jsonl")) + sorted(RESULTS.glob("AMD*/*.jsonl"))
-    return [record for path in paths for record in report.read(path)]
+    return report.read_all([path for path in sorted(RESULTS.glob("cpu/*")) if path.is_dir()])
 
 
 @pytest.fixture(scope="module")
@@ -82,11 +79,12 @@ def test_the_page_stands_alone(whole: str) -> None:
 
 
 def test_the_page_holds_figures_tables_and_the_machine(whole: str) -> None:
-    assert whole.count("<svg ") == 4  # of the ops on two machines, and two of the solver
+    # Of the ops on two machines; of the cell; four of the solver.
+    assert whole.count("<svg ") == 2 + 1 + 4
     for record in stored():
         for name in html.FACTS:
             assert record[name] is None or str(record[name]) in whole
-    first = next(r for r in report.read(next(RESULTS.glob("Intel*/results.jsonl"))))
+    first = next(r for r in report.read(next(RESULTS.glob("cpu/Intel*/ops.jsonl"))))
     for cell in report.figures(first)[:4]:
         assert f">{cell}</td>" in whole
     assert "Busy machine:" in whole
@@ -102,7 +100,7 @@ def test_the_figures_have_colours_for_a_dark_ground(whole: str) -> None:
 
 
 def test_a_quiet_machine_is_not_called_busy() -> None:
-    (line,) = report.read(next(RESULTS.glob("Intel*/results.jsonl")))[:1]
+    (line,) = report.read(next(RESULTS.glob("cpu/Intel*/ops.jsonl")))[:1]
     assert line["load_average"] <= report.BUSY
     assert "Busy machine:" not in html.page([line])
     assert "Busy machine:" in html.page([line | {"load_average": report.BUSY + 0.1}])
@@ -114,8 +112,8 @@ def test_every_fact_is_named() -> None:
 
 
 def test_refusals_and_commands_stand_in_full_and_as_text() -> None:
-    (op,) = report.read(next(RESULTS.glob("Intel*/results.jsonl")))[:1]
-    (solve,) = report.read(next(RESULTS.glob("AMD*/solver.jsonl")))[:1]
+    (op,) = report.read(next(RESULTS.glob("cpu/Intel*/ops.jsonl")))[:1]
+    (solve,) = report.read(next(RESULTS.glob("cpu/AMD*/solve.cost.jsonl")))[:1]
     reason = "ValueError: expected <b>1</b> & got 2"
     lines = [
         op | {"refused": reason, "command": "python -m bench --only 'a b'", "commit": "abc"},
@@ -126,17 +124,30 @@ def test_refusals_and_commands_stand_in_full_and_as_text() -> None:
     assert text.count(reason) == 2
     assert "git checkout abc\nmake build\npython -m bench --only 'a b'" in text
     assert "git checkout def   # and files that differed" in text
-    assert "python -m bench.solver   # these lines do not hold the options" in text
+    assert "python -m bench   # these lines do not hold the options" in text
 
 
-def test_who_was_skipped_has_a_reason_and_no_row() -> None:
-    (solve,) = report.read(next(RESULTS.glob("AMD*/solver.jsonl")))[:1]
+def test_who_was_skipped_has_a_reason_and_a_row() -> None:
+    (solve,) = report.read(next(RESULTS.glob("cpu/AMD*/solve.cost.jsonl")))[:1]
     absent = dict.fromkeys(("p50_seconds", "p20_seconds", "p80_seconds", "peak_bytes"))
     line = {"provider": "torchdeq IFT", "part": "peers", "skipped": "expected torchdeq <1>"}
     page = html.page([solve | {"part": "peers"}, solve | absent | line])
     assert "skipped: torchdeq IFT: expected torchdeq &lt;1&gt;" in page
-    assert "<td>torchdeq IFT</td>" not in page
+    assert re.search(r"<td>torchdeq IFT</td><td[^>]*>skipped</td>", page)
     assert "z &lt;- f(z), without beta" in page
+
+
+@pytest.mark.parametrize(
+    ("reason", "word"),
+    [("out of memory: tried 3 GiB", "out of memory"), ("ValueError: [x]", "refused")],
+)
+@pytest.mark.parametrize("part", ["cost", "peers", "overhead", "largest"])
+def test_who_has_no_figures_has_a_row_that_says_so(part: str, reason: str, word: str) -> None:
+    (solve,) = report.read(next(RESULTS.glob("cpu/AMD*/solve.cost.jsonl")))[:1]
+    line = solve | {"part": part, "refused": reason, "axis": "N"}
+    page = html.page([line])
+    assert re.search(rf"<td>lerp loop</td><td[^>]*>{word}</td>", page)
+    assert reason in page
 
 
 def test_nothing_is_no_page() -> None:
@@ -146,8 +157,9 @@ def test_nothing_is_no_page() -> None:
 
 def test_the_readme_says_what_every_provider_is() -> None:
     texts = explained.meanings("provider")
-    parts = (*methods.COST, *methods.OPTIONS, *methods.ERROR, *peers.PEERS)
-    known = {method.name for method in parts}
+    known = {method.name for part in plan.PARTS.values() for method in part.methods}
+    known |= set(solves(torch.zeros(64, 64))) | {"triton", "gluon", nsight.PROVIDER}
+    known |= {"copy_", "matmul float32", "matmul bfloat16"}
     known |= {str(record["provider"]) for record in stored()}
     known |= {"loop", "_foreach_lerp_", "revdeq cuda", "revdeq triton", "revdeq reference"}
     assert known - texts.keys() == set()
@@ -172,7 +184,7 @@ def test_the_command_line_is_stored_without_its_places(tmp_path: Path) -> None:
     tiny = ("--quick", "--device", "cpu", "--sizes-mb", "0.01", "--samples", "1", "--threads", "1")
     chosen = ("--only", "half_step.update_", "--providers", "eager", "--out", str(tmp_path))
     assert command.main([*tiny, *chosen]) == 0
-    lines = (tmp_path / "results.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (tmp_path / "ops.jsonl").read_text(encoding="utf-8").splitlines()
     stored_command = json.loads(lines[0])["command"]
     assert stored_command.startswith("python -m bench --quick --device cpu")
     assert str(tmp_path) not in stored_command
@@ -180,19 +192,6 @@ def test_the_command_line_is_stored_without_its_places(tmp_path: Path) -> None:
 
 def test_the_command_writes_the_page(tmp_path: Path) -> None:
     out = tmp_path / "report.html"
-    results = next(RESULTS.glob("AMD*/solver.jsonl"))
+    results = next(RESULTS.glob("cpu/AMD*/solve.cost.jsonl"))
     assert html.main([str(results), "--out", str(out)]) == 0
     assert Seen(out.read_text(encoding="utf-8")).ids[0] == "machine"
-
-
-@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
-def test_make_writes_the_page_after_both_runs() -> None:
-    def dry(*arguments: str) -> str:
-        settings = ["VENV=", f"PYTHON={sys.executable}", "STATE=build"]
-        done = ["make", "-n", "bench", *settings, *arguments]
-        return subprocess.run(done, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-
-    whole = dry()
-    places = [whole.index(f"-m bench{module} ") for module in ("", ".solver", ".html")]
-    assert places == sorted(places)
-    assert "bench.html" not in dry("ARGS=--quick")

@@ -16,16 +16,16 @@ import torch
 from torch import Tensor, nn
 
 import revdeq_kernels as rk
-from bench import explained, html
-from bench.solver import __main__ as command
-from bench.solver import methods, models, profiling, ranges
+from bench import __main__ as command
+from bench import arguments, explained, html
+from bench.solver import methods, models, plan, profiling, ranges
 from bench.solver.attribution import PARTS
 from bench.solver.measure import Settings
 from bench.solver.methods import Method, Run
+from tiny import TINY
 from torch_revdeq import conditions, exact_pair, pair, products
 
 CPU = torch.device("cpu")
-TINY = models.Sizes(width=16, rows=24, dim=16, heads=2, sequence=8, batch=2)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -207,7 +207,7 @@ def test_ranges_are_nvtx_ranges_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Non
 
 # ---- runs --------------------------------------------------------------------------------------
 
-QUICK = ("--profile", "--quick", "--device", "cpu", "--threads", "1", "--rounds", "1")
+QUICK = ("--profile", "--quick", "--device", "cpu", "--threads", "1", "--samples", "1")
 
 
 def test_a_profile_is_stored_printed_and_on_the_page(
@@ -217,7 +217,7 @@ def test_a_profile_is_stored_printed_and_on_the_page(
     places = ("--out", str(tmp_path), "--jax-python", sys.executable)
     assert command.main([*QUICK, *chosen, *places]) == 0
     printed = capsys.readouterr().out
-    lines = (tmp_path / "profile.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (tmp_path / "solve.profile.jsonl").read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines]
     assert [record["provider"] for record in records] == ["lerp loop", "reversible exact"]
     assert all((tmp_path / record["trace"]).exists() for record in records)
@@ -255,20 +255,21 @@ def test_a_refusal_fails_the_profile(
 
 def test_compiled_methods_have_no_ranges() -> None:
     assert all(not method.compiled for method in profiling.METHODS)
-    assert profiling.wanted(["store_last"]) == tuple(
-        m for m in methods.OPTIONS if m.name in ("lerp loop", "store_last all")
-    )
+    given = ["--device", "cpu", "--providers", "store_last"]
+    run = arguments.session(arguments.parse(given), given)
+    wanted = plan.wanted_methods(plan.PARTS["profile"], run, profiling.METHODS)
+    assert [method.name for method in wanted] == ["lerp loop", "store_last all"]
 
 
 def test_the_readme_says_what_every_part_is() -> None:
     assert set(explained.meanings("part")) == set(PARTS)
 
 
-@pytest.mark.parametrize("option", [["--append"], ["--compare", "solver.jsonl"]])
+@pytest.mark.parametrize("option", [["--only", "cost"], ["--compare", "lines.jsonl"]])
 def test_options_of_times_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: list[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("solver.jsonl").touch()
+    Path("lines.jsonl").touch()
     with pytest.raises(SystemExit):
-        command.parse(["--profile", *option])
+        arguments.parse(["--profile", *option])

@@ -13,13 +13,15 @@ import torch
 from torch import Tensor
 
 import revdeq_kernels as rk
-from bench.solver import __main__ as command
-from bench.solver import figures, measure, memory, methods, models
+from bench import __main__ as command
+from bench import figures
+from bench.session import Record
+from bench.solver import measure, memory, methods, models
 from bench.solver.methods import Method, Run
+from tiny import TINY
 from torch_revdeq import solve
 
 CPU = torch.device("cpu")
-TINY = models.Sizes(width=16, rows=24, dim=16, heads=2, sequence=8, batch=2)
 BY_NAME = {method.name: method for method in methods.COST}
 
 
@@ -103,7 +105,7 @@ def test_reversible_memory_grows_by_the_digits_alone() -> None:
 # ---- errors ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model", ["mlp", "block"])
+@pytest.mark.parametrize("model", ["mlp", "block", "language", "vision"])
 @pytest.mark.parametrize("beta", [0.5, 0.8])
 def test_exact_states_have_the_gradient_of_stored_activations(model: str, beta: float) -> None:
     names = "reversible exact", "backprop exact", "checkpoint exact"
@@ -170,7 +172,7 @@ def test_a_lost_state_is_measured_and_marked() -> None:
 
 def test_a_float64_state_is_held_back_by_what_a_float32_f_reads_of_it() -> None:
     """At beta 0.9 states lie midway between two float32 numbers: their last bit decides."""
-    model = models.make("block", models.ERROR, CPU)
+    model = models.make("block", models.CPU.with_batch(2), CPU)
     state = 0.9 * model.f(model.z0, model.x).detach().double()
     below, above = (torch.nextafter(state, state.sign() * end).float() for end in (0, math.inf))
     assert 1 / 13 < (below != above).double().mean() < 1 / 11
@@ -184,45 +186,83 @@ def test_a_float64_state_is_held_back_by_what_a_float32_f_reads_of_it() -> None:
     assert narrow > torch.finfo(torch.float32).eps > 2**20 * wide
 
 
+def test_operations_are_those_of_f_and_of_two_products() -> None:
+    """By hand: a multiplication and an addition for every row and weight, three times."""
+    mlp, vision = (models.make(name, TINY, CPU) for name in ("mlp", "vision"))
+    assert measure.operations_of(mlp, 5) == 2 * 5 * 3 * 2 * TINY.rows * 4 * TINY.width**2
+    images = TINY.vision
+    weights = 2 * 9 * images.channels**2
+    pixels = images.batch * images.side**2
+    assert measure.operations_of(vision, 5) == 2 * 5 * 3 * 2 * pixels * weights
+    rates = measure._rates(100, {"p50_seconds": 2.0}, 200.0)
+    assert (rates["tflop_per_second"], rates["share_of_matmul"]) == (50e-12, 0.25)
+
+
+@pytest.mark.parametrize("model", ["language", "vision"])
+def test_the_papers_blocks_are_the_papers(model: str) -> None:
+    """31 dim^2 weights of the language block, and in both f(z, x) by hand."""
+    made = models.make(model, TINY, CPU)
+    z, x = made.x.flip(0), made.x
+    if model == "language":
+        weights = sum(p.numel() for p in made.parameters if p.dim() == 2)
+        assert weights == 31 * TINY.language.dim**2
+        # Causal: what comes later changes nothing before it, but for its own token.
+        later = x.clone()
+        later[:, -1] += 1
+        assert torch.equal(made.f(z, later)[:, :-1], made.f(z, x)[:, :-1])
+        assert not torch.equal(made.f(z, later)[:, -1], made.f(z, x)[:, -1])
+    else:
+        c, n = (list(getattr(made.f, name)) for name in ("convolutions", "norms"))
+        by_hand = n[2](torch.relu(z + n[1](x + c[1](torch.relu(n[0](c[0](z)))))))
+        assert torch.equal(made.f(z, x), by_hand)
+
+
 # ---- runs ------------------------------------------------------------------------------------
 
-QUICK = ("--quick", "--device", "cpu", "--threads", "1", "--rounds", "1")
+QUICK = ("--quick", "--device", "cpu", "--threads", "1", "--samples", "1")
+
+
+def read(folder: Path, part: str) -> list[Record]:
+    lines = (folder / f"solve.{part}.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
 
 
 def test_a_run_stores_lines_and_pictures(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    chosen = ("--parts", "cost", "error", "--depths", "1", "4", "--betas", "0.8")
-    assert command.main([*QUICK, *chosen, "--out", str(tmp_path)]) == 0
-    lines = (tmp_path / "solver.jsonl").read_text(encoding="utf-8").splitlines()
-    records = [json.loads(line) for line in lines]
-    cost = [record for record in records if record["part"] == "cost"]
-    error = [record for record in records if record["part"] == "error"]
-    assert {(r["op"], r["steps"]) for r in cost} == {(m, n) for m in models.MODELS for n in (1, 4)}
-    assert len(cost) == 4 * len(methods.COST)
+    chosen = ("--only", "cost", "solve.error", "--depths", "1", "4", "--betas", "0.8")
+    assert command.main([*QUICK, *chosen, "--models", "mlp", "--out", str(tmp_path)]) == 0
+    cost, error = read(tmp_path, "cost"), read(tmp_path, "error")
+    records = cost + error
+    assert {(r["op"], r["steps"]) for r in cost} == {("mlp", 1), ("mlp", 4)}
+    assert len(cost) == 2 * len(methods.COST)
     assert len(error) == 2 * len(methods.ERROR)
     for record in records:
         assert record["refused"] is None
         assert all(record[name] for name in ("device_name", "torch", "commit", "date", "threads"))
     for record in cost:
         assert 0 < record["p20_seconds"] <= record["p50_seconds"] <= record["p80_seconds"]
-        assert record["peak_bytes"] > 0
+        assert record["peak_bytes"] > 0 and record["peak_in"] == "the process of the times"
+        rate = record["operations"] / record["p50_seconds"]
+        assert record["tflop_per_second"] == pytest.approx(rate * 1e-12)
+        assert record["share_of_matmul"] > 0
         assert record["ratio_to_loop"] == 1 or record["provider"] != "lerp loop"
     exact = {r["gradient_error"] for r in cost if r["op"] == "mlp" and "exact" in r["provider"]}
     assert len(exact) == 2  # one for each depth, and not one for each adjoint
     assert {r["reconstruction_error"] for r in records if r["provider"] == "reversible exact"} == {
         0
     }
-    for name in ("solver.png", "error-against-depth.png"):
+    for name in ("solve.cost.png", "solve.error.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
     assert "mlp, beta 0.8" in printed
     assert "exact, f bfloat16" in printed
     assert "check=True raises" in printed
 
-    drawn = tmp_path / "again.png"
-    figures.main([str(tmp_path / "solver.jsonl"), "--error", str(drawn)])
-    assert drawn.read_bytes() == (tmp_path / "error-against-depth.png").read_bytes()
+    again = tmp_path / "again"
+    assert figures.main([str(tmp_path / "solve.error.jsonl"), "--out", str(again)]) == 0
+    drawn = (again / "solve.error.png").read_bytes()
+    assert drawn == (tmp_path / "solve.error.png").read_bytes()
 
 
 NOT_COMPILED = [m.name for m in methods.OPTIONS if not m.compiled]
@@ -238,11 +278,12 @@ NOT_COMPILED = [m.name for m in methods.OPTIONS if not m.compiled]
 )
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:The .grad attribute:UserWarning")
 def test_options_are_measured_beside_each_other(tmp_path: Path, names: list[str]) -> None:
-    chosen = ("--parts", "options", "--models", "mlp", "--depths", "2")
+    chosen = ("--only", "options", "--models", "mlp", "--depths", "2")
     assert command.main([*QUICK, *chosen, "--providers", *names, "--out", str(tmp_path)]) == 0
-    lines = (tmp_path / "solver.jsonl").read_text(encoding="utf-8").splitlines()
-    records = {record["provider"]: record for record in map(json.loads, lines)}
+    records = {record["provider"]: record for record in read(tmp_path, "options")}
     assert set(names) <= set(records)
+    if names == NOT_COMPILED:
+        assert "needs a GPU" in records.pop(methods.GRAPHED.name)["skipped"]
     # The roundings of a float32 f; what is wrong is wrong by a share of 1.
     assert all(record["gradient_error"] < 1e-5 for record in records.values())
     if names == NOT_COMPILED:
@@ -260,17 +301,11 @@ def test_a_refusal_fails_the_run_and_lines_can_be_kept(
     def broken(call: object, device: torch.device) -> int:
         raise RuntimeError("not today")
 
-    chosen = ("--parts", "cost", "--models", "mlp", "--depths", "1", "--providers", "checkpoint")
+    chosen = ("--only", "options", "--models", "mlp", "--depths", "1", "--providers", "save_at")
     assert command.main([*QUICK, *chosen, "--out", str(tmp_path)]) == 0
     monkeypatch.setattr(measure, "peak_bytes", broken)
     assert command.main([*QUICK, *chosen, "--out", str(tmp_path), "--append"]) == 1
     assert "not today" in capsys.readouterr().out
-    lines = (tmp_path / "solver.jsonl").read_text(encoding="utf-8").splitlines()
-    kept = [(json.loads(line)["provider"], json.loads(line)["refused"]) for line in lines]
-    assert [name for name, _ in kept] == ["lerp loop", "checkpoint exact"] * 2
+    kept = [(record["provider"], record["refused"]) for record in read(tmp_path, "options")]
+    assert [name for name, _ in kept] == ["lerp loop", "save_at all"] * 2
     assert [reason is None for _, reason in kept] == [True, True, False, False]
-
-
-def test_a_selection_of_nothing_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="leave nothing"):
-        command.main(["--parts", "error", "--models", "mlp", "--out", str(tmp_path)])

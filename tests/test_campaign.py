@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+from bench import arguments, suite
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -20,7 +24,7 @@ def campaign(
     return subprocess.run(command_line, capture_output=True, text=True, env=settings, check=False)
 
 
-SOLVER = [f"-m bench.solver --device cuda --parts {p}" for p in ("cost", "options", "error")]
+IN_FULL = "-m bench --device cuda --full --out"
 
 
 @pytest.mark.parametrize(
@@ -29,8 +33,13 @@ SOLVER = [f"-m bench.solver --device cuda --parts {p}" for p in ("cost", "option
         ("build", ["pip install --no-build-isolation --no-deps -e .", "-m revdeq_kernels.info"]),
         ("test", ["-m pytest -q -m gpu tests", "-m pytest -q -m not\\ gpu"]),
         ("sanitize", ["compute-sanitizer --tool memcheck"]),
-        ("bench", ["-m bench --device cuda", "bench/results/"]),
-        ("solver", ["-m bench.cell", *SOLVER, "solver.*"]),
+        ("cost", ["--only cell", "mlp block", "language", "vision", "bench/results/"]),
+        ("peers", ["--models block", "--models mlp", "bench/results/"]),
+        ("largest", ["--models mlp", "--models block", "bench/results/"]),
+        ("overhead", ["--only solve.overhead", "--only solve.options", "bench/results/"]),
+        ("ops", ["--only ops", "bench/results/"]),
+        ("profile", ["--only solve.profile", "--only nsight", "bench/results/"]),
+        ("error", ["--only solve.error", "-m bench.html", "-m bench.figures", "bench/results/"]),
     ],
 )
 def test_campaign_names_the_steps_of_a_stage(stage: str, steps: list[str]) -> None:
@@ -40,12 +49,57 @@ def test_campaign_names_the_steps_of_a_stage(stage: str, steps: list[str]) -> No
     assert len(lines) == len(steps)
     for line, step in zip(lines, steps, strict=True):
         assert step in line
+        if "--only" in line:
+            assert IN_FULL in line
+            assert_the_benchmark_is_known(line)
+    seconds = [int(found) for found in re.findall(r": timeout (\d+) ", done.stdout)]
+    assert sum(seconds) <= 540
     assert "the-python" in done.stdout
 
 
-@pytest.mark.parametrize("arguments", [("--stage", "deploy"), ("--stage",), (), ("--fast",)])
-def test_campaign_refuses_what_it_does_not_know(arguments: tuple[str, ...]) -> None:
-    done = campaign(*arguments)
+def assert_the_benchmark_is_known(line: str) -> None:
+    """As `python -m bench` reads its options, but for the GPU."""
+    words = line.split("-m bench ")[1].replace("--device cuda", "--device cpu").split()
+    assert suite.select(arguments.parse(words).only)
+
+
+def test_every_stage_is_one_of_the_usage() -> None:
+    text = (ROOT / "bench" / "campaign.sh").read_text(encoding="utf-8")
+    functions = re.findall(r"^stage_(\w+)\(\)", text, re.MULTILINE)
+    assert campaign("--help").stdout.split("stages: ")[1].split() == functions
+
+
+@pytest.mark.parametrize("given", ["option", "variable"])
+def test_the_carried_library_is_named_to_the_peers(tmp_path: Path, given: str) -> None:
+    option = ("--jax", str(tmp_path)) if given == "option" else ()
+    variable = {"JAX": str(tmp_path)} if given == "variable" else {}
+    done = campaign("--stage", "peers", "--dry-run", *option, root=ROOT, **variable)
+    assert done.stdout.count("--jax-python") == 2
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").symlink_to(sys.executable)
+    done = campaign("--stage", "peers", "--dry-run", *option, root=ROOT, **variable)
+    assert done.stdout.count(f"--jax-python {tmp_path}/bin/python") == 2
+    assert "--jax-python" not in campaign("--stage", "peers", "--dry-run").stdout
+    refused = campaign("--stage", "peers", "--jax", str(tmp_path / "none"))
+    assert refused.returncode == 2 and "expected a folder" in refused.stderr
+
+
+def test_a_folder_of_packages_becomes_an_interpreter(campaign_tree: Path) -> None:
+    packages = campaign_tree / "a folder"
+    packages.mkdir()
+    python = campaign_tree / "python"
+    campaign("--stage", "build", root=campaign_tree, FAIL="nothing", PYTHON=str(python))
+    options = ("--stage", "peers", "--jax", str(packages))
+    campaign(*options, root=campaign_tree, FAIL="nothing", PYTHON=str(python))
+    python.write_text('#!/bin/sh\necho "$PYTHONPATH: $1"\n', encoding="utf-8")
+    wrapper = campaign_tree / "bench" / "out" / "campaign" / "jax-python"
+    done = subprocess.run([str(wrapper), "worker"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{packages}: worker\n"
+
+
+@pytest.mark.parametrize("given", [("--stage", "deploy"), ("--stage",), (), ("--fast",)])
+def test_campaign_refuses_what_it_does_not_know(given: tuple[str, ...]) -> None:
+    done = campaign(*given)
     assert done.returncode == 2
     assert "usage:" in done.stderr
 
@@ -89,11 +143,10 @@ def test_campaign_keeps_figures_of_a_run_that_failed(campaign_tree: Path) -> Non
     python = str(campaign_tree / "python")
     measured = campaign_tree / "bench" / "out" / "campaign" / "measured"
     measured.mkdir(parents=True)
-    (measured / "results.jsonl").write_text("{}\n", encoding="utf-8")
+    for name in ("solve.cost.jsonl", "solve.cost.png", "trace-mlp.json.gz"):
+        (measured / name).write_text("{}\n", encoding="utf-8")
     campaign("--stage", "build", root=campaign_tree, FAIL="nothing", PYTHON=python)
-    done = campaign("--stage", "bench", root=campaign_tree, FAIL="-m bench", PYTHON=python)
+    done = campaign("--stage", "cost", root=campaign_tree, FAIL="-m bench", PYTHON=python)
     assert done.returncode == 1
-    assert (campaign_tree / "bench" / "results" / "A-GPU" / "results.jsonl").exists()
-    (measured / "solver.jsonl").write_text("{}\n", encoding="utf-8")
-    campaign("--stage", "solver", root=campaign_tree, FAIL="-m bench", PYTHON=python)
-    assert (campaign_tree / "bench" / "results" / "A-GPU" / "solver.jsonl").exists()
+    kept = sorted(path.name for path in (campaign_tree / "bench" / "results" / "A-GPU").iterdir())
+    assert kept == ["solve.cost.jsonl", "solve.cost.png"]

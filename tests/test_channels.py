@@ -139,7 +139,14 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("beta", "kind", "expected"), BAD, ids=str)
+def described(value: object) -> str:
+    """In the names of tests, which are the same in every process that collects them."""
+    if isinstance(value, torch.Tensor):
+        return f"{list(value.shape)} {value.dtype} {value.layout} {value.device}"
+    return str(value)
+
+
+@pytest.mark.parametrize(("beta", "kind", "expected"), BAD, ids=described)
 @pytest.mark.parametrize("op", FLOAT_OPS)
 def test_bad_betas_are_refused(
     op: str, beta: torch.Tensor, kind: type[Exception], expected: str

@@ -32,7 +32,7 @@ def test_the_version_is_stated_once():
 def test_every_development_tool_is_pinned():
     text = (ROOT / "pyproject.toml").read_text()
     tools = set(
-        re.findall(r'^  "([\w-]+)"', text.split("\ndev = [")[1].split("\n]")[0], re.MULTILINE)
+        re.findall(r'^  "([\w-]+)[";]', text.split("\ndev = [")[1].split("\n]")[0], re.MULTILINE)
     )
     pins = re.findall(r"^([\w-]+)==", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     assert set(pins) == tools | {"torch", "triton"}

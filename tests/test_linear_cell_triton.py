@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch_revdeq.verification import TOLERANCE
 if "triton" not in BACKENDS:
     pytest.skip("Triton's interpreter is off", allow_module_level=True)
 
-from revdeq_kernels.triton import cell_aot, cell_launch, cell_step
+from revdeq_kernels.triton import cell_aot, cell_launch, cell_step, gluon_cell
 from revdeq_kernels.triton import linear_cell as kernels
 
 F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
@@ -86,9 +87,10 @@ def test_the_backend_names_the_implementation(monkeypatch: pytest.MonkeyPatch) -
 def test_the_trial_accepts_the_kernel_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
     cases = [(F32, 32, "tanh", "float32"), (BF16, 32, "silu", "exact"), (F16, 64, "gelu", "exact")]
+    launcher = cell_launch.Launcher(kernels)
     for case in cases:
-        assert cell_launch.differs(cpu, *case) == ""
-    back = cell_launch.backward
+        assert launcher.differs(cpu, *case) == ""
+    back = launcher.backward
 
     def a_little_off(*args: Any) -> Any:
         grad_u, grad_w, *rest = back(*args)
@@ -98,15 +100,15 @@ def test_the_trial_accepts_the_kernel_and_no_other(monkeypatch: pytest.MonkeyPat
         return *back(*args)[:4], torch.ones(1, dtype=torch.int32)
 
     for wrong, message in ((a_little_off, "results are 0.04 off"), (lost, "1 rows did not come")):
-        monkeypatch.setattr(cell_launch, "backward", wrong)
-        assert message in cell_launch.differs(cpu, *cases[1])
+        monkeypatch.setattr(launcher, "backward", wrong)
+        assert message in launcher.differs(cpu, *cases[1])
 
 
 def test_a_trial_is_made_once_for_a_kind_of_cell(monkeypatch: pytest.MonkeyPatch) -> None:
     outcomes = {"tanh": "", "relu": "it differs"}
     tried: list[str] = []
 
-    class Module:
+    class Launcher:
         @staticmethod
         def differs(device: Any, dtype: Any, d: int, act: str, state: str) -> str:
             tried.append(act)
@@ -116,31 +118,40 @@ def test_a_trial_is_made_once_for_a_kind_of_cell(monkeypatch: pytest.MonkeyPatch
         device, dtype, shape = torch.device("cuda", 0), F32, (32, 32)
 
     w: Any = OnCuda()
-    monkeypatch.setattr(cell_choice, "triton", lambda: Module)
+    monkeypatch.setattr(cell_choice, "launcher", lambda implementation: Launcher)
     monkeypatch.setattr(cell_choice, "_tried", set())
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     with pytest.raises(RuntimeError, match="call it once before the capture"):
-        cell_choice.try_first(w, "tanh", "exact")
+        cell_choice.try_first("triton", w, "tanh", "exact")
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     for _ in range(2):
-        cell_choice.try_first(w, "tanh", "exact")
-        with pytest.raises(RuntimeError, match="must not be used on cuda:0: it differs"):
-            cell_choice.try_first(w, "relu", "exact")
+        cell_choice.try_first("triton", w, "tanh", "exact")
+        with pytest.raises(RuntimeError, match="'triton' must not be used on cuda:0: it differs"):
+            cell_choice.try_first("triton", w, "relu", "exact")
     assert tried == ["tanh", "relu", "relu"]
+    cell_choice.try_first("gluon", w, "tanh", "exact")
+    assert tried == ["tanh", "relu", "relu", "tanh"]
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
-    cell_choice.try_first(w, "tanh", "exact")
+    cell_choice.try_first("triton", w, "tanh", "exact")
 
 
 # ---- ahead of time ---------------------------------------------------------------------------
 
 
+MODULES = {"triton": kernels, "gluon": gluon_cell}
+
+
 def test_what_is_offered_is_what_is_compiled() -> None:
-    features = {cell_launch.TYPES[w]: ds for w, ds in cell_choice.TRITON_FEATURES.items()}
-    assert features == {w: tuple(found) for w, found in kernels.CONFIGURATIONS.items()}
-    assert {f"sm_{a}": most for a, most in cell_aot.WIDEST.items()} == cell_choice.WIDEST
+    assert MODULES.keys() == cell_choice.FEATURES.keys() == cell_choice.WIDEST.keys()
+    for name, module in MODULES.items():
+        offered = {cell_launch.TYPES[w]: ds for w, ds in cell_choice.FEATURES[name].items()}
+        assert offered == {w: tuple(found) for w, found in module.CONFIGURATIONS.items()}
+        widest = {f"sm_{a}": most for a, most in cell_aot.WIDEST[name].items()}
+        assert widest == cell_choice.WIDEST[name]
     compiled = cell_aot.architectures()
-    assert {compiled[name] for name in compiled if " 128 " in name} == {(90, 100)}
-    assert compiled["cell back bf16 64 act 2 float32"] == (80, 90, 100)
+    found = {name.split()[0]: where for name, where in compiled.items() if " 128 " in name}
+    assert found == {"triton": (90, 100), "gluon": (90,)}
+    assert compiled["triton cell back bf16 64 act 2 float32"] == (80, 90, 100)
     assert cell_launch.ACTS.keys() == set(cell_checks.ACTS)
     assert cell_step.TOLERANCE.value == composite.TOLERANCE == TOLERANCE[F32]
 
@@ -183,16 +194,24 @@ def test_every_launch_is_compiled_ahead_of_time(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(cell_launch, "_launch", record)
     listed = [
-        (kernel.fn.__name__, {**signature, **keywords, "enable_fp_fusion": None})
-        for _, kernel, signature, keywords in cell_aot.signatures()
+        (label.split()[0], kernel.fn.__name__, {**signature, **keywords, "enable_fp_fusion": None})
+        for label, kernel, signature, keywords in cell_aot.signatures()
     ]
-    for dtype, features in cell_choice.TRITON_FEATURES.items():
-        for d in features:
-            for beta, state in ((0.5, "float32"), (0.5, "exact"), (0.95123, "exact")):
+    for implementation, module in MODULES.items():
+        launcher = cell_launch.Launcher(module)
+        for dtype, features in cell_choice.FEATURES[implementation].items():
+            cases = product(features, ((0.5, "float32"), (0.5, "exact"), (0.95123, "exact")))
+            for d, (beta, state) in cases:
                 cell = make(5, d, dtype, beta=beta, state=state, act="gelu")
-                run(cell, implementation="triton")
-    assert {name for name, _ in made} == {"forward_kernel", "backward_kernel", "sum_programs"}
-    for name, arguments in made:
-        if name == "sum_programs":
-            arguments["SIZE"] = 4096
-        assert (name, arguments | {"enable_fp_fusion": None}) in listed, (name, arguments)
+                y, z, fixed, digits, _ = launcher.forward(*cell.tensors, *cell.numbers)
+                pair = fixed if state == "exact" else (y, z)
+                given: Any = (cell.grad_y, cell.grad_z, *pair, digits, *cell.tensors)
+                launcher.backward(*given, *cell.numbers)
+        assert {name for name, _ in made} == {"forward_kernel", "backward_kernel", "sum_programs"}
+        for name, arguments in made:
+            label = "cell" if name == "sum_programs" else implementation
+            if name == "sum_programs":
+                arguments["SIZE"] = 4096
+            found = (label, name, arguments | {"enable_fp_fusion": None})
+            assert found in listed, (name, arguments)
+        made.clear()

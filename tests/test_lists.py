@@ -24,7 +24,7 @@ from arguments import (
     tensors,
 )
 from conftest import BACKENDS, random_state
-from revdeq_kernels.checks import SHARED, leaf_of
+from revdeq_kernels.list_checks import SHARED, leaf_of
 
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
 every_list = pytest.mark.parametrize("op", LISTS)

@@ -55,7 +55,12 @@ def test_the_spectral_radius_of_a_known_matrix(eigenvalues: list[float]) -> None
     basis = torch.randn(4, 4, dtype=F64)
     matrix = basis @ torch.diag(torch.tensor(eigenvalues, dtype=F64)) @ torch.linalg.inv(basis)
     found = spectral_radius(lambda z: z @ matrix, torch.zeros(4, dtype=F64))
-    assert float(found) == pytest.approx(max(map(abs, eigenvalues)), rel=1e-3)
+    # The estimate is (|v50| / |v25|)^(1/25). In the basis of eigenvectors all but the first have
+    # shrunk, relatively, by the ratio of the eigenvalues to the 25th; 1e3 is for how much more of
+    # them than of the first the random start has.
+    second, first = sorted(map(abs, eigenvalues))[-2:]
+    off = 1e3 * float(torch.linalg.cond(basis)) * (second / first) ** 25
+    assert float(found) == pytest.approx(first, rel=2 * off / 25 + 1e-12)
 
 
 def test_the_spectral_radius_of_a_rotation() -> None:
@@ -65,7 +70,7 @@ def test_the_spectral_radius_of_a_rotation() -> None:
         [torch.stack([angle.cos(), -angle.sin()]), torch.stack([angle.sin(), angle.cos()])]
     )
     found = spectral_radius(lambda z: z @ rotation, torch.zeros(2, dtype=F64))
-    assert float(found) == pytest.approx(0.8, rel=1e-6)
+    assert float(found) == pytest.approx(0.8, rel=1e-13)  # every product shrinks alike: roundings
 
 
 def test_trees_constants_and_16_bits() -> None:
@@ -74,7 +79,9 @@ def test_trees_constants_and_16_bits() -> None:
     def f(z: dict[str, Tensor]) -> dict[str, Tensor]:
         return {"a": 0.5 * z["b"].float(), "b": (0.5 * z["a"]).bfloat16()}
 
-    assert float(spectral_radius(f, z)) == pytest.approx(0.5, rel=1e-2)
+    # Halving is exact; the vector of norm 1 is rounded to bfloat16, by up to 2^-9 of itself.
+    assert float(spectral_radius(f, z)) == pytest.approx(0.5, rel=2**-8)
+    # A mean over 24 x 500 squares of normal numbers: 0.1 is 7 of its standard deviations.
     assert float(jacobian_penalty(f, z, samples=500).detach()) == pytest.approx(0.25, rel=0.1)
     assert float(jacobian_penalty(lambda z: torch.ones(3), torch.zeros(3))) == 0.0
     assert float(spectral_radius(lambda z: torch.ones(3), torch.zeros(3))) == 0.0

@@ -16,7 +16,7 @@ from revdeq_kernels.samples import samples
 if "triton" not in BACKENDS:
     pytest.skip("Triton's interpreter is off", allow_module_level=True)
 
-from revdeq_kernels.triton import aot, launch
+from revdeq_kernels.triton import aot, launch, leaves, pass_launch
 
 TYPES = {
     torch.float64: "fp64",
@@ -42,7 +42,8 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> list[Launch]:
         types = {name: type_of(a) for name, a in zip(names, args, strict=True)}
         made.append((kernel.fn.__name__, types | constants))
 
-    monkeypatch.setattr(launch, "_launch", record)
+    for module in (launch, pass_launch):
+        monkeypatch.setattr(module, "launch", record)
     return made
 
 
@@ -138,11 +139,11 @@ def test_leaves_of_a_launch_are_of_one_kind() -> None:
     states = [random_state((n,), torch.float32) for n in sizes]
     fs = [random_state((n,), torch.bfloat16) for n in sizes]
     states[6] = place(states[6], "cpu", 1)
-    groups = [group["state"] for group in launch._groups(state=states, f=fs)]
+    groups = [group["state"] for group in leaves.grouped(state=states, f=fs)]
     assert [[t.numel() for t in group] for group in groups] == [[64, 80], [1, 1], [33, 47], [64]]
 
 
 def test_many_leaves_take_several_launches() -> None:
-    states = [random_state((64,), torch.float32) for _ in range(2 * launch.LEAVES + 1)]
-    groups = [group["state"] for group in launch._groups(state=states)]
-    assert [len(group) for group in groups] == [launch.LEAVES, launch.LEAVES, 1]
+    states = [random_state((64,), torch.float32) for _ in range(2 * leaves.LEAVES + 1)]
+    groups = [group["state"] for group in leaves.grouped(state=states)]
+    assert [len(group) for group in groups] == [leaves.LEAVES, leaves.LEAVES, 1]

@@ -138,3 +138,13 @@ def gradient_bound(
     a Jacobian by `curvature` times that, and rounds sums of `terms` products in f's dtype.
     """
     return 2 * steps * (curvature * reconstruction + terms * unit_roundoff(f))
+
+
+def limit_error(residual: float, norm: float, lipschitz: float) -> float:
+    """How far from the fixed point z* of f a state z of that norm is, by its relative residual.
+
+    |z - z*| <= |z - f(z)| + |f(z) - f(z*)| <= |z - f(z)| + L |z - z*|, with L < 1 a Lipschitz
+    constant of f, and |z - f(z)| is residual (1e-5 + |f(z)|), as `fixed_point` defines it. |f(z)|
+    is |z| to within that.
+    """
+    return 1.01 * residual * (1e-5 + norm) / (1 - lipschitz)

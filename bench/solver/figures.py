@@ -1,27 +1,17 @@
-"""`python -m bench.solver.figures RESULTS.jsonl`: the two figures, drawn from stored lines.
-
-`--cost` draws time, memory and gradient error against N, `--error` the errors of the formats of the
-state against N.
-"""
+"""The figures of the solver, drawn from stored lines: cost, and errors, against N."""
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bench import report
-from bench.harness import Record
-from bench.solver.report import MEBIBYTE, case_label
+from bench import drawing
+from bench.drawing import pyplot
+from bench.session import Record
+from bench.solver.report import MEBIBYTE, case_label, unmeasured
 
 STYLES: dict[str, dict[str, str]] = {
     "lerp loop": {"color": "#5f5f5f", "marker": "o", "linestyle": "-"},
@@ -85,33 +75,28 @@ def dress(axes: Axes, records: Sequence[Record], title: str) -> None:
     axes.minorticks_off()
     axes.set_xlabel("N (steps)", fontsize=9)
     axes.set_title(title, fontsize=10, loc="left")
-    axes.grid(color="#dddddd", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    drawing.plain(axes)
 
 
-def finish(figure: Figure, axes: Axes, records: Sequence[Record], path: Path) -> None:
-    """The legend, the machine, the file."""
+def finish(figure: Figure, axes: Axes, records: Sequence[Record], paths: Sequence[Path]) -> None:
+    """The legend with what hollow points mean, the machine, the files."""
     names = list(dict.fromkeys(record["provider"] for record in records))
-    handles = [axes.plot([], [], label=name, **STYLES[name])[0] for name in names]  # type: ignore[arg-type]
+    handles = [axes.plot([], [], **STYLES[name])[0] for name in names]  # type: ignore[arg-type]
     if any(record["raises"] for record in records):
         hollow = {"color": "black", "marker": "o", "markerfacecolor": "white", "linestyle": ""}
-        handles.append(axes.plot([], [], label="check=True raises", **hollow)[0])  # type: ignore[arg-type]
-    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False)
-    machine, versions = report.heading(records[0]).split("; ", 1)
-    busy = " (busy)" if records[0]["load_average"] > report.BUSY else ""
-    footer = f"{machine}{busy}\n{versions}"
-    figure.supxlabel(footer, x=0.01, horizontalalignment="left", fontsize=7, color="#555555")
-    figure.savefig(path, dpi=150)
-    pyplot.close(figure)
+        handles.append(axes.plot([], [], **hollow)[0])  # type: ignore[arg-type]
+        names.append("check=True raises")
+    drawing.finish(figure, handles, names, records, paths)
 
 
 def of_part(records: Sequence[Record], part: str) -> list[Record]:
     """The lines of one part that hold figures."""
-    return [r for r in records if r["part"] == part and not r["refused"]]
+    return [
+        r for r in records if r["benchmark"] == "solver" and r["part"] == part and not unmeasured(r)
+    ]
 
 
-def draw_cost(records: Sequence[Record], path: Path) -> bool:
+def draw_cost(records: Sequence[Record], *paths: Path) -> bool:
     """Time, memory and gradient error; False, and no file, where there is nothing to draw."""
     shown = of_part(records, "cost")
     if not shown:
@@ -134,11 +119,11 @@ def draw_cost(records: Sequence[Record], path: Path) -> bool:
         row[2].set_yscale("log")
         row[2].set_ylim(*GRADIENT_ERRORS)
         dress(row[2], part, "relative error of the gradient")
-    finish(figure, grid[0][0], shown, path)
+    finish(figure, grid[0][0], shown, paths)
     return True
 
 
-def draw_error(records: Sequence[Record], path: Path) -> bool:
+def draw_error(records: Sequence[Record], *paths: Path) -> bool:
     """The errors of the formats; False, and no file, where there is nothing to draw."""
     shown = of_part(records, "error")
     if not shown:
@@ -158,22 +143,5 @@ def draw_error(records: Sequence[Record], path: Path) -> bool:
         row[0].set_ylabel(title, fontsize=9)
     ticks = [ZERO, *(10.0**n for n in STATE_TICKS)]
     grid[0][0].set_yticks(ticks, ["0", *(f"$10^{{{n}}}$" for n in STATE_TICKS)])
-    finish(figure, grid[0][0], shown, path)
+    finish(figure, grid[0][0], shown, paths)
     return True
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Draw what was asked for; 1 where the lines hold nothing of it."""
-    parser = argparse.ArgumentParser(prog="python -m bench.solver.figures", description=__doc__)
-    parser.add_argument("results", type=Path, help="JSON lines written by `python -m bench.solver`")
-    parser.add_argument("--cost", type=Path, help="file of the figure of costs")
-    parser.add_argument("--error", type=Path, help="file of the figure of errors")
-    chosen = parser.parse_args(arguments)
-    records = report.read(chosen.results)
-    asked = [(draw_cost, chosen.cost), (draw_error, chosen.error)]
-    drawn = [draw(records, path) for draw, path in asked if path is not None]
-    return 0 if drawn and all(drawn) else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -22,18 +22,19 @@ NEEDED = ("numpy", "jax", "equinox", "revdeq")
 NEVER = 1e-30
 
 
-def mlp(jax: Any, weights: dict[str, Any], z: Any, x: Any) -> Any:
-    """The MLP of models.py."""
+def mlp(jax: Any, problem: dict[str, Any], weights: dict[str, Any], z: Any, x: Any) -> Any:
+    """The MLP of maps.py."""
     h = z + x
     for index in range(sum(name.endswith(".weight") for name in weights)):
         h = linear(weights, f"layers.{index}", h if index == 0 else gelu(jax, h))
     return h
 
 
-def block(jax: Any, heads: int, weights: dict[str, Any], z: Any, x: Any) -> Any:
-    """The transformer block of models.py."""
+def block(jax: Any, problem: dict[str, Any], weights: dict[str, Any], z: Any, x: Any) -> Any:
+    """The transformer block of maps.py."""
     h = z + x
     batch, sequence, dim = h.shape
+    heads = problem["heads"]
     qkv = linear(weights, "qkv", normalised(jax, weights, "before_attention", h))
     q, k, v = jax.numpy.moveaxis(qkv.reshape(batch, sequence, 3, heads, dim // heads), 2, 0)
     mixed = jax.nn.dot_product_attention(q, k, v)
@@ -41,6 +42,43 @@ def block(jax: Any, heads: int, weights: dict[str, Any], z: Any, x: Any) -> Any:
     up = linear(weights, "up", normalised(jax, weights, "before_mlp", h))
     h = h + linear(weights, "down", gelu(jax, up))
     return normalised(jax, weights, "end", h)
+
+
+def language(jax: Any, problem: dict[str, Any], weights: dict[str, Any], z: Any, x: Any) -> Any:
+    """The paper's language block, of maps.py."""
+    batch, sequence, dim = z.shape
+    heads = problem["heads"]
+    outer = linear(weights, "outer", normalised(jax, weights, "before_attention", z + x))
+    q, k, v = (
+        linear(weights, f"qkv.{i}", part).reshape(batch, sequence, heads, dim // heads)
+        for i, part in enumerate(jax.numpy.split(outer, 3, axis=-1))
+    )
+    mixed = jax.nn.dot_product_attention(q, k, v, is_causal=True)
+    h = z + linear(weights, "out", mixed.reshape(batch, sequence, dim))
+    up = gelu(jax, linear(weights, "up", normalised(jax, weights, "before_mlp", h)))
+    return h + linear(weights, "down", gelu(jax, linear(weights, "middle", up)))
+
+
+def vision(jax: Any, problem: dict[str, Any], weights: dict[str, Any], z: Any, x: Any) -> Any:
+    """The paper's vision block, of maps.py."""
+
+    def convolved(i: int, h: Any) -> Any:
+        weight = weights[f"convolutions.{i}.weight"]
+        return jax.lax.conv_general_dilated(h, weight, (1, 1), "SAME")
+
+    def grouped(i: int, h: Any) -> Any:
+        groups = h.reshape(h.shape[0], problem["groups"], -1)
+        groups = groups - groups.mean(-1, keepdims=True)
+        scale = jax.lax.rsqrt((groups**2).mean(-1, keepdims=True) + 1e-5)
+        weight, bias = (weights[f"norms.{i}.{name}"][:, None, None] for name in ("weight", "bias"))
+        return (groups * scale).reshape(h.shape) * weight + bias
+
+    relu = jax.nn.relu
+    h = convolved(1, relu(grouped(0, convolved(0, z))))
+    return grouped(2, relu(z + grouped(1, x + h)))
+
+
+MAPS = {"mlp": mlp, "block": block, "language": language, "vision": vision}
 
 
 def linear(weights: dict[str, Any], name: str, h: Any) -> Any:
@@ -69,9 +107,7 @@ def step_of(modules: dict[str, Any], problem: dict[str, Any]) -> Callable[..., A
 
     def f(weights: dict[str, Any], z: Any, x: Any) -> Any:
         narrow = z.astype(x.dtype)
-        if problem["model"] == "mlp":
-            return mlp(jax, weights, narrow, x).astype(z.dtype)
-        return block(jax, problem["heads"], weights, narrow, x).astype(z.dtype)
+        return MAPS[problem["model"]](jax, problem, weights, narrow, x).astype(z.dtype)
 
     def step(weights: dict[str, Any], z0: Any, x: Any, cotangent: Any) -> Any:
         def solved(function: Any) -> tuple[Any, Any]:

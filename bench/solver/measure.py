@@ -5,25 +5,21 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
-from bench import timing
-from bench.case import Provider
-from bench.harness import Record
+from bench import ceilings, timing
+from bench.session import Record, Session
 from bench.solver import jax_peer, methods, models
+from bench.solver.fresh import Problem, Processes
 from bench.solver.memory import peak_bytes
 from bench.solver.methods import Method, Run, Skipped
-from torch_revdeq import ReconstructionError, Stats
+from torch_revdeq import Stats
 
-COST_DEPTHS = {0.5: (2, 4, 8, 16, 32), 0.8: (2, 8, 32)}
-OPTIONS_DEPTHS = (4,)
-PEERS_DEPTHS = (2, 8, 32)
-ERROR_DEPTHS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
-ERROR_BETAS = (0.5, 0.8, 0.9)
 # Below this many steps a sample is short enough for two more of them.
 SHALLOW = 8
 
@@ -44,7 +40,9 @@ class Point:
 class Settings:
     """How a run measures: `rounds` samples of each method, each of `sample_seconds` or more.
 
-    `jax_python` is the interpreter that the JAX library is looked for in.
+    `jax_python` is the interpreter that the JAX library is looked for in. `fresh` has a process
+    for each method, in which its peaks are measured; without, they are measured where times are.
+    `matmul` holds the ceilings, operations a second, by dtype.
     """
 
     device: torch.device
@@ -52,10 +50,25 @@ class Settings:
     rounds: int | None = None
     sample_seconds: float = 0.1
     jax_python: str = sys.executable
+    fresh: Processes | None = None
+    matmul: Mapping[str, float] = field(default_factory=dict)
 
     def rounds_of(self, point: Point) -> int:
         """Samples that each method takes at this point."""
         return self.rounds or (5 if point.steps <= SHALLOW else 3)
+
+
+def settings_of(session: Session, fresh: Processes | None = None) -> Settings:
+    """How to measure."""
+    return Settings(
+        session.device,
+        session.threads,
+        rounds=session.chosen.samples or (None if session.tier == "full" else 3),
+        sample_seconds=session.sample_seconds,
+        jax_python=session.chosen.jax_python,
+        fresh=fresh,
+        matmul=ceilings.of(session).matmul,
+    )
 
 
 def measure(point: Point, settings: Settings, model: models.Model) -> Iterator[Record]:
@@ -73,16 +86,21 @@ def measure(point: Point, settings: Settings, model: models.Model) -> Iterator[R
                 contender, figures = admit(point, settings, method, references, processes)
             except Skipped as reason:
                 missing.append(blank | {"skipped": str(reason)})
-            except Exception as error:  # printed, stored, and makes the run fail
-                yield blank | {"refused": f"{type(error).__name__}: {error}"}
+            except Exception as error:  # printed and stored; makes the run fail if it is a fault
+                yield blank | {"refused": timing.reason(error)}
             else:
                 admitted.append((contender, blank | figures))
         references.forget()
         contenders = [contender for contender, _ in admitted]
         times = _times(contenders, settings, point) if point.part != "error" else {}
+    operations = operations_of(model, point.steps) if times else 0
     for contender, record in admitted:
-        failure = contender.failure if isinstance(contender, jax_peer.Remote) else None
-        yield record | ({"refused": failure} if failure else times.get(contender.provider.name, {}))
+        if contender.failure is None:
+            found = times.get(contender.provider.name, {})
+            ceiling = settings.matmul.get(record["dtypes"]["f"])
+            yield record | found | _rates(operations, found, ceiling)
+        else:
+            yield record | {"refused": contender.failure}
     yield from missing
 
 
@@ -96,10 +114,19 @@ def _admit(
     """A run, ready to be raced, and its figures but for time."""
     del processes
     run = Run(method, references.model(method), point.beta, point.steps)
-    run, figures = _errors(run, references(method))
+    run, grads, stats = run.settled()
+    figures = _error_figures(grads, references(method), stats) | {"raises": run.check is not True}
+    del grads
     if point.part != "error":
-        figures["peak_bytes"] = peak_bytes(run.gradients, settings.device)
-    return _contender(run), figures
+        # What torch.compile has made is in this process; another one would make it again.
+        if settings.fresh is not None and not method.compiled:
+            problem = _problem(point, settings, run)
+            figures["peak_bytes"] = settings.fresh.ask(method.name, problem).peak
+            figures["peak_in"] = "a fresh process"
+        else:
+            figures["peak_bytes"] = peak_bytes(run.whole, settings.device)
+            figures["peak_in"] = "the process of the times"
+    return timing.alone(method.name, method.kind, run.gradients), figures
 
 
 def _admit_jax(
@@ -121,7 +148,8 @@ def _admit_jax(
     )
     worker = processes.enter_context(start)
     figures = _error_figures(worker.gradients(), references(method), None)
-    return jax_peer.Remote(worker, method), figures | {"raises": False} | worker.ready
+    about = {"raises": False, "peak_in": "the compiler's account"}
+    return jax_peer.Remote(worker, method), figures | about | worker.ready
 
 
 class _References:
@@ -150,24 +178,6 @@ class _References:
     def forget(self) -> None:
         """Let go of the gradients before time is taken."""
         self.gradients.clear()
-
-
-def _errors(run: Run, reference: Sequence[Tensor]) -> tuple[Run, Record]:
-    """The errors of a run, and the run with the first check that does not raise.
-
-    True is a user's. Past the precision of a float state it raises; infinity lets every distance
-    pass, and False what is no number any more.
-    """
-    for check in (True, math.inf, False):
-        run = replace(run, check=check)
-        try:
-            grads, stats = run.gradients_and_stats()
-        except ReconstructionError:
-            if check is False or not run.method.reconstructs:
-                raise
-        else:
-            return run, _error_figures(grads, reference, stats) | {"raises": check is not True}
-    raise AssertionError("unreachable: without a check nothing raises ReconstructionError")
 
 
 def _error_figures(
@@ -202,31 +212,55 @@ def _times(
         timing.CLOCKS[settings.device.type],
         rounds=settings.rounds_of(point),
         minimum=settings.sample_seconds,
-        on_sample=lambda: None,
     )
-    medians = {c.provider.name: timing.quantile(c.samples, 0.5) for c in contenders}
+    running = [contender for contender in contenders if contender.failure is None]
+    medians = {c.provider.name: timing.quantile(c.samples, 0.5) for c in running}
     loop = medians.get(methods.LOOP.name)
     return {
         contender.provider.name: {
             "samples": len(contender.samples),
             "calls_per_sample": contender.count,
-            "p20_seconds": timing.quantile(contender.samples, 0.2),
-            "p50_seconds": medians[contender.provider.name],
-            "p80_seconds": timing.quantile(contender.samples, 0.8),
+            **timing.quantiles(contender.samples),
             "ratio_to_loop": loop and medians[contender.provider.name] / loop,
         }
-        for contender in contenders
+        for contender in running
     }
 
 
-def _contender(run: Run) -> timing.Contender:
-    """A run in the race. What it computes has been measured already, so no gate is needed."""
+def _rates(operations: int, times: Record, ceiling: float | None) -> Record:
+    """What f and its products come to, over the time; evaluating f again is no progress."""
+    if not operations:  # no time, or an f without matrix products
+        return {}
+    rate = operations / times["p50_seconds"]
+    return {
+        "operations": operations,
+        "tflop_per_second": rate * 1e-12,
+        "share_of_matmul": None if ceiling is None else rate / ceiling,
+    }
 
-    def bind(tensors: object) -> Callable[[], object]:
-        return run.gradients
 
-    provider = Provider(run.method.name, run.method.kind, bind, expected=bind)
-    return timing.Contender(provider, [run.gradients])
+def _problem(point: Point, settings: Settings, run: Run) -> Problem:
+    """The same step as `run`, for another process."""
+    return Problem(
+        run.method,
+        point.model,
+        point.sizes,
+        point.beta,
+        point.steps,
+        settings.device,
+        settings.threads,
+        run.check,
+    )
+
+
+def operations_of(model: models.Model, steps: int) -> int:
+    """Of f and of its two products, in all half steps: what no method can do without.
+
+    Each matrix product and convolution has two of its size on the way back.
+    """
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.f(model.z0, model.x)
+    return 3 * 2 * steps * counter.get_total_flops()
 
 
 def blank_record(point: Point, settings: Settings, method: Method, model: models.Model) -> Record:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from bench.case import Kind
 from bench.solver.models import Model
-from torch_revdeq import RevDEQ, Solution, Stats
+from torch_revdeq import ReconstructionError, RevDEQ, Solution, Stats, graphed
 
 State = Literal["exact"] | torch.dtype
 Adjoint = Literal["reversible", "backprop", "checkpoint", "functional"]
@@ -31,7 +33,8 @@ class Method:
     `f` is the dtype that the map computes in. `options` are more of `solve`, of which "all" stands
     for all half steps or steps. `compiled` says what torch.compile is given: f, the whole solve, or
     both one by one. `loop` is what runs where it is not `solve`, and `lerp_loop` where there is
-    none; with `jax` it is the authors' library in a process of its own (`jax_peer.py`).
+    none; with `jax` it is the authors' library in a process of its own (`jax_peer.py`). `graphed`
+    puts a solve into CUDA graphs.
     """
 
     name: str
@@ -42,9 +45,10 @@ class Method:
     compiled: Compiled = ""
     loop: Loop | None = None
     jax: bool = False
+    graphed: bool = False
 
     @property
-    def kind(self) -> Literal["alternative", "revdeq"]:
+    def kind(self) -> Kind:
         """As in the other benchmarks: the project's own, or what a user writes without it."""
         return "alternative" if self.adjoint is None else "revdeq"
 
@@ -66,6 +70,15 @@ COST = (
 )
 """Those whose time and memory are measured."""
 
+GRAPHED = Method(
+    "exact, CUDA graphs",
+    "exact",
+    "reversible",
+    # What a graph has to know beforehand: it cannot look at the data.
+    options=(("frac_bits", 20), ("rng", "none")),
+    graphed=True,
+)
+
 NEVER = ("tol", 1e-30)
 OPTIONS = (
     LOOP,
@@ -85,6 +98,7 @@ OPTIONS = (
         options=(("rng", "none"),),
         compiled="whole",
     ),
+    GRAPHED,
 )
 """Options of `solve` and what torch.compile makes of it. In "tol" no sample is ever there."""
 
@@ -96,6 +110,18 @@ ERROR = (
     Method("bfloat16", torch.bfloat16, "reversible", torch.bfloat16),
 )
 """Formats of the state, of which the error is measured. A bfloat16 state takes no wider f."""
+
+
+OVERHEAD = (
+    LOOP,
+    OPTIONS[1],
+    COST[1],
+    COST[3],
+    COST[4],
+    *(method for method in OPTIONS if method.compiled in ("f", "both")),
+    GRAPHED,
+)
+"""What a half step costs where f costs nothing."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +144,8 @@ class Run:
         run: Callable[..., Any] = solution_of if method.adjoint else method.loop or lerp_loop
         if method.compiled in ("whole", "both"):
             run = compiled(run)
+        if method.graphed:
+            return self.graph(model.x), None
         if not method.adjoint:
             return run(model.f, model.z0, model.x, self.beta, self.steps), None
         solution = run(self.layer, model.z0, model.x)
@@ -138,8 +166,20 @@ class Run:
             **options,
         )
 
+    @cached_property
+    def graph(self) -> RevDEQ:
+        """The layer as two CUDA graphs, which begin at zero, where this benchmark's solves do."""
+        device = self.model.x.device
+        if device.type != "cuda":
+            raise Skipped(f"a CUDA graph needs a GPU, and this run is on {device}")
+        return graphed(self.layer, self.model.x)
+
     def _all(self, name: str) -> int | list[int]:
         return 2 * self.steps if name == "store_last" else list(range(1, self.steps + 1))
+
+    def whole(self) -> Sequence[Tensor]:
+        """The call whose memory counts: of a CUDA graph the capture too, which keeps its own."""
+        return replace(self).gradients() if self.method.graphed else self.gradients()
 
     def gradients(self) -> Sequence[Tensor]:
         """Forward and backward: the gradients of the parameters."""
@@ -150,10 +190,30 @@ class Run:
         """The same, with the outcome of the check; ReconstructionError where it failed."""
         z, solution = self.forward()
         grads = torch.autograd.grad(z, self.model.parameters, self.model.cotangent)
+        if self.method.graphed:
+            stats = self.layer.stats
+            assert stats is not None
+            stats.verify()
+            return grads, stats
         if solution is None:
             return grads, None
         solution.verify()
         return grads, solution.stats
+
+    def settled(self) -> tuple[Run, Sequence[Tensor], Stats | None]:
+        """The run with the first check that does not raise, and what it finds.
+
+        True is a user's. Past the precision of a float state it raises; infinity lets every
+        distance pass, and False what is no number any more.
+        """
+        for check in (True, math.inf, False):
+            run = replace(self, check=check)
+            try:
+                return run, *run.gradients_and_stats()
+            except ReconstructionError:
+                if check is False or not self.method.reconstructs:
+                    raise
+        raise AssertionError("unreachable: without a check nothing raises ReconstructionError")
 
 
 def lerp_loop(f: nn.Module, z0: Tensor, x: Tensor, beta: float, steps: int) -> Tensor:
@@ -177,6 +237,9 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def reference_gradients(model: Model, beta: float, steps: int) -> Sequence[Tensor]:
-    """The gradient of the same solve in float64, with all activations stored."""
-    stored = Method("reference", torch.float64, "backprop", torch.float64)
+    """The gradient of the same solve in float64, by autograd.
+
+    With stored states, and f evaluated again: the bits of stored activations, without their memory.
+    """
+    stored = Method("reference", torch.float64, "checkpoint", torch.float64)
     return Run(stored, model.to(torch.float64), beta, steps).gradients()

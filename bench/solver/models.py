@@ -1,77 +1,73 @@
-"""The maps f(z, x) that are solved: an MLP and a transformer block, with their tensors."""
+"""A map with its tensors, at the sizes that a run takes."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from bench.session import Tier
+from bench.solver.maps import MLP, Block, Language, Tiny, Vision
+
+
+@dataclass(frozen=True)
+class Text:
+    """Of a block that reads tokens."""
+
+    dim: int
+    heads: int
+    sequence: int
+    batch: int
+
+
+@dataclass(frozen=True)
+class Images:
+    """Of a block that reads square images."""
+
+    channels: int
+    side: int
+    batch: int
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of the MLP: width and rows. Of the block: dim, heads, sequence and batch."""
+    """Width and rows of the MLP, text of both blocks, images, and the width of the tiny map."""
 
     width: int = 512
     rows: int = 512
-    dim: int = 128
-    heads: int = 4
-    sequence: int = 64
-    batch: int = 8
+    block: Text = field(default_factory=lambda: Text(128, 4, 64, 8))
+    language: Text = field(default_factory=lambda: Text(192, 3, 64, 2))
+    vision: Images = field(default_factory=lambda: Images(64, 16, 4))
+    tiny: int = 16
+
+    def with_batch(self, batch: int) -> Sizes:
+        """The same maps on `batch` samples: rows of the MLP, sequences, images."""
+        parts = {name: replace(getattr(self, name), batch=batch) for name in BATCHED}
+        return replace(self, rows=batch, **parts)
 
 
-FULL = Sizes()
-# The error does not depend on the batch; a small one leaves time for many depths.
-ERROR = Sizes(batch=2)
-QUICK = Sizes(width=64, rows=64, dim=32, sequence=16, batch=2)
+BATCHED = ("block", "language", "vision")
+CPU = Sizes()
+"""On a CPU the paper's blocks are smaller: 128 tokens, 3 heads of 64; 64 channels of 16 x 16."""
+GPU = Sizes(
+    width=2048,
+    rows=4096,
+    block=Text(512, 8, 512, 16),
+    language=Text(768, 12, 448, 32),
+    vision=Images(128, 32, 64),
+)
+"""On a GPU they are of the paper's sizes; of its vision model that of the first stage."""
+QUICK = Sizes(64, 64, Text(32, 4, 16, 2), Text(24, 3, 8, 2), Images(8, 8, 2), tiny=8)
 
 
-class MLP(nn.Module):
-    """Four linear layers, with x added to what the first one reads."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(4))
-        for layer in self.layers:
-            # torch's own start shrinks so much that f would hardly depend on z.
-            nn.init.xavier_normal_(layer.weight)  # type: ignore[arg-type]
-
-    def forward(self, z: Tensor, x: Tensor) -> Tensor:
-        """The map."""
-        h = z + x
-        for index, layer in enumerate(self.layers):
-            h = layer(h if index == 0 else F.gelu(h))
-        return h
-
-
-class Block(nn.Module):
-    """A pre-LN transformer block of z + x, normalised at its end so that z stays bounded."""
-
-    def __init__(self, dim: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.before_attention, self.before_mlp = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.qkv, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
-        self.up, self.down = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
-        self.end = nn.LayerNorm(dim)
-
-    def forward(self, z: Tensor, x: Tensor) -> Tensor:
-        """The map."""
-        h = z + x
-        h = h + self.attention(self.before_attention(h))
-        h = h + self.down(F.gelu(self.up(self.before_mlp(h))))
-        return self.end(h)
-
-    def attention(self, h: Tensor) -> Tensor:
-        """Self-attention over the sequence."""
-        batch, sequence, dim = h.shape
-        parts = self.qkv(h).view(batch, sequence, 3, self.heads, dim // self.heads)
-        q, k, v = parts.permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v)
-        return self.out(mixed.transpose(1, 2).reshape(batch, sequence, dim))
+def sizes_of(device: torch.device, tier: Tier) -> Sizes:
+    """Those that a run takes."""
+    if tier == "quick":
+        return QUICK
+    return GPU if device.type == "cuda" else CPU
 
 
 @dataclass(frozen=True)
@@ -101,20 +97,26 @@ class Model:
         return replace(self, f=f, **tensors)
 
 
-def mlp(sizes: Sizes) -> tuple[nn.Module, tuple[int, ...]]:
-    """The MLP and the shape of its state."""
-    return MLP(sizes.width), (sizes.rows, sizes.width)
+Made = tuple[nn.Module, tuple[int, ...]]
 
 
-def block(sizes: Sizes) -> tuple[nn.Module, tuple[int, ...]]:
-    """The transformer block and the shape of its state."""
-    return Block(sizes.dim, sizes.heads), (sizes.batch, sizes.sequence, sizes.dim)
+def _of_text(make: Callable[[int, int], nn.Module], text: Text) -> Made:
+    return make(text.dim, text.heads), (text.batch, text.sequence, text.dim)
 
 
-MODELS: dict[str, Callable[[Sizes], tuple[nn.Module, tuple[int, ...]]]] = {
-    "mlp": mlp,
-    "block": block,
+def _of_images(images: Images) -> Made:
+    side, channels = images.side, images.channels
+    return Vision(channels), (images.batch, channels, side, side)
+
+
+MODELS: dict[str, Callable[[Sizes], Made]] = {
+    "mlp": lambda sizes: (MLP(sizes.width), (sizes.rows, sizes.width)),
+    "block": lambda sizes: _of_text(Block, sizes.block),
+    "language": lambda sizes: _of_text(Language, sizes.language),
+    "vision": lambda sizes: _of_images(sizes.vision),
+    "tiny": lambda sizes: (Tiny(sizes.tiny), (1, sizes.tiny)),
 }
+"""By name: the map, and the shape of its state."""
 
 
 def make(name: str, sizes: Sizes, device: torch.device) -> Model:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from bench.solver.methods import COST, LOOP, OPTIONS, Method, Skipped
+from bench.solver.methods import COST, ERROR, GRAPHED, LOOP, OPTIONS, Method, Skipped
 
 # Recorded evaluations of f in a phantom gradient, as its paper and torchdeq's examples have them.
 PHANTOM_STEPS = 5
@@ -135,5 +135,11 @@ PEERS = (
     Method("jax revdeq float64", torch.float64, jax=True),
     *(m for m in COST if m.name in ("reversible exact", "reversible float32", "backprop exact")),
     Method("exact, f compiled", "exact", "reversible", compiled="f"),
+    GRAPHED,
+    Method("lerp loop, f bfloat16", f=torch.bfloat16),
+    *(m for m in ERROR if m.name == "exact, f bfloat16"),
 )
 """Train steps of others, and this project's beside them."""
+
+IN_LARGEST = tuple(m for m in PEERS if m.name in ("torch checkpoint", "torchdeq IFT"))
+"""Those whose largest N and batch are looked for."""

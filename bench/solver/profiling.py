@@ -1,4 +1,4 @@
-"""`python -m bench.solver --profile`: a trace of a step of each method, and where its time went."""
+"""A trace of a step of each method, and where its time went: `python -m bench --profile`."""
 
 from __future__ import annotations
 
@@ -13,49 +13,36 @@ from tempfile import TemporaryDirectory
 
 import torch
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 
 from bench import timing
-from bench.harness import Record
-from bench.report import print_machine
-from bench.solver import methods, models, report
+from bench.session import Bar, Record, Session
+from bench.solver import methods, models, plan, report
 from bench.solver.attribution import PARTS, STEP, Nodes, Parts, parts_of
-from bench.solver.measure import Point, Settings, blank_record
-from bench.solver.methods import Method, Run
+from bench.solver.measure import Point, Settings, blank_record, settings_of
+from bench.solver.methods import Run
 from bench.solver.ranges import named, ranges
 
 PART = "profile"
-DEPTHS = (8,)
-BETAS = (0.5,)
 ROUNDS = 5
 # A graph that torch.compile made has no place for ranges.
 METHODS = tuple(dict.fromkeys(m for m in (*methods.COST, *methods.OPTIONS) if not m.compiled))
 
 
-def run_points(
-    points: Sequence[Point], settings: Settings, facts: Record, folder: Path
-) -> list[Record]:
-    """Profile the points; their lines in `profile.jsonl`, the traces beside it."""
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
-    records: list[Record] = []
-    with (folder / "profile.jsonl").open("w", encoding="utf-8") as file:
-        for point in points:
-            model = models.make(point.model, point.sizes, settings.device)
-            for record in measure(point, settings, model, folder):
-                records.append(record | facts)
-                file.write(json.dumps(records[-1], allow_nan=False) + "\n")
-                file.flush()
-    return records
-
-
-def wanted(names: Sequence[str]) -> tuple[Method, ...]:
-    """The methods that are named by parts of their names, or those of "cost"; always the loop."""
-    if not names:
-        return methods.COST
-    return tuple(m for m in METHODS if m == methods.LOOP or any(part in m.name for part in names))
+def run(session: Session, bar: Bar) -> Iterator[Record]:
+    """The lines, point by point; the traces stand in the folder of the results."""
+    session.use_threads()
+    # What a user names may be any method that has ranges; else those of "cost".
+    known = METHODS if session.chosen.providers else plan.PARTS[PART].methods
+    points = plan.points(PART, session, known)
+    settings = settings_of(session)
+    bar.total(len(points))
+    for point in points:
+        bar.at(f"{point.model} N {point.steps}")
+        model = models.make(point.model, point.sizes, session.device)
+        yield from measure(point, settings, model, session.chosen.out)
+        bar.advance(1)
 
 
 def measure(
@@ -68,7 +55,7 @@ def measure(
             run = Run(method, model.to(method.f), point.beta, point.steps)
             yield blank | profiled(run, settings, folder)
         except Exception as error:  # printed, stored, and makes the run fail
-            yield blank | {"refused": f"{type(error).__name__}: {error}"}
+            yield blank | {"refused": timing.reason(error)}
 
 
 def profiled(run: Run, settings: Settings, folder: Path) -> Record:
@@ -164,13 +151,3 @@ def _table(title: str, records: Sequence[Record], name: str) -> Table:
 
 def _cell(seconds: float, step: float) -> str:
     return f"{1e3 * seconds:.2f} ms {seconds / step:4.0%}"
-
-
-def print_tables(console: Console, records: Sequence[Record]) -> None:
-    """The tables, and every refusal in full."""
-    for table in tables([record for record in records if not record["refused"]]):
-        console.print(table)
-    if records:
-        print_machine(console, records[0])
-    for text in report.refusals(records):
-        console.print(f"refused: {text}", style="red", highlight=False)

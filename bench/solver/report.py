@@ -1,15 +1,14 @@
-"""The stored lines as tables: cost against depth, and error against depth."""
+"""The stored lines as tables: what a solve costs, its errors, what fits, what a half step costs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
-from bench import report
-from bench.harness import Record
+from bench import report, timing
+from bench.session import Record
 
 COST_COLUMNS = (
     "case",
@@ -18,6 +17,7 @@ COST_COLUMNS = (
     "time",
     "p20 .. p80",
     "to loop",
+    "of matmul",
     "peak MiB",
     "states MiB",
     "reconstruction",
@@ -27,37 +27,21 @@ MEBIBYTE = 2**20
 LOST = "lost"
 
 
-def print_tables(console: Console, records: Sequence[Record]) -> None:
-    """The tables, the machine below them, and every refusal in full."""
+def tables(records: Sequence[Record]) -> list[Table]:
+    """One for each part. Who has no figures has a row that says so, but among the errors."""
+    found: dict[str, list[Record]] = {}
+    for record in records:
+        if record["part"] != "error" or not unmeasured(record):
+            found.setdefault(record["part"], []).append(record)
+    return [TABLES.get(part, cost_table)(lines) for part, lines in found.items()]
+
+
+def notes(records: Sequence[Record]) -> list[str]:
+    """What has to be said below the tables."""
     measured = [record for record in records if not unmeasured(record)]
-    error = [record for record in measured if record["part"] == "error"]
-    for part in ("cost", "options", "peers"):
-        # Of the peers, one that is not installed keeps its row.
-        shown = measured if part != "peers" else [r for r in records if not r["refused"]]
-        of_part = [record for record in shown if record["part"] == part]
-        if of_part:
-            console.print(cost_table(of_part))
-    if error:
-        console.print(error_table(error))
-    if any(record["raises"] for record in measured):
-        console.print("* check=True raises ReconstructionError here, and no gradient is had")
-    for line in compile_times(measured):
-        console.print(line, highlight=False)
-    if records:
-        report.print_machine(console, records[0])
-    for text in absences(records):
-        console.print(text, style="yellow", highlight=False, soft_wrap=True)
-    for text in refusals(records):
-        console.print(f"refused: {text}", style="red", highlight=False)
-
-
-def refusals(records: Sequence[Record]) -> list[str]:
-    """Who was refused, and why, in full."""
-    return [
-        f"{case_label(r)}, N = {r['steps']}, {r['provider']}: {r['refused']}"
-        for r in records
-        if r["refused"]
-    ]
+    raising = any(record["raises"] for record in measured)
+    note = ["* check=True raises ReconstructionError here, and no gradient is had"]
+    return (note if raising else []) + compile_times(measured) + absences(records)
 
 
 def absences(records: Sequence[Record]) -> list[str]:
@@ -77,6 +61,13 @@ def skipped(record: Record) -> bool:
 def unmeasured(record: Record) -> bool:
     """Whether a line holds a reason in place of figures."""
     return bool(record["refused"]) or skipped(record)
+
+
+def instead(record: Record) -> str:
+    """In place of figures."""
+    if skipped(record):
+        return "skipped"
+    return "refused" if timing.is_fault(record["refused"]) else timing.OUT_OF_MEMORY
 
 
 def compile_times(records: Sequence[Record]) -> list[str]:
@@ -110,21 +101,18 @@ def cost_table(records: Sequence[Record]) -> Table:
             table.add_section()
         shown = (point[0], str(point[1])) if last != point else ("", "")
         style = "bold" if record["kind"] == "revdeq" else None
-        cells = ("skipped",) if skipped(record) else _cost_cells(record)
+        cells = (instead(record),) if unmeasured(record) else _cost_cells(record)
         table.add_row(*shown, record["provider"], *cells, style=style)
         last = point
     return table
 
 
 def _cost_cells(record: Record) -> tuple[str, ...]:
-    seconds = [record[name] for name in ("p50_seconds", "p20_seconds", "p80_seconds")]
-    unit = "us" if seconds[0] < 1e-3 else "ms"
-    middle, low, high = (report.in_unit(value, unit) for value in seconds)
-    ratio = record["ratio_to_loop"]
+    ratio, share = record["ratio_to_loop"], record.get("share_of_matmul")
     return (
-        f"{middle} {unit}",
-        f"{low} .. {high}",
+        *report.time_cells(record),
         "" if ratio is None else f"{ratio:.2f}x",
+        "" if share is None else f"{share:.0%}",
         in_mebibytes(record["peak_bytes"]),
         in_mebibytes(record["state_bytes"]),
         error_cell(record, "reconstruction_error"),
@@ -177,3 +165,75 @@ def _pair(record: Record | None) -> str:
         return ""
     state = error_cell(record, "reconstruction_error").removesuffix(" *")
     return f"{state}, {error_cell(record, 'gradient_error')}"
+
+
+# ---- largest, overhead ------------------------------------------------------------------------
+
+
+def largest_table(records: Sequence[Record]) -> Table:
+    """One row for each method: the largest N, and the largest batch."""
+    columns = ("case", "provider", "largest N", "peak MiB", "largest batch", "peak MiB")
+    table = Table(*columns, box=box.SIMPLE, header_style="bold", pad_edge=False)
+    for column in table.columns[2:]:
+        column.justify, column.no_wrap = "right", True
+    found: dict[tuple[str, str], dict[str, Record]] = {}
+    for record in records:
+        found.setdefault((largest_label(record), record["provider"]), {})[record["axis"]] = record
+    last = None
+    for (case, provider), by_axis in found.items():
+        if last not in (None, case):
+            table.add_section()
+        cells = [cell for axis in ("N", "batch") for cell in _largest_cells(by_axis.get(axis))]
+        kind = next(iter(by_axis.values()))["kind"]
+        style = "bold" if kind == "revdeq" else None
+        table.add_row(case if case != last else "", provider, *cells, style=style)
+        last = case
+    return table
+
+
+def largest_label(record: Record) -> str:
+    """The model, beta and what must suffice."""
+    if unmeasured(record):
+        return case_label(record)
+    of = "the GPU's " if record["budget"] != "stated" else ""
+    return f"{case_label(record)}, within {of}{in_mebibytes(record['budget_bytes'])} MiB"
+
+
+def _largest_cells(record: Record | None) -> tuple[str, str]:
+    if record is None:
+        return ("", "")
+    if unmeasured(record):
+        return (instead(record), "")
+    more = "or more" if record["at_cap"] else ""
+    star = "*" if record["raises"] else ""
+    words = " ".join(filter(None, (str(record["largest"]), more, star)))
+    return words, in_mebibytes(record["peak_bytes"])
+
+
+def overhead_table(records: Sequence[Record]) -> Table:
+    """One row for each method at each depth: the time over the 2N half steps."""
+    columns = ("case", "N", "provider", "time of a step", "for each half step", "to loop")
+    table = Table(*columns, box=box.SIMPLE, header_style="bold", pad_edge=False)
+    for column in (table.columns[1], *table.columns[3:]):
+        column.justify, column.no_wrap = "right", True
+    last: tuple[str, int] | None = None
+    for record in records:
+        point = case_label(record), record["steps"]
+        if last not in (None, point):
+            table.add_section()
+        shown = (point[0], str(point[1])) if last != point else ("", "")
+        style = "bold" if record["kind"] == "revdeq" else None
+        cells = (instead(record),) if unmeasured(record) else _overhead_cells(record)
+        table.add_row(*shown, record["provider"], *cells, style=style)
+        last = point
+    return table
+
+
+def _overhead_cells(record: Record) -> tuple[str, str, str]:
+    each = record["p50_seconds"] / (2 * record["steps"])
+    ratio = record["ratio_to_loop"]
+    words = "" if ratio is None else f"{ratio:.2f}x"
+    return report.time_cells(record)[0], report.seconds_cell(each), words
+
+
+TABLES = {"error": error_table, "largest": largest_table, "overhead": overhead_table}

@@ -33,8 +33,9 @@ class LinearCell(nn.Module):
         in_features: of x.
         features: of z.
         act: "tanh", "relu", "gelu" or "silu".
-        device, dtype: of the parameters W [features, features], U [features, in_features] and
-            b [features].
+        device: of the parameters W [features, features], U [features, in_features] and b
+            [features].
+        dtype: theirs.
     """
 
     def __init__(

@@ -18,8 +18,8 @@ from .mapping import Mapping, flatten
 def jacobian_penalty(f: Callable[..., Any], z: Any, *args: Any, samples: int = 1) -> Tensor:
     """The mean square of the elements of a random product with f's Jacobian; differentiable.
 
-    Hutchinson's estimate of norm(J)**2 / n, J the Jacobian of f at z, n the number of elements of
-    z: the mean over `samples` of norm(v J)**2 / n with v standard normal. Added to a loss with a
+    Hutchinson's estimate of `norm(J)**2 / n`, J the Jacobian of f at z, n the number of elements of
+    z: the mean over `samples` of `norm(v J)**2 / n` with v standard normal. Added to a loss with a
     small factor, it keeps a cell contracting.
 
     Args:

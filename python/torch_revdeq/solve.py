@@ -107,9 +107,9 @@ def solve(
             0.5, 1/4 at 0.75, 1/3 at 0.8). torch.float32, float64, bfloat16 or float16: loses
             precision on the way back, by 1/abs(1 - beta) in every half step. "auto": exact, or
             float64 if z0 has float64 leaves, whose precision a fixed-point state does not hold.
-        frac_bits: fractional bits of an exact state: its resolution is 2**-frac_bits, its range
-            2**(30 - frac_bits). "auto": 20 for f in float32 and 16 for less, or fewer if z0 or
-            f(z0) is large; this reads the device once. An integer reads nothing.
+        frac_bits: fractional bits of an exact state: its resolution is `2**-frac_bits`, its
+            range `2**(30 - frac_bits)`. "auto": 20 for f in float32 and 16 for less, or fewer if
+            z0 or f(z0) is large; this reads the device once. An integer reads nothing.
         adjoint: "reversible" walks the solve back, at memory that does not grow with the steps
             (but for the digits). "backprop" stores what autograd stores: the definition.
             "checkpoint" stores the states. "hooks" is reversible inside autograd's own graph: for

@@ -10,14 +10,13 @@ from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
-from . import cell_step
-from . import linear_cell as kernels
+from . import cell_step, gluon_cell, linear_cell
 from .half_step import GENERAL, INTEGER, OPTIONS, SHIFT
 
-WIDEST = {80: 64, 90: 128, 100: 128}
-"""The compute capabilities for which these are compiled, and the most features that registers hold
-there: on sm_80 128 spill up to 96 bytes a thread, by the version of Triton. On other GPUs shared
-memory does not hold what these keep there."""
+WIDEST = {"triton": {80: 64, 90: 128, 100: 128}, "gluon": {90: 128}}
+"""By implementation, the compute capabilities for which these are compiled, and the most features
+that registers hold there: on sm_80 128 spill up to 96 bytes a thread, by the version of Triton. On
+other GPUs shared memory does not hold what these keep there."""
 
 Form = tuple[Any, int, str] | None
 """Of an exact state: the form, the digits per byte and the type of `half`; None for float32."""
@@ -25,35 +24,43 @@ Form = tuple[Any, int, str] | None
 _LEAST: Form = (SHIFT, 8, "i32")
 _MOST: Form = (GENERAL, 1, "i64")
 
+_WITH_ALL = {"triton": 64, "gluon": 128}
+"""The features of the configuration that is here with all."""
+
+_KERNELS: dict[str, Any] = {"triton": linear_cell, "gluon": gluon_cell}
+
 
 def architectures() -> dict[str, tuple[int, ...]]:
     """The compute capabilities of each signature, by its label."""
     found: dict[str, tuple[int, ...]] = {}
     for label, _, _, constants in signatures():
         features = constants.get("FEATURES", 0)
-        found[label] = tuple(a for a, most in WIDEST.items() if features <= most)
+        widest = WIDEST["gluon" if label.startswith("gluon") else "triton"]
+        found[label] = tuple(a for a, most in widest.items() if features <= most)
     return found
 
 
 def signatures() -> Iterator[tuple[str, Any, dict[str, Any], dict[str, Any]]]:
     """As ``aot.signatures``."""
-    for w, features in kernels.CONFIGURATIONS.items():
-        for d, form, back in product(features, (None, _LEAST, _MOST), (False, True)):
-            yield _signature(w, d, cell_step.GELU, form, back)
-    for act, back in product((cell_step.TANH, cell_step.RELU, cell_step.SILU), (False, True)):
-        yield _signature("bf16", 64, act, _LEAST, back)
-    for form, back in product(((INTEGER, 2, "i64"), (GENERAL, 4, "i32")), (False, True)):
-        yield _signature("bf16", 64, cell_step.TANH, form, back)
+    for name, kernels in _KERNELS.items():
+        for w, features in kernels.CONFIGURATIONS.items():
+            for d, form, back in product(features, (None, _LEAST, _MOST), (False, True)):
+                yield _signature(name, w, d, cell_step.GELU, form, back)
+        for act, back in product((cell_step.TANH, cell_step.RELU, cell_step.SILU), (False, True)):
+            yield _signature(name, "bf16", _WITH_ALL[name], act, _LEAST, back)
+        for form, back in product(((INTEGER, 2, "i64"), (GENERAL, 4, "i32")), (False, True)):
+            yield _signature(name, "bf16", _WITH_ALL[name], cell_step.SILU, form, back)
     yield _sum_programs()
 
 
 def _signature(
-    w: str, features: int, act: Any, form: Form, back: bool
+    implementation: str, w: str, features: int, act: Any, form: Form, back: bool
 ) -> tuple[str, Any, dict[str, Any], dict[str, Any]]:
+    kernels = _KERNELS[implementation]
     types: dict[str, Any] = {"rows": "i32", "steps": "i32", "w": f"*{w}", "u": f"*{w}"}
-    types |= dict.fromkeys(kernels.STEP, "i32")
+    types |= dict.fromkeys(linear_cell.STEP, "i32")
     types |= dict.fromkeys(("keep", "beta", "scale", "unscale"), "fp32") | {"z0": "*fp32"}
-    tile, warps = kernels.CONFIGURATIONS[w][features]
+    tile, warps, _ = kernels.CONFIGURATIONS[w][features]
     constants: dict[str, Any] = {"ACT": act.value, "EXACT": form is not None, "FORM": 0}
     constants |= {"DIGITS_PER_BYTE": 1, "FEATURES": features, "TILE": tile, "INTERPRETED": False}
     state = "*fp32" if form is None else "*i32"
@@ -72,13 +79,14 @@ def _signature(
         constants |= {"FORM": form[0].value, "DIGITS_PER_BYTE": form[1]}
     kernel = kernels.backward_kernel if back else kernels.forward_kernel
     kind = "float32" if form is None else f"form {form[0].value} digits {form[1]}"
-    label = f"cell {'back' if back else 'forward'} {w} {features} act {act.value} {kind}"
+    way = "back" if back else "forward"
+    label = f"{implementation} cell {way} {w} {features} act {act.value} {kind}"
     return label, kernel, types, constants | OPTIONS | {"num_warps": warps, "num_stages": 1}
 
 
 def _sum_programs() -> tuple[str, Any, dict[str, Any], dict[str, Any]]:
     floats = ("grads_w", "distances", "grad_w", "distance")
     types = dict.fromkeys(floats, "*fp32") | dict.fromkeys(("losses", "lost"), "*i32")
-    constants = {"SIZE": 4096, "BLOCK": kernels.SUM_BLOCK.value, "INTERPRETED": False}
-    label, kernel = "cell sum of programs", kernels.sum_programs
+    constants = {"SIZE": 4096, "BLOCK": linear_cell.SUM_BLOCK.value, "INTERPRETED": False}
+    label, kernel = "cell sum of programs", linear_cell.sum_programs
     return label, kernel, types | {"programs": "i32"}, constants | OPTIONS

@@ -40,50 +40,66 @@ def plain(number, INTERPRETED: tl.constexpr):
 
 
 @triton.jit
-def activation(x, ACT: tl.constexpr):
-    """act(x) in float32. tanh by its magnitude, so that the exponential may overflow."""
+def inside_act(x, ACT: tl.constexpr):
+    """What is costly in act, and in its slope again; of tanh's magnitude, it may overflow."""
     if ACT == TANH:
-        magnitude = 1.0 - 2.0 / (1.0 + tl.exp(2.0 * tl.abs(x)))
+        e = tl.exp(2.0 * tl.abs(x))
+    elif ACT == GELU:
+        e = 1.0 + tl.erf(x * ROOT_HALF)
+    elif ACT == SILU:
+        e = 1.0 + tl.exp(-x)
+    else:
+        e = x
+    return e
+
+
+@triton.jit
+def activation(x, e, ACT: tl.constexpr):
+    """act(x) in float32, where e = inside_act(x)."""
+    if ACT == TANH:
+        magnitude = 1.0 - 2.0 / (1.0 + e)
         f = tl.where(x < 0, -magnitude, magnitude)
     elif ACT == RELU:
         f = tl.where(x <= 0, 0.0, x)  # NaN stays
     elif ACT == GELU:
-        f = 0.5 * x * (1.0 + tl.erf(x * ROOT_HALF))
+        f = 0.5 * x * e
     else:
-        f = x / (1.0 + tl.exp(-x))
+        f = x / e
     return f
 
 
 @triton.jit
-def slope(x, f, ACT: tl.constexpr):
-    """act'(x), where f = act(x)."""
+def slope(x, e, f, ACT: tl.constexpr):
+    """act'(x), where f = act(x) and e = inside_act(x)."""
     if ACT == TANH:
         d = 1.0 - f * f
     elif ACT == RELU:
         d = tl.where(f > 0, 1.0, 0.0)
     elif ACT == GELU:
-        density = DENSITY * tl.exp(-0.5 * x * x)
-        d = 0.5 * (1.0 + tl.erf(x * ROOT_HALF)) + x * density
+        density = tl.exp(-0.5 * x * x) * DENSITY
+        d = 0.5 * e + x * density
     else:
-        s = 1.0 / (1.0 + tl.exp(-x))
-        d = s * (1.0 + x * (1.0 - s))
+        s = 1.0 / e
+        d = s + f * (1.0 - s)
     return d
 
 
 @triton.jit
 def operand(x, dtype: tl.constexpr, INTERPRETED: tl.constexpr):
     """x rounded to W's dtype; as float32 again for the interpreter, which multiplies raw bits."""
-    y = narrow(x, dtype)
     if INTERPRETED:
-        y = widen(y)
+        y = widen(narrow(x, dtype))
+    else:
+        y = x.to(dtype)
     return y
 
 
 @triton.jit
 def evaluate(read, w_t, u, ACT: tl.constexpr):
-    """W s + u and f(s), of a factor that ``operand`` made."""
+    """W s + u, e = inside_act of it, and f(s), of a factor that ``operand`` made."""
     x = tl.dot(read, w_t, input_precision="tf32x3") + widen(u)
-    return x, activation(x, ACT)
+    e = inside_act(x, ACT)
+    return x, e, activation(x, e, ACT)
 
 
 @triton.jit
@@ -177,11 +193,43 @@ def products(
     INTERPRETED: tl.constexpr,
 ):
     """f at what is read, g of it from the gradient of the state that it entered, and grad_w."""
-    x, f = evaluate(read, w_t, bias, ACT)
-    g = beta * grad * slope(x, f, ACT)
+    x, e, f = evaluate(read, w_t, bias, ACT)
+    g = beta * grad * slope(x, e, f, ACT)
     factor = operand(g, kind, INTERPRETED)
     grad_w = tl.dot(tl.trans(factor), read, acc=grad_w, input_precision="tf32x3")
     return f, g, factor, grad_w
+
+
+# ---- the ends --------------------------------------------------------------------------------
+
+
+@triton.jit
+def store_ends(y, z, outside, y_out, z_out, fixed, plane, i, mask, unscale, EXACT: tl.constexpr):
+    """What a solve returns: of an exact state its numbers too, NaN where it left its range."""
+    if EXACT:
+        tl.store(fixed + i, y, mask=mask)
+        tl.store(fixed + plane + i, z, mask=mask)
+        y = tl.where(outside, float("nan"), from_fixed(y, unscale))
+        z = tl.where(outside, float("nan"), from_fixed(z, unscale))
+    tl.store(y_out + i, y, mask=mask)
+    tl.store(z_out + i, z, mask=mask)
+
+
+@triton.jit
+def from_start(y, z, start, size, inside, scale, unscale, EXACT: tl.constexpr):
+    """How far each row came back from its start, and whether that makes its gradient wrong.
+
+    `size` is the largest magnitude of each row at its end.
+    """
+    if EXACT:
+        fixed, _ = to_fixed(start, scale)
+        far_y, far_z = (y - fixed).to(tl.float32), (z - fixed).to(tl.float32)
+        apart = tl.maximum(largest(far_y), largest(far_z)) * unscale
+        wrong = apart != 0
+    else:
+        apart = tl.maximum(largest(y - start), largest(z - start))
+        wrong = (apart <= tl.maximum(size, largest(start)) * TOLERANCE) == 0
+    return tl.where(inside, apart, 0.0), wrong & inside
 
 
 @triton.jit

@@ -94,7 +94,7 @@ def new_state(y, v, keep, beta, INVERT: tl.constexpr):
     elif y.dtype == tl.float64:
         new = (y - beta * v) / keep
     else:
-        new = tl.div_rn(y - beta * v, tl.zeros_like(y) + keep)
+        new = tl.div_rn(y - beta * v, keep)
     return new
 
 

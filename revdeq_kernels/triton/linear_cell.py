@@ -28,8 +28,8 @@ import triton
 import triton.language as tl
 
 from .cell_step import (
-    TOLERANCE,
     evaluate,
+    from_start,
     invert,
     largest,
     load_digits,
@@ -38,18 +38,20 @@ from .cell_step import (
     plain,
     products,
     store_digits,
+    store_ends,
     update,
 )
-from .half_step import from_fixed, narrow, to_fixed
+from .half_step import narrow, to_fixed
 
 SUM_BLOCK: tl.constexpr = tl.constexpr(1024)
 
 
 class Configuration(NamedTuple):
-    """How a cell is taken apart: rows of a tile, and warps of a program."""
+    """How a cell is taken apart: rows of a tile, warps of a program, programs of a processor."""
 
     tile: int
     warps: int
+    programs: int = 1
 
 
 _OF_16_BITS = {32: Configuration(16, 4), 64: Configuration(32, 8), 128: Configuration(16, 8)}
@@ -60,9 +62,9 @@ CONFIGURATIONS: dict[str, dict[int, Configuration]] = {
     "fp32": {32: Configuration(16, 8), 64: Configuration(16, 8)},
 }
 """By the type of W and the features: what the architectures of ``cell_aot.py`` hold in registers,
-but for some bytes (32 a thread at the most, which .ci/triton_aot.py asserts). With twice the rows
-the way back spills tens of bytes or hundreds; 128 features in float32 spill a thousand at any
-number of rows, and with 256 the gradient of W alone, 256 KiB, fills a processor's registers."""
+but for some bytes (32 a thread at the most, which .ci/triton_aot.py asserts). 128 features in
+float32 would take 416 KiB of shared memory, of 227, and spill hundreds of bytes; with 256 the
+gradient of W alone, 256 KiB, fills a processor's registers."""
 
 STEP = [
     "keep",
@@ -124,7 +126,12 @@ def forward_kernel(
     zero = plane * 0
     left_range = tl.program_id(0) * 0
     begin, end, by = tl.program_id(0), tl.cdiv(rows, TILE), tl.num_programs(0)
-    for tile in range(plain(begin, INTERPRETED), plain(end, INTERPRETED), plain(by, INTERPRETED)):
+    for tile in tl.range(
+        plain(begin, INTERPRETED),
+        plain(end, INTERPRETED),
+        plain(by, INTERPRETED),
+        disable_licm=True,
+    ):
         first = (zero + tile) * (TILE * FEATURES)
         mask = (row < rows - tile * TILE)[:, None]
         bias = tl.load(u + first + i, mask=mask, other=0.0)
@@ -136,37 +143,23 @@ def forward_kernel(
         y = z
         for n in tl.range(plain(steps, INTERPRETED), disable_licm=True):
             read = operand(number_of(z, unscale, EXACT), kind, INTERPRETED)
-            _, f = evaluate(read, w_t, bias, ACT)
+            _, _, f = evaluate(read, w_t, bias, ACT)
             y, packed, outside = update(y, f, packed, outside, n % 2, step, EXACT, FORM)
             if EXACT:
                 packed = store_digits(
                     digits + first, packed, 2 * n, last, i, mask, plane, DIGITS_PER_BYTE
                 )
             read = operand(number_of(y, unscale, EXACT), kind, INTERPRETED)
-            _, f = evaluate(read, w_t, bias, ACT)
+            _, _, f = evaluate(read, w_t, bias, ACT)
             z, packed, outside = update(z, f, packed, outside, (n + 1) % 2, step, EXACT, FORM)
             if EXACT:
                 packed = store_digits(
                     digits + first, packed, 2 * n + 1, last, i, mask, plane, DIGITS_PER_BYTE
                 )
+        store_ends(y, z, outside, y_out, z_out, fixed, plane, first + i, mask, unscale, EXACT)
         if EXACT:
-            tl.store(fixed + first + i, y, mask=mask)
-            tl.store(fixed + plane + first + i, z, mask=mask)
-            tl.store(
-                y_out + first + i,
-                tl.where(outside, float("nan"), from_fixed(y, unscale)),
-                mask=mask,
-            )
-            tl.store(
-                z_out + first + i,
-                tl.where(outside, float("nan"), from_fixed(z, unscale)),
-                mask=mask,
-            )
             far = tl.max(tl.max((outside & mask).to(tl.int32), 1), 0)
             left_range = tl.maximum(left_range, far)
-        else:
-            tl.store(y_out + first + i, y, mask=mask)
-            tl.store(z_out + first + i, z, mask=mask)
     if EXACT:
         tl.atomic_or(flag, left_range, mask=left_range != 0)
 
@@ -224,7 +217,12 @@ def backward_kernel(
     distance = tl.program_id(0) * 0.0
     lost = tl.program_id(0) * 0
     begin, end, by = tl.program_id(0), tl.cdiv(rows, TILE), tl.num_programs(0)
-    for tile in range(plain(begin, INTERPRETED), plain(end, INTERPRETED), plain(by, INTERPRETED)):
+    for tile in tl.range(
+        plain(begin, INTERPRETED),
+        plain(end, INTERPRETED),
+        plain(by, INTERPRETED),
+        disable_licm=True,
+    ):
         first = (zero + tile) * (TILE * FEATURES)
         mask = (row < rows - tile * TILE)[:, None]
         bias = tl.load(u + first + i, mask=mask, other=0.0)
@@ -264,24 +262,14 @@ def backward_kernel(
             gy = keep * gy
             y = invert(y, f, packed, n % 2, step, EXACT, FORM)
         start = tl.load(z0 + first + i, mask=mask, other=0.0)
-        if EXACT:
-            fixed, _ = to_fixed(start, scale)
-            far_y, far_z = (y - fixed).to(tl.float32), (z - fixed).to(tl.float32)
-            apart = tl.maximum(largest(far_y), largest(far_z)) * unscale
-            wrong = apart != 0
-        else:
-            apart = tl.maximum(largest(y - start), largest(z - start))
-            size = tl.maximum(size, largest(start))
-            wrong = (apart <= TOLERANCE * size) == 0
         inside = row < rows - tile * TILE
-        wrong = wrong & inside
-        distance = tl.maximum(distance, tl.max(tl.where(inside, apart, 0.0), 0))
-        count = tl.sum(wrong.to(tl.int32), 0)
-        lost += count
+        apart, wrong = from_start(y, z, start, size, inside, scale, unscale, EXACT)
+        distance = tl.maximum(distance, tl.max(apart, 0))
+        lost += tl.sum(wrong.to(tl.int32), 0)
         nan = tl.where(wrong, float("nan"), 0.0)[:, None]
         tl.store(grad_u + first + i, narrow(gu + nan, u.dtype.element_ty), mask=mask)
         tl.store(grad_z0 + first + i, (gz + gy) + nan, mask=mask)
-        of_w += tl.where(count > 0, float("nan"), 0.0)
+    of_w += tl.where(lost > 0, float("nan"), 0.0)
     here = grads_w + tl.program_id(0) * FEATURES * FEATURES
     tl.store(here + column[:, None] * FEATURES + column[None, :], of_w)
     tl.store(distances + tl.program_id(0), distance)

@@ -38,7 +38,7 @@ class LanguageConfig(ModelConfig):
             the layer one mask for the solve (``rng="shared"``): what is solved stays one f. With 0
             nothing is random (``rng="none"``).
         steps: of the solve, at most; each is two evaluations of the block.
-        beta, tol, state, adjoint: as in ``solve``; see ``ModelConfig``.
+        beta: as in ``solve``, and so are tol, state and adjoint; see ``ModelConfig``.
 
     Raises:
         ValueError: names the field that cannot be as given.

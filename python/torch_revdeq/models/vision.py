@@ -35,7 +35,7 @@ class VisionConfig(ModelConfig):
         group_size: channels normalised together.
         batch_norm_momentum: of the running averages, in multi_stage. The authors' 0.01 needs some
             hundreds of steps of training to get there; PyTorch's own default is 0.1.
-        beta, tol, state, adjoint: as in ``solve``; see ``ModelConfig``.
+        beta: as in ``solve``, and so are tol, state and adjoint; see ``ModelConfig``.
 
     Raises:
         ValueError: names the field that cannot be as given.

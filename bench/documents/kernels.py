@@ -1,34 +1,35 @@
-"""docs/kernels.md, the page that lists the kernels: `kernel_table.py --write|--check`.
+"""The tables of docs/kernels.md: what every op computes and moves, and what became of its kernels.
 
-It is made of TABLE below, of the cases of the benchmarks (types and bytes), of docs/resources.json
-(see cuda_resources.py) and of the figures in bench/results/. None of that needs nvcc or a GPU.
+They are made of TABLE below, of the cases of the benchmarks (types and bytes), of
+docs/resources.json (see .ci/cuda_resources.py) and of the figures in bench/results/. None of that
+needs nvcc or a GPU.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
+
+from bench import harness, machine, report
+from bench.case import Case, Plan
+from bench.documents import stored
+from bench.documents.stored import table
+from bench.session import Record
+from revdeq_kernels import digit_bytes
+from revdeq_kernels.registration import OPS
+
+# What a build may take is written down beside the programs that hold it to that.
+sys.path.append(str(machine.ROOT / ".ci"))
 from cuda_report import CEILINGS
-from cuda_resources import Family, Resources, difference
+from cuda_resources import Family, Resources
 from cuda_resources import read as read_resources
 from cuda_vectors import EXEMPT
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
-from bench import harness, report  # noqa: E402
-from bench.case import Case, Plan  # noqa: E402
-from bench.harness import Record  # noqa: E402
-from revdeq_kernels import digit_bytes  # noqa: E402
-from revdeq_kernels.registration import OPS  # noqa: E402
-
-PAGE = ROOT / "docs" / "kernels.md"
-PLACE = "TABLE in .ci/kernel_table.py"
+PLACE = "TABLE in bench/documents/kernels.py"
 
 
 @dataclass(frozen=True)
@@ -107,43 +108,13 @@ TABLE = {
     "dequantize": Row("result = 2^-k x", "x + result", ("dequantize_kernel",)),
 }
 
-HEAD = """\
-# The kernels
-
-<!-- Written by .ci/kernel_table.py; do not edit. `make docs-table` makes it anew from a build,
-`python .ci/kernel_table.py --write` from what is stored. -->
-
-What every op computes and moves, what nvcc made of its CUDA kernels, and how near it comes to
-`copy_`. The definition of the ops is [reference.py](../revdeq_kernels/reference.py)."""
-NOTATION = """\
-In the column of bytes a name stands for the size of one element of that tensor, and for nothing
-where it is not given; `digits` is what one digit takes, such as 1/8 byte in base 2. Each input is
-read once, each output written once; the benchmarks count the same bytes.
-
-In the exact steps k is `frac_bits`, F = round(2^k f), 1 - beta = s 2^30 / q with s = 1 or -1 and
-an even q, and first(e) = floor((q e - q/2 + 2^30 - tie) / 2^30) is the smallest d that the update
-takes to e ([fixed_point.py](../revdeq_kernels/fixed_point.py)). Integers wrap at 32 bits."""
 COMPILED = """\
 From [resources.json](resources.json): nvcc {nvcc}, `TORCH_CUDA_ARCH_LIST="{archs}"`.
-Registers are the fewest and the most that an instance takes; above the ceiling `make cuda-report`
-fails. An instance serves one choice of types (and, where exact, one form of the step and number of
-digits in a byte). It moves vectors of tensors that are aligned, and of others an element at a time;
-the last two columns count the instances that load, and that store, 16 bytes at once."""
-SHARE = """\
-The headline cases of the benchmarks, and all cases of an op that has none. `copy_` moves as many
-bytes in the same run; [bench/README.md](../bench/README.md) says how it is measured, and why a CPU
-passes 100%. `quantize` and `dequantize` return a new tensor, so on a CPU they also pay for the
-pages of their result."""
+"""
 WIDE = "At least half of the instances load, and half store, 16 bytes at once, except in"
-NO_GPU = "There are no GPU figures yet."
+NONE = {"cpu": "There are no CPU figures yet.", "cuda": "There are no GPU figures yet."}
 # By device: the providers whose figures are shown.
 PROVIDERS = {"cpu": ("revdeq cpu",), "cuda": ("revdeq cuda", "revdeq triton")}
-
-
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]], left: int) -> str:
-    """A markdown table; all columns but the first `left` ones are aligned to the right."""
-    rule = ["---"] * left + ["---:"] * (len(columns) - left)
-    return "\n".join("| " + " | ".join(row) + " |" for row in (columns, rule, *rows))
 
 
 # ---- what the ops are ------------------------------------------------------------------------
@@ -268,12 +239,6 @@ def of_archs(by_arch: Mapping[str, Family], show: Callable[[Family], str]) -> st
 # ---- how fast they are -----------------------------------------------------------------------
 
 
-def stored_records() -> list[Record]:
-    """All lines of bench/results/."""
-    paths = sorted((ROOT / "bench" / "results").glob("*/results.jsonl"))
-    return [record for path in paths for record in report.read(path)]
-
-
 def figures(records: Iterable[Record], cases: Iterable[Case], device: str) -> str:
     """The project's own rows of the shown cases, a table for each machine; "" without any."""
     shown = [(case.benchmark, case.op, case.dtype_names, case.beta) for case in cases]
@@ -292,52 +257,27 @@ def figures(records: Iterable[Record], cases: Iterable[Case], device: str) -> st
     return "\n\n".join(parts)
 
 
-def page(
-    resources: Resources,
-    records: Sequence[Record],
-    ops: Collection[str] = tuple(OPS),
+# ---- the tables of the document --------------------------------------------------------------
+
+
+def ops(
+    resources: Resources | None = None,
+    known: Collection[str] = tuple(OPS),
     rows: Mapping[str, Row] = TABLE,
 ) -> str:
-    """The page; ValueError where the table, the ops, the benchmarks and the build disagree."""
-    check_names(ops, rows, resources["kernels"])
-    cases = shown_cases()
-    parts = [
-        HEAD,
-        "## What they compute and move",
-        ops_table(rows, cases),
-        NOTATION,
-        "## What the compiler made of them",
-        COMPILED.format(nvcc=resources["nvcc"], archs=resources["archs"]),
-        kernels_table(resources),
-        "## How much of the bound they reach",
-        SHARE,
-        "### CPU",
-        figures(records, cases, "cpu") or "There are no CPU figures yet.",
-        "### GPU",
-        figures(records, cases, "cuda") or NO_GPU,
-    ]
-    return "\n\n".join(parts) + "\n"
+    """What they compute and move; ValueError where TABLE, ops, benchmarks and build disagree."""
+    check_names(known, rows, (resources or read_resources())["kernels"])
+    return ops_table(rows, shown_cases())
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    action = parser.add_mutually_exclusive_group(required=True)
-    action.add_argument("--write", action="store_true", help="write docs/kernels.md")
-    action.add_argument("--check", action="store_true", help="fail where it would change")
-    chosen = parser.parse_args(arguments)
-    text = page(read_resources(), stored_records())
-    if chosen.write:
-        PAGE.write_text(text, encoding="utf-8")
-        print(f"written: docs/{PAGE.name}")
-        return 0
-    changes = difference(PAGE.read_text(encoding="utf-8"), text, f"docs/{PAGE.name}")
-    remedy = "write it with `python .ci/kernel_table.py --write`"
-    if changes:
-        print(f"{changes}kernel_table: the data gives another page: {remedy}", file=sys.stderr)
-    else:
-        print(f"docs/{PAGE.name} is what the data gives")
-    return 1 if changes else 0
+def compiled() -> str:
+    """What the compiler made of them."""
+    resources = read_resources()
+    head = COMPILED.format(nvcc=resources["nvcc"], archs=resources["archs"])
+    return f"{head}\n{kernels_table(resources)}"
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def shares(device: str, records: Sequence[Record] | None = None) -> str:
+    """How near they come to `copy_` on such a device."""
+    found = figures(stored.every("ops") if records is None else records, shown_cases(), device)
+    return found or NONE[device]

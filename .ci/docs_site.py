@@ -1,0 +1,161 @@
+"""What `mkdocs.yml` adds to the pages in docs/: the documents and files that lie outside of it.
+
+On a forge, documents link to each other and to tests, sources and results by their places in the
+repository. In the site README.md and its like become pages, every other file that a document links
+to becomes a page of source under source/ (or a copy, where it is no text to read), a folder a list
+of its files; and the links lead there.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import unquote
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = "docs/"
+
+PAGES = {
+    "README.md": "index.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+    "bench/README.md": "benchmarks.md",
+}
+"""Documents outside of docs/, and where they stand in the site."""
+
+LANGUAGES = {
+    ".py": "python",
+    ".pyi": "python",
+    ".h": "cpp",
+    ".cpp": "cpp",
+    ".cu": "cpp",
+    ".cuh": "cpp",
+    ".sh": "bash",
+    ".toml": "toml",
+    ".yml": "yaml",
+    ".txt": "text",
+    "": "text",
+}
+"""By suffix: how a file is shown. Others are copied as they are."""
+
+# A link's target, or code. Code comes first: it may hold what looks like a link.
+_CODE_OR_LINK = re.compile(
+    r"^(?P<fence>`{3,})[^\n]*\n.*?^(?P=fence)\s*$|(?P<tick>`+)(?!`).+?(?<!`)(?P=tick)(?!`)"
+    r"|\]\((?P<target>[^)\s]+)\)",
+    re.MULTILINE | re.DOTALL,
+)
+
+
+def links_changed(markdown: str, change: Callable[[str], str]) -> str:
+    """The text with every link's target, outside of code, put through `change`."""
+
+    def replaced(match: re.Match[str]) -> str:
+        target = match["target"]
+        return match[0] if target is None else f"]({change(target)})"
+
+    return _CODE_OR_LINK.sub(replaced, markdown)
+
+
+def relative_links(markdown: str) -> list[str]:
+    """The targets of the links to files, as written."""
+    found: list[str] = []
+    links_changed(markdown, lambda target: found.append(target) or target)
+    return [target for target in found if not re.match(r"[a-z]+:|#|/", target)]
+
+
+def in_repository(document: str, target: str) -> str:
+    """What a link in `document` leads to, as a path from the root of the repository."""
+    path = unquote(target.partition("#")[0])
+    return posixpath.normpath(posixpath.join(posixpath.dirname(document), path))
+
+
+def in_site(path: str) -> str:
+    """Where a file or folder of the repository stands in the site's sources."""
+    if path in PAGES:
+        return PAGES[path]
+    if path.startswith(DOCS):
+        return path.removeprefix(DOCS)
+    if (ROOT / path).is_dir():
+        return f"source/{path}/index.md"
+    shown = Path(path).suffix in LANGUAGES
+    return f"source/{path}.md" if shown else f"source/{path}"
+
+
+def link_in_site(document: str, target: str) -> str:
+    """A link of `document` as its page in the site has to write it."""
+    if re.match(r"[a-z]+:|#|/", target):
+        return target
+    page, anchor = in_site(document), target.partition("#")[1:]
+    there = in_site(in_repository(document, target))
+    return posixpath.relpath(there, posixpath.dirname(page) or ".") + "".join(anchor)
+
+
+def documents() -> Iterator[str]:
+    """Everything that becomes a page and was written as one."""
+    yield from PAGES
+    for path in sorted((ROOT / DOCS).rglob("*.md")):
+        yield path.relative_to(ROOT).as_posix()
+
+
+def linked_files() -> list[str]:
+    """The files and folders outside of docs/ that documents link to, and those in the folders."""
+    found: set[str] = set()
+    for document in documents():
+        for target in relative_links((ROOT / document).read_text(encoding="utf-8")):
+            path = in_repository(document, target)
+            if path in PAGES or path.startswith(DOCS) or not (ROOT / path).exists():
+                continue  # a link to nothing is left for mkdocs to report
+            found.add(path)
+            found |= {entry for entry in _files_below(path) if entry not in PAGES}
+    return sorted(found)
+
+
+def _files_below(path: str) -> list[str]:
+    if not (ROOT / path).is_dir():
+        return []
+    files = (file for file in sorted((ROOT / path).rglob("*")) if file.is_file())
+    return [file.relative_to(ROOT).as_posix() for file in files if "__pycache__" not in file.parts]
+
+
+def source_page(path: str) -> str:
+    """A file as a page, or a folder as a list of links."""
+    head = "---\nsearch:\n  exclude: true\nhide: [toc]\n---\n\n"
+    if (ROOT / path).is_dir():
+        page = posixpath.dirname(in_site(path))
+        rows = [
+            f"- [{entry.removeprefix(path + '/')}]({posixpath.relpath(in_site(entry), page)})"
+            for entry in _files_below(path)
+        ]
+        return f"{head}# {path}/\n\n" + "\n".join(rows) + "\n"
+    text = (ROOT / path).read_text(encoding="utf-8").rstrip("\n")
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{head}# {path}\n\n{fence}{LANGUAGES[Path(path).suffix]}\n{text}\n{fence}\n"
+
+
+def on_files(files: Files, *, config: MkDocsConfig) -> Files:
+    """Mkdocs' event: all files are known."""
+    for path, page in PAGES.items():
+        files.append(File.generated(config, page, abs_src_path=os.fspath(ROOT / path)))
+    for path in linked_files():
+        place = in_site(path)
+        if place.endswith(".md"):
+            files.append(File.generated(config, place, content=source_page(path)))
+        else:
+            files.append(File.generated(config, place, abs_src_path=os.fspath(ROOT / path)))
+    return files
+
+
+def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Mkdocs' event: the text of a page was read."""
+    source = page.file.abs_src_path
+    if source is None:  # of a page that this file made
+        return markdown
+    document = Path(source).relative_to(ROOT).as_posix()
+    return links_changed(markdown, lambda target: link_in_site(document, target))

@@ -1,0 +1,4 @@
+"""The equilibrium cell against its rows: `measure.py` runs the ways to solve it of `methods.py`.
+
+`report.py` prints the stored lines, `figure.py` draws them.
+"""

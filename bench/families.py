@@ -1,0 +1,109 @@
+"""Lines that are read alike: the ceilings, the ops, the cell, the solver."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from rich.table import Table
+
+from bench import nsight, report, timing
+from bench.cell import report as cell_report
+from bench.session import Record
+from bench.solver import profiling
+from bench.solver import report as solver_report
+
+
+@dataclass(frozen=True)
+class Family:
+    """How lines of one kind are named and printed.
+
+    `label` names the case of a line, `tables` print the measured ones, `notes` are what has to be
+    said below. `heading` is the section of bench/README.md on how to read them, and `yardstick` the
+    provider that feels a busy machine as the others do.
+    """
+
+    name: str
+    title: str
+    label: Callable[[Record], str]
+    tables: Callable[[Sequence[Record]], list[Table]]
+    notes: Callable[[Sequence[Record]], list[str]] = lambda records: []
+    heading: str | None = None
+    yardstick: str | None = None
+
+
+def _solver_tables(records: Sequence[Record]) -> list[Table]:
+    profiles = [record for record in records if record["part"] == profiling.PART]
+    rest = [record for record in records if record["part"] != profiling.PART]
+    measured = [record for record in profiles if not record["refused"]]
+    return solver_report.tables(rest) + profiling.tables(measured)
+
+
+def _solver_label(record: Record) -> str:
+    axis = f", largest {record['axis']}" if record.get("axis") else f", N = {record['steps']}"
+    return f"{record['part']}: {solver_report.case_label(record)}{axis}"
+
+
+CEILINGS = Family(
+    "ceilings",
+    "The ceilings",
+    lambda record: record["op"],
+    lambda records: [report.ceilings_table(records)],
+)
+OPS = Family(
+    "ops",
+    "The ops",
+    lambda record: ", ".join(report.case_labels(record)),
+    lambda records: [report.table_of(records)],
+    heading="How to read the figures",
+    yardstick="copy_",
+)
+CELL = Family(
+    "cell",
+    "The equilibrium cell",
+    lambda record: f"{cell_report.case_label(record)}, {record['rows']} rows",
+    cell_report.tables,
+    heading="How to read the cell's figures",
+    yardstick="eager loop",
+)
+SOLVER = Family(
+    "solver",
+    "The solver",
+    _solver_label,
+    _solver_tables,
+    solver_report.notes,
+    heading="How to read the solver's figures",
+    yardstick="lerp loop",
+)
+NSIGHT = Family(
+    nsight.NAME,
+    "The kernels, by Nsight Compute",
+    lambda record: record["op"],
+    nsight.tables,
+    nsight.notes,
+)
+FAMILIES = (CEILINGS, OPS, CELL, SOLVER, NSIGHT)
+
+
+def of(record: Record) -> Family:
+    """Lines of the ops hold the name of their file as `benchmark`, others that of the family."""
+    named = [family for family in FAMILIES if family.name == record["benchmark"]]
+    return named[0] if named else OPS
+
+
+def split(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """By name of the family, in their order, the empty ones too."""
+    found: dict[str, list[Record]] = {family.name: [] for family in FAMILIES}
+    for record in records:
+        found[of(record).name].append(record)
+    return found
+
+
+def refusals(records: Iterable[Record]) -> list[str]:
+    """Who has no figures, and why, in full."""
+    return [
+        f"{'refused' if timing.is_fault(r['refused']) else 'no figures'}: {of(r).label(r)}, "
+        f"{r['provider']}: {r['refused']}"
+        for r in records
+        if r["refused"]
+    ]

@@ -1,0 +1,261 @@
+"""The equilibrium cell in Gluon, for the warpgroup instructions of sm_90.
+
+    f(s) = act(W s + u)           y <- (1-b) y + b f(z)     z <- (1-b) z + b f(y)
+
+The ops, the memory they move and what happens to an element are those of ``linear_cell.py`` and
+``cell_step.py``. What differs is where things are (``gluon_step.py``). W lies in shared memory,
+loaded once by a program; both factors of every product are read from there (wgmma), and the sums
+are in registers. So are the gradient of W and that of the state which a half step changes; the
+states wait in shared memory. A tile has 64 rows, the fewest that the instruction takes.
+
+256 features are not offered. With W (128 KiB), y, z and their adjoints (256 KiB of 64 rows), two
+factors and a product (128 KiB) the way back needs 512 KiB, the gradient of W aside; registers and
+shared memory of a processor are 483 KiB.
+"""
+
+# What only the compiler calls, and what it knows to be constant, pyright takes for errors.
+# pyright: reportGeneralTypeIssues=false, reportCallIssue=false
+# pyright: reportArgumentType=false, reportAssignmentType=false
+from __future__ import annotations
+
+import triton.language as tl
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+
+from .cell_step import (
+    activation,
+    from_start,
+    inside_act,
+    largest,
+    number_of,
+    plain,
+    store_digits,
+    store_ends,
+    update,
+)
+from .gluon_step import (
+    accumulator,
+    adjoint,
+    before_act,
+    load_w,
+    of_rows,
+    shared,
+    tie_of,
+    write_factor,
+)
+from .half_step import narrow, to_fixed
+from .linear_cell import STEP, Configuration
+
+_OF_16_BITS = {64: Configuration(64, 4, 2), 128: Configuration(64, 8)}
+
+CONFIGURATIONS = {"bf16": _OF_16_BITS, "fp16": _OF_16_BITS}
+"""By the type of W and the features. With 128 two warpgroups share the columns, as the gradient of
+W is a quarter of a processor's registers; with 64 two programs share the processor, so that one can
+multiply while the other applies act."""
+
+# ---- forward ---------------------------------------------------------------------------------
+
+
+@gluon.jit(do_not_specialize=["rows", "steps", *STEP])
+def forward_kernel(
+    u,
+    w,
+    z0,
+    y_out,
+    z_out,
+    fixed,
+    digits,
+    flag,
+    rows,
+    steps,
+    keep,
+    beta,
+    scale,
+    unscale,
+    negate,
+    base,
+    log2_base,
+    inverse,
+    reciprocal,
+    q_whole,
+    q_part,
+    half,
+    ACT: gl.constexpr,
+    EXACT: gl.constexpr,
+    FORM: gl.constexpr,
+    DIGITS_PER_BYTE: gl.constexpr,
+    FEATURES: gl.constexpr,
+    TILE: gl.constexpr,
+    INTERPRETED: gl.constexpr,
+):
+    """All steps of every tile that is this program's; fixed and digits are None for float32."""
+    step = (keep, beta, scale, negate, base, log2_base, inverse, reciprocal, q_whole, q_part, half)
+    layout: gl.constexpr = accumulator(FEATURES, gl.num_warps())
+    kind: gl.constexpr = w.dtype.element_ty
+    row = gl.arange(0, TILE, gl.SliceLayout(1, layout))
+    column = gl.arange(0, FEATURES, gl.SliceLayout(0, layout))
+    i = row[:, None] * FEATURES + column[None, :]
+    w_t = load_w(w, FEATURES).permute((1, 0))
+    bias = gl.allocate_shared_memory(kind, [TILE, FEATURES], shared(16))
+    factor = gl.allocate_shared_memory(kind, [TILE, FEATURES], shared(16))
+    number: gl.constexpr = gl.int32 if EXACT else gl.float32
+    states = gl.allocate_shared_memory(number, [2, TILE, FEATURES], shared(32))
+    plane, last = rows.to(gl.int64) * FEATURES, 2 * steps - 1
+    zero = plane * 0
+    left_range = gl.program_id(0) * 0
+    begin, end, by = gl.program_id(0), gl.cdiv(rows, TILE), gl.num_programs(0)
+    for tile in tl.range(
+        plain(begin, INTERPRETED),
+        plain(end, INTERPRETED),
+        plain(by, INTERPRETED),
+        disable_licm=True,
+    ):
+        first = (zero + tile) * (TILE * FEATURES)
+        mask = (row < rows - tile * TILE)[:, None]
+        bias.store(gl.load(u + first + i, mask=mask, other=0.0))
+        z = gl.load(z0 + first + i, mask=mask, other=0.0)
+        outside = gl.zeros([TILE, FEATURES], gl.int1, layout)
+        packed = gl.zeros([TILE, FEATURES], gl.int32, layout)
+        if EXACT:
+            z, outside = to_fixed(z, scale)
+        states.index(0).store(z)
+        states.index(1).store(z)
+        write_factor(factor, number_of(z, unscale, EXACT), kind, INTERPRETED)
+        for k in tl.range(2 * plain(steps, INTERPRETED), disable_licm=True):
+            state = states.index(k % 2)
+            x = before_act(factor, w_t, bias, layout)
+            f = activation(x, inside_act(x, ACT), ACT)
+            new, packed, outside = update(
+                state.load(layout), f, packed, outside, tie_of(k), step, EXACT, FORM
+            )
+            state.store(new)
+            write_factor(factor, number_of(new, unscale, EXACT), kind, INTERPRETED)
+            if EXACT:
+                packed = store_digits(
+                    digits + first, packed, k, last, i, mask, plane, DIGITS_PER_BYTE
+                )
+        y, z = states.index(0).load(layout), states.index(1).load(layout)
+        store_ends(y, z, outside, y_out, z_out, fixed, plane, first + i, mask, unscale, EXACT)
+        if EXACT:
+            far = gl.max(gl.max((outside & mask).to(gl.int32), 1), 0)
+            left_range = gl.maximum(left_range, far)
+    if EXACT:
+        gl.atomic_or(flag, left_range, mask=left_range != 0)
+
+
+# ---- back ------------------------------------------------------------------------------------
+
+
+@gluon.jit(do_not_specialize=["rows", "steps", *STEP])
+def backward_kernel(
+    grad_y,
+    grad_z,
+    y_end,
+    z_end,
+    digits,
+    u,
+    w,
+    z0,
+    grad_u,
+    grad_z0,
+    grads_w,
+    distances,
+    losses,
+    rows,
+    steps,
+    keep,
+    beta,
+    scale,
+    unscale,
+    negate,
+    base,
+    log2_base,
+    inverse,
+    reciprocal,
+    q_whole,
+    q_part,
+    half,
+    ACT: gl.constexpr,
+    EXACT: gl.constexpr,
+    FORM: gl.constexpr,
+    DIGITS_PER_BYTE: gl.constexpr,
+    FEATURES: gl.constexpr,
+    TILE: gl.constexpr,
+    INTERPRETED: gl.constexpr,
+):
+    """All steps back of every tile that is this program's, and its share of the gradient of W.
+
+    grads_w [programs, FEATURES, FEATURES], distances and losses [programs] get its sums.
+    """
+    step = (keep, beta, scale, negate, base, log2_base, inverse, reciprocal, q_whole, q_part, half)
+    layout: gl.constexpr = accumulator(FEATURES, gl.num_warps())
+    kind: gl.constexpr = w.dtype.element_ty
+    row = gl.arange(0, TILE, gl.SliceLayout(1, layout))
+    column = gl.arange(0, FEATURES, gl.SliceLayout(0, layout))
+    i = row[:, None] * FEATURES + column[None, :]
+    weights = load_w(w, FEATURES)
+    bias = gl.allocate_shared_memory(kind, [TILE, FEATURES], shared(16))
+    read = gl.allocate_shared_memory(kind, [TILE, FEATURES], shared(16))
+    factor = gl.allocate_shared_memory(kind, [TILE, FEATURES], shared(16))
+    grads_u = gl.allocate_shared_memory(gl.float32, [TILE, FEATURES], shared(32))
+    number: gl.constexpr = z_end.dtype.element_ty
+    states = gl.allocate_shared_memory(number, [2, TILE, FEATURES], shared(32))
+    its_grad = gl.allocate_shared_memory(gl.float32, [TILE, FEATURES], shared(32))
+    buffers = (weights, bias, factor, grads_u)
+    plane, last = rows.to(gl.int64) * FEATURES, 2 * steps - 1
+    zero = plane * 0
+    of_w = gl.zeros([FEATURES, FEATURES], gl.float32, layout)
+    by_row: gl.constexpr = gl.SliceLayout(1, layout)
+    sizes = of_rows(gl.float32, TILE, by_row)
+    distances_of = of_rows(gl.float32, TILE, by_row)
+    lost_of = of_rows(gl.int32, TILE, by_row)
+    begin, end, by = gl.program_id(0), gl.cdiv(rows, TILE), gl.num_programs(0)
+    for tile in tl.range(
+        plain(begin, INTERPRETED),
+        plain(end, INTERPRETED),
+        plain(by, INTERPRETED),
+        disable_licm=True,
+    ):
+        first = (zero + tile) * (TILE * FEATURES)
+        mask = (row < rows - tile * TILE)[:, None]
+        bias.store(gl.load(u + first + i, mask=mask, other=0.0))
+        z = gl.load(z_end + first + i, mask=mask, other=0)
+        states.index(1).store(z)
+        if not EXACT:
+            sizes.store(largest(z))
+        y = gl.load(y_end + first + i, mask=mask, other=0)
+        states.index(0).store(y)
+        if not EXACT:
+            sizes.store(gl.maximum(sizes.load(by_row), largest(y)))
+        write_factor(read, number_of(y, unscale, EXACT), kind, INTERPRETED)
+        its_grad.store(gl.load(grad_y + first + i, mask=mask, other=0.0))
+        grads_u.store(gl.zeros([TILE, FEATURES], gl.float32, layout))
+        grad = gl.load(grad_z + first + i, mask=mask, other=0.0)
+        weight = base * 0 + 1
+        place = (first, i, mask, plane)
+        for back in tl.range(2 * plain(steps, INTERPRETED), disable_licm=True):
+            k = last - back
+            grad, of_w, weight = adjoint(
+                *(states.index(k % 2), read, grad, its_grad, digits, weight, k, last, of_w),
+                *(buffers, place, step, unscale, z0),
+                *(layout, ACT, EXACT, FORM, DIGITS_PER_BYTE, INTERPRETED),
+            )
+        its_grad.store(grad + its_grad.load(layout))
+        y, z = states.index(0).load(layout), states.index(1).load(layout)
+        start = gl.load(z0 + first + i, mask=mask, other=0.0)
+        inside = row < rows - tile * TILE
+        size = sizes.load(by_row)
+        apart, wrong = from_start(y, z, start, size, inside, scale, unscale, EXACT)
+        distances_of.store(gl.maximum(distances_of.load(by_row), apart))
+        lost_of.store(lost_of.load(by_row) + wrong.to(gl.int32))
+        nan = gl.where(wrong, float("nan"), 0.0)[:, None]
+        of_u = narrow(grads_u.load(layout) + nan, u.dtype.element_ty)
+        gl.store(grad_u + first + i, of_u, mask=mask)
+        gl.store(grad_z0 + first + i, its_grad.load(layout) + nan, mask=mask)
+    lost = gl.sum(lost_of.load(by_row), 0)
+    of_w += gl.where(lost > 0, float("nan"), 0.0)
+    here = grads_w + gl.program_id(0) * FEATURES * FEATURES
+    out = gl.arange(0, FEATURES, gl.SliceLayout(1, layout))
+    gl.store(here + out[:, None] * FEATURES + column[None, :], of_w)
+    gl.store(distances + gl.program_id(0), gl.max(distances_of.load(by_row), 0))
+    gl.store(losses + gl.program_id(0), lost)

@@ -1,0 +1,113 @@
+"""What launches of the Triton kernels have in common: their leaves, programs and numbers.
+
+Leaves that are of one kind to Triton's compiler go together, up to LEAVES in a launch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import struct
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from revdeq_kernels.conditions import same_strides
+from revdeq_kernels.fixed_point import BLOCK_LANES, ONE, contraction
+
+from . import half_step as steps
+from . import kernels
+
+BLOCK = 1024
+LEAVES = 16
+"""The most leaves of a launch."""
+
+Leaves = Tensor | Sequence[Tensor]
+Group = dict[str, tuple[Tensor, ...]]
+
+
+def grouped(**lists: Leaves | None) -> Iterator[Group]:
+    """The leaves that one launch serves, by argument; empty ones are left out."""
+    given = {
+        n: [v] if isinstance(v, Tensor) else list(v) for n, v in lists.items() if v is not None
+    }
+    alike: dict[tuple[Any, ...], list[int]] = {}
+    for k, leaf in enumerate(zip(*given.values(), strict=True)):
+        if leaf[0].numel() > 0:
+            alike.setdefault(_kind(leaf), []).append(k)
+    for leaves in alike.values():
+        for first in range(0, len(leaves), LEAVES):
+            chosen = leaves[first : first + LEAVES]
+            yield {name: tuple(values[k] for k in chosen) for name, values in given.items()}
+
+
+def _kind(leaf: tuple[Tensor, ...]) -> tuple[Any, ...]:
+    """What Triton compiles a kernel for: mixed, every mixture would be compiled by itself."""
+    numel = leaf[0].numel()
+    return numel == 1, numel % 16 == 0, *((t.dtype, t.data_ptr() % 16 == 0) for t in leaf)
+
+
+def programs_of(sizes: Sequence[int], block: int = BLOCK) -> int:
+    """How many programs the leaves need, each by itself."""
+    return sum(-(-size // block) for size in sizes)
+
+
+def numels_of(tensors: Sequence[Tensor]) -> tuple[int, ...]:
+    """How many elements each has."""
+    return tuple(t.numel() for t in tensors)
+
+
+def laid_out_like(fs: Sequence[Tensor], states: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Each f in the memory order of its state: itself, or a copy where its strides differ."""
+    return tuple(
+        f if same_strides(f, state) else torch.empty_like(state, dtype=f.dtype).copy_(f)
+        for f, state in zip(fs, states, strict=True)
+    )
+
+
+def launch(kernel: Any, programs: int, lead: Tensor, *args: Any, **constants: Any) -> None:
+    """Launch on the device of `lead`, without fused multiply-adds."""
+    device = torch.cuda.device(lead.device) if lead.is_cuda else contextlib.nullcontext()
+    with device:
+        kernel[(programs,)](*args, **constants, **kernels.OPTIONS)
+
+
+def as_scalars(dtype: torch.dtype, *values: float) -> tuple[float | int, ...]:
+    """Numbers as the kernels take them: Triton passes a Python float as float32."""
+    if dtype != torch.float64:
+        return values
+    return tuple(struct.unpack("<q", struct.pack("<d", x))[0] for x in values)
+
+
+def lanes_of(states: Sequence[Tensor], beta: float) -> tuple[tuple[int, ...], int]:
+    """The bytes of digits of each leaf, and how many of them a program has."""
+    c = contraction(beta)
+    num_bytes = tuple(c.blocks(state.numel()) * BLOCK_LANES for state in states)
+    return num_bytes, 1024 if c.digits_per_byte == 1 else 512
+
+
+@lru_cache(maxsize=1024)
+def exact_step(beta: float, frac_bits: int, tie: int) -> tuple[int, int, tuple[float | int, ...]]:
+    """The form, the digits per byte and the step of csrc's ExactStep, in the order of STEP."""
+    c = contraction(beta)
+    half = c.q // 2 + tie - 1
+    whole, part = c.q >> ONE, c.q & (2**ONE - 1)
+    power = part == 0 and whole & (whole - 1) == 0
+    form = steps.SHIFT if power else steps.INTEGER if part == 0 else steps.GENERAL
+    step = {
+        "scale": 2.0**frac_bits,
+        "unscale": 2.0**-frac_bits,
+        "negate": 0 if c.sign > 0 else -1,
+        "base": c.base,
+        "log2_base": math.ceil(math.log2(c.base)),
+        "inverse": -(-(2**16) // c.base),
+        "reciprocal": (2**62 // c.q + 1) // 2,
+        "q_whole": whole,
+        "q_part": part,
+        "offset": half >> ONE,
+        "half": half,
+    }
+    return form.value, c.digits_per_byte, tuple(step[name] for name in steps.STEP)

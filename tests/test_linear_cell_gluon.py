@@ -1,0 +1,195 @@
+"""The equilibrium cell's Gluon kernels, their source executed in Triton's interpreter."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from cell_tolerances import assert_within_bounds
+from conftest import BACKENDS
+from linear_cells import ACTS, Cell, first_rows, make, run
+from revdeq_kernels import backends, cell_choice, first_use
+from torch_revdeq import LinearCell, RevDEQ
+
+if "triton" not in BACKENDS:
+    pytest.skip("Triton's interpreter is off", allow_module_level=True)
+
+from gluon_interpreter import interpreted
+from revdeq_kernels.triton import cell_launch, gluon_cell
+
+F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
+
+TILE = gluon_cell.CONFIGURATIONS["bf16"][64].tile
+LAUNCHER = cell_launch.Launcher(interpreted(gluon_cell))
+
+
+@pytest.fixture
+def _interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """implementation="gluon" runs here."""
+    monkeypatch.setattr(cell_choice, "why_not", lambda implementation, w: None)
+    monkeypatch.setattr(cell_choice, "launcher", lambda implementation: LAUNCHER)
+
+
+here = pytest.mark.usefixtures("_interpreted")
+
+# ---- against the definition in real numbers --------------------------------------------------
+
+FEW = [
+    (101, 64, BF16, "exact", 0.5, 1, "tanh"),
+    (165, 64, F16, "exact", 0.75, 2, "gelu"),
+    (5, 128, F16, "exact", 1.3, 1, "silu"),
+    (37, 64, F16, "float32", 0.5, 1, "relu"),
+]
+ALL = [
+    (rows, d, dtype, state, beta, 1, act)
+    for act in ACTS
+    for rows, d, dtype in ((64, 64, BF16), (101, 64, F16), (101, 128, F16))
+    for state, beta in (("exact", 0.5), ("exact", 0.6), ("float32", 0.5))
+    if dtype != BF16 or state == "exact"
+]
+"""With many features in bfloat16 a float32 state leaves bounds that say nothing."""
+
+
+@here
+@pytest.mark.parametrize(
+    ("rows", "d", "dtype", "state", "beta", "steps", "act"),
+    FEW + [pytest.param(*case, marks=pytest.mark.slow) for case in ALL],
+)
+def test_values_and_gradients_are_those_of_stored_activations(
+    rows: int, d: int, dtype: torch.dtype, state: str, beta: float, steps: int, act: str
+) -> None:
+    """Part of a tile, whole ones, and several for a program."""
+    cell = make(rows, d, dtype, act=act, state=state, beta=beta, steps=steps)
+    assert_within_bounds(cell, run(cell, implementation="gluon"))
+
+
+# ---- the way back ----------------------------------------------------------------------------
+
+
+def both_ways(cell: Cell, **changed: Tensor) -> tuple[Tensor, ...]:
+    """The gradients, the distance and the count of lost rows; with other arguments on the way."""
+    y, z, fixed, digits, _ = LAUNCHER.forward(*cell.tensors, *cell.numbers)
+    end_y, end_z = fixed if cell.state == "exact" else (y, z)
+    tensors = {"digits": digits, "u": cell.u, "w": cell.w, "z0": cell.z0} | changed
+    given: Any = (cell.grad_y, cell.grad_z, end_y, end_z, *tensors.values(), *cell.numbers)
+    return LAUNCHER.backward(*given)
+
+
+@pytest.mark.parametrize("beta", [0.5, 0.8, 0.7312, pytest.param(1.3, marks=pytest.mark.slow)])
+def test_an_exact_state_comes_back_bit_for_bit(beta: float) -> None:
+    """Through every form of an exact step, and more half steps than a byte has digits."""
+    cell = make(70, 64, BF16, beta=beta, steps=5)
+    *_, distance, lost = both_ways(cell)
+    assert distance.item() == lost.item() == 0
+
+
+@pytest.mark.parametrize("state", ["exact", "float32"])
+def test_lost_rows_have_no_gradients(state: str) -> None:
+    """One row of the second tile; with it all of the gradient of W, which is their sum."""
+    cell = make(2 * TILE, 64, F16, state=state, steps=1)
+    z0 = cell.z0.clone()
+    z0[TILE + 3, 7] += 1.0
+    grad_u, grad_w, grad_z0, distance, lost = both_ways(cell, z0=z0)
+    assert lost.item() == 1 and 0.5 < distance.item() < 1.5
+    assert bool(grad_w.isnan().all())
+    for grad in (grad_u, grad_z0):
+        rows = grad.isnan().all(1)
+        assert rows.nonzero().flatten().tolist() == [TILE + 3]
+        assert bool(grad[~rows].isfinite().all())
+
+
+def test_a_number_out_of_range_raises_the_flag() -> None:
+    cell = make(8, 64, F16, act="relu", steps=2)
+    u = cell.u.clone()
+    u[3, 5] = 3e4
+    y, z, *_, flag = LAUNCHER.forward(u, cell.w, cell.z0, *cell.numbers)
+    assert flag.item() != 0 and bool(y[3].isnan().any()) and bool(z[3].isnan().any())
+    assert LAUNCHER.forward(*cell.tensors, *cell.numbers)[4].item() == 0
+
+
+@here
+def test_a_row_does_not_depend_on_the_tiles_of_a_program() -> None:
+    cell = make(3 * TILE + 1, 64, BF16, steps=2)
+    all_rows, few = (run(c, implementation="gluon") for c in (cell, first_rows(cell, TILE)))
+    for name in ("y", "z", "grad_u", "grad_z0"):
+        assert torch.equal(getattr(few, name), getattr(all_rows, name)[:TILE]), name
+
+
+# ---- as torch and the layer call it ----------------------------------------------------------
+
+
+@here
+@pytest.mark.slow
+@pytest.mark.parametrize("state", ["exact", "float32"])
+def test_opcheck(state: str) -> None:
+    cell = make(5, 64, BF16, state=state, steps=1)
+    leaves = [t.clone().requires_grad_() for t in cell.tensors]
+    op = torch.ops.revdeq_gluon.linear_cell_forward.default
+    torch.library.opcheck(op, (*leaves, *cell.numbers))
+    y, z, fixed, digits, _ = op(*(t.detach() for t in leaves), *cell.numbers)
+    states = fixed.unbind() if state == "exact" else (y, z)
+    given = (cell.grad_y, cell.grad_z, *(s.clone() for s in states), digits)
+    back = torch.ops.revdeq_gluon.linear_cell_backward.default
+    torch.library.opcheck(back, (*given, *cell.tensors, *cell.numbers))
+
+
+@here
+def test_a_layer_takes_it_by_name() -> None:
+    layer = RevDEQ(LinearCell(8, 64, dtype=BF16), max_steps=1, implementation="gluon")
+    layer(torch.randn(6, 8, dtype=BF16)).float().sum().backward()
+    assert layer.stats is not None and layer.stats.route == "gluon: it was named"
+
+
+@here
+def test_the_trial_accepts_the_kernel_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, case = torch.device("cpu"), (F16, 64, "tanh", "float32")
+    assert LAUNCHER.differs(cpu, *case) == ""
+    back = LAUNCHER.backward
+
+    def a_little_off(*args: Any) -> Any:
+        grad_u, grad_w, *rest = back(*args)
+        return grad_u, grad_w * 1.04, *rest
+
+    monkeypatch.setattr(LAUNCHER, "backward", a_little_off)
+    assert "results are 0.04 off" in LAUNCHER.differs(cpu, *case)
+
+
+# ---- when it runs ----------------------------------------------------------------------------
+
+UNSUITED = [
+    (32, BF16, "it takes features of 64, 128 in torch.bfloat16; 64, 128 in torch.float16, got 32 "),
+    (64, F32, "got 64 in torch.float32; take 'composite'"),
+    (256, BF16, "got 256 in torch.bfloat16; take 'composite'"),
+    (64, BF16, "Triton's interpreter knows no Gluon; it takes tensors on a GPU of sm_90"),
+]
+
+
+@pytest.mark.parametrize(("d", "dtype", "message"), UNSUITED)
+def test_where_it_cannot_run_it_says_what_it_takes(
+    d: int, dtype: torch.dtype, message: str
+) -> None:
+    cell = make(6, d, dtype)
+    by_name = f"^linear_cell_forward: implementation 'gluon' cannot run: .*{message}"
+    with pytest.raises(ValueError, match=by_name):
+        run(cell, implementation="gluon")
+    with pytest.raises(ValueError, match=by_name):
+        torch.ops.revdeq_gluon.linear_cell_forward(*cell.tensors, *cell.numbers)
+    layer = RevDEQ(LinearCell(8, d, dtype=dtype), implementation="gluon")
+    with pytest.raises(ValueError, match="implementation: 'gluon' cannot take this solve: "):
+        layer(torch.randn(6, 8, dtype=dtype))
+
+
+@pytest.mark.parametrize(("architecture", "taken"), [("sm_90", True), ("sm_100", False)])
+def test_it_runs_on_hopper_alone(
+    architecture: str, taken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(first_use, "architecture", lambda device: architecture)
+    monkeypatch.setattr(backends, "why_not", lambda name, device: None)
+    w: Any = SimpleNamespace(shape=(128, 128), dtype=BF16, device=torch.device("cuda", 0))
+    reason = cell_choice.why_not("gluon", w)
+    assert taken if reason is None else "it takes GPUs of sm_90 up to 128 features" in reason
+    assert cell_choice.choose(None, w) == "composite"

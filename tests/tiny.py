@@ -1,0 +1,7 @@
+"""Sizes at which a train step of the benchmark's maps takes a millisecond."""
+
+from __future__ import annotations
+
+from bench.solver.models import Images, Sizes, Text
+
+TINY = Sizes(16, 24, Text(16, 2, 8, 2), Text(16, 2, 8, 2), Images(16, 4, 2))
