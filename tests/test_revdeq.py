@@ -28,6 +28,11 @@ def test_the_layer_copies_pickles_and_loads() -> None:
     assert "beta=0.7" in repr(layer)
 
 
+def test_an_option_that_solve_does_not_know_is_refused_at_once() -> None:
+    with pytest.raises(TypeError, match="^steps: expected an option of solve"):
+        RevDEQ(MLP(), steps=3)
+
+
 def test_the_layer_starts_from_zero_or_where_it_is_told() -> None:
     f, x = MLP(), inputs()
     layer = RevDEQ(f, max_steps=3)

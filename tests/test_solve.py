@@ -234,7 +234,7 @@ def half(z: Tensor) -> Tensor:
         (ValueError, "beta: expected .*1/256.*base 1000", half, Z0, {"beta": 0.999}),
         (ValueError, "beta: expected .* in step 1", half, Z0, {"beta": [0.5, 1.0], "max_steps": 2}),
         (ValueError, "beta: expected one value for each", half, Z0, {"beta": [0.5]}),
-        (TypeError, "beta: expected numbers, got str", half, Z0, {"beta": "ab" * 8}),
+        (TypeError, "beta: expected numbers, got str", half, Z0, {"beta": ["0.5"] * 8}),
         (TypeError, "beta: expected numbers, got Tensor", half, Z0, {"beta": [torch.ones(())] * 8}),
         (
             TypeError,
@@ -243,6 +243,8 @@ def half(z: Tensor) -> Tensor:
             Z0,
             {"beta": torch.ones((), dtype=torch.int64)},
         ),
+        (TypeError, "beta: expected a number.*'0.5'", half, Z0, {"beta": "0.5"}),
+        (TypeError, "beta: expected a number.*None", half, Z0, {"beta": None}),
         (ValueError, "beta: expected one element", half, Z0, {"beta": torch.rand(1, 4)}),
         (
             ValueError,

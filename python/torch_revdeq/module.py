@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -14,6 +15,20 @@ from .linear_cell import LinearCell
 from .one_op import solve_cell
 from .solution import Solution, Stats
 from .solve import solve
+
+OPTIONS = tuple(
+    name
+    for name, parameter in inspect.signature(solve).parameters.items()
+    if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name != "y0"
+)
+"""The options of ``solve`` that a layer keeps."""
+
+
+def check_options(options: Collection[str]) -> None:
+    """TypeError for a name that ``solve`` does not know."""
+    for name in options:
+        if name not in OPTIONS:
+            raise TypeError(f"{name}: expected an option of solve, one of {', '.join(OPTIONS)}")
 
 
 class RevDEQ(nn.Module):
@@ -45,6 +60,7 @@ class RevDEQ(nn.Module):
         for name in ("z0", "y0"):
             if name in options:
                 raise TypeError(f"{name}: expected in the call of the layer, got it in RevDEQ()")
+        check_options(options)
         self.f = f
         self.implementation = implementation
         self.beta = options.pop("beta", 0.5)

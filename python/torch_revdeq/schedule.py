@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from numbers import Real
 from typing import TypeAlias
 
@@ -87,8 +87,13 @@ class Schedule:
             numbers = [beta(n) for n in range(max_steps)]
         elif isinstance(beta, Real):
             numbers = [beta] * max_steps
+        elif isinstance(beta, str) or not isinstance(beta, Iterable):
+            raise TypeError(
+                f"beta: expected a number, one for each step, a function of the step, or a tensor, "
+                f"got {beta!r}"
+            )
         else:
-            numbers = list(beta)  # type: ignore[arg-type]
+            numbers = list(beta)
             if len(numbers) < max_steps:
                 raise ValueError(
                     f"beta: expected one value for each of max_steps={max_steps} steps, got "

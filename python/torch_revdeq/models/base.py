@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Collection
 from typing import Any
 
 from torch import nn
 
-from ..module import RevDEQ
+from ..module import RevDEQ, check_options
 from ..solution import Stats
-from ..solve import solve
-
-OPTIONS = tuple(
-    name
-    for name, parameter in inspect.signature(solve).parameters.items()
-    if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name != "y0"
-)
-"""What a model may be given for its solves, and its config does not name."""
 
 
 class EquilibriumModel(nn.Module):
@@ -55,10 +45,3 @@ class EquilibriumModel(nn.Module):
             reset = getattr(module, "reset_parameters", None)
             if module is not self and callable(reset):
                 reset()
-
-
-def check_options(options: Collection[str]) -> None:
-    """TypeError for a name that ``solve`` does not know."""
-    for name in options:
-        if name not in OPTIONS:
-            raise TypeError(f"{name}: expected an option of solve, one of {', '.join(OPTIONS)}")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..module import RevDEQ
 from ..options import one_of
-from .base import EquilibriumModel, check_options
+from .base import EquilibriumModel
 from .blocks import BLOCKS, EPS, Block, rotations
 from .config import ModelConfig, flag, number, whole
 from .generation import Text, check_generation, sample
@@ -127,7 +127,6 @@ class LanguageModel(EquilibriumModel):
 
     def __init__(self, config: LanguageConfig, **options: Any) -> None:
         super().__init__()
-        check_options(options)
         self.config = config
         width, modern = config.width, config.block == "modern"
         self.embedding = nn.Embedding(config.vocab_size, width)

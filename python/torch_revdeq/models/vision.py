@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..module import RevDEQ
 from ..options import one_of
-from .base import EquilibriumModel, check_options
+from .base import EquilibriumModel
 from .config import ModelConfig, number, whole
 
 FORMS = ("single_scale", "multi_stage")
@@ -160,7 +160,6 @@ class VisionModel(EquilibriumModel):
 
     def __init__(self, config: VisionConfig, **options: Any) -> None:
         super().__init__()
-        check_options(options)
         self.config = config
         channels, momentum = config.channels, config.batch_norm_momentum
         many = config.form == "multi_stage"
