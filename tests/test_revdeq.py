@@ -29,7 +29,7 @@ def test_the_layer_copies_pickles_and_loads() -> None:
 
 
 def test_an_option_that_solve_does_not_know_is_refused_at_once() -> None:
-    with pytest.raises(TypeError, match="^steps: expected an option of solve"):
+    with pytest.raises(TypeError, match=r"^steps: expected an option of solve"):
         RevDEQ(MLP(), steps=3)
 
 
