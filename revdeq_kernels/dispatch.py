@@ -10,6 +10,7 @@ microseconds.)
 from __future__ import annotations
 
 import operator
+import traceback
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, NoReturn
@@ -136,8 +137,13 @@ class Op:
                 except Exception as error:
                     _forget_frames(error)
                     raise
-        except RuntimeError:
+        except RuntimeError as error:
             self.check(*args, **kw)  # raises the same as a ValueError or TypeError
+            if "aten::empty_like" in str(error):  # the stable ABI keeps torch's own words to itself
+                raise torch.OutOfMemoryError(
+                    f"{self.name}: torch had no memory left for the result, or for a copy of f in "
+                    "the state's memory order"
+                ) from error
             raise
 
     def overload(self, backend: str) -> Any:
@@ -163,6 +169,8 @@ def _forget_frames(error: BaseException | None) -> None:
     which autograd records nothing.
     """
     while error is not None:
+        # Python 3.10 keeps the traceback itself while an error is handled: its frames are emptied.
+        traceback.clear_frames(error.__traceback__)
         error.__traceback__ = None
         error = error.__cause__ or error.__context__
 

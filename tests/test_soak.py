@@ -153,6 +153,32 @@ def test_no_memory_left_in_the_middle_of_a_solve() -> None:
     assert "'forward')" in run.stdout and "'back')" in run.stdout, run.stdout
 
 
+NO_MEMORY_FOR_AN_OP = """
+import resource
+import torch
+import revdeq_kernels as rk
+
+torch.set_num_threads(1)
+x = torch.ones(2**24)
+rk.quantize(x[:8], 16)
+held = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (held + 2**24, resource.RLIM_INFINITY))
+try:
+    rk.quantize(x, 16)
+except torch.OutOfMemoryError as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit of memory is Linux's")
+def test_an_op_without_memory_raises_what_torch_raises() -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", NO_MEMORY_FOR_AN_OP], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.startswith("quantize: torch had no memory left for the result")
+
+
 class Equilibria(Dataset[Tensor]):
     """Samples that a worker solves for, with their gradient."""
 
