@@ -27,16 +27,11 @@ import revdeq_kernels as rk
 settings.register_profile("default", deadline=None, max_examples=50)
 settings.load_profile("default")
 
-SMALL = ("test_solve", "test_models", "test_training", "test_readme", "test_examples")
-"""Beginnings of the names of modules whose tensors are small."""
-
-
 SMALL = (
     "test_solve",
     "test_linear_cell",
     "test_models",
     "test_training",
-    "test_readme",
     "test_examples",
 )
 """Tests whose tensors are so small that a second thread costs more than it does."""
