@@ -7,10 +7,10 @@ from numbers import Integral
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.autograd import forward_ad
 
 from . import composite
+from .cell_arguments import BACKWARD, FORWARD, Ends, Inputs, Numbers
 from .conditions import (
     BF16,
     F16,
@@ -26,25 +26,13 @@ from .conditions import (
 ACTS = tuple(composite.ACTIVATIONS)
 STATES = ("exact", "float32")
 
-FORWARD, BACKWARD = "linear_cell_forward", "linear_cell_backward"
-"""The names of the ops."""
 
-
-def check_forward(
-    u: Tensor,
-    w: Tensor,
-    z0: Tensor,
-    beta: float,
-    steps: int,
-    act: str,
-    state: str,
-    frac_bits: int,
-    op: str = FORWARD,
-) -> None:
+def check_forward(inputs: Inputs, numbers: Numbers, op: str = FORWARD) -> None:
     """Refuse what is not as ``linear_cell_forward`` describes it."""
+    u, w, z0 = inputs
     _check_not_forward_mode(op)
-    check_tensors(op, u=u, w=w, z0=z0)
-    _check_numbers(op, beta, steps, act, state, frac_bits)
+    check_tensors(op, **inputs._asdict())
+    _check_numbers(op, numbers)
     check_dtype(op, "w", w, (BF16, F16, F32))
     if w.dim() != 2 or w.shape[0] != w.shape[1]:
         remedy = "give the one that maps the state to itself; the input's is part of u"
@@ -73,13 +61,13 @@ def _check_not_forward_mode(op: str) -> None:
         )
 
 
-def _check_numbers(op: str, beta: float, steps: int, act: str, state: str, frac_bits: int) -> None:
-    one_of_names(op, "act", act, ACTS)
-    one_of_names(op, "state", state, STATES)
-    check_beta(op, "beta", beta, exact=state == "exact")
+def _check_numbers(op: str, numbers: Numbers) -> None:
+    one_of_names(op, "act", numbers.act, ACTS)
+    one_of_names(op, "state", numbers.state, STATES)
+    check_beta(op, "beta", numbers.beta, exact=numbers.exact)
     for name, value, least, most in (
-        ("steps", steps, 1, None),
-        ("frac_bits", frac_bits, 0, 30),
+        ("steps", numbers.steps, 1, None),
+        ("frac_bits", numbers.frac_bits, 0, 30),
     ):
         if isinstance(value, bool) or not isinstance(value, (Integral, torch.SymInt)):
             kind = type(value).__name__
@@ -99,26 +87,14 @@ def one_of_names(op: str, name: str, value: Any, choices: Sequence[str]) -> None
 
 
 def check_backward(
-    grad_y: Tensor,
-    grad_z: Tensor,
-    y: Tensor,
-    z: Tensor,
-    digits: Tensor,
-    u: Tensor,
-    w: Tensor,
-    z0: Tensor,
-    beta: float,
-    steps: int,
-    act: str,
-    state: str,
-    frac_bits: int,
-    shape: tuple[int, ...] | None = None,
+    ends: Ends, inputs: Inputs, numbers: Numbers, shape: tuple[int, ...] | None = None
 ) -> None:
     """Refuse what is not as ``linear_cell_backward`` describes it; digits of another `shape`."""
     op = BACKWARD
-    check_tensors(op, grad_y=grad_y, grad_z=grad_z, y=y, z=z, digits=digits)
-    check_forward(u, w, z0, beta, steps, act, state, frac_bits, op)
-    kept = torch.int32 if state == "exact" else F32
+    check_tensors(op, **ends._asdict())
+    check_forward(inputs, numbers, op)
+    grad_y, grad_z, y, z, digits = ends
+    z0, kept = inputs.z0, torch.int32 if numbers.exact else F32
     rows = (("grad_y", grad_y, F32), ("grad_z", grad_z, F32), ("y", y, kept), ("z", z, kept))
     for name, t, dtype in rows:
         check_dtype(op, name, t, (dtype,))

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.compiler import is_compiling
 
 from . import backends, first_use
-from .cell_checks import FORWARD, one_of_names
+from .cell_arguments import FORWARD, Numbers
+from .cell_checks import one_of_names
 from .conditions import BF16, F16, F32
 from .dispatch import NAMESPACE
 
@@ -130,10 +131,10 @@ def launcher(implementation: str) -> Any:
     return launch.Launcher(importlib.import_module(_KERNELS[implementation], __package__))
 
 
-def ready(implementation: str, w: Tensor, act: str, state: str) -> None:
+def ready(implementation: str, w: Tensor, numbers: Numbers) -> None:
     """What a kernel needs besides arguments that are as they should be."""
     if implementation == "composite":
         return
     if reason := why_not(implementation, w):
         raise ValueError(f"{FORWARD}: implementation {implementation!r} cannot run: {reason}")
-    try_first(implementation, w, act, state)
+    try_first(implementation, w, numbers.act, numbers.state)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .cell_arguments import Ends, Gradients, Inputs, Numbers, Solved
 from .conditions import F32
 from .fixed_point import digit_bytes, effective_beta
 from .ops import dequantize, quantize, update_, update_exact_
@@ -45,81 +46,60 @@ TOLERANCE = 1e-3
 its start and end, before its gradient counts as wrong; an exact state has none."""
 
 
-def digits_shape(z0: Tensor, beta: float, steps: int) -> tuple[int, ...]:
+def digits_shape(z0: Tensor, numbers: Numbers) -> tuple[int, ...]:
     """One plane of ``digit_bytes`` for each half step, y's before z's."""
-    return 2 * steps, digit_bytes(z0.numel(), beta)
+    return 2 * numbers.steps, digit_bytes(z0.numel(), numbers.beta)
 
 
-def forward(
-    u: Tensor,
-    w: Tensor,
-    z0: Tensor,
-    beta: float,
-    steps: int,
-    act: str,
-    state: str,
-    frac_bits: int,
-) -> tuple[Tensor, ...]:
+def forward(inputs: Inputs, numbers: Numbers) -> Solved:
     """See ``linear_cell.linear_cell_forward``."""
-    f = _Map(u, w, act)
+    z0, f = inputs.z0, _Map(inputs, numbers.act)
     flag = torch.zeros(1, dtype=torch.int32, device=z0.device)
     pair: _Pair
-    if state == "exact":
-        fixed = quantize(z0, frac_bits, flag=flag)
-        digits = z0.new_empty(digits_shape(z0, beta, steps), dtype=torch.uint8)
-        pair = _ExactPair(fixed.clone(), fixed, beta, digits, frac_bits, flag)
+    if numbers.exact:
+        fixed = quantize(z0, numbers.frac_bits, flag=flag)
+        digits = z0.new_empty(digits_shape(z0, numbers), dtype=torch.uint8)
+        pair = _ExactPair(fixed.clone(), fixed, numbers, digits, flag)
     else:
         digits = z0.new_empty(0, dtype=torch.uint8)
-        pair = _FloatPair(z0.clone(), z0.clone(), beta)
-    for n in range(steps):
+        pair = _FloatPair(z0.clone(), z0.clone(), numbers.beta)
+    for n in range(numbers.steps):
         pair.update(2 * n, pair.y, f(pair.read_z), pair.read_y)
         pair.update(2 * n + 1, pair.z, f(pair.read_y), pair.read_z)
-    if state != "exact":
-        return pair.y, pair.z, z0.new_empty(0, dtype=torch.int32), digits, flag
+    if not numbers.exact:
+        return Solved(pair.y, pair.z, z0.new_empty(0, dtype=torch.int32), digits, flag)
     y, z = (read.masked_fill_(flag != 0, float("nan")) for read in (pair.read_y, pair.read_z))
-    return y, z, torch.stack([pair.y, pair.z]), digits, flag
+    return Solved(y, z, torch.stack([pair.y, pair.z]), digits, flag)
 
 
-def backward(
-    grad_y: Tensor,
-    grad_z: Tensor,
-    y: Tensor,
-    z: Tensor,
-    digits: Tensor,
-    u: Tensor,
-    w: Tensor,
-    z0: Tensor,
-    beta: float,
-    steps: int,
-    act: str,
-    state: str,
-    frac_bits: int,
-) -> tuple[Tensor, ...]:
+def backward(ends: Ends, inputs: Inputs, numbers: Numbers) -> Gradients:
     """See ``linear_cell.linear_cell_backward``."""
-    start, applied = z0, beta
-    pair: _Pair = _FloatPair(y.clone(), z.clone(), beta)
-    if state == "exact":
-        start, applied = quantize(z0, frac_bits), effective_beta(beta)
+    grad_y, grad_z, y, z, digits = ends
+    z0 = inputs.z0
+    start, applied = z0, numbers.beta
+    pair: _Pair = _FloatPair(y.clone(), z.clone(), numbers.beta)
+    if numbers.exact:
+        start, applied = quantize(z0, numbers.frac_bits), effective_beta(numbers.beta)
         flag = torch.zeros(1, dtype=torch.int32, device=z0.device)
-        pair = _ExactPair(y.clone(), z.clone(), beta, digits, frac_bits, flag)
-    f = _Products(u, w, act)
+        pair = _ExactPair(y.clone(), z.clone(), numbers, digits, flag)
+    f = _Products(inputs, numbers.act)
     grad_y, grad_z = grad_y.clone(), grad_z.clone()
     seed = grad_z * applied
-    for n in reversed(range(steps)):
+    for n in reversed(range(numbers.steps)):
         value, vjp = f.products(pair.read_y, seed)
         pair.back_z(2 * n + 1, value, grad_y, vjp, seed)
         # The start itself, which a float pair has only nearly come back to.
-        value, vjp = f.products(pair.read_z if n > 0 or state == "exact" else z0, seed)
+        value, vjp = f.products(pair.read_z if n > 0 or numbers.exact else z0, seed)
         if n > 0:
             pair.back_y(2 * n, value, grad_z, vjp, seed)
         else:
             pair.back_to_start(value, grad_z, grad_y, vjp)
-    distance, lost = _distance(pair, start, (y, z), frac_bits)
+    distance, lost = _distance(pair, start, (y, z), numbers.frac_bits)
     nan = float("nan")
-    grad_u = f.grad_u.masked_fill_(lost, nan).to(u.dtype)
+    grad_u = f.grad_u.masked_fill_(lost, nan).to(inputs.u.dtype)
     grad_w = f.grad_w.masked_fill_(lost.any(), nan)
     count = lost.sum(dtype=torch.int32).reshape(1)
-    return grad_u, grad_w, grad_z.masked_fill_(lost, nan), distance, count
+    return Gradients(grad_u, grad_w, grad_z.masked_fill_(lost, nan), distance, count)
 
 
 def _distance(
@@ -144,8 +124,8 @@ def _distance(
 class _Map:
     """f, at s in float32."""
 
-    def __init__(self, u: Tensor, w: Tensor, act: str) -> None:
-        self.dtype, self.w, self.u = w.dtype, w.float(), u.float()
+    def __init__(self, inputs: Inputs, act: str) -> None:
+        self.dtype, self.w, self.u = inputs.w.dtype, inputs.w.float(), inputs.u.float()
         self.act, self.act_backward = ACTIVATIONS[act]
 
     def __call__(self, s: Tensor) -> Tensor:
@@ -162,8 +142,8 @@ class _Map:
 class _Products(_Map):
     """f, its products with adjoints, and their sums for u and W, in the order of the way back."""
 
-    def __init__(self, u: Tensor, w: Tensor, act: str) -> None:
-        super().__init__(u, w, act)
+    def __init__(self, inputs: Inputs, act: str) -> None:
+        super().__init__(inputs, act)
         self.grad_u, self.grad_w = torch.zeros_like(self.u), torch.zeros_like(self.w)
 
     def products(self, s: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
@@ -204,17 +184,11 @@ class _ExactPair:
     """A pair in fixed point; what f reads of it is written by the ops."""
 
     def __init__(
-        self,
-        y: Tensor,
-        z: Tensor,
-        beta: float,
-        digits: Tensor,
-        frac_bits: int,
-        flag: Tensor,
+        self, y: Tensor, z: Tensor, numbers: Numbers, digits: Tensor, flag: Tensor
     ) -> None:
-        self.y, self.z, self.beta = y, z, beta
-        self.digits, self.frac_bits, self.flag = digits, frac_bits, flag
-        self.read_y, self.read_z = dequantize(y, frac_bits), dequantize(z, frac_bits)
+        self.y, self.z, self.beta, self.frac_bits = y, z, numbers.beta, numbers.frac_bits
+        self.digits, self.flag = digits, flag
+        self.read_y, self.read_z = (dequantize(t, self.frac_bits) for t in (y, z))
 
     def update(self, k: int, state: Tensor, f: Tensor, read: Tensor) -> None:
         step = (self.beta, self.frac_bits, tie(k))

@@ -15,17 +15,20 @@ from torch import Tensor
 from torch.compiler import is_compiling
 
 from . import cell_choice, composite
-from .cell_checks import BACKWARD, FORWARD, check_backward, check_forward
+from .cell_arguments import (
+    BACKWARD,
+    FORWARD,
+    SCHEMAS,
+    Ends,
+    Gradients,
+    Inputs,
+    Numbers,
+    Solved,
+    of_backward,
+    of_forward,
+)
+from .cell_checks import check_backward, check_forward
 from .cell_choice import IMPLEMENTATIONS, choose
-
-_NUMBERS = "float beta, int steps, str act, str state, int frac_bits"
-_SCHEMAS = {
-    FORWARD: f"(Tensor u, Tensor w, Tensor z0, {_NUMBERS}) -> "
-    "(Tensor y, Tensor z, Tensor fixed, Tensor digits, Tensor flag)",
-    BACKWARD: "(Tensor grad_y, Tensor grad_z, Tensor y, Tensor z, Tensor digits, Tensor u, "
-    f"Tensor w, Tensor z0, {_NUMBERS}) -> "
-    "(Tensor grad_u, Tensor grad_w, Tensor grad_z0, Tensor distance, Tensor lost)",
-}
 
 # ---- the public functions --------------------------------------------------------------------
 
@@ -41,7 +44,7 @@ def linear_cell_forward(
     state: str = "exact",
     frac_bits: int = 20,
     implementation: str | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> Solved:
     """`steps` steps of the pair update with f(s) = act(W s + u). Differentiable in u, w and z0.
 
         y <- (1 - beta) y + beta f(z)        z <- (1 - beta) z + beta f(y)       from y = z = z0
@@ -80,11 +83,11 @@ def linear_cell_forward(
 
     Source: arXiv 2509.12917 with the classical equilibrium cell; the exact state is this project's.
     """
-    numbers = (beta, steps, act, state, frac_bits)
+    inputs, numbers = Inputs(u, w, z0), Numbers(beta, steps, act, state, frac_bits)
     if not is_compiling():
-        check_forward(u, w, z0, *numbers)
-        numbers = (float(beta), int(steps), act, state, int(frac_bits))
-    return _overload(implementation, w, FORWARD)(u, w, z0, *numbers)
+        check_forward(inputs, numbers)
+        numbers = _plain(numbers)
+    return Solved(*_overload(implementation, w, FORWARD)(*inputs, *numbers))
 
 
 def linear_cell_backward(
@@ -103,7 +106,7 @@ def linear_cell_backward(
     state: str = "exact",
     frac_bits: int = 20,
     implementation: str | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> Gradients:
     """The gradients of u, w and z0 from those of y and z, by walking the solve back.
 
     grad_y and grad_z are [rows, d], float32. y and z are the states at the end, those of fixed for
@@ -130,21 +133,25 @@ def linear_cell_backward(
 
     Source: arXiv 2509.12917, the backward pass of the reversible solver.
     """
-    numbers = (beta, steps, act, state, frac_bits)
-    tensors = (grad_y, grad_z, y, z, digits, u, w, z0)
+    ends, inputs = Ends(grad_y, grad_z, y, z, digits), Inputs(u, w, z0)
+    numbers = Numbers(beta, steps, act, state, frac_bits)
     if not is_compiling():
-        check_backward(*tensors, *numbers)
-        numbers = (float(beta), int(steps), act, state, int(frac_bits))
-    return _overload(implementation, w, BACKWARD)(*tensors, *numbers)
+        check_backward(ends, inputs, numbers)
+        numbers = _plain(numbers)
+    return Gradients(*_overload(implementation, w, BACKWARD)(*ends, *inputs, *numbers))
+
+
+def _plain(numbers: Numbers) -> Numbers:
+    """Python's own numbers: NumPy's are taken too, but not by the ops."""
+    beta, steps, frac_bits = float(numbers.beta), int(numbers.steps), int(numbers.frac_bits)
+    return numbers._replace(beta=beta, steps=steps, frac_bits=frac_bits)
 
 
 # ---- the ops of an implementation ------------------------------------------------------------
 
 
-def _digits_shape(module: Any, args: tuple[Any, ...]) -> tuple[int, ...]:
-    """The shape of the digits, from z0 and the numbers behind it."""
-    z0, beta, steps, _, state, _ = args
-    return module.digits_shape(z0, beta, steps) if state == "exact" else (0,)
+def _digits_shape(module: Any, inputs: Inputs, numbers: Numbers) -> tuple[int, ...]:
+    return module.digits_shape(inputs.z0, numbers) if numbers.exact else (0,)
 
 
 def _define(implementation: str, load: Callable[[], Any]) -> None:
@@ -152,16 +159,18 @@ def _define(implementation: str, load: Callable[[], Any]) -> None:
     namespace = IMPLEMENTATIONS[implementation]
 
     def forward(*args: Any) -> Any:
-        check_forward(*args)
-        cell_choice.ready(implementation, args[1], *args[5:7])
+        inputs, numbers = of_forward(args)
+        check_forward(inputs, numbers)
+        cell_choice.ready(implementation, inputs.w, numbers)
         with torch.no_grad():
-            return load().forward(*map(_contiguous, args))
+            return load().forward(_contiguous(inputs), numbers)
 
     def fake_forward(*args: Any) -> Any:
-        check_forward(*args)
-        z0, shape = args[2], _digits_shape(load(), args[2:])
-        fixed = (2, *z0.shape) if args[6] == "exact" else (0,)
-        return (
+        inputs, numbers = of_forward(args)
+        check_forward(inputs, numbers)
+        z0, shape = inputs.z0, _digits_shape(load(), inputs, numbers)
+        fixed = (2, *z0.shape) if numbers.exact else (0,)
+        return Solved(
             *(z0.new_empty(z0.shape), z0.new_empty(z0.shape)),
             z0.new_empty(fixed, dtype=torch.int32),
             z0.new_empty(shape, dtype=torch.uint8),
@@ -169,21 +178,23 @@ def _define(implementation: str, load: Callable[[], Any]) -> None:
         )
 
     def backward(*args: Any) -> Any:
-        check_backward(*args, shape=_digits_shape(load(), args[7:]))
-        cell_choice.ready(implementation, args[6], *args[10:12])
+        ends, inputs, numbers = of_backward(args)
+        check_backward(ends, inputs, numbers, _digits_shape(load(), inputs, numbers))
+        cell_choice.ready(implementation, inputs.w, numbers)
         with torch.no_grad():
-            return load().backward(*map(_contiguous, args))
+            return load().backward(_contiguous(ends), _contiguous(inputs), numbers)
 
     def fake_backward(*args: Any) -> Any:
-        check_backward(*args, shape=_digits_shape(load(), args[7:]))
-        u, w, z0 = args[5:8]
+        ends, inputs, numbers = of_backward(args)
+        check_backward(ends, inputs, numbers, _digits_shape(load(), inputs, numbers))
+        u, w, z0 = inputs
         grad_w, grad_z0 = z0.new_empty(w.shape), z0.new_empty(z0.shape)
         lost = z0.new_empty(1, dtype=torch.int32)
-        return u.new_empty(u.shape), grad_w, grad_z0, z0.new_empty(1), lost
+        return Gradients(u.new_empty(u.shape), grad_w, grad_z0, z0.new_empty(1), lost)
 
     ops = {FORWARD: (forward, fake_forward), BACKWARD: (backward, fake_backward)}
     for name, (function, fake) in ops.items():
-        schema = _SCHEMAS[name]
+        schema = SCHEMAS[name]
         op = torch.library.custom_op(
             f"{namespace}::{name}", function, mutates_args=(), schema=schema
         )
@@ -194,29 +205,28 @@ def _define(implementation: str, load: Callable[[], Any]) -> None:
             op.register_autograd(_refuse_second)
 
 
-def _contiguous(value: Any) -> Any:
-    return value.contiguous() if isinstance(value, Tensor) else value
+def _contiguous(tensors: Any) -> Any:
+    return type(tensors)(*(t.contiguous() for t in tensors))
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     """What the way back needs: the arguments, and the states at the end."""
-    y, z, fixed, digits, _ = output
-    ctx.exact = inputs[6] == "exact"
-    states = (fixed,) if ctx.exact else (y, z)
-    ctx.save_for_backward(*inputs[:3], digits, *states)
-    ctx.numbers = inputs[3:]
+    given, ctx.numbers = of_forward(inputs)
+    out = Solved(*output)
+    states = (out.fixed,) if ctx.numbers.exact else (out.y, out.z)
+    ctx.save_for_backward(*given, out.digits, *states)
 
 
 def _differentiate(namespace: str) -> Callable[..., Any]:
     def backward(ctx: Any, *arrived: Tensor | None) -> Any:
         u, w, z0, digits, *states = ctx.saved_tensors
-        y, z = states[0] if ctx.exact else states
+        y, z = states[0] if ctx.numbers.exact else states
         grads = [torch.zeros_like(z0) if g is None else g for g in arrived[:2]]
         if torch.is_grad_enabled():
             _refuse_second(ctx)
         op = getattr(getattr(torch.ops, namespace), BACKWARD).default
-        of_u, of_w, of_z0, *_ = op(*grads, y, z, digits, u, w, z0, *ctx.numbers)
-        return of_u, of_w.to(w.dtype), of_z0, *(None,) * len(ctx.numbers)
+        out = Gradients(*op(*grads, y, z, digits, u, w, z0, *ctx.numbers))
+        return out.grad_u, out.grad_w.to(w.dtype), out.grad_z0, *(None,) * len(ctx.numbers)
 
     return backward
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import revdeq_kernels as rk
+from revdeq_kernels.cell_arguments import Inputs, Numbers
 
 
 class Act(NamedTuple):
@@ -45,14 +46,14 @@ class Cell:
     frac_bits: int = 20
 
     @property
-    def tensors(self) -> Any:
+    def tensors(self) -> Inputs:
         """The arguments u, w and z0."""
-        return [self.u, self.w, self.z0]
+        return Inputs(self.u, self.w, self.z0)
 
     @property
-    def numbers(self) -> tuple[Any, ...]:
+    def numbers(self) -> Numbers:
         """What stands behind the tensors in the schemas."""
-        return self.beta, self.steps, self.act, self.state, self.frac_bits
+        return Numbers(self.beta, self.steps, self.act, self.state, self.frac_bits)
 
     def f(self, s: Tensor, u: Tensor, w: Tensor) -> Tensor:
         """The map in plain PyTorch, in the precision of s, with the roundings to w's dtype."""
@@ -91,10 +92,8 @@ class Outcome(NamedTuple):
 def run(cell: Cell, **options: Any) -> Outcome:
     """The cell by the public functions, differentiated by autograd."""
     leaves = [t.clone().requires_grad_() for t in cell.tensors]
-    beta, steps, act, state, frac_bits = cell.numbers
-    options |= {"state": state, "frac_bits": frac_bits}
     u, w, z0 = leaves
-    y, z, *_ = rk.linear_cell_forward(u, w, z0, beta, steps, act, **options)
+    y, z, *_ = rk.linear_cell_forward(u, w, z0, **cell.numbers._asdict(), **options)
     grads = torch.autograd.grad([y, z], leaves, [cell.grad_y, cell.grad_z])
     return Outcome(y.detach(), z.detach(), *grads)
 

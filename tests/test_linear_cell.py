@@ -15,6 +15,7 @@ from cell_tolerances import assert_within_bounds
 from conftest import BACKENDS, BETAS, same_bits
 from linear_cells import ACTS, Cell, Outcome, make, run
 from revdeq_kernels import cell_checks, cell_choice
+from revdeq_kernels.cell_arguments import Gradients, Solved
 from torch_revdeq import solve
 
 F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
@@ -119,17 +120,12 @@ def test_a_float_cell_has_the_bits_of_solve() -> None:
 # ---- the way back ----------------------------------------------------------------------------
 
 
-def both_ways(cell: Cell, implementation: str, **changed: Tensor) -> tuple[Tensor, ...]:
+def both_ways(cell: Cell, implementation: str, **changed: Tensor) -> Gradients:
     """The results of the backward op, where arguments may be others than those of the forward."""
-    u, w, z0 = cell.tensors
-    options: Any = {"state": cell.state, "frac_bits": cell.frac_bits}
-    options["implementation"] = implementation
-    numbers: Any = cell.numbers[:3]
-    y, z, fixed, digits, _ = rk.linear_cell_forward(u, w, z0, *numbers, **options)
-    states: Any = fixed.unbind() if cell.state == "exact" else (y, z)
-    given: Any = {"digits": digits, "u": u, "w": w, "z0": z0} | changed
-    grads: Any = (cell.grad_y, cell.grad_z)
-    return rk.linear_cell_backward(*grads, *states, *given.values(), *numbers, **options)
+    options: Any = cell.numbers._asdict() | {"implementation": implementation}
+    out = rk.linear_cell_forward(*cell.tensors, **options)
+    given = out.ends(cell.grad_y, cell.grad_z, cell.numbers)._asdict() | cell.tensors._asdict()
+    return rk.linear_cell_backward(**(given | changed), **options)
 
 
 DEPTHS = [("composite", dtype, beta, (1, 2, 9, 40)) for dtype in (F32, BF16, F16) for beta in BETAS]
@@ -203,9 +199,9 @@ def test_opcheck(dtype: torch.dtype, state: str, implementation: str) -> None:
     leaves = [t.clone().requires_grad_() for t in cell.tensors]
     op = namespace.linear_cell_forward.default
     torch.library.opcheck(op, (*leaves, *cell.numbers))
-    y, z, fixed, digits, _ = op(*(t.detach() for t in leaves), *cell.numbers)
-    states = fixed.unbind() if state == "exact" else (y, z)
-    given = (cell.grad_y, cell.grad_z, *(s.clone() for s in states), digits)
+    out = Solved(*op(*(t.detach() for t in leaves), *cell.numbers))
+    ends = out.ends(cell.grad_y, cell.grad_z, cell.numbers)
+    given = (t.clone() for t in ends)
     back = namespace.linear_cell_backward.default
     torch.library.opcheck(back, (*given, *cell.tensors, *cell.numbers))
 

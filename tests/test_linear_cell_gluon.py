@@ -13,6 +13,7 @@ from cell_tolerances import assert_within_bounds
 from conftest import BACKENDS
 from linear_cells import ACTS, Cell, first_rows, make, run
 from revdeq_kernels import backends, cell_choice, first_use
+from revdeq_kernels.cell_arguments import Gradients, Solved
 from torch_revdeq import LinearCell, RevDEQ
 
 if "triton" not in BACKENDS:
@@ -70,13 +71,11 @@ def test_values_and_gradients_are_those_of_stored_activations(
 # ---- the way back ----------------------------------------------------------------------------
 
 
-def both_ways(cell: Cell, **changed: Tensor) -> tuple[Tensor, ...]:
+def both_ways(cell: Cell, **changed: Tensor) -> Gradients:
     """The gradients, the distance and the count of lost rows; with other arguments on the way."""
-    y, z, fixed, digits, _ = LAUNCHER.forward(*cell.tensors, *cell.numbers)
-    end_y, end_z = fixed if cell.state == "exact" else (y, z)
-    tensors = {"digits": digits, "u": cell.u, "w": cell.w, "z0": cell.z0} | changed
-    given: Any = (cell.grad_y, cell.grad_z, end_y, end_z, *tensors.values(), *cell.numbers)
-    return LAUNCHER.backward(*given)
+    out = LAUNCHER.forward(cell.tensors, cell.numbers)
+    ends = out.ends(cell.grad_y, cell.grad_z, cell.numbers)
+    return LAUNCHER.backward(ends, cell.tensors._replace(**changed), cell.numbers)
 
 
 @pytest.mark.parametrize("beta", [0.5, 0.8, 0.7312, pytest.param(1.3, marks=pytest.mark.slow)])
@@ -106,9 +105,9 @@ def test_a_number_out_of_range_raises_the_flag() -> None:
     cell = make(8, 64, F16, act="relu", steps=2)
     u = cell.u.clone()
     u[3, 5] = 3e4
-    y, z, *_, flag = LAUNCHER.forward(u, cell.w, cell.z0, *cell.numbers)
-    assert flag.item() != 0 and bool(y[3].isnan().any()) and bool(z[3].isnan().any())
-    assert LAUNCHER.forward(*cell.tensors, *cell.numbers)[4].item() == 0
+    out = LAUNCHER.forward(cell.tensors._replace(u=u), cell.numbers)
+    assert out.flag.item() != 0 and bool(out.y[3].isnan().any()) and bool(out.z[3].isnan().any())
+    assert LAUNCHER.forward(cell.tensors, cell.numbers).flag.item() == 0
 
 
 @here
@@ -130,9 +129,9 @@ def test_opcheck(state: str) -> None:
     leaves = [t.clone().requires_grad_() for t in cell.tensors]
     op = torch.ops.revdeq_gluon.linear_cell_forward.default
     torch.library.opcheck(op, (*leaves, *cell.numbers))
-    y, z, fixed, digits, _ = op(*(t.detach() for t in leaves), *cell.numbers)
-    states = fixed.unbind() if state == "exact" else (y, z)
-    given = (cell.grad_y, cell.grad_z, *(s.clone() for s in states), digits)
+    out = Solved(*op(*(t.detach() for t in leaves), *cell.numbers))
+    ends = out.ends(cell.grad_y, cell.grad_z, cell.numbers)
+    given = (t.clone() for t in ends)
     back = torch.ops.revdeq_gluon.linear_cell_backward.default
     torch.library.opcheck(back, (*given, *cell.tensors, *cell.numbers))
 
@@ -151,8 +150,8 @@ def test_the_trial_accepts_the_kernel_and_no_other(monkeypatch: pytest.MonkeyPat
     back = LAUNCHER.backward
 
     def a_little_off(*args: Any) -> Any:
-        grad_u, grad_w, *rest = back(*args)
-        return grad_u, grad_w * 1.04, *rest
+        out = back(*args)
+        return out._replace(grad_w=out.grad_w * 1.04)
 
     monkeypatch.setattr(LAUNCHER, "backward", a_little_off)
     assert "results are 0.04 off" in LAUNCHER.differs(cpu, *case)

@@ -93,11 +93,11 @@ def test_the_trial_accepts_the_kernel_and_no_other(monkeypatch: pytest.MonkeyPat
     back = launcher.backward
 
     def a_little_off(*args: Any) -> Any:
-        grad_u, grad_w, *rest = back(*args)
-        return grad_u, grad_w * 1.04, *rest
+        out = back(*args)
+        return out._replace(grad_w=out.grad_w * 1.04)
 
     def lost(*args: Any) -> Any:
-        return *back(*args)[:4], torch.ones(1, dtype=torch.int32)
+        return back(*args)._replace(lost=torch.ones(1, dtype=torch.int32))
 
     for wrong, message in ((a_little_off, "results are 0.04 off"), (lost, "1 rows did not come")):
         monkeypatch.setattr(launcher, "backward", wrong)
@@ -203,10 +203,9 @@ def test_every_launch_is_compiled_ahead_of_time(monkeypatch: pytest.MonkeyPatch)
             cases = product(features, ((0.5, "float32"), (0.5, "exact"), (0.95123, "exact")))
             for d, (beta, state) in cases:
                 cell = make(5, d, dtype, beta=beta, state=state, act="gelu")
-                y, z, fixed, digits, _ = launcher.forward(*cell.tensors, *cell.numbers)
-                pair = fixed if state == "exact" else (y, z)
-                given: Any = (cell.grad_y, cell.grad_z, *pair, digits, *cell.tensors)
-                launcher.backward(*given, *cell.numbers)
+                out = launcher.forward(cell.tensors, cell.numbers)
+                ends = out.ends(cell.grad_y, cell.grad_z, cell.numbers)
+                launcher.backward(ends, cell.tensors, cell.numbers)
         assert {name for name, _ in made} == {"forward_kernel", "backward_kernel", "sum_programs"}
         for name, arguments in made:
             label = "cell" if name == "sum_programs" else implementation

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch.nn.modules import module as torch_module
 
 import revdeq_kernels as rk
 from revdeq_kernels import cell_choice
+from revdeq_kernels.cell_arguments import Numbers
 
 from .capturing import capturing, check_capture
 from .compiling import not_compiled
@@ -161,27 +161,6 @@ def _unsuited_tensors(cell: LinearCell, z0: Any, args: tuple[Any, ...]) -> str |
     return None
 
 
-@dataclass
-class _Call:
-    """The numbers of one call of the op."""
-
-    schedule: Schedule
-    act: str
-    exact: bool
-    frac_bits: int
-    implementation: str
-
-    def numbers(self) -> tuple[float, int, str]:
-        return self.schedule.numbers[0], self.schedule.max_steps, self.act
-
-    def options(self) -> dict[str, Any]:
-        return {
-            "state": "exact" if self.exact else "float32",
-            "frac_bits": self.frac_bits,
-            "implementation": self.implementation,
-        }
-
-
 def _solve_in_one_op(
     cell: LinearCell, z0: Tensor, x: Tensor, options: dict[str, Any], name: str, route: str
 ) -> Solution:
@@ -201,18 +180,19 @@ def _solve_in_one_op(
     u, start = (t.reshape(-1, cell.features) for t in (cell.of_input(x), z0.float()))
     if bits == "auto":
         bits = _frac_bits(cell.act, u.detach(), w.detach(), start.detach()) if exact else 0
-    call = _Call(schedule, cell.act, exact, bits, name)
+    state = "exact" if exact else "float32"
+    numbers = Numbers(schedule.numbers[0], schedule.max_steps, cell.act, state, bits)
     stats = Stats(
         steps=schedule.max_steps,
         nfe=2 * schedule.max_steps,
-        state="exact" if exact else "float32",
+        state=state,
         adjoint="reversible",
         state_bytes=8 * start.numel(),
         frac_bits=bits if exact else None,
         tol=options.get("tol"),
         route=route,
     )
-    y, z = _OneOp.apply(u, w, start, call, stats)
+    y, z = _OneOp.apply(u, w, start, numbers, name, stats)
     z, y = (t.reshape(z0.shape).to(z0.dtype) for t in (z, y))
     return Solution(z, y, stats)
 
@@ -230,23 +210,30 @@ class _OneOp(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, u: Tensor, w: Tensor, z0: Tensor, call: _Call, stats: Stats
+        ctx: Any,
+        u: Tensor,
+        w: Tensor,
+        z0: Tensor,
+        numbers: Numbers,
+        implementation: str,
+        stats: Stats,
     ) -> tuple[Tensor, Tensor]:
-        out = rk.linear_cell_forward(u, w, z0, *call.numbers(), **call.options())
-        y, z, fixed, digits, flag = out
-        if call.exact:
-            stats.state_bytes += digits.numel()
-            bits = call.frac_bits
-            pending = settle(flag[0] != 0, lambda: out_of_range(bits), (y, z))
+        options = {**numbers._asdict(), "implementation": implementation}
+        out = rk.linear_cell_forward(u, w, z0, **options)
+        y, z = out.y, out.z
+        if numbers.exact:
+            stats.state_bytes += out.digits.numel()
+            bits = numbers.frac_bits
+            pending = settle(out.flag[0] != 0, lambda: out_of_range(bits), (y, z))
             stats._pending += [] if pending is None else [pending]
-        ctx.call, ctx.stats = call, stats
-        ctx.save_for_backward(u, w, z0, digits, *((fixed,) if call.exact else (y, z)))
+        ctx.exact, ctx.options, ctx.stats = numbers.exact, options, stats
+        ctx.save_for_backward(u, w, z0, out.digits, *((out.fixed,) if ctx.exact else (y, z)))
         ctx.set_materialize_grads(False)
         return y, z
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        call, stats = ctx.call, ctx.stats
+        stats = ctx.stats
         if torch.is_grad_enabled():
             raise RuntimeError(
                 "LinearCell: expected to be differentiated once where one op takes all steps, got "
@@ -254,17 +241,14 @@ class _OneOp(torch.autograd.Function):
                 "state=torch.float32)"
             )
         u, w, z0, digits, *states = ctx.saved_tensors
-        y, z = states[0].unbind() if call.exact else states
+        y, z = states[0].unbind() if ctx.exact else states
         grad_y, grad_z = (torch.zeros_like(z0) if g is None else g for g in grads)
-        pair = (grad_y, grad_z, y, z)
-        options = call.options()
-        grad_u, grad_w, grad_z0, distance, lost = rk.linear_cell_backward(
-            *pair, digits, u, w, z0, *call.numbers(), **options
-        )
+        out = rk.linear_cell_backward(grad_y, grad_z, y, z, digits, u, w, z0, **ctx.options)
+        distance = out.distance
         stats._reconstruction_error = distance
-        pending = settle(lost[0] != 0, lambda: _not_back(float(distance)), ())  # NaN already
+        pending = settle(out.lost[0] != 0, lambda: _not_back(float(distance)), ())  # NaN already
         stats._pending += [] if pending is None else [pending]
-        return grad_u, grad_w.to(w.dtype), grad_z0, None, None
+        return out.grad_u, out.grad_w.to(w.dtype), out.grad_z0, None, None, None
 
 
 def _not_back(distance: float) -> ReconstructionError:

@@ -14,6 +14,7 @@ from torch import Tensor
 from triton import knobs
 
 from revdeq_kernels import composite
+from revdeq_kernels.cell_arguments import Ends, Gradients, Inputs, Numbers, Solved
 from revdeq_kernels.conditions import BF16, F16, F32
 from revdeq_kernels.fixed_point import contraction, effective_beta
 
@@ -41,87 +42,71 @@ class Launcher:
     def __init__(self, kernels: Any) -> None:
         self.kernels = kernels
 
-    def digits_shape(self, z0: Tensor, beta: float, steps: int) -> tuple[int, ...]:
+    def digits_shape(self, z0: Tensor, numbers: Numbers) -> tuple[int, ...]:
         """A byte of each element for as many half steps as fit into one, one after the other."""
-        return -(-2 * steps // contraction(beta).digits_per_byte), *z0.shape
+        return -(-2 * numbers.steps // contraction(numbers.beta).digits_per_byte), *z0.shape
 
-    def forward(
-        self,
-        u: Tensor,
-        w: Tensor,
-        z0: Tensor,
-        beta: float,
-        steps: int,
-        act: str,
-        state: str,
-        frac_bits: int,
-    ) -> tuple[Tensor, ...]:
+    def forward(self, inputs: Inputs, numbers: Numbers) -> Solved:
         """See ``linear_cell.linear_cell_forward``."""
-        exact = state == "exact"
-        y, z = torch.empty_like(z0), torch.empty_like(z0)
-        flag = torch.zeros(1, dtype=torch.int32, device=z0.device)
-        fixed = z0.new_empty((2, *z0.shape) if exact else 0, dtype=torch.int32)
-        digits = z0.new_empty(self.digits_shape(z0, beta, steps) if exact else 0, dtype=torch.uint8)
+        z0, exact = inputs.z0, numbers.exact
+        out = Solved(
+            y=torch.empty_like(z0),
+            z=torch.empty_like(z0),
+            fixed=z0.new_empty((2, *z0.shape) if exact else 0, dtype=torch.int32),
+            digits=z0.new_empty(self.digits_shape(z0, numbers) if exact else 0, dtype=torch.uint8),
+            flag=torch.zeros(1, dtype=torch.int32, device=z0.device),
+        )
         if z0.numel() > 0:
-            written = (fixed, digits, flag) if exact else (None, None, None)
-            numbers, constants = self._step(w, beta, act, exact, frac_bits)
-            args = (u, w, z0, y, z, *written, z0.shape[0], steps, *numbers)
-            launch(self.kernels.forward_kernel, self._programs(z0, w), z0, *args, **constants)
-        return y, z, fixed, digits, flag
+            kept = (out.fixed, out.digits, out.flag) if exact else (None, None, None)
+            step, constants = self._step(inputs.w, numbers)
+            args = (*inputs, out.y, out.z, *kept, z0.shape[0], numbers.steps, *step)
+            programs = self._programs(inputs)
+            launch(self.kernels.forward_kernel, programs, z0, *args, **constants)
+        return out
 
-    def backward(
-        self,
-        grad_y: Tensor,
-        grad_z: Tensor,
-        y: Tensor,
-        z: Tensor,
-        digits: Tensor,
-        u: Tensor,
-        w: Tensor,
-        z0: Tensor,
-        beta: float,
-        steps: int,
-        act: str,
-        state: str,
-        frac_bits: int,
-    ) -> tuple[Tensor, ...]:
+    def backward(self, ends: Ends, inputs: Inputs, numbers: Numbers) -> Gradients:
         """See ``linear_cell.linear_cell_backward``."""
-        grad_u, grad_z0 = torch.empty_like(u), torch.empty_like(z0)
-        grad_w = torch.zeros_like(w, dtype=F32)
-        distance, lost = z0.new_zeros(1), z0.new_zeros(1, dtype=torch.int32)
+        u, w, z0 = inputs
+        out = Gradients(
+            grad_u=torch.empty_like(u),
+            grad_w=torch.zeros_like(w, dtype=F32),
+            grad_z0=torch.empty_like(z0),
+            distance=z0.new_zeros(1),
+            lost=z0.new_zeros(1, dtype=torch.int32),
+        )
         if z0.numel() > 0:
-            programs = self._programs(z0, w)
+            programs = self._programs(inputs)
             of_programs = (
-                grad_w.new_empty(programs, *w.shape),
-                distance.new_empty(programs),
-                lost.new_empty(programs),
+                z0.new_empty(programs, *w.shape),
+                z0.new_empty(programs),
+                z0.new_empty(programs, dtype=torch.int32),
             )
-            numbers, constants = self._step(w, beta, act, state == "exact", frac_bits)
-            read = (grad_y, grad_z, y, z, digits if state == "exact" else None, u, w, z0)
-            args = (*read, grad_u, grad_z0, *of_programs, z0.shape[0], steps, *numbers)
+            step, constants = self._step(w, numbers)
+            read = (*ends[:-1], ends.digits if numbers.exact else None, *inputs)
+            written = (out.grad_u, out.grad_z0, *of_programs)
+            args = (*read, *written, z0.shape[0], numbers.steps, *step)
             launch(self.kernels.backward_kernel, programs, z0, *args, **constants)
-            args = (*of_programs, grad_w, distance, lost, programs)
+            args = (*of_programs, out.grad_w, out.distance, out.lost, programs)
             block = kernels.SUM_BLOCK.value
             blocks = -(-w.numel() // block)
             sizes = {"SIZE": w.numel(), "BLOCK": block, "INTERPRETED": constants["INTERPRETED"]}
             launch(kernels.sum_programs, blocks, z0, *args, **sizes)
-        return grad_u, grad_w, grad_z0, distance, lost
+        return out
 
-    def _step(
-        self, w: Tensor, beta: float, act: str, exact: bool, frac_bits: int
-    ) -> tuple[tuple[float | int, ...], dict[str, Any]]:
+    def _step(self, w: Tensor, given: Numbers) -> tuple[tuple[float | int, ...], dict[str, Any]]:
         """The numbers in the order of STEP, and the constants of a kernel."""
+        beta = given.beta
         numbers: dict[str, float | int] = dict.fromkeys(kernels.STEP, 0)
         numbers |= {"keep": 1.0 - beta, "beta": beta, "scale": 1.0, "unscale": 1.0}
         form, packed = 0, 1
-        if exact:
-            form, packed, step = exact_step(beta, frac_bits, 0)
+        if given.exact:
+            form, packed, step = exact_step(beta, given.frac_bits, 0)
             numbers |= dict(zip(EXACT_STEP, step, strict=True))
             numbers |= {"keep": contraction(beta).one_minus_beta, "beta": effective_beta(beta)}
         tile, warps, _ = self.configuration(w)
         constants = {
-            "ACT": ACTS[act].value,
-            "EXACT": exact,
+            "ACT": ACTS[given.act].value,
+            "EXACT": given.exact,
             "FORM": form,
             "DIGITS_PER_BYTE": packed,
             "FEATURES": w.shape[0],
@@ -135,9 +120,10 @@ class Launcher:
         """How a cell with such a W is taken apart."""
         return self.kernels.CONFIGURATIONS[TYPES[w.dtype]][w.shape[0]]
 
-    def _programs(self, z0: Tensor, w: Tensor) -> int:
+    def _programs(self, inputs: Inputs) -> int:
         """As many as the device holds at once, which take tile after tile; no more than tiles."""
-        tile, _, programs = self.configuration(w)
+        z0 = inputs.z0
+        tile, _, programs = self.configuration(inputs.w)
         tiles = -(-z0.shape[0] // tile)
         if not z0.is_cuda:
             return min(tiles, INTERPRETED_PROGRAMS)
@@ -164,23 +150,22 @@ class Launcher:
 
         rows = 5 * self.kernels.CONFIGURATIONS[TYPES[w_dtype]][features].tile + 3
         u, w = normal(rows, features), normal(features, features) * 0.4 / features**0.5
-        u, w, z0 = u.to(w_dtype), w.to(w_dtype), normal(rows, features)
+        inputs = Inputs(u.to(w_dtype), w.to(w_dtype), normal(rows, features))
         grads = (normal(rows, features), normal(rows, features))
         precise = torch.get_float32_matmul_precision() == "highest"  # of the composite on a GPU
         unit = torch.finfo(w_dtype).eps if w_dtype != F32 else 2.0**-15 if precise else 2.0**-9
         for beta in (0.5, 0.8, 0.7312) if state == "exact" else (0.5,):
-            numbers: Any = (beta, 2, act, state, 16)
+            numbers = Numbers(beta, 2, act, state, 16)
             results = []
             for run, back_again in (
                 (composite.forward, composite.backward),
                 (self.forward, self.backward),
             ):
-                y, z, fixed, digits, flag = run(u, w, z0, *numbers)
-                end_y, end_z = fixed if state == "exact" else (y, z)
-                back = back_again(*grads, end_y, end_z, digits, u, w, z0, *numbers)
-                if flag.item() or back[4].item():
-                    return f"with beta {beta} {back[4].item()} rows did not come back"
-                results.append([y, z, *back[:3]])
+                out = run(inputs, numbers)
+                back = back_again(out.ends(*grads, numbers), inputs, numbers)
+                if out.flag.item() or back.lost.item():
+                    return f"with beta {beta} {back.lost.item()} rows did not come back"
+                results.append([out.y, out.z, back.grad_u, back.grad_w, back.grad_z0])
             for want, got in zip(*results, strict=True):
                 off = float((want.float() - got.float()).norm() / want.float().norm())
                 if not off <= unit:
