@@ -3,8 +3,7 @@
 revdeq_kernels/triton/aot.py lists the kernels. It is loaded without the package around it, which
 imports torch: an environment with triton alone is enough.
 
-The equilibrium cell's kernels must load W outside of every loop, and those in Gluon must multiply
-by the warpgroup instructions.
+triton_cells.py says what else is checked of the equilibrium cell's kernels.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ from types import ModuleType
 from typing import Any
 
 import triton
+import triton_cells
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
 from triton.experimental.gluon._runtime import GluonASTSource
@@ -31,20 +31,21 @@ from triton.experimental.gluon._runtime import GluonASTSource
 ROOT = Path(__file__).parents[1]
 TARGETS = [GPUTarget("cuda", arch, 32) for arch in (80, 90, 100, 120)]
 TARGETS += [GPUTarget("hip", "gfx942", 64)]
-# Bytes a thread. ptxas spills a few where that lets more warps run, which kernels depends on its
-# version; a kernel that does not fit spills hundreds.
-SPILL_LIMIT = 32
 ARCHITECTURES: dict[str, tuple[int, ...]] = {}  # of signatures that are not for all
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """Registers and bytes spilled of one kernel on one target, or the error of compiling it."""
+    """Registers and bytes spilled of one kernel on one target, or the error of compiling it.
+
+    `evaluated` is of an equilibrium cell's kernel: ``triton_cells.evaluations``.
+    """
 
     registers: int = 0
     spilled: int = 0
     error: str = ""
+    evaluated: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         if self.error:
@@ -53,7 +54,7 @@ class Compiled:
 
     def problem(self) -> str:
         """Why this fails the check, or nothing."""
-        return self.error or (f"spills {self.spilled} bytes" if self.spilled > SPILL_LIMIT else "")
+        return self.error or (f"spills {self.spilled} bytes a thread" if self.spilled else "")
 
 
 def load_signatures(root: Path) -> list[tuple[str, Any, dict[str, Any], dict[str, Any]]]:
@@ -68,13 +69,18 @@ def load_signatures(root: Path) -> list[tuple[str, Any, dict[str, Any], dict[str
 
 
 def nvidia_resources(asm: dict[str, Any]) -> Compiled:
-    """What cuobjdump reads in the machine code; spills are on the stack or in local memory."""
+    """What cuobjdump reads in the machine code; spills are on the stack or in local memory.
+
+    ptxas leaves frames on the stack that nothing is written to.
+    """
     report = _cuobjdump(asm["cubin"], "-res-usage")
     found = re.findall(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", report)
     if not found:
         return Compiled(error=f"cuobjdump -res-usage names no kernel:\n{report}")
     registers, stack, local = map(max, zip(*(map(int, row) for row in found), strict=True))
-    return Compiled(registers, stack + local)
+    frame = stack + local
+    used = frame > 0 and re.search(r"\b(LDL|STL)\b", disassembled(asm["cubin"]))
+    return Compiled(registers, frame if used else 0)
 
 
 def amd_resources(asm: dict[str, Any]) -> Compiled:
@@ -95,36 +101,6 @@ RESOURCES: dict[str, Callable[[dict[str, Any]], Compiled]] = {
     "cuda": nvidia_resources,
     "hip": amd_resources,
 }
-
-
-def cell_problem(label: str, asm: dict[str, Any]) -> str:
-    """What an equilibrium cell's kernel does that it must not do on an NVIDIA GPU, or nothing."""
-    if " cell " not in label:
-        return ""
-    found = depths_of_loads(asm["ttgir"], "%w")
-    if not found or max(found) > 0:
-        return f"loads W at loop depths {found}, expected outside of loops"
-    if label.startswith("gluon") and "HGMMA" not in disassembled(asm["cubin"]):
-        return "no HGMMA in its machine code"
-    return ""
-
-
-def depths_of_loads(ir: str, pointer: str) -> list[int]:
-    """How many loops are around each load by a pointer, in Triton's intermediate language."""
-    from_pointer, depths, loops = {pointer}, [], []
-    for line in ir.splitlines():
-        code = line.split(" loc(")[0]
-        operands = set(re.findall(r"%[\w-]+", code.partition("=")[2]))
-        if match := re.search(r"(%[\w-]+) = tt\.(addptr|splat|broadcast|load)\b", code):
-            if operands & from_pointer and match[2] == "load":
-                depths.append(sum(loops))
-            elif operands & from_pointer:
-                from_pointer.add(match[1])
-        if code.rstrip().endswith("{"):
-            loops.append("scf.for" in code or "scf.while" in code)
-        elif code.strip().startswith("}") and loops and not code.rstrip().endswith("{"):
-            loops.pop()
-    return depths
 
 
 def disassembled(cubin: bytes) -> str:
@@ -186,11 +162,24 @@ def compile_one(task: tuple[int, GPUTarget]) -> Compiled:
         # Any failure is a finding of this check: it is shown in full and fails the run.
         return Compiled(error=traceback.format_exc())
     compiled = RESOURCES[target.backend](asm)
-    if label.startswith("gluon") and compiled.spilled:
-        return replace(compiled, error=f"spills {compiled.spilled} bytes; none in Gluon may")
-    if target.backend == "cuda" and (problem := cell_problem(label, asm)):
-        return replace(compiled, error=problem)
-    return compiled
+    if " cell " not in label:
+        return compiled
+    problem = triton_cells.problem(label, asm["ttgir"], disassembled(asm["cubin"]))
+    return replace(compiled, error=problem, evaluated=tuple(triton_cells.evaluations(asm["ttgir"])))
+
+
+def differing(results: dict[tuple[int, GPUTarget], Compiled]) -> dict[tuple[int, GPUTarget], str]:
+    """The cell's ways back that do not evaluate f as their way forward does."""
+    evaluated = {
+        (SIGNATURES[index][0], target): result.evaluated
+        for (index, target), result in results.items()
+    }
+    return {
+        (index, target): "evaluates f by other products than forward"
+        for index, target in results
+        if " cell back " in (label := SIGNATURES[index][0])
+        and evaluated[label, target] != evaluated[label.replace(" back ", " forward "), target]
+    }
 
 
 def report(results: dict[tuple[int, GPUTarget], Compiled]) -> int:
@@ -201,6 +190,7 @@ def report(results: dict[tuple[int, GPUTarget], Compiled]) -> int:
         cells = (str(results.get((index, target), "-")) for target in TARGETS)
         print(name.ljust(width), *(f"{cell:>10}" for cell in cells))
     bad = {task: result.problem() for task, result in results.items() if result.problem()}
+    bad = differing(results) | bad
     for (index, target), what in bad.items():
         print(f"triton_aot: {SIGNATURES[index][0]} for {target.arch}: {what}", file=sys.stderr)
     print(f"triton {triton.__version__}: {len(results)} compilations, {len(bad)} problems")

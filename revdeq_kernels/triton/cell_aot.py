@@ -81,7 +81,8 @@ def _signature(
     kind = "float32" if form is None else f"form {form[0].value} digits {form[1]}"
     way = "back" if back else "forward"
     label = f"{implementation} cell {way} {w} {features} act {act.value} {kind}"
-    return label, kernel, types, constants | OPTIONS | {"num_warps": warps, "num_stages": 1}
+    options = OPTIONS | linear_cell.LIMITS | {"num_warps": warps}
+    return label, kernel, types, constants | options
 
 
 def _sum_programs() -> tuple[str, Any, dict[str, Any], dict[str, Any]]:

@@ -113,7 +113,7 @@ class Launcher:
             "TILE": tile,
             "INTERPRETED": bool(knobs.runtime.interpret),
         }
-        options = {"num_warps": warps, "num_stages": 1}
+        options = {"num_warps": warps} | kernels.LIMITS
         return tuple(numbers[name] for name in kernels.STEP), constants | options
 
     def configuration(self, w: Tensor) -> kernels.Configuration:

@@ -45,6 +45,10 @@ from .half_step import narrow, to_fixed
 
 SUM_BLOCK: tl.constexpr = tl.constexpr(1024)
 
+LIMITS = {"num_stages": 1, "maxnreg": 255}
+"""The compiler's options for a cell, beside its warps. ptxas, not told that registers are there,
+spills so that more programs fit on a processor; no more are launched than Configuration says."""
+
 
 class Configuration(NamedTuple):
     """How a cell is taken apart: rows of a tile, warps of a program, programs of a processor."""
@@ -62,9 +66,9 @@ CONFIGURATIONS: dict[str, dict[int, Configuration]] = {
     "fp32": {32: Configuration(16, 8), 64: Configuration(16, 8)},
 }
 """By the type of W and the features: what the architectures of ``cell_aot.py`` hold in registers,
-but for some bytes (32 a thread at the most, which .ci/triton_aot.py asserts). 128 features in
-float32 would take 416 KiB of shared memory, of 227, and spill hundreds of bytes; with 256 the
-gradient of W alone, 256 KiB, fills a processor's registers."""
+without a spill, which .ci/triton_aot.py asserts. 128 features in float32 would take 416 KiB of
+shared memory, of 227, and spill hundreds of bytes; with 256 the gradient of W alone, 256 KiB, fills
+a processor's registers."""
 
 STEP = [
     "keep",
@@ -225,7 +229,6 @@ def backward_kernel(
     ):
         first = (zero + tile) * (TILE * FEATURES)
         mask = (row < rows - tile * TILE)[:, None]
-        bias = tl.load(u + first + i, mask=mask, other=0.0)
         y = tl.load(y_end + first + i, mask=mask, other=0)
         z = tl.load(z_end + first + i, mask=mask, other=0)
         gy = tl.load(grad_y + first + i, mask=mask, other=0.0)
@@ -235,6 +238,7 @@ def backward_kernel(
         size = tl.zeros([TILE], tl.float32)
         if not EXACT:
             size = tl.maximum(largest(y), largest(z))
+        # u is read again for every half step, as digits are: registers are what is short.
         for back in tl.range(plain(steps, INTERPRETED), disable_licm=True):
             n = steps - 1 - back
             packed = tl.zeros([TILE, FEATURES], tl.int32)
@@ -243,6 +247,7 @@ def backward_kernel(
                     digits + first, weight, base, 2 * n + 1, last, i, mask, plane, DIGITS_PER_BYTE
                 )
             read = operand(number_of(y, unscale, EXACT), kind, INTERPRETED)
+            bias = tl.load(u + first + i, mask=mask, other=0.0)
             f, g, factor, of_w = products(read, gz, w_t, bias, beta, of_w, ACT, kind, INTERPRETED)
             gu += g
             gy = tl.dot(factor, w_rows, acc=gy, input_precision="tf32x3")
@@ -256,6 +261,7 @@ def backward_kernel(
             if not EXACT:  # the start itself, which a float pair has only nearly come back to
                 s = tl.load(z0 + first + i, mask=mask & (n == 0), other=s)
             read = operand(s, kind, INTERPRETED)
+            bias = tl.load(u + first + i, mask=mask, other=0.0)
             f, g, factor, of_w = products(read, gy, w_t, bias, beta, of_w, ACT, kind, INTERPRETED)
             gu += g
             gz = tl.dot(factor, w_rows, acc=gz, input_precision="tf32x3")
