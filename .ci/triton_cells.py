@@ -1,6 +1,7 @@
 """What is checked of the equilibrium cell's compiled kernels, in their languages: text is enough.
 
-W is loaded outside of every loop, and Gluon multiplies by the warpgroup instructions. A Triton
+W is loaded outside of every loop. Gluon multiplies by the warpgroup instructions, or in float32 by
+those of TF32, and says in which layouts. A Triton
 kernel evaluates f by products that are taken alike wherever it does, and alike forward and back: an
 exact state would not come back from sums in another order.
 """
@@ -22,7 +23,8 @@ def problem(label: str, ir: str, code: str) -> str:
     if not found or max(found) > 0:
         return f"loads W at loop depths {found}, expected outside of loops"
     if label.startswith("gluon"):
-        return "" if "HGMMA" in code else "no HGMMA in its machine code"
+        instruction = "TF32" if " fp32 " in label else "HGMMA"
+        return "" if instruction in code else f"no {instruction} in its machine code"
     products = evaluations(ir)
     first, second = products[: len(products) // 2], products[len(products) // 2 :]
     if not products or first != second:

@@ -27,7 +27,7 @@ IMPLEMENTATIONS = {
 composite  matmuls and the half-step ops: the definition, on every device
 triton     one launch for all steps, for cells of FEATURES on a GPU of WIDEST; sums
            with w in float32 are of products in three TF32, which err as float32 does
-gluon      the same by the warpgroup instructions of sm_90
+gluon      the same by the warpgroup instructions of sm_90; and with w in float32
 """
 
 _KERNELS = {"triton": ".triton.linear_cell", "gluon": ".triton.gluon_cell"}
@@ -35,13 +35,18 @@ _KERNELS = {"triton": ".triton.linear_cell", "gluon": ".triton.gluon_cell"}
 
 FEATURES: dict[str, dict[torch.dtype, tuple[int, ...]]] = {
     "triton": {BF16: (32, 64, 128), F16: (32, 64, 128), F32: (32, 64)},
-    "gluon": {BF16: (64, 128), F16: (64, 128)},
+    "gluon": {BF16: (64, 128), F16: (64, 128), F32: (128,)},
 }
 """The numbers of features that the kernels take, by dtype of w."""
 
-WIDEST = {"triton": {"sm_80": 64, "sm_90": 128, "sm_100": 128}, "gluon": {"sm_90": 128}}
-"""Where the kernels fit into shared memory and registers, by architecture, and the most features
-that do; they were compiled, not run."""
+_TRITON, _WGMMA = {"sm_80": 64, "sm_90": 128, "sm_100": 128}, {"sm_90": 128}
+
+WIDEST: dict[str, dict[torch.dtype, dict[str, int]]] = {
+    "triton": {BF16: _TRITON, F16: _TRITON, F32: _TRITON},
+    "gluon": {BF16: _WGMMA, F16: _WGMMA, F32: {"sm_80": 128, "sm_90": 128, "sm_100": 128}},
+}
+"""Where the kernels fit into shared memory and registers, by dtype of w and architecture, and the
+most features that do; they were compiled, not run."""
 
 FASTEST: dict[tuple[str, int, torch.dtype], str] = {}
 """(architecture such as "sm_90", features, dtype of w) -> what is fastest there, if that is not the
@@ -76,10 +81,12 @@ def why_not(implementation: str, w: Tensor) -> str | None:
         return f"it takes features of {kinds}, got {w.shape[0]} in {w.dtype}; take 'composite'"
     if reason := backends.why_not("triton", w.device.type):
         return f"{reason}; 'composite' runs anywhere"
+    widest = WIDEST[implementation][w.dtype]
     if w.device.type == "cuda":
-        return _why_not_on(first_use.architecture(w.device), w.shape[0], WIDEST[implementation])
+        return _why_not_on(first_use.architecture(w.device), w.shape[0], widest)
     if implementation == "gluon":
-        return "Triton's interpreter knows no Gluon; it takes tensors on a GPU of sm_90"
+        gpus = ", ".join(widest)
+        return f"Triton's interpreter knows no Gluon; it takes tensors on a GPU of {gpus}"
     return None
 
 

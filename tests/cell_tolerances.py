@@ -24,6 +24,10 @@ U = unit_roundoff(torch.float32)
 ACT_ERROR = 8 * U
 """What act or act' in float32 errs by itself, times 1 + its value: a few roundings of it."""
 
+SPLIT_ERROR = 16
+"""What a product in three TF32 errs by itself, in U times its value: 4 for the low part of each
+factor, 4 for the product of both, which is left out, and the additions of the three."""
+
 
 class Bounded(NamedTuple):
     """Numbers, and how far those of the cell may be from them."""
@@ -61,9 +65,12 @@ class Evaluation:
     f: Bounded
 
 
-def bounded(cell: Cell) -> tuple[Outcome, Outcome]:
-    """y, z and the gradients in float64, and a bound on the error of each of their elements."""
-    analysis = _Analysis(cell)
+def bounded(cell: Cell, tf32: bool = False) -> tuple[Outcome, Outcome]:
+    """y, z and the gradients in float64, and a bound on the error of each of their elements.
+
+    `tf32`: products are three of TF32, added to their sum one after the other.
+    """
+    analysis = _Analysis(cell, SPLIT_ERROR if tf32 else 0)
     y, z, evaluations = analysis.forward()
     if cell.state != "exact":
         evaluations = analysis.met_on_the_way_back(y, z, evaluations)
@@ -72,10 +79,10 @@ def bounded(cell: Cell) -> tuple[Outcome, Outcome]:
     return Outcome(*(b.value for b in all_of_them)), Outcome(*(1.01 * b.error for b in all_of_them))
 
 
-def assert_within_bounds(cell: Cell, got: Outcome) -> None:
+def assert_within_bounds(cell: Cell, got: Outcome, tf32: bool = False) -> None:
     """Every element is as near to float64 autograd as the analysis says, which says something."""
     reference = stored(cell)
-    values, errors = bounded(cell)
+    values, errors = bounded(cell, tf32)
     for name, want, value, error, result in zip(
         Outcome._fields, reference, values, errors, got, strict=True
     ):
@@ -86,7 +93,8 @@ def assert_within_bounds(cell: Cell, got: Outcome) -> None:
 
 
 class _Analysis:
-    def __init__(self, cell: Cell) -> None:
+    def __init__(self, cell: Cell, product: int) -> None:
+        self.product = product
         self.cell, self.act = cell, ACTS[cell.act]
         self.w, self.size = cell.w.double(), cell.w.double().abs()
         self.narrow = cell.w.dtype != torch.float32
@@ -98,7 +106,7 @@ class _Analysis:
         read = self._read(s)
         value = read.value @ self.w.t() + self.cell.u.double()
         terms = read.most @ self.size.t()
-        error = read.error @ self.size.t() + U * (self.w.shape[0] * terms)
+        error = read.error @ self.size.t() + U * ((self.w.shape[0] + self.product) * terms)
         before = Bounded(value, error + U * (terms + self.cell.u.double().abs()))
         f = self.act.function(value)
         f_error = self.act.slope * before.error + ACT_ERROR * (1 + f.abs())
@@ -174,7 +182,7 @@ class _Analysis:
             grad_u = grad_u + g
             g = self._stored(g)
             grad_w = grad_w + self._outer(g, evaluation.read)
-            error = (g.error + U * self.w.shape[0] * g.most) @ self.size
+            error = (g.error + U * (self.w.shape[0] + self.product) * g.most) @ self.size
             gy, gz = gz.times(1 - beta), gy + Bounded(g.value @ self.w, error)
         return self._stored(grad_u), self._stored(grad_w), gy + gz
 
@@ -189,6 +197,6 @@ class _Analysis:
 
     def _outer(self, g: Bounded, read: Bounded) -> Bounded:
         """The sum over the rows of the products of g and s."""
-        rows = U * g.value.shape[0] * (g.most.t() @ read.most)
+        rows = U * (g.value.shape[0] + self.product) * (g.most.t() @ read.most)
         error = g.error.t() @ read.most + g.value.abs().t() @ read.error
         return Bounded(g.value.t() @ read.value, error + rows)

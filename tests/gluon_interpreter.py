@@ -1,10 +1,10 @@
 """Gluon kernels in Triton's interpreter, which knows no Gluon: what they compute, without layouts.
 
 ``interpreted(module)`` is the module with its kernels as the interpreter takes them. Tensors are
-whole, so a layout means nothing; shared memory is an array; a wgmma is a product of its factors in
-float32. Beside the numbers it holds a kernel to rules that a GPU does not check: memory is written
-before it is read, and fenced between the threads' stores and wgmma's reads; what goes into 16 bits
-was rounded to them.
+whole, so a layout means nothing; shared memory is an array; a wgmma or a product of TF32 is one of
+its factors in float32. Beside the numbers it holds a kernel to rules that a GPU does not check:
+memory is written before it is read, and fenced between the threads' stores and wgmma's reads; what
+goes into 16 bits, or into a product of TF32, was rounded to them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from weakref import WeakSet
 import torch
 import triton.language as tl
 from triton.experimental.gluon._runtime import GluonJITFunction
-from triton.runtime.interpreter import InterpretedFunction
+from triton.runtime.interpreter import InterpretedFunction, TensorHandle
 
 from revdeq_kernels.triton.half_step import widen
 
@@ -31,6 +31,7 @@ def interpreted(module: ModuleType) -> SimpleNamespace:
     for value in kernels.values():
         names |= vars(sys.modules[value.fn.__module__])
     names |= {"gl": _Language(), "fence_async_shared": _fence, "warpgroup_mma": _product}
+    names |= {"mma_v2": _product_of_tf32}
     for name, value in list(names.items()):
         if isinstance(value, GluonJITFunction):
             fn = value.fn
@@ -80,6 +81,16 @@ class _Shared:
     def load(self, layout: Any) -> Any:
         assert self.cell.value is not None, "read before it is written"
         return self.cell.value if self.order is None else tl.permute(self.cell.value, self.order)
+
+    def slice(self, start: Any, length: Any, dim: int) -> Any:
+        """A part that is read at once, and here no memory of its own."""
+        begin, size = (n.value if isinstance(n, tl.constexpr) else n for n in (start, length))
+        whole = self.load(None)
+        assert begin + size <= whole.shape[dim], "beyond the end"
+        part = whole.handle.data.take(range(begin, begin + size), dim)
+        kind = tl.block_type(whole.dtype, list(part.shape))
+        tensor = tl.tensor(TensorHandle(part, whole.dtype), kind)
+        return SimpleNamespace(load=lambda layout: tensor)
 
     def factor(self) -> Any:
         assert self.cell.fenced, "wgmma reads what was stored since the last fence"
@@ -136,6 +147,14 @@ def _no_layout(*args: Any, **options: Any) -> None: ...
 def _fence() -> None:
     for cell in _CELLS:
         cell.fenced = True
+
+
+def _product_of_tf32(a: Any, b: Any, acc: Any, input_precision: str) -> Any:
+    assert input_precision == "tf32"
+    for factor in (a, b):
+        low = factor.handle.data.view("int32") & 0x1FFF
+        assert not low[factor.handle.data == factor.handle.data].any(), "not a number of TF32"
+    return acc + tl.dot(a, b, input_precision="ieee")
 
 
 def _product(a: _Shared, b: _Shared, acc: Any, use_acc: bool = True) -> Any:

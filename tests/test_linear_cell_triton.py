@@ -146,11 +146,14 @@ def test_what_is_offered_is_what_is_compiled() -> None:
     for name, module in MODULES.items():
         offered = {cell_launch.TYPES[w]: ds for w, ds in cell_choice.FEATURES[name].items()}
         assert offered == {w: tuple(found) for w, found in module.CONFIGURATIONS.items()}
-        widest = {f"sm_{a}": most for a, most in cell_aot.WIDEST[name].items()}
-        assert widest == cell_choice.WIDEST[name]
+        for w, widest in cell_choice.WIDEST[name].items():
+            compiled_for = cell_aot.WIDEST[name][cell_launch.TYPES[w]]
+            assert widest == {f"sm_{a}": most for a, most in compiled_for.items()}
     compiled = cell_aot.architectures()
-    found = {name.split()[0]: where for name, where in compiled.items() if " 128 " in name}
-    assert found == {"triton": (90, 100), "gluon": (90,)}
+    found = {(n.split()[0], n.split()[3]): where for n, where in compiled.items() if " 128 " in n}
+    of_16_bits = product(("bf16", "fp16"), (("triton", (90, 100)), ("gluon", (90,))))
+    want = {(name, w): where for w, (name, where) in of_16_bits}
+    assert found == want | {("gluon", "fp32"): (80, 90, 100)}
     assert compiled["triton cell back bf16 64 act 2 float32"] == (80, 90, 100)
     assert cell_launch.ACTS.keys() == set(cell_checks.ACTS)
     assert cell_step.TOLERANCE.value == composite.TOLERANCE == TOLERANCE[F32]

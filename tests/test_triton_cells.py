@@ -56,7 +56,15 @@ def test_a_kernel_with_a_fault_is_found(ir: str, problem: str) -> None:
     assert re.match(problem, found) and bool(found) == bool(problem)
 
 
-@pytest.mark.parametrize(("code", "problem"), [("HGMMA", ""), ("HMMA", "no HGMMA in its ")])
-def test_gluon_multiplies_by_warpgroups(code: str, problem: str) -> None:
-    found = triton_cells.problem("gluon cell forward bf16 64", kernel(), code)
+@pytest.mark.parametrize(
+    ("w", "code", "problem"),
+    [
+        ("bf16", "HGMMA.64x64x16.F32.BF16", ""),
+        ("bf16", "HMMA.16816.F32.BF16", "no HGMMA in its "),
+        ("fp32", "HMMA.1688.F32.TF32", ""),
+        ("fp32", "FFMA", "no TF32 in its "),
+    ],
+)
+def test_gluon_multiplies_by_tensor_cores(w: str, code: str, problem: str) -> None:
+    found = triton_cells.problem(f"gluon cell forward {w} 128", kernel(), code)
     assert found.startswith(problem) and bool(found) == bool(problem)

@@ -13,10 +13,15 @@ from typing import Any
 from . import cell_step, gluon_cell, linear_cell
 from .half_step import GENERAL, INTEGER, OPTIONS, SHIFT
 
-WIDEST = {"triton": {80: 64, 90: 128, 100: 128}, "gluon": {90: 128}}
-"""By implementation, the compute capabilities for which these are compiled, and the most features
-that registers hold there: on sm_80 128 spill up to 96 bytes a thread, by the version of Triton. On
-other GPUs shared memory does not hold what these keep there."""
+_TRITON, _WGMMA, _TF32 = {80: 64, 90: 128, 100: 128}, {90: 128}, {80: 128, 90: 128, 100: 128}
+
+WIDEST: dict[str, dict[str, dict[int, int]]] = {
+    "triton": {"bf16": _TRITON, "fp16": _TRITON, "fp32": _TRITON},
+    "gluon": {"bf16": _WGMMA, "fp16": _WGMMA, "fp32": _TF32},
+}
+"""By implementation and type of W, the compute capabilities for which these are compiled, and the
+most features that fit there: on sm_80 Triton's 128 spill up to 96 bytes a thread, by the version of
+Triton. On other GPUs shared memory does not hold what these keep there."""
 
 Form = tuple[Any, int, str] | None
 """Of an exact state: the form, the digits per byte and the type of `half`; None for float32."""
@@ -33,9 +38,10 @@ _KERNELS: dict[str, Any] = {"triton": linear_cell, "gluon": gluon_cell}
 def architectures() -> dict[str, tuple[int, ...]]:
     """The compute capabilities of each signature, by its label."""
     found: dict[str, tuple[int, ...]] = {}
-    for label, _, _, constants in signatures():
+    for label, _, types, constants in signatures():
         features = constants.get("FEATURES", 0)
-        widest = WIDEST["gluon" if label.startswith("gluon") else "triton"]
+        kind = types.get("w", "*bf16").removeprefix("*")
+        widest = WIDEST["gluon" if label.startswith("gluon") else "triton"][kind]
         found[label] = tuple(a for a, most in widest.items() if features <= most)
     return found
 
@@ -60,9 +66,14 @@ def _signature(
     types: dict[str, Any] = {"rows": "i32", "steps": "i32", "w": f"*{w}", "u": f"*{w}"}
     types |= dict.fromkeys(linear_cell.STEP, "i32")
     types |= dict.fromkeys(("keep", "beta", "scale", "unscale"), "fp32") | {"z0": "*fp32"}
-    tile, warps, _ = kernels.CONFIGURATIONS[w][features]
+    configuration = kernels.CONFIGURATIONS[w][features]
     constants: dict[str, Any] = {"ACT": act.value, "EXACT": form is not None, "FORM": 0}
-    constants |= {"DIGITS_PER_BYTE": 1, "FEATURES": features, "TILE": tile, "INTERPRETED": False}
+    constants |= {
+        "DIGITS_PER_BYTE": 1,
+        "FEATURES": features,
+        "TILE": configuration.tile,
+        "INTERPRETED": False,
+    }
     state = "*fp32" if form is None else "*i32"
     if back:
         types |= {"y_end": state, "z_end": state, "grad_u": f"*{w}", "losses": "*i32"}
@@ -81,8 +92,7 @@ def _signature(
     kind = "float32" if form is None else f"form {form[0].value} digits {form[1]}"
     way = "back" if back else "forward"
     label = f"{implementation} cell {way} {w} {features} act {act.value} {kind}"
-    options = OPTIONS | linear_cell.LIMITS | {"num_warps": warps}
-    return label, kernel, types, constants | options
+    return label, kernel, types, constants | OPTIONS | configuration.options
 
 
 def _sum_programs() -> tuple[str, Any, dict[str, Any], dict[str, Any]]:

@@ -103,18 +103,17 @@ class Launcher:
             form, packed, step = exact_step(beta, given.frac_bits, 0)
             numbers |= dict(zip(EXACT_STEP, step, strict=True))
             numbers |= {"keep": contraction(beta).one_minus_beta, "beta": effective_beta(beta)}
-        tile, warps, _ = self.configuration(w)
+        configuration = self.configuration(w)
         constants = {
             "ACT": ACTS[given.act].value,
             "EXACT": given.exact,
             "FORM": form,
             "DIGITS_PER_BYTE": packed,
             "FEATURES": w.shape[0],
-            "TILE": tile,
+            "TILE": configuration.tile,
             "INTERPRETED": bool(knobs.runtime.interpret),
         }
-        options = {"num_warps": warps} | kernels.LIMITS
-        return tuple(numbers[name] for name in kernels.STEP), constants | options
+        return tuple(numbers[name] for name in kernels.STEP), constants | configuration.options
 
     def configuration(self, w: Tensor) -> kernels.Configuration:
         """How a cell with such a W is taken apart."""
@@ -123,7 +122,7 @@ class Launcher:
     def _programs(self, inputs: Inputs) -> int:
         """As many as the device holds at once, which take tile after tile; no more than tiles."""
         z0 = inputs.z0
-        tile, _, programs = self.configuration(inputs.w)
+        tile, _, programs, _ = self.configuration(inputs.w)
         tiles = -(-z0.shape[0] // tile)
         if not z0.is_cuda:
             return min(tiles, INTERPRETED_PROGRAMS)

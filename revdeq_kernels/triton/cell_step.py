@@ -86,20 +86,24 @@ def slope(x, e, f, ACT: tl.constexpr):
 
 @triton.jit
 def operand(x, dtype: tl.constexpr, INTERPRETED: tl.constexpr):
-    """x rounded to W's dtype; as float32 again for the interpreter, which multiplies raw bits.
-
-    Triton orders a product's sums by the narrowest type from which it sees that a factor was
-    computed: on the way back that of the digits. An exact state would not come back then. So what
-    x was computed from is hidden behind an assembly that does nothing.
-    """
+    """x rounded to W's dtype; as float32 again for the interpreter, which multiplies raw bits."""
     if INTERPRETED:
         y = widen(narrow(x, dtype))
     else:
-        hidden = tl.inline_asm_elementwise(
-            "mov.b32 $0, $1;", "=r,r", [x.to(tl.float32)], dtype=tl.float32, is_pure=False, pack=1
-        )
-        y = hidden.to(dtype)
+        y = hidden(x.to(tl.float32)).to(dtype)
     return y
+
+
+@triton.jit
+def hidden(x):
+    """x; what it was computed from is behind an assembly that does nothing.
+
+    Triton orders the sums of a product by the narrowest type from which it sees that a factor was
+    computed: on the way back that of the digits. An exact state would not come back then.
+    """
+    return tl.inline_asm_elementwise(
+        "mov.b32 $0, $1;", "=r,r", [x], dtype=tl.float32, is_pure=False, pack=1
+    )
 
 
 @triton.jit

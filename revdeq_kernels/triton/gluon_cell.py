@@ -1,4 +1,4 @@
-"""The equilibrium cell in Gluon, for the warpgroup instructions of sm_90.
+"""The equilibrium cell in Gluon: by the warpgroup instructions of sm_90, or in float32.
 
     f(s) = act(W s + u)           y <- (1-b) y + b f(z)     z <- (1-b) z + b f(y)
 
@@ -7,6 +7,10 @@ The ops, the memory they move and what happens to an element are those of ``line
 loaded once by a program; both factors of every product are read from there (wgmma), and the sums
 are in registers. So are the gradient of W and that of the state which a half step changes; the
 states wait in shared memory. A tile has 64 rows, the fewest that the instruction takes.
+
+With W in float32 a product is three of TF32, as in ``linear_cell.py``, by the instructions of
+sm_80, for which 16 rows are enough. Triton would keep W in registers, or several copies of it in
+shared memory; here slices of one are read for every product, and 128 features fit.
 
 256 features are not offered. With W (128 KiB), y, z and their adjoints (256 KiB of 64 rows), two
 factors and a product (128 KiB) the way back needs 512 KiB, the gradient of W aside; registers and
@@ -37,6 +41,7 @@ from .gluon_step import (
     accumulator,
     adjoint,
     before_act,
+    factors,
     load_w,
     of_rows,
     shared,
@@ -48,10 +53,12 @@ from .linear_cell import STEP, Configuration
 
 _OF_16_BITS = {64: Configuration(64, 4, 2), 128: Configuration(64, 8)}
 
-CONFIGURATIONS = {"bf16": _OF_16_BITS, "fp16": _OF_16_BITS}
+_OF_FLOAT32 = {128: Configuration(16, 16, registers=None)}
+
+CONFIGURATIONS = {"bf16": _OF_16_BITS, "fp16": _OF_16_BITS, "fp32": _OF_FLOAT32}
 """By the type of W and the features. With 128 two warpgroups share the columns, as the gradient of
 W is a quarter of a processor's registers; with 64 two programs share the processor, so that one can
-multiply while the other applies act."""
+multiply while the other applies act. In float32 the way back takes 122 KiB of shared memory."""
 
 # ---- forward ---------------------------------------------------------------------------------
 
@@ -90,14 +97,14 @@ def forward_kernel(
 ):
     """All steps of every tile that is this program's; fixed and digits are None for float32."""
     step = (keep, beta, scale, negate, base, log2_base, inverse, reciprocal, q_whole, q_part, half)
-    layout: gl.constexpr = accumulator(FEATURES, gl.num_warps())
     kind: gl.constexpr = w.dtype.element_ty
+    layout: gl.constexpr = accumulator(kind, TILE, FEATURES, gl.num_warps())
     row = gl.arange(0, TILE, gl.SliceLayout(1, layout))
     column = gl.arange(0, FEATURES, gl.SliceLayout(0, layout))
     i = row[:, None] * FEATURES + column[None, :]
     w_t = load_w(w, FEATURES).permute((1, 0))
-    bias = gl.allocate_shared_memory(kind, [TILE, FEATURES], shared(16))
-    factor = gl.allocate_shared_memory(kind, [TILE, FEATURES], shared(16))
+    bias = gl.allocate_shared_memory(kind, [TILE, FEATURES], factors(kind))
+    factor = gl.allocate_shared_memory(kind, [TILE, FEATURES], factors(kind))
     number: gl.constexpr = gl.int32 if EXACT else gl.float32
     states = gl.allocate_shared_memory(number, [2, TILE, FEATURES], shared(32))
     plane, last = rows.to(gl.int64) * FEATURES, 2 * steps - 1
@@ -188,15 +195,16 @@ def backward_kernel(
     grads_w [programs, FEATURES, FEATURES], distances and losses [programs] get its sums.
     """
     step = (keep, beta, scale, negate, base, log2_base, inverse, reciprocal, q_whole, q_part, half)
-    layout: gl.constexpr = accumulator(FEATURES, gl.num_warps())
     kind: gl.constexpr = w.dtype.element_ty
+    layout: gl.constexpr = accumulator(kind, TILE, FEATURES, gl.num_warps())
+    w_layout: gl.constexpr = accumulator(kind, FEATURES, FEATURES, gl.num_warps())
     row = gl.arange(0, TILE, gl.SliceLayout(1, layout))
     column = gl.arange(0, FEATURES, gl.SliceLayout(0, layout))
     i = row[:, None] * FEATURES + column[None, :]
     weights = load_w(w, FEATURES)
-    bias = gl.allocate_shared_memory(kind, [TILE, FEATURES], shared(16))
-    read = gl.allocate_shared_memory(kind, [TILE, FEATURES], shared(16))
-    factor = gl.allocate_shared_memory(kind, [TILE, FEATURES], shared(16))
+    bias = gl.allocate_shared_memory(kind, [TILE, FEATURES], factors(kind))
+    read = gl.allocate_shared_memory(kind, [TILE, FEATURES], factors(kind))
+    factor = gl.allocate_shared_memory(kind, [TILE, FEATURES], factors(kind))
     grads_u = gl.allocate_shared_memory(gl.float32, [TILE, FEATURES], shared(32))
     number: gl.constexpr = z_end.dtype.element_ty
     states = gl.allocate_shared_memory(number, [2, TILE, FEATURES], shared(32))
@@ -204,7 +212,7 @@ def backward_kernel(
     buffers = (weights, bias, factor, grads_u)
     plane, last = rows.to(gl.int64) * FEATURES, 2 * steps - 1
     zero = plane * 0
-    of_w = gl.zeros([FEATURES, FEATURES], gl.float32, layout)
+    of_w = gl.zeros([FEATURES, FEATURES], gl.float32, w_layout)
     by_row: gl.constexpr = gl.SliceLayout(1, layout)
     sizes = of_rows(gl.float32, TILE, by_row)
     distances_of = of_rows(gl.float32, TILE, by_row)
@@ -238,7 +246,7 @@ def backward_kernel(
             grad, of_w, weight = adjoint(
                 *(states.index(k % 2), read, grad, its_grad, digits, weight, k, last, of_w),
                 *(buffers, place, step, unscale, z0),
-                *(layout, ACT, EXACT, FORM, DIGITS_PER_BYTE, INTERPRETED),
+                *(layout, w_layout, ACT, EXACT, FORM, DIGITS_PER_BYTE, INTERPRETED),
             )
         its_grad.store(grad + its_grad.load(layout))
         y, z = states.index(0).load(layout), states.index(1).load(layout)
@@ -255,7 +263,8 @@ def backward_kernel(
     lost = gl.sum(lost_of.load(by_row), 0)
     of_w += gl.where(lost > 0, float("nan"), 0.0)
     here = grads_w + gl.program_id(0) * FEATURES * FEATURES
-    out = gl.arange(0, FEATURES, gl.SliceLayout(1, layout))
-    gl.store(here + out[:, None] * FEATURES + column[None, :], of_w)
+    out = gl.arange(0, FEATURES, gl.SliceLayout(1, w_layout))
+    into = gl.arange(0, FEATURES, gl.SliceLayout(0, w_layout))
+    gl.store(here + out[:, None] * FEATURES + into[None, :], of_w)
     gl.store(distances + gl.program_id(0), gl.max(distances_of.load(by_row), 0))
     gl.store(losses + gl.program_id(0), lost)

@@ -8,17 +8,29 @@ from __future__ import annotations
 import triton.language as tl
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.ampere import mma_v2
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, warpgroup_mma
 
 from .cell_step import activation, inside_act, invert, load_digits, number_of, operand, slope
 from .half_step import widen
 
+SLICE: gl.constexpr = gl.constexpr(16)
+"""Numbers of each sum of a product of TF32 that are in registers at once."""
+
 # ---- where things are ------------------------------------------------------------------------
 
 
 @gluon.constexpr_function
-def accumulator(features, warps):
-    """The layout of a product: a warpgroup has all rows of its share of the columns."""
+def accumulator(kind, rows, features, warps):
+    """The layout of a product: a warpgroup has all rows of its share of the columns.
+
+    For float32 a warp has all of few rows, or its share of both.
+    """
+    if kind.is_fp32():
+        along = 1 if rows < 64 else warps // 2
+        return gl.NVMMADistributedLayout(
+            version=[2, 0], warps_per_cta=[along, warps // along], instr_shape=[16, 8]
+        )
     share = features // (warps // 4)
     return gl.NVMMADistributedLayout(
         version=[3, 0], warps_per_cta=[4, warps // 4], instr_shape=[16, share, 16]
@@ -26,26 +38,37 @@ def accumulator(features, warps):
 
 
 @gluon.constexpr_function
-def rows_of_w(features, warps):
+def rows_of_w(kind, features, warps):
     """The layout in which W is loaded: 16 bytes a thread."""
-    return gl.BlockedLayout([1, 8], [256 // features, features // 8], [warps, 1], [1, 0])
+    size = 128 // kind.primitive_bitwidth
+    return gl.BlockedLayout(
+        [1, size], [32 * size // features, features // size], [warps, 1], [1, 0]
+    )
 
 
 @gluon.constexpr_function
 def shared(bits):
-    """The layout of what is in shared memory, as wgmma reads it."""
+    """The layout of what is in shared memory."""
     return gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=bits, rank=2)
+
+
+@gluon.constexpr_function
+def factors(kind):
+    """The layout of factors in shared memory: as wgmma reads it, or turned within SLICE columns."""
+    if kind.is_fp32():
+        return gl.SwizzledSharedLayout(vec=4, per_phase=1, max_phase=4, order=[1, 0])
+    return shared(kind.primitive_bitwidth)
 
 
 @gluon.jit
 def load_w(w, FEATURES: gl.constexpr):
     """W [out, in], in shared memory."""
-    layout: gl.constexpr = rows_of_w(FEATURES, gl.num_warps())
     kind: gl.constexpr = w.dtype.element_ty
+    layout: gl.constexpr = rows_of_w(kind, FEATURES, gl.num_warps())
     row = gl.arange(0, FEATURES, gl.SliceLayout(1, layout))
     column = gl.arange(0, FEATURES, gl.SliceLayout(0, layout))
     values = gl.load(w + row[:, None] * FEATURES + column[None, :])
-    return gl.allocate_shared_memory(kind, [FEATURES, FEATURES], shared(16), values)
+    return gl.allocate_shared_memory(kind, [FEATURES, FEATURES], factors(kind), values)
 
 
 @gluon.jit
@@ -65,7 +88,52 @@ def of_rows(kind: gl.constexpr, TILE: gl.constexpr, layout: gl.constexpr):
 def write_factor(buffer, x, kind: gl.constexpr, INTERPRETED: gl.constexpr):
     """A factor of products, rounded to W's dtype, where wgmma sees it."""
     buffer.store(operand(x, kind, INTERPRETED))
-    fence_async_shared()
+    fence(kind)
+
+
+@gluon.jit
+def fence(kind: gl.constexpr):
+    """Between stores of factors and wgmma, which reads them past the threads' order."""
+    if kind != gl.float32:
+        fence_async_shared()
+
+
+# ---- products --------------------------------------------------------------------------------
+
+
+@gluon.jit
+def multiply(a, b, total, ADD: gl.constexpr, kind: gl.constexpr, layout: gl.constexpr):
+    """total, which is 0 unless ADD, + a b, of factors in shared memory.
+
+    By wgmma, or for float32 by three products of TF32: SLICE numbers of each sum at a time, so that
+    registers hold them in two.
+    """
+    if kind == gl.float32:
+        for k in gl.static_range(a.shape[1] // SLICE):
+            left = a.slice(k * SLICE, SLICE, 1).load(gl.DotOperandLayout(0, layout, 1))
+            right = b.slice(k * SLICE, SLICE, 0).load(gl.DotOperandLayout(1, layout, 1))
+            high_a, low_a = in_two(left)
+            high_b, low_b = in_two(right)
+            total = mma_v2(low_a, high_b, total, input_precision="tf32")
+            total = mma_v2(high_a, low_b, total, input_precision="tf32")
+            total = mma_v2(high_a, high_b, total, input_precision="tf32")
+    else:
+        total = warpgroup_mma(a, b, total, use_acc=ADD)
+    return total
+
+
+@gluon.jit
+def in_two(x):
+    """x as a sum of two TF32, to within 2^-22 of it; of infinity one is NaN."""
+    high = to_tf32(x)
+    return high, to_tf32(x - high)
+
+
+@gluon.jit
+def to_tf32(x):
+    """x rounded to the 11 bits of TF32, ties away from 0; NaN stays, whose bits may overflow."""
+    bits = x.to(gl.int32, bitcast=True)
+    return gl.where(x == x, ((bits + 0x1000) & -0x2000).to(gl.float32, bitcast=True), x)
 
 
 # ---- half a step ------------------------------------------------------------------------------
@@ -75,7 +143,7 @@ def write_factor(buffer, x, kind: gl.constexpr, INTERPRETED: gl.constexpr):
 def before_act(factor, w_t, bias, layout: gl.constexpr):
     """W s + u, of the factor s in shared memory."""
     zero = gl.full(factor.shape, 0.0, gl.float32, layout)
-    return warpgroup_mma(factor, w_t, zero, use_acc=False) + widen(bias.load(layout))
+    return multiply(factor, w_t, zero, False, factor.dtype, layout) + widen(bias.load(layout))
 
 
 @gluon.jit
@@ -95,6 +163,7 @@ def adjoint(
     unscale,
     start,
     layout: gl.constexpr,
+    w_layout: gl.constexpr,
     ACT: gl.constexpr,
     EXACT: gl.constexpr,
     FORM: gl.constexpr,
@@ -117,7 +186,7 @@ def adjoint(
     g = beta * grad * slope(x, e, f, ACT)
     grads_u.store(grads_u.load(layout) + g)
     write_factor(factor, g, kind, INTERPRETED)
-    of_w = warpgroup_mma(factor.permute((1, 0)), read, of_w)
+    of_w = multiply(factor.permute((1, 0)), read, of_w, True, kind, w_layout)
     tl.debug_barrier()  # what is read below is not read early: ptxas would spill for it
     digit = 0
     if EXACT:
@@ -132,7 +201,7 @@ def adjoint(
     s = operand(s, kind, INTERPRETED)
     other = other_grad.load(layout)
     other_grad.store(keep * grad)
-    other = warpgroup_mma(factor, w, other)
+    other = multiply(factor, w, other, True, kind, layout)
     read.store(s)
-    fence_async_shared()
+    fence(kind)
     return other, of_w, weight

@@ -45,17 +45,22 @@ from .half_step import narrow, to_fixed
 
 SUM_BLOCK: tl.constexpr = tl.constexpr(1024)
 
-LIMITS = {"num_stages": 1, "maxnreg": 255}
-"""The compiler's options for a cell, beside its warps. ptxas, not told that registers are there,
-spills so that more programs fit on a processor; no more are launched than Configuration says."""
-
 
 class Configuration(NamedTuple):
-    """How a cell is taken apart: rows of a tile, warps of a program, programs of a processor."""
+    """How a cell is taken apart: rows of a tile, warps of a program, programs of a processor.
+
+    And registers of a thread, or None, where ptxas is to choose.
+    """
 
     tile: int
     warps: int
     programs: int = 1
+    registers: int | None = 255
+
+    @property
+    def options(self) -> dict[str, int | None]:
+        """The compiler's: ptxas, not told how many registers there are, may spill to use fewer."""
+        return {"num_warps": self.warps, "num_stages": 1, "maxnreg": self.registers}
 
 
 _OF_16_BITS = {32: Configuration(16, 4), 64: Configuration(32, 8), 128: Configuration(16, 8)}
@@ -66,9 +71,10 @@ CONFIGURATIONS: dict[str, dict[int, Configuration]] = {
     "fp32": {32: Configuration(16, 8), 64: Configuration(16, 8)},
 }
 """By the type of W and the features: what the architectures of ``cell_aot.py`` hold in registers,
-without a spill, which .ci/triton_aot.py asserts. 128 features in float32 would take 416 KiB of
-shared memory, of 227, and spill hundreds of bytes; with 256 the gradient of W alone, 256 KiB, fills
-a processor's registers."""
+without a spill, which .ci/triton_aot.py asserts. 128 features in float32 are those of
+``gluon_cell.py``: here they would take 416 KiB of shared memory, of 227; as blocks of 64, 280 KiB
+and 1.2 KiB of spills a thread (Triton 3.6), or 48 and 3.3 (3.9). With 256 the gradient of W alone,
+256 KiB, fills a processor's registers."""
 
 STEP = [
     "keep",
