@@ -14,6 +14,8 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+import bad_input
+import bad_input_back
 import revdeq_kernels as rk
 from arguments import (
     OPS,
@@ -25,7 +27,7 @@ from arguments import (
     refusal,
     tensors,
 )
-from bad_input import CASES, Case
+from bad_input import Case
 from conftest import BACKENDS
 
 
@@ -33,7 +35,7 @@ from conftest import BACKENDS
     ("op", "case"),
     [
         pytest.param(op, case, id=f"{op}-{case.label}".replace(" ", "-"))
-        for case in CASES
+        for case in (*bad_input.CASES, *bad_input_back.CASES)
         for op in case.ops
     ],
 )

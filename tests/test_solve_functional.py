@@ -1,4 +1,4 @@
-"""adjoint="functional": the reversible adjoint under transforms, and traced by a compiler."""
+"""adjoint="functional": the reversible adjoint under transforms."""
 
 from __future__ import annotations
 
@@ -8,20 +8,16 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch._dynamo.testing import CompileCounterWithBackend
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
 from torch.utils import _pytree as pytree
 
 from cells import MLP
-from torch_revdeq import CaptureError, ReconstructionError, RevDEQ, solve
+from torch_revdeq import CaptureError, ReconstructionError, solve
 
 pytestmark = [
     # Torch scripts its own decompositions on the first use of forward mode.
     pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning"),
-    # What Dynamo does.
-    pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning"),
-    pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
 ]
 
 F64 = torch.float64
@@ -224,94 +220,3 @@ def test_what_it_does_not_take(options: dict[str, Any], message: str) -> None:
     x = torch.randn(6, 16)
     with pytest.raises((ValueError, TypeError), match=message):
         solve(MLP(), x, x, **{**FAR, **options})
-
-
-# ---- traced by a compiler ------------------------------------------------------------------------
-
-
-class Model(nn.Module):
-    """A solve between other layers."""
-
-    def __init__(self, f: nn.Module | None = None, **options: Any) -> None:
-        super().__init__()
-        options = {"adjoint": "functional", "state": torch.float32, "rng": "none", **options}
-        self.encoder, self.decoder = nn.Linear(16, 16), nn.Linear(16, 2)
-        self.equilibrium: Any = RevDEQ(f or MLP(), **{"max_steps": 2, **options})
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.decoder(torch.relu(self.equilibrium(torch.relu(self.encoder(x)))))
-
-
-def of_parameters(model: nn.Module, run: Callable[..., Tensor], x: Tensor) -> list[Tensor]:
-    return list(torch.autograd.grad(run(x).square().sum(), list(model.parameters())))
-
-
-def whole(model: Any, backend: Any = "aot_eager") -> Callable[..., Any]:
-    return torch.compile(model, fullgraph=True, backend=backend)
-
-
-def test_one_graph_with_f_in_it() -> None:
-    model, counter = Model(), CompileCounterWithBackend("aot_eager")
-    compiled = whole(model, counter)
-    for size in (6, 6, 3, 9, 5):
-        x = torch.randn(size, 16)
-        got, want = of_parameters(model, compiled, x), of_parameters(model, model, x)
-        assert all(map(torch.equal, got, want))
-    assert counter.frame_count == 2  # once more for a size that varies
-    with torch.no_grad():
-        assert torch.equal(compiled(x), model(x))
-    assert model.equilibrium.stats.steps == 2
-
-
-def test_autocast_holds_on_the_way_back() -> None:
-    model, x = Model(), torch.randn(6, 16)
-    with torch.autocast("cpu", torch.bfloat16):
-        outputs = [run(x) for run in (whole(model), model)]
-    found = [torch.autograd.grad(z.float().sum(), list(model.parameters())) for z in outputs]
-    assert all(map(torch.equal, *found))
-
-
-def test_a_traced_way_back_that_does_not_arrive() -> None:
-    model, x = Model(beta=0.9999, max_steps=3), torch.randn(6, 16)
-    got = of_parameters(model, whole(model), x)
-    assert all(gradient.isnan().all() for gradient in got[:2])  # those before the solve
-
-
-def test_what_cannot_be_traced() -> None:
-    x = torch.randn(6, 16)
-    with pytest.raises(Exception, match="rng: expected 'none' with adjoint='functional'"):
-        whole(Model(rng="auto"))(x)
-    with pytest.raises(Exception, match="check_every: expected to be left out"):
-        whole(Model(check_every=2))(x)
-    with pytest.raises(Exception, match="mutate a captured Tensor"):
-        whole(Model(Normed()))(x).sum().backward()
-    with pytest.raises(Exception, match="state: expected one that is no narrower than f"):
-        whole(Model().double())(x.double())
-    hidden = torch.randn(16, requires_grad=True)
-
-    class Reads(nn.Module):
-        def forward(self, z: Tensor, x: Tensor) -> Tensor:
-            return torch.tanh(z + x * hidden)
-
-    with pytest.raises(Exception, match="pass it as an argument"):
-        whole(Model(Reads()))(x)
-
-
-class Normed(nn.Module):
-    """Counts the batches that it saw."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm = nn.BatchNorm1d(16)
-
-    def forward(self, z: Tensor, x: Tensor) -> Tensor:
-        return torch.tanh(self.norm(z + x))
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inductor's own
-def test_with_inductor() -> None:
-    model, x = Model(state=F64).double(), torch.randn(6, 16, dtype=F64)
-    got = of_parameters(model, whole(model, "inductor"), x)
-    for a, b in zip(got, of_parameters(model, model, x), strict=True):
-        torch.testing.assert_close(a, b)
