@@ -1,4 +1,7 @@
-"""The bad input of test_errors.py: for every op what is changed, and the error that answers it."""
+"""The bad input of test_errors.py: for every op what is changed, and the error that answers it.
+
+That of the adjoint and of the passes stands in bad_input_back.py.
+"""
 
 from __future__ import annotations
 

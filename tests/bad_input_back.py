@@ -1,4 +1,4 @@
-"""The bad input of the ops of the way back: the adjoint, and the passes that merge it with a step."""
+"""The bad input of the adjoint, and of the passes that merge it with a step; see bad_input.py."""
 
 from __future__ import annotations
 

@@ -27,7 +27,6 @@ from arguments import (
     refusal,
     tensors,
 )
-from bad_input import Case
 from conftest import BACKENDS
 
 
@@ -39,7 +38,7 @@ from conftest import BACKENDS
         for op in case.ops
     ],
 )
-def test_bad_input_is_refused(op: str, case: Case) -> None:
+def test_bad_input_is_refused(op: str, case: bad_input.Case) -> None:
     arguments = good_arguments(op)
     for name, new in case.change.items():
         arguments[name] = new(arguments[name]) if callable(new) else new
