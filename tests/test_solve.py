@@ -10,6 +10,7 @@ from torch import Tensor
 
 import revdeq_kernels as rk
 from cells import CELLS, cell_and_input
+from tolerances import grid_error, unit_roundoff
 from torch_revdeq import RangeError, solve
 from torch_revdeq.iteration import Stopping
 
@@ -103,7 +104,11 @@ def test_the_residual_is_the_relative_one_of_the_last_step() -> None:
         solution = solve(f, torch.zeros_like(x), x, max_steps=3, state=torch.float64)
         y, value = solution.y, f(solution.y, x)
         want = float((y - value).norm() / (1e-5 + value.norm()))
-    assert solution.stats.residual == pytest.approx(want, rel=1e-3)
+    # Read from z and y in float64, and here from y in float32: u of the norms, and f rounds 32
+    # products in float32 in both.
+    u = unit_roundoff(torch.float32)
+    allowed = 2 * (1 + 32) * u * float(1 + y.norm() / value.norm())
+    assert solution.stats.residual == pytest.approx(want, abs=allowed)
 
 
 # ---- stopping --------------------------------------------------------------------------------
@@ -211,7 +216,10 @@ def test_empty_and_scalar_states(shape: tuple[int, ...]) -> None:
     z0 = torch.zeros(shape, requires_grad=True)
     solution = solve(lambda z: 0.5 * z + 1.0, z0, max_steps=30)
     assert solution.z.shape == shape
-    assert torch.allclose(solution.z, torch.full(shape, 2.0), atol=1e-3)
+    # Every step takes the larger distance of y and z from 2 to 3/4 of it or less, and adds the
+    # roundings of the two half steps to the grid, which therefore add up to four times these.
+    allowed = 2 * 0.75**30 + 4 * 2 * grid_error(20)
+    assert ((solution.z - 2.0).abs() <= allowed).all()
     solution.z.sum().backward()
     assert z0.grad is not None and z0.grad.shape == shape
 

@@ -13,6 +13,7 @@ from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
 from torch.utils import _pytree as pytree
 
 from cells import MLP
+from tolerances import assert_within, gradient_bound, reconstruction_bound
 from torch_revdeq import CaptureError, ReconstructionError, solve
 
 pytestmark = [
@@ -46,6 +47,18 @@ def unrolled(w: Tensor, x: Tensor, z0: Tensor) -> Tensor:
     return z.square().sum()
 
 
+def bound_of(w: Tensor, steps: int, beta: float) -> float:
+    """Of first and second derivatives in float64, whose way back has as many products again.
+
+    tanh has slopes of at most 1, which change by at most 0.77 of what is moved.
+    """
+    size = float(torch.linalg.matrix_norm(w.detach(), 2).max())
+    back = reconstruction_bound(F64, beta, steps, lipschitz=size, magnitude=4.0)
+    bound = gradient_bound(F64, back, 2 * steps, curvature=0.77 * size**2, terms=64)
+    assert bound < 1e-3  # it says something
+    return bound
+
+
 # ---- derivatives ---------------------------------------------------------------------------------
 
 TRANSFORMS: dict[str, Callable[[Any], Callable[..., Any]]] = {
@@ -68,8 +81,8 @@ def test_transforms(name: str) -> None:
     if name == "vmap of jvp":
         w = torch.randn(4, 4, 4, dtype=F64)
     transform = TRANSFORMS[name]
-    got, want = transform(reversible)(w, x, z0), transform(unrolled)(w, x, z0)
-    torch.testing.assert_close(got, want)
+    got, want = (pytree.tree_leaves(transform(run)(w, x, z0)) for run in (reversible, unrolled))
+    assert_within(got, want, bound_of(w, 3, 0.4))
 
 
 @pytest.mark.parametrize("second", [False, True], ids=["y0", "joined"])
@@ -98,7 +111,7 @@ def test_a_module_has_the_gradients_of_backprop(p: float) -> None:
         torch.manual_seed(1)
         solution = solve(f, x * 0.1, x, adjoint=adjoint, max_steps=6)
         found.append([solution.z, *gradients(solution, [x, *f.parameters()])])
-    torch.testing.assert_close(*found)
+    assert_within(*found, bound_of(f.b.weight @ f.a.weight / (1 - p), 6, 0.5))
 
 
 def test_pytrees_of_mixed_dtypes_and_integers() -> None:
@@ -114,7 +127,8 @@ def test_pytrees_of_mixed_dtypes_and_integers() -> None:
         solution = solve(f, z0, [table], torch.tensor([0, 3, 3]), **options)
         assert solution.z["c"].dtype == torch.float32
         found.append([solution.z["c"], *gradients(solution, [table])])
-    torch.testing.assert_close(*found)
+    # In both the same roundings of "c" to float32: "h", of which the gradient is, is in float64.
+    assert_within(*found, bound_of(torch.ones(1, 1), 3, 0.4))
 
 
 def test_gradients_in_16_bits_are_added_up_in_float32() -> None:
@@ -157,7 +171,7 @@ def test_random_numbers_come_again_in_forward_mode() -> None:
         torch.manual_seed(1)
         options: dict[str, Any] = {**OPTIONS, "adjoint": adjoint}
         tangents.append(jvp(lambda x, o=options: solve(f, x * 0, x, **o).z, (x,), (x,)))
-    torch.testing.assert_close(*tangents)
+    assert_within(*tangents, bound_of(2 * f.w, 3, 0.4))  # what dropout keeps is doubled
 
 
 # ---- what would be lost --------------------------------------------------------------------------
@@ -186,7 +200,7 @@ def test_what_f_closes_over_may_be_batched() -> None:
     def run(b: Tensor) -> Tensor:
         return solve(lambda z, x: torch.tanh(z + x + b), x * 0, x, **OPTIONS).z
 
-    torch.testing.assert_close(vmap(run)(b), torch.stack([run(row) for row in b]))
+    assert torch.equal(vmap(run)(b), torch.stack([run(row) for row in b]))
 
 
 FAR: dict[str, Any] = {"adjoint": "functional", "state": torch.float32, "beta": 0.9}
