@@ -19,6 +19,7 @@ from bench.session import Record
 from bench.solver import measure, memory, methods, models
 from bench.solver.methods import Method, Run
 from tiny import TINY
+from tolerances import gradient_bound, grid_error
 from torch_revdeq import solve
 
 CPU = torch.device("cpu")
@@ -237,8 +238,9 @@ def test_options_are_measured_beside_each_other(tmp_path: Path, names: list[str]
     assert set(names) <= set(records)
     if names == NOT_COMPILED:
         assert "needs a GPU" in records.pop(methods.GRAPHED.name)["skipped"]
-    # The roundings of a float32 f; what is wrong is wrong by a share of 1.
-    assert all(record["gradient_error"] < 1e-5 for record in records.values())
+    # The roundings of a float32 f, of four layers that sum 64 products each, at states on the grid.
+    bound = gradient_bound(torch.float32, 4 * 2 * grid_error(20), 2, curvature=1.0, terms=4 * 64)
+    assert all(record["gradient_error"] < bound for record in records.values())
     if names == NOT_COMPILED:
         # What is saved costs its own memory: a copy of z for every step.
         saved, without = (records[n]["peak_bytes"] for n in ("save_at all", "reversible exact"))

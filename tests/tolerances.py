@@ -169,7 +169,7 @@ def assert_within(
     for i, (a, b) in enumerate(zip(got, want, strict=True)):
         assert (a is None) == (b is None), i
         if a is not None and b is not None:
-            off, largest = float((a - b).abs().max()), float(b.abs().max())
+            off, largest = (float(t.detach().abs().max()) for t in (a - b, b))
             assert off <= bound * largest, (
                 f"{i}: off by {off:.3g} of {largest:.3g}, not {bound:.3g}"
             )
