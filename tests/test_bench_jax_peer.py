@@ -174,7 +174,8 @@ def test_a_path_that_is_no_program_is_refused(capsys: pytest.CaptureFixture[str]
 )
 def test_the_library_itself_has_the_gradient_of_the_solve(model: str, state: str) -> None:
     """So the maps of `jax_worker.py` are those of `maps.py`, with the numbers they were given."""
-    method = replace(JAX, state=getattr(torch, state))
+    dtype = getattr(torch, state)
+    method = replace(JAX, state=dtype)
     made = models.make(model, TINY, CPU)
     try:
         started = jax_peer.Worker(JAX_PYTHON, method, made, 0.5, 3, CPU, 1)
@@ -183,7 +184,7 @@ def test_the_library_itself_has_the_gradient_of_the_solve(model: str, state: str
     with started as process:
         path = path_of(made, 0.5, 3)
         stored = stored_error(made, path, 0.5)
-        states = walked_error(made, path, 0.5, method.state, stored=stored)
+        states = walked_error(made, path, 0.5, dtype, stored=stored)
         distance = measure.relative_distance(
             process.gradients(), methods.reference_gradients(made, 0.5, 3)
         )

@@ -16,6 +16,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from cells import MLP
 from compiling import Model, assert_same, gradients, whole
+from tolerances import assert_within, gradient_bound, reconstruction_bound
 from torch_revdeq import Solution, opaque, solve
 from torch_revdeq.testing import assert_exact_gradients
 
@@ -243,8 +244,9 @@ def test_with_inductor(model: type[nn.Module]) -> None:
     made: Any = model().double()
     x = torch.randn(6, made.encoder.in_features, dtype=torch.float64)
     got, want = gradients(made, whole(made, "inductor"), x), gradients(made, made, x)
-    for a, b in zip(got, want, strict=True):
-        torch.testing.assert_close(a, b)
+    # Sums in another order, so also other roundings to walk back from: in each of 8 steps at most.
+    back = reconstruction_bound(torch.float64, 0.7, 8, lipschitz=1.0, magnitude=4.0)
+    assert_within(got, want, gradient_bound(torch.float64, back, 8, curvature=1.0, terms=64))
 
 
 IMPORTED_IN_INFERENCE = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -127,7 +128,8 @@ def test_leaves_of_different_dtypes() -> None:
     z0 = torch.randn(3, 4), torch.randn(3, 4).bfloat16()
     for adjoint in ("reversible", "hooks"):
         assert_exact_gradients(f, z0, max_steps=6, beta=0.8, adjoint=adjoint)
-    assert_exact_gradients(f, z0, max_steps=2, state=torch.float32, rtol=0.05)
+    # 2N = 4 products, each rounded to bfloat16 itself, at a state that is, and in a sum.
+    assert_exact_gradients(f, z0, max_steps=2, state=torch.float32, rtol=4 * 3 * 2.0**-8)
 
 
 @pytest.mark.parametrize("layout", ["permuted", "channels_last", "expanded", "strided"])
@@ -276,8 +278,10 @@ def test_the_gradient_is_that_of_the_steps_taken() -> None:
 
     limit = gradient(60)
     few, many = ((gradient(n) - limit).norm() / limit.norm() for n in (2, 30))
-    assert few > 1e-2
-    assert many < 1e-6
+    # A step takes the larger distance of y and z from the limit to 1/2 + L/2 of it, with tanh's
+    # slopes of at most 1 in L; a gradient is as far in each of 30 products.
+    lipschitz = math.prod(float(torch.linalg.matrix_norm(m.weight.detach(), 2)) for m in (f.a, f.b))
+    assert many < 30 * (0.5 + lipschitz / 2) ** 30 < 1e-2 < few
 
 
 def test_a_block_of_torchs_own() -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from samples import ADJOINTS, CONTRACTIONS, SAMPLES, TOL, explained, looped, problem, spread
-from tolerances import assert_within, gradient_bound, grid_error, limit_error
+from tolerances import assert_within, gradient_bound, grid_error, limit_error, unit_roundoff
 from torch_revdeq import RangeError, ReconstructionError, RevDEQ, solve
 from torch_revdeq.iteration import sample_residuals
 
@@ -72,7 +72,8 @@ def test_residuals_have_the_same_bits_whatever_the_strides(shape: tuple[int, ...
     assert torch.equal(got, sample_residuals(turned[:1], turned[1:]))
     rows = zip(z.double(), f.double(), strict=True)
     want = torch.stack([(a - b).norm() / (1e-5 + b.norm()) for a, b in rows])
-    torch.testing.assert_close(got, want, rtol=1e-6, atol=0.0)
+    # Sums in float64, of which a float32 comes back: their own roundings are far below that one's.
+    assert_within([got.double()], [want], 1.01 * unit_roundoff(torch.float32))
 
 
 def test_a_sample_that_has_halted_stays_as_it_is() -> None:

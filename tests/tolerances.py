@@ -129,14 +129,14 @@ def reconstruction_bound(
     `invert_error`, and evaluates f at a state that is off itself: with e_x the error of that state
     and L a Lipschitz constant of f, e <- (e + beta L e_x + update_error) / |1-beta| + invert_error.
     """
-    betas = [beta] * steps if isinstance(beta, float) else beta
+    betas = [*beta] if isinstance(beta, Sequence) else [beta] * steps
     y = z = 0.0
-    for beta in reversed(betas):
-        keep = abs(1 - beta)
-        forward = update_error(dtype, beta, magnitude)
-        back = invert_error(dtype, beta, magnitude)
-        z = (z + beta * lipschitz * y + forward) / keep + back
-        y = (y + beta * lipschitz * z + forward) / keep + back
+    for b in reversed(betas):
+        keep = abs(1 - b)
+        forward = update_error(dtype, b, magnitude)
+        back = invert_error(dtype, b, magnitude)
+        z = (z + b * lipschitz * y + forward) / keep + back
+        y = (y + b * lipschitz * z + forward) / keep + back
     return max(y, z)
 
 
