@@ -204,8 +204,8 @@ def test_no_rows(implementation: str) -> None:
 
 def test_the_residual_has_no_gradient() -> None:
     cell = make(6, 16, F32, tol=0.1)
-    leaves = [t.clone().requires_grad_() for t in cell.tensors]
-    out = rk.linear_cell_forward(*leaves, **cell.numbers._asdict())
+    u, w, z0 = (t.clone().requires_grad_() for t in cell.tensors)
+    out = rk.linear_cell_forward(u, w, z0, **cell.numbers._asdict())
     assert out.z.requires_grad and not out.residual.requires_grad
 
 
