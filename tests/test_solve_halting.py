@@ -111,6 +111,7 @@ def test_what_f_makes_of_a_sample_that_has_halted_is_not_used(
     """It may leave the range, or be no number: neither the state nor a gradient sees it."""
     x = torch.tensor([[0.0], [0.3]])
     seen: list[bool] = []
+    stats: list[Any] = []
 
     def f(z: Tensor, w: Tensor) -> Tensor:
         pit = ((z - 0.4).abs() < 0.01) & (x == 0.0)  # where the z of the first sample halts
@@ -126,6 +127,7 @@ def test_what_f_makes_of_a_sample_that_has_halted_is_not_used(
         bits = 20 if state == "exact" else "auto"
         solution = solve(f, z0, w, y0=y0, beta=beta, adjoint=adjoint, frac_bits=bits, **options)
         assert spread(solution.stats) == [1, 9]
+        stats.append(solution.stats)
         wrt = [w, beta] if learned else [w]
         return solution.z.detach(), *torch.autograd.grad(solution.z.sum(), wrt)
 
@@ -133,8 +135,14 @@ def test_what_f_makes_of_a_sample_that_has_halted_is_not_used(
     assert any(seen) and all(t.isfinite().all() for t in got)
     # f and the new state are rounded to the grid, half a step each.
     assert got[0][0] == pytest.approx(0.4, abs=2 * grid_error(20)) and got[1] != 0
-    for a, b in zip(got, observed("backprop"), strict=False):
-        assert torch.equal(a, b) if state == "exact" else torch.allclose(a, b, rtol=1e-3)
+    want = observed("backprop")[: len(got)]  # where "hooks" learn no beta, without its gradient
+    if state == "exact":
+        assert all(map(torch.equal, got, want))
+    else:
+        # f'' = 2 w = 1, and states are of the size of 1: they came back to within that much.
+        back = stats[0].reconstruction_error or 0.0
+        bound = gradient_bound(torch.float32, back, 9, curvature=1.0, terms=3)
+        assert_within(got, want, bound)
 
 
 def test_a_sample_that_moves_out_of_the_range_raises() -> None:
