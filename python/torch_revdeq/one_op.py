@@ -224,7 +224,7 @@ class _OneOp(torch.autograd.Function):
         if numbers.exact:
             stats.state_bytes += out.digits.numel()
             bits = numbers.frac_bits
-            pending = settle(out.flag[0] != 0, lambda: out_of_range(bits), (y, z))
+            pending = settle(out.flag, lambda: out_of_range(bits), (y, z))
             stats._pending += [] if pending is None else [pending]
         ctx.exact, ctx.options, ctx.stats = numbers.exact, options, stats
         ctx.save_for_backward(u, w, z0, out.digits, *((out.fixed,) if ctx.exact else (y, z)))
@@ -246,7 +246,7 @@ class _OneOp(torch.autograd.Function):
         out = rk.linear_cell_backward(grad_y, grad_z, y, z, digits, u, w, z0, **ctx.options)
         distance = out.distance
         stats._reconstruction_error = distance
-        pending = settle(out.lost[0] != 0, lambda: _not_back(float(distance)), ())  # NaN already
+        pending = settle(out.lost, lambda: _not_back(float(distance)), ())  # NaN already
         stats._pending += [] if pending is None else [pending]
         return out.grad_u, out.grad_w.to(w.dtype), out.grad_z0, None, None, None
 
