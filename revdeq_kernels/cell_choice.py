@@ -94,13 +94,13 @@ _tried: set[tuple[Any, ...]] = set()
 _lock = threading.RLock()
 
 
-def try_first(implementation: str, w: Tensor, act: str, state: str) -> None:
+def try_first(implementation: str, w: Tensor, act: str, state: str, halting: bool) -> None:
     """Try an implementation for such cells on the device of `w`, unless that was done.
 
     RuntimeError if they differ from the composite or do not come back, or in a CUDA graph's
     capture, which the trial would break.
     """
-    key = (implementation, w.device.index, w.dtype, w.shape[0], act, state)
+    key = (implementation, w.device.index, w.dtype, w.shape[0], act, state, halting)
     if w.device.type != "cuda" or key in _tried:
         return
     if torch.cuda.is_current_stream_capturing():
@@ -137,4 +137,4 @@ def ready(implementation: str, w: Tensor, numbers: Numbers) -> None:
         return
     if reason := why_not(implementation, w):
         raise ValueError(f"{FORWARD}: implementation {implementation!r} cannot run: {reason}")
-    try_first(implementation, w, numbers.act, numbers.state)
+    try_first(implementation, w, numbers.act, numbers.state, numbers.halting)

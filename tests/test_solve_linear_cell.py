@@ -108,7 +108,8 @@ def test_what_was_measured_runs_by_itself(monkeypatch: pytest.MonkeyPatch) -> No
     assert model.stats is not None and model.stats.route == "composite: it is the fastest here"
     model = layer(None, tol=1e-3)
     model(inputs())
-    assert model.stats is not None and model.stats.route == "solver: it takes tol=None alone"
+    assert model.stats is not None
+    assert model.stats.route.startswith("solver: it takes tol with per_sample=True, or neither")
 
 
 triton = pytest.mark.skipif("triton" not in BACKENDS, reason="Triton's interpreter is off")
@@ -279,7 +280,8 @@ def hooked() -> LinearCell:
 
 
 UNSUITED: list[tuple[dict[str, Any], str]] = [
-    ({"tol": 1e-3}, "it takes tol=None alone"),
+    ({"tol": 1e-3}, "it takes tol with per_sample=True, or neither, got tol=0.001"),
+    ({"tol": 1e-3, "per_sample": True, "check_every": 2}, "it takes check_every=1 alone"),
     ({"adjoint": "backprop"}, "it takes adjoint='reversible' alone"),
     ({"check": False}, "it takes check=True alone"),
     ({"save_at": [2]}, "it takes save_at=.. alone"),

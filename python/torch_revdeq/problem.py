@@ -105,8 +105,7 @@ class Problem:
         leaves = [*pair.y, *pair.z]
         size = sum(leaf.numel() * leaf.element_size() for leaf in leaves)
         stats = Stats(
-            steps=steps,
-            nfe=2 * steps,
+            steps,
             state="exact" if self.state is None else str(self.state).removeprefix("torch."),
             adjoint=self.adjoint,
             state_bytes=size,
