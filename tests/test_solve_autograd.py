@@ -8,12 +8,14 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 from cells import MLP
 from solving import REVERSIBLE, STEPS, assert_same, defined, gradients, inputs, run
 from tolerances import assert_within, unit_roundoff
 from torch_revdeq import solve
+from torch_revdeq.products import derivatives
 
 
 @pytest.mark.parametrize("how", REVERSIBLE)
@@ -39,6 +41,32 @@ def test_part_of_the_gradient(how) -> None:
 def test_the_result_may_be_changed_in_place(how) -> None:
     f, x = MLP(), inputs()
     assert_same(lambda s: s(f, x).mul_(2.0).add_(1.0), how, list(f.parameters()))
+
+
+class Counting(TorchFunctionMode):
+    """How often torch.autograd.grad is called."""
+
+    calls = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.calls += func is torch.autograd.grad
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_product_is_what_autograd_gives() -> None:
+    """With the engine called by itself; but a mode, like a subclass of tensors, has its say."""
+    a, b, unused = (torch.randn(3, requires_grad=True) for _ in range(3))
+    wanted, seeds = [a, b, unused], [torch.randn(3), torch.randn(3)]
+    roots = [torch.tanh(a * b), a.exp()]
+    with Counting() as mode:
+        want = torch.autograd.grad(roots, wanted, seeds, allow_unused=True, retain_graph=True)
+        again = derivatives(roots, wanted, seeds, keep=True)
+    assert mode.calls == 2
+    got = derivatives(roots, wanted, seeds, keep=False)
+    assert got[2] is again[2] is want[2] is None
+    torch.testing.assert_close([got[:2], again[:2]], [want[:2], want[:2]], rtol=0, atol=0)
+    with pytest.raises(RuntimeError, match="second time"):
+        derivatives(roots, wanted, seeds, keep=False)
 
 
 @pytest.mark.parametrize("adjoint", ["reversible", "hooks"])

@@ -239,7 +239,7 @@ class _OneOp(torch.autograd.Function):
         if numbers.exact:
             stats.state_bytes += out.digits.numel()
             bits = numbers.frac_bits
-            pending = settle(out.flag[0] != 0, lambda: out_of_range(bits), (y, z))
+            pending = settle(out.flag, lambda: out_of_range(bits), (y, z))
             stats._pending += [] if pending is None else [pending]
         if numbers.halting:
             stats._sample_steps = out.taken.long()
@@ -267,7 +267,7 @@ class _OneOp(torch.autograd.Function):
         out = rk.linear_cell_backward(*ends, u, w, z0, **options)
         distance = out.distance
         stats._reconstruction_error = distance
-        pending = settle(out.lost[0] != 0, lambda: _not_back(float(distance)), ())  # NaN already
+        pending = settle(out.lost, lambda: _not_back(float(distance)), ())  # NaN already
         stats._pending += [] if pending is None else [pending]
         return out.grad_u, out.grad_w.to(w.dtype), out.grad_z0, None, None, None
 

@@ -124,7 +124,7 @@ class Problem:
         if not isinstance(pair, ExactPair):
             return
         bits = pair.frac_bits
-        pending = settle(pair.flag[0] != 0, lambda: out_of_range(bits), outputs)
+        pending = settle(pair.flag, lambda: out_of_range(bits), outputs)
         if pending is not None:
             stats._pending.append(pending)
 
