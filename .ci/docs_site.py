@@ -27,6 +27,10 @@ PAGES = {
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
     "bench/README.md": "benchmarks.md",
+    "bench/ops.md": "benchmarks-ops.md",
+    "bench/cell.md": "benchmarks-cell.md",
+    "bench/solver.md": "benchmarks-solver.md",
+    "bench/solver-figures.md": "benchmarks-solver-figures.md",
 }
 """Documents outside of docs/, and where they stand in the site."""
 

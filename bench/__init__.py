@@ -1,4 +1,4 @@
-"""Benchmarks: `python -m bench` runs them, `bench/README.md` says how to read the figures.
+"""Benchmarks: `python -m bench` runs them, `bench/README.md` and the pages beside it explain them.
 
 `suite.py` names them all, `session.py` is what a run hands to each: `ceilings.py`, `ops.py`,
 `cell/`, `solver/`. `ops.py` runs the cases of `benchmarks/` by `harness.py`; `case.py` holds what a

@@ -1,4 +1,4 @@
-"""What the page says in words, taken from `bench/README.md` so that it is written once."""
+"""What the report says in words, taken from the pages in `bench/` so that it is written once."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-README = Path(__file__).resolve().parent / "README.md"
+PAGES = sorted(Path(__file__).resolve().parent.glob("*.md"))
 _markdown = MarkdownIt("commonmark").enable("table")
-# A link leads to a file beside the README, or away; a page that stands alone keeps its text.
+# A link leads to a file beside the pages, or away; a report that stands alone keeps its text.
 _markdown.add_render_rule("link_open", lambda *_: "")
 _markdown.add_render_rule("link_close", lambda *_: "")
 
@@ -21,10 +21,11 @@ _markdown.add_render_rule("link_close", lambda *_: "")
 def meanings(of: str) -> dict[str, str]:
     """By name: what a provider or a part is, as HTML. From tables headed `| provider | is |`."""
     found: dict[str, str] = {}
-    for row in _rows(README.read_text(encoding="utf-8"), [of, "is"]):
-        if len(row) == 2:
-            for name in re.findall(r"`([^`]+)`", row[0]):
-                found[name] = _markdown.renderInline(row[1])
+    for page in PAGES:
+        for row in _rows(page.read_text(encoding="utf-8"), [of, "is"]):
+            if len(row) == 2:
+                for name in re.findall(r"`([^`]+)`", row[0]):
+                    found[name] = _markdown.renderInline(row[1])
     return found
 
 
@@ -47,14 +48,17 @@ def _rows(text: str, head: list[str]) -> Iterator[list[str]]:
 
 def section(heading: str) -> str:
     """What stands below a heading, up to the next one that is not deeper, as HTML."""
-    tokens = _markdown.parse(README.read_text(encoding="utf-8"))
-    starts = [i for i, token in enumerate(tokens) if _is_heading(tokens, i, heading)]
-    if len(starts) != 1:
+    found = []
+    for page in PAGES:
+        tokens = _markdown.parse(page.read_text(encoding="utf-8"))
+        found += [(tokens, i) for i in range(len(tokens)) if _is_heading(tokens, i, heading)]
+    if len(found) != 1:
         raise ValueError(
-            f"{README.name}: expected one heading {heading!r}, got {len(starts)}; the page takes "
+            f"bench/*.md: expected one heading {heading!r}, got {len(found)}; the report takes "
             "its words from there, so rename both"
         )
-    begin, level = starts[0] + 3, tokens[starts[0]].tag
+    ((tokens, start),) = found
+    begin, level = start + 3, tokens[start].tag
     ends = (
         i
         for i in range(begin, len(tokens))

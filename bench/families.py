@@ -19,8 +19,8 @@ class Family:
     """How lines of one kind are named and printed.
 
     `label` names the case of a line, `tables` print the measured ones, `notes` are what has to be
-    said below. `heading` is the section of bench/README.md on how to read them, and `yardstick` the
-    provider that feels a busy machine as the others do.
+    said below. `heading` is the section on how to read them in a page of bench/, and `yardstick`
+    the provider that feels a busy machine as the others do.
     """
 
     name: str

@@ -186,7 +186,7 @@ def meanings(of: str, names: Iterable[str]) -> str:
     """What names mean."""
     texts = explained.meanings(of)
     rows = [
-        f"<dt>{escape(name)}</dt><dd>{texts.get(name, 'bench/README.md does not say.')}</dd>"
+        f"<dt>{escape(name)}</dt><dd>{texts.get(name, 'No page in bench/ says.')}</dd>"
         for name in names
     ]
     return "<dl>\n" + "\n".join(rows) + "\n</dl>"

@@ -17,7 +17,15 @@ from pathlib import Path
 from bench import machine
 from bench.documents import kernels, ops, solver
 
-DOCUMENTS = ("README.md", "bench/README.md", "docs/kernels.md")
+DOCUMENTS = (
+    "README.md",
+    "bench/README.md",
+    "bench/ops.md",
+    "bench/cell.md",
+    "bench/solver.md",
+    "bench/solver-figures.md",
+    "docs/kernels.md",
+)
 FIGURES: dict[str, Callable[[], str]] = {
     "ops.half_steps": ops.half_steps,
     "ops.summary": ops.summary,

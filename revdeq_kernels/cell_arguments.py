@@ -30,21 +30,28 @@ class Numbers(NamedTuple):
     act: str
     state: str
     frac_bits: int
+    tol: float
 
     @property
     def exact(self) -> bool:
         """Whether the state is in fixed point; otherwise it is float32."""
         return self.state == "exact"
 
+    @property
+    def halting(self) -> bool:
+        """Whether rows halt when they have converged; otherwise all take all steps."""
+        return self.tol > 0
+
 
 class Ends(NamedTuple):
-    """Where the way back begins: the gradients that arrive, the states at the end, the digits."""
+    """Where the way back begins: the gradients that arrive, and what the forward pass left."""
 
     grad_y: Tensor
     grad_z: Tensor
     y: Tensor
     z: Tensor
     digits: Tensor
+    taken: Tensor
 
 
 class Solved(NamedTuple):
@@ -55,11 +62,13 @@ class Solved(NamedTuple):
     fixed: Tensor
     digits: Tensor
     flag: Tensor
+    taken: Tensor
+    residual: Tensor
 
     def ends(self, grad_y: Tensor, grad_z: Tensor, numbers: Numbers) -> Ends:
         """Where its way back begins."""
         y, z = self.fixed.unbind() if numbers.exact else (self.y, self.z)
-        return Ends(grad_y, grad_z, y, z, self.digits)
+        return Ends(grad_y, grad_z, y, z, self.digits, self.taken)
 
 
 class Gradients(NamedTuple):

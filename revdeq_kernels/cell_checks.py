@@ -18,6 +18,7 @@ from .conditions import (
     check_beta,
     check_device,
     check_dtype,
+    check_number,
     check_shape,
     check_tensors,
     refuse,
@@ -76,6 +77,9 @@ def _check_numbers(op: str, numbers: Numbers) -> None:
             expected = f"an integer from {least}" + (f" to {most}" if most is not None else " on")
             remedy = "20 suits most" if name == "frac_bits" else "a step evaluates f twice"
             refuse(ValueError, op, name, expected, str(value), remedy)
+    if not check_number(op, "tol", numbers.tol) >= 0:
+        remedy = "with 0 all rows take all steps"
+        refuse(ValueError, op, "tol", "a number from 0 on", str(numbers.tol), remedy)
 
 
 def one_of_names(op: str, name: str, value: Any, choices: Sequence[str]) -> None:
@@ -93,15 +97,21 @@ def check_backward(
     op = BACKWARD
     check_tensors(op, **ends._asdict())
     check_forward(inputs, numbers, op)
-    grad_y, grad_z, y, z, digits = ends
+    grad_y, grad_z, y, z, digits, taken = ends
     z0, kept = inputs.z0, torch.int32 if numbers.exact else F32
     rows = (("grad_y", grad_y, F32), ("grad_z", grad_z, F32), ("y", y, kept), ("z", z, kept))
     for name, t, dtype in rows:
         check_dtype(op, name, t, (dtype,))
         check_device(op, name, t, z0, "z0")
         check_shape(op, name, t, z0, "z0")
-    check_dtype(op, "digits", digits, (torch.uint8,))
-    check_device(op, "digits", digits, z0, "z0")
+    for name, t, dtype in (("digits", digits, torch.uint8), ("taken", taken, torch.int32)):
+        check_dtype(op, name, t, (dtype,))
+        check_device(op, name, t, z0, "z0")
+    rows_halt = (z0.shape[0],) if numbers.halting else (0,)
+    if taken.shape != rows_halt:
+        expected = f"shape {list(rows_halt)} for this tol"
+        remedy = "give those that linear_cell_forward returned, and its tol"
+        refuse(ValueError, op, "taken", expected, str(list(taken.shape)), remedy)
     if shape is not None and digits.shape != shape:
         expected = f"shape {list(shape)} for these steps and this beta"
         remedy = "give those that linear_cell_forward returned, of the same implementation"

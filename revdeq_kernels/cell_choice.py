@@ -35,14 +35,14 @@ _KERNELS = {"triton": ".triton.linear_cell", "gluon": ".triton.gluon_cell"}
 
 FEATURES: dict[str, dict[torch.dtype, tuple[int, ...]]] = {
     "triton": {BF16: (32, 64, 128), F16: (32, 64, 128), F32: (32, 64)},
-    "gluon": {BF16: (64, 128), F16: (64, 128), F32: (128,)},
+    "gluon": {BF16: (64, 128), F16: (64, 128), F32: (64, 128)},
 }
 """The numbers of features that the kernels take, by dtype of w."""
 
 _TRITON, _WGMMA = {"sm_80": 64, "sm_90": 128, "sm_100": 128}, {"sm_90": 128}
 
 WIDEST: dict[str, dict[torch.dtype, dict[str, int]]] = {
-    "triton": {BF16: _TRITON, F16: _TRITON, F32: _TRITON},
+    "triton": {BF16: _TRITON, F16: _TRITON, F32: _TRITON | {"sm_80": 32}},
     "gluon": {BF16: _WGMMA, F16: _WGMMA, F32: {"sm_80": 128, "sm_90": 128, "sm_100": 128}},
 }
 """Where the kernels fit into shared memory and registers, by dtype of w and architecture, and the
@@ -101,13 +101,13 @@ _tried: set[tuple[Any, ...]] = set()
 _lock = threading.RLock()
 
 
-def try_first(implementation: str, w: Tensor, act: str, state: str) -> None:
+def try_first(implementation: str, w: Tensor, act: str, state: str, halting: bool) -> None:
     """Try an implementation for such cells on the device of `w`, unless that was done.
 
     RuntimeError if they differ from the composite or do not come back, or in a CUDA graph's
     capture, which the trial would break.
     """
-    key = (implementation, w.device.index, w.dtype, w.shape[0], act, state)
+    key = (implementation, w.device.index, w.dtype, w.shape[0], act, state, halting)
     if w.device.type != "cuda" or key in _tried:
         return
     if torch.cuda.is_current_stream_capturing():
@@ -144,4 +144,4 @@ def ready(implementation: str, w: Tensor, numbers: Numbers) -> None:
         return
     if reason := why_not(implementation, w):
         raise ValueError(f"{FORWARD}: implementation {implementation!r} cannot run: {reason}")
-    try_first(implementation, w, numbers.act, numbers.state)
+    try_first(implementation, w, numbers.act, numbers.state, numbers.halting)

@@ -12,7 +12,9 @@ step. The arguments are checked.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -41,6 +43,9 @@ ACTIVATIONS: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
 }
 """act(x), and the gradient of x from that of f = act(x): what autograd computes."""
 
+EPSILON = 1e-5
+"""Added to the norm of f in the relative residual, as the method's authors do."""
+
 TOLERANCE = 1e-3
 """How far a row of a float32 state may come back from its start, relative to the largest number of
 its start and end, before its gradient counts as wrong; an exact state has none."""
@@ -58,23 +63,33 @@ def forward(inputs: Inputs, numbers: Numbers) -> Solved:
     pair: _Pair
     if numbers.exact:
         fixed = quantize(z0, numbers.frac_bits, flag=flag)
-        digits = z0.new_empty(digits_shape(z0, numbers), dtype=torch.uint8)
+        new = z0.new_zeros if numbers.halting else z0.new_empty  # some may stay unwritten
+        digits = new(digits_shape(z0, numbers), dtype=torch.uint8)
         pair = _ExactPair(fixed.clone(), fixed, numbers, digits, flag)
     else:
         digits = z0.new_empty(0, dtype=torch.uint8)
         pair = _FloatPair(z0.clone(), z0.clone(), numbers.beta)
+    rows = _Rows(z0, numbers)
     for n in range(numbers.steps):
-        pair.update(2 * n, pair.y, f(pair.read_z), pair.read_y)
-        pair.update(2 * n + 1, pair.z, f(pair.read_y), pair.read_z)
+        if rows.all_halted():
+            break
+        with _only(rows.moving, pair.y, pair.read_y):
+            pair.update(2 * n, pair.y, f(pair.read_z), pair.read_y)
+        value = f(pair.read_y)
+        with _only(rows.moving, pair.z, pair.read_z):
+            rows.judge(pair.read_y, value)
+            pair.update(2 * n + 1, pair.z, value, pair.read_z)
     if not numbers.exact:
-        return Solved(pair.y, pair.z, z0.new_empty(0, dtype=torch.int32), digits, flag)
+        fixed = z0.new_empty(0, dtype=torch.int32)
+        return Solved(pair.y, pair.z, fixed, digits, flag, rows.taken, rows.residual)
     y, z = (read.masked_fill_(flag != 0, float("nan")) for read in (pair.read_y, pair.read_z))
-    return Solved(y, z, torch.stack([pair.y, pair.z]), digits, flag)
+    fixed = torch.stack([pair.y, pair.z])
+    return Solved(y, z, fixed, digits, flag, rows.taken, rows.residual)
 
 
 def backward(ends: Ends, inputs: Inputs, numbers: Numbers) -> Gradients:
     """See ``linear_cell.linear_cell_backward``."""
-    grad_y, grad_z, y, z, digits = ends
+    grad_y, grad_z, y, z, digits, taken = ends
     z0 = inputs.z0
     start, applied = z0, numbers.beta
     pair: _Pair = _FloatPair(y.clone(), z.clone(), numbers.beta)
@@ -85,15 +100,19 @@ def backward(ends: Ends, inputs: Inputs, numbers: Numbers) -> Gradients:
     f = _Products(inputs, numbers.act)
     grad_y, grad_z = grad_y.clone(), grad_z.clone()
     seed = grad_z * applied
-    for n in reversed(range(numbers.steps)):
-        value, vjp = f.products(pair.read_y, seed)
-        pair.back_z(2 * n + 1, value, grad_y, vjp, seed)
-        # The start itself, which a float pair has only nearly come back to.
-        value, vjp = f.products(pair.read_z if n > 0 or numbers.exact else z0, seed)
-        if n > 0:
-            pair.back_y(2 * n, value, grad_z, vjp, seed)
-        else:
-            pair.back_to_start(value, grad_z, grad_y, vjp)
+    states = (pair.y, pair.z, pair.read_y, pair.read_z)
+    for n in reversed(range(_most(taken, numbers))):
+        moving = (taken > n).unsqueeze(1) if numbers.halting else None
+        with _only(moving, *states, grad_y, grad_z, seed):
+            value, vjp = f.products(pair.read_y, _where_moving(moving, seed))
+            pair.back_z(2 * n + 1, value, grad_y, vjp, seed)
+            # The start itself, which a float pair has only nearly come back to.
+            s = pair.read_z if n > 0 or numbers.exact else z0
+            value, vjp = f.products(s, _where_moving(moving, seed))
+            if n > 0:
+                pair.back_y(2 * n, value, grad_z, vjp, seed)
+            else:
+                pair.back_to_start(value, grad_z, grad_y, vjp)
     distance, lost = _distance(pair, start, (y, z), numbers.frac_bits)
     nan = float("nan")
     grad_u = f.grad_u.masked_fill_(lost, nan).to(inputs.u.dtype)
@@ -116,6 +135,58 @@ def _distance(
     apart = apart.nan_to_num(nan=float("inf"))
     largest = torch.stack([t.abs().amax(1, keepdim=True) for t in (start, *end)]).amax(0)
     return apart.max().reshape(1), ~(apart <= TOLERANCE * largest)
+
+
+# ---- rows that halt --------------------------------------------------------------------------
+
+
+class _Rows:
+    """Which rows still move, and what was found of each where it was judged last."""
+
+    def __init__(self, z0: Tensor, numbers: Numbers) -> None:
+        self.tol = numbers.tol
+        rows = z0.shape[0] if numbers.halting else 0
+        self.taken, self.residual = z0.new_zeros(rows, dtype=torch.int32), z0.new_zeros(rows)
+        still = z0.new_ones(rows, 1, dtype=torch.bool)
+        self.moving = still if numbers.halting else None
+
+    def all_halted(self) -> bool:
+        """Whether there is nothing left to do, where the host need not wait to know that."""
+        return self.moving is not None and not self.moving.is_cuda and not bool(self.moving.any())
+
+    def judge(self, y: Tensor, f: Tensor) -> None:
+        """Halt the rows below tol. NaN halts none. Those that have halted keep what they had."""
+        if self.moving is None:
+            return
+        norm = partial(torch.linalg.vector_norm, dim=1, keepdim=True, dtype=torch.float64)
+        residual = (norm(y - f) / (EPSILON + norm(f))).float()
+        self.taken += self.moving.squeeze(1)
+        self.residual = torch.where(self.moving, residual, self.residual.unsqueeze(1)).squeeze(1)
+        self.moving = self.moving & ~(residual < self.tol)
+
+
+def _most(taken: Tensor, numbers: Numbers) -> int:
+    """The most steps of a row, or a bound on it where the host would have to wait for it."""
+    if not numbers.halting or taken.is_cuda or taken.numel() == 0:
+        return numbers.steps
+    return min(int(taken.max()), numbers.steps)
+
+
+@contextmanager
+def _only(moving: Tensor | None, *tensors: Tensor) -> Iterator[None]:
+    """What is done to the tensors inside is done to the rows that move; None: to all."""
+    if moving is None:
+        yield
+        return
+    before = [t.clone() for t in tensors]
+    yield
+    for t, kept in zip(tensors, before, strict=True):
+        t.copy_(torch.where(moving, t, kept))
+
+
+def _where_moving(moving: Tensor | None, seed: Tensor) -> Tensor:
+    """The seed of a product, which other rows have no part in."""
+    return seed if moving is None else seed.masked_fill(~moving, 0.0)
 
 
 # ---- f ---------------------------------------------------------------------------------------

@@ -92,12 +92,7 @@ class Op:
             for tensor in (*written, *read):
                 if getattr(tensor, "requires_grad", False):  # the checks refuse what is no tensor
                     self.refuse_grad()
-        if lead.is_cpu and backends.chosen is None and self.cpu is not None:
-            result = self.run_compiled(self.cpu, args, kw)
-        else:
-            backend = backends.select(lead.device.type)
-            first_use.require(backend, self.label, lead.device, partial(self.run, backend))
-            result = self.run(backend, *args, **kw)
+        result = self.run_chosen(lead, args, kw)
         increment_version(written)
         return result
 
@@ -115,6 +110,14 @@ class Op:
         for place, kind in self.numbers:
             plain[place] = kinds.get(kind, lambda value: value)(plain[place])
         return tuple(plain)
+
+    def run_chosen(self, lead: Tensor, args: tuple[Any, ...], kw: dict[str, Any]) -> Any:
+        """Run on the backend that is chosen for the device of `lead`."""
+        if lead.is_cpu and backends.chosen is None and self.cpu is not None:
+            return self.run_compiled(self.cpu, args, kw)
+        backend = backends.select(lead.device.type)
+        first_use.require(backend, self.label, lead.device, partial(self.run, backend))
+        return self.run(backend, *args, **kw)
 
     def run(self, backend: str, *args: Any, **kw: Any) -> Any:
         """Check the arguments and run, without a look at autograd."""
@@ -200,17 +203,14 @@ class ListOp(Op):
             self.check(*args, **kw)
         if any(type(args[place]) is not kind for place, kind in self.numbers):
             args = self.plain_numbers(args, kw)
-        device = leads[0].device
-        backend = backends.select(device.type)
         if is_compiling() or any(type(lead) not in PLAIN for lead in leads):
-            return self.overload(backend)(*args, **kw)
+            return self.overload(backends.select(leads[0].device.type))(*args, **kw)
         written_leaves = list(leaves_of((*written, output)))
         if is_grad_enabled():
             for tensor in (*written_leaves, *leaves_of(read)):
                 if tensor.requires_grad:
                     self.refuse_grad()
-        first_use.require(backend, self.label, device, partial(self.run, backend))
-        result = self.run(backend, *args, **kw)
+        result = self.run_chosen(leads[0], args, kw)
         increment_version(written_leaves)
         return result
 

@@ -43,6 +43,7 @@ def linear_cell_forward(
     *,
     state: str = "exact",
     frac_bits: int = 20,
+    tol: float = 0.0,
     implementation: str | None = None,
 ) -> Solved:
     """`steps` steps of the pair update with f(s) = act(W s + u). Differentiable in u, w and z0.
@@ -63,6 +64,11 @@ def linear_cell_forward(
             with a w of 16 bits, by one flipped rounding of s, much more.
         frac_bits: fractional bits of an exact state, 0 to 30. z0 is rounded to 2**-frac_bits, and f
             reads that from the first half step on.
+        tol: 0.0, or the residual norm(y - f(y)) / (1e-5 + norm(f(y))) of a row below which it
+            halts: from the next step on it stays as it is. y is that of the step, f(y) what its z
+            takes in. No row depends on another; a launch ends for a tile when all of its rows have
+            halted. Norms are summed up in an order of the implementation's own, so that a row
+            whose residual is within roundings of tol may take a step more in one than in another.
         implementation: who runs and differentiates: a name of ``cell_choice.IMPLEMENTATIONS``, or
             None; see ``cell_choice.choose``.
 
@@ -72,10 +78,12 @@ def linear_cell_forward(
         digits: uint8, what an exact step rounds away, in a form of the implementation's own:
             log2(1 / abs(1 - beta)) bits for each half step and element; otherwise empty.
         flag: int32 [1], not 0 if an exact state or f left +-2**(30 - frac_bits), or was NaN.
+        taken: with a tol the steps that each row took, int32 [rows]; otherwise empty.
+        residual: with a tol the last residual of each row, float32 [rows]; otherwise empty.
 
     Memory, if one launch serves all steps: u and z0 are read once, y, z, fixed and digits written
     once; w stays on chip. With bfloat16 u, beta 0.5 and 8 steps, 24 bytes per element, of whatever
-    number of steps 22 and a digit each.
+    number of steps 22 and a digit each; with a tol 8 bytes more for each row.
 
     Raises:
         ValueError, TypeError: an argument is not as above.
@@ -83,7 +91,7 @@ def linear_cell_forward(
 
     Source: arXiv 2509.12917 with the classical equilibrium cell; the exact state is this project's.
     """
-    inputs, numbers = Inputs(u, w, z0), Numbers(beta, steps, act, state, frac_bits)
+    inputs, numbers = Inputs(u, w, z0), Numbers(beta, steps, act, state, frac_bits, tol)
     if not is_compiling():
         check_forward(inputs, numbers)
         numbers = _plain(numbers)
@@ -105,13 +113,15 @@ def linear_cell_backward(
     *,
     state: str = "exact",
     frac_bits: int = 20,
+    tol: float = 0.0,
+    taken: Tensor | None = None,
     implementation: str | None = None,
 ) -> Gradients:
     """The gradients of u, w and z0 from those of y and z, by walking the solve back.
 
     grad_y and grad_z are [rows, d], float32. y and z are the states at the end, those of fixed for
-    an exact one, which stay as they are; digits are as ``linear_cell_forward`` left them. The rest
-    are its arguments.
+    an exact one, which stay as they are; digits, and with a tol taken, are as
+    ``linear_cell_forward`` left them. The rest are its arguments.
 
     Returns:
         grad_u: in u's dtype, added up in float32 over the steps.
@@ -133,8 +143,10 @@ def linear_cell_backward(
 
     Source: arXiv 2509.12917, the backward pass of the reversible solver.
     """
-    ends, inputs = Ends(grad_y, grad_z, y, z, digits), Inputs(u, w, z0)
-    numbers = Numbers(beta, steps, act, state, frac_bits)
+    numbers = Numbers(beta, steps, act, state, frac_bits, tol)
+    if taken is None:  # of rows that took all steps
+        taken = z0.new_empty(0, dtype=torch.int32)
+    ends, inputs = Ends(grad_y, grad_z, y, z, digits, taken), Inputs(u, w, z0)
     if not is_compiling():
         check_backward(ends, inputs, numbers)
         numbers = _plain(numbers)
@@ -144,7 +156,8 @@ def linear_cell_backward(
 def _plain(numbers: Numbers) -> Numbers:
     """Python's own numbers: NumPy's are taken too, but not by the ops."""
     beta, steps, frac_bits = float(numbers.beta), int(numbers.steps), int(numbers.frac_bits)
-    return numbers._replace(beta=beta, steps=steps, frac_bits=frac_bits)
+    tol = float(numbers.tol)
+    return numbers._replace(beta=beta, steps=steps, frac_bits=frac_bits, tol=tol)
 
 
 # ---- the ops of an implementation ------------------------------------------------------------
@@ -170,11 +183,14 @@ def _define(implementation: str, load: Callable[[], Any]) -> None:
         check_forward(inputs, numbers)
         z0, shape = inputs.z0, _digits_shape(load(), inputs, numbers)
         fixed = (2, *z0.shape) if numbers.exact else (0,)
+        rows = z0.shape[0] if numbers.halting else 0
         return Solved(
             *(z0.new_empty(z0.shape), z0.new_empty(z0.shape)),
             z0.new_empty(fixed, dtype=torch.int32),
             z0.new_empty(shape, dtype=torch.uint8),
             z0.new_empty(1, dtype=torch.int32),
+            z0.new_empty(rows, dtype=torch.int32),
+            z0.new_empty(rows),
         )
 
     def backward(*args: Any) -> Any:
@@ -214,18 +230,19 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
     given, ctx.numbers = of_forward(inputs)
     out = Solved(*output)
     states = (out.fixed,) if ctx.numbers.exact else (out.y, out.z)
-    ctx.save_for_backward(*given, out.digits, *states)
+    ctx.save_for_backward(*given, out.digits, out.taken, *states)
+    ctx.mark_non_differentiable(out.residual)
 
 
 def _differentiate(namespace: str) -> Callable[..., Any]:
     def backward(ctx: Any, *arrived: Tensor | None) -> Any:
-        u, w, z0, digits, *states = ctx.saved_tensors
+        u, w, z0, digits, taken, *states = ctx.saved_tensors
         y, z = states[0] if ctx.numbers.exact else states
         grads = [torch.zeros_like(z0) if g is None else g for g in arrived[:2]]
         if torch.is_grad_enabled():
             _refuse_second(ctx)
         op = getattr(getattr(torch.ops, namespace), BACKWARD).default
-        out = Gradients(*op(*grads, y, z, digits, u, w, z0, *ctx.numbers))
+        out = Gradients(*op(*grads, y, z, digits, taken, u, w, z0, *ctx.numbers))
         return out.grad_u, out.grad_w.to(w.dtype), out.grad_z0, *(None,) * len(ctx.numbers)
 
     return backward

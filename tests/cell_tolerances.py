@@ -12,12 +12,14 @@ its bound: then it is a unit in the last place off, and the bound follows from t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from linear_cells import ACTS, Cell, Outcome, stored
+from revdeq_kernels.composite import EPSILON
 from tolerances import BETA_ERROR, grid_error, invert_error, unit_roundoff
 
 U = unit_roundoff(torch.float32)
@@ -92,9 +94,16 @@ def assert_within_bounds(cell: Cell, got: Outcome, tf32: bool = False) -> None:
         assert far.max() <= 0, f"{name} is {float(far.max()):.3g} beyond its bound"
 
 
+def residuals(cell: Cell) -> list[Bounded]:
+    """The residual of every row after every step that the cell takes."""
+    analysis = _Analysis(cell)
+    analysis.forward()
+    return analysis.residuals
+
+
 class _Analysis:
-    def __init__(self, cell: Cell, product: int) -> None:
-        self.product = product
+    def __init__(self, cell: Cell, product: int = 0) -> None:
+        self.product, self.residuals = product, list[Bounded]()
         self.cell, self.act = cell, ACTS[cell.act]
         self.w, self.size = cell.w.double(), cell.w.double().abs()
         self.narrow = cell.w.dtype != torch.float32
@@ -142,6 +151,7 @@ class _Analysis:
             evaluations.append(self.evaluate(z))
             y = self._update(y, evaluations[-1].f)
             evaluations.append(self.evaluate(y))
+            self.residuals.append(self._residual(y, evaluations[-1].f))
             z = self._update(z, evaluations[-1].f)
         return y, z, evaluations
 
@@ -154,6 +164,14 @@ class _Analysis:
             grid = (1 + beta) * grid_error(self.cell.frac_bits)
             return Bounded(value, error + grid + BETA_ERROR * (s.most + f.most))
         return Bounded(value, error + 3 * U * (abs(1 - beta) * s.most + beta * f.most))
+
+    def _residual(self, y: Bounded, f: Bounded) -> Bounded:
+        """norm(y - f) / (1e-5 + norm(f)); y is rounded once, the sums are of d squares each."""
+        norm = partial(torch.linalg.vector_norm, dim=1)
+        far, size = norm(y.value - f.value), EPSILON + norm(f.value)
+        error = norm(y.error + f.error + U * (2 * y.most + f.most)) + far / size * norm(f.error)
+        roundings = (self.w.shape[0] + 8) * U * far / size
+        return Bounded(far / size, error / (size - norm(f.error)) + roundings)
 
     def met_on_the_way_back(
         self, y: Bounded, z: Bounded, evaluations: list[Evaluation]

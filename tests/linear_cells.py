@@ -44,6 +44,7 @@ class Cell:
     act: str = "tanh"
     state: str = "exact"
     frac_bits: int = 20
+    tol: float = 0.0
 
     @property
     def tensors(self) -> Inputs:
@@ -53,7 +54,8 @@ class Cell:
     @property
     def numbers(self) -> Numbers:
         """What stands behind the tensors in the schemas."""
-        return Numbers(self.beta, self.steps, self.act, self.state, self.frac_bits)
+        numbers = (self.beta, self.steps, self.act, self.state, self.frac_bits, self.tol)
+        return Numbers(*numbers)
 
     def f(self, s: Tensor, u: Tensor, w: Tensor) -> Tensor:
         """The map in plain PyTorch, in the precision of s, with the roundings to w's dtype."""
@@ -73,10 +75,10 @@ def make(rows: int, d: int, dtype: torch.dtype, seed: int = 0, **numbers: Any) -
     return Cell(u.to(dtype), w.to(dtype), z0, normal(rows, d), normal(rows, d), **numbers)
 
 
-def first_rows(cell: Cell, rows: int) -> Cell:
+def of_rows(cell: Cell, rows: Tensor | slice) -> Cell:
     """The same without the other rows."""
     names = ("u", "z0", "grad_y", "grad_z")
-    return replace(cell, **{name: getattr(cell, name)[:rows] for name in names})
+    return replace(cell, **{name: getattr(cell, name)[rows] for name in names})
 
 
 class Outcome(NamedTuple):

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tolerances import beside_bound, gradient_bound
+
 ADJOINTS = ["reversible", "hooks", "checkpoint"]
 SAMPLES = 6
 TOL = 1e-2
@@ -82,6 +84,20 @@ def looped(
         if not any(moves):
             break
     return torch.stack(z), torch.stack(y), taken, residuals
+
+
+def explained(steps: int, *stats: Any, f: torch.dtype = torch.float64) -> float:
+    """How far a gradient may be from a stored solve's, by how far the states came back.
+
+    Of solves with a float64 state: what is off at the start has grown on the way there. Curvature
+    and terms are those of these cells, with some room. An f in float32 reads roundings besides.
+    """
+    back = 4.0 * sum(s.reconstruction_error or 0.0 for s in stats)  # it is relative
+    bound = gradient_bound(f, back, steps, curvature=2.0, terms=32)
+    if f != torch.float64:
+        bound += beside_bound(steps, curvature=2.0, terms=0, magnitude=4.0, f=f)
+    assert bound < 1e-2, "the states came back so far off that this says nothing"
+    return bound
 
 
 def spread(stats: Any) -> list[int]:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 import revdeq_kernels as rk
 from conftest import BACKENDS, random_state, same_bits
+from tolerances import assert_within, gradient_bound
 
 DTYPES = [
     (torch.float32, torch.float32, torch.float32),
@@ -98,4 +99,6 @@ def test_chain_is_the_gradient_of_the_unrolled_updates() -> None:
         rk.adjoint_(gy, w.T @ seed, 1.0, beta, seed)
         gy.mul_(1 - beta)
         rk.adjoint_(gz, w.T @ seed, 1 - beta, beta, seed)
-    torch.testing.assert_close(gy + gz, expected, rtol=1e-12, atol=1e-12)
+    # Linear: no state is read. Sums of n products, in both.
+    bound = 2 * gradient_bound(torch.float64, 0.0, depth, curvature=0.0, terms=n)
+    assert_within([gy + gz], [expected], bound)

@@ -155,7 +155,7 @@ def test_nothing_is_no_page() -> None:
         html.page([])
 
 
-def test_the_readme_says_what_every_provider_is() -> None:
+def test_the_pages_say_what_every_provider_is() -> None:
     texts = explained.meanings("provider")
     known = {method.name for part in plan.PARTS.values() for method in part.methods}
     known |= set(solves(torch.zeros(64, 64))) | {"triton", "gluon", nsight.PROVIDER}

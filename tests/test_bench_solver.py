@@ -1,4 +1,4 @@
-"""The benchmark of the solver: its count of bytes, its errors, its files."""
+"""The benchmark of the solver: its memory, its errors, its files."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from bench.session import Record
 from bench.solver import measure, memory, methods, models
 from bench.solver.methods import Method, Run
 from tiny import TINY
+from tolerances import gradient_bound, grid_error
 from torch_revdeq import solve
 
 CPU = torch.device("cpu")
@@ -37,54 +38,7 @@ def run_of(name: str, *, steps: int, model: str = "mlp", beta: float = 0.5) -> R
     return Run(BY_NAME[name], models.make(model, TINY, CPU), beta, steps)
 
 
-# ---- bytes -----------------------------------------------------------------------------------
-
-
-def test_the_peak_is_what_is_held_at_once() -> None:
-    def call() -> tuple[Tensor, Tensor]:
-        first, second = torch.empty(1000), torch.empty(500)
-        del first
-        third = torch.empty(100)
-        return second, third
-
-    assert memory.peak_bytes(call, CPU) == 4 * (1000 + 500)
-
-
-def test_the_peak_counts_what_an_op_holds_inside_and_what_is_returned() -> None:
-    x, f, wide = torch.rand(64, 64), torch.rand(64, 64), torch.rand(64, 128)
-    assert memory.peak_bytes(lambda: [x.neg(), x.exp()], CPU) == 2 * x.nbytes
-    # An f with other strides than the state is copied, which the caller never sees.
-    assert memory.peak_bytes(lambda: rk.update_(x, f, 0.5), CPU) == 0
-    assert memory.peak_bytes(lambda: rk.update_(x, wide[:, ::2], 0.5), CPU) == x.nbytes
-
-
-def test_the_peak_does_not_count_what_was_there_before() -> None:
-    # One of the blocks takes the place of the first one, which the profiler still knows.
-    assert memory.peak_bytes(lambda: torch.empty(10_000), CPU) == 40_000
-    there = [torch.empty(10_000) for _ in range(64)]
-
-    def call() -> Tensor:
-        there.clear()
-        return torch.empty(100)
-
-    assert memory.peak_bytes(call, CPU) == 400
-
-
-def test_the_peak_on_a_gpu_is_that_of_its_counters(monkeypatch: pytest.MonkeyPatch) -> None:
-    log: list[str] = []
-
-    def logged(name: str, value: int | None = None) -> None:
-        monkeypatch.setattr(torch.cuda, name, lambda device: (log.append(name), value)[1])
-
-    logged("synchronize")
-    logged("memory_allocated", 200)
-    logged("reset_peak_memory_stats")
-    logged("max_memory_allocated", 700)
-    peak = memory.peak_bytes(lambda: log.append("call"), torch.device("cuda"))
-    assert peak == 500
-    before, after = log[: log.index("call")], log[log.index("call") + 1 :]
-    assert before == ["synchronize", "memory_allocated", "reset_peak_memory_stats"]
-    assert after == ["synchronize", "max_memory_allocated"]
+# ---- memory ----------------------------------------------------------------------------------
 
 
 def test_reversible_memory_grows_by_the_digits_alone() -> None:
@@ -284,8 +238,9 @@ def test_options_are_measured_beside_each_other(tmp_path: Path, names: list[str]
     assert set(names) <= set(records)
     if names == NOT_COMPILED:
         assert "needs a GPU" in records.pop(methods.GRAPHED.name)["skipped"]
-    # The roundings of a float32 f; what is wrong is wrong by a share of 1.
-    assert all(record["gradient_error"] < 1e-5 for record in records.values())
+    # The roundings of a float32 f, of four layers that sum 64 products each, at states on the grid.
+    bound = gradient_bound(torch.float32, 4 * 2 * grid_error(20), 2, curvature=1.0, terms=4 * 64)
+    assert all(record["gradient_error"] < bound for record in records.values())
     if names == NOT_COMPILED:
         # What is saved costs its own memory: a copy of z for every step.
         saved, without = (records[n]["peak_bytes"] for n in ("save_at all", "reversible exact"))

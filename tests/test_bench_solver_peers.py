@@ -1,30 +1,26 @@
-"""The peers in the benchmark of the solver: what they compute, and the JAX library's process."""
+"""The peers in the benchmark of the solver: what they compute. JAX: test_bench_jax_peer.py."""
 
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from bench import __main__ as command
-from bench import arguments
 from bench.session import Record
-from bench.solver import jax_peer, measure, methods, models, peers
-from bench.solver.methods import Method, Run, Skipped
+from bench.solver import measure, methods, models, peers
+from bench.solver.methods import Run
+from solver_tolerances import gradient_error, path_of, stored_error, walked_error
 from tiny import TINY
 
 CPU = torch.device("cpu")
 BY_NAME = {method.name: method for method in peers.PEERS}
-STATES = ("float32", "float64")
-JAX = BY_NAME["jax revdeq float32"]
-# An interpreter that has the authors' library; the running one where none is named.
-JAX_PYTHON = os.environ.get("BENCH_JAX_PYTHON", sys.executable)
+NAIVE = ("naive float32", "naive float64")
 QUICK = ("--quick", "--device", "cpu", "--threads", "1", "--samples", "1", "--only", "peers")
 
 
@@ -34,6 +30,25 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+class WholeNumbers(nn.Module):
+    """relu((z + x) A) B with whole numbers: a solve of a few steps rounds nothing in float32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        drawn = torch.Generator().manual_seed(0)
+        a, b = (torch.randint(-1, 2, (4, 4), generator=drawn).float() for _ in range(2))
+        self.a, self.b = nn.Parameter(a), nn.Parameter(b)
+
+    def forward(self, z: Tensor, x: Tensor) -> Tensor:
+        return torch.relu((z + x) @ self.a) @ self.b
+
+
+def without_roundings() -> models.Model:
+    drawn = torch.Generator().manual_seed(1)
+    x, cotangent = (torch.randint(-2, 3, (6, 4), generator=drawn).float() for _ in range(2))
+    return models.Model("whole numbers", WholeNumbers(), torch.zeros(6, 4), x, cotangent)
 
 
 def error_of(name: str, model: models.Model, beta: float, steps: int) -> float:
@@ -46,11 +61,15 @@ def error_of(name: str, model: models.Model, beta: float, steps: int) -> float:
 # ---- loops of a user ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model", ["mlp", "block"])
-def test_the_loops_have_the_gradient_of_the_solve(model: str) -> None:
-    made = models.make(model, TINY, CPU)
-    for name in ("lerp loop", "torch checkpoint", "naive float32", "naive float64"):
-        assert error_of(name, made, 0.5, 3) < 2e-6, name
+@pytest.mark.parametrize("beta", [0.5, 0.75])
+@pytest.mark.parametrize("name", ["lerp loop", "torch checkpoint", *NAIVE, "reversible float32"])
+def test_the_loops_have_the_gradient_of_the_solve(name: str, beta: float) -> None:
+    """All of its digits, where no step and no inverse rounds."""
+    model = without_roundings()
+    reference = methods.reference_gradients(model, beta, 2)
+    grads = Run(BY_NAME[name], model, beta, 2).gradients()
+    for got, want in zip(grads, reference, strict=True):
+        assert torch.equal(got.double(), want) and want.all()
 
 
 def test_checkpoint_computes_what_the_loop_computes() -> None:
@@ -60,17 +79,27 @@ def test_checkpoint_computes_what_the_loop_computes() -> None:
     assert all(map(torch.equal, loop, stored))
 
 
-def test_the_naive_loop_is_differentiated_in_float64_to_float64() -> None:
+@pytest.mark.parametrize("name", ["mlp", "block"])
+def test_the_naive_loop_is_differentiated_in_float64_to_float64(name: str) -> None:
     """So that what it loses in float32 is roundings, and no error of its backward pass."""
-    model = models.make("block", TINY, CPU).to(torch.float64)
-    assert error_of("naive float64", model, 0.8, 3) < 1e-12
+    model = models.make(name, TINY, CPU).to(torch.float64)
+    path = path_of(model, 0.8, 3)
+    stored = stored_error(model, path, 0.8)
+    states = walked_error(model, path, 0.8, torch.float64, stored=stored)
+    assert error_of("naive float64", model, 0.8, 3) <= gradient_error(model, path, states)
 
 
 def test_a_naive_float32_state_is_lost_where_an_exact_one_is_not() -> None:
+    """Lost is more than the roundings of who keeps the states, in float32 or on the grid."""
     model = models.make("block", TINY, CPU)
-    assert error_of("naive float32", model, 0.9, 8) > 1e-2
-    assert error_of("reversible exact", model, 0.9, 8) < 1e-6
-    assert error_of("lerp loop", model, 0.9, 8) < 1e-6
+    path = path_of(model, 0.9, 8)
+    kept, on_grid = (
+        gradient_error(model, path, stored_error(model, path, 0.9, frac_bits=bits))
+        for bits in (None, 20)
+    )
+    assert error_of("lerp loop", model, 0.9, 8) <= kept
+    assert error_of("reversible exact", model, 0.9, 8) <= on_grid
+    assert error_of("naive float32", model, 0.9, 8) > on_grid
 
 
 def test_gradients_of_inputs_are_not_asked_for_and_f_is_evaluated_once_on_the_way_back() -> None:
@@ -83,31 +112,65 @@ def test_gradients_of_inputs_are_not_asked_for_and_f_is_evaluated_once_on_the_wa
 # ---- torchdeq ----------------------------------------------------------------------------------
 
 
-def contracting() -> models.Model:
-    """An MLP that halves distances, so that its limit is soon found."""
-    model = models.make("mlp", TINY, CPU)
-    with torch.no_grad():
-        for parameter in model.parameters:
-            parameter.mul_(0.7)
-    return model
+class Halved(nn.Module):
+    """w z + x, which halves distances where w is 1/2, and forgets z where w is 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor([0.5, 0.5, 0.0, 0.5]))
+
+    def forward(self, z: Tensor, x: Tensor) -> Tensor:
+        return self.w * z + x
+
+
+def halved() -> models.Model:
+    x, cotangent = torch.tensor([[1.0, 2.0, 4.0, -3.0], [1.0, -1.0, 2.0, 5.0]])
+    return models.Model("halved", Halved(), torch.zeros(4), x, cotangent)
 
 
 @pytest.mark.parametrize("name", ["torchdeq IFT", "torchdeq phantom"])
 def test_torchdeq_has_the_gradient_of_the_limit(name: str) -> None:
+    """All of its digits: after 80 evaluations z = x / (1 - w), the limit in float64.
+
+    There d z / d w = z / (1 - w); a phantom gradient has 1 + w + ... + w^4 for 1 / (1 - w).
+    """
     pytest.importorskip("torchdeq", reason="torchdeq is not installed")
-    model = contracting()
-    few, many = (error_of(name, model, 0.5, steps) for steps in (2, 32))
-    assert few > 1e-2
-    # What is left of phantom gradients is what five evaluations do not see.
-    assert many < (1e-5 if name == "torchdeq IFT" else 1e-2)
-    assert many < few / 20
+    model = halved().to(torch.float64)
+    (w,) = (parameter.detach() for parameter in model.parameters)
+    product = 1 / (1 - w) if name == "torchdeq IFT" else sum(w**k for k in range(5))
+    (got,) = Run(BY_NAME[name], model, 0.5, 40).gradients()
+    assert torch.equal(got, model.cotangent * product * model.x / (1 - w))
+
+
+@pytest.mark.parametrize("name", ["torchdeq IFT", "torchdeq phantom"])
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_torchdeq_takes_its_gradient_from_2n_evaluations(name: str, steps: int) -> None:
+    """In numbers that nothing rounds: IFT by 2N products, a phantom by the last evaluations."""
+    pytest.importorskip("torchdeq", reason="torchdeq is not installed")
+    model = halved()
+    (w,) = model.parameters
+    recorded = 1 if name == "torchdeq IFT" else min(5, 2 * steps - 1)
+    z = model.z0
+    with torch.no_grad():
+        for _ in range(2 * steps - recorded):
+            z = model.f(z, model.x)
+        seed = model.cotangent
+        if name == "torchdeq IFT":
+            seed = model.z0
+            for _ in range(2 * steps):
+                seed = w * seed + model.cotangent
+    for _ in range(recorded):
+        z = model.f(z, model.x)
+    (want,) = torch.autograd.grad(z, w, seed)
+    (got,) = Run(BY_NAME[name], model, 0.5, steps).gradients()
+    assert torch.equal(got, want)
 
 
 @pytest.mark.parametrize("name", ["torchdeq IFT", "torchdeq phantom"])
 @pytest.mark.parametrize("steps", [1, 2, 8])
 def test_torchdeq_evaluates_f_as_often(name: str, steps: int) -> None:
     pytest.importorskip("torchdeq", reason="torchdeq is not installed")
-    model, calls = contracting(), []
+    model, calls = halved(), []
     model.f.register_forward_hook(lambda *_: calls.append(1))
     Run(BY_NAME[name], model, 0.5, steps).forward()
     assert len(calls) == 2 * steps
@@ -137,154 +200,6 @@ def test_without_torchdeq_the_row_says_how_to_get_it(
 def read(folder: Path) -> dict[str, Record]:
     lines = (folder / "solve.peers.jsonl").read_text(encoding="utf-8").splitlines()
     return {record["provider"]: record for record in map(json.loads, lines)}
-
-
-# ---- the JAX library's process -----------------------------------------------------------------
-
-WORKER = """#!{python}
-import json, os, pathlib, sys
-import numpy
-folder = pathlib.Path(sys.argv[2])
-problem = json.loads((folder / "problem.json").read_text())
-arrays = dict(numpy.load(folder / "problem.npz"))
-assert pathlib.Path(sys.argv[1]).name == "jax_worker.py"
-assert {{a.dtype.name for a in arrays.values()}} == {{"float32"}}
-assert "torch" not in sys.modules
-assert problem["threads"] == 1 and problem["device"] == "cpu" and problem["steps"] == 2
-{body}
-"""
-ANSWERS = """
-prefix = "parameter "
-grads = {n[len(prefix):]: 2 * a for n, a in arrays.items() if n.startswith(prefix)}
-numpy.savez(folder / "gradients.npz", **grads)
-answer = {"compile_seconds": 1.5, "peak_bytes": 7, "library": problem["state"]}
-print(json.dumps(answer), flush=True)
-for line in sys.stdin:
-    seconds = json.loads(line)["seconds"]
-    print(json.dumps({"seconds": 0.25 + seconds, "count": 3}), flush=True)
-"""
-
-
-def fake(folder: Path, body: str) -> str:
-    """An interpreter that runs `body` in place of the script that it is given."""
-    path = folder / "python"
-    path.write_text(WORKER.format(python=sys.executable, body=body), encoding="utf-8")
-    path.chmod(0o755)
-    return str(path)
-
-
-def worker(python: str, method: Method = JAX, steps: int = 2) -> jax_peer.Worker:
-    model = models.make("mlp", TINY, CPU)
-    return jax_peer.Worker(python, method, model, 0.5, steps, CPU, 1)
-
-
-def test_the_worker_gets_the_problem_and_gives_gradients_and_samples(tmp_path: Path) -> None:
-    with worker(fake(tmp_path, ANSWERS)) as process:
-        parameters = models.make("mlp", TINY, CPU).parameters
-        assert all(map(torch.equal, process.gradients(), [2 * p for p in parameters]))
-        assert process.ready == {"compile_seconds": 1.5, "peak_bytes": 7, "library": "float32"}
-        racer = jax_peer.Remote(process, JAX)
-        racer.warm_up()
-        racer.take_sample(lambda calls, count: 0.0, 0.5)
-        assert (racer.samples, racer.count) == ([0.75], 3)
-    assert process.process.poll() is not None
-    assert not process.folder.exists()
-
-
-def test_what_the_worker_tells_is_in_its_row(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    chosen = ("--models", "mlp", "--depths", "2", "--providers", "jax")
-    python = fake(tmp_path, ANSWERS)
-    assert command.main([*QUICK, *chosen, "--jax-python", python, "--out", str(tmp_path)]) == 0
-    records = read(tmp_path)
-    for state in ("float32", "float64"):
-        record = records[f"jax revdeq {state}"]
-        assert record["p50_seconds"] == 0.25 + 0.01
-        assert (record["calls_per_sample"], record["peak_bytes"]) == (3, 7)
-        assert (record["library"], record["dtypes"]["state"]) == (state, state)
-        assert record["ratio_to_loop"] == 0.26 / records["lerp loop"]["p50_seconds"]
-        # It is measured, and not taken for granted: this one's gradient is the parameters'.
-        assert record["gradient_error"] > 0.1
-    assert "jax revdeq float32: compiled in 1.5" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("body", "reason"),
-    [
-        ("raise MemoryError('too much')", "ended with 1 in place of an answer: MemoryError"),
-        ("os.kill(os.getpid(), 9)", "ended with -9 in place of an answer: and printed nothing"),
-    ],
-)
-def test_a_worker_that_ends_is_refused_and_stops_nobody(
-    tmp_path: Path, body: str, reason: str
-) -> None:
-    chosen = ("--models", "mlp", "--depths", "2", "--providers", "jax", "reversible exact")
-    python = fake(tmp_path, body)
-    assert command.main([*QUICK, *chosen, "--jax-python", python, "--out", str(tmp_path)]) == 1
-    records = read(tmp_path)
-    assert reason in records["jax revdeq float32"]["refused"]
-    assert records["reversible exact"]["p50_seconds"] > 0
-
-
-def test_a_worker_that_ends_while_it_is_sampled_stops_nobody(tmp_path: Path) -> None:
-    """After the warm-up and one sample, and before the second of three rounds."""
-    body = ANSWERS.replace("for line in sys.stdin:", "for _, line in zip(range(2), sys.stdin):")
-    chosen = ("--models", "mlp", "--depths", "2", "--providers", "jax", "--samples", "3")
-    python = fake(tmp_path, body)
-    assert command.main([*QUICK, *chosen, "--jax-python", python, "--out", str(tmp_path)]) == 1
-    records = read(tmp_path)
-    assert "ended with 0 in place of an answer" in records["jax revdeq float64"]["refused"]
-    assert "p50_seconds" not in records["jax revdeq float64"]
-    assert records["lerp loop"]["samples"] == 3
-
-
-def test_a_worker_that_does_not_answer_is_ended(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(jax_peer, "PATIENCE", 1.0)
-    with pytest.raises(RuntimeError, match="ended with -9"):
-        worker(fake(tmp_path, "import time; time.sleep(60)"))
-
-
-def test_an_interpreter_without_the_library_is_skipped(tmp_path: Path) -> None:
-    """By the script itself, and the standard library alone."""
-    bare = tmp_path / "python"
-    bare.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S -I "$@"\n', encoding="utf-8")
-    bare.chmod(0o755)
-    with pytest.raises(Skipped, match=r"No module named 'numpy'.*github.*--jax-python"):
-        worker(str(bare))
-
-
-def test_a_path_that_is_no_program_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        arguments.parse(["--jax-python", "/nowhere/python"])
-    assert "expected the path of a Python interpreter" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("model", "state"),
-    [
-        *((model, state) for model in ("mlp", "block", "language") for state in STATES),
-        # At z = 0 the first relu stands at its kink: a state in float32 comes back beside it.
-        ("vision", "float64"),
-    ],
-)
-def test_the_library_itself_has_the_gradient_of_the_solve(model: str, state: str) -> None:
-    """So the maps of `jax_worker.py` are those of `maps.py`, with the numbers they were given."""
-    method = replace(JAX, state=getattr(torch, state))
-    made = models.make(model, TINY, CPU)
-    try:
-        started = jax_peer.Worker(JAX_PYTHON, method, made, 0.5, 3, CPU, 1)
-    except Skipped as reason:
-        pytest.skip(str(reason))
-    with started as process:
-        reference = methods.reference_gradients(made, 0.5, 3)
-        assert measure.relative_distance(process.gradients(), reference) < 2e-6
-        assert (process.ready["state"], process.ready["platform"]) == (state, "cpu")
-        assert process.ready["peak_bytes"] > 0
-        seconds, count = process.sample(0.01)
-        assert seconds * count >= 0.01
 
 
 def test_every_peer_is_a_method_of_its_own() -> None:

@@ -13,12 +13,14 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
 from bench import __main__ as command
 from bench import arguments, ceilings, families, figures, harness, machine, suite
 from bench.session import Bar, Record, Session
 from bench.solver import fresh, measure
 from bench.suite import Benchmark
+from tolerances import gradient_bound, grid_error
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ("--quick", "--device", "cpu", "--threads", "1", "--samples", "1")
@@ -108,7 +110,12 @@ def test_every_other_benchmark_runs_at_its_smallest_size(
     assert matmul["tflop_per_second"] == pytest.approx(rate * 1e-12)
     timed = {r["provider"]: r for r in by_name["solve.overhead"] if not r["skipped"]}
     assert {"lerp loop", "reversible exact"} == set(timed)
-    assert all(record["gradient_error"] < 1e-5 for record in timed.values())
+    # f rounds a product, a sum and a tanh in float32, whose slope changes by 0.77 of what is moved,
+    # at states that at most 2N roundings to the grid, of f and of the state, have moved.
+    steps = max(record["steps"] for record in timed.values())
+    moved = 2 * steps * 2 * grid_error(20)
+    bound = gradient_bound(torch.float32, moved, steps, curvature=0.77, terms=3)
+    assert all(record["gradient_error"] < bound < 1e-3 for record in timed.values())
     assert by_name["nsight"][0]["skipped"] == "expected a GPU, got none"
     found = {(r["provider"], r["axis"]): r["largest"] for r in largest}
     # One digit in place of all activations: the loop runs out where nothing else is in the way.

@@ -34,12 +34,13 @@ def test_every_document_is_a_page() -> None:
     [
         ("README.md", "docs/exact.md#the-precision-cliff", "exact.md#the-precision-cliff"),
         ("README.md", "tests/test_errors.py", "source/tests/test_errors.py.md"),
-        ("docs/exact.md", "../bench/README.md#the-solver", "benchmarks.md#the-solver"),
+        ("docs/exact.md", "../bench/solver.md#the-maps", "benchmarks-solver.md#the-maps"),
         ("docs/exact.md", "kernels.md", "kernels.md"),
         ("docs/api/testing.md", "../debugging.md", "../debugging.md"),
         ("docs/choosing.md", "../bench/results", "source/bench/results/index.md"),
         ("bench/README.md", "../docs/error-against-depth.png", "error-against-depth.png"),
-        ("bench/README.md", "#the-solver", "#the-solver"),
+        ("bench/README.md", "solver.md#solvecost", "benchmarks-solver.md#solvecost"),
+        ("bench/README.md", "#what-changed", "#what-changed"),
         ("docs/exact.md", "https://arxiv.org/abs/2509.12917", "https://arxiv.org/abs/2509.12917"),
     ],
 )

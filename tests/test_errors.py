@@ -14,6 +14,8 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+import bad_input
+import bad_input_back
 import revdeq_kernels as rk
 from arguments import (
     OPS,
@@ -25,7 +27,6 @@ from arguments import (
     refusal,
     tensors,
 )
-from bad_input import CASES, Case
 from conftest import BACKENDS
 
 
@@ -33,11 +34,11 @@ from conftest import BACKENDS
     ("op", "case"),
     [
         pytest.param(op, case, id=f"{op}-{case.label}".replace(" ", "-"))
-        for case in CASES
+        for case in (*bad_input.CASES, *bad_input_back.CASES)
         for op in case.ops
     ],
 )
-def test_bad_input_is_refused(op: str, case: Case) -> None:
+def test_bad_input_is_refused(op: str, case: bad_input.Case) -> None:
     arguments = good_arguments(op)
     for name, new in case.change.items():
         arguments[name] = new(arguments[name]) if callable(new) else new

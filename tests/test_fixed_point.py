@@ -117,7 +117,9 @@ def test_more_phantom_steps_come_nearer_to_the_limit() -> None:
     one, four, many = error(1), error(4), error(40)
     assert one > 0.01
     assert one > four > many
-    assert many < 1e-7
+    # What 40 steps leave out is J'^40 of the seed, where J' = 0.2 + 0.8 J has a norm of 0.2 + 0.8 L
+    # at the most; 100 is for how much of a seed the product with f's derivative may hide.
+    assert many < 100 * (0.2 + 0.8 * lipschitz(f)) ** 40 < one
 
 
 def test_closures_trees_hooks_and_16_bits() -> None:

@@ -1,7 +1,7 @@
 """Arbitrary arguments: the right value or a named error, alike on every backend, and no crash.
 
-fuzzing.py draws the arguments and says how to add an op. The reference decides what is right; its
-own values are held against real arithmetic where they are ordinary (real_arithmetic.py).
+fuzzing.py draws the arguments, fuzz_table.py says how to add an op. The reference decides what is
+right; its own values are held against real arithmetic where they are ordinary (real_arithmetic.py).
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from torch import Tensor
 import revdeq_kernels as rk
 from arguments import NAMESPACES, OPS, WRITTEN, bits, call
 from conftest import BACKENDS, in_a_thread
+from fuzz_example import Example, View
 from fuzz_table import DIGITS, ONE, SCALAR, SPECS, Spec
-from fuzzing import Example, View, examples
+from fuzzing import examples
 from real_arithmetic import CHECKS
 from revdeq_kernels.conditions import same_strides
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
+import revdeq_kernels as rk
 from cell_tolerances import assert_within_bounds
-from linear_cells import ACTS, Cell, Outcome, first_rows, make, run
+from conftest import same_bits
+from linear_cells import ACTS, Cell, Outcome, make, of_rows, run
 from revdeq_kernels import cell_choice
 
 pytestmark = [
@@ -65,6 +69,31 @@ def test_one_launch_on_a_gpu(
     assert_right(cell, implementation)
 
 
+@pytest.mark.parametrize("state", ["exact", "float32"])
+@pytest.mark.parametrize(
+    ("implementation", "dtype", "d"), [("composite", torch.float32, 32), *KERNELS]
+)
+def test_rows_that_halt_on_a_gpu(
+    implementation: str, dtype: torch.dtype, d: int, state: str
+) -> None:
+    """With the bits of a solve of as many steps as each took."""
+    cell = on_gpu(make(2000, d, dtype, state=state, steps=6, tol=0.3))
+    require(implementation, cell)
+    out = run(cell, implementation=implementation)
+    taken = steps_taken(cell, implementation)
+    assert len(taken.unique()) > 1
+    for steps in taken.unique().tolist():
+        fixed = run(replace(cell, steps=steps, tol=0.0), implementation=implementation)
+        rows = taken == steps
+        for name in ("y", "z", "grad_u", "grad_z0"):
+            assert same_bits(getattr(out, name)[rows], getattr(fixed, name)[rows]), name
+
+
+def steps_taken(cell: Cell, implementation: str) -> Tensor:
+    options: Any = cell.numbers._asdict() | {"implementation": implementation}
+    return rk.linear_cell_forward(*cell.tensors, **options).taken
+
+
 @kernels
 def test_a_gradient_is_the_same_every_time(implementation: str, dtype: torch.dtype, d: int) -> None:
     """And a row's does not depend on how many tiles a program has."""
@@ -74,7 +103,7 @@ def test_a_gradient_is_the_same_every_time(implementation: str, dtype: torch.dty
     assert all(bool(t.isfinite().all()) for t in first)
     for other in others:
         assert all(map(torch.equal, first, other))
-    few = run(on_gpu(first_rows(cell, 101)), implementation=implementation)
+    few = run(on_gpu(of_rows(cell, slice(101))), implementation=implementation)
     for name in ("y", "z", "grad_u", "grad_z0"):
         assert torch.equal(getattr(few, name), getattr(first, name)[:101]), name
 
@@ -85,6 +114,7 @@ def test_sanitize_a_part_of_a_tile(
     implementation: str, dtype: torch.dtype, d: int, state: str
 ) -> None:
     """Small, for compute-sanitizer: whole tiles and a part of one, forward and back."""
-    cell = make(2 * 64 + 5, d, dtype, state=state, steps=2)
-    require(implementation, cell)
-    assert run(on_gpu(cell), implementation=implementation).grad_u.shape == cell.u.shape
+    for tol in (0.0, 0.6):
+        cell = make(2 * 64 + 5, d, dtype, state=state, steps=2, tol=tol)
+        require(implementation, cell)
+        assert run(on_gpu(cell), implementation=implementation).grad_u.shape == cell.u.shape

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from cell_halting import assert_rows_are_those_of_fewer_steps, assert_rows_halt_when_they_should
 from cell_tolerances import assert_within_bounds
 from conftest import BACKENDS
-from linear_cells import ACTS, Cell, first_rows, make, run
+from linear_cells import ACTS, Cell, make, of_rows, run
 from revdeq_kernels import backends, cell_choice, first_use
 from revdeq_kernels.cell_arguments import Gradients, Solved
 from torch_revdeq import LinearCell, RevDEQ
@@ -45,7 +47,7 @@ FEW = [
     (5, 128, F16, "exact", 1.3, 1, "silu"),
     (37, 64, F16, "float32", 0.5, 1, "relu"),
     (37, 128, F32, "exact", 0.5, 2, "tanh"),
-    (21, 128, F32, "float32", 0.6, 1, "silu"),
+    (21, 64, F32, "float32", 0.6, 1, "silu"),
 ]
 ALL = [
     (rows, d, dtype, state, beta, 1, act)
@@ -68,6 +70,59 @@ def test_values_and_gradients_are_those_of_stored_activations(
     """Part of a tile, whole ones, and several for a program."""
     cell = make(rows, d, dtype, act=act, state=state, beta=beta, steps=steps)
     assert_within_bounds(cell, run(cell, implementation="gluon"), tf32=dtype == F32)
+
+
+@pytest.mark.parametrize(
+    ("rows", "d", "dtype", "state", "beta", "steps", "tol", "act"),
+    [
+        (133, 64, F16, "exact", 0.5, 3, 0.5, "silu"),
+        (70, 64, F16, "exact", 0.75, 2, 0.6, "tanh"),
+        pytest.param(70, 128, F16, "exact", 0.6, 2, 0.77, "tanh", marks=pytest.mark.slow),
+    ],
+)
+def test_rows_halt_below_tol_and_have_the_gradients_of_their_steps(
+    rows: int,
+    d: int,
+    dtype: torch.dtype,
+    state: str,
+    beta: float,
+    steps: int,
+    tol: float,
+    act: str,
+) -> None:
+    cell = make(rows, d, dtype, act=act, state=state, beta=beta, steps=steps, tol=tol)
+    out = LAUNCHER.forward(cell.tensors, cell.numbers)
+    back = LAUNCHER.backward(
+        out.ends(cell.grad_y, cell.grad_z, cell.numbers), cell.tensors, cell.numbers
+    )
+    assert len(out.taken.unique()) > 1
+    assert_rows_halt_when_they_should(cell, out)
+    assert_rows_are_those_of_fewer_steps(cell, out, back)
+
+
+@pytest.mark.parametrize("state", [pytest.param("exact", marks=pytest.mark.slow), "float32"])
+def test_a_row_that_halts_has_the_bits_of_a_solve_of_its_steps(state: str) -> None:
+    cell = make(70, 64, F16, state=state, steps=2, tol=0.95)
+    results = []
+    for given in (cell, replace(cell, steps=1, tol=0.0)):
+        out = LAUNCHER.forward(given.tensors, given.numbers)
+        ends = out.ends(cell.grad_y, cell.grad_z, given.numbers)
+        back = LAUNCHER.backward(ends, given.tensors, given.numbers)
+        results.append((out.taken, out.y, out.z, back.grad_u, back.grad_z0))
+    (taken, *halted), (_, *fixed) = results
+    rows = taken == 1
+    assert 0 < int(rows.sum()) < 70
+    assert all(torch.equal(got[rows], want[rows]) for got, want in zip(halted, fixed, strict=True))
+
+
+def test_a_tile_takes_no_step_that_none_of_its_rows_needs() -> None:
+    """Digits that were never written are 0; with this beta each has a byte."""
+    cell = make(8, 64, F16, steps=6, beta=0.95123, tol=0.6)
+    out = LAUNCHER.forward(cell.tensors, cell.numbers)
+    most = int(out.taken.max())
+    assert most < 6
+    written = out.digits.flatten(1).any(1).tolist()
+    assert written == [True] * 2 * most + [False] * 2 * (6 - most)
 
 
 # ---- the way back ----------------------------------------------------------------------------
@@ -134,7 +189,7 @@ def test_rows_that_are_not_finite_are_nan_in_float32_and_no_others() -> None:
 @here
 def test_a_row_does_not_depend_on_the_tiles_of_a_program() -> None:
     cell = make(3 * TILE + 1, 64, BF16, steps=2)
-    all_rows, few = (run(c, implementation="gluon") for c in (cell, first_rows(cell, TILE)))
+    all_rows, few = (run(c, implementation="gluon") for c in (cell, of_rows(cell, slice(TILE))))
     for name in ("y", "z", "grad_u", "grad_z0"):
         assert torch.equal(getattr(few, name), getattr(all_rows, name)[:TILE]), name
 
@@ -166,7 +221,7 @@ def test_a_layer_takes_it_by_name() -> None:
 
 @here
 def test_the_trial_accepts_the_kernel_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    cpu, case = torch.device("cpu"), (F16, 64, "tanh", "float32")
+    cpu, case = torch.device("cpu"), (F16, 64, "tanh", "float32", True)
     assert LAUNCHER.differs(cpu, *case) == ""
     back = LAUNCHER.backward
 
@@ -181,8 +236,12 @@ def test_the_trial_accepts_the_kernel_and_no_other(monkeypatch: pytest.MonkeyPat
 # ---- when it runs ----------------------------------------------------------------------------
 
 UNSUITED = [
-    (32, BF16, "it takes features of 64, 128 in torch.bfloat16; .*; 128 in torch.float32, got 32 "),
-    (64, F32, "got 64 in torch.float32; take 'composite'"),
+    (
+        32,
+        BF16,
+        "it takes features of 64, 128 in torch.bfloat16; .*; 64, 128 in torch.float32, got 32 ",
+    ),
+    (32, F32, "got 32 in torch.float32; take 'composite'"),
     (256, BF16, "got 256 in torch.bfloat16; take 'composite'"),
     (64, BF16, "Triton's interpreter knows no Gluon; it takes tensors on a GPU of sm_90"),
     (128, F32, "Triton's interpreter knows no Gluon; .* on a GPU of sm_80, sm_90, sm_100"),

@@ -19,7 +19,8 @@ def test_the_penalty_estimates_the_norm_of_the_jacobian() -> None:
     assert isinstance(jacobian, Tensor)
     want = jacobian.square().sum() / 8
     got = jacobian_penalty(f, z, samples=4000).detach()
-    assert float(got) == pytest.approx(float(want.detach()), rel=0.1)
+    # A sample's deviation is at most sqrt(2) of its mean: that of a square of one normal number.
+    assert float(got) == pytest.approx(float(want.detach()), rel=5 * (2 / 4000) ** 0.5)
 
 
 def test_the_penalty_is_differentiable() -> None:

@@ -1,8 +1,7 @@
-"""The contract of ``solve``: values, statistics, stopping, errors that say what to do."""
+"""The contract of ``solve``: values, statistics, stopping, the range of its numbers."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 
 import pytest
@@ -10,46 +9,50 @@ import torch
 from torch import Tensor
 
 import revdeq_kernels as rk
-from cells import CELLS, MLP, cell_and_input
+from cells import CELLS, cell_and_input
+from revdeq_kernels import fixed_point
+from tolerances import grid_error, unit_roundoff
 from torch_revdeq import RangeError, solve
 from torch_revdeq.iteration import Stopping
 
 
 def defined(
-    f: Callable[..., Tensor], z0: Tensor, x: Tensor, betas: list[float], bits: int
+    f: Callable[..., Tensor], z0: Tensor, x: Tensor, beta: float, steps: int, bits: int
 ) -> tuple[Tensor, Tensor]:
-    """The exact solve in plain PyTorch: every new state is rounded to the grid."""
+    """The exact solve in whole numbers: each new state is the point of the grid that is nearest.
 
-    def new(state: Tensor, value: Tensor, beta: float) -> Tensor:
-        b = rk.effective_beta(beta)
-        value = (value.double() * 2**bits).round() / 2**bits
-        return (1 - b) * state + b * value  # not yet on the grid
+    What lies in the middle of two goes down and up by turns. f reads float32.
+    """
+    ratio = fixed_point.contraction(beta)  # 1 - beta = sign 2^30 / q
 
-    y = z = (z0.double() * 2**bits).round() / 2**bits
-    read = z0
-    for beta in betas:
-        y = new(y, f(read, x), beta)
-        y = (y * 2**bits).round() / 2**bits
-        z = new(z, f(y.float(), x), beta)
-        z = (z * 2**bits).round() / 2**bits
-        read = z.float()
-    return z, y
+    def new(state: Tensor, value: Tensor, up: int) -> Tensor:
+        fixed = (value.double() * 2**bits).round().long()
+        twice = 2 * 2**30 * ratio.sign * (state - fixed)  # 2 q (1 - beta) of the distance to f
+        if up:
+            moved = (twice + ratio.q).div(2 * ratio.q, rounding_mode="floor")
+        else:
+            moved = -(ratio.q - twice).div(2 * ratio.q, rounding_mode="floor")
+        return fixed + moved
+
+    def read(state: Tensor) -> Tensor:
+        return (state.double() / 2**bits).float()
+
+    y = z = (z0.double() * 2**bits).round().long()
+    for n in range(steps):
+        y = new(y, f(read(z) if n else z0, x), n % 2)
+        z = new(z, f(read(y), x), (n + 1) % 2)
+    return read(z), read(y)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("beta", [0.5, 0.8, 1.3])
 @pytest.mark.parametrize("cell", CELLS)
 def test_values_are_those_of_the_equations(cell: str, beta: float) -> None:
-    """To within the ties, which the kernels round by turns and this does to even."""
     f, x = cell_and_input(cell)
     z0 = torch.randn_like(x)
     solution = solve(f, z0, x, beta=beta, max_steps=5, frac_bits=18)
-    z, y = defined(f, z0, x, [beta] * 5, 18)
-    for got, want in ((solution.z, z), (solution.y, y)):
-        assert (got.double() - want).abs().max() < 1e-3 * want.abs().max()
-    one = solve(f, z0, x, beta=beta, max_steps=1, frac_bits=18)
-    z, y = defined(f, z0, x, [beta], 18)
-    assert (one.y.double() - y).abs().max() <= 2.0**-18
+    z, y = defined(f, z0, x, beta, 5, 18)
+    assert torch.equal(solution.z, z) and torch.equal(solution.y, y)
 
 
 @torch.no_grad()
@@ -104,7 +107,11 @@ def test_the_residual_is_the_relative_one_of_the_last_step() -> None:
         solution = solve(f, torch.zeros_like(x), x, max_steps=3, state=torch.float64)
         y, value = solution.y, f(solution.y, x)
         want = float((y - value).norm() / (1e-5 + value.norm()))
-    assert solution.stats.residual == pytest.approx(want, rel=1e-3)
+    # Read from z and y in float64, and here from y in float32: u of the norms, and f rounds 32
+    # products in float32 in both.
+    u = unit_roundoff(torch.float32)
+    allowed = 2 * (1 + 32) * u * float(1 + y.norm() / value.norm())
+    assert solution.stats.residual == pytest.approx(want, abs=allowed)
 
 
 # ---- stopping --------------------------------------------------------------------------------
@@ -212,123 +219,18 @@ def test_empty_and_scalar_states(shape: tuple[int, ...]) -> None:
     z0 = torch.zeros(shape, requires_grad=True)
     solution = solve(lambda z: 0.5 * z + 1.0, z0, max_steps=30)
     assert solution.z.shape == shape
-    assert torch.allclose(solution.z, torch.full(shape, 2.0), atol=1e-3)
+    # Every step takes the larger distance of y and z from 2 to 3/4 of it or less, and adds the
+    # roundings of the two half steps to the grid, which therefore add up to four times these.
+    allowed = 2 * 0.75**30 + 4 * 2 * grid_error(20)
+    assert ((solution.z - 2.0).abs() <= allowed).all()
     solution.z.sum().backward()
     assert z0.grad is not None and z0.grad.shape == shape
 
 
-# ---- errors ----------------------------------------------------------------------------------
-
-Z0 = torch.zeros(3, 4)
-
-
-def half(z: Tensor) -> Tensor:
-    return 0.5 * z
-
-
-@pytest.mark.parametrize(
-    ("error", "message", "f", "z0", "options"),
-    [
-        (ValueError, "beta: expected .* other than 1", half, Z0, {"beta": 1.0}),
-        (ValueError, "beta: expected .*(0, 2)", half, Z0, {"beta": 2.0}),
-        (ValueError, "beta: expected .*1/256.*base 1000", half, Z0, {"beta": 0.999}),
-        (ValueError, "beta: expected .* in step 1", half, Z0, {"beta": [0.5, 1.0], "max_steps": 2}),
-        (ValueError, "beta: expected one value for each", half, Z0, {"beta": [0.5]}),
-        (TypeError, "beta: expected numbers, got str", half, Z0, {"beta": ["0.5"] * 8}),
-        (TypeError, "beta: expected numbers, got Tensor", half, Z0, {"beta": [torch.ones(())] * 8}),
-        (
-            TypeError,
-            "beta: .*floating-point",
-            half,
-            Z0,
-            {"beta": torch.ones((), dtype=torch.int64)},
-        ),
-        (TypeError, "beta: expected a number.*'0.5'", half, Z0, {"beta": "0.5"}),
-        (TypeError, "beta: expected a number.*None", half, Z0, {"beta": None}),
-        (ValueError, "beta: expected one element", half, Z0, {"beta": torch.rand(1, 4)}),
-        (
-            ValueError,
-            "beta: .*other than 1",
-            half,
-            Z0,
-            {"beta": torch.ones(()), "state": torch.float32},
-        ),
-        (ValueError, "max_steps: expected an integer of at least 1", half, Z0, {"max_steps": 0}),
-        (ValueError, "max_steps: ", half, Z0, {"max_steps": True}),
-        (ValueError, "tol: expected", half, Z0, {"tol": -1.0}),
-        (ValueError, "tol: expected", half, Z0, {"tol": float("nan")}),
-        (ValueError, "check_every: expected", half, Z0, {"tol": 1e-3, "check_every": 0}),
-        (ValueError, "process_group: expected with a tol", half, Z0, {"process_group": object()}),
-        (ValueError, "state: expected 'auto', 'exact'", half, Z0, {"state": "fp32"}),
-        (ValueError, "state: expected", half, Z0, {"state": torch.int32}),
-        (
-            TypeError,
-            "state: .*float64; choose state=torch.float64",
-            half,
-            Z0.double(),
-            {"state": "exact"},
-        ),
-        (TypeError, "state: .*got torch.float64", lambda z: z.double(), Z0, {}),
-        (TypeError, "state: .*choose state=torch.float32", half, Z0, {"state": torch.bfloat16}),
-        (ValueError, "frac_bits: expected 'auto' or an integer", half, Z0, {"frac_bits": 31}),
-        (
-            ValueError,
-            "frac_bits: .*float state",
-            half,
-            Z0,
-            {"frac_bits": 4, "state": torch.float32},
-        ),
-        (
-            ValueError,
-            "adjoint: expected one of 'auto', 'reversible'",
-            half,
-            Z0,
-            {"adjoint": "implicit"},
-        ),
-        (ValueError, "rng: expected one of", half, Z0, {"rng": True}),
-        (ValueError, "accumulate: expected one of", half, Z0, {"accumulate": "fp32"}),
-        (TypeError, "z0: expected floating-point", half, Z0.int(), {}),
-        (TypeError, "z0: expected floating-point", half, [Z0, "a"], {}),
-        (TypeError, "z0: expected a tensor or a pytree", half, [], {}),
-        (TypeError, "y0: expected the structure", half, Z0, {"y0": [Z0]}),
-        (ValueError, "y0: expected leaves like", half, Z0, {"y0": Z0.half()}),
-        (ValueError, "y0: expected leaves like", half, Z0, {"y0": Z0[:1]}),
-        (ValueError, r"f: .*shape of z0, \(3, 4\), got \(3, 1\)", lambda z: z[:, :1], Z0, {}),
-        (TypeError, "f: .*got NoneType", lambda z: None, Z0, {}),
-        (ValueError, "f: .*device of z0, cpu, got meta", lambda z: z.to("meta"), Z0, {}),
-        (TypeError, "f: .*structure", lambda z: z[0], [Z0], {}),
-    ],
-)
-def test_errors_name_the_argument_and_the_way_out(
-    error: type[Exception], message: str, f: Callable, z0: object, options: dict
-) -> None:
-    for grad in (True, False):
-        with torch.set_grad_enabled(grad), pytest.raises(error, match=message) as raised:
-            solve(f, z0, **options)
-        assert re.search("expected", str(raised.value))
-
-
-def test_f_that_changes_its_dtype() -> None:
-    calls: list[int] = []
-
-    def f(z: Tensor) -> Tensor:
-        calls.append(1)
-        return z.half() if len(calls) == 3 else z
-
-    with pytest.raises(ValueError, match=r"float32, as in the first evaluation.*got torch.float16"):
-        solve(f, Z0)
-
-
-def test_f_that_changes_its_state_in_place() -> None:
-    with torch.no_grad(), pytest.raises(RuntimeError, match="f: expected to leave its state"):
-        solve(lambda z: z.mul_(0.5), Z0)
-    with pytest.raises(RuntimeError, match="in-place"):
-        solve(lambda z: z.mul_(0.5), Z0)
-    assert not Z0.any()
-
-
 def test_the_exact_state_is_the_default_up_to_float32() -> None:
-    assert solve(half, Z0).stats.state == "exact"
-    assert solve(half, Z0.bfloat16()).stats.state == "exact"
-    assert solve(half, Z0.double()).stats.state == "float64"
-    assert MLP()(torch.zeros(1, 16)).dtype == torch.float32
+    for dtype, state in (
+        (torch.float32, "exact"),
+        (torch.bfloat16, "exact"),
+        (torch.float64, "float64"),
+    ):
+        assert solve(lambda z: 0.5 * z, torch.zeros(3, 4, dtype=dtype)).stats.state == state

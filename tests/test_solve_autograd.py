@@ -8,11 +8,14 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 from cells import MLP
 from solving import REVERSIBLE, STEPS, assert_same, defined, gradients, inputs, run
+from tolerances import assert_within, unit_roundoff
 from torch_revdeq import solve
+from torch_revdeq.products import derivatives
 
 
 @pytest.mark.parametrize("how", REVERSIBLE)
@@ -40,6 +43,32 @@ def test_the_result_may_be_changed_in_place(how) -> None:
     assert_same(lambda s: s(f, x).mul_(2.0).add_(1.0), how, list(f.parameters()))
 
 
+class Counting(TorchFunctionMode):
+    """How often torch.autograd.grad is called."""
+
+    calls = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.calls += func is torch.autograd.grad
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_product_is_what_autograd_gives() -> None:
+    """With the engine called by itself; but a mode, like a subclass of tensors, has its say."""
+    a, b, unused = (torch.randn(3, requires_grad=True) for _ in range(3))
+    wanted, seeds = [a, b, unused], [torch.randn(3), torch.randn(3)]
+    roots = [torch.tanh(a * b), a.exp()]
+    with Counting() as mode:
+        want = torch.autograd.grad(roots, wanted, seeds, allow_unused=True, retain_graph=True)
+        again = derivatives(roots, wanted, seeds, keep=True)
+    assert mode.calls == 2
+    got = derivatives(roots, wanted, seeds, keep=False)
+    assert got[2] is again[2] is want[2] is None
+    torch.testing.assert_close([got[:2], again[:2]], [want[:2], want[:2]], rtol=0, atol=0)
+    with pytest.raises(RuntimeError, match="second time"):
+        derivatives(roots, wanted, seeds, keep=False)
+
+
 @pytest.mark.parametrize("adjoint", ["reversible", "hooks"])
 @pytest.mark.parametrize("state", ["exact", torch.float32], ids=str)
 def test_a_change_in_place_is_noticed(adjoint: str, state: object) -> None:
@@ -64,7 +93,7 @@ def test_hooks_of_a_parameter_run_once_on_the_whole_gradient(how) -> None:
     plain.a.weight._backward_hooks = None
     defined(plain, x).square().sum().backward()
     assert f.a.weight.grad is not None and plain.a.weight.grad is not None
-    torch.testing.assert_close(f.a.weight.grad, 2 * plain.a.weight.grad, rtol=1e-6, atol=0)
+    assert torch.equal(f.a.weight.grad, 2 * plain.a.weight.grad)
     assert len(f.a.weight._backward_hooks) == 1  # type: ignore[arg-type]
 
 
@@ -157,11 +186,10 @@ def test_two_solves_of_one_module_and_one_inside_another(how) -> None:
         lambda s: s(f, torch.sin(s(f, x))),
         lambda s: s(lambda z: torch.tanh(outer(s(f, z))), x),
     ):
-        got, want = gradients(use, how, wrt), gradients(use, defined, wrt)
-        for a, b in zip(got, want, strict=True):
-            assert (a is None) == (b is None)
-            if a is not None:
-                torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+        # The sums of both solves are grouped otherwise: in float32, 2 STEPS parts of each solve, of
+        # which one inside another has as many for each half step.
+        bound = (2 * STEPS) ** 2 * unit_roundoff(torch.float32)
+        assert_within(gradients(use, how, wrt), gradients(use, defined, wrt), bound)
 
 
 def test_saved_tensor_hooks_of_the_caller() -> None:

@@ -1,4 +1,4 @@
-"""adjoint="functional": the reversible adjoint under transforms, and traced by a compiler."""
+"""adjoint="functional": the reversible adjoint under transforms."""
 
 from __future__ import annotations
 
@@ -8,20 +8,17 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch._dynamo.testing import CompileCounterWithBackend
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
 from torch.utils import _pytree as pytree
 
 from cells import MLP
-from torch_revdeq import CaptureError, ReconstructionError, RevDEQ, solve
+from tolerances import assert_within, gradient_bound, reconstruction_bound
+from torch_revdeq import CaptureError, ReconstructionError, solve
 
 pytestmark = [
     # Torch scripts its own decompositions on the first use of forward mode.
     pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning"),
-    # What Dynamo does.
-    pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning"),
-    pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
 ]
 
 F64 = torch.float64
@@ -50,6 +47,18 @@ def unrolled(w: Tensor, x: Tensor, z0: Tensor) -> Tensor:
     return z.square().sum()
 
 
+def bound_of(w: Tensor, steps: int, beta: float) -> float:
+    """Of first and second derivatives in float64, whose way back has as many products again.
+
+    tanh has slopes of at most 1, which change by at most 0.77 of what is moved.
+    """
+    size = float(torch.linalg.matrix_norm(w.detach(), 2).max())
+    back = reconstruction_bound(F64, beta, steps, lipschitz=size, magnitude=4.0)
+    bound = gradient_bound(F64, back, 2 * steps, curvature=0.77 * size**2, terms=64)
+    assert bound < 1e-3  # it says something
+    return bound
+
+
 # ---- derivatives ---------------------------------------------------------------------------------
 
 TRANSFORMS: dict[str, Callable[[Any], Callable[..., Any]]] = {
@@ -72,8 +81,8 @@ def test_transforms(name: str) -> None:
     if name == "vmap of jvp":
         w = torch.randn(4, 4, 4, dtype=F64)
     transform = TRANSFORMS[name]
-    got, want = transform(reversible)(w, x, z0), transform(unrolled)(w, x, z0)
-    torch.testing.assert_close(got, want)
+    got, want = (pytree.tree_leaves(transform(run)(w, x, z0)) for run in (reversible, unrolled))
+    assert_within(got, want, bound_of(w, 3, 0.4))
 
 
 @pytest.mark.parametrize("second", [False, True], ids=["y0", "joined"])
@@ -102,7 +111,7 @@ def test_a_module_has_the_gradients_of_backprop(p: float) -> None:
         torch.manual_seed(1)
         solution = solve(f, x * 0.1, x, adjoint=adjoint, max_steps=6)
         found.append([solution.z, *gradients(solution, [x, *f.parameters()])])
-    torch.testing.assert_close(*found)
+    assert_within(found[0], found[1], bound_of(f.b.weight @ f.a.weight / (1 - p), 6, 0.5))
 
 
 def test_pytrees_of_mixed_dtypes_and_integers() -> None:
@@ -118,7 +127,8 @@ def test_pytrees_of_mixed_dtypes_and_integers() -> None:
         solution = solve(f, z0, [table], torch.tensor([0, 3, 3]), **options)
         assert solution.z["c"].dtype == torch.float32
         found.append([solution.z["c"], *gradients(solution, [table])])
-    torch.testing.assert_close(*found)
+    # In both the same roundings of "c" to float32: "h", of which the gradient is, is in float64.
+    assert_within(found[0], found[1], bound_of(torch.ones(1, 1), 3, 0.4))
 
 
 def test_gradients_in_16_bits_are_added_up_in_float32() -> None:
@@ -161,7 +171,8 @@ def test_random_numbers_come_again_in_forward_mode() -> None:
         torch.manual_seed(1)
         options: dict[str, Any] = {**OPTIONS, "adjoint": adjoint}
         tangents.append(jvp(lambda x, o=options: solve(f, x * 0, x, **o).z, (x,), (x,)))
-    torch.testing.assert_close(*tangents)
+    bound = bound_of(2 * f.w, 3, 0.4)  # what dropout keeps is doubled
+    assert_within(tangents[0], tangents[1], bound)
 
 
 # ---- what would be lost --------------------------------------------------------------------------
@@ -190,7 +201,7 @@ def test_what_f_closes_over_may_be_batched() -> None:
     def run(b: Tensor) -> Tensor:
         return solve(lambda z, x: torch.tanh(z + x + b), x * 0, x, **OPTIONS).z
 
-    torch.testing.assert_close(vmap(run)(b), torch.stack([run(row) for row in b]))
+    assert torch.equal(vmap(run)(b), torch.stack([run(row) for row in b]))
 
 
 FAR: dict[str, Any] = {"adjoint": "functional", "state": torch.float32, "beta": 0.9}
@@ -224,94 +235,3 @@ def test_what_it_does_not_take(options: dict[str, Any], message: str) -> None:
     x = torch.randn(6, 16)
     with pytest.raises((ValueError, TypeError), match=message):
         solve(MLP(), x, x, **{**FAR, **options})
-
-
-# ---- traced by a compiler ------------------------------------------------------------------------
-
-
-class Model(nn.Module):
-    """A solve between other layers."""
-
-    def __init__(self, f: nn.Module | None = None, **options: Any) -> None:
-        super().__init__()
-        options = {"adjoint": "functional", "state": torch.float32, "rng": "none", **options}
-        self.encoder, self.decoder = nn.Linear(16, 16), nn.Linear(16, 2)
-        self.equilibrium: Any = RevDEQ(f or MLP(), **{"max_steps": 2, **options})
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.decoder(torch.relu(self.equilibrium(torch.relu(self.encoder(x)))))
-
-
-def of_parameters(model: nn.Module, run: Callable[..., Tensor], x: Tensor) -> list[Tensor]:
-    return list(torch.autograd.grad(run(x).square().sum(), list(model.parameters())))
-
-
-def whole(model: Any, backend: Any = "aot_eager") -> Callable[..., Any]:
-    return torch.compile(model, fullgraph=True, backend=backend)
-
-
-def test_one_graph_with_f_in_it() -> None:
-    model, counter = Model(), CompileCounterWithBackend("aot_eager")
-    compiled = whole(model, counter)
-    for size in (6, 6, 3, 9, 5):
-        x = torch.randn(size, 16)
-        got, want = of_parameters(model, compiled, x), of_parameters(model, model, x)
-        assert all(map(torch.equal, got, want))
-    assert counter.frame_count == 2  # once more for a size that varies
-    with torch.no_grad():
-        assert torch.equal(compiled(x), model(x))
-    assert model.equilibrium.stats.steps == 2
-
-
-def test_autocast_holds_on_the_way_back() -> None:
-    model, x = Model(), torch.randn(6, 16)
-    with torch.autocast("cpu", torch.bfloat16):
-        outputs = [run(x) for run in (whole(model), model)]
-    found = [torch.autograd.grad(z.float().sum(), list(model.parameters())) for z in outputs]
-    assert all(map(torch.equal, *found))
-
-
-def test_a_traced_way_back_that_does_not_arrive() -> None:
-    model, x = Model(beta=0.9999, max_steps=3), torch.randn(6, 16)
-    got = of_parameters(model, whole(model), x)
-    assert all(gradient.isnan().all() for gradient in got[:2])  # those before the solve
-
-
-def test_what_cannot_be_traced() -> None:
-    x = torch.randn(6, 16)
-    with pytest.raises(Exception, match="rng: expected 'none' with adjoint='functional'"):
-        whole(Model(rng="auto"))(x)
-    with pytest.raises(Exception, match="check_every: expected to be left out"):
-        whole(Model(check_every=2))(x)
-    with pytest.raises(Exception, match="mutate a captured Tensor"):
-        whole(Model(Normed()))(x).sum().backward()
-    with pytest.raises(Exception, match="state: expected one that is no narrower than f"):
-        whole(Model().double())(x.double())
-    hidden = torch.randn(16, requires_grad=True)
-
-    class Reads(nn.Module):
-        def forward(self, z: Tensor, x: Tensor) -> Tensor:
-            return torch.tanh(z + x * hidden)
-
-    with pytest.raises(Exception, match="pass it as an argument"):
-        whole(Model(Reads()))(x)
-
-
-class Normed(nn.Module):
-    """Counts the batches that it saw."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm = nn.BatchNorm1d(16)
-
-    def forward(self, z: Tensor, x: Tensor) -> Tensor:
-        return torch.tanh(self.norm(z + x))
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inductor's own
-def test_with_inductor() -> None:
-    model, x = Model(state=F64).double(), torch.randn(6, 16, dtype=F64)
-    got = of_parameters(model, whole(model, "inductor"), x)
-    for a, b in zip(got, of_parameters(model, model, x), strict=True):
-        torch.testing.assert_close(a, b)

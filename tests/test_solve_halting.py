@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from samples import ADJOINTS, CONTRACTIONS, SAMPLES, TOL, looped, problem, spread
+from samples import ADJOINTS, CONTRACTIONS, SAMPLES, TOL, explained, looped, problem, spread
+from tolerances import assert_within, gradient_bound, grid_error, limit_error, unit_roundoff
 from torch_revdeq import RangeError, ReconstructionError, RevDEQ, solve
 from torch_revdeq.iteration import sample_residuals
 
@@ -26,19 +28,20 @@ def test_all_is_that_of_a_loop_over_the_samples(
 ) -> None:
     f, z0, x, rate = problem(name, torch.float64)
     z0.requires_grad_()
-    options: dict[str, Any] = {"tol": TOL, "check_every": every, "max_steps": 12}
+    options: dict[str, Any] = {"tol": TOL, "check_every": every, "max_steps": 9}
     got = solve(f, z0, x, rate, beta=beta, per_sample=True, adjoint=adjoint, **options)
     towards = list(torch.randn(2, *z0.shape, dtype=z0.dtype))
     wrt = [z0, x, rate, *f.parameters()]
     # Before the loop, which writes the statistics of BatchNorm.
     grads = torch.autograd.grad([got.z, got.y], wrt, towards)
-    z, y, taken, residuals = looped(lambda z: f(z, x, rate), z0, beta, 12, every)
+    z, y, taken, residuals = looped(lambda z: f(z, x, rate), z0, beta, 9, every)
     assert spread(got.stats) == taken
-    assert got.stats.residual == pytest.approx(max(residuals), rel=1e-6)
+    forward = gradient_bound(torch.float64, 0.0, 9, curvature=0.0, terms=32)  # of sums alone
+    assert got.stats.residual == pytest.approx(max(residuals), abs=forward)
     assert got.stats.converged == (max(residuals) < TOL)
     wanted = torch.autograd.grad([z, y], wrt, towards)
-    for a, b in zip((got.z, got.y, *grads), (z, y, *wanted), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+    assert_within((got.z, got.y), (z, y), forward)
+    assert_within(grads, wanted, explained(9, got.stats))
 
 
 def test_a_sample_alone_takes_the_same_steps_to_the_same_z() -> None:
@@ -51,10 +54,11 @@ def test_a_sample_alone_takes_the_same_steps_to_the_same_z() -> None:
         one = slice(i, i + 1)
         alone = solve(f, z0[one], x[one], rate[one], **options)
         assert alone.stats.steps == taken[i]
-        torch.testing.assert_close(together.z[one], alone.z, rtol=1e-12, atol=1e-12)
+        forward = gradient_bound(torch.float64, 0.0, taken[i], curvature=0.0, terms=32)
+        assert_within([together.z[one]], [alone.z], forward)
         (grad,) = torch.autograd.grad(alone.z.sum(), x)
         (part,) = torch.autograd.grad(together.z[one].sum(), x, retain_graph=True)
-        torch.testing.assert_close(part, grad, rtol=1e-6, atol=1e-9)
+        assert_within([part], [grad], explained(taken[i], alone.stats, together.stats))
 
 
 @pytest.mark.parametrize("shape", [(5, 300), (3, 17, 40), (7,)], ids=str)
@@ -68,7 +72,8 @@ def test_residuals_have_the_same_bits_whatever_the_strides(shape: tuple[int, ...
     assert torch.equal(got, sample_residuals(turned[:1], turned[1:]))
     rows = zip(z.double(), f.double(), strict=True)
     want = torch.stack([(a - b).norm() / (1e-5 + b.norm()) for a, b in rows])
-    torch.testing.assert_close(got, want, rtol=1e-6, atol=0.0)
+    # Sums in float64, of which a float32 comes back: their own roundings are far below that one's.
+    assert_within([got.double()], [want], 1.01 * unit_roundoff(torch.float32))
 
 
 def test_a_sample_that_has_halted_stays_as_it_is() -> None:
@@ -106,6 +111,7 @@ def test_what_f_makes_of_a_sample_that_has_halted_is_not_used(
     """It may leave the range, or be no number: neither the state nor a gradient sees it."""
     x = torch.tensor([[0.0], [0.3]])
     seen: list[bool] = []
+    stats: list[Any] = []
 
     def f(z: Tensor, w: Tensor) -> Tensor:
         pit = ((z - 0.4).abs() < 0.01) & (x == 0.0)  # where the z of the first sample halts
@@ -121,14 +127,22 @@ def test_what_f_makes_of_a_sample_that_has_halted_is_not_used(
         bits = 20 if state == "exact" else "auto"
         solution = solve(f, z0, w, y0=y0, beta=beta, adjoint=adjoint, frac_bits=bits, **options)
         assert spread(solution.stats) == [1, 9]
+        stats.append(solution.stats)
         wrt = [w, beta] if learned else [w]
         return solution.z.detach(), *torch.autograd.grad(solution.z.sum(), wrt)
 
     got = observed(adjoint)
     assert any(seen) and all(t.isfinite().all() for t in got)
-    assert got[0][0] == pytest.approx(0.4, abs=1e-6) and got[1] != 0
-    for a, b in zip(got, observed("backprop"), strict=False):
-        assert torch.equal(a, b) if state == "exact" else torch.allclose(a, b, rtol=1e-3)
+    # f and the new state are rounded to the grid, half a step each.
+    assert got[0][0] == pytest.approx(0.4, abs=2 * grid_error(20)) and got[1] != 0
+    want = observed("backprop")[: len(got)]  # where "hooks" learn no beta, without its gradient
+    if state == "exact":
+        assert all(map(torch.equal, got, want))
+    else:
+        # f'' = 2 w = 1, and states are of the size of 1: they came back to within that much.
+        back = stats[0].reconstruction_error or 0.0
+        bound = gradient_bound(torch.float32, back, 9, curvature=1.0, terms=3)
+        assert_within(got, want, bound)
 
 
 def test_a_sample_that_moves_out_of_the_range_raises() -> None:
@@ -189,7 +203,9 @@ def test_any_shape_of_a_sample(shape: tuple[int, ...]) -> None:
     solution = solve(lambda z: 0.5 * z + 1.0, z0, max_steps=30, tol=1e-3, per_sample=True)
     assert solution.stats.sample_steps is not None and solution.stats.converged
     assert solution.stats.sample_steps.shape == shape[:1]
-    assert torch.allclose(solution.z, torch.full(shape, 2.0), atol=0.05)
+    # z is never farther from the limit than y, whose residual was judged.
+    norm = 2 * max(1, math.prod(shape[1:])) ** 0.5
+    assert ((solution.z - 2).abs() <= limit_error(1e-3, norm, 0.5) + 4 * grid_error(20)).all()
     solution.z.sum().backward()
     assert z0.grad is not None and z0.grad.shape == shape
 

@@ -1,92 +1,18 @@
-"""``LinearCell``: as a cell of solve, and under RevDEQ by one op for all steps."""
+"""``LinearCell`` under RevDEQ: by the solver, or by one op for all steps."""
 
 from __future__ import annotations
 
-import copy
-import pickle
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations, parametrize
 
 import revdeq_kernels as rk
 from conftest import BACKENDS
+from linear_layers import BF16, F32, cell, gradients, inputs, layer
 from revdeq_kernels import cell_checks, cell_choice
 from torch_revdeq import LinearCell, RangeError, ReconstructionError, RevDEQ, solve
-
-F32, BF16 = torch.float32, torch.bfloat16
-
-
-def inputs(rows: int = 6, width: int = 12, dtype: torch.dtype = F32) -> Tensor:
-    return torch.randn(rows, width, generator=torch.Generator().manual_seed(1)).to(dtype)
-
-
-def cell(act: str = "tanh", dtype: torch.dtype = F32) -> LinearCell:
-    torch.manual_seed(0)
-    return LinearCell(12, 16, act, dtype=dtype)
-
-
-def layer(implementation: str | None, f: LinearCell | None = None, **options: Any) -> RevDEQ:
-    return RevDEQ(f or cell(), implementation=implementation, **options)
-
-
-def gradients(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    """The output and the gradients of a loss, by name."""
-    x = x.clone().requires_grad_()
-    model.zero_grad()
-    out = model(x)
-    (out.float().sin().sum() + out.float().square().sum()).backward()
-    grads = {name: p.grad for name, p in model.named_parameters()} | {"x": x.grad}
-    found = {name: g.clone() for name, g in grads.items() if g is not None}
-    assert len(found) == len(grads)
-    return {"out": out.detach(), **found}
-
-
-# ---- the module ------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("dtype", [F32, torch.float64, BF16, torch.float16])
-@pytest.mark.parametrize("act", cell_checks.ACTS)
-def test_it_is_the_formula_and_begins_contractive(act: str, dtype: torch.dtype) -> None:
-    f = cell(act, dtype)
-    z, x = torch.randn(6, 16).to(dtype), inputs(dtype=dtype)
-    formulas = {
-        "tanh": torch.tanh,
-        "relu": torch.relu,
-        "gelu": nn.functional.gelu,
-        "silu": nn.functional.silu,
-    }
-    want = formulas[act](nn.functional.linear(z, f.W) + nn.functional.linear(x, f.U, f.b))
-    assert torch.equal(f(z, x), want)
-    # Orthogonal times 0.7, rounded to dtype entry by entry.
-    rounding = 16 * torch.finfo(dtype).eps
-    assert abs(torch.linalg.matrix_norm(f.W.double(), 2).item() - 0.7) < rounding
-    states = torch.randn(2, 50, 16, dtype=torch.float64)
-    far = f.double()(states, torch.zeros(50, 12, dtype=torch.float64))
-    ratio = (far[0] - far[1]).norm(dim=-1) / (states[0] - states[1]).norm(dim=-1)
-    assert ratio.max() < (0.7 + rounding) * 1.13
-
-
-def test_an_activation_that_it_does_not_know() -> None:
-    with pytest.raises(ValueError, match=r"act: expected one of 'tanh', .*, got 'sigmoid'"):
-        LinearCell(4, 4, "sigmoid")
-
-
-def test_copies_and_pickles_compute_the_same() -> None:
-    model = layer("composite")
-    want = model(inputs())
-    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        assert torch.equal(other(inputs()), want)
-
-
-def test_the_start_has_as_many_features_as_the_state() -> None:
-    for shape in ((12,), (5, 12), (2, 3, 12)):
-        for implementation in ("solver", "composite"):
-            out = layer(implementation)(torch.ones(shape))
-            assert out.shape == (*shape[:-1], 16)
-
 
 # ---- the routes ------------------------------------------------------------------------------
 
@@ -108,7 +34,8 @@ def test_what_was_measured_runs_by_itself(monkeypatch: pytest.MonkeyPatch) -> No
     assert model.stats is not None and model.stats.route == "composite: it is the fastest here"
     model = layer(None, tol=1e-3)
     model(inputs())
-    assert model.stats is not None and model.stats.route == "solver: it takes tol=None alone"
+    assert model.stats is not None
+    assert model.stats.route.startswith("solver: it takes tol with per_sample=True, or neither")
 
 
 triton = pytest.mark.skipif("triton" not in BACKENDS, reason="Triton's interpreter is off")
@@ -209,41 +136,6 @@ def test_a_gradient_for_the_start_and_for_y() -> None:
     assert all(map(torch.equal, *results))
 
 
-@pytest.mark.parametrize("implementation", ["solver", "composite"])
-def test_parametrizations(implementation: str) -> None:
-    f = cell()
-    parametrizations.orthogonal(f, "W")
-    grads = gradients(layer(implementation, f, max_steps=4), inputs())
-    assert grads["f.parametrizations.W.original"].abs().max() > 0
-    assert torch.allclose(f.W @ f.W.t(), torch.eye(16), atol=1e-5)
-
-
-class Counted(nn.Module):
-    """W itself, and how often it was computed."""
-
-    calls = 0
-
-    def forward(self, w: Tensor) -> Tensor:
-        self.calls += 1
-        return w
-
-
-def test_one_op_looks_at_a_parametrized_weight_once() -> None:
-    f, counted = cell(), Counted()
-    parametrize.register_parametrization(f, "W", counted)
-    counted.calls = 0
-    gradients(layer("composite", f), inputs())
-    assert counted.calls == 1
-
-
-def test_spectral_norm_in_training() -> None:
-    """Its power iteration changes W with every look at it; one op looks once."""
-    f = cell()
-    parametrizations.spectral_norm(f, "W")
-    model = layer("composite", f, max_steps=4)
-    assert gradients(model, inputs())["f.parametrizations.W.original"].abs().max() > 0
-
-
 @pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # Dynamo's, of any input
 def test_compiled_around_it() -> None:
     """As one operator of the graph, by what was named."""
@@ -279,7 +171,8 @@ def hooked() -> LinearCell:
 
 
 UNSUITED: list[tuple[dict[str, Any], str]] = [
-    ({"tol": 1e-3}, "it takes tol=None alone"),
+    ({"tol": 1e-3}, "it takes tol with per_sample=True, or neither, got tol=0.001"),
+    ({"tol": 1e-3, "per_sample": True, "check_every": 2}, "it takes check_every=1 alone"),
     ({"adjoint": "backprop"}, "it takes adjoint='reversible' alone"),
     ({"check": False}, "it takes check=True alone"),
     ({"save_at": [2]}, "it takes save_at=.. alone"),

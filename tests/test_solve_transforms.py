@@ -12,6 +12,7 @@ from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacrev, jvp, vmap
 
 from cells import MLP
+from tolerances import assert_within, gradient_bound
 from torch_revdeq import solve
 
 # Torch scripts its own decompositions on the first use of forward mode.
@@ -56,9 +57,9 @@ def outcomes(run: Callable[[Callable[..., Tensor], Tensor], Tensor]) -> list[Any
 
 
 def test_the_plain_solve_takes_every_transform() -> None:
+    """Nothing is walked back: roundings of sums alone, through two derivatives at the most."""
     got = outcomes(lambda f, z0: solve(f, z0, **PLAIN).z)
-    for a, b in zip(got, outcomes(unrolled), strict=True):
-        torch.testing.assert_close(a, b)
+    assert_within(got, outcomes(unrolled), gradient_bound(F64, 0.0, 2 * 3, curvature=0.0, terms=16))
 
 
 @pytest.mark.parametrize("adjoint", ["reversible", "hooks", "checkpoint", "backprop"])

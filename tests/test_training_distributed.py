@@ -21,7 +21,7 @@ from training import checkpoint as checkpoints
 from training.errors import RunError
 from training.parallel import placed
 from training_toy import CutError, cut_after, losses, resumed, toy, trainer
-from training_worker import ALIKE, RESUMED, RUNS
+from training_worker import ALIKE, COMPILED, RESUMED, RUNS
 
 pytestmark = pytest.mark.skipif(
     not dist.is_available(), reason="this torch is built without torch.distributed"
@@ -105,6 +105,16 @@ def test_replicas_are_one_process_bit_for_bit(folder: Path) -> None:
 def test_the_losses_of_one_process(folder: Path, name: str, alone: str) -> None:
     assert len(losses(folder / name)) == 6
     assert losses(folder / name) == pytest.approx(losses(folder / f"alone, {alone}"), rel=BOUND)
+
+
+@pytest.mark.slow
+def test_compiled_the_losses_are_the_same(folder: Path, tmp_path: Path) -> None:
+    process = torchrun(str(training_worker.__file__), str(tmp_path), "compiled")
+    output = output_of(process)
+    assert process.returncode == 0, output[-8000:]
+    for name in COMPILED:
+        assert len(losses(tmp_path / name)) == 6
+        assert losses(tmp_path / name) == pytest.approx(losses(folder / name), rel=BOUND)
 
 
 @pytest.mark.parametrize("name", RESUMED)

@@ -10,7 +10,10 @@ Exact ops have no tolerance: their results are compared bit for bit.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import torch
+from torch import Tensor
 
 
 def unit_roundoff(dtype: torch.dtype) -> float:
@@ -111,21 +114,29 @@ def norm_error(numel: int) -> float:
 
 
 def reconstruction_bound(
-    dtype: torch.dtype, beta: float, steps: int, *, lipschitz: float, magnitude: float
+    dtype: torch.dtype,
+    beta: float | Sequence[float],
+    steps: int,
+    *,
+    lipschitz: float,
+    magnitude: float,
 ) -> float:
     """How far from its start a float pair may be after `steps` steps forward and back.
+
+    `beta` is one number, or one for each step.
 
     Forward, every half step rounds by `update_error`; its inverse divides that by |1-beta|, adds
     `invert_error`, and evaluates f at a state that is off itself: with e_x the error of that state
     and L a Lipschitz constant of f, e <- (e + beta L e_x + update_error) / |1-beta| + invert_error.
     """
-    keep = abs(1 - beta)
-    forward = update_error(dtype, beta, magnitude)
-    back = invert_error(dtype, beta, magnitude)
+    betas = [*beta] if isinstance(beta, Sequence) else [beta] * steps
     y = z = 0.0
-    for _ in range(steps):
-        z = (z + beta * lipschitz * y + forward) / keep + back
-        y = (y + beta * lipschitz * z + forward) / keep + back
+    for b in reversed(betas):
+        keep = abs(1 - b)
+        forward = update_error(dtype, b, magnitude)
+        back = invert_error(dtype, b, magnitude)
+        z = (z + b * lipschitz * y + forward) / keep + back
+        y = (y + b * lipschitz * z + forward) / keep + back
     return max(y, z)
 
 
@@ -138,6 +149,30 @@ def gradient_bound(
     a Jacobian by `curvature` times that, and rounds sums of `terms` products in f's dtype.
     """
     return 2 * steps * (curvature * reconstruction + terms * unit_roundoff(f))
+
+
+def beside_bound(
+    steps: int, *, curvature: float, terms: int, magnitude: float, f: torch.dtype = torch.float32
+) -> float:
+    """The same where a float64 state, which comes back to within far less, is read in f's dtype.
+
+    A rounding to f's dtype may go the other way: what f reads is off by two roundings at most.
+    """
+    read = 2 * unit_roundoff(f) * magnitude
+    return gradient_bound(f, read, steps, curvature=curvature, terms=terms)
+
+
+def assert_within(
+    got: Iterable[Tensor | None], want: Iterable[Tensor | None], bound: float
+) -> None:
+    """Each tensor is off by at most `bound` times the largest element of what it should be."""
+    for i, (a, b) in enumerate(zip(got, want, strict=True)):
+        assert (a is None) == (b is None), i
+        if a is not None and b is not None:
+            off, largest = (float(t.detach().abs().max()) for t in (a - b, b))
+            assert off <= bound * largest, (
+                f"{i}: off by {off:.3g} of {largest:.3g}, not {bound:.3g}"
+            )
 
 
 def limit_error(residual: float, norm: float, lipschitz: float) -> float:

@@ -1,6 +1,6 @@
 """One rank of ``test_training_distributed``, as torchrun starts it: it trains the runs of a folder.
 
-    torchrun --standalone --nproc-per-node 2 tests/training_worker.py FOLDER [killed]
+    torchrun --standalone --nproc-per-node 2 tests/training_worker.py FOLDER [compiled | killed]
 
 RUNS says what they are, by the name of their folder in FOLDER. The losses end up in the logs there.
 """
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch._dynamo.utils import counters
 from torch.distributed.tensor import DTensor
 
 from training.parallel import placed
@@ -34,6 +35,9 @@ RUNS: dict[str, Any] = {
     "fsdp, tol": {"parallel": "fsdp", "model": {"tol": 0.1, "steps": 6}},
 }
 """Options of ``toy``."""
+
+COMPILED = ("ddp, one part", "fsdp, one part", "fsdp, tol")
+"""The runs that are compiled too: those without dropout, of which inductor draws another one."""
 
 RESUMED = {"ddp, resumed": "ddp", "fsdp, resumed": "fsdp"}
 """In folders that hold a checkpoint of one process already."""
@@ -56,6 +60,18 @@ def main(folder: str) -> None:
             run.train()
 
 
+def compiled(folder: str) -> None:
+    """The runs of COMPILED, by torch.compile."""
+    torch.set_num_threads(1)
+    with placed(run_of("ddp").training) as place:
+        for name in COMPILED:
+            torch.compiler.reset()
+            counters.clear()
+            run = trainer(toy(**RUNS[name], compile=True), Path(folder, name), place=place)
+            run.train()
+            assert counters["stats"]["unique_graphs"] > 0
+
+
 def killed(folder: str) -> None:
     """A run whose second process is killed after the fourth of six updates."""
 
@@ -71,4 +87,4 @@ def killed(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1]) if len(sys.argv) == 2 else killed(sys.argv[1])
+    {"": main, "compiled": compiled, "killed": killed}["".join(sys.argv[2:])](sys.argv[1])

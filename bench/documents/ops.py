@@ -1,4 +1,4 @@
-"""The tables of the ops: in README.md a line for each case, in bench/README.md every provider."""
+"""The tables of the ops: in README.md a line for each case, in bench/ops.md every provider."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tables of the solver in bench/README.md, and the sentence of them in README.md."""
+"""The tables of the solver and the cell in bench/*.md, and the sentence of them in README.md."""
 
 from __future__ import annotations
 

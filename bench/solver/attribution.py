@@ -21,7 +21,7 @@ STEP = "step"
 F, AGAIN, PRODUCTS = "f", "f again", "products"
 HALF_STEPS, CHECKS, OTHER, GAPS = "half steps", "check", "other ops", "Python and gaps"
 PARTS: tuple[str, ...] = (F, AGAIN, PRODUCTS, HALF_STEPS, CHECKS, OTHER, GAPS)
-"""The parts; `bench/README.md` says what they are."""
+"""The parts; `bench/solver.md` says what they are."""
 
 _OUTSIDE = (GAPS, OTHER)
 _ENGINE = "autograd::engine::evaluate_function: "

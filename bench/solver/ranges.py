@@ -76,6 +76,7 @@ class _Names:
         yield evaluation, "__call__", self.evaluate(evaluation.__call__)
         yield evaluation, "replay", self.replay(evaluation.replay)
         yield products.Products, "__call__", self.products(products.Products.__call__)
+        yield products, "derivatives", self.grad(products.derivatives)
         yield torch.autograd, "grad", self.grad(torch.autograd.grad)
         yield Run, "forward", self.around("forward", Run.forward)
         for owner, name in (

@@ -38,16 +38,15 @@ class Captures:
     def add(self, read: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
         """Walk the graph of one evaluation; `read` is the state it began from."""
         ends: list[Any] = []  # one entry for every edge into a leaf
-        stack: list[Any] = []
+        nodes: list[Any] = []  # of f, each once; it grows while it is gone through
         for output in outputs:
             if output.grad_fn is not None:
-                stack.append(output.grad_fn)
+                nodes.append(output.grad_fn)
             elif output.requires_grad:  # f returned a leaf as it is
                 ends.append(torch.autograd.graph.get_gradient_edge(output).node)
-        seen = set(stack)
+        seen = set(nodes)
         mark = self._mark
-        while stack:
-            node = stack.pop()
+        for node in nodes:
             if node._sequence_nr() < mark:
                 raise self._older(node)
             for below, _ in node.next_functions:
@@ -55,7 +54,7 @@ class Captures:
                     ends.append(below)
                 elif below is not None and below not in seen:
                     seen.add(below)
-                    stack.append(below)
+                    nodes.append(below)
         for node in ends:
             if node not in self._nodes:
                 self._meet(read, node)
@@ -65,8 +64,9 @@ class Captures:
 
     def _meet(self, read: Sequence[Tensor], node: Any) -> None:
         leaf = node.variable
-        if any(leaf is tensor for tensor in read):
-            return
+        for tensor in read:
+            if leaf is tensor:
+                return
         self._nodes[node] = leaf
         if id(leaf) not in self.known_ids:
             self.leaves.append(leaf)

@@ -63,7 +63,7 @@ class Digits:
         options = {"chunk": self.chunk, "first": self.first}
         digits = Digits(self.numels, self.schedule, self.device, **options)
         for buffer in buffers:
-            digits._add(buffer)
+            digits._add(buffer, digits._sizes_of_next())
         return digits
 
     def bytes(self, steps: int) -> int:
@@ -71,17 +71,17 @@ class Digits:
         return sum(map(sum, self._sizes(self.first, steps))) if self.chunk else 0
 
     def _grow(self) -> None:
-        first = self.first + len(self._planes) // 2
-        sizes = self._sizes(first, first + self.chunk)
-        self._add(torch.empty(sum(map(sum, sizes)), dtype=torch.uint8, device=self.device))
+        sizes = self._sizes_of_next()
+        self._add(torch.empty(sum(sizes), dtype=torch.uint8, device=self.device), sizes)
 
-    def _add(self, buffer: Tensor) -> None:
-        first = self.first + len(self._planes) // 2
-        sizes = self._sizes(first, first + self.chunk)
-        flat = buffer.split([size for half_step in sizes for size in half_step])
-        leaves = len(self.numels)
+    def _add(self, buffer: Tensor, sizes: list[int]) -> None:
+        flat, leaves = torch.split_with_sizes(buffer, sizes), len(self.numels)
         self._planes.extend(list(flat[i : i + leaves]) for i in range(0, len(flat), leaves))
         self.buffers.append(buffer)
+
+    def _sizes_of_next(self) -> list[int]:
+        first = self.first + len(self._planes) // 2
+        return [size for half in self._sizes(first, first + self.chunk) for size in half]
 
     def _sizes(self, first: int, last: int) -> list[list[int]]:
         """Bytes by half step and leaf; a step's two half steps are of one size."""

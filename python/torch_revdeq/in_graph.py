@@ -135,7 +135,7 @@ def _constants(device: torch.device, options: dict[str, Any]) -> _Constants:
         check=options.get("check", True),
         wide=options.get("accumulate", "float32") == "float32",
         autocast=autocast_state(device)[-1],
-        stats=Stats(steps, 2 * steps, name, "functional", state_bytes=0),
+        stats=Stats(steps, name, "functional", state_bytes=0),
     )
 
 

@@ -127,7 +127,8 @@ def relative_residual(z: Sequence[Tensor], f: Sequence[Tensor]) -> Tensor:
     if not rows:
         return torch.zeros((), dtype=torch.float64, device=z[0].device)
     ratios = [_ratio(row[0], row[1]) for row in rows]
-    return torch.stack(ratios).max()  # NaN stays NaN, and stops nothing
+    # NaN stays NaN, and stops nothing.
+    return ratios[0] if len(ratios) == 1 else torch.stack(ratios).max()
 
 
 def sample_residuals(z: Sequence[Tensor], f: Sequence[Tensor]) -> Tensor:

@@ -28,10 +28,12 @@ class Mapping:
 
     def take_args(self, args: tuple[Any, ...]) -> list[Tensor]:
         """The tensors among the arguments. What else they hold is kept."""
+        self.plain_args = all(isinstance(arg, Tensor) for arg in args)
+        if self.plain_args:
+            return list(args)
         values, self.args_structure = pytree.tree_flatten(args)
         self.places = [i for i, value in enumerate(values) if isinstance(value, Tensor)]
         self.constants = [None if isinstance(value, Tensor) else value for value in values]
-        self.plain_args = all(isinstance(arg, Tensor) for arg in args)
         return [values[i] for i in self.places]
 
     def __call__(self, leaves: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -73,7 +73,7 @@ class Nodes:
 
     def _step(self, n: int, nodes: Leaves, f: Leaves, before: list[Tensor | None]) -> Leaves:
         if n < self.first:
-            return [_carrier(node, node.dtype) for node in nodes]
+            return nodes
         schedule = self.pair.schedule
         strides = [leaf.stride() for leaf in self.pair.y]
         rows = zip(nodes, f, before, strides, strict=True)
@@ -94,11 +94,6 @@ def attached(nodes: Leaves, values: Leaves) -> Leaves:
     return [_Attach.apply((value,), node) for node, value in zip(nodes, values, strict=True)]
 
 
-def _carrier(like: Tensor, dtype: torch.dtype) -> Tensor:
-    """A tensor of this shape that takes no memory. Its value is never read."""
-    return torch.full((), float("nan"), dtype=dtype, device=like.device).expand(like.shape)
-
-
 class _Begin(torch.autograd.Function):
     """From a leaf of the start to its node: the gradient in the adjoint's dtype."""
 
@@ -106,7 +101,8 @@ class _Begin(torch.autograd.Function):
     def forward(ctx: Any, leaf: Tensor) -> Tensor:
         ctx.dtype = leaf.dtype
         wide = torch.float64 if leaf.dtype == torch.float64 else torch.float32
-        return _carrier(leaf, wide)
+        # It takes no memory, and its value is never read.
+        return torch.full((), float("nan"), dtype=wide, device=leaf.device).expand(leaf.shape)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
@@ -147,7 +143,7 @@ class _Step(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         if before is not None:
             ctx.save_for_backward(before, f, beta)
-        return _carrier(node, node.dtype)
+        return node.detach()  # no number of it is ever read
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from numbers import Real
 from typing import Any
@@ -87,7 +88,6 @@ def _like_w(cell: LinearCell) -> Tensor:
 
 _ONLY = {
     "y0": None,
-    "tol": None,
     "check_every": 1,
     "process_group": None,
     "check": True,
@@ -96,11 +96,10 @@ _ONLY = {
     "memory_budget": None,
     "save_at": (),
     "backward_steps": None,
-    "per_sample": False,
 }
 """Options of ``solve`` that one op takes at a single value."""
 
-_FREE = ("adjoint", "beta", "max_steps", "state", "frac_bits", "rng")
+_FREE = ("adjoint", "beta", "max_steps", "tol", "per_sample", "state", "frac_bits", "rng")
 
 
 def _unsuited(
@@ -125,7 +124,11 @@ def _unsuited(
         return "it has no part in the transforms of torch.func, nor in forward mode"
     if torch.is_autocast_enabled(_like_w(cell).device.type):
         return "it does not follow autocast"
-    return _unsuited_cell(cell) or _unsuited_tensors(cell, z0, args)
+    return (
+        _unsuited_halting(z0, options.get("tol"), options.get("per_sample", False))
+        or _unsuited_cell(cell)
+        or _unsuited_tensors(cell, z0, args)
+    )
 
 
 def _is(value: Any, only: Any) -> bool:
@@ -133,6 +136,18 @@ def _is(value: Any, only: Any) -> bool:
     if only is None or only == ():
         return value is None or (isinstance(value, (int, float, list, tuple)) and not value)
     return type(value) is type(only) and value == only
+
+
+def _unsuited_halting(z0: Any, tol: Any, per_sample: Any) -> str | None:
+    """A row can halt for itself; there is no halting of all rows together."""
+    if _is(tol, None) and per_sample is False:
+        return None
+    number = isinstance(tol, Real) and not isinstance(tol, bool)
+    if not number or not 0 < float(tol) < math.inf or per_sample is not True:
+        return f"it takes tol with per_sample=True, or neither, got tol={tol}, {per_sample=}"
+    if isinstance(z0, Tensor) and z0.dim() != 2:
+        return f"a sample is a row to it, got z0 with {z0.dim()} dimensions"
+    return None
 
 
 def _unsuited_cell(cell: LinearCell) -> str | None:
@@ -181,10 +196,10 @@ def _solve_in_one_op(
     if bits == "auto":
         bits = _frac_bits(cell.act, u.detach(), w.detach(), start.detach()) if exact else 0
     state = "exact" if exact else "float32"
-    numbers = Numbers(schedule.numbers[0], schedule.max_steps, cell.act, state, bits)
+    tol = float(options["tol"]) if options.get("per_sample") else 0.0
+    numbers = Numbers(schedule.numbers[0], schedule.max_steps, cell.act, state, bits, tol)
     stats = Stats(
-        steps=schedule.max_steps,
-        nfe=2 * schedule.max_steps,
+        schedule.max_steps,
         state=state,
         adjoint="reversible",
         state_bytes=8 * start.numel(),
@@ -224,10 +239,15 @@ class _OneOp(torch.autograd.Function):
         if numbers.exact:
             stats.state_bytes += out.digits.numel()
             bits = numbers.frac_bits
-            pending = settle(out.flag[0] != 0, lambda: out_of_range(bits), (y, z))
+            pending = settle(out.flag, lambda: out_of_range(bits), (y, z))
             stats._pending += [] if pending is None else [pending]
+        if numbers.halting:
+            stats._sample_steps = out.taken.long()
+            if out.taken.numel() > 0:
+                stats._steps, stats._residual = out.taken.max(), out.residual.max()
         ctx.exact, ctx.options, ctx.stats = numbers.exact, options, stats
-        ctx.save_for_backward(u, w, z0, out.digits, *((out.fixed,) if ctx.exact else (y, z)))
+        states = (out.fixed,) if ctx.exact else (y, z)
+        ctx.save_for_backward(u, w, z0, out.digits, out.taken, *states)
         ctx.set_materialize_grads(False)
         return y, z
 
@@ -240,13 +260,14 @@ class _OneOp(torch.autograd.Function):
                 "a derivative of the derivative; choose RevDEQ(..., implementation='solver', "
                 "state=torch.float32)"
             )
-        u, w, z0, digits, *states = ctx.saved_tensors
+        u, w, z0, digits, taken, *states = ctx.saved_tensors
         y, z = states[0].unbind() if ctx.exact else states
         grad_y, grad_z = (torch.zeros_like(z0) if g is None else g for g in grads)
-        out = rk.linear_cell_backward(grad_y, grad_z, y, z, digits, u, w, z0, **ctx.options)
+        ends, options = (grad_y, grad_z, y, z, digits), {"taken": taken, **ctx.options}
+        out = rk.linear_cell_backward(*ends, u, w, z0, **options)
         distance = out.distance
         stats._reconstruction_error = distance
-        pending = settle(out.lost[0] != 0, lambda: _not_back(float(distance)), ())  # NaN already
+        pending = settle(out.lost, lambda: _not_back(float(distance)), ())  # NaN already
         stats._pending += [] if pending is None else [pending]
         return out.grad_u, out.grad_w.to(w.dtype), out.grad_z0, None, None, None
 

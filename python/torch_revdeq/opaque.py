@@ -46,7 +46,7 @@ class Plan:
         self.values, self.autocast = values, autocast
         self.saves = len(values["options"].get("save_at", ()))
         # Of the last run. The graph returns this object, whichever run it was.
-        self.stats = Stats(steps=0, nfe=0, state="", adjoint="", state_bytes=0)
+        self.stats = Stats(0, state="", adjoint="", state_bytes=0)
         self.key = next(_plan_numbers)
         _plans[self.key] = self
 

@@ -105,8 +105,7 @@ class Problem:
         leaves = [*pair.y, *pair.z]
         size = sum(leaf.numel() * leaf.element_size() for leaf in leaves)
         stats = Stats(
-            steps=steps,
-            nfe=2 * steps,
+            steps,
             state="exact" if self.state is None else str(self.state).removeprefix("torch."),
             adjoint=self.adjoint,
             state_bytes=size,
@@ -125,7 +124,7 @@ class Problem:
         if not isinstance(pair, ExactPair):
             return
         bits = pair.frac_bits
-        pending = settle(pair.flag[0] != 0, lambda: out_of_range(bits), outputs)
+        pending = settle(pair.flag, lambda: out_of_range(bits), outputs)
         if pending is not None:
             stats._pending.append(pending)
 

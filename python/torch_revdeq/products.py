@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.autograd import Variable
+from torch.overrides import has_torch_function
 
 from .conditions import Evaluation
 from .kept import Graph
@@ -72,8 +74,7 @@ class Products:
         ]
         roots += [graph.aliases[id(self.targets[i])] for i in started]
         cotangents += [self._sum(i) for i in started]
-        wanted = [*state, *self.targets]
-        grads = torch.autograd.grad(roots, wanted, cotangents, allow_unused=True, retain_graph=keep)
+        grads = derivatives(roots, [*state, *self.targets], cotangents, keep=keep)
         self._add(grads[len(state) :], set(started))
         vjp = zip(grads[: len(state)], values, seed, strict=True)
         return values, [_usable(product, value, s) for product, value, s in vjp]
@@ -115,6 +116,24 @@ class Products:
                 parts.append(grad)
         if sums:
             torch._foreach_add_(sums, parts)  # type: ignore[attr-defined]
+
+
+def derivatives(
+    roots: Sequence[Tensor], wanted: Sequence[Tensor], cotangents: Sequence[Tensor], *, keep: bool
+) -> tuple[Tensor | None, ...]:
+    """``torch.autograd.grad(roots, wanted, cotangents, allow_unused=True, retain_graph=keep)``.
+
+    Inside of a backward pass, and by the same call of autograd's engine. What torch does around it
+    takes as long as the gradient of a small f, and none of it is missed: the pass that runs has
+    given its context to the engine's threads, and the engine compares shapes itself.
+    """
+    if has_torch_function((*roots, *wanted)):  # a subclass that wants a say, or a mode
+        return torch.autograd.grad(roots, wanted, cotangents, allow_unused=True, retain_graph=keep)
+    graphs = {"keep_graph": keep, "create_graph": False}
+    ends = {"inputs": tuple(wanted), "allow_unreachable": True, "accumulate_grad": False}
+    return Variable._execution_engine.run_backward(
+        tuple(roots), tuple(cotangents), **graphs, **ends
+    )
 
 
 def keeps_graph() -> bool:

@@ -41,11 +41,12 @@ class Check:
         """
         if not self.enabled or not any(leaf.numel() for leaf in z0):
             return None
+        exact = isinstance(pair, ExactPair)
+        if exact and not deferred(pair.z[0].device) and _equal(pair, z0, y0):
+            stats._reconstruction_error = 0.0
+            return None
         scale = _largest([*z0, *y0])
-        if isinstance(pair, ExactPair):
-            if not deferred(pair.z[0].device) and _equal(pair, z0, y0):
-                stats._reconstruction_error = 0.0
-                return None
+        if exact:
             error, tolerance = _distance([*pair.z, *pair.y], [*z0, *y0], scale.clamp_min(1.0)), 0.0
             failed = _differs(pair, z0, y0)
         else:

@@ -226,7 +226,8 @@ def _walk_back(
     if first:
         y_start, z_start = boundary[:leaves], boundary[leaves:]
     else:
-        y_start, z_start = pair.keeping(inputs.y0 or inputs.z0), pair.keeping(inputs.z0)
+        z_start = pair.keeping(inputs.z0)
+        y_start = pair.keeping(inputs.y0) if inputs.y0 else z_start
     steps = walk.steps - first
     check.after(pair, z_start, y_start, steps, walk.stats, result.tensors())
     return result

@@ -15,8 +15,6 @@ class Stats:
     """What a solve did. What is still on a device is read when it is asked for.
 
     Attributes:
-        steps: steps taken, of two half steps each.
-        nfe: evaluations of f in the forward pass: 2 steps. A backward pass takes as many again.
         state: the format of the state: "exact", or the name of a dtype.
         adjoint: how the solve is differentiated.
         state_bytes: bytes of both states and of the digits kept, which "reversible" and "hooks"
@@ -27,8 +25,7 @@ class Stats:
             whole solve in one op, and why, or why the solver.
     """
 
-    steps: int
-    nfe: int
+    _steps: int | Tensor
     state: str
     adjoint: str
     state_bytes: int
@@ -41,12 +38,25 @@ class Stats:
     _pending: list[Pending] = field(default_factory=list, repr=False)
 
     @property
+    def steps(self) -> int:
+        """Steps taken, of two half steps each; with per_sample those of the sample with the most.
+
+        On a GPU, where one op took all steps of samples that halt, reading it waits for the device.
+        """
+        return int(self._steps)
+
+    @property
+    def nfe(self) -> int:
+        """Evaluations of f in the forward pass: 2 steps. A backward pass takes as many again."""
+        return 2 * self.steps
+
+    @property
     def residual(self) -> float:
         """The relative residual norm(y - f(y)) / (1e-5 + norm(f(y))) that was measured last.
 
         The largest over the leaves, of the last step unless tol stopped the solve between checks.
         With per_sample the largest over the samples, each at the check where it halted if it did.
-        NaN where one op took all steps. Reading it waits for the device.
+        NaN where one op took all steps without a tol. Reading it waits for the device.
         """
         return float("nan") if self._residual is None else float(self._residual)
 
@@ -87,6 +97,7 @@ class Stats:
     def __getstate__(self) -> dict[str, Any]:
         """Numbers only: a copy or a pickle has no part in checks that are on their way."""
         state = dict(self.__dict__)
+        state["_steps"] = self.steps
         state["_residual"] = None if self._residual is None else self._residual.detach().cpu()
         steps = self._sample_steps
         state["_sample_steps"] = None if steps is None else steps.cpu()

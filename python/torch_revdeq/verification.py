@@ -91,11 +91,15 @@ def deferred(device: torch.device) -> bool:
 def settle(
     failed: Tensor, error: Callable[[], RuntimeError], spoiled: Sequence[Tensor]
 ) -> Pending | None:
-    """Deal with a check: raise here on a CPU; elsewhere spoil what it is about and raise later."""
+    """Deal with a check: raise here on a CPU; elsewhere spoil what it is about and raise later.
+
+    `failed` has one element, which is not 0 if it failed.
+    """
     if not deferred(failed.device):
         if bool(failed):
             raise error()
         return None
+    failed = failed.reshape(()) != 0
     for tensor in spoiled:
         tensor.masked_fill_(failed, float("nan"))
     pending = Pending(failed, error)

@@ -16,12 +16,13 @@ from .half_step import GENERAL, INTEGER, OPTIONS, SHIFT
 _TRITON, _WGMMA, _TF32 = {80: 64, 90: 128, 100: 128}, {90: 128}, {80: 128, 90: 128, 100: 128}
 
 WIDEST: dict[str, dict[str, dict[int, int]]] = {
-    "triton": {"bf16": _TRITON, "fp16": _TRITON, "fp32": _TRITON},
+    "triton": {"bf16": _TRITON, "fp16": _TRITON, "fp32": _TRITON | {80: 32}},
     "gluon": {"bf16": _WGMMA, "fp16": _WGMMA, "fp32": _TF32},
 }
 """By implementation and type of W, the compute capabilities for which these are compiled, and the
 most features that fit there: on sm_80 Triton's 128 spill up to 96 bytes a thread, by the version of
-Triton. On other GPUs shared memory does not hold what these keep there."""
+Triton, and up to 136 its 64 in float32, where rows halt. On other GPUs shared memory does not hold
+what these keep there."""
 
 Form = tuple[Any, int, str] | None
 """Of an exact state: the form, the digits per byte and the type of `half`; None for float32."""
@@ -50,8 +51,9 @@ def signatures() -> Iterator[tuple[str, Any, dict[str, Any], dict[str, Any]]]:
     """As ``aot.signatures``."""
     for name, kernels in _KERNELS.items():
         for w, features in kernels.CONFIGURATIONS.items():
-            for d, form, back in product(features, (None, _LEAST, _MOST), (False, True)):
-                yield _signature(name, w, d, cell_step.GELU, form, back)
+            forms, both = (None, _LEAST, _MOST), (False, True)
+            for d, form, back, halt in product(features, forms, both, both):
+                yield _signature(name, w, d, cell_step.GELU, form, back, halt)
         for act, back in product((cell_step.TANH, cell_step.RELU, cell_step.SILU), (False, True)):
             yield _signature(name, "bf16", _WITH_ALL[name], act, _LEAST, back)
         for form, back in product(((INTEGER, 2, "i64"), (GENERAL, 4, "i32")), (False, True)):
@@ -60,7 +62,13 @@ def signatures() -> Iterator[tuple[str, Any, dict[str, Any], dict[str, Any]]]:
 
 
 def _signature(
-    implementation: str, w: str, features: int, act: Any, form: Form, back: bool
+    implementation: str,
+    w: str,
+    features: int,
+    act: Any,
+    form: Form,
+    back: bool,
+    halt: bool = False,
 ) -> tuple[str, Any, dict[str, Any], dict[str, Any]]:
     kernels = _KERNELS[implementation]
     types: dict[str, Any] = {"rows": "i32", "steps": "i32", "w": f"*{w}", "u": f"*{w}"}
@@ -68,21 +76,23 @@ def _signature(
     types |= dict.fromkeys(("keep", "beta", "scale", "unscale"), "fp32") | {"z0": "*fp32"}
     configuration = kernels.CONFIGURATIONS[w][features]
     constants: dict[str, Any] = {"ACT": act.value, "EXACT": form is not None, "FORM": 0}
-    constants |= {
-        "DIGITS_PER_BYTE": 1,
-        "FEATURES": features,
-        "TILE": configuration.tile,
-        "INTERPRETED": False,
-    }
+    constants |= {"DIGITS_PER_BYTE": 1, "HALT": halt, "FEATURES": features}
+    constants |= {"TILE": configuration.tile, "INTERPRETED": False}
     state = "*fp32" if form is None else "*i32"
     if back:
         types |= {"y_end": state, "z_end": state, "grad_u": f"*{w}", "losses": "*i32"}
         floats = ("grad_y", "grad_z", "grad_z0", "grads_w", "distances")
-        written = {"digits": "*u8"}
+        written, judged = {"digits": "*u8"}, {"taken": "*i32"}
     else:
+        types |= {"tol": "fp32"}
         floats = ("y_out", "z_out")
         written = {"fixed": "*i32", "digits": "*u8", "flag": "*i32"}
+        judged = {"taken": "*i32", "residual": "*fp32"}
     types |= dict.fromkeys(floats, "*fp32")
+    if halt:
+        types |= judged
+    else:
+        constants |= dict.fromkeys(judged)
     if form is None:
         constants |= dict.fromkeys(written)
     else:
@@ -92,6 +102,7 @@ def _signature(
     kind = "float32" if form is None else f"form {form[0].value} digits {form[1]}"
     way = "back" if back else "forward"
     label = f"{implementation} cell {way} {w} {features} act {act.value} {kind}"
+    label += " halting" if halt else ""
     return label, kernel, types, constants | OPTIONS | configuration.options
 
 

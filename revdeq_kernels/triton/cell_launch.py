@@ -49,17 +49,23 @@ class Launcher:
     def forward(self, inputs: Inputs, numbers: Numbers) -> Solved:
         """See ``linear_cell.linear_cell_forward``."""
         z0, exact = inputs.z0, numbers.exact
+        rows = z0.shape[0] if numbers.halting else 0
+        new = z0.new_zeros if numbers.halting else z0.new_empty  # some may stay unwritten
         out = Solved(
             y=torch.empty_like(z0),
             z=torch.empty_like(z0),
             fixed=z0.new_empty((2, *z0.shape) if exact else 0, dtype=torch.int32),
-            digits=z0.new_empty(self.digits_shape(z0, numbers) if exact else 0, dtype=torch.uint8),
+            digits=new(self.digits_shape(z0, numbers) if exact else 0, dtype=torch.uint8),
             flag=torch.zeros(1, dtype=torch.int32, device=z0.device),
+            taken=z0.new_empty(rows, dtype=torch.int32),
+            residual=z0.new_empty(rows),
         )
         if z0.numel() > 0:
             kept = (out.fixed, out.digits, out.flag) if exact else (None, None, None)
+            judged = (out.taken, out.residual) if numbers.halting else (None, None)
             step, constants = self._step(inputs.w, numbers)
-            args = (*inputs, out.y, out.z, *kept, z0.shape[0], numbers.steps, *step)
+            sizes = (z0.shape[0], numbers.steps, numbers.tol)
+            args = (*inputs, out.y, out.z, *kept, *judged, *sizes, *step)
             programs = self._programs(inputs)
             launch(self.kernels.forward_kernel, programs, z0, *args, **constants)
         return out
@@ -82,7 +88,9 @@ class Launcher:
                 z0.new_empty(programs, dtype=torch.int32),
             )
             step, constants = self._step(w, numbers)
-            read = (*ends[:-1], ends.digits if numbers.exact else None, *inputs)
+            digits = ends.digits if numbers.exact else None
+            taken = ends.taken if numbers.halting else None
+            read = (*ends[:4], digits, taken, *inputs)
             written = (out.grad_u, out.grad_z0, *of_programs)
             args = (*read, *written, z0.shape[0], numbers.steps, *step)
             launch(self.kernels.backward_kernel, programs, z0, *args, **constants)
@@ -109,6 +117,7 @@ class Launcher:
             "EXACT": given.exact,
             "FORM": form,
             "DIGITS_PER_BYTE": packed,
+            "HALT": given.halting,
             "FEATURES": w.shape[0],
             "TILE": configuration.tile,
             "INTERPRETED": bool(knobs.runtime.interpret),
@@ -132,7 +141,13 @@ class Launcher:
     # ---- the first use ----
 
     def differs(
-        self, device: torch.device, w_dtype: torch.dtype, features: int, act: str, state: str
+        self,
+        device: torch.device,
+        w_dtype: torch.dtype,
+        features: int,
+        act: str,
+        state: str,
+        halting: bool,
     ) -> str:
         """What is wrong with the kernels of such cells; nothing if they do as they should.
 
@@ -140,7 +155,8 @@ class Launcher:
         come back bit for bit, and results have to be those of the composite up to roundings. A sum
         in another order moves a number of the exact state by a unit of its grid, 2^-16, or lets s
         fall to the other side of a rounding, one unit of w's dtype; of a cell that contracts no
-        norm of a result moves by a whole unit then.
+        norm of a result moves by a whole unit then. Where rows halt, every second one does so after
+        a step: it begins at its equilibrium, 0.
         """
         generator = torch.Generator().manual_seed(features)
 
@@ -149,12 +165,15 @@ class Launcher:
 
         rows = 5 * self.kernels.CONFIGURATIONS[TYPES[w_dtype]][features].tile + 3
         u, w = normal(rows, features), normal(features, features) * 0.4 / features**0.5
-        inputs = Inputs(u.to(w_dtype), w.to(w_dtype), normal(rows, features))
+        begin, tol = normal(rows, features), 0.0
+        if halting:
+            u[::2], begin[::2], tol = 0.0, 0.0, 1e-6
+        inputs = Inputs(u.to(w_dtype), w.to(w_dtype), begin)
         grads = (normal(rows, features), normal(rows, features))
         precise = torch.get_float32_matmul_precision() == "highest"  # of the composite on a GPU
         unit = torch.finfo(w_dtype).eps if w_dtype != F32 else 2.0**-15 if precise else 2.0**-9
         for beta in (0.5, 0.8, 0.7312) if state == "exact" else (0.5,):
-            numbers = Numbers(beta, 2, act, state, 16)
+            numbers = Numbers(beta, 2, act, state, 16, tol)
             results = []
             for run, back_again in (
                 (composite.forward, composite.backward),
@@ -164,9 +183,10 @@ class Launcher:
                 back = back_again(out.ends(*grads, numbers), inputs, numbers)
                 if out.flag.item() or back.lost.item():
                     return f"with beta {beta} {back.lost.item()} rows did not come back"
-                results.append([out.y, out.z, back.grad_u, back.grad_w, back.grad_z0])
+                found = (out.y, out.z, *back[:3], out.taken)
+                results.append([t.float() for t in found if t.numel() > 0])
             for want, got in zip(*results, strict=True):
-                off = float((want.float() - got.float()).norm() / want.float().norm())
+                off = float((want - got).norm() / want.norm())
                 if not off <= unit:
                     return f"with beta {beta} results are {off:.2g} off, {unit:.2g} are explained"
         return ""

@@ -21,6 +21,7 @@ SILU: tl.constexpr = tl.constexpr(3)
 RANGE_INT: tl.constexpr = tl.constexpr(2**30 - 256)
 ONE: tl.constexpr = tl.constexpr(30)
 TOLERANCE: tl.constexpr = tl.constexpr(1e-3)
+EPSILON: tl.constexpr = tl.constexpr(1e-5)
 ROOT_HALF: tl.constexpr = tl.constexpr(0.7071067811865476)
 DENSITY: tl.constexpr = tl.constexpr(0.3989422804014327)
 
@@ -187,6 +188,52 @@ def load_digits(digits, weight, base, k, last, i, mask, plane, DIGITS_PER_BYTE: 
     place = digits + (k // DIGITS_PER_BYTE) * plane
     byte = tl.load(place + i, mask=mask, other=0).to(tl.int32)
     return (byte * ((65535 + weight) // weight)) >> 16, weight
+
+
+# ---- rows that halt --------------------------------------------------------------------------
+
+
+@triton.jit
+def unjudged(inside):
+    """The residuals with which a tile begins: its own rows move, those beyond the end do not."""
+    return tl.where(inside, float("inf"), 0.0)
+
+
+@triton.jit
+def moves(residual, tol):
+    """Which rows move, by the last residual of each; NaN halts none."""
+    return (residual < tol) == 0
+
+
+@triton.jit
+def judge(y, f, taken, residual, tol):
+    """The steps that each row has taken after this one, and its last residual."""
+    far, size = tl.sum((y - f) * (y - f), 1), tl.sum(f * f, 1)
+    ratio = tl.sqrt(far) / (EPSILON + tl.sqrt(size))
+    moving = moves(residual, tol)
+    return taken + moving.to(tl.int32), tl.where(moving, ratio, residual)
+
+
+@triton.jit
+def some(rows):
+    """Whether there is one."""
+    return tl.max(rows.to(tl.int32), 0) > 0
+
+
+@triton.jit
+def of_moving(moving, new, old, HALT: tl.constexpr):
+    """`new` for the rows that move."""
+    if HALT:
+        new = tl.where(moving[:, None], new, old)
+    return new
+
+
+@triton.jit
+def for_rows(moving, number, halted: tl.constexpr, HALT: tl.constexpr):
+    """A number of the step: for rows that have halted another, which leaves them as they are."""
+    if HALT:
+        number = tl.where(moving, number, halted)[:, None]
+    return number
 
 
 # ---- the adjoint -----------------------------------------------------------------------------

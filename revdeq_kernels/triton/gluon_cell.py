@@ -30,11 +30,15 @@ from .cell_step import (
     activation,
     from_start,
     inside_act,
+    judge,
     largest,
+    moves,
     number_of,
     plain,
+    some,
     store_digits,
     store_ends,
+    unjudged,
     update,
 )
 from .gluon_step import (
@@ -53,7 +57,10 @@ from .linear_cell import STEP, Configuration
 
 _OF_16_BITS = {64: Configuration(64, 4, 2), 128: Configuration(64, 8)}
 
-_OF_FLOAT32 = {128: Configuration(16, 16, registers=None)}
+_OF_FLOAT32 = {
+    64: Configuration(16, 8, registers=None),
+    128: Configuration(16, 16, registers=None),
+}
 
 CONFIGURATIONS = {"bf16": _OF_16_BITS, "fp16": _OF_16_BITS, "fp32": _OF_FLOAT32}
 """By the type of W and the features. With 128 two warpgroups share the columns, as the gradient of
@@ -73,8 +80,11 @@ def forward_kernel(
     fixed,
     digits,
     flag,
+    taken,
+    residual,
     rows,
     steps,
+    tol,
     keep,
     beta,
     scale,
@@ -91,11 +101,15 @@ def forward_kernel(
     EXACT: gl.constexpr,
     FORM: gl.constexpr,
     DIGITS_PER_BYTE: gl.constexpr,
+    HALT: gl.constexpr,
     FEATURES: gl.constexpr,
     TILE: gl.constexpr,
     INTERPRETED: gl.constexpr,
 ):
-    """All steps of every tile that is this program's; fixed and digits are None for float32."""
+    """All steps of every tile that is this program's.
+
+    fixed, digits and flag are None for float32, taken and residual where no row halts.
+    """
     step = (keep, beta, scale, negate, base, log2_base, inverse, reciprocal, q_whole, q_part, half)
     kind: gl.constexpr = w.dtype.element_ty
     layout: gl.constexpr = accumulator(kind, TILE, FEATURES, gl.num_warps())
@@ -107,7 +121,10 @@ def forward_kernel(
     factor = gl.allocate_shared_memory(kind, [TILE, FEATURES], factors(kind))
     number: gl.constexpr = gl.int32 if EXACT else gl.float32
     states = gl.allocate_shared_memory(number, [2, TILE, FEATURES], shared(32))
-    plane, last = rows.to(gl.int64) * FEATURES, 2 * steps - 1
+    by_row: gl.constexpr = gl.SliceLayout(1, layout)
+    taken_of = of_rows(gl.int32, TILE, by_row)
+    apart_of = of_rows(gl.float32, TILE, by_row)
+    plane = rows.to(gl.int64) * FEATURES
     zero = plane * 0
     left_range = gl.program_id(0) * 0
     begin, end, by = gl.program_id(0), gl.cdiv(rows, TILE), gl.num_programs(0)
@@ -118,7 +135,8 @@ def forward_kernel(
         disable_licm=True,
     ):
         first = (zero + tile) * (TILE * FEATURES)
-        mask = (row < rows - tile * TILE)[:, None]
+        inside = row < rows - tile * TILE
+        mask, last = inside[:, None], 2 * steps - 1
         bias.store(gl.load(u + first + i, mask=mask, other=0.0))
         z = gl.load(z0 + first + i, mask=mask, other=0.0)
         outside = gl.zeros([TILE, FEATURES], gl.int1, layout)
@@ -128,21 +146,39 @@ def forward_kernel(
         states.index(0).store(z)
         states.index(1).store(z)
         write_factor(factor, number_of(z, unscale, EXACT), kind, INTERPRETED)
+        if HALT:
+            taken_of.store(inside.to(gl.int32) * 0)
+            apart_of.store(unjudged(inside))
         for k in tl.range(2 * plain(steps, INTERPRETED), disable_licm=True):
-            state = states.index(k % 2)
-            x = before_act(factor, w_t, bias, layout)
-            f = activation(x, inside_act(x, ACT), ACT)
-            new, packed, outside = update(
-                state.load(layout), f, packed, outside, tie_of(k), step, EXACT, FORM
-            )
-            state.store(new)
-            write_factor(factor, number_of(new, unscale, EXACT), kind, INTERPRETED)
-            if EXACT:
-                packed = store_digits(
-                    digits + first, packed, k, last, i, mask, plane, DIGITS_PER_BYTE
-                )
+            go = k <= last if HALT else True
+            if go:
+                state = states.index(k % 2)
+                x = before_act(factor, w_t, bias, layout)
+                f = activation(x, inside_act(x, ACT), ACT)
+                if HALT:
+                    apart = apart_of.load(by_row)
+                    moving = moves(apart, tol)
+                    if k % 2 == 1:
+                        y = number_of(states.index(0).load(layout), unscale, EXACT)
+                        took, apart = judge(y, f, taken_of.load(by_row), apart, tol)
+                        taken_of.store(took)
+                        apart_of.store(apart)
+                        last = gl.where(some(moves(apart, tol)), last, k)
+                old = state.load(layout)
+                new, packed, outside = update(old, f, packed, outside, tie_of(k), step, EXACT, FORM)
+                if HALT:
+                    new = gl.where(moving[:, None], new, old)
+                state.store(new)
+                write_factor(factor, number_of(new, unscale, EXACT), kind, INTERPRETED)
+                if EXACT:
+                    packed = store_digits(
+                        digits + first, packed, k, last, i, mask, plane, DIGITS_PER_BYTE
+                    )
         y, z = states.index(0).load(layout), states.index(1).load(layout)
         store_ends(y, z, outside, y_out, z_out, fixed, plane, first + i, mask, unscale, EXACT)
+        if HALT:
+            gl.store(taken + tile * TILE + row, taken_of.load(by_row), mask=inside)
+            gl.store(residual + tile * TILE + row, apart_of.load(by_row), mask=inside)
         if EXACT:
             far = gl.max(gl.max((outside & mask).to(gl.int32), 1), 0)
             left_range = gl.maximum(left_range, far)
@@ -160,6 +196,7 @@ def backward_kernel(
     y_end,
     z_end,
     digits,
+    taken,
     u,
     w,
     z0,
@@ -186,12 +223,14 @@ def backward_kernel(
     EXACT: gl.constexpr,
     FORM: gl.constexpr,
     DIGITS_PER_BYTE: gl.constexpr,
+    HALT: gl.constexpr,
     FEATURES: gl.constexpr,
     TILE: gl.constexpr,
     INTERPRETED: gl.constexpr,
 ):
     """All steps back of every tile that is this program's, and its share of the gradient of W.
 
+    digits are None for float32, taken where all rows took all steps.
     grads_w [programs, FEATURES, FEATURES], distances and losses [programs] get its sums.
     """
     step = (keep, beta, scale, negate, base, log2_base, inverse, reciprocal, q_whole, q_part, half)
@@ -210,13 +249,14 @@ def backward_kernel(
     states = gl.allocate_shared_memory(number, [2, TILE, FEATURES], shared(32))
     its_grad = gl.allocate_shared_memory(gl.float32, [TILE, FEATURES], shared(32))
     buffers = (weights, bias, factor, grads_u)
-    plane, last = rows.to(gl.int64) * FEATURES, 2 * steps - 1
+    plane = rows.to(gl.int64) * FEATURES
     zero = plane * 0
     of_w = gl.zeros([FEATURES, FEATURES], gl.float32, w_layout)
     by_row: gl.constexpr = gl.SliceLayout(1, layout)
     sizes = of_rows(gl.float32, TILE, by_row)
     distances_of = of_rows(gl.float32, TILE, by_row)
     lost_of = of_rows(gl.int32, TILE, by_row)
+    steps_of = of_rows(gl.int32, TILE, by_row)
     begin, end, by = gl.program_id(0), gl.cdiv(rows, TILE), gl.num_programs(0)
     for tile in tl.range(
         plain(begin, INTERPRETED),
@@ -225,7 +265,13 @@ def backward_kernel(
         disable_licm=True,
     ):
         first = (zero + tile) * (TILE * FEATURES)
-        mask = (row < rows - tile * TILE)[:, None]
+        inside = row < rows - tile * TILE
+        mask, most = inside[:, None], steps
+        if HALT:
+            took = gl.load(taken + tile * TILE + row, mask=inside, other=0)
+            steps_of.store(took)
+            most = gl.minimum(gl.max(took, 0), steps)
+        last = 2 * most - 1
         bias.store(gl.load(u + first + i, mask=mask, other=0.0))
         z = gl.load(z_end + first + i, mask=mask, other=0)
         states.index(1).store(z)
@@ -241,17 +287,16 @@ def backward_kernel(
         grad = gl.load(grad_z + first + i, mask=mask, other=0.0)
         weight = base * 0 + 1
         place = (first, i, mask, plane)
-        for back in tl.range(2 * plain(steps, INTERPRETED), disable_licm=True):
+        for back in tl.range(2 * plain(most, INTERPRETED), disable_licm=True):
             k = last - back
             grad, of_w, weight = adjoint(
                 *(states.index(k % 2), read, grad, its_grad, digits, weight, k, last, of_w),
-                *(buffers, place, step, unscale, z0),
-                *(layout, w_layout, ACT, EXACT, FORM, DIGITS_PER_BYTE, INTERPRETED),
+                *(buffers, place, step, unscale, z0, steps_of),
+                *(layout, w_layout, ACT, EXACT, FORM, DIGITS_PER_BYTE, HALT, INTERPRETED),
             )
         its_grad.store(grad + its_grad.load(layout))
         y, z = states.index(0).load(layout), states.index(1).load(layout)
         start = gl.load(z0 + first + i, mask=mask, other=0.0)
-        inside = row < rows - tile * TILE
         size = sizes.load(by_row)
         apart, wrong = from_start(y, z, start, size, inside, scale, unscale, EXACT)
         distances_of.store(gl.maximum(distances_of.load(by_row), apart))

@@ -11,7 +11,15 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import mma_v2
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, warpgroup_mma
 
-from .cell_step import activation, inside_act, invert, load_digits, number_of, operand, slope
+from .cell_step import (
+    activation,
+    inside_act,
+    invert,
+    load_digits,
+    number_of,
+    operand,
+    slope,
+)
 from .half_step import widen
 
 SLICE: gl.constexpr = gl.constexpr(16)
@@ -136,6 +144,12 @@ def to_tf32(x):
     return gl.where(x == x, ((bits + 0x1000) & -0x2000).to(gl.float32, bitcast=True), x)
 
 
+@gluon.jit
+def took_step(steps_of, k, layout: gl.constexpr):
+    """Which rows took the step of half step k: read where it is asked, for want of registers."""
+    return k // 2 < steps_of.load(gl.SliceLayout(1, layout))
+
+
 # ---- half a step ------------------------------------------------------------------------------
 
 
@@ -162,12 +176,14 @@ def adjoint(
     step,
     unscale,
     start,
+    steps_of,
     layout: gl.constexpr,
     w_layout: gl.constexpr,
     ACT: gl.constexpr,
     EXACT: gl.constexpr,
     FORM: gl.constexpr,
     DIGITS_PER_BYTE: gl.constexpr,
+    HALT: gl.constexpr,
     INTERPRETED: gl.constexpr,
 ):
     """Half a step back, of `state` by f of the other one, which `read` holds as a factor.
@@ -179,6 +195,8 @@ def adjoint(
     w, bias, factor, grads_u = buffers
     first, i, mask, plane = place
     keep, beta, base = step[0], step[1], step[4]
+    if HALT:
+        beta = gl.where(took_step(steps_of, k, layout), beta, 0.0)[:, None]
     kind: gl.constexpr = w.dtype
     x = before_act(read, w.permute((1, 0)), bias, layout)
     e = inside_act(x, ACT)
@@ -194,12 +212,17 @@ def adjoint(
             digits + first, weight, base, k, last, i, mask, plane, DIGITS_PER_BYTE
         )
     before = invert(state.load(layout), f, digit, tie_of(k), step, EXACT, FORM)
+    if HALT:
+        tl.debug_barrier()  # again: what the state was is read once more, not kept
+        before = gl.where(took_step(steps_of, k, layout)[:, None], before, state.load(layout))
     state.store(before)
     s = number_of(before, unscale, EXACT)
     if not EXACT:  # the start itself, which a float pair has only nearly come back to
         s = gl.load(start + first + i, mask=mask & (k == 1), other=s)
     s = operand(s, kind, INTERPRETED)
     other = other_grad.load(layout)
+    if HALT:
+        keep = gl.where(took_step(steps_of, k, layout), keep, 1.0)[:, None]
     other_grad.store(keep * grad)
     other = multiply(factor, w, other, True, kind, layout)
     read.store(s)

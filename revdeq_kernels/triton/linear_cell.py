@@ -29,16 +29,22 @@ import triton.language as tl
 
 from .cell_step import (
     evaluate,
+    for_rows,
     from_start,
     invert,
+    judge,
     largest,
     load_digits,
+    moves,
     number_of,
+    of_moving,
     operand,
     plain,
     products,
+    some,
     store_digits,
     store_ends,
+    unjudged,
     update,
 )
 from .half_step import narrow, to_fixed
@@ -104,8 +110,11 @@ def forward_kernel(
     fixed,
     digits,
     flag,
+    taken,
+    residual,
     rows,
     steps,
+    tol,
     keep,
     beta,
     scale,
@@ -122,17 +131,21 @@ def forward_kernel(
     EXACT: tl.constexpr,
     FORM: tl.constexpr,
     DIGITS_PER_BYTE: tl.constexpr,
+    HALT: tl.constexpr,
     FEATURES: tl.constexpr,
     TILE: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):
-    """All steps of every tile that is this program's; fixed and digits are None for float32."""
+    """All steps of every tile that is this program's.
+
+    fixed, digits and flag are None for float32, taken and residual where no row halts.
+    """
     step = (keep, beta, scale, negate, base, log2_base, inverse, reciprocal, q_whole, q_part, half)
     row, column = tl.arange(0, TILE), tl.arange(0, FEATURES)
     i = row[:, None] * FEATURES + column[None, :]
     kind: tl.constexpr = w.dtype.element_ty
     w_t = operand(tl.load(w + column[None, :] * FEATURES + column[:, None]), kind, INTERPRETED)
-    plane, last = rows.to(tl.int64) * FEATURES, 2 * steps - 1
+    plane = rows.to(tl.int64) * FEATURES
     zero = plane * 0
     left_range = tl.program_id(0) * 0
     begin, end, by = tl.program_id(0), tl.cdiv(rows, TILE), tl.num_programs(0)
@@ -143,7 +156,8 @@ def forward_kernel(
         disable_licm=True,
     ):
         first = (zero + tile) * (TILE * FEATURES)
-        mask = (row < rows - tile * TILE)[:, None]
+        inside = row < rows - tile * TILE
+        mask, last = inside[:, None], 2 * steps - 1
         bias = tl.load(u + first + i, mask=mask, other=0.0)
         z = tl.load(z0 + first + i, mask=mask, other=0.0)
         outside = tl.zeros([TILE, FEATURES], tl.int1)
@@ -151,22 +165,35 @@ def forward_kernel(
         if EXACT:
             z, outside = to_fixed(z, scale)
         y = z
+        took, apart = inside.to(tl.int32) * 0, unjudged(inside)
         for n in tl.range(plain(steps, INTERPRETED), disable_licm=True):
-            read = operand(number_of(z, unscale, EXACT), kind, INTERPRETED)
-            _, _, f = evaluate(read, w_t, bias, ACT)
-            y, packed, outside = update(y, f, packed, outside, n % 2, step, EXACT, FORM)
-            if EXACT:
-                packed = store_digits(
-                    digits + first, packed, 2 * n, last, i, mask, plane, DIGITS_PER_BYTE
-                )
-            read = operand(number_of(y, unscale, EXACT), kind, INTERPRETED)
-            _, _, f = evaluate(read, w_t, bias, ACT)
-            z, packed, outside = update(z, f, packed, outside, (n + 1) % 2, step, EXACT, FORM)
-            if EXACT:
-                packed = store_digits(
-                    digits + first, packed, 2 * n + 1, last, i, mask, plane, DIGITS_PER_BYTE
-                )
+            go = 2 * n < last if HALT else True
+            if go:
+                moving = moves(apart, tol)
+                read = operand(number_of(z, unscale, EXACT), kind, INTERPRETED)
+                _, _, f = evaluate(read, w_t, bias, ACT)
+                new, packed, outside = update(y, f, packed, outside, n % 2, step, EXACT, FORM)
+                y = of_moving(moving, new, y, HALT)
+                if EXACT:
+                    packed = store_digits(
+                        digits + first, packed, 2 * n, last, i, mask, plane, DIGITS_PER_BYTE
+                    )
+                s = number_of(y, unscale, EXACT)
+                read = operand(s, kind, INTERPRETED)
+                _, _, f = evaluate(read, w_t, bias, ACT)
+                new, packed, outside = update(z, f, packed, outside, (n + 1) % 2, step, EXACT, FORM)
+                z = of_moving(moving, new, z, HALT)
+                if HALT:
+                    took, apart = judge(s, f, took, apart, tol)
+                    last = tl.where(some(moves(apart, tol)), last, 2 * n + 1)
+                if EXACT:
+                    packed = store_digits(
+                        digits + first, packed, 2 * n + 1, last, i, mask, plane, DIGITS_PER_BYTE
+                    )
         store_ends(y, z, outside, y_out, z_out, fixed, plane, first + i, mask, unscale, EXACT)
+        if HALT:
+            tl.store(taken + tile * TILE + row, took, mask=inside)
+            tl.store(residual + tile * TILE + row, apart, mask=inside)
         if EXACT:
             far = tl.max(tl.max((outside & mask).to(tl.int32), 1), 0)
             left_range = tl.maximum(left_range, far)
@@ -181,6 +208,7 @@ def backward_kernel(
     y_end,
     z_end,
     digits,
+    taken,
     u,
     w,
     z0,
@@ -207,12 +235,14 @@ def backward_kernel(
     EXACT: tl.constexpr,
     FORM: tl.constexpr,
     DIGITS_PER_BYTE: tl.constexpr,
+    HALT: tl.constexpr,
     FEATURES: tl.constexpr,
     TILE: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):
     """All steps back of every tile that is this program's, and its share of the gradient of W.
 
+    digits are None for float32, taken where all rows took all steps.
     grads_w [programs, FEATURES, FEATURES], distances and losses [programs] get its sums.
     """
     step = (keep, beta, scale, negate, base, log2_base, inverse, reciprocal, q_whole, q_part, half)
@@ -221,7 +251,7 @@ def backward_kernel(
     kind: tl.constexpr = w.dtype.element_ty
     w_t = operand(tl.load(w + column[None, :] * FEATURES + column[:, None]), kind, INTERPRETED)
     w_rows = tl.trans(w_t)
-    plane, last = rows.to(tl.int64) * FEATURES, 2 * steps - 1
+    plane = rows.to(tl.int64) * FEATURES
     zero = plane * 0
     of_w = tl.zeros([FEATURES, FEATURES], tl.float32)
     distance = tl.program_id(0) * 0.0
@@ -234,7 +264,12 @@ def backward_kernel(
         disable_licm=True,
     ):
         first = (zero + tile) * (TILE * FEATURES)
-        mask = (row < rows - tile * TILE)[:, None]
+        inside = row < rows - tile * TILE
+        mask, most, took = inside[:, None], steps, inside.to(tl.int32)
+        if HALT:
+            took = tl.load(taken + tile * TILE + row, mask=inside, other=0)
+            most = tl.minimum(tl.max(took, 0), steps)
+        last = 2 * most - 1
         y = tl.load(y_end + first + i, mask=mask, other=0)
         z = tl.load(z_end + first + i, mask=mask, other=0)
         gy = tl.load(grad_y + first + i, mask=mask, other=0.0)
@@ -245,8 +280,10 @@ def backward_kernel(
         if not EXACT:
             size = tl.maximum(largest(y), largest(z))
         # u is read again for every half step, as digits are: registers are what is short.
-        for back in tl.range(plain(steps, INTERPRETED), disable_licm=True):
-            n = steps - 1 - back
+        for back in tl.range(plain(most, INTERPRETED), disable_licm=True):
+            n = most - 1 - back
+            moving = n < took
+            keep_of, beta_of = for_rows(moving, keep, 1.0, HALT), for_rows(moving, beta, 0.0, HALT)
             packed = tl.zeros([TILE, FEATURES], tl.int32)
             if EXACT:
                 packed, weight = load_digits(
@@ -254,11 +291,14 @@ def backward_kernel(
                 )
             read = operand(number_of(y, unscale, EXACT), kind, INTERPRETED)
             bias = tl.load(u + first + i, mask=mask, other=0.0)
-            f, g, factor, of_w = products(read, gz, w_t, bias, beta, of_w, ACT, kind, INTERPRETED)
+            f, g, factor, of_w = products(
+                read, gz, w_t, bias, beta_of, of_w, ACT, kind, INTERPRETED
+            )
             gu += g
             gy = tl.dot(factor, w_rows, acc=gy, input_precision="tf32x3")
-            gz = keep * gz
-            z = invert(z, f, packed, (n + 1) % 2, step, EXACT, FORM)
+            gz = keep_of * gz
+            new = invert(z, f, packed, (n + 1) % 2, step, EXACT, FORM)
+            z = of_moving(moving, new, z, HALT)
             if EXACT:
                 packed, weight = load_digits(
                     digits + first, weight, base, 2 * n, last, i, mask, plane, DIGITS_PER_BYTE
@@ -268,13 +308,15 @@ def backward_kernel(
                 s = tl.load(z0 + first + i, mask=mask & (n == 0), other=s)
             read = operand(s, kind, INTERPRETED)
             bias = tl.load(u + first + i, mask=mask, other=0.0)
-            f, g, factor, of_w = products(read, gy, w_t, bias, beta, of_w, ACT, kind, INTERPRETED)
+            f, g, factor, of_w = products(
+                read, gy, w_t, bias, beta_of, of_w, ACT, kind, INTERPRETED
+            )
             gu += g
             gz = tl.dot(factor, w_rows, acc=gz, input_precision="tf32x3")
-            gy = keep * gy
-            y = invert(y, f, packed, n % 2, step, EXACT, FORM)
+            gy = keep_of * gy
+            new = invert(y, f, packed, n % 2, step, EXACT, FORM)
+            y = of_moving(moving, new, y, HALT)
         start = tl.load(z0 + first + i, mask=mask, other=0.0)
-        inside = row < rows - tile * TILE
         apart, wrong = from_start(y, z, start, size, inside, scale, unscale, EXACT)
         distance = tl.maximum(distance, tl.max(apart, 0))
         lost += tl.sum(wrong.to(tl.int32), 0)

@@ -1,0 +1,150 @@
+"""The signatures of the kernels on exact states, to compile them without a GPU; see ``aot.py``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+
+from . import kernels, passes
+from .half_step import GENERAL, INTEGER, SHIFT
+from .specialisations import (
+    LEAVES,
+    MOST_LEAVES,
+    NUMELS,
+    Specialisation,
+    Types,
+    carried,
+    launch,
+    step_numbers,
+    step_types,
+)
+
+_DIGITS = {SHIFT: (8, 4, 2, 1), INTEGER: (5, 3, 2, 1), GENERAL: (8, 5, 4, 3, 2, 1)}
+"""The digits per byte that each form of the exact step has."""
+
+
+def signatures() -> Iterator[Specialisation]:
+    """As ``aot.signatures``."""
+    yield from _exact_steps()
+    yield from _exact_passes()
+    yield from _conversions()
+
+
+# ---- half steps and passes -------------------------------------------------------------------
+
+_TYPICAL = (GENERAL.value, 4, "i32")
+_F_CAST_VJP = (("fp32", None, "fp32"), ("bf16", "bf16", "fp32"), ("fp16", "fp32", "fp16"))
+
+
+def _forms() -> Iterator[tuple[int, int, str]]:
+    """The form, the digits per byte, and the type of `half`, which has at most 2^31 at base 4."""
+    for form, digits in _DIGITS.items():
+        for packed in digits:
+            yield form.value, packed, "i32" if packed >= 4 else "i64"
+    yield SHIFT.value, 4, "i64"
+
+
+def _exact_types(f: str, cast: str | None, numel: str, half: str) -> Types:
+    types = step_types("i32", f, cast, numel) | {"digits": "*u8"}
+    types |= {"num_bytes": "i64:16" if numel == "i64" else "i32:16"}
+    types |= dict.fromkeys(kernels.STEP, "i32") | {"scale": "fp32", "unscale": "fp32"}
+    return types | {"half": half}
+
+
+def _exact_steps() -> Iterator[Specialisation]:
+    """The inverses take the types in turn: the passes have each of them with all."""
+    for k, (form, packed, half) in enumerate(_forms()):
+        for f, cast, _ in _F_CAST_VJP:
+            yield _exact_step(form, packed, half, False, f, cast)
+        f, cast, _ = _F_CAST_VJP[k % 3]
+        yield _exact_step(form, packed, half, True, f, cast)
+    yield _exact_step(*_TYPICAL, False, "fp16", "fp16")
+    for numel in NUMELS:
+        yield _exact_step(*_TYPICAL, False, "bf16", "bf16", numel=numel)
+    for leaves, invert in product((LEAVES, MOST_LEAVES), (False, True)):
+        yield _exact_step(*_TYPICAL, invert, "bf16", "bf16", leaves=leaves)
+
+
+def _exact_step(
+    form: int,
+    packed: int,
+    half: str,
+    invert: bool,
+    f: str,
+    cast: str | None,
+    numel: str = "i32:16",
+    leaves: int = 1,
+) -> Specialisation:
+    types = _exact_types(f, cast, numel, half) | {"flag": None if invert else "*i32"}
+    label = f"{'invert' if invert else 'update'}_exact form {form} digits {packed} half {half}"
+    return launch(
+        f"{label} {f} cast {cast} numel {numel}",
+        *(kernels.exact_kernel, types, leaves),
+        FORM=form,
+        INVERT=invert,
+        DIGITS_PER_BYTE=packed,
+        LANES=_lanes(packed),
+    )
+
+
+def _lanes(packed: int) -> int:
+    return 1024 if packed == 1 else 512
+
+
+def _exact_passes() -> Iterator[Specialisation]:
+    for form, packed, half in _forms():
+        for f, cast, vjp in _F_CAST_VJP:
+            yield _exact_pass(form, packed, half, f, cast, vjp)
+        yield _exact_pass(form, packed, half, "bf16", None, "bf16", start=True)
+    yield _exact_pass(*_TYPICAL, "fp16", "fp16", "fp16")
+    for f, _, vjp in _F_CAST_VJP:
+        yield _exact_pass(*_TYPICAL, f, None, vjp, start=True)
+    for leaves in (LEAVES, MOST_LEAVES):
+        yield _exact_pass(*_TYPICAL, "bf16", "bf16", "bf16", leaves=leaves)
+        yield _exact_pass(*_TYPICAL, "bf16", None, "bf16", leaves=leaves, start=True)
+
+
+def _exact_pass(
+    form: int,
+    packed: int,
+    half: str,
+    f: str,
+    cast: str | None,
+    vjp: str,
+    leaves: int = 1,
+    start: bool = False,
+) -> Specialisation:
+    types = _exact_types(f, cast, "i32:16", half) | carried(f, vjp, start) | {"steps": "i32"}
+    types |= step_numbers("fp32", "grad_scale", "seed_beta", "after")
+    label = f"pass_exact{' start' if start else ''} form {form} digits {packed} half {half}"
+    return launch(
+        f"{label} {f} cast {cast} vjp {vjp}",
+        *(passes.exact_pass_kernel, types, leaves),
+        FORM=form,
+        DIGITS_PER_BYTE=packed,
+        LANES=_lanes(packed),
+        BLOCK=1024,
+    )
+
+
+# ---- conversions -----------------------------------------------------------------------------
+
+
+def _conversions() -> Iterator[Specialisation]:
+    for f, flag in product(("fp32", "bf16", "fp16"), ("*i32", None)):
+        yield _quantize(f, flag)
+    yield _quantize("bf16", "*i32", leaves=LEAVES)
+    for f in ("fp64", "fp32", "bf16", "fp16"):
+        yield _dequantize(f)
+    yield _dequantize("bf16", leaves=LEAVES)
+
+
+def _quantize(f: str, flag: str | None, leaves: int = 1) -> Specialisation:
+    types: Types = {"x": f"*{f}", "out": "*i32", "flag": flag, "numel": "i32:16", "scale": "fp32"}
+    label = f"quantize {f}" + (" flag" if flag else "")
+    return launch(label, kernels.quantize_kernel, types, leaves, BLOCK=1024)
+
+
+def _dequantize(f: str, leaves: int = 1) -> Specialisation:
+    types: Types = {"state": "*i32", "out": f"*{f}", "numel": "i32:16", "unscale": "fp32"}
+    return launch(f"dequantize {f}", kernels.dequantize_kernel, types, leaves, BLOCK=1024)

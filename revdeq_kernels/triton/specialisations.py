@@ -1,0 +1,71 @@
+"""What a Triton kernel is compiled for: the types of its parameters, constants, options.
+
+``float_aot.py`` and ``exact_aot.py`` list those that there are, ``aot.py`` says what they are for.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+from . import kernels
+
+Specialisation = tuple[str, Any, dict[str, Any], dict[str, Any]]
+Types = dict[str, str | None]
+
+STATE_F = [
+    *product(("fp64",), ("fp64", "fp32", "bf16", "fp16")),
+    *product(("fp32",), ("fp32", "bf16", "fp16")),
+    *(("bf16", "bf16"), ("fp16", "fp16")),
+]
+"""The dtypes of a state and of f."""
+
+_TUPLES = {"state", "f", "cast", "digits", "numel", "num_bytes", "grad", "other", "vjp", "seed"}
+_TUPLES |= {"x", "out", "z"}
+"""The parameters with one element for each leaf."""
+
+LEAVES, MOST_LEAVES = 3, 16
+NUMELS = ("i32", "i64", "1")
+"""Beside "i32:16", which nearly all tensors have."""
+
+
+def launch(
+    label: str, kernel: Any, types: Types, leaves: int | None = 1, **constants: Any
+) -> Specialisation:
+    """With tuples for so many leaves; a type that is None stands for an argument that is."""
+    signature: dict[str, Any] = {}
+    for name, kind in types.items():
+        if kind is None:
+            constants[name] = None
+        else:
+            signature[name] = (kind,) * leaves if leaves and name in _TUPLES else kind
+    label += f" {leaves} leaves" if leaves not in (None, 1) else ""
+    return label, kernel, signature, constants | kernels.OPTIONS
+
+
+def casts(f: str) -> list[str | None]:
+    """What a half step may leave as `cast`."""
+    return list(dict.fromkeys((None, f, "fp32")))
+
+
+def step_types(state: str, f: str, cast: str | None, numel: str) -> Types:
+    """The tensors of a half step."""
+    pointers: Types = {"state": f"*{state}", "f": f"*{f}", "cast": cast and f"*{cast}"}
+    return pointers | {"numel": numel}
+
+
+def step_numbers(real: str, *names: str) -> Types:
+    """Numbers of a step, doubles as their bits."""
+    return dict.fromkeys(names, "i64" if real == "fp64" else "fp32")
+
+
+def real(f: str) -> str:
+    """The dtype of the gradients."""
+    return "fp64" if f == "fp64" else "fp32"
+
+
+def carried(f: str, vjp: str, start: bool) -> Types:
+    """The tensors of an adjoint; the one of z_0 adds the gradient of y_0 and leaves no seed."""
+    grad = f"*{real(f)}"
+    other, seed = (grad, None) if start else (None, f"*{f}")
+    return {"grad": grad, "other": other, "vjp": f"*{vjp}", "seed": seed}
