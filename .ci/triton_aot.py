@@ -31,6 +31,9 @@ from triton.experimental.gluon._runtime import GluonASTSource
 ROOT = Path(__file__).parents[1]
 TARGETS = [GPUTarget("cuda", arch, 32) for arch in (80, 90, 100, 120)]
 TARGETS += [GPUTarget("hip", "gfx942", 64)]
+# Bytes a thread. ptxas spills 8 in some kernels for float64, which ones depends on its version; a
+# kernel that does not fit spills hundreds. Those of the equilibrium cell may spill nothing.
+SPILL_LIMIT = 32
 ARCHITECTURES: dict[str, tuple[int, ...]] = {}  # of signatures that are not for all
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
@@ -54,7 +57,9 @@ class Compiled:
 
     def problem(self) -> str:
         """Why this fails the check, or nothing."""
-        return self.error or (f"spills {self.spilled} bytes a thread" if self.spilled else "")
+        return self.error or (
+            f"spills {self.spilled} bytes a thread" if self.spilled > SPILL_LIMIT else ""
+        )
 
 
 def load_signatures(root: Path) -> list[tuple[str, Any, dict[str, Any], dict[str, Any]]]:
@@ -165,6 +170,8 @@ def compile_one(task: tuple[int, GPUTarget]) -> Compiled:
     if " cell " not in label:
         return compiled
     problem = triton_cells.problem(label, asm["ttgir"], disassembled(asm["cubin"]))
+    if compiled.spilled:
+        problem = f"spills {compiled.spilled} bytes a thread; no cell may"
     return replace(compiled, error=problem, evaluated=tuple(triton_cells.evaluations(asm["ttgir"])))
 
 

@@ -42,8 +42,8 @@ FEATURES: dict[str, dict[torch.dtype, tuple[int, ...]]] = {
 _TRITON, _WGMMA = {"sm_80": 64, "sm_90": 128, "sm_100": 128}, {"sm_90": 128}
 
 WIDEST: dict[str, dict[torch.dtype, dict[str, int]]] = {
-    "triton": {BF16: _TRITON, F16: _TRITON, F32: _TRITON | {"sm_80": 32}},
-    "gluon": {BF16: _WGMMA, F16: _WGMMA, F32: {"sm_80": 128, "sm_90": 128, "sm_100": 128}},
+    "triton": {BF16: _TRITON, F16: _TRITON, F32: _TRITON | {"sm_80": 32, "sm_100": 32}},
+    "gluon": {BF16: _WGMMA, F16: _WGMMA, F32: {"sm_80": 64, "sm_90": 128, "sm_100": 128}},
 }
 """Where the kernels fit into shared memory and registers, by dtype of w and architecture, and the
 most features that do; they were compiled, not run."""

@@ -268,7 +268,7 @@ def test_where_it_cannot_run_it_says_what_it_takes(
     [
         ("sm_90", BF16, True),
         ("sm_100", BF16, False),
-        ("sm_80", F32, True),
+        ("sm_80", F32, False),
         ("sm_100", F32, True),
         ("sm_120", F32, False),
     ],
@@ -282,6 +282,8 @@ def test_it_runs_on_hopper_alone_but_for_float32(
     reason = cell_choice.why_not("gluon", w)
     assert (reason is None) == taken
     if reason is not None:
-        gpus = "sm_80 up to 128 features, sm_90" if dtype == F32 else "sm_90"
+        gpus = (
+            "sm_80 up to 64 features, sm_90 up to 128 features, sm_100" if dtype == F32 else "sm_90"
+        )
         assert f"it takes GPUs of {gpus} up to 128 features" in reason
     assert cell_choice.choose(None, w) == "composite"

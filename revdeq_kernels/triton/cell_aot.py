@@ -13,16 +13,17 @@ from typing import Any
 from . import cell_step, gluon_cell, linear_cell
 from .half_step import GENERAL, INTEGER, OPTIONS, SHIFT
 
-_TRITON, _WGMMA, _TF32 = {80: 64, 90: 128, 100: 128}, {90: 128}, {80: 128, 90: 128, 100: 128}
+_TRITON, _WGMMA, _TF32 = {80: 64, 90: 128, 100: 128}, {90: 128}, {80: 64, 90: 128, 100: 128}
 
 WIDEST: dict[str, dict[str, dict[int, int]]] = {
-    "triton": {"bf16": _TRITON, "fp16": _TRITON, "fp32": _TRITON | {80: 32}},
+    "triton": {"bf16": _TRITON, "fp16": _TRITON, "fp32": _TRITON | {80: 32, 100: 32}},
     "gluon": {"bf16": _WGMMA, "fp16": _WGMMA, "fp32": _TF32},
 }
 """By implementation and type of W, the compute capabilities for which these are compiled, and the
-most features that fit there: on sm_80 Triton's 128 spill up to 96 bytes a thread, by the version of
-Triton, and up to 136 its 64 in float32, where rows halt. On other GPUs shared memory does not hold
-what these keep there."""
+most features that fit there without a spill, by Triton 3.6 and 3.9. Beyond them a thread spills on
+sm_80 up to 96 bytes of Triton's 128 features, and 24 of Gluon's in float32; of Triton's 64 in
+float32, where rows halt, up to 136 on sm_80 and 56 on sm_100. On other GPUs shared memory does not
+hold what these keep there."""
 
 Form = tuple[Any, int, str] | None
 """Of an exact state: the form, the digits per byte and the type of `half`; None for float32."""
