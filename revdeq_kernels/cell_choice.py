@@ -70,7 +70,15 @@ def choose(implementation: str | None, w: Tensor) -> str:
 
 
 def why_not(implementation: str, w: Tensor) -> str | None:
-    """Why an implementation cannot run for `w`, with what it takes; None where it can."""
+    """Why an implementation cannot run for `w`, what it takes, and who can; None where it can."""
+    reason = _reason(implementation, w)
+    if reason is None:
+        return None
+    able = [repr(name) for name in IMPLEMENTATIONS if _reason(name, w) is None]
+    return f"{reason}; take {' or '.join(able)}"
+
+
+def _reason(implementation: str, w: Tensor) -> str | None:
     if implementation == "composite":
         return None
     if w.shape[0] not in FEATURES[implementation].get(w.dtype, ()):
@@ -78,23 +86,23 @@ def why_not(implementation: str, w: Tensor) -> str | None:
             f"{', '.join(map(str, features))} in {dtype}"
             for dtype, features in FEATURES[implementation].items()
         )
-        return f"it takes features of {kinds}, got {w.shape[0]} in {w.dtype}; take 'composite'"
+        return f"it takes features of {kinds}, got {w.shape[0]} in {w.dtype}"
     if reason := backends.why_not("triton", w.device.type):
-        return f"{reason}; 'composite' runs anywhere"
+        return reason
     widest = WIDEST[implementation][w.dtype]
     if w.device.type == "cuda":
-        return _why_not_on(first_use.architecture(w.device), w.shape[0], widest)
+        return _reason_on(first_use.architecture(w.device), w.shape[0], widest)
     if implementation == "gluon":
         gpus = ", ".join(widest)
         return f"Triton's interpreter knows no Gluon; it takes tensors on a GPU of {gpus}"
     return None
 
 
-def _why_not_on(architecture: str, features: int, widest: dict[str, int]) -> str | None:
+def _reason_on(architecture: str, features: int, widest: dict[str, int]) -> str | None:
     if features <= widest.get(architecture, 0):
         return None
     limits = ", ".join(f"{name} up to {most} features" for name, most in widest.items())
-    return f"it takes GPUs of {limits}, got {features} on {architecture}; take 'composite'"
+    return f"it takes GPUs of {limits}, got {features} on {architecture}"
 
 
 _tried: set[tuple[Any, ...]] = set()
