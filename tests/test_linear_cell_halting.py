@@ -202,6 +202,18 @@ def test_no_rows(implementation: str) -> None:
     assert torch.equal(back.grad_w, torch.zeros(32, 32))
 
 
+def test_of_no_rows_a_layer_tells_what_the_solver_tells() -> None:
+    cell, found = LinearCell(12, 32), []
+    for implementation in ("composite", "solver"):
+        options: Any = {"tol": 0.05, "per_sample": True, "implementation": implementation}
+        layer = RevDEQ(cell, **options)
+        layer(torch.zeros(0, 12))
+        stats = layer.stats
+        assert stats is not None and stats.sample_steps is not None
+        found.append((stats.steps, stats.residual, stats.converged, stats.sample_steps.shape))
+    assert found[0] == found[1]
+
+
 def test_the_residual_has_no_gradient() -> None:
     cell = make(6, 16, F32, tol=0.1)
     u, w, z0 = (t.clone().requires_grad_() for t in cell.tensors)

@@ -243,8 +243,9 @@ class _OneOp(torch.autograd.Function):
             stats._pending += [] if pending is None else [pending]
         if numbers.halting:
             stats._sample_steps = out.taken.long()
-            if out.taken.numel() > 0:
-                stats._steps, stats._residual = out.taken.max(), out.residual.max()
+            some = out.taken.numel() > 0  # of no samples solve says that they arrived after a step
+            stats._steps = out.taken.max() if some else 1
+            stats._residual = out.residual.max() if some else out.residual.new_zeros(())
         ctx.exact, ctx.options, ctx.stats = numbers.exact, options, stats
         states = (out.fixed,) if ctx.exact else (y, z)
         ctx.save_for_backward(u, w, z0, out.digits, out.taken, *states)
