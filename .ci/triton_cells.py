@@ -1,9 +1,9 @@
 """What is checked of the equilibrium cell's compiled kernels, in their languages: text is enough.
 
 W is loaded outside of every loop. Gluon multiplies by the warpgroup instructions, or in float32 by
-those of TF32, and says in which layouts. A Triton
-kernel evaluates f by products that are taken alike wherever it does, and alike forward and back: an
-exact state would not come back from sums in another order.
+those of TF32; its layouts are written in its source, the same for both ways. Triton chooses them: a
+kernel has to evaluate f by the same products wherever it does, forward and back, as an exact state
+would not come back from sums in another order.
 """
 
 from __future__ import annotations

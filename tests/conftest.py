@@ -86,6 +86,15 @@ def random_state(shape: object, dtype: torch.dtype, seed: int = 0) -> torch.Tens
     return (values * 2**16).to(dtype) if dtype == torch.int32 else values.to(dtype)
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Tests of a module on one thread of torch: what runs beside them takes its own."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
     """Whether two tensors agree bit for bit, any NaN counting as any other."""
     if a.dtype != b.dtype or not torch.equal(a.isnan(), b.isnan()):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,12 +27,7 @@ JAX_PYTHON = os.environ.get("BENCH_JAX_PYTHON", sys.executable)
 QUICK = ("--quick", "--device", "cpu", "--threads", "1", "--samples", "1", "--only", "peers")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def read(folder: Path) -> dict[str, Record]:

@@ -13,15 +13,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 import revdeq_kernels as rk
+from revdeq_kernels.composite import EPSILON
 
 from .arrival import Arrival
 from .conditions import Evaluate
 from .halting import Halting
 from .schedule import Schedule
 from .transforms import inside_transform
-
-EPSILON = 1e-5
-"""Added to the norm of f in the relative residual, as the method's authors do."""
 
 
 class Forward(Protocol):
