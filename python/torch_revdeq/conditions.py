@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from .mapping import Mapping
+from .mapping import FlatFunction
 from .modules import modules_of
 from .randomness import Randomness, Rng
 
@@ -150,7 +150,7 @@ def hooks_masked(tensors: Sequence[Tensor]) -> Iterator[None]:
 class Evaluation:
     """f as the solver evaluates it: half step k of a solve, forward or again on the way back."""
 
-    def __init__(self, mapping: Mapping, device: torch.device, rng: Rng) -> None:
+    def __init__(self, mapping: FlatFunction, device: torch.device, rng: Rng) -> None:
         """Note the conditions of the forward pass."""
         self.mapping = mapping
         self.modules = modules_of(mapping.f)
@@ -168,9 +168,9 @@ class Evaluation:
             self.random.set(k)
         if self.switch_autocast:
             with autocast(self.autocast):
-                out = self.mapping(leaves, tensors)
+                out = self.mapping(leaves, tensors, k >> 1)
         else:
-            out = self.mapping(leaves, tensors)
+            out = self.mapping(leaves, tensors, k >> 1)
         if versions != [_version(leaf) for leaf in leaves]:
             raise RuntimeError(
                 "f: expected to leave its state as it is, got a change in place; begin f with an "

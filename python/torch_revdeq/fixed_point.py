@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .conditions import Evaluation
 from .iterations import Anderson, FixedPointSolver, Relaxed, Run
-from .mapping import Mapping, flatten
+from .mapping import FlatFunction, flatten
 from .modules import check_modules
 from .products import keeps_graph
 
@@ -101,7 +101,7 @@ def fixed_point(
     counts = {"max_steps": max_steps, "adjoint_max_steps": backward_steps}
     _check_counts({**counts, "phantom_steps": phantom_steps})
     leaves, structure = flatten("z0", z0)
-    mapping = Mapping(f, leaves, structure)
+    mapping = FlatFunction(f, leaves, structure)
     tensors = mapping.take_args(args)
     evaluation = Evaluation(mapping, leaves[0].device, "shared")
     grad = torch.is_grad_enabled()

@@ -24,7 +24,7 @@ from torch.utils import _pytree as pytree
 
 from revdeq_kernels.reference import inverted, updated
 
-from .captures import CaptureError
+from .boundary import CaptureError
 from .float_pair import FloatPair
 from .pair import Leaves
 from .problem import Outputs, Problem

@@ -15,7 +15,7 @@ from functools import partial
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from .captures import Captures
+from .captures import Captures, now
 
 
 @dataclass
@@ -45,15 +45,16 @@ class Kept:
         self, k: int, evaluate: Callable[[], list[Tensor]], state: list[Tensor], captures: Captures
     ) -> list[Tensor]:
         """f in half step k, whose graph is kept until there are `count` later ones."""
+        since = now()
         if self.count is None:
             sizes: dict[int, int] = {}
             with saved_tensors_hooks(partial(_count, sizes), _as_it_is):
                 out = evaluate()
-            captures.add(state, out)
+            captures.add(state, out, since)
             self._decide(sizes, captures.leaves)
         else:
             out = evaluate()
-            captures.add(state, out)
+            captures.add(state, out, since)
         if self.count:
             aliases = {id(leaf): leaf.view_as(leaf) for leaf in captures.twice()}
             self.graphs.append(Graph(k, state, out, aliases))

@@ -17,7 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .captures import Captures
+from .auxiliary import AuxiliaryGradients
+from .boundary import guard, unguarded
+from .captures import Captures, ReadAgain
 from .carry import Carry, LearningCarry
 from .inputs import Inputs
 from .iteration import iterate
@@ -42,27 +44,27 @@ def solve_reversible(problem: Problem) -> Outputs:
         run = problem.schedule, problem.stopping, noted.after_step
         steps = iterate(pair, first, forward.evaluate, *run)
         z, y = pair.outputs()
+        aux = [] if forward.auxiliary is None else forward.auxiliary.result()
     stats = problem.stats(pair, steps)
     saved = [leaf for step in problem.save_at for leaf in noted.saved[step]]
     outputs = [*z, *y, *saved]
-    problem.check_range(pair, stats, outputs)
+    problem.check_range(pair, stats, [*outputs, *(leaf for leaf in aux if _has_nan(leaf))])
     inputs = Inputs.of(problem, forward.captures.leaves)
-    if not (forward.grad and any(tensor.requires_grad for tensor in inputs.all())):
-        return _unflattened(problem, outputs, stats)
-    read = [*forward.tensors, *forward.captures.leaves]
-    walk = _Walk(problem, inputs, pair, steps, stats, forward.captures.reached_twice(read))
-    if forward.kept.wanted:
-        walk.kept, walk.arguments = forward.kept.by_half_step(), forward.tensors
-    states = [*noted.boundary, *pair.tensors()]
-    outputs = _Reversible.apply(walk, tuple(outputs), states, *inputs.all())
-    pair.forget()
-    return _unflattened(problem, outputs, stats)
-
-
-def _unflattened(problem: Problem, outputs: Sequence[Tensor], stats: Stats) -> Outputs:
+    if forward.grad and any(tensor.requires_grad for tensor in inputs.all()):
+        walk = _Walk(problem, forward, pair, steps, stats)
+        states = [*noted.boundary, *pair.tensors()]
+        outputs = _Reversible.apply(walk, (*outputs, *aux), states, *inputs.all())
+        outputs, aux = outputs[: len(outputs) - len(aux)], outputs[len(outputs) - len(aux) :]
+        pair.forget()
+    forward.close()
     count = len(problem.z0)
     parts = [list(outputs[i : i + count]) for i in range(0, len(outputs), count)]
-    return Outputs(parts[0], parts[1], parts[2:], stats)
+    return Outputs(parts[0], parts[1], parts[2:], stats, aux)
+
+
+def _has_nan(leaf: Tensor) -> bool:
+    """Whether a NaN can be written into it."""
+    return leaf.is_floating_point() or leaf.is_complex()
 
 
 class _Noted:
@@ -91,23 +93,45 @@ class _Forward:
 
     def __init__(self, problem: Problem) -> None:
         self.grad = torch.is_grad_enabled()
-        self.evaluation = problem.evaluation
-        self.tensors = [
-            t.detach().requires_grad_(self.grad and t.requires_grad) for t in problem.tensors
-        ]
-        self.captures = Captures(self.tensors)
+        self.problem, self.evaluation = problem, problem.evaluation
+        self.tensors = self._cut_off()
+        self.auxiliary = problem.auxiliary(in_place=True)
+        self.captures = Captures(self.tensors, problem.mapping.held)
         count = problem.store_last if self.grad else 0
         self.kept = Kept(count, problem.memory_budget, [*problem.z0, *self.tensors])
 
     def evaluate(self, k: int, leaves: Sequence[Tensor]) -> list[Tensor]:
-        """f in half step k, without its graph."""
+        """The state that f makes in half step k, without its graph."""
         if not self.grad:
-            return _values(self.evaluation(k, [leaf.detach() for leaf in leaves], self.tensors))
+            state = [leaf.detach() for leaf in leaves]
+            values = _values(self.evaluation(k, state, self.tensors))
+            return values if self.auxiliary is None else self.auxiliary.take(k, values)
         with torch.enable_grad():
             state = [leaf.detach().requires_grad_() for leaf in leaves]
             evaluate = partial(self.evaluation, k, state, self.tensors)
             out = self.kept.evaluated(k, evaluate, state, self.captures)
-        return _values(out)
+        guard(state)
+        if k == 0 and self.tensors and not self.kept.wanted:
+            self._renew()
+        values = _values(out)
+        if self.auxiliary is None:
+            return values
+        return self.auxiliary.take(k, values, grad=[value.requires_grad for value in out])
+
+    def _cut_off(self) -> list[Tensor]:
+        """The arguments, as leaves of this solve."""
+        grad = self.grad
+        return [t.detach().requires_grad_(grad and t.requires_grad) for t in self.problem.tensors]
+
+    def _renew(self) -> None:
+        """Give f other leaves from now on: one that it kept of the first shows."""
+        guard(self.tensors)
+        self.tensors = self._cut_off()
+        self.captures.renew(self.tensors)
+
+    def close(self) -> None:
+        """No gradient may arrive at what f was given."""
+        guard(self.tensors)
 
 
 def _values(out: Sequence[Tensor]) -> list[Tensor]:
@@ -121,23 +145,41 @@ def _values(out: Sequence[Tensor]) -> list[Tensor]:
 
 
 class _Walk:
-    """What the backward pass needs beside tensors. The tensors are autograd's to keep."""
+    """What the backward pass needs beside tensors. Those are autograd's to keep, but for leaves
+    that f closes over: they are there anyway, and it is they that have the hooks.
+    """
 
     def __init__(
-        self,
-        problem: Problem,
-        inputs: Inputs[Tensor],
-        pair: Pair,
-        steps: int,
-        stats: Stats,
-        reached_twice: list[bool],
+        self, problem: Problem, forward: _Forward, pair: Pair, steps: int, stats: Stats
     ) -> None:
+        captures = forward.captures
         self.problem = replace(problem, z0=[], y0=None, tensors=[])
-        self.counts = inputs.counts()
+        self.counts = Inputs.of(problem, []).counts()
         self.pair, self.steps, self.stats = pair, steps, stats
-        self.reached_twice = reached_twice
+        self.captures = captures.leaves
+        self.versions = [leaf._version for leaf in captures.leaves]
+        read = [*forward.tensors, *captures.leaves]
+        self.reached_twice = captures.reached_twice(read)
         self.kept: dict[int, Graph] = {}  # of the forward pass
         self.arguments: list[Tensor] | None = None  # those that they read
+        self.reached: set[int] = set()  # places in `read`, by the last evaluation
+        if forward.kept.wanted:
+            self.kept, self.arguments = forward.kept.by_half_step(), forward.tensors
+        else:
+            last = captures.reached_last()
+            self.reached = {i for i, leaf in enumerate(read) if id(leaf) in last}
+        aux = forward.auxiliary
+        self.differentiable = [] if aux is None else aux.differentiable  # for each leaf of it
+
+    def check_versions(self) -> None:
+        """As autograd does for what it saves."""
+        for leaf, version in zip(self.captures, self.versions, strict=True):
+            if leaf._version != version:
+                raise RuntimeError(
+                    "solve: one of the variables needed for gradient computation has been modified "
+                    f"by an inplace operation: a tensor of shape {tuple(leaf.shape)} that f reads, "
+                    f"at version {leaf._version}, not {version}; change it after backward()"
+                )
 
 
 class _Reversible(torch.autograd.Function):
@@ -147,21 +189,26 @@ class _Reversible(torch.autograd.Function):
     def forward(
         ctx: Any, walk: _Walk, outputs: tuple[Tensor, ...], states: list[Tensor], *inputs: Tensor
     ) -> tuple[Tensor, ...]:
-        ctx.walk, ctx.inputs = walk, len(inputs)
-        ctx.save_for_backward(*inputs, *states)
+        given = inputs[: len(inputs) - len(walk.captures)]
+        ctx.walk, ctx.given = walk, len(given)
+        ctx.save_for_backward(*given, *states)
         ctx.set_materialize_grads(False)
+        aux = outputs[len(outputs) - len(walk.differentiable) :]
+        rows = zip(aux, walk.differentiable, strict=True)
+        ctx.mark_non_differentiable(*(leaf for leaf, needs in rows if not needs))
         return outputs
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         walk: _Walk = ctx.walk
         saved = ctx.saved_tensors  # refuses what was changed in place since
-        inputs = Inputs.split(saved[: ctx.inputs], walk.counts)
-        wanted = Inputs.split(ctx.needs_input_grad[3:], walk.counts)
+        walk.check_versions()
+        inputs = Inputs(*Inputs.split(saved[: ctx.given], walk.counts).parts()[:-1], walk.captures)
+        wanted = Inputs.split(ctx.needs_input_grad[3:], inputs.counts())
         if torch.is_grad_enabled():
             result = differentiated_again(walk.problem, walk.steps, inputs, wanted, grads)
         else:
-            states = saved[ctx.inputs :]
+            states = saved[ctx.given :]
             result = _walk_back(walk, inputs, wanted, states, grads)
         return (None, None, None, *result.all())
 
@@ -185,6 +232,12 @@ def _walk_back(
     chosen = [
         i for i, (t, want) in enumerate(zip(read, wants, strict=True)) if want and t.requires_grad
     ]
+    ends = len(grads) - len(walk.differentiable)
+    groups = [grads[i : i + leaves] for i in range(0, ends, leaves)]
+    of_aux = None
+    if problem.aux is not None:
+        of_aux = AuxiliaryGradients(problem.aux, 2 * walk.steps, grads[ends:])
+    unguarded(arguments)
     products = Products(
         problem.evaluation,
         arguments,
@@ -192,12 +245,13 @@ def _walk_back(
         [walk.reached_twice[i] for i in chosen],
         wide=problem.wide,
         kept=walk.kept,
+        again=ReadAgain(read, walk.reached),
+        auxiliary=of_aux,
     )
     first = problem.first_step
     boundary = list(states[: 2 * leaves]) if first else []
     pair = walk.pair.resumed(_consumable(states[len(boundary) :], 2 * leaves))
     check = Check(problem, pair)
-    groups = [grads[i : i + leaves] for i in range(0, len(grads), leaves)]
     injected = dict(zip(problem.save_at, groups[2:], strict=True))
     carry = (LearningCarry if inputs.beta else Carry)(pair, *groups[:2])
     with problem.evaluation.replay(inputs.captures):
@@ -209,6 +263,7 @@ def _walk_back(
             carry.after_y(n, f, vjp)
             f, vjp = products(2 * n, pair.read_z if n else inputs.z0, carry.seed)
             carry.after_z(n, f, vjp, joined=n == 0 and not inputs.y0)
+    guard(arguments)
     parts: list[Tensor | None] = [None] * len(read)
     for i, gradient in zip(chosen, products.gradients(), strict=True):
         parts[i] = gradient
