@@ -12,13 +12,14 @@ would end where the solver has cut the graph.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
-from .boundary import CaptureError, is_guarded
+from .boundary import CaptureError, arm, is_guarded
 
 _AccumulateGrad: type = torch._C._functions.AccumulateGrad  # type: ignore[attr-defined]
 now = torch.autograd._get_sequence_nr  # type: ignore[attr-defined]
@@ -44,31 +45,44 @@ class Captures:
         self._nodes: dict[Any, Tensor] = {}  # of leaves met so far
         self._twice: set[int] = set()  # ids of those that one evaluation reached by several edges
         self._last: list[Any] = []  # where the last evaluation ended
+        self._entered: set[Any] = set()  # nodes of known tensors that are no leaves
+        self._enter(known)
         self._start = now()
 
-    def add(self, read: Sequence[Tensor], outputs: Sequence[Tensor], since: int) -> None:
+    def add(
+        self,
+        read: Sequence[Tensor],
+        outputs: Sequence[Tensor],
+        since: int,
+        *,
+        armed: bool = False,
+    ) -> None:
         """Walk the graph of one evaluation.
 
         Args:
             read: the state it began from.
             outputs: what it returned.
             since: ``now()`` before it.
+            armed: raise where the nodes that take in what f was given meet a gradient.
         """
-        ends, older = ends_of(outputs, since)
+        stops = self._entered if read[0].is_leaf else {*self._entered, read[0].grad_fn}
+        ends, owners, older = ends_of(outputs, since, stops)
         if older is not None:
             self._refuse(older)
         for node in ends:
             if node not in self._nodes:
                 self._meet(read, node)
         if len(set(ends)) < len(ends):
-            seen: set[Any] = set()
-            for node in ends:
-                if node in seen and node in self._nodes:
-                    self._twice.add(id(self._nodes[node]))
-                seen.add(node)
-        self._last = ends
+            counts = Counter(ends)
+            self._twice |= {id(t) for node, t in self._nodes.items() if counts[node] > 1}
+        self._last = [node for node in ends if node in self._nodes]  # not the state's
+        if armed:
+            given = {*map(id, read), *self.known_ids}
+            arm(_consumers(ends, owners, given, stops))
 
     def _meet(self, read: Sequence[Tensor], node: Any) -> None:
+        if node is read[0].grad_fn:
+            return
         leaf = node.variable
         for tensor in read:
             if leaf is tensor:
@@ -85,6 +99,12 @@ class Captures:
         self._nodes = {node: t for node, t in self._nodes.items() if id(t) not in ids}
         self._twice = {ids.get(number, number) for number in self._twice}
         self.known, self.known_ids = list(known), set(ids.values())
+        self._enter(known)
+
+    def _enter(self, known: Sequence[Tensor]) -> None:
+        made = {t.grad_fn: t for t in known if t.grad_fn is not None}
+        self._entered = set(made)
+        self._nodes |= made
 
     def twice(self) -> list[Tensor]:
         """The leaves that one evaluation reached by several edges."""
@@ -96,7 +116,7 @@ class Captures:
 
     def reached_last(self) -> set[int]:
         """The ids of the leaves, besides the state, at which the last evaluation ended."""
-        return {id(self._nodes[node]) for node in self._last if node in self._nodes}
+        return {id(self._nodes[node]) for node in self._last}
 
     def _refuse(self, node: Any) -> NoReturn:
         if node._sequence_nr() >= self._start:
@@ -124,29 +144,52 @@ def refuse_kept(where: str) -> NoReturn:
     )
 
 
-def ends_of(outputs: Sequence[Tensor], since: int) -> tuple[list[Any], Any]:
-    """The leaves' nodes below the outputs, one for every edge; a node older than `since`, if any.
+def ends_of(
+    outputs: Sequence[Tensor], since: int, stops: Collection[Any] = ()
+) -> tuple[list[Any], list[Any], Any]:
+    """The leaves' nodes below the outputs, one for every edge, and the nodes that these come from.
 
-    Where there is such a node the walk ends at it.
+    And a node older than `since`, where the walk ends, or None. `stops` count as leaves' nodes.
     """
     ends: list[Any] = []
+    owners: list[Any] = []
     nodes: list[Any] = []  # of f, each once; it grows while it is gone through
     for output in outputs:
-        if output.grad_fn is not None:
-            nodes.append(output.grad_fn)
+        node = output.grad_fn
+        if node in stops:
+            ends.append(node)
+            owners.append(None)
+        elif node is not None:
+            nodes.append(node)
         elif output.requires_grad:  # f returned a leaf as it is
             ends.append(torch.autograd.graph.get_gradient_edge(output).node)
+            owners.append(None)
     seen = set(nodes)
     for node in nodes:
         if node._sequence_nr() < since:
-            return ends, node
+            return ends, owners, node
         for below, _ in node.next_functions:
-            if type(below) is _AccumulateGrad:
+            if type(below) is _AccumulateGrad or below in stops:
                 ends.append(below)
+                owners.append(node)
             elif below is not None and below not in seen:
                 seen.add(below)
                 nodes.append(below)
-    return ends, None
+    return ends, owners, None
+
+
+def consumers_of(outputs: Sequence[Tensor], leaves: Sequence[Tensor]) -> set[Any]:
+    """The nodes below the outputs that take one of the leaves in."""
+    stops = {leaf.grad_fn for leaf in leaves if leaf.grad_fn is not None}
+    ends, owners, _ = ends_of(outputs, 0, stops)
+    return _consumers(ends, owners, set(map(id, leaves)), stops)
+
+
+def _consumers(
+    ends: Sequence[Any], owners: Sequence[Any], ids: set[int], stops: Collection[Any] = ()
+) -> set[Any]:
+    rows = [row for row in zip(ends, owners, strict=True) if row[1] is not None]
+    return {owner for end, owner in rows if end in stops or id(end.variable) in ids}
 
 
 def leaves_below(outputs: Sequence[Tensor]) -> list[Tensor]:
@@ -169,7 +212,7 @@ class ReadAgain:
 
     def check(self, outputs: Sequence[Tensor], since: int) -> None:
         """Walk the graph of one evaluation; CaptureError where it reads others."""
-        ends, older = ends_of(outputs, since)
+        ends, _, older = ends_of(outputs, since)
         if older is not None:
             refuse_kept(f"it was computed there by {older.name()}")
         found = _leaves(ends)
@@ -187,3 +230,23 @@ class ReadAgain:
                     "call it inside of f and pass them: solve(lambda z, p, x: functional_call("
                     "cell, p, (z, x)), z0, p, x), or choose adjoint='backprop'"
                 )
+
+
+def check_kept(outputs: Sequence[Tensor], start: int, since: int) -> None:
+    """CaptureError where an evaluation reads what f kept of one between `start` and `since`.
+
+    For what runs in autograd's own graph, and may close over what was computed before.
+    """
+    nodes = [output.grad_fn for output in outputs if output.grad_fn is not None]
+    seen = set(nodes)
+    for node in nodes:
+        if start <= node._sequence_nr() < since:
+            refuse_kept(f"it was computed there by {node.name()}")
+        if node._sequence_nr() < start:
+            continue
+        for below, _ in node.next_functions:
+            if type(below) is _AccumulateGrad and is_guarded(below.variable):
+                refuse_kept("it was given there")
+            if below is not None and below not in seen:
+                seen.add(below)
+                nodes.append(below)

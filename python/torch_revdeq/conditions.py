@@ -166,16 +166,18 @@ class Evaluation:
         versions = [_version(leaf) for leaf in leaves]
         if self.random.active:
             self.random.set(k)
-        if self.switch_autocast:
-            with autocast(self.autocast):
+        try:
+            if self.switch_autocast:
+                with autocast(self.autocast):
+                    out = self.mapping(leaves, tensors, k >> 1)
+            else:
                 out = self.mapping(leaves, tensors, k >> 1)
-        else:
-            out = self.mapping(leaves, tensors, k >> 1)
+        except RuntimeError as error:
+            if "leaf Variable that requires grad" not in str(error):
+                raise
+            raise changed_in_place() from error
         if versions != [_version(leaf) for leaf in leaves]:
-            raise RuntimeError(
-                "f: expected to leave its state as it is, got a change in place; begin f with an "
-                "operation that makes a new tensor"
-            )
+            raise changed_in_place()
         if k == 0 and self.buffers is not None:
             self.random.observe_first()
         return out
@@ -221,6 +223,14 @@ class Evaluation:
             if self.random.active:
                 stack.callback(self.random.restore, self.random.states())
             yield
+
+
+def changed_in_place() -> RuntimeError:
+    """f wrote into what it was given."""
+    return RuntimeError(
+        "f: expected to leave its state as it is, and its arguments and parameters, got a change "
+        "in place; begin f with an operation that makes a new tensor"
+    )
 
 
 def _version(tensor: Tensor) -> int:

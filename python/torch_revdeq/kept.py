@@ -31,9 +31,10 @@ class Graph:
 class Kept:
     """The graphs of the last `count` half steps that were evaluated."""
 
-    def __init__(self, count: int | None, budget: int | None, reads: Sequence[Tensor]) -> None:
+    def __init__(self, count: int | None, budget: int | None) -> None:
         """Keep `count` graphs, or None: as many as `budget` bytes hold. `reads` cost nothing."""
-        self.count, self.budget, self.reads = count, budget, reads
+        self.count, self.budget = count, budget
+        self.reads: Sequence[Tensor] = ()
         self.graphs: deque[Graph] = deque(maxlen=count)
 
     @property
@@ -42,9 +43,15 @@ class Kept:
         return self.count is None or self.count > 0
 
     def evaluated(
-        self, k: int, evaluate: Callable[[], list[Tensor]], state: list[Tensor], captures: Captures
+        self,
+        k: int,
+        evaluate: Callable[[], list[Tensor]],
+        state: list[Tensor],
+        captures: Captures,
+        *,
+        armed: bool,
     ) -> list[Tensor]:
-        """f in half step k, whose graph is kept until there are `count` later ones."""
+        """f in half step k, whose graph is kept until there are `count` later ones; see ``Captures.add``."""
         since = now()
         if self.count is None:
             sizes: dict[int, int] = {}
@@ -54,7 +61,7 @@ class Kept:
             self._decide(sizes, captures.leaves)
         else:
             out = evaluate()
-            captures.add(state, out, since)
+            captures.add(state, out, since, armed=armed and not self.count)
         if self.count:
             aliases = {id(leaf): leaf.view_as(leaf) for leaf in captures.twice()}
             self.graphs.append(Graph(k, state, out, aliases))

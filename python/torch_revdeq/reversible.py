@@ -9,6 +9,7 @@ Source: arXiv 2509.12917, the backward pass of the reversible solver.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .auxiliary import AuxiliaryGradients
-from .boundary import guard, unguarded
+from .boundary import can_enter, entered, guard, unguarded
 from .captures import Captures, ReadAgain
 from .carry import Carry, LearningCarry
 from .inputs import Inputs
@@ -88,17 +89,22 @@ class _Forward:
 
     With grad mode on, f runs with it on, as it will on the way back, and its graph is dropped at
     once: some modules compute other bits without (torch's fast path of a transformer layer, or a
-    graph that a compiler made for inference).
+    graph that a compiler made for inference). What stays of a graph must let no gradient in. A
+    leaf sees to that nearly for nothing; where something was seen to stay, and in the first
+    evaluation, f gets the dearer tensors of ``entered``.
     """
 
     def __init__(self, problem: Problem) -> None:
         self.grad = torch.is_grad_enabled()
         self.problem, self.evaluation = problem, problem.evaluation
+        count = problem.store_last if self.grad else 0
+        self.kept = Kept(count, problem.memory_budget)
+        # A graph that is kept is differentiated with respect to leaves.
+        self.leaks = not self.kept.wanted
         self.tensors = self._cut_off()
+        self.kept.reads = [*problem.z0, *self.tensors]
         self.auxiliary = problem.auxiliary(in_place=True)
         self.captures = Captures(self.tensors, problem.mapping.held)
-        count = problem.store_last if self.grad else 0
-        self.kept = Kept(count, problem.memory_budget, [*problem.z0, *self.tensors])
 
     def evaluate(self, k: int, leaves: Sequence[Tensor]) -> list[Tensor]:
         """The state that f makes in half step k, without its graph."""
@@ -107,27 +113,52 @@ class _Forward:
             values = _values(self.evaluation(k, state, self.tensors))
             return values if self.auxiliary is None else self.auxiliary.take(k, values)
         with torch.enable_grad():
-            state = [leaf.detach().requires_grad_() for leaf in leaves]
+            if self.leaks:
+                state = entered(leaves, self._origin(k))
+            else:
+                state = [leaf.detach().requires_grad_() for leaf in leaves]
             evaluate = partial(self.evaluation, k, state, self.tensors)
-            out = self.kept.evaluated(k, evaluate, state, self.captures)
+            out = self.kept.evaluated(k, evaluate, state, self.captures, armed=self.leaks)
         guard(state)
-        if k == 0 and self.tensors and not self.kept.wanted:
-            self._renew()
         values = _values(out)
-        if self.auxiliary is None:
-            return values
-        return self.auxiliary.take(k, values, grad=[value.requires_grad for value in out])
+        if self.auxiliary is not None:
+            needs = [value.requires_grad for value in out]
+            values = self.auxiliary.take(k, values, grad=needs)
+        if not self.kept.wanted:
+            del out
+            self._look(k, state)
+        return values
+
+    def _look(self, k: int, state: list[Tensor]) -> None:
+        """Whether something of an evaluation is still there: of its graph, or its state."""
+        if k == 0:
+            self.leaks = False
+        for leaf in state:
+            # In a list, a loop and a call.
+            if leaf._use_count() > 1 or sys.getrefcount(leaf) > 3:
+                self.leaks = True
+        if k == 0 and self.tensors:
+            # Other tensors from now on: one that f kept of the first shows.
+            guard(self.tensors)
+            self.tensors = self._cut_off()
+            self.captures.renew(self.tensors)
+
+    def _origin(self, k: int) -> list[Tensor]:
+        """What the state of a half step is computed from."""
+        problem = self.problem
+        if k == 0:
+            return problem.z0
+        return Inputs.of(problem, self.captures.leaves).all()
 
     def _cut_off(self) -> list[Tensor]:
-        """The arguments, as leaves of this solve."""
-        grad = self.grad
-        return [t.detach().requires_grad_(grad and t.requires_grad) for t in self.problem.tensors]
+        """The arguments, as tensors of this solve."""
+        return [self._cut(t) for t in self.problem.tensors]
 
-    def _renew(self) -> None:
-        """Give f other leaves from now on: one that it kept of the first shows."""
-        guard(self.tensors)
-        self.tensors = self._cut_off()
-        self.captures.renew(self.tensors)
+    def _cut(self, t: Tensor) -> Tensor:
+        needs = self.grad and t.requires_grad
+        if needs and self.leaks and can_enter(t):
+            return entered([t], [t])[0]
+        return t.detach().requires_grad_(needs)
 
     def close(self) -> None:
         """No gradient may arrive at what f was given."""
