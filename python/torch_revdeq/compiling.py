@@ -15,6 +15,7 @@ from typing import Any, ParamSpec, TypeGuard, cast
 import torch
 from torch import nn
 
+from .keywords import for_f, joined, options_of
 from .opaque import run_by
 from .solution import Solution
 
@@ -32,8 +33,15 @@ def for_compilers(solve: Callable[P, Solution]) -> Callable[P, Solution]:
     run_by(solve)
     broken = not_compiled(solve)
 
+    known = options_of(solve)
+    names = frozenset(known)
+
     @functools.wraps(solve)
     def call(f: Any, z0: Any, *args: Any, **options: Any) -> Solution:
+        if not names.issuperset(options):
+            more = {name: options.pop(name) for name in [*options] if name not in names}
+            for_f(f, tuple(more), known)
+            options["kwargs"] = joined(options.get("kwargs"), more)
         if torch.compiler.is_dynamo_compiling() and can_be_operator(f):
             from .in_graph import functional_in_graph, solve_in_graph
 

@@ -39,12 +39,14 @@ class FlatFunction:
         self.aux_structure: Any = None
         self.aux_forms: list[tuple[torch.Size, torch.dtype]] = []
         self.constants: list[Any] = []
+        self.simple = False  # the common case: tensors in, a tensor out
 
     def take_args(
         self, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
     ) -> list[Tensor]:
         """The tensors among the arguments. What else they hold is kept."""
         self.plain_args = not kwargs and all(isinstance(arg, Tensor) for arg in args)
+        self.simple = self.plain and self.plain_args and not self.pass_step
         if self.plain_args:
             return list(args)
         if self.pass_step and kwargs and "step" in kwargs:
@@ -61,12 +63,18 @@ class FlatFunction:
         self, leaves: Sequence[Tensor], tensors: Sequence[Tensor], step: int = 0
     ) -> list[Tensor]:
         """The leaves of f(z, *args), for z of the given leaves and args of the given tensors."""
-        state = leaves[0] if len(leaves) == 1 and self.structure == LEAF else self.unflatten(leaves)
-        result = self._called(state, tensors, step)
-        if self.plain:
-            out = [result]
-            self._check(out)
-            return out
+        if self.simple:
+            value = self.f(leaves[0], *tensors)
+            if not (
+                type(value) is Tensor
+                and self.dtypes is not None
+                and value.shape == self.shapes[0]
+                and value.dtype == self.dtypes[0]
+                and value.device == self.device
+            ):
+                self._check([value])
+            return [value]
+        result = self._called(self.unflatten(leaves), tensors, step)
         aux: list[Tensor] = []
         if self.has_aux:
             result, aux = self._parted(result)
@@ -131,14 +139,6 @@ class FlatFunction:
         return result[0], leaves
 
     def _check(self, out: list[Any]) -> None:
-        if self.dtypes is not None and len(out) == 1 and type(out[0]) is Tensor:  # the common case
-            value = out[0]
-            if (
-                value.shape == self.shapes[0]
-                and value.dtype == self.dtypes[0]
-                and value.device == self.device
-            ):
-                return
         for i, (value, shape) in enumerate(zip(out, self.shapes, strict=True)):
             if not isinstance(value, Tensor):
                 expected, got = f"a tensor of shape {tuple(shape)}", type(value).__name__

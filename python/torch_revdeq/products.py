@@ -19,6 +19,9 @@ from .captures import ReadAgain, now
 from .conditions import Evaluation
 from .kept import Graph
 
+set_grad_enabled = torch._C._set_grad_enabled  # type: ignore[attr-defined]
+"""Without the context manager, which takes as long as a small f."""
+
 _HALF = (torch.bfloat16, torch.float16)
 
 
@@ -98,7 +101,8 @@ class Products:
         return values, [_usable(product, value, s) for product, value, s in vjp]
 
     def _evaluate(self, k: int, leaves: Sequence[Tensor]) -> Graph:
-        with torch.enable_grad():
+        set_grad_enabled(True)
+        try:
             state = [leaf.detach().requires_grad_() for leaf in leaves]
             since = now()
             out = self.evaluation(k, state, self.tensors)
@@ -108,6 +112,8 @@ class Products:
             # Made after f, so that autograd meets them first: the sum so far, then f's parts.
             targets = [self.targets[i] for i in self.seeded if self.sums[i] is not None]
             return Graph(k, state, out, {id(t): t.view_as(t) for t in targets})
+        finally:
+            set_grad_enabled(False)
 
     def gradients(self) -> list[Tensor | None]:
         """The sums, in the dtypes of the targets."""

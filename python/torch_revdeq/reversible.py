@@ -20,14 +20,14 @@ from torch import Tensor
 
 from .auxiliary import AuxiliaryGradients
 from .boundary import can_enter, entered, guard, unguarded
-from .captures import Captures, ReadAgain
+from .captures import Captures, ReadAgain, now
 from .carry import Carry, LearningCarry
 from .inputs import Inputs
 from .iteration import iterate
 from .kept import Graph, Kept
 from .pair import Pair
 from .problem import Outputs, Problem
-from .products import Products, keeps_graph
+from .products import Products, keeps_graph, set_grad_enabled
 from .reconstruction import Check
 from .solution import Stats
 from .stored import differentiated_again
@@ -112,13 +112,21 @@ class _Forward:
             state = [leaf.detach() for leaf in leaves]
             values = _values(self.evaluation(k, state, self.tensors))
             return values if self.auxiliary is None else self.auxiliary.take(k, values)
-        with torch.enable_grad():
+        set_grad_enabled(True)
+        try:
             if self.leaks:
                 state = entered(leaves, self._origin(k))
             else:
                 state = [leaf.detach().requires_grad_() for leaf in leaves]
-            evaluate = partial(self.evaluation, k, state, self.tensors)
-            out = self.kept.evaluated(k, evaluate, state, self.captures, armed=self.leaks)
+            if self.kept.wanted:
+                evaluate = partial(self.evaluation, k, state, self.tensors)
+                out = self.kept.evaluated(k, evaluate, state, self.captures)
+            else:
+                since = now()
+                out = self.evaluation(k, state, self.tensors)
+                self.captures.add(state, out, since, armed=self.leaks)
+        finally:
+            set_grad_enabled(False)
         guard(state)
         values = _values(out)
         if self.auxiliary is not None:
@@ -131,12 +139,12 @@ class _Forward:
 
     def _look(self, k: int, state: list[Tensor]) -> None:
         """Whether something of an evaluation is still there: of its graph, or its state."""
-        if k == 0:
-            self.leaks = False
+        leaks = False
         for leaf in state:
             # In a list, a loop and a call.
             if leaf._use_count() > 1 or sys.getrefcount(leaf) > 3:
-                self.leaks = True
+                leaks = True
+        self.leaks = leaks if k == 0 else self.leaks or leaks
         if k == 0 and self.tensors:
             # Other tensors from now on: one that f kept of the first shows.
             guard(self.tensors)
@@ -152,7 +160,8 @@ class _Forward:
 
     def _cut_off(self) -> list[Tensor]:
         """The arguments, as tensors of this solve."""
-        return [self._cut(t) for t in self.problem.tensors]
+        with torch.set_grad_enabled(self.grad):  # or nothing leads on from them
+            return [self._cut(t) for t in self.problem.tensors]
 
     def _cut(self, t: Tensor) -> Tensor:
         needs = self.grad and t.requires_grad
