@@ -30,9 +30,11 @@ class Captures:
     """The leaves that require grad in the graphs of f, in the order in which they were met."""
 
     def __init__(
-        self, known: Sequence[Tensor], held: Callable[[], str | None] = lambda: None
+        self,
+        known: Sequence[Tensor],
+        held: Callable[[], str | None] = lambda: None,
     ) -> None:
-        """Start with none.
+        """Start with none, before the first evaluation.
 
         Args:
             known: the tensors that f is given.
@@ -46,6 +48,7 @@ class Captures:
         self._twice: set[int] = set()  # ids of those that one evaluation reached by several edges
         self._last: list[Any] = []  # where the last evaluation ended
         self._entered: set[Any] = set()  # nodes of known tensors that are no leaves
+        self._gone: set[Any] = set()  # and of those that f was given before
         self._enter(known)
         self._start = now()
 
@@ -66,7 +69,7 @@ class Captures:
             armed: raise where the nodes that take in what f was given meet a gradient.
         """
         stops = self._entered if read[0].is_leaf else {*self._entered, read[0].grad_fn}
-        ends, owners, older = ends_of(outputs, since, stops)
+        ends, owners, older = ends_of(outputs, since, stops, self._gone)
         if older is not None:
             self._refuse(older)
         for node in ends:
@@ -76,6 +79,8 @@ class Captures:
             counts = Counter(ends)
             self._twice |= {id(t) for node, t in self._nodes.items() if counts[node] > 1}
         self._last = [node for node in ends if node in self._nodes]  # not the state's
+        if not read[0].is_leaf:
+            self._gone.add(read[0].grad_fn)
         if armed:
             given = {*map(id, read), *self.known_ids}
             arm(_consumers(ends, owners, given, stops))
@@ -99,6 +104,7 @@ class Captures:
         self._nodes = {node: t for node, t in self._nodes.items() if id(t) not in ids}
         self._twice = {ids.get(number, number) for number in self._twice}
         self.known, self.known_ids = list(known), set(ids.values())
+        self._gone |= self._entered
         self._enter(known)
 
     def _enter(self, known: Sequence[Tensor]) -> None:
@@ -119,6 +125,8 @@ class Captures:
         return {id(self._nodes[node]) for node in self._last}
 
     def _refuse(self, node: Any) -> NoReturn:
+        if node in self._gone:
+            refuse_kept("it was given there")
         if node._sequence_nr() >= self._start:
             refuse_kept(f"it was computed there by {node.name()}")
         held = self.held()
@@ -145,11 +153,15 @@ def refuse_kept(where: str) -> NoReturn:
 
 
 def ends_of(
-    outputs: Sequence[Tensor], since: int, stops: Collection[Any] = ()
+    outputs: Sequence[Tensor],
+    since: int,
+    stops: Collection[Any] = (),
+    gone: Collection[Any] = (),
 ) -> tuple[list[Any], list[Any], Any]:
     """The leaves' nodes below the outputs, one for every edge, and the nodes that these come from.
 
-    And a node older than `since`, where the walk ends, or None. `stops` count as leaves' nodes.
+    And a node older than `since`, or one that is `gone`, where the walk ends, or None. `stops`
+    count as leaves' nodes.
     """
     ends: list[Any] = []
     owners: list[Any] = []
@@ -166,7 +178,7 @@ def ends_of(
             owners.append(None)
     seen = set(nodes)
     for node in nodes:
-        if node._sequence_nr() < since:
+        if node._sequence_nr() < since or node in gone:
             return ends, owners, node
         for below, _ in node.next_functions:
             if type(below) is _AccumulateGrad or below in stops:

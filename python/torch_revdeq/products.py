@@ -74,6 +74,9 @@ class Products:
             graph = self._evaluate(k, leaves)
         else:
             unguarded(graph.state)
+            # It is freed as a whole when this is over: what f left of it still says by whose fault
+            # a gradient cannot pass.
+            keep = True
         state, out = graph.state, graph.out
         count = len(state)
         values = [value.detach() for value in out[:count]]
