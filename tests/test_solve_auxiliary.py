@@ -1,4 +1,4 @@
-"""``has_aux``: what f returns beside the state, put together over the evaluations, and its gradient."""
+"""``has_aux``: what f returns beside the state, over the evaluations, and its gradient."""
 
 from __future__ import annotations
 
@@ -231,6 +231,6 @@ def test_errors(adjoint: str) -> None:
         solve(lambda z: (z, z), z0, aux="max", **options)
     sizes = iter(range(1, 100))
     with pytest.raises(
-        ValueError, match="f: expected aux as in the first evaluation, .*return the"
+        ValueError, match=r"f: expected aux as in the first evaluation, .*return the"
     ):
         solve(lambda z: (z, torch.zeros(next(sizes))), z0, **options)

@@ -120,9 +120,9 @@ def test_a_side_loss_has_its_gradient(adjoint: str, leak: str) -> None:
         try:
             got = leaked(run, LEAKS[leak], wanted, backward=True)
         except RuntimeError as error:  # an f that keeps what it computes again is another f
-            assert leak == "of the first evaluation" and adjoint != "backprop"
-            assert re.match(KEPT, str(error))
-            continue
+            if leak == "of the first evaluation" and re.match(KEPT, str(error)):
+                continue
+            raise
         want = leaked(loop, LEAKS[leak], wanted, backward=True)
         for a, b in zip(got, want, strict=True):
             assert a is not None and b is not None
@@ -223,7 +223,8 @@ def test_an_injection_computed_once(adjoint: str, what: str) -> None:
         z = solve(f, z0, torch.sin(w), **options_of(adjoint)).z
         (got,) = torch.autograd.grad(z.square().sum(), w)
     except RuntimeError as error:
-        assert re.match(KEPT, str(error))
+        if not re.match(KEPT, str(error)):
+            raise
     else:
         assert (got - want).norm() <= 2.0**-14 * want.norm()
 
@@ -233,11 +234,11 @@ def test_what_is_kept_is_refused_in_the_forward_pass() -> None:
     for what in ("input", "scaled", "learned", "weight"):
         f = Caching(what)
         with pytest.raises(
-            CaptureError, match="compute what it reads anew.*pass it as an argument"
+            CaptureError, match=r"compute what it reads anew.*pass it as an argument"
         ):
             solve(f, torch.zeros(16, 16), torch.sin(x))
         # And in the next solve, which finds it there.
-        with pytest.raises(CaptureError, match="kept by f since an earlier solve|reads anew"):
+        with pytest.raises(CaptureError, match=r"kept by f since an earlier solve|reads anew"):
             solve(f, torch.zeros(16, 16), torch.sin(x))
 
 
@@ -279,6 +280,6 @@ def test_a_container_that_is_no_pytree_is_named() -> None:
 
     w, f = torch.randn(4, 16, requires_grad=True), Cell()
     with pytest.raises(
-        CaptureError, match="Graph is no pytree.*register_pytree_node.*tuple or dict"
+        CaptureError, match=r"Graph is no pytree.*register_pytree_node.*tuple or dict"
     ):
         solve(lambda z, graph: f(z, graph.x), torch.zeros(4, 16), Graph(torch.sin(w)))

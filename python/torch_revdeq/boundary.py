@@ -1,4 +1,4 @@
-"""The edge of an evaluation of f: a gradient enters its graph through what f returned, or not at all.
+"""The edge of an evaluation of f: a gradient enters through what f returned, or not at all.
 
 The solver evaluates f on leaves of its own: copies of the state and of the arguments that are cut
 off from the graph outside. A tensor that leaves f by another way (kept on a module, in a list, by a

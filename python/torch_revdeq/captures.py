@@ -130,10 +130,14 @@ class Captures:
         if node._sequence_nr() >= self._start:
             refuse_kept(f"it was computed there by {node.name()}")
         held = self.held()
-        passed = "" if held is None else (
-            f" (an argument of type {held} is no pytree, so its tensors are not passed with it: "
-            "register a dataclass with torch.export.register_dataclass, another type with "
-            "torch.utils._pytree.register_pytree_node, or pass a tuple or dict)"
+        passed = (
+            ""
+            if held is None
+            else (
+                f" (an argument of type {held} is no pytree, so its tensors are not passed with it: "
+                "register a dataclass with torch.export.register_dataclass, another type with "
+                "torch.utils._pytree.register_pytree_node, or pass a tuple or dict)"
+            )
         )
         raise CaptureError(
             "f: expected to read its arguments, and parameters or other leaves, got a tensor that "
@@ -249,7 +253,7 @@ def check_kept(outputs: Sequence[Tensor], start: int, since: int) -> None:
 
     For what runs in autograd's own graph, and may close over what was computed before.
     """
-    nodes = [output.grad_fn for output in outputs if output.grad_fn is not None]
+    nodes: list[Any] = [output.grad_fn for output in outputs if output.grad_fn is not None]
     seen = set(nodes)
     for node in nodes:
         if start <= node._sequence_nr() < since:

@@ -228,9 +228,7 @@ class _Implicit(torch.autograd.Function):
     """The identity at the limit; its gradient is u = g (I - J)^-1 in place of g."""
 
     @staticmethod
-    def forward(
-        ctx: Any, how: _Backward, around: _Around, *value: Tensor
-    ) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, how: _Backward, around: _Around, *value: Tensor) -> tuple[Tensor, ...]:
         ctx.how, ctx.around = how, around
         return tuple(v.view_as(v) for v in value)
 

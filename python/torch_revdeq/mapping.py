@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -42,7 +42,7 @@ class FlatFunction:
         self.simple = False  # the common case: tensors in, a tensor out
 
     def take_args(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None
     ) -> list[Tensor]:
         """The tensors among the arguments. What else they hold is kept."""
         self.plain_args = not kwargs and all(isinstance(arg, Tensor) for arg in args)
@@ -54,7 +54,7 @@ class FlatFunction:
                 "kwargs: expected no 'step' with pass_step=True, which gives f that keyword; "
                 "rename it, or leave pass_step out"
             )
-        values, self.args_structure = pytree.tree_flatten((args, kwargs or {}))
+        values, self.args_structure = pytree.tree_flatten((args, dict(kwargs or {})))
         self.places = [i for i, value in enumerate(values) if isinstance(value, Tensor)]
         self.constants = [None if isinstance(value, Tensor) else value for value in values]
         return [values[i] for i in self.places]

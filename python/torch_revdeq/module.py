@@ -82,8 +82,8 @@ class RevDEQ(nn.Module):
         for name in kwargs:
             if name in OPTIONS:
                 raise TypeError(
-                    f"{name}: expected in RevDEQ(f, {name}=...), got it in the call; a keyword of f "
-                    "by this name goes in a wrapper around f"
+                    f"{name}: expected in RevDEQ(f, {name}=...), got it in the call; wrap an f that "
+                    "has a keyword of this name"
                 )
         if z0 is None:
             if not args:

@@ -19,7 +19,7 @@ from .captures import ReadAgain, now
 from .conditions import Evaluation
 from .kept import Graph
 
-set_grad_enabled = torch._C._set_grad_enabled  # type: ignore[attr-defined]
+set_grad_enabled = torch._C._set_grad_enabled
 """Without the context manager, which takes as long as a small f."""
 
 _HALF = (torch.bfloat16, torch.float16)

@@ -84,6 +84,10 @@ class _Noted:
             self.boundary = [leaf.clone() for leaf in (*self.pair.y, *self.pair.z)]
 
 
+use_count = getattr(Tensor, "_use_count", lambda _: 2)
+"""How often a tensor is held, by Python (which counts once) and by autograd's graph."""
+
+
 class _Forward:
     """f in the forward pass, and what it was found to read.
 
@@ -142,7 +146,7 @@ class _Forward:
         leaks = False
         for leaf in state:
             # In a list, a loop and a call.
-            if leaf._use_count() > 1 or sys.getrefcount(leaf) > 3:
+            if use_count(leaf) > 1 or sys.getrefcount(leaf) > 3:
                 leaks = True
         self.leaks = leaks if k == 0 else self.leaks or leaks
         if k == 0 and self.tensors:
@@ -185,8 +189,10 @@ def _values(out: Sequence[Tensor]) -> list[Tensor]:
 
 
 class _Walk:
-    """What the backward pass needs beside tensors. Those are autograd's to keep, but for leaves
-    that f closes over: they are there anyway, and it is they that have the hooks.
+    """What the backward pass needs beside the tensors that autograd keeps.
+
+    The leaves that f closes over are kept here: they are there anyway, and it is they that have
+    hooks, where what autograd unpacks may be another object.
     """
 
     def __init__(
@@ -243,7 +249,7 @@ class _Reversible(torch.autograd.Function):
         walk: _Walk = ctx.walk
         saved = ctx.saved_tensors  # refuses what was changed in place since
         walk.check_versions()
-        inputs = Inputs(*Inputs.split(saved[: ctx.given], walk.counts).parts()[:-1], walk.captures)
+        inputs = replace(Inputs.split(saved[: ctx.given], walk.counts), captures=walk.captures)
         wanted = Inputs.split(ctx.needs_input_grad[3:], inputs.counts())
         if torch.is_grad_enabled():
             result = differentiated_again(walk.problem, walk.steps, inputs, wanted, grads)
