@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch.autograd import Variable
+from torch.nn.modules.module import _global_forward_pre_hooks as _before_modules
 from torch.overrides import has_torch_function
 
 from .conditions import Evaluation
@@ -82,7 +83,7 @@ class Products:
     def _evaluate(self, k: int, leaves: Sequence[Tensor]) -> Graph:
         with torch.enable_grad():
             state = [leaf.detach().requires_grad_() for leaf in leaves]
-            out = self.evaluation(k, state, self.tensors)
+            out = self.evaluation(k, as_read(state), as_read(self.tensors))
             # Made after f, so that autograd meets them first: the sum so far, then f's parts.
             targets = [self.targets[i] for i in self.seeded if self.sums[i] is not None]
             return Graph(k, state, out, {id(t): t.view_as(t) for t in targets})
@@ -116,6 +117,17 @@ class Products:
                 parts.append(grad)
         if sums:
             torch._foreach_add_(sums, parts)  # type: ignore[attr-defined]
+
+
+def as_read(leaves: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The leaves as f gets them: aliases where hooks on modules may ask the engine about them.
+
+    Counters of operations (FlopCounterMode) put hooks on what modules are given, which ask whether
+    a backward pass will come there. Of a leaf the engine answers that in ``backward()`` only.
+    """
+    if not (_before_modules or torch._C._len_torch_dispatch_stack()):
+        return leaves
+    return [leaf.view_as(leaf) if leaf.requires_grad else leaf for leaf in leaves]
 
 
 def derivatives(

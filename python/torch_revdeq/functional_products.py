@@ -1,0 +1,297 @@
+"""f of ``adjoint="functional"``, evaluated and differentiated.
+
+Outside of transforms and compilers by autograd, as f would be in a loop: hooks, functions of
+autograd of the user's own and gradients inside f work there. Inside of them by ``torch.func.vjp``.
+Each evaluation gets leaves of its own, so that a tensor that f keeps from another one is seen.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, Protocol
+
+import torch
+from torch import Tensor
+from torch.func import vjp
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+from .captures import CaptureError
+from .pair import Leaves
+from .products import Products, as_read
+from .transforms import is_from_outside
+
+Call = Callable[[int, Sequence[Tensor], Sequence[Tensor]], Leaves]
+"""f in half step k, of the leaves that it reads and the tensors of its arguments."""
+
+Reading = Callable[[Leaves], Leaves]
+"""What f reads of a state."""
+
+_AccumulateGrad: type = torch._C._functions.AccumulateGrad  # type: ignore[attr-defined]
+
+# ---- forward ---------------------------------------------------------------------------------
+
+
+def watched(call: Call) -> Call:
+    """f in a transform or a traced graph, refused if it reads what it was not given."""
+
+    def evaluate(k: int, leaves: Sequence[Tensor], given: Sequence[Tensor]) -> list[Tensor]:
+        with torch.enable_grad():
+            leaves, given = ([t.detach() for t in part] for part in (leaves, given))
+            out = call(k, leaves, given)
+        if any(value.requires_grad for value in out):
+            raise _captured()
+        return out
+
+    return evaluate
+
+
+def watched_eager(call: Call) -> Call:
+    """The same in eager mode: f runs as it will on the way back, and its graph is looked through.
+
+    The graph is dropped at once. Whatever f kept of it must not be differentiated.
+    """
+    begun = _sequence_number()
+
+    def evaluate(k: int, leaves: Sequence[Tensor], given: Sequence[Tensor]) -> list[Tensor]:
+        mark = _sequence_number()  # nodes that autograd makes from now on are this evaluation's
+        with torch.enable_grad():
+            state = [leaf.detach().requires_grad_() for leaf in leaves]
+            given = [t.detach().requires_grad_(t.requires_grad) for t in given]
+            known = [*state, *given]
+            out = call(k, as_read(state), as_read(given))
+            _check_graph(out, known, begun, mark)
+        guard(known)
+        return [value.detach() for value in out]
+
+    return evaluate
+
+
+def _sequence_number() -> int:
+    return torch._C._autograd._get_sequence_nr()  # type: ignore[attr-defined]
+
+
+def _check_graph(out: Sequence[Tensor], known: Sequence[Tensor], begun: int, mark: int) -> None:
+    """CaptureError if the graph of one evaluation reaches what was not given to it."""
+    ids = {id(tensor) for tensor in known}
+    nodes: list[Any] = []  # each once; it grows while it is gone through
+    for value in out:
+        if value.grad_fn is not None:
+            nodes.append(value.grad_fn)
+        elif value.requires_grad and id(value) not in ids:
+            _refuse_leaf(value)
+    seen = set(nodes)
+    for node in nodes:
+        if node._sequence_nr() < mark:
+            raise _kept(node.name()) if node._sequence_nr() >= begun else _captured()
+        for below, _ in node.next_functions:
+            if below is None or below in seen:
+                continue
+            seen.add(below)
+            if type(below) is not _AccumulateGrad:
+                nodes.append(below)
+            elif id(below.variable) not in ids:
+                _refuse_leaf(below.variable)
+
+
+def _refuse_leaf(leaf: Tensor) -> NoReturn:
+    raise _kept("a part of its state or arguments") if is_guarded(leaf) else _captured()
+
+
+# ---- the way back ----------------------------------------------------------------------------
+
+
+class Product(Protocol):
+    """Evaluations of f on the way back, and the sums of its gradients for what it is given."""
+
+    @abstractmethod
+    def __call__(self, k: int, state: Leaves, seed: Leaves) -> tuple[Leaves, Leaves]:
+        """f in half step k at the state, and the product of the seed with its Jacobian."""
+
+    @abstractmethod
+    def gradients(self) -> list[Tensor | None]:
+        """The gradients of all that f is given."""
+
+
+class Eager(Product):
+    """By autograd, once: the products of the reversible adjoint."""
+
+    def __init__(
+        self,
+        call: Call,
+        reading: Reading,
+        given: Sequence[Tensor],
+        wanted: Sequence[bool],
+        *,
+        wide: bool,
+    ) -> None:
+        """Leaves for the wanted ones."""
+        self.reading = reading
+        self.given = [t.detach().requires_grad_(w) for t, w in zip(given, wanted, strict=True)]
+        self.targets = [t for t in self.given if t.requires_grad]
+        once = [False] * len(self.targets)  # no order of sums is promised here
+        self.products = Products(call, self.given, self.targets, once, wide=wide)  # type: ignore
+
+    def __call__(self, k: int, state: Leaves, seed: Leaves) -> tuple[Leaves, Leaves]:
+        """As ``Product``."""
+        return self.products(k, self.reading(state), seed)
+
+    def gradients(self) -> list[Tensor | None]:
+        """As ``Product``."""
+        guard(self.targets)
+        found = iter(self.products.gradients())
+        return [next(found) if t.requires_grad else None for t in self.given]
+
+
+class Twice(Product):
+    """By autograd, as tensors that can be differentiated again."""
+
+    def __init__(
+        self,
+        call: Call,
+        reading: Reading,
+        given: Sequence[Tensor],
+        wanted: Sequence[bool],
+        *,
+        wide: bool,
+    ) -> None:
+        """Differentiate with respect to the wanted ones."""
+        self.call, self.reading, self.given, self.wide = call, reading, given, wide
+        self.wanted = wanted
+        self.sums: list[Tensor | None] = [None] * len(given)
+
+    def __call__(self, k: int, state: Leaves, seed: Leaves) -> tuple[Leaves, Leaves]:
+        """As ``Product``."""
+        # Aliases end the first derivative: an argument may be a function of a parameter that f
+        # reads too, which must not be counted twice. The second one goes through them.
+        read = [leaf.view_as(leaf) for leaf in self.reading(state)]
+        rows = zip(self.given, self.wanted, strict=True)
+        given = [_alias(t) if want else t for t, want in rows]
+        out = self.call(k, read, given)
+        places = [i for i, want in enumerate(self.wanted) if want]
+        rows = zip(out, seed, strict=True)
+        pairs = [(value, s.to(value.dtype)) for value, s in rows if value.requires_grad]
+        if not pairs:
+            return out, [torch.zeros_like(s) for s in seed]
+        roots, cotangents = zip(*pairs, strict=True)
+        targets = [*read, *(given[i] for i in places)]
+        options = {"create_graph": True, "allow_unused": True}
+        found = torch.autograd.grad(roots, targets, cotangents, **options)
+        for i, part in zip(places, found[len(read) :], strict=True):
+            if part is not None:
+                part = part.to(_sum_dtype(self.given[i], wide=self.wide))
+                total = self.sums[i]
+                self.sums[i] = part if total is None else total + part
+        rows = zip(found[: len(read)], seed, strict=True)
+        return out, [torch.zeros_like(s) if part is None else part for part, s in rows]
+
+    def gradients(self) -> list[Tensor | None]:
+        """As ``Product``."""
+        return _narrowed(self.sums, self.given)
+
+
+class Traced(Product):
+    """By ``torch.func.vjp``, of everything that can be differentiated."""
+
+    def __init__(
+        self, call: Call, reading: Reading, given: Sequence[Tensor], *, wide: bool
+    ) -> None:
+        """Begin with sums of zero."""
+        self.call, self.reading, self.given = call, reading, given
+        self.places = [i for i, t in enumerate(given) if is_differentiable(t)]
+        self.sums: list[Tensor | None] = [None] * len(given)
+        for i in self.places:
+            dtype = _sum_dtype(given[i], wide=wide)
+            self.sums[i] = torch.zeros_like(given[i], dtype=dtype)
+
+    def __call__(self, k: int, state: Leaves, seed: Leaves) -> tuple[Leaves, Leaves]:
+        """As ``Product``."""
+
+        def f(state: Leaves, values: Leaves) -> list[Tensor]:
+            given = list(self.given)
+            for i, value in zip(self.places, values, strict=True):
+                given[i] = value
+            return self.call(k, self.reading(state), given)
+
+        out, back, *_ = vjp(f, state, [self.given[i] for i in self.places])
+        cotangents = [s.to(value.dtype) for s, value in zip(seed, out, strict=True)]
+        of_state, parts = back(cotangents)
+        for i, part in zip(self.places, parts, strict=True):
+            self.sums[i] = self.sums[i] + part
+        return out, of_state
+
+    def gradients(self) -> list[Tensor | None]:
+        """As ``Product``."""
+        return _narrowed(self.sums, self.given)
+
+
+def is_differentiable(tensor: Tensor) -> bool:
+    """Whether a tensor can have a gradient, by its dtype."""
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+def _alias(tensor: Tensor) -> Tensor:
+    return tensor.view_as(tensor) if tensor.layout == torch.strided else tensor.clone()
+
+
+def _sum_dtype(tensor: Tensor, *, wide: bool) -> torch.dtype:
+    half = tensor.dtype in (torch.bfloat16, torch.float16)
+    return torch.float32 if wide and half else tensor.dtype
+
+
+def _narrowed(sums: Sequence[Tensor | None], given: Sequence[Tensor]) -> list[Tensor | None]:
+    return [s if s is None else s.to(t.dtype) for s, t in zip(sums, given, strict=True)]
+
+
+# ---- what leaves an evaluation, and what is reached from it ----------------------------------
+
+
+def guard(leaves: Sequence[Tensor]) -> None:
+    """Refuse a gradient that arrives from now on at leaves on which f was evaluated."""
+    for leaf in leaves:
+        if leaf.requires_grad:
+            leaf._backward_hooks = _GUARD
+
+
+def is_guarded(leaf: Tensor) -> bool:
+    """Whether an evaluation that is over began from this leaf."""
+    return leaf._backward_hooks is _GUARD
+
+
+def _leaked(_: Tensor) -> NoReturn:
+    raise RuntimeError(
+        "f: expected what it computes to reach the loss through what it returns alone, got a "
+        "gradient at a tensor of one evaluation that was kept (on a module, in a list, by a hook) "
+        "and joined the loss; return it as (z, aux) with solve(..., has_aux=True), or keep it "
+        "detached"
+    )
+
+
+_GUARD: OrderedDict[int, Callable[[Tensor], NoReturn]] = OrderedDict({0: _leaked})
+"""Set as the hooks of a leaf, which costs less than to register one."""
+
+
+class Levels(TorchFunctionMode):
+    """Refuse a tensor of a transform outside of the solve: its derivative would be lost."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(is_from_outside(t) for t in pytree.tree_leaves((args, kwargs))):
+            raise _captured()
+        return func(*args, **(kwargs or {}))
+
+
+def _captured() -> CaptureError:
+    return CaptureError(
+        "f: expected to read its arguments and its own parameters with adjoint='functional', got "
+        "another tensor that is differentiated; pass it as an argument, solve(f, z0, tensor)"
+    )
+
+
+def _kept(what: str) -> CaptureError:
+    return CaptureError(
+        "f: expected to compute anew in every evaluation what it makes of its arguments, got a "
+        f"tensor kept from another evaluation (by {what}), whose gradient would be lost; compute "
+        "it in every call, or before the solve and pass it as an argument"
+    )
