@@ -23,17 +23,33 @@ from torch.func import functional_call, jvp
 from revdeq_kernels.reference import inverted, updated
 
 from .float_pair import FloatPair
-from .functional_products import Call, Eager, Levels, Product, Traced, Twice, watched, watched_eager
+from .functional_products import (
+    Again,
+    Call,
+    InPlace,
+    Levels,
+    Once,
+    Product,
+    Traced,
+    watched,
+    watched_eager,
+)
 from .pair import Leaves
 from .problem import Outputs, Problem
 from .reconstruction import Check, float_tolerance, is_far
 from .schedule import Schedule
-from .transforms import inside_transform
+from .transforms import inside_transform, is_batched
 
 
 def with_parameters(f: nn.Module) -> tuple[Callable[..., Any], dict[str, Tensor]]:
     """A module as a function of its parameters too, and these: its first argument after z."""
-    parameters = dict(f.named_parameters())
+    parameters: dict[str, Tensor] = dict(f.named_parameters())
+
+    def of_parameters(z: Any, parameters: dict[str, Tensor], *args: Any) -> Any:
+        return functional_call(f, parameters, (z, *args))
+
+    if torch.compiler.is_compiling():
+        return of_parameters, parameters
     names = {id(parameter): name for name, parameter in parameters.items()}
     slots = [
         (module._parameters, own, names[id(parameter)])
@@ -42,20 +58,18 @@ def with_parameters(f: nn.Module) -> tuple[Callable[..., Any], dict[str, Tensor]
         if parameter is not None
     ]
 
-    def of_parameters(z: Any, parameters: dict[str, Tensor], *args: Any) -> Any:
-        if torch.compiler.is_compiling():
-            return functional_call(f, parameters, (z, *args))
-        # What functional_call does, without looking every name up again in every half step.
+    def exchanged(z: Any, parameters: dict[str, Any], *args: Any) -> Any:
+        """The same, without looking every name up again in every half step."""
         before = [places[own] for places, own, _ in slots]
         try:
             for places, own, name in slots:
-                places[own] = parameters[name]  # type: ignore[assignment]
+                places[own] = parameters[name]
             return f(z, *args)
         finally:
             for (places, own, _), parameter in zip(slots, before, strict=True):
                 places[own] = parameter
 
-    return of_parameters, parameters
+    return exchanged, parameters
 
 
 @dataclass
@@ -102,18 +116,19 @@ class Run:
         """What f reads of a state."""
         return [leaf.to(dtype) for leaf, dtype in zip(state, self.read, strict=True)]
 
-    def watched(self) -> Run:
-        """The same, refusing an f that reads what it was not given."""
-        plain = self.transformed or torch.compiler.is_compiling()
-        return replace(self, call=(watched if plain else watched_eager)(self.call))
+    def watched(self, tensors: Sequence[Tensor]) -> Run:
+        """The same, refusing an f that reads what it was not given: these."""
+        if self.transformed or torch.compiler.is_compiling():
+            return replace(self, call=watched(self.call))
+        return replace(self, call=watched_eager(self.call, tensors))
 
-    def product(self, given: Leaves, wanted: Sequence[bool]) -> Product:
-        """What evaluates f on the way back and differentiates it."""
-        if self.transformed or torch.compiler.is_compiling() or inside_transform():
+    def product(self, given: Leaves, wanted: Sequence[bool], grads: Leaves) -> Product:
+        """What evaluates f on the way back of the gradients that came, and differentiates it."""
+        if self.transformed or torch.compiler.is_compiling():
             return Traced(self.call, self.reading, given, wide=self.wide)
-        if torch.is_grad_enabled():
-            return Twice(self.call, self.reading, given, wanted, wide=self.wide)
-        return Eager(self.call, self.reading, given, wanted, wide=self.wide)
+        plain = Once if is_batched(grads) else InPlace
+        kind = Again if torch.is_grad_enabled() else plain
+        return kind(self.call, self.reading, given, wanted, wide=self.wide)
 
 
 def _each(step: Callable[..., Tensor], state: Leaves, f: Leaves, beta: float) -> list[Tensor]:
@@ -198,7 +213,7 @@ class _Reversal(torch.autograd.Function):
     @staticmethod
     def forward(run: Run, *tensors: Tensor) -> tuple[Tensor, ...]:
         with Levels() if run.transformed else nullcontext():
-            return tuple(run.watched().forward(list(tensors)))
+            return tuple(run.watched(tensors).forward(list(tensors)))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -241,7 +256,7 @@ def _walk_back(
     z, y, grad_z, grad_y = ends[:count], ends[count:], grads[:count], grads[count:]
     z0, y0, given = run.split(tensors)
     first = len(tensors) - len(given)
-    product = run.product(given, wanted[first:])
+    product = run.product(given, wanted[first:], grads)
     for n in reversed(range(len(run.betas))):
         beta = run.betas[n]
         f, of_y = product(2 * n + 1, y, [beta * g for g in grad_z])

@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 from .captures import CaptureError
 from .pair import Leaves
 from .products import Products, as_read
-from .transforms import is_from_outside
+from .transforms import is_from_outside, outside_batches
 
 Call = Callable[[int, Sequence[Tensor], Sequence[Tensor]], Leaves]
 """f in half step k, of the leaves that it reads and the tensors of its arguments."""
@@ -48,23 +48,34 @@ def watched(call: Call) -> Call:
     return evaluate
 
 
-def watched_eager(call: Call) -> Call:
+def watched_eager(call: Call, sources: Sequence[Tensor]) -> Call:
     """The same in eager mode: f runs as it will on the way back, and its graph is looked through.
 
-    The graph is dropped at once. Whatever f kept of it must not be differentiated.
+    The graph is dropped at once. If f keeps some of it, a gradient that comes to it is refused:
+    from ``backward()`` by hooks of its leaves. ``torch.autograd.grad`` goes to no leaf that it was
+    not asked for. So once f has kept something, its next evaluations hang on the `sources`, the
+    solve's own inputs, and the refusal is on the way to them.
     """
     begun = _sequence_number()
+    kept = False
 
     def evaluate(k: int, leaves: Sequence[Tensor], given: Sequence[Tensor]) -> list[Tensor]:
+        nonlocal kept
         mark = _sequence_number()  # nodes that autograd makes from now on are this evaluation's
         with torch.enable_grad():
-            state = [leaf.detach().requires_grad_() for leaf in leaves]
-            given = [t.detach().requires_grad_(t.requires_grad) for t in given]
-            known = [*state, *given]
-            out = call(k, as_read(state), as_read(given))
+            known = [leaf.detach().requires_grad_() for leaf in leaves]
+            known += [t.detach().requires_grad_(t.requires_grad) for t in given]
+            if kept:
+                known = _hung(known, sources)
+            read = as_read(known)
+            out = call(k, read[: len(leaves)], read[len(leaves) :])
             _check_graph(out, known, begun, mark)
-        guard(known)
-        return [value.detach() for value in out]
+        values = [value.detach() for value in out]
+        if not kept:
+            guard(known)
+            del out, read  # the graph goes, unless f has kept a part of it
+            kept = any(leaf._use_count() > 1 for leaf in known)  # type: ignore[attr-defined]
+        return values
 
     return evaluate
 
@@ -76,14 +87,17 @@ def _sequence_number() -> int:
 def _check_graph(out: Sequence[Tensor], known: Sequence[Tensor], begun: int, mark: int) -> None:
     """CaptureError if the graph of one evaluation reaches what was not given to it."""
     ids = {id(tensor) for tensor in known}
+    ends = {t.grad_fn for t in known if t.grad_fn is not None}
     nodes: list[Any] = []  # each once; it grows while it is gone through
     for value in out:
         if value.grad_fn is not None:
             nodes.append(value.grad_fn)
         elif value.requires_grad and id(value) not in ids:
             _refuse_leaf(value)
-    seen = set(nodes)
+    seen = {*nodes, *ends}
     for node in nodes:
+        if node in ends:
+            continue
         if node._sequence_nr() < mark:
             raise _kept(node.name()) if node._sequence_nr() >= begun else _captured()
         for below, _ in node.next_functions:
@@ -115,8 +129,8 @@ class Product(Protocol):
         """The gradients of all that f is given."""
 
 
-class Eager(Product):
-    """By autograd, once: the products of the reversible adjoint."""
+class InPlace(Product):
+    """By autograd, once: the products of the reversible adjoint, which adds up in place."""
 
     def __init__(
         self,
@@ -132,7 +146,7 @@ class Eager(Product):
         self.given = [t.detach().requires_grad_(w) for t, w in zip(given, wanted, strict=True)]
         self.targets = [t for t in self.given if t.requires_grad]
         once = [False] * len(self.targets)  # no order of sums is promised here
-        self.products = Products(call, self.given, self.targets, once, wide=wide)  # type: ignore
+        self.products = Products(call, self.given, self.targets, once, wide=wide)  # type: ignore[arg-type]
 
     def __call__(self, k: int, state: Leaves, seed: Leaves) -> tuple[Leaves, Leaves]:
         """As ``Product``."""
@@ -145,8 +159,8 @@ class Eager(Product):
         return [next(found) if t.requires_grad else None for t in self.given]
 
 
-class Twice(Product):
-    """By autograd, as tensors that can be differentiated again."""
+class Once(Product):
+    """By autograd, once, for many gradients at a time: nothing is in place."""
 
     def __init__(
         self,
@@ -159,37 +173,65 @@ class Twice(Product):
     ) -> None:
         """Differentiate with respect to the wanted ones."""
         self.call, self.reading, self.given, self.wide = call, reading, given, wide
-        self.wanted = wanted
+        self.places = [i for i, want in enumerate(wanted) if want]
         self.sums: list[Tensor | None] = [None] * len(given)
 
     def __call__(self, k: int, state: Leaves, seed: Leaves) -> tuple[Leaves, Leaves]:
         """As ``Product``."""
-        # Aliases end the first derivative: an argument may be a function of a parameter that f
-        # reads too, which must not be counted twice. The second one goes through them.
-        read = [leaf.view_as(leaf) for leaf in self.reading(state)]
-        rows = zip(self.given, self.wanted, strict=True)
-        given = [_alias(t) if want else t for t, want in rows]
-        out = self.call(k, read, given)
-        places = [i for i, want in enumerate(self.wanted) if want]
+        with outside_batches(), torch.enable_grad():
+            read = [self.target(leaf) for leaf in self.reading(state)]
+            given = list(self.given)
+            for i in self.places:
+                given[i] = self.target(given[i])
+            out = self.call(k, read, given)
         rows = zip(out, seed, strict=True)
         pairs = [(value, s.to(value.dtype)) for value, s in rows if value.requires_grad]
+        values = self.values(out)
         if not pairs:
-            return out, [torch.zeros_like(s) for s in seed]
+            return values, [torch.zeros_like(s) for s in seed]
         roots, cotangents = zip(*pairs, strict=True)
-        targets = [*read, *(given[i] for i in places)]
-        options = {"create_graph": True, "allow_unused": True}
-        found = torch.autograd.grad(roots, targets, cotangents, **options)
-        for i, part in zip(places, found[len(read) :], strict=True):
+        found = torch.autograd.grad(
+            roots,
+            [*read, *(given[i] for i in self.places)],
+            cotangents,
+            create_graph=torch.is_grad_enabled(),
+            allow_unused=True,
+        )
+        for i, part in zip(self.places, found[len(read) :], strict=True):
             if part is not None:
-                part = part.to(_sum_dtype(self.given[i], wide=self.wide))
+                wide = part.to(_sum_dtype(self.given[i], wide=self.wide))
                 total = self.sums[i]
-                self.sums[i] = part if total is None else total + part
+                self.sums[i] = wide if total is None else total + wide
         rows = zip(found[: len(read)], seed, strict=True)
-        return out, [torch.zeros_like(s) if part is None else part for part, s in rows]
+        return values, [torch.zeros_like(s) if part is None else part for part, s in rows]
+
+    def target(self, tensor: Tensor) -> Tensor:
+        """What f reads in place of a tensor, and what is differentiated."""
+        return tensor.detach().requires_grad_()
+
+    def values(self, out: Leaves) -> Leaves:
+        """What f returned."""
+        return [value.detach() for value in out]
 
     def gradients(self) -> list[Tensor | None]:
         """As ``Product``."""
         return _narrowed(self.sums, self.given)
+
+
+class Again(Once):
+    """By autograd, as tensors that can be differentiated again."""
+
+    def target(self, tensor: Tensor) -> Tensor:
+        """An alias, where the first derivative ends and through which the second one goes.
+
+        An argument may be a function of a parameter that f reads too: that one must not be counted
+        twice.
+        """
+        return tensor.view_as(tensor) if tensor.layout == torch.strided else tensor.clone()
+
+    def values(self, out: Leaves) -> Leaves:
+        """What f returned."""
+        return out
 
 
 class Traced(Product):
@@ -232,10 +274,6 @@ def is_differentiable(tensor: Tensor) -> bool:
     return tensor.is_floating_point() or tensor.is_complex()
 
 
-def _alias(tensor: Tensor) -> Tensor:
-    return tensor.view_as(tensor) if tensor.layout == torch.strided else tensor.clone()
-
-
 def _sum_dtype(tensor: Tensor, *, wide: bool) -> torch.dtype:
     half = tensor.dtype in (torch.bfloat16, torch.float16)
     return torch.float32 if wide and half else tensor.dtype
@@ -252,7 +290,7 @@ def guard(leaves: Sequence[Tensor]) -> None:
     """Refuse a gradient that arrives from now on at leaves on which f was evaluated."""
     for leaf in leaves:
         if leaf.requires_grad:
-            leaf._backward_hooks = _GUARD
+            leaf._backward_hooks = _GUARD  # type: ignore[assignment]
 
 
 def is_guarded(leaf: Tensor) -> bool:
@@ -260,8 +298,34 @@ def is_guarded(leaf: Tensor) -> bool:
     return leaf._backward_hooks is _GUARD
 
 
+class _Hung(torch.autograd.Function):
+    """Leaves, as a function of the inputs of the solve that has no derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Sequence[Tensor], *sources: Tensor) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
+        return tuple(value.detach() for value in values)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> NoReturn:
+        raise _leak()
+
+
+def _hung(leaves: Sequence[Tensor], sources: Sequence[Tensor]) -> list[Tensor]:
+    """The leaves that require grad, downstream of the sources."""
+    sources = [t for t in sources if t.requires_grad]
+    if not sources:
+        return list(leaves)
+    hung = iter(_Hung.apply([leaf for leaf in leaves if leaf.requires_grad], *sources))
+    return [next(hung) if leaf.requires_grad else leaf for leaf in leaves]
+
+
 def _leaked(_: Tensor) -> NoReturn:
-    raise RuntimeError(
+    raise _leak()
+
+
+def _leak() -> RuntimeError:
+    return RuntimeError(
         "f: expected what it computes to reach the loss through what it returns alone, got a "
         "gradient at a tensor of one evaluation that was kept (on a module, in a list, by a hook) "
         "and joined the loss; return it as (z, aux) with solve(..., has_aux=True), or keep it "
