@@ -19,7 +19,7 @@ from .conditions import Evaluation
 from .iterations import Anderson, FixedPointSolver, Relaxed, Run
 from .mapping import Mapping, flatten
 from .modules import check_modules
-from .products import keeps_graph
+from .products import as_read, keeps_graph
 
 FixedPointAdjoint: TypeAlias = Literal["implicit", "phantom"]
 
@@ -153,7 +153,7 @@ def _implicit(
 ) -> list[Tensor]:
     """f at the limit: through its graph the gradient goes on to what f reads."""
     state = [leaf.detach().requires_grad_() for leaf in z]
-    around = evaluate(state)
+    around = evaluate(as_read(state))
     value = evaluate([leaf.detach() for leaf in z])
     if not any(v.requires_grad for v in value):
         return [v.detach() for v in value]

@@ -132,17 +132,22 @@ class _Recomputation:
                 raise saved_others()
             return running[saved[1]].detach()
         task = torch._C._current_graph_task_id()
-        with outside_batches():
-            if task != self.task or (saved not in self.cache and saved[0] > self.next):
-                self._begin(task)
-            while saved not in self.cache and self.next >= 2 * self.problem.first_step:
-                self._recompute(self.next)
-        if saved not in self.cache:
-            raise saved_others()
+        if task != self.task or saved not in self.cache:
+            with outside_batches():
+                self._reach(saved, task)
         tensor = self.cache.pop(saved)
         if tensor is None:
             raise changed_in_place()
         return tensor
+
+    def _reach(self, saved: Saved, task: int) -> None:
+        """Walk back to the half step that saved it."""
+        if task != self.task or saved[0] > self.next:
+            self._begin(task)
+        while saved not in self.cache and self.next >= 2 * self.problem.first_step:
+            self._recompute(self.next)
+        if saved not in self.cache:
+            raise saved_others()
 
     def _watch(self, tensor: Tensor) -> None:
         """Remember the version of a tensor, and whether it requires grad, to notice a change."""

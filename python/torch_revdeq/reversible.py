@@ -24,11 +24,11 @@ from .iteration import iterate
 from .kept import Graph, Kept
 from .pair import Pair
 from .problem import Outputs, Problem
-from .products import Products, keeps_graph
+from .products import Products, as_read, keeps_graph
 from .reconstruction import Check
 from .solution import Stats
 from .stored import differentiated_again
-from .transforms import has_tangent
+from .transforms import has_tangent, refuse_batched
 
 
 def solve_reversible(problem: Problem) -> Outputs:
@@ -105,7 +105,7 @@ class _Forward:
             return _values(self.evaluation(k, [leaf.detach() for leaf in leaves], self.tensors))
         with torch.enable_grad():
             state = [leaf.detach().requires_grad_() for leaf in leaves]
-            evaluate = partial(self.evaluation, k, state, self.tensors)
+            evaluate = partial(self.evaluation, k, as_read(state), as_read(self.tensors))
             out = self.kept.evaluated(k, evaluate, state, self.captures)
         return _values(out)
 
@@ -155,6 +155,7 @@ class _Reversible(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         walk: _Walk = ctx.walk
+        refuse_batched(grads)
         saved = ctx.saved_tensors  # refuses what was changed in place since
         inputs = Inputs.split(saved[: ctx.inputs], walk.counts)
         wanted = Inputs.split(ctx.needs_input_grad[3:], walk.counts)

@@ -189,7 +189,7 @@ class _Cut(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate: _Gate, x: Tensor) -> Tensor:
         ctx.gate = gate
-        return x.view_as(x)
+        return x.view_as(x) if x.layout == torch.strided else x.clone()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor | None]:
