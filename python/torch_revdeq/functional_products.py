@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 
 from .captures import CaptureError
 from .pair import Leaves
-from .products import Products, as_read
+from .products import Products
 from .transforms import is_from_outside, outside_batches
 
 Call = Callable[[int, Sequence[Tensor], Sequence[Tensor]], Leaves]
@@ -51,31 +51,25 @@ def watched(call: Call) -> Call:
 def watched_eager(call: Call, sources: Sequence[Tensor]) -> Call:
     """The same in eager mode: f runs as it will on the way back, and its graph is looked through.
 
-    The graph is dropped at once. If f keeps some of it, a gradient that comes to it is refused:
-    from ``backward()`` by hooks of its leaves. ``torch.autograd.grad`` goes to no leaf that it was
-    not asked for. So once f has kept something, its next evaluations hang on the `sources`, the
-    solve's own inputs, and the refusal is on the way to them.
+    The graph is dropped at once. If f keeps some of it, a gradient that comes to it is refused. It
+    hangs on the `sources`, the solve's own inputs, so that ``torch.autograd.grad`` comes there too:
+    it goes to no leaf that it was not asked for.
     """
     begun = _sequence_number()
-    kept = False
+    sources = [t for t in sources if t.requires_grad]
 
     def evaluate(k: int, leaves: Sequence[Tensor], given: Sequence[Tensor]) -> list[Tensor]:
-        nonlocal kept
         mark = _sequence_number()  # nodes that autograd makes from now on are this evaluation's
         with torch.enable_grad():
             known = [leaf.detach().requires_grad_() for leaf in leaves]
             known += [t.detach().requires_grad_(t.requires_grad) for t in given]
-            if kept:
+            if sources:
                 known = _hung(known, sources)
-            read = as_read(known)
-            out = call(k, read[: len(leaves)], read[len(leaves) :])
+            out = call(k, known[: len(leaves)], known[len(leaves) :])
             _check_graph(out, known, begun, mark)
-        values = [value.detach() for value in out]
-        if not kept:
+        if not sources:
             guard(known)
-            del out, read  # the graph goes, unless f has kept a part of it
-            kept = any(leaf._use_count() > 1 for leaf in known)  # type: ignore[attr-defined]
-        return values
+        return [value.detach() for value in out]
 
     return evaluate
 
@@ -99,7 +93,7 @@ def _check_graph(out: Sequence[Tensor], known: Sequence[Tensor], begun: int, mar
         if node in ends:
             continue
         if node._sequence_nr() < mark:
-            raise _kept(node.name()) if node._sequence_nr() >= begun else _captured()
+            raise _kept(node) if node._sequence_nr() >= begun else _captured()
         for below, _ in node.next_functions:
             if below is None or below in seen:
                 continue
@@ -111,7 +105,7 @@ def _check_graph(out: Sequence[Tensor], known: Sequence[Tensor], begun: int, mar
 
 
 def _refuse_leaf(leaf: Tensor) -> NoReturn:
-    raise _kept("a part of its state or arguments") if is_guarded(leaf) else _captured()
+    raise _kept(None) if leaf._backward_hooks is _GUARD else _captured()
 
 
 # ---- the way back ----------------------------------------------------------------------------
@@ -293,11 +287,6 @@ def guard(leaves: Sequence[Tensor]) -> None:
             leaf._backward_hooks = _GUARD  # type: ignore[assignment]
 
 
-def is_guarded(leaf: Tensor) -> bool:
-    """Whether an evaluation that is over began from this leaf."""
-    return leaf._backward_hooks is _GUARD
-
-
 class _Hung(torch.autograd.Function):
     """Leaves, as a function of the inputs of the solve that has no derivative."""
 
@@ -313,9 +302,6 @@ class _Hung(torch.autograd.Function):
 
 def _hung(leaves: Sequence[Tensor], sources: Sequence[Tensor]) -> list[Tensor]:
     """The leaves that require grad, downstream of the sources."""
-    sources = [t for t in sources if t.requires_grad]
-    if not sources:
-        return list(leaves)
     hung = iter(_Hung.apply([leaf for leaf in leaves if leaf.requires_grad], *sources))
     return [next(hung) if leaf.requires_grad else leaf for leaf in leaves]
 
@@ -353,9 +339,12 @@ def _captured() -> CaptureError:
     )
 
 
-def _kept(what: str) -> CaptureError:
+def _kept(node: Any) -> CaptureError:
+    """Of a tensor that a node has made, or that f was given then."""
+    given = node is None or node.name().startswith(_Hung.__name__)
+    what = "its state or an argument of then" if given else f"made by {node.name()}"
     return CaptureError(
         "f: expected to compute anew in every evaluation what it makes of its arguments, got a "
-        f"tensor kept from another evaluation (by {what}), whose gradient would be lost; compute "
+        f"tensor kept from another evaluation ({what}), whose gradient would be lost; compute "
         "it in every call, or before the solve and pass it as an argument"
     )
