@@ -69,7 +69,10 @@ def test_all_gradients_and_halted_samples(adjoint: str) -> None:
 def test_a_hessian(adjoint: str) -> None:
     f, x = cell(F64, p=0.0)
     run = map_of(adjoint, F64, f)
-    got, want = (hessian(lambda x: run(x).square().sum(), x, vectorize=v) for v in (True, False))
+    found: list[Any] = [
+        hessian(lambda x: run(x).square().sum(), x, vectorize=v) for v in (True, False)
+    ]
+    got, want = found
     assert want.any()
     assert (got - want).norm() <= BOUND * want.norm()
 

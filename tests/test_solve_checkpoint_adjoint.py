@@ -26,10 +26,12 @@ class Cell(nn.Module):
 class Counting(Cell):
     """Reads the buffer that it counts up, in place or by another tensor."""
 
-    def __init__(self, *, in_place: bool, silently: bool = False) -> None:
+    count: Tensor
+
+    def __init__(self, *, in_place: bool) -> None:
         super().__init__()
         self.register_buffer("count", torch.zeros(()))
-        self.in_place, self.silently = in_place, silently
+        self.in_place = in_place
 
     def forward(self, z: Tensor, x: Tensor) -> Tensor:
         if self.in_place:
@@ -42,6 +44,8 @@ class Counting(Cell):
 
 class Memory(Cell):
     """A running mean of its states, which it reads; filled by the first evaluation."""
+
+    memory: Tensor | None
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,7 +64,8 @@ class Normed(Cell):
 
     def forward(self, z: Tensor, x: Tensor) -> Tensor:
         # Reads the statistics that it writes, which batch_norm itself does in eval mode only.
-        return self.norm(super().forward(z, x)) * (1 + self.norm.running_var.detach().clone())
+        assert self.norm.running_var is not None
+        return self.norm(super().forward(z, x)) * (1 + self.norm.running_var.clone())
 
 
 def spectral() -> Cell:

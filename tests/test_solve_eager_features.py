@@ -143,7 +143,7 @@ class Hooked(Cell):
 def full_backward_hook(part: str) -> Callable[[], Cell]:
     """A cell with a module in it that halves the gradients of its inputs."""
 
-    def half(module: nn.Module, inputs: tuple[Tensor | None, ...], _: Any) -> Any:
+    def half(module: nn.Module, inputs: Any, _: Any) -> Any:
         return tuple(None if grad is None else 0.5 * grad for grad in inputs)
 
     def make() -> Cell:
@@ -156,7 +156,7 @@ def full_backward_hook(part: str) -> Callable[[], Cell]:
 
 def forward_hook() -> Cell:
     f = Cell()
-    f.a.register_forward_hook(lambda module, inputs, out: out * 0.5)
+    f.a.register_forward_hook(lambda module, inputs, out: out.mul(0.5))
     return f
 
 
@@ -206,7 +206,7 @@ def test_the_derivatives_of_the_loop(name: str, adjoint: str) -> None:
 
 @pytest.mark.parametrize("learned", [False, True])
 @pytest.mark.parametrize("adjoint", ["hooks", "checkpoint"])
-def test_an_energy_has_the_bits_of_backprop(adjoint: str, learned: bool) -> None:
+def test_an_energy_has_the_bits_of_backprop(adjoint: Any, learned: bool) -> None:
     found = []
     for how in (adjoint, "backprop"):
         torch.manual_seed(0)

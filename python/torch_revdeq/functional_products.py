@@ -341,8 +341,9 @@ def _captured() -> CaptureError:
 
 def _kept(node: Any) -> CaptureError:
     """Of a tensor that a node has made, or that f was given then."""
-    given = node is None or node.name().startswith(_Hung.__name__)
-    what = "its state or an argument of then" if given else f"made by {node.name()}"
+    what = "its state or an argument of then"
+    if node is not None and not node.name().startswith(_Hung.__name__):
+        what = f"made by {node.name()}"
     return CaptureError(
         "f: expected to compute anew in every evaluation what it makes of its arguments, got a "
         f"tensor kept from another evaluation ({what}), whose gradient would be lost; compute "
