@@ -270,7 +270,8 @@ def _batched(adjoint: str) -> list[Tensor]:
     def run(x: Tensor) -> Tensor:
         return solve(f, x * 0, x, max_steps=2, beta=0.4, adjoint=adjoint).z  # type: ignore[arg-type]
 
-    return [torch.autograd.functional.jacobian(run, x, vectorize=True)]
+    rows: Any = torch.autograd.functional.jacobian(run, x, vectorize=True)
+    return [rows]
 
 
 @feature("non-reentrant checkpoint around the solve")

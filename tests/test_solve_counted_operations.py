@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -46,6 +47,27 @@ def test_forward_and_backward_are_counted(name: str) -> None:
     assert mode.get_total_flops() == evaluations * 2 * 2 * 6 * 16 * 32
     for a, b in zip(got, gradients(), strict=True):
         assert a is not None and b is not None and torch.equal(a, b)
+
+
+@pytest.mark.parametrize("adjoint", ["reversible", "functional"])
+def test_many_gradients_and_a_sparse_argument(adjoint: Any) -> None:
+    class Graph(nn.Module):
+        def forward(self, z: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
+            return torch.tanh(edges @ z)
+
+    edges = torch.rand(4, 4).to_sparse().requires_grad_()
+    z0 = torch.randn(4, 3, requires_grad=True)
+    found = []
+    for mode in (FlopCounterMode(display=False), nullcontext()):
+        with mode:
+            z = solve(Graph(), z0, edges, adjoint=adjoint, state=torch.float32, max_steps=2).z
+            # z0 itself does not come to the module: of a leaf that does torch cannot say.
+            one = torch.autograd.grad(z.sum(), [z0, edges], retain_graph=True)
+            found.append([one[0], one[1].to_dense()])
+            if adjoint == "functional":
+                rows = torch.ones(2, *z.shape)
+                found[-1] += torch.autograd.grad(z, z0, rows, is_grads_batched=True)
+    assert all(map(torch.equal, *found))
 
 
 def test_a_limit() -> None:

@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 
 from .captures import CaptureError
 from .pair import Leaves
-from .products import Products
+from .products import Products, alias, as_read
 from .transforms import is_from_outside, outside_batches
 
 Call = Callable[[int, Sequence[Tensor], Sequence[Tensor]], Leaves]
@@ -177,7 +177,7 @@ class Once(Product):
             given = list(self.given)
             for i in self.places:
                 given[i] = self.target(given[i])
-            out = self.call(k, read, given)
+            out = self.call(k, as_read(read), as_read(given))
         rows = zip(out, seed, strict=True)
         pairs = [(value, s.to(value.dtype)) for value, s in rows if value.requires_grad]
         values = self.values(out)
@@ -221,7 +221,7 @@ class Again(Once):
         An argument may be a function of a parameter that f reads too: that one must not be counted
         twice.
         """
-        return tensor.view_as(tensor) if tensor.layout == torch.strided else tensor.clone()
+        return alias(tensor)
 
     def values(self, out: Leaves) -> Leaves:
         """What f returned."""

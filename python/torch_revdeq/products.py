@@ -127,7 +127,12 @@ def as_read(leaves: Sequence[Tensor]) -> Sequence[Tensor]:
     """
     if not (_before_modules or torch._C._len_torch_dispatch_stack()):
         return leaves
-    return [leaf.view_as(leaf) if leaf.requires_grad else leaf for leaf in leaves]
+    return [alias(leaf) if leaf.requires_grad else leaf for leaf in leaves]
+
+
+def alias(tensor: Tensor) -> Tensor:
+    """The same numbers as a node of its own."""
+    return tensor.view_as(tensor) if tensor.layout == torch.strided else tensor.clone()
 
 
 def derivatives(

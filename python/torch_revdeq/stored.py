@@ -24,6 +24,7 @@ from .iteration import Stopping, iterate
 from .nodes import Nodes, attached, begun, refuse_second_derivative
 from .pair import Leaves
 from .problem import Outputs, Problem
+from .products import alias
 from .schedule import as_beta
 
 _Run: TypeAlias = tuple[Leaves, Leaves, list[Leaves], Any, int]
@@ -189,7 +190,7 @@ class _Cut(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate: _Gate, x: Tensor) -> Tensor:
         ctx.gate = gate
-        return x.view_as(x) if x.layout == torch.strided else x.clone()
+        return alias(x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor | None]:
