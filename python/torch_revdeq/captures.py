@@ -134,7 +134,7 @@ class Captures:
             ""
             if held is None
             else (
-                f" (an argument of type {held} is no pytree, so its tensors are not passed with it: "
+                f" (an argument of type {held} is no pytree, and its tensors are not passed with it: "
                 "register a dataclass with torch.export.register_dataclass, another type with "
                 "torch.utils._pytree.register_pytree_node, or pass a tuple or dict)"
             )

@@ -22,7 +22,7 @@ from .conditions import Evaluation
 from .iterations import Anderson, FixedPointSolver, Relaxed, Run
 from .mapping import FlatFunction, flatten
 from .modules import check_modules
-from .products import derivatives, keeps_graph
+from .products import as_read, derivatives, keeps_graph
 
 FixedPointAdjoint: TypeAlias = Literal["implicit", "phantom"]
 
@@ -198,7 +198,7 @@ class _Around:
         given: Sequence[Tensor],
     ) -> None:
         self.state = entered(z, given)
-        self.out = evaluate(self.state)
+        self.out = evaluate(as_read(self.state))
         self.consumers = consumers_of(self.out, self.state)
         self.roots = [i for i, value in enumerate(self.out) if value.requires_grad]
         self._close()

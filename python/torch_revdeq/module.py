@@ -82,7 +82,7 @@ class RevDEQ(nn.Module):
         for name in kwargs:
             if name in OPTIONS:
                 raise TypeError(
-                    f"{name}: expected in RevDEQ(f, {name}=...), got it in the call; wrap an f that "
+                    f"{name}: expected in RevDEQ(f, {name}=...), got it in the call; wrap f if it "
                     "has a keyword of this name"
                 )
         if z0 is None:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch.autograd import Variable
+from torch.nn.modules.module import _global_forward_pre_hooks as _before_modules
 from torch.overrides import has_torch_function
 
 from .auxiliary import AuxiliaryGradients
@@ -108,7 +109,7 @@ class Products:
         try:
             state = [leaf.detach().requires_grad_() for leaf in leaves]
             since = now()
-            out = self.evaluation(k, state, self.tensors)
+            out = self.evaluation(k, as_read(state), as_read(self.tensors))
             if self.again is not None:
                 self.again.check(out, since)
                 self.again = None
@@ -147,6 +148,22 @@ class Products:
                 parts.append(grad)
         if sums:
             torch._foreach_add_(sums, parts)  # type: ignore[attr-defined]
+
+
+def as_read(leaves: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The leaves as f gets them: aliases where hooks on modules may ask the engine about them.
+
+    Counters of operations (FlopCounterMode) put hooks on what modules are given, which ask whether
+    a backward pass will come there. Of a leaf the engine answers that in ``backward()`` only.
+    """
+    if not (_before_modules or torch._C._len_torch_dispatch_stack()):
+        return leaves
+    return [alias(leaf) if leaf.requires_grad else leaf for leaf in leaves]
+
+
+def alias(tensor: Tensor) -> Tensor:
+    """The same numbers as a node of its own."""
+    return tensor.view_as(tensor) if tensor.layout == torch.strided else tensor.clone()
 
 
 def derivatives(

@@ -27,11 +27,11 @@ from .iteration import iterate
 from .kept import Graph, Kept
 from .pair import Pair
 from .problem import Outputs, Problem
-from .products import Products, keeps_graph, set_grad_enabled
+from .products import Products, as_read, keeps_graph, set_grad_enabled
 from .reconstruction import Check
 from .solution import Stats
 from .stored import differentiated_again
-from .transforms import has_tangent
+from .transforms import has_tangent, refuse_batched
 
 
 def solve_reversible(problem: Problem) -> Outputs:
@@ -122,12 +122,13 @@ class _Forward:
                 state = entered(leaves, self._origin(k))
             else:
                 state = [leaf.detach().requires_grad_() for leaf in leaves]
+            read, given = as_read(state), as_read(self.tensors)
             if self.kept.wanted:
-                evaluate = partial(self.evaluation, k, state, self.tensors)
+                evaluate = partial(self.evaluation, k, read, given)
                 out = self.kept.evaluated(k, evaluate, state, self.captures)
             else:
                 since = now()
-                out = self.evaluation(k, state, self.tensors)
+                out = self.evaluation(k, read, given)
                 self.captures.add(state, out, since, armed=self.leaks)
         finally:
             set_grad_enabled(False)
@@ -137,7 +138,7 @@ class _Forward:
             needs = [value.requires_grad for value in out]
             values = self.auxiliary.take(k, values, grad=needs)
         if not self.kept.wanted:
-            del out
+            del out, read, given
             self._look(k, state)
         return values
 
@@ -247,6 +248,7 @@ class _Reversible(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         walk: _Walk = ctx.walk
+        refuse_batched(grads)
         saved = ctx.saved_tensors  # refuses what was changed in place since
         walk.check_versions()
         inputs = replace(Inputs.split(saved[: ctx.given], walk.counts), captures=walk.captures)

@@ -8,23 +8,23 @@ its gradient.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from revdeq_kernels.reference import updated
 
-from .conditions import Evaluate, Evaluation
+from .checkpoints import Checkpoints
+from .conditions import Evaluate
 from .halting import where_moving
 from .inputs import Inputs
 from .iteration import Stopping, iterate
 from .nodes import Nodes, attached, begun, refuse_second_derivative
 from .pair import Leaves
 from .problem import Outputs, Problem
+from .products import alias
 from .schedule import as_beta
 
 _Run: TypeAlias = tuple[Leaves, Leaves, list[Leaves], Any, int]
@@ -33,7 +33,7 @@ _Run: TypeAlias = tuple[Leaves, Leaves, list[Leaves], Any, int]
 
 def solve_stored(problem: Problem) -> Outputs:
     """z, y and the statistics of a solve that autograd differentiates by itself."""
-    with problem.evaluation.forward(replayed=problem.adjoint == "checkpoint"):
+    with problem.evaluation.forward(replayed=False):  # a checkpoint notes the buffers itself
         run = _run_exact if problem.exact else _run_float
         z, y, saved, pair, steps = run(problem, problem.stopping)
     stats = problem.stats(pair, steps)
@@ -49,36 +49,10 @@ def _evaluate(problem: Problem) -> Evaluate:
     def stored(k: int, leaves: Sequence[Tensor]) -> list[Tensor]:
         return evaluation(k, leaves, tensors)
 
-    def checkpointed(k: int, leaves: Sequence[Tensor]) -> list[Tensor]:
-        def half_step(*inputs: Tensor) -> list[Tensor]:
-            return evaluation(k, inputs[: len(leaves)], inputs[len(leaves) :])
-
-        # Random numbers and buffers come again by ``Evaluation``, not by the checkpoint.
-        return checkpoint(
-            half_step,
-            *leaves,
-            *tensors,
-            use_reentrant=False,
-            preserve_rng_state=False,
-            context_fn=lambda: (nullcontext(), _Again(evaluation)),
-        )
-
-    differentiated = checkpointed if problem.adjoint == "checkpoint" else stored
-    return truncated(differentiated, stored, problem.first_step)
-
-
-class _Again:
-    """``Evaluation.replay`` for a checkpoint, which enters it anew in every backward pass."""
-
-    def __init__(self, evaluation: Evaluation) -> None:
-        self.evaluation = evaluation
-
-    def __enter__(self) -> None:
-        self.context = self.evaluation.replay(())
-        self.context.__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        self.context.__exit__(*error)
+    if problem.adjoint == "checkpoint":
+        checkpointed = Checkpoints(evaluation, tensors).evaluate
+        return truncated(checkpointed, stored, problem.first_step)
+    return truncated(stored, stored, problem.first_step)
 
 
 def truncated(differentiated: Evaluate, plain: Evaluate, first: int) -> Evaluate:
@@ -170,7 +144,7 @@ def differentiated_again(
         refuse_second_derivative()
     gate = _Gate()
     outer = inputs.all()[: len(inputs.all()) - len(inputs.captures)]
-    cut = [_Cut.apply(gate, t) if t.is_floating_point() else t for t in outer]
+    cut = [_Cut.apply(gate, t) if t.requires_grad else t for t in outer]
     targets = [*cut, *inputs.captures]
     through = Inputs.split(targets, inputs.counts())
     again = replace(
@@ -216,7 +190,7 @@ class _Cut(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate: _Gate, x: Tensor) -> Tensor:
         ctx.gate = gate
-        return x.view_as(x)
+        return alias(x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor | None]:
