@@ -36,13 +36,23 @@ _KEPT_WHOLE = 10_000
 _STANDARD = frozenset(vars(nn.Module()))
 _PLAIN_DICTS = (dict, OrderedDict)
 _plain: set[tuple[type, int]] = set()  # classes of torch's, and how many attributes all plain
-_FOREIGN = frozenset(sys.stdlib_module_names) | frozenset(
-    # Libraries whose objects are no part of f, but lead to whole trainers and back.
-    "torch torch_revdeq revdeq_kernels numpy scipy pandas PIL triton lightning pytorch_lightning "
-    "lightning_fabric lightning_utilities accelerate deepspeed opacus wandb tensorboard omegaconf "
-    "hydra ray ignite composer tqdm rich loguru".split()
+_FOREIGN = frozenset(
+    {
+        *sys.stdlib_module_names,
+        *("torch", "torch_revdeq", "revdeq_kernels", "numpy", "scipy", "pandas", "PIL", "triton"),
+        # Their objects are no part of f, and lead to whole trainers.
+        *(
+            "lightning",
+            "pytorch_lightning",
+            "lightning_fabric",
+            "lightning_utilities",
+            "accelerate",
+        ),
+        *("deepspeed", "opacus", "ray", "ignite", "composer", "hydra", "omegaconf"),
+        *("wandb", "tensorboard", "tqdm", "rich", "loguru"),
+    }
 )
-
+"""Packages whose classes are not looked into, unless they are modules."""
 
 _SEQUENCES = (list, tuple, deque, set, frozenset)
 
@@ -313,13 +323,14 @@ def _slots(kind: type) -> tuple[Any, ...]:
 
 def content_of(value: object, slots: tuple[Any, ...]) -> list[Any]:
     """What stands in slots; None in those that are empty."""
-    found: list[Any] = []
-    for slot in slots:
-        try:
-            found.append(slot.__get__(value))
-        except AttributeError:
-            found.append(None)
-    return found
+    return [_content(value, slot) for slot in slots]
+
+
+def _content(value: object, slot: Any) -> Any:
+    try:
+        return slot.__get__(value)
+    except AttributeError:
+        return None
 
 
 _known_globals: dict[int, tuple[types.CodeType, tuple[str, ...]]] = {}

@@ -161,7 +161,7 @@ class Growth:
         self.second: Shapes = {}
 
     def after_first(self) -> bool:
-        """After the first evaluation: whether it changed any of them, so that there is more to do."""
+        """After the first evaluation: whether it changed any of them, which are then followed."""
         found = self.noted.changed()
         if not found:
             return False
@@ -198,7 +198,7 @@ class Growth:
 
     def at_the_end(self) -> str | None:
         """What grew in the second evaluation, and went on to grow."""
-        last = self._now()
+        last = self._now() if self.second else {}
         for key, first in self.first.items():
             second = self.second.get(key)
             step, rest = _step(first, second), _step(second, last.get(key))

@@ -1,4 +1,4 @@
-"""For tests of models built on ``solve``: is this f differentiated exactly?"""
+"""For tests of models built on ``solve``: is f differentiated exactly, and does it repeat?"""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from .captures import leaves_below
 from .mapping import flatten
 from .modules import modules_of
 from .randomness import Randomness
+from .repeatable import assert_repeatable
 from .solution import Stats
 from .solve import solve
 from .written import buffers_kept
+
+__all__ = ["assert_exact_gradients", "assert_repeatable"]
 
 
 def assert_exact_gradients(

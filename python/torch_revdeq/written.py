@@ -51,7 +51,9 @@ class Written:
         for module in held.scripted:
             self.loose += module.buffers(recurse=False)
         self.slots = [
-            (module, name, buffer) for module, space in self.spaces for name, buffer in space.items()
+            (module, name, buffer)
+            for module, space in self.spaces
+            for name, buffer in space.items()
         ]
         self.versions = [version_of(buffer) for *_, buffer in self.slots]
         self.loose_versions = [version_of(t) for t in self.loose]
