@@ -108,7 +108,7 @@ class Evaluation:
         self.modules = self.held.modules
         self.autocast = autocast_state(device)
         self.random = Randomness(device, rng)
-        self.refuses_growth = True
+        self.adjoint = ""  # chosen after f's modules are known
         self.growth: Growth | None = None
         self.writes: Written | None = None
         self.state: KeptState | None = None
@@ -147,7 +147,7 @@ class Evaluation:
                 "f: expected to leave its state as it is, got a change in place; begin f with an "
                 "operation that makes a new tensor"
             )
-        if k < 2 and self.watching:
+        if k < 4 and self.watching:
             self._watch(k, leaves, tensors, out)
         return out
 
@@ -172,7 +172,7 @@ class Evaluation:
         """
         self._enter()
         self.watching, self.may_read = True, may_read
-        if self.refuses_growth:
+        if self.adjoint != "backprop":
             self.growth = Growth(self.held)
         if replayed:
             self.writes, self.state = Written(self.held), KeptState(self.held)
@@ -192,47 +192,55 @@ class Evaluation:
     def _watch(
         self, k: int, leaves: Sequence[Tensor], tensors: Sequence[Tensor], out: Sequence[Tensor]
     ) -> None:
-        """After each of the first two evaluations of the forward pass: what else they did."""
+        """After each of the first evaluations of the forward pass: what else they did."""
         if k == 0:
             self.random.observe_first()
             if self.growth is not None and not self.growth.after_first():
                 self.growth = None
             return
         if self.growth is not None:
-            _refuse_growth(self.growth.after_second())
-        if self.writes is not None and not self.may_read:
+            self.growth.after_another()
+        if k == 1 and self.writes is not None and not self.may_read:
             changed = self.writes.changed()
-            if changed and self._reads(changed, leaves, tensors, out):
-                raise RuntimeError(
-                    "f: expected to read none of the buffers and tensors that it writes, got a "
-                    f"change of {changed[0].name}, after which it maps the same state to another; "
-                    "put the module in eval mode, or choose adjoint='backprop', which evaluates "
-                    "nothing again"
-                )
+            if changed:
+                self._check_changed(changed, leaves, tensors, out)
 
-    def _reads(
+    def _check_changed(
         self,
         changed: Sequence[Change],
         leaves: Sequence[Tensor],
         tensors: Sequence[Tensor],
         out: Sequence[Tensor],
-    ) -> bool:
-        """Whether f reads what it wrote: the second half step is evaluated once more, to compare.
+    ) -> None:
+        """Refuse an f that reads what it wrote: the second half step is evaluated once more.
 
-        That waits for the device, for an f that writes more than statistics of torch's own. Where
-        nothing can be compared, numbers in floating point are taken to be read.
+        Comparing waits for the device, for an f that writes more than statistics of torch's own.
         """
-        if any(change.to_read for change in changed):
-            return True
-        if inside_transform() or capturing(self.device):
-            return any(change.floating for change in changed)
-        states = self.random.states()
-        if self.random.active:
-            self.random.set(1)
-        with self.repeated(), saved_tensors_hooks(_as_it_is, _as_it_is):
-            again = self._evaluated(leaves, tensors)
-        self.random.restore(states)
-        return not all(map(torch.equal, again, out))
+        if self.adjoint == "functional" or inside_transform() or capturing(self.device):
+            for change in changed:
+                if change.floating:
+                    raise RuntimeError(
+                        f"f: expected to leave its buffers as they are with {self.adjoint!r}, in "
+                        "torch.func and in CUDA graphs, which cannot tell whether it reads them, "
+                        f"got a change of {change.name}; put the module in eval mode, or choose "
+                        "adjoint='backprop'"
+                    )
+            return
+        reads = any(change.to_read for change in changed)
+        if not reads:
+            states = self.random.states()
+            if self.random.active:
+                self.random.set(1)
+            with self.repeated(), saved_tensors_hooks(_as_it_is, _as_it_is):
+                again = self._evaluated(leaves, tensors)
+            self.random.restore(states)
+            reads = not all(map(torch.equal, again, out))
+        if reads:
+            raise RuntimeError(
+                "f: expected to read none of the buffers and tensors that it writes, got a change "
+                f"of {changed[0].name}, after which it maps the same state to another; put the "
+                "module in eval mode, or choose adjoint='backprop', which evaluates nothing again"
+            )
 
     @contextmanager
     def repeated(self) -> Iterator[None]:

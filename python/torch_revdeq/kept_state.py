@@ -156,9 +156,7 @@ class Growth:
         self.places = [*held.own, *((f"a {type(c).__name__}", c) for c in held.containers)]
         self.places += [(type(owner).__name__, (owner, slots)) for owner, slots in held.slotted]
         self.noted = Noted([place for _, place in self.places])
-        self.start: Shapes = {}
-        self.first: Shapes = {}
-        self.second: Shapes = {}
+        self.shapes: list[Shapes] = []  # before, and after each of the first evaluations
 
     def after_first(self) -> bool:
         """After the first evaluation: whether it changed any of them, which are then followed."""
@@ -167,15 +165,20 @@ class Growth:
             return False
         names = {id(place): where for where, place in self.places}
         self.places = [(names[id(place)], place) for place, _ in found]
+        start: Shapes = {}
         new: list[object] = []
         for i, (place, then) in enumerate(found):
-            self.start.update(_shapes(i, place, then))
+            start.update(_shapes(i, place, then))
             held = set(map(id, then))
             new += [v for v in _contents(place) if id(v) not in held and not isinstance(v, Tensor)]
         made = search(new)
         self.places += [*made.own, *((f"a {type(c).__name__}", c) for c in made.containers)]
-        self.first = self._now()
-        return bool(self.first)
+        self.shapes = [start, self._now()]
+        return bool(self.shapes[1])
+
+    def after_another(self) -> None:
+        """After the next evaluation."""
+        self.shapes.append(self._now())
 
     def _now(self) -> Shapes:
         found: Shapes = {}
@@ -183,27 +186,23 @@ class Growth:
             found.update(_shapes(i, place, _contents(place)))
         return found
 
-    def after_second(self) -> str | None:
-        """What grew twice by as much, in words."""
-        self.second = self._now()
-        for key, first in self.first.items():
-            step = _step(first, self.second.get(key))
-            if step is None:
-                continue
-            begun = self.start.get(key)
-            empty = begun is None and first[step[0]] == step[1]
-            if empty or _step(begun, first) == step:
-                return self._grown(key, begun or first, self.second[key])
-        return None
-
     def at_the_end(self) -> str | None:
-        """What grew in the second evaluation, and went on to grow."""
-        last = self._now() if self.second else {}
-        for key, first in self.first.items():
-            second = self.second.get(key)
-            step, rest = _step(first, second), _step(second, last.get(key))
-            if step is not None and rest is not None and step[0] == rest[0]:
-                return self._grown(key, self.start.get(key) or first, last[key])
+        """What grew by as much in each of the first evaluations, and went on to, in words."""
+        if len(self.shapes) < 3:
+            return None
+        last = self._now()
+        for key in self.shapes[1]:
+            sizes = [shapes.get(key) for shapes in self.shapes]
+            if sizes[0] is None or len(sizes) > 3:
+                del sizes[0]  # nothing, or what an earlier solve has left
+            steps = {_step(a, b) for a, b in pairwise(sizes)}
+            step = steps.pop()
+            if steps or step is None:
+                continue
+            at, by = step
+            rest = [after[at] - before[at] for before, after in pairwise([sizes[-1], last[key]])]
+            if rest[0] % by == 0 and (len(sizes) > 2 or sizes[0][at] == by):
+                return self._grown(key, self.shapes[0].get(key) or sizes[0], last[key])
         return None
 
     def _grown(self, key: tuple[int, Any], before: tuple[int, ...], after: tuple[int, ...]) -> str:
