@@ -62,6 +62,10 @@ class Module(nn.Module):
             object.__setattr__(self, name, value)
 
 
+def closing_over(held: Any) -> Callable[..., Any]:
+    return lambda z: (z, held)
+
+
 def wrapped(net: nn.Module) -> Callable[..., Any]:
     def inner(z: Tensor) -> Tensor:
         return net(z)
@@ -88,32 +92,32 @@ def keyword(net: nn.Module) -> Callable[..., Any]:
 
 def attribute(net: nn.Module) -> Callable[..., Any]:
     def f(z: Tensor) -> Tensor:
-        return f.net(z)  # type: ignore[attr-defined]
+        return f.net(z)
 
-    f.net = net  # type: ignore[attr-defined]
+    f.net = net
     return f
 
 
 WAYS: dict[str, Callable[[nn.Module], Any]] = {
     "itself": lambda net: net,
-    "a closure": lambda net: lambda z: net(z),
+    "a closure": lambda net: lambda z: -net(z),
     "a default": lambda net: lambda z, layer=net: layer(z),
     "a keyword default": keyword,
     "an attribute of a function": attribute,
-    "a list in a closure": lambda net: (lambda layers: lambda z: layers[0](z))([net]),
-    "a dict in a closure": lambda net: (lambda layers: lambda z: layers["a"](z))({"a": net}),
+    "a list in a closure": lambda net: closing_over([net]),
+    "a dict in a closure": lambda net: closing_over({"a": net}),
     "a plain object": Holder,
     "a method of a plain object": lambda net: Holder(net).method,
     "the call of a plain object": lambda net: Holder(net).__call__,
     "an object with slots": Slotted,
     "a dataclass": Data,
-    "a namespace": lambda net: (lambda s: lambda z: s.net(z))(types.SimpleNamespace(net=net)),
+    "a namespace": lambda net: closing_over(types.SimpleNamespace(net=net)),
     "an object in an object": lambda net: Holder(Module(helper=Holder(net))),
     "partial": lambda net: functools.partial(lambda layer, z: layer(z), net),
     "a keyword of partial": lambda net: functools.partial(lambda z, layer: layer(z), layer=net),
     "partialmethod": lambda net: functools.partialmethod(lambda s, layer: layer, net),
     "functools.wraps": wrapped,
-    "lru_cache": lambda net: functools.lru_cache(lambda z: net(z)),
+    "lru_cache": lambda net: functools.lru_cache(closing_over(net)),
     "methodcaller": lambda net: operator.methodcaller("apply_", net),
     "a list of a module": lambda net: Module(layers=[net]),
     "a dict of a module": lambda net: Module(layers={"a": (net,)}),
@@ -122,8 +126,8 @@ WAYS: dict[str, Callable[[nn.Module], Any]] = {
     "a weak reference": lambda net: Module(parent=weakref.ref(net)),
     "a forward hook": lambda net: hooked(net, "register_forward_hook"),
     "a forward pre-hook": lambda net: hooked(net, "register_forward_pre_hook"),
-    "a compiled module": lambda net: torch.compile(net),
-    "a compiled function": lambda net: torch.compile(lambda z: net(z)),
+    "a compiled module": torch.compile,
+    "a compiled function": lambda net: torch.compile(closing_over(net)),
 }
 
 
@@ -139,9 +143,9 @@ def test_globals_that_a_function_names() -> None:
     def helper(z: Tensor) -> Tensor:
         return SPACE.net(z)
 
-    assert GLOBAL in modules_of(lambda z: GLOBAL(z))
+    assert GLOBAL in modules_of(lambda z: -GLOBAL(z))
     assert GLOBAL in modules_of(lambda zs: [GLOBAL(z) for z in zs])  # in a function of its own
-    assert SPACE.net in modules_of(lambda z: helper(z))
+    assert SPACE.net in modules_of(lambda z: -helper(z))
     assert GLOBAL not in modules_of(lambda z: z)
 
 
@@ -158,7 +162,7 @@ def test_the_order_is_that_of_modules() -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_scripted_modules() -> None:
     scripted = torch.jit.script(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))
-    assert scripted in modules_of(lambda z: scripted(z))
+    assert scripted in modules_of(lambda z: -scripted(z))
     assert len(modules_of(nn.Sequential(scripted, nn.Linear(2, 2)))) == 5
 
 
@@ -196,7 +200,7 @@ def test_no_code_of_the_users_runs() -> None:
     assert Hostile.__dict__["net"] in modules_of(Hostile())
     held = HostileList()
     list.append(held, net)
-    assert net in modules_of(lambda z: held)
+    assert net in modules_of(closing_over(held))
     module = HostileModule()
     assert modules_of(module) == [module]
 
@@ -222,4 +226,4 @@ def test_it_is_bounded() -> None:
     assert len(search([Module(chain=first)]).spaces) < 2_000
     assert len(search([first]).spaces) < 20_000
     numbers = list(range(100_000))
-    assert search([lambda z: numbers]).containers == []
+    assert search([closing_over(numbers)]).containers == []

@@ -16,7 +16,7 @@ from cells import MLP
 from torch_revdeq import solve
 
 REPLAYED = ["reversible", "hooks", "checkpoint"]
-FLOAT = {"functional": {"state": torch.float32}}
+FLOAT: dict[str, dict[str, Any]] = {"functional": {"state": torch.float32}}
 
 
 def start() -> Tensor:
@@ -24,7 +24,7 @@ def start() -> Tensor:
     return torch.randn(6, 16)
 
 
-def trained(make: Callable[[], tuple[Any, Any]], adjoint: str, steps: int = 4) -> Any:
+def trained(make: Callable[[], tuple[Any, Any]], adjoint: Any, steps: int = 4) -> Any:
     """What f holds after one training step: `make` returns f, and a way to read it."""
     torch.manual_seed(1)
     f, read = make()
@@ -40,6 +40,11 @@ def trained(make: Callable[[], tuple[Any, Any]], adjoint: str, steps: int = 4) -
 
 class Statistics(nn.Module):
     """Writes what it does not read, in one of several ways."""
+
+    mean: Tensor
+    var: Tensor
+    count: Tensor
+    later: Tensor | None
 
     def __init__(self, how: str) -> None:
         super().__init__()
@@ -91,19 +96,14 @@ def test_statistics_count_once(how: str, adjoint: str) -> None:
 
     got, want = trained(make, adjoint), trained(make, "backprop")
     assert all(map(torch.equal, got, want))
-    assert 8.0 in [float(b) for b in got if b.numel() == 1]
+    assert how == "batch_norm" or got[2] == 8
 
 
-def test_statistics_count_once_in_a_function_of_tensors() -> None:
-    def make() -> tuple[Any, Any]:
-        f = Normed()
-        return f, lambda: [b.clone() for b in f.buffers()]
-
-    got, want = trained(make, "functional"), trained(make, "backprop")
-    assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(got, want, strict=True))
+@pytest.mark.parametrize("make", [Normed, lambda: Statistics("no_grad")])
+def test_a_function_of_tensors_writes_nothing(make: Callable[[], nn.Module]) -> None:
     x = start()
     with pytest.raises(RuntimeError, match="expected to leave its buffers as they are"):
-        solve(Statistics("no_grad"), x, x, adjoint="functional", state=torch.float32)
+        solve(make(), x, x, adjoint="functional", state=torch.float32)
 
 
 @pytest.mark.parametrize("adjoint", REPLAYED)
@@ -148,7 +148,7 @@ def test_statistics_of_a_module_that_is_an_argument(adjoint: str) -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_statistics_of_a_scripted_module() -> None:
     def make() -> tuple[Any, Any]:
-        net = torch.jit.script(nn.Sequential(nn.Linear(16, 16), nn.BatchNorm1d(16)))
+        net: Any = torch.jit.script(nn.Sequential(nn.Linear(16, 16), nn.BatchNorm1d(16)))
         return lambda z, x: torch.tanh(net(z) + x), lambda: list(net.buffers())
 
     assert all(map(torch.equal, trained(make, "reversible"), trained(make, "backprop")))
@@ -157,6 +157,8 @@ def test_statistics_of_a_scripted_module() -> None:
 class Reader(nn.Module):
     """Reads what it writes."""
 
+    scale: Tensor
+
     def __init__(self, where: str) -> None:
         super().__init__()
         self.linear, self.where = nn.Linear(16, 16), where
@@ -164,7 +166,7 @@ class Reader(nn.Module):
         self.plain = torch.ones(1)
 
     def forward(self, z: Tensor, x: Tensor) -> Tensor:
-        scale = self.scale if self.where == "a buffer" else self.plain
+        scale: Any = self.scale if self.where == "a buffer" else self.plain
         with torch.no_grad():
             scale.mul_(0.9)
         return torch.tanh(scale.clone() * self.linear(z) + x)

@@ -23,7 +23,6 @@ from .kept_state import Growth, KeptState
 from .mapping import Mapping
 from .randomness import Randomness, Rng
 from .standing import Standing, put
-from .transforms import inside_transform
 from .written import Change, Written, version_of
 
 # ---- autocast --------------------------------------------------------------------------------
@@ -201,7 +200,8 @@ class Evaluation:
         if self.growth is not None:
             self.growth.after_another()
         if k == 1 and self.writes is not None and not self.may_read:
-            changed = self.writes.changed()
+            pure = self.adjoint == "functional" and torch.is_grad_enabled()
+            changed = self.writes.changed(statistics=pure)
             if changed:
                 self._check_changed(changed, leaves, tensors, out)
 
@@ -216,16 +216,14 @@ class Evaluation:
 
         Comparing waits for the device, for an f that writes more than statistics of torch's own.
         """
-        if self.adjoint == "functional" or inside_transform() or capturing(self.device):
-            for change in changed:
-                if change.floating:
-                    raise RuntimeError(
-                        f"f: expected to leave its buffers as they are with {self.adjoint!r}, in "
-                        "torch.func and in CUDA graphs, which cannot tell whether it reads them, "
-                        f"got a change of {change.name}; put the module in eval mode, or choose "
-                        "adjoint='backprop'"
-                    )
-            return
+        if self.adjoint == "functional":
+            raise RuntimeError(
+                "f: expected to leave its buffers as they are with adjoint='functional', got a "
+                f"change of {changed[0].name}; put the module in eval mode, or choose another "
+                "adjoint"
+            )
+        if capturing(self.device):
+            return  # nothing can be compared; the check on the way back remains
         reads = any(change.to_read for change in changed)
         if not reads:
             states = self.random.states()

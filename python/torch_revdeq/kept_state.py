@@ -191,7 +191,7 @@ class Growth:
         if len(self.shapes) < 3:
             return None
         last = self._now()
-        for key in self.shapes[1]:
+        for key, first in self.shapes[1].items():
             sizes = [shapes.get(key) for shapes in self.shapes]
             if sizes[0] is None or len(sizes) > 3:
                 del sizes[0]  # nothing, or what an earlier solve has left
@@ -199,10 +199,12 @@ class Growth:
             step = steps.pop()
             if steps or step is None:
                 continue
-            at, by = step
-            rest = [after[at] - before[at] for before, after in pairwise([sizes[-1], last[key]])]
-            if rest[0] % by == 0 and (len(sizes) > 2 or sizes[0][at] == by):
-                return self._grown(key, self.shapes[0].get(key) or sizes[0], last[key])
+            dimension, more = step
+            rest = _step(sizes[-1], last.get(key))
+            goes_on = rest is not None and rest[0] == dimension and rest[1] % more == 0
+            seen = len(sizes) > 2 or first[dimension] == more
+            if seen and (goes_on or last.get(key) == sizes[-1]):
+                return self._grown(key, self.shapes[0].get(key) or first, last[key])
         return None
 
     def _grown(self, key: tuple[int, Any], before: tuple[int, ...], after: tuple[int, ...]) -> str:

@@ -51,12 +51,14 @@ def assert_repeatable(
     leaves = pytree.tree_leaves(values)
     held = search((f, *(leaf for leaf in leaves if not isinstance(leaf, Tensor))))
     random = Randomness(flatten("z0", z0)[0][0].device, "auto")
-    for grad in (False, True):
-        writes, state = Written(held), KeptState(held)
-        writes.end()
-        with writes.kept(), state.kept(every=True), torch.set_grad_enabled(grad):
-            _evaluate(f, values, held, random, writes, state)
-    random.restore(random.first)
+    try:
+        for grad in (False, True):
+            writes, state = Written(held), KeptState(held)
+            writes.end()
+            with writes.kept(), state.kept(every=True), torch.set_grad_enabled(grad):
+                _evaluate(f, values, held, random, writes, state)
+    finally:
+        random.restore(random.first)
 
 
 def _evaluate(

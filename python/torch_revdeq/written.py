@@ -20,6 +20,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrizations import _SpectralNorm
 
 from .holdings import Holdings
+from .transforms import inside_transform
 
 _SMALL = 2**16
 """Elements of a closed-over tensor that is kept though its version says nothing of a write."""
@@ -63,8 +64,8 @@ class Written:
     def __bool__(self) -> bool:
         return bool(self.slots or self.loose)
 
-    def changed(self) -> list[Change]:
-        """What was seen to be written since, but for statistics of torch's own.
+    def changed(self, *, statistics: bool = False) -> list[Change]:
+        """What was seen to be written since, but for `statistics` of torch's own.
 
         A normalisation in training writes running statistics that it does not read.
         """
@@ -73,7 +74,7 @@ class Written:
             now = module._buffers.get(name)
             if now is buffer and version_of(now) == version:
                 continue
-            if not isinstance(module, _NormBase):
+            if statistics or not isinstance(module, _NormBase):
                 where = f"{name!r} in {type(module).__name__}"
                 known = isinstance(module, _SpectralNorm) and module.training
                 found.append(Change(where, _is_wide(now), known))
@@ -88,8 +89,8 @@ class Written:
         self.standing = [
             (space, name, space.get(name)) for _, space in self.spaces for name in space
         ]
-        if not self.standing and not self.loose:
-            return
+        if inside_transform() or not (self.standing or self.loose):
+            return  # in a transform nothing outside of it can be written
         rows = zip(self.slots, self.versions, strict=True)
         silent = {id(b) for (*_, b), version in rows if b is not None and version_of(b) == version}
         buffers = [b for *_, b in self.standing if b is not None and not is_lazy(b)]
