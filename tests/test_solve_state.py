@@ -166,7 +166,8 @@ class Reader(nn.Module):
         self.plain = torch.ones(1)
 
     def forward(self, z: Tensor, x: Tensor) -> Tensor:
-        scale: Any = self.scale if self.where == "a buffer" else self.plain
+        held: dict[str, Any] = {"a buffer": self.scale, "a tensor": self.plain}
+        scale = held[self.where]
         with torch.no_grad():
             scale.mul_(0.9)
         return torch.tanh(scale.clone() * self.linear(z) + x)
