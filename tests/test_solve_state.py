@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import types
 from collections import deque
 from collections.abc import Callable
@@ -447,3 +448,21 @@ def test_the_slots_of_computed_parameters() -> None:
     functional_call(linear, {"weight": weight}, (z,))
     assert [(m, name) for m, name, _ in found] == [(linear, "weight")]
     assert found[0][2] is weight
+
+
+# ---- per-sample gradients ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("adjoint", [*REPLAYED, "functional"])
+def test_what_opacus_prepared_is_refused(adjoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It marks each parameter, and counts evaluations by hooks."""
+    f, x = MLP(), start()
+    solve(f, x, x).z.sum().backward()
+    for p in f.parameters():
+        p.grad_sample = None  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "opacus", types.ModuleType("opacus"))
+    with pytest.raises(RuntimeError, match=r"Opacus.*adjoint='backprop'"):
+        solve(f, x, x, adjoint=adjoint, **FLOAT.get(adjoint, {}))  # type: ignore[arg-type]
+    solve(f, x, x, adjoint="backprop").z.sum().backward()
+    with torch.no_grad():
+        solve(f, x, x)

@@ -69,6 +69,7 @@ class KeptState:
     def end(self) -> None:
         """After the forward pass: which of them it has changed."""
         self.changed = [place for place, _ in self.noted.changed()]
+        self.noted = Noted([])  # nothing of before is held any longer
 
     @contextmanager
     def kept(self, *, every: bool = False) -> Iterator[None]:

@@ -56,7 +56,7 @@ class Written:
             for module, space in self.spaces
             for name, buffer in space.items()
         ]
-        self.versions = [version_of(buffer) for *_, buffer in self.slots]
+        self.versions = [-1 if is_lazy(b) else version_of(b) for *_, b in self.slots]
         self.loose_versions = [version_of(t) for t in self.loose]
         self.standing: list[tuple[dict[str, Any], str, Any]] = []
         self.values: list[Tensor] = []
