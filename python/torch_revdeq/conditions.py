@@ -32,7 +32,8 @@ AutocastState = tuple[tuple[str, bool, torch.dtype], ...]
 
 def autocast_state(device: torch.device) -> AutocastState:
     """Autocast as it stands, for the CPU and for the device."""
-    types = ("cpu",) if device.type == "cpu" else ("cpu", device.type)
+    # Devices that compute nothing, as "meta", have no autocast.
+    types = ("cpu",) if device.type in ("cpu", "meta") else ("cpu", device.type)
     return tuple((t, torch.is_autocast_enabled(t), torch.get_autocast_dtype(t)) for t in types)
 
 

@@ -32,7 +32,7 @@ class Randomness:
 
     def generators(self) -> list[Any]:
         """The default generators that f can draw from without naming one."""
-        if self.device.type == "cpu":
+        if self.device.type in ("cpu", "meta"):
             return [torch.default_generator]
         return [torch.default_generator, _generator(self.device)]
 
