@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from cells import MLP
-from torch_revdeq import solve
+from torch_revdeq import ReconstructionError, solve
 
 REPLAYED = ["reversible", "hooks", "checkpoint"]
 FLOAT: dict[str, dict[str, Any]] = {"functional": {"state": torch.float32}}
@@ -182,6 +182,24 @@ def test_what_is_read_and_written_is_refused_in_the_forward_pass(where: str, adj
         with pytest.raises(RuntimeError, match=r"^f: expected to (read none of the|leave its) buf"):
             solve(Reader(where), x, x, adjoint=adjoint, check=check, **options)  # type: ignore[arg-type]
     solve(Reader(where), x, x, adjoint="backprop").z.sum().backward()
+
+
+class LateReader(Reader):
+    """Reads its counter from the fifth evaluation on."""
+
+    def forward(self, z: Tensor, x: Tensor) -> Tensor:
+        self.scale += 1.0
+        factor = torch.where(self.scale > 5.0, self.scale, 1.0)
+        return torch.tanh(0.1 * factor * self.linear(z) + x)
+
+
+@pytest.mark.parametrize("adjoint", ["reversible", "hooks"])
+def test_what_is_read_later_is_found_after_the_way_back(adjoint: str) -> None:
+    f, x = LateReader(""), start().requires_grad_()
+    z = solve(f, x, x, adjoint=adjoint).z  # type: ignore[arg-type]
+    with pytest.raises(ReconstructionError, match="reads what it writes: 'scale' in LateReader"):
+        z.sum().backward()
+    assert f.scale == 1 + 16
 
 
 def test_the_question_whether_f_reads_leaves_no_trace() -> None:

@@ -112,24 +112,23 @@ class Evaluation:
         self.growth: Growth | None = None
         self.writes: Written | None = None
         self.state: KeptState | None = None
+        self.standing: Standing | None = None
         self.watching = self.may_read = False
         self.device = device
         self.switch_autocast = False
-
-    @cached_property
-    def standing(self) -> Standing:
-        """Which tensors f's modules hold as parameters."""
-        return Standing(self.modules)
 
     @property
     def written(self) -> list[tuple[nn.Module, str]]:
         """The buffers that a replay puts back."""
         return [] if self.writes is None else [(m, name) for m, name, _ in self.writes.slots]
 
-    @property
+    @cached_property
     def computed(self) -> list[tuple[nn.Module, str, Tensor]]:
-        """Where f's modules hold, as parameters, tensors that were computed and require grad."""
-        return self.standing.computed()
+        """Where f's modules hold, as parameters, tensors that were computed and require grad.
+
+        As it was when this was first read, which is before the forward pass or in it.
+        """
+        return Standing(self.modules).computed()
 
     def with_computed(self, tensors: Sequence[Tensor]) -> AbstractContextManager[None]:
         """Have these stand in place of the ``computed``, one for each."""
@@ -176,12 +175,12 @@ class Evaluation:
             self.growth = Growth(self.held)
         if replayed:
             self.writes, self.state = Written(self.held), KeptState(self.held)
-            _ = self.standing
         try:
             yield
             if self.growth is not None:
                 _refuse_growth(self.growth.at_the_end())
             if self.writes is not None and self.state is not None:
+                self.standing = Standing(self.modules)
                 self.writes.end()
                 self.state.end()
         finally:
@@ -254,7 +253,7 @@ class Evaluation:
         """Around the way back, which leaves nothing of itself behind; `leaves` lose their hooks."""
         self._enter()
         with ExitStack() as stack:
-            if not self.standing.in_place():
+            if self.standing is not None and not self.standing.in_place():
                 stack.enter_context(self.standing.again())
             if any(leaf._backward_hooks for leaf in leaves):
                 stack.enter_context(hooks_masked(leaves))
