@@ -282,6 +282,21 @@ def test_a_variable_of_a_closure() -> None:
     assert calls == 6
 
 
+CALLS = 0
+
+
+def counting_globally(z: Tensor) -> Tensor:
+    global CALLS
+    CALLS += 1
+    return torch.tanh(0.5 * z)
+
+
+def test_a_global_variable() -> None:
+    before = CALLS
+    solve(counting_globally, start().requires_grad_(), max_steps=3).z.sum().backward()
+    assert before + 6 == CALLS
+
+
 class WithSlots:
     __slots__ = ("calls", "net")
 

@@ -10,7 +10,7 @@ import sys
 import types
 import weakref
 from collections import UserDict, UserList, deque
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -129,26 +129,48 @@ def _content(value: object, slot: Any) -> Any:
         return None
 
 
-_known_globals: dict[int, tuple[types.CodeType, tuple[str, ...]]] = {}
+class Global:
+    """A global variable that a function assigns, as a descriptor of its dict of globals."""
+
+    def __init__(self, name: str) -> None:
+        self.__name__ = name
+
+    def __get__(self, space: dict[str, Any], _: Any = None) -> Any:
+        """Its value."""
+        return space.get(self.__name__)
+
+    def __set__(self, space: dict[str, Any], value: Any) -> None:
+        """Assign it."""
+        space[self.__name__] = value
 
 
-def globals_of(code: types.CodeType) -> tuple[str, ...]:
-    """The globals that a function names, also in the functions that it makes."""
+class Globals(NamedTuple):
+    """The globals that a function names, and those of them that it assigns."""
+
+    named: tuple[str, ...]
+    assigned: tuple[Global, ...]
+
+
+_known_globals: dict[int, tuple[types.CodeType, Globals]] = {}
+
+
+def globals_of(code: types.CodeType) -> Globals:
+    """The globals of a function, and of the functions that it makes."""
     known = _known_globals.get(id(code))
     if known is not None:
         return known[1]
     if len(_known_globals) > 4096:
         _known_globals.clear()
-    names = {i.argval for i in dis.get_instructions(code) if i.opname in _LOADS}
+    steps = [(i.opname, i.argval) for i in dis.get_instructions(code)]
+    named = {name for what, name in steps if what in ("LOAD_GLOBAL", "LOAD_NAME", "STORE_GLOBAL")}
+    assigned = {name for what, name in steps if what == "STORE_GLOBAL"}
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
-            names.update(globals_of(constant))
-    found = tuple(sorted(names))
+            named.update(globals_of(constant).named)
+            assigned.update(slot.__name__ for slot in globals_of(constant).assigned)
+    found = Globals(tuple(sorted(named)), tuple(map(Global, sorted(assigned))))
     _known_globals[id(code)] = code, found
     return found
-
-
-_LOADS = ("LOAD_GLOBAL", "LOAD_NAME", "STORE_GLOBAL")
 
 
 def installed(code: types.CodeType) -> bool:

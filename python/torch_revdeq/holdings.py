@@ -163,7 +163,10 @@ class _Search:
         self._push((value.__kwdefaults__ or {}).values())
         if self.is_near or not installed(value.__code__):
             space = value.__globals__
-            for name in globals_of(value.__code__):
+            names = globals_of(value.__code__)
+            if names.assigned:
+                self.found.slotted.append((space, names.assigned))
+            for name in names.named:
                 held = space.get(name)
                 form = form_of(type(held))
                 if form in ("module", "function", "method", "partial", "wrapper"):

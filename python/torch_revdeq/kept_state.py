@@ -155,7 +155,7 @@ class Growth:
     def __init__(self, held: Holdings) -> None:
         """Note what f's objects, its own modules and containers hold."""
         self.places = [*held.own, *((f"a {type(c).__name__}", c) for c in held.containers)]
-        self.places += [(type(owner).__name__, (owner, slots)) for owner, slots in held.slotted]
+        self.places += [(_kind(owner), (owner, slots)) for owner, slots in held.slotted]
         self.noted = Noted([place for _, place in self.places])
         self.shapes: list[Shapes] = []  # before, and after each of the first evaluations
 
@@ -212,6 +212,10 @@ class Growth:
         where, name = self.places[key[0]][0], key[1]
         what = repr(name) if isinstance(name, str) else f"number {name}"
         return f"{what} in {where}, which grew from {before} to {after}"
+
+
+def _kind(owner: object) -> str:
+    return "the globals" if isinstance(owner, dict) else type(owner).__name__
 
 
 def _shapes(index: int, place: Any, contents: list[Any]) -> Shapes:
