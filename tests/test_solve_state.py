@@ -214,10 +214,10 @@ def test_a_graph_outside_may_have_saved_a_buffer() -> None:
     """Buffers are put back with their versions."""
     f, x = Statistics("batch_norm"), start()
     weight = torch.ones(16, requires_grad=True)
-    extra = nn.Module()
-    extra.register_buffer("table", torch.ones(16))
+    extra, table = nn.Module(), torch.ones(16)
+    extra.register_buffer("table", table)
     f.add_module("extra", extra)
-    outside = weight * extra.table  # saves the buffer
+    outside = weight * table  # saves the buffer
     z = solve(f, x, x, max_steps=2).z
     z.sum().backward()
     outside.sum().backward()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -140,7 +140,11 @@ class Evaluation:
         versions = [version_of(leaf) for leaf in leaves]
         if self.random.active:
             self.random.set(k)
-        out = self._evaluated(leaves, tensors)
+        if self.switch_autocast:
+            with autocast(self.autocast):
+                out = self.mapping(leaves, tensors)
+        else:
+            out = self.mapping(leaves, tensors)
         if versions != [version_of(leaf) for leaf in leaves]:
             raise RuntimeError(
                 "f: expected to leave its state as it is, got a change in place; begin f with an "
@@ -149,12 +153,6 @@ class Evaluation:
         if k < 4 and self.watching:
             self._watch(k, leaves, tensors, out)
         return out
-
-    def _evaluated(self, leaves: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[Tensor]:
-        if self.switch_autocast:
-            with autocast(self.autocast):
-                return self.mapping(leaves, tensors)
-        return self.mapping(leaves, tensors)
 
     def _enter(self) -> None:
         """Before evaluations, forward or on the way back."""
@@ -229,8 +227,9 @@ class Evaluation:
             states = self.random.states()
             if self.random.active:
                 self.random.set(1)
-            with self.repeated(), saved_tensors_hooks(_as_it_is, _as_it_is):
-                again = self._evaluated(leaves, tensors)
+            around = autocast(self.autocast) if self.switch_autocast else nullcontext()
+            with self.repeated(), saved_tensors_hooks(_as_it_is, _as_it_is), around:
+                again = self.mapping(leaves, tensors)
             self.random.restore(states)
             reads = not all(map(torch.equal, again, out))
         if reads:
