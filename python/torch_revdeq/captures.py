@@ -130,21 +130,20 @@ class Captures:
         if node._sequence_nr() >= self._start:
             refuse_kept(f"it was computed there by {node.name()}")
         held = self.held()
-        passed = (
-            ""
-            if held is None
-            else (
-                f" (an argument of type {held} is no pytree, and its tensors are not passed with it: "
-                "register a dataclass with torch.export.register_dataclass, another type with "
-                "torch.utils._pytree.register_pytree_node, or pass a tuple or dict)"
-            )
-        )
+        passed = "" if held is None else f" ({held} {_NO_PYTREE})"
         raise CaptureError(
             "f: expected to read its arguments, and parameters or other leaves, got a tensor that "
             f"requires grad and was computed outside f (by {node.name()}), or kept by f since an "
             f"earlier solve; pass it as an argument, solve(f, z0, tensor){passed}, or choose "
             "adjoint='hooks', which takes what f closes over"
         )
+
+
+_NO_PYTREE = (
+    "is no pytree, so its tensors are not passed with it: register a dataclass with "
+    "torch.export.register_dataclass, another type with torch.utils._pytree.register_pytree_node, "
+    "or pass a tuple or dict"
+)
 
 
 def refuse_kept(where: str) -> NoReturn:

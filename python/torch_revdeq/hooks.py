@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from .auxiliary import collecting
 from .checkpoints import Form, Saves, changed_in_place, saved_others
 from .iteration import iterate
 from .nodes import Nodes, attached, begun
@@ -41,7 +42,8 @@ def solve_hooks(problem: Problem) -> Outputs:
     again = _Recomputation(problem)
     with problem.evaluation.forward(replayed=True):
         cut = problem.first_step
-        evaluate = truncated(again.evaluate, again.plain, cut)
+        auxiliary = problem.auxiliary()
+        evaluate = collecting(truncated(again.evaluate, again.plain, cut), auxiliary)
         start = begun(problem.z0, cut)
         first = evaluate(0, attached(start, problem.z0))
         # Each half step has copies of its own for f, which may keep them: a solve inside f does.
@@ -52,12 +54,14 @@ def solve_hooks(problem: Problem) -> Outputs:
         run = problem.schedule, problem.stopping, again.after_step(pair)
         steps = iterate(nodes, first, evaluate, *run)
         z_leaves, y_leaves = pair.outputs()
+        aux = [] if auxiliary is None else auxiliary.result()
     stats = problem.stats(pair, steps)
     saved = [nodes.saved[step] for step in problem.save_at]
-    outputs = [*z_leaves, *y_leaves, *(leaf.detach() for leaves in saved for leaf in leaves)]
+    beside = (leaf.detach() for leaves in (*saved, aux) for leaf in leaves)
+    outputs = [*z_leaves, *y_leaves, *beside]
     problem.check_range(pair, stats, outputs)
     again.finish(pair, steps, stats)
-    return Outputs(attached(nodes.z, z_leaves), attached(nodes.y, y_leaves), saved, stats)
+    return Outputs(attached(nodes.z, z_leaves), attached(nodes.y, y_leaves), saved, stats, aux)
 
 
 class _Recomputation:
@@ -195,7 +199,7 @@ class _Recomputation:
         for number, tensor in enumerate(tensors):
             self.cache[k, number] = tensor
         with torch.no_grad():
-            values = [value.detach() for value in out]
+            values = [value.detach() for value in out[: self.leaves]]
             (self.walk.invert_z if at_y else self.walk.invert_y)(n, values)
             self.next = k - 1
             if k == 2 * self.problem.first_step:

@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from .compiling import can_be_operator
+from .copies import check_left_out, deep_copy, pickled_state
 from .linear_cell import LinearCell
 from .one_op import solve_cell
 from .solution import Solution, Stats
@@ -90,6 +91,7 @@ class RevDEQ(nn.Module):
                 raise TypeError("z0: expected a start, or an argument to take its shape from")
             start = self.f.start if isinstance(self.f, LinearCell) else torch.zeros_like
             z0 = pytree.tree_map(start, args[0])
+        check_left_out(self.options)
         options = {"y0": y0, "beta": self.beta, **self.options}
         if kwargs:
             options["kwargs"] = kwargs
@@ -110,6 +112,23 @@ class RevDEQ(nn.Module):
         if isinstance(self.f, LinearCell):
             return solve_cell(self.f, z0, args, options, self.implementation)
         return solve(self.f, z0, *args, **options)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> RevDEQ:
+        """A copy with an f of its own, that shares the process group; TypeError for some f.
+
+        A function that closes over modules is not copied by Python, and refused.
+        """
+        return deep_copy(self, memo)
+
+    def __copy__(self) -> RevDEQ:
+        """A layer with the same f."""
+        copied = self.__class__.__new__(self.__class__)
+        copied.__setstate__(dict(self.__dict__))
+        return copied
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle: without the process group, which has to be given again."""
+        return pickled_state(super().__getstate__())
 
     def extra_repr(self) -> str:
         """The options, as they were given."""

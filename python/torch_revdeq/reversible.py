@@ -122,12 +122,12 @@ class _Forward:
                 state = entered(leaves, self._origin(k))
             else:
                 state = [leaf.detach().requires_grad_() for leaf in leaves]
+            since = now()
             read, given = as_read(state), as_read(self.tensors)
             if self.kept.wanted:
                 evaluate = partial(self.evaluation, k, read, given)
                 out = self.kept.evaluated(k, evaluate, state, self.captures)
             else:
-                since = now()
                 out = self.evaluation(k, read, given)
                 self.captures.add(state, out, since, armed=self.leaks)
         finally:

@@ -195,6 +195,7 @@ def solve(
     read = [*leaves, *(second or ()), *tensors, *([beta] if isinstance(beta, Tensor) else [])]
     evaluation = Evaluation(mapping, device, rng)
     adjoint = chosen_adjoint(adjoint, evaluation.modules)
+    evaluation.adjoint = adjoint
     transformed = check_transforms(adjoint, kept is None, read)
     if torch.is_grad_enabled():
         check_modules(evaluation.modules, adjoint)
