@@ -53,6 +53,7 @@ class Products:
         self.seeded = [i for i, twice in enumerate(reached_twice) if twice and same[i]]
         self.sums: list[Tensor | None] = [None] * len(targets)
         self.kept = {} if kept is None else kept
+        self.aliased = is_asked_for_leaves()
 
     def __call__(
         self, k: int, leaves: Sequence[Tensor], seed: Sequence[Tensor]
@@ -83,7 +84,10 @@ class Products:
     def _evaluate(self, k: int, leaves: Sequence[Tensor]) -> Graph:
         with torch.enable_grad():
             state = [leaf.detach().requires_grad_() for leaf in leaves]
-            out = self.evaluation(k, as_read(state), as_read(self.tensors))
+            if self.aliased:
+                out = self.evaluation(k, as_read(state), as_read(self.tensors))
+            else:
+                out = self.evaluation(k, state, self.tensors)
             # Made after f, so that autograd meets them first: the sum so far, then f's parts.
             targets = [self.targets[i] for i in self.seeded if self.sums[i] is not None]
             return Graph(k, state, out, {id(t): t.view_as(t) for t in targets})
@@ -119,13 +123,18 @@ class Products:
             torch._foreach_add_(sums, parts)  # type: ignore[attr-defined]
 
 
-def as_read(leaves: Sequence[Tensor]) -> Sequence[Tensor]:
-    """The leaves as f gets them: aliases where hooks on modules may ask the engine about them.
+def is_asked_for_leaves() -> bool:
+    """Whether hooks on modules may ask autograd's engine about what the modules are given.
 
-    Counters of operations (FlopCounterMode) put hooks on what modules are given, which ask whether
-    a backward pass will come there. Of a leaf the engine answers that in ``backward()`` only.
+    Counters of operations (FlopCounterMode) do, to know whether a backward pass will come there.
+    Of a leaf the engine answers that in ``backward()`` only.
     """
-    if not (_before_modules or torch._C._len_torch_dispatch_stack()):
+    return bool(_before_modules) or torch._C._len_torch_dispatch_stack() > 0
+
+
+def as_read(leaves: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The leaves as f gets them: aliases where the engine is asked about them."""
+    if not is_asked_for_leaves():
         return leaves
     return [alias(leaf) if leaf.requires_grad else leaf for leaf in leaves]
 

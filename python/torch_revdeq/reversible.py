@@ -24,7 +24,7 @@ from .iteration import iterate
 from .kept import Graph, Kept
 from .pair import Pair
 from .problem import Outputs, Problem
-from .products import Products, as_read, keeps_graph
+from .products import Products, as_read, is_asked_for_leaves, keeps_graph
 from .reconstruction import Check
 from .solution import Stats
 from .stored import differentiated_again
@@ -96,6 +96,7 @@ class _Forward:
             t.detach().requires_grad_(self.grad and t.requires_grad) for t in problem.tensors
         ]
         self.captures = Captures(self.tensors)
+        self.aliased = is_asked_for_leaves()
         count = problem.store_last if self.grad else 0
         self.kept = Kept(count, problem.memory_budget, [*problem.z0, *self.tensors])
 
@@ -105,7 +106,10 @@ class _Forward:
             return _values(self.evaluation(k, [leaf.detach() for leaf in leaves], self.tensors))
         with torch.enable_grad():
             state = [leaf.detach().requires_grad_() for leaf in leaves]
-            evaluate = partial(self.evaluation, k, as_read(state), as_read(self.tensors))
+            read, tensors = state, self.tensors
+            if self.aliased:
+                read, tensors = as_read(state), as_read(tensors)
+            evaluate = partial(self.evaluation, k, read, tensors)
             out = self.kept.evaluated(k, evaluate, state, self.captures)
         return _values(out)
 
