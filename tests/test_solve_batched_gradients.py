@@ -11,7 +11,7 @@ from torch.autograd.functional import hessian, jacobian
 
 from cells import MLP
 from composing import BOUND
-from torch_revdeq import solve
+from torch_revdeq import fixed_point, solve
 
 F32, F64 = torch.float32, torch.float64
 OF_ROWS = [
@@ -97,3 +97,18 @@ def test_a_way_back_in_place_takes_one_at_a_time(state: Any) -> None:
     with pytest.raises(RuntimeError, match=r"solve: expected one gradient at a time.*vectorize=F"):
         jacobian(run, x, vectorize=True)
     assert jacobian(run, x).any()
+
+
+def test_a_limit() -> None:
+    f, x = cell(F64, p=0.0)
+
+    def limit(x: Tensor, adjoint: Any) -> Tensor:
+        return fixed_point(f, torch.zeros_like(x), x, adjoint=adjoint, tol=1e-9).z
+
+    with pytest.raises(RuntimeError, match=r"fixed_point: expected one gradient at a time"):
+        jacobian(lambda x: limit(x, "implicit"), x, vectorize=True)
+    found: list[Any] = [
+        jacobian(lambda x: limit(x, "phantom"), x, vectorize=v) for v in (True, False)
+    ]
+    assert found[1].any()
+    assert (found[0] - found[1]).norm() <= BOUND * found[1].norm()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -115,6 +115,7 @@ class Evaluation:
         self.state: KeptState | None = None
         self.standing: Standing | None = None
         self.watching = self.may_read = False
+        self.weights = 0
         self.device = device
         self.switch_autocast = False
 
@@ -142,9 +143,8 @@ class Evaluation:
         if self.random.active:
             self.random.set(k)
         try:
-            if self.switch_autocast:
-                with autocast(self.autocast):
-                    out = self.mapping(leaves, tensors, k >> 1)
+            if self.switch_autocast or self.weights:
+                out = self._around(k, leaves, tensors)
             else:
                 out = self.mapping(leaves, tensors, k >> 1)
         except RuntimeError as error:
@@ -156,6 +156,21 @@ class Evaluation:
         if k < 4 and self.watching:
             self._watch(k, leaves, tensors, out)
         return out
+
+    def _around(self, k: int, leaves: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[Tensor]:
+        """f under autocast, or with weights that are given with its arguments."""
+        given = len(tensors) - self.weights
+        with ExitStack() as stack:
+            if self.switch_autocast:
+                stack.enter_context(autocast(self.autocast))
+            if self.weights:
+                stack.enter_context(self.with_computed(tensors[given:]))
+            return self.mapping(leaves, tensors[:given], k >> 1)
+
+    def take_computed(self) -> list[Tensor]:
+        """The weights that were computed, which evaluations are given after the arguments now."""
+        self.weights = len(self.computed)
+        return [tensor for *_, tensor in self.computed]
 
     def _enter(self) -> None:
         """Before evaluations, forward or on the way back."""
@@ -229,9 +244,8 @@ class Evaluation:
             states = self.random.states()
             if self.random.active:
                 self.random.set(1)
-            around = autocast(self.autocast) if self.switch_autocast else nullcontext()
-            with self.repeated(), saved_tensors_hooks(_as_it_is, _as_it_is), around:
-                again = self.mapping(leaves, tensors)  # of the first step
+            with self.repeated(), saved_tensors_hooks(_as_it_is, _as_it_is):
+                again = self._around(1, leaves, tensors)
             self.random.restore(states)
             reads = not all(map(torch.equal, again, out))
         if reads:

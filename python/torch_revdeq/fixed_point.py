@@ -23,6 +23,7 @@ from .iterations import Anderson, FixedPointSolver, Relaxed, Run
 from .mapping import FlatFunction, flatten
 from .modules import check_modules
 from .products import as_read, derivatives, keeps_graph
+from .transforms import is_batched
 
 FixedPointAdjoint: TypeAlias = Literal["implicit", "phantom"]
 
@@ -238,6 +239,12 @@ class _Implicit(torch.autograd.Function):
             raise RuntimeError(
                 "fixed_point: expected one derivative of an implicit gradient, got "
                 "create_graph=True; choose adjoint='phantom', or solve() with a float state"
+            )
+        if is_batched(grads):
+            raise RuntimeError(
+                "fixed_point: expected one gradient at a time, got batched gradients "
+                "(vectorize=True, is_grads_batched=True); choose adjoint='phantom', or "
+                "vectorize=False"
             )
         if ctx.around is None:
             raise RuntimeError(

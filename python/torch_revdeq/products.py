@@ -64,6 +64,7 @@ class Products:
         self.sums: list[Tensor | None] = [None] * len(targets)
         self.kept = {} if kept is None else kept
         self.again, self.auxiliary = again, auxiliary
+        self.aliased = is_asked_for_leaves()
 
     def __call__(
         self, k: int, leaves: Sequence[Tensor], seed: Sequence[Tensor]
@@ -109,7 +110,10 @@ class Products:
         try:
             state = [leaf.detach().requires_grad_() for leaf in leaves]
             since = now()
-            out = self.evaluation(k, as_read(state), as_read(self.tensors))
+            read, given = state, self.tensors
+            if self.aliased:
+                read, given = as_read(state), as_read(given)
+            out = self.evaluation(k, read, given)
             if self.again is not None:
                 self.again.check(out, since)
                 self.again = None
@@ -150,13 +154,18 @@ class Products:
             torch._foreach_add_(sums, parts)  # type: ignore[attr-defined]
 
 
-def as_read(leaves: Sequence[Tensor]) -> Sequence[Tensor]:
-    """The leaves as f gets them: aliases where hooks on modules may ask the engine about them.
+def is_asked_for_leaves() -> bool:
+    """Whether hooks on modules may ask autograd's engine about what the modules are given.
 
-    Counters of operations (FlopCounterMode) put hooks on what modules are given, which ask whether
-    a backward pass will come there. Of a leaf the engine answers that in ``backward()`` only.
+    Counters of operations (FlopCounterMode) do, to know whether a backward pass will come there.
+    Of a leaf the engine answers that in ``backward()`` only.
     """
-    if not (_before_modules or torch._C._len_torch_dispatch_stack()):
+    return bool(_before_modules) or torch._C._len_torch_dispatch_stack() > 0
+
+
+def as_read(leaves: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The leaves as f gets them: aliases where the engine is asked about them."""
+    if not is_asked_for_leaves():
         return leaves
     return [alias(leaf) if leaf.requires_grad else leaf for leaf in leaves]
 

@@ -27,7 +27,7 @@ from .iteration import iterate
 from .kept import Graph, Kept
 from .pair import Pair
 from .problem import Outputs, Problem
-from .products import Products, as_read, keeps_graph, set_grad_enabled
+from .products import Products, as_read, is_asked_for_leaves, keeps_graph, set_grad_enabled
 from .reconstruction import Check
 from .solution import Stats
 from .stored import differentiated_again
@@ -101,6 +101,7 @@ class _Forward:
     def __init__(self, problem: Problem) -> None:
         self.grad = torch.is_grad_enabled()
         self.problem, self.evaluation = problem, problem.evaluation
+        self.aliased = is_asked_for_leaves()
         count = problem.store_last if self.grad else 0
         self.kept = Kept(count, problem.memory_budget)
         # A graph that is kept is differentiated with respect to leaves.
@@ -123,7 +124,9 @@ class _Forward:
             else:
                 state = [leaf.detach().requires_grad_() for leaf in leaves]
             since = now()
-            read, given = as_read(state), as_read(self.tensors)
+            read, given = state, self.tensors
+            if self.aliased:
+                read, given = as_read(state), as_read(given)
             if self.kept.wanted:
                 evaluate = partial(self.evaluation, k, read, given)
                 out = self.kept.evaluated(k, evaluate, state, self.captures)

@@ -199,6 +199,8 @@ def solve(
     transformed = check_transforms(adjoint, kept is None, read)
     if torch.is_grad_enabled():
         check_modules(evaluation.modules, adjoint)
+        if adjoint == "reversible":
+            tensors = [*tensors, *evaluation.take_computed()]
     halting = Halting(leaves, tol, check_every) if per_sample else None
     problem = Problem(
         mapping=mapping,
