@@ -2,33 +2,47 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Collection
+import re
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from .compiling import can_be_operator
 from .linear_cell import LinearCell
 from .one_op import solve_cell
+from .options import TABLE, check_given
 from .solution import Solution, Stats
 from .solve import solve
 
-OPTIONS = tuple(
-    name
-    for name, parameter in inspect.signature(solve).parameters.items()
-    if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name != "y0"
-)
-"""The options of ``solve`` that a layer keeps."""
 
-
-def check_options(options: Collection[str]) -> None:
-    """TypeError for a name that ``solve`` does not know."""
+def check_options(options: dict[str, Any]) -> None:
+    """Refuse what ``solve`` would: TypeError for a name, ValueError or TypeError for a value."""
     for name in options:
-        if name not in OPTIONS:
-            raise TypeError(f"{name}: expected an option of solve, one of {', '.join(OPTIONS)}")
+        if name not in TABLE:
+            raise TypeError(f"{name}: expected an option of solve, one of {', '.join(TABLE)}")
+    check_given(options)
+
+
+def _is_misfit(error: Exception) -> bool:
+    """Whether a start of another shape or dtype may be what an error is about."""
+    if type(error) not in (RuntimeError, ValueError, TypeError):
+        return False
+    text = str(error)
+    if re.match(r"\w+: expected", text):  # our own
+        return text.startswith(("z0: ", "f: expected a result of the shape"))
+    return re.search("shape|size|dimension|must match", text) is not None
+
+
+def _began_at(z0: Any, error: Exception) -> Exception:
+    """The same error, with the start that the layer chose."""
+    shapes = ", ".join(str(tuple(leaf.shape)) for leaf in pytree.tree_leaves(z0))
+    return type(error)(
+        f"{error}; RevDEQ began at zeros_like of its first input, of shape {shapes}: if the state "
+        "of f has another shape or dtype, pass z0="
+    )
 
 
 class RevDEQ(nn.Module):
@@ -67,18 +81,23 @@ class RevDEQ(nn.Module):
         self.options = options
         self.stats: Stats | None = None
 
-    def forward(self, *args: Any, z0: Any = None, y0: Any = None) -> Any:
-        """The equilibrium; z0 and y0 as in ``solve``, z0 by default zeros like the first input."""
-        return self.solve(*args, z0=z0, y0=y0).z
+    def forward(self, *args: Any, z0: Any = None, y0: Any = None, residual_mask: Any = None) -> Any:
+        """The equilibrium; z0, y0 and residual_mask as in ``solve``.
 
-    def solve(self, *args: Any, z0: Any = None, y0: Any = None) -> Solution:
+        z0 is by default zeros like the first input.
+        """
+        return self.solve(*args, z0=z0, y0=y0, residual_mask=residual_mask).z
+
+    def solve(
+        self, *args: Any, z0: Any = None, y0: Any = None, residual_mask: Any = None
+    ) -> Solution:
         """As ``forward``, with all that there is to know."""
-        if z0 is None:
-            if not args:
-                raise TypeError("z0: expected a start, or an argument to take its shape from")
-            start = self.f.start if isinstance(self.f, LinearCell) else torch.zeros_like
-            z0 = pytree.tree_map(start, args[0])
+        chosen = z0 is None
+        if chosen:
+            z0 = self._start(args)
         options = {"y0": y0, "beta": self.beta, **self.options}
+        if residual_mask is not None:
+            options["residual_mask"] = residual_mask
         compiling = torch.compiler.is_dynamo_compiling()
         if compiling and options.get("adjoint") == "functional":
             solution = solve(self.f, z0, *args, **options)
@@ -87,9 +106,28 @@ class RevDEQ(nn.Module):
 
             solution = solve_in_graph(self, self.f, z0, args, options)
         else:
-            solution = self.solve_from(z0, args, options)
+            try:
+                solution = self.solve_from(z0, args, options)
+            except (RuntimeError, ValueError, TypeError) as error:
+                if not chosen or isinstance(self.f, LinearCell) or not _is_misfit(error):
+                    raise
+                raise _began_at(z0, error) from error
         self.stats = solution.stats
         return solution
+
+    def _start(self, args: tuple[Any, ...]) -> Any:
+        """Where the layer begins by itself."""
+        if not args:
+            raise TypeError("z0: expected a start, or an argument to take its shape from")
+        if isinstance(self.f, LinearCell):
+            return pytree.tree_map(self.f.start, args[0])
+        for leaf in pytree.tree_leaves(args[0]):
+            if not isinstance(leaf, Tensor):
+                raise TypeError(
+                    "z0: expected a start where the first input is not made of tensors, got an "
+                    f"input with {type(leaf).__name__} in it; pass z0="
+                )
+        return pytree.tree_map(torch.zeros_like, args[0])
 
     def solve_from(self, z0: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Solution:
         """A call, by what takes this cell's steps. `options` are those of ``solve``, and y0."""
