@@ -108,7 +108,8 @@ def flatten(name: str, value: Any) -> tuple[list[Tensor], Any]:
             f"{name}: expected a tensor or a pytree of tensors, got {value!r}; pass one"
         )
     for leaf in leaves:
-        if type(leaf) is not Tensor or not leaf.is_floating_point() or leaf.layout != torch.strided:
+        plain = type(leaf) is Tensor and leaf.is_floating_point()
+        if not plain or leaf.layout != torch.strided or leaf.is_nested:
             refuse_leaf(name, leaf)
         if leaf.device != leaves[0].device:
             raise ValueError(

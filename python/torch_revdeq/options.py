@@ -30,6 +30,7 @@ Accumulate: TypeAlias = Literal["float32", "autograd"]
 
 ADJOINTS = ("reversible", "hooks", "checkpoint", "backprop", "functional")
 STORING = ("reversible", "hooks", "checkpoint", "backprop")
+REVERSIBLE = ("reversible",)
 UNFIT: Any = object()
 """What a reader returns for a value that the option does not take."""
 
@@ -307,7 +308,7 @@ _OPTIONS = (
         _at_least(0, words=("auto",)),
         "'auto' or an integer of at least 0",
         "0 keeps no graph",
-        ("reversible",),
+        REVERSIBLE,
     ),
     Option(
         "memory_budget",
@@ -316,7 +317,7 @@ _OPTIONS = (
         _at_least(0, words=(None,)),
         "an integer of bytes, or None",
         "pass it with store_last='auto'",
-        ("reversible",),
+        REVERSIBLE,
     ),
     Option(
         "save_at",
@@ -345,13 +346,13 @@ _SOME = tuple(o for o in _OPTIONS if o.adjoints is not ADJOINTS and o.name != "f
 
 def reference() -> str:
     """The table as markdown, for the documentation."""
-    rows = ["| option | takes | default | with another value, adjoint |", "|---|---|---|---|"]
+    rows = ["| option | type | default | adjoints that take it |", "|---|---|---|---|"]
+    adjoints = {ADJOINTS: "all", STORING: 'all but `"functional"`', REVERSIBLE: '`"reversible"`'}
     for option in _OPTIONS:
-        default = str(option.default) if not isinstance(option.default, str) else ""
-        default = default or f'"{option.default}"'
-        names = ", ".join(f'`"{name}"`' for name in option.adjoints)
-        every = "any" if option.adjoints == ADJOINTS else names
-        rows.append(f"| `{option.name}` | {option.kind} | `{default}` | {every} |")
+        default, text = option.default, isinstance(option.default, str)
+        shown = f'"{default}"' if text else str(default)
+        takers = adjoints[option.adjoints]
+        rows.append(f"| `{option.name}` | {option.kind} | `{shown}` | {takers} |")
     return "\n".join(rows)
 
 
