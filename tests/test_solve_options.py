@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch._C._distributed_c10d import HashStore
 
 from documents import documents
 from torch_revdeq import LinearCell, RevDEQ, graphed, solve
@@ -80,7 +81,7 @@ OTHERS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def group() -> Any:
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
     yield dist.group.WORLD
     dist.destroy_process_group()
 
@@ -89,7 +90,7 @@ def group() -> Any:
 @pytest.mark.parametrize("name", TABLE)
 def test_the_adjoints_of_an_option(name: str, adjoint: Any, group: Any) -> None:
     z0, w = torch.randn(3, 4), torch.ones(4, requires_grad=True)
-    options = {"state": F32, "max_steps": 2, "adjoint": adjoint, **OTHERS[name]}
+    options: dict[str, Any] = {"state": F32, "max_steps": 2, "adjoint": adjoint, **OTHERS[name]}
     if name == "process_group":
         options["process_group"] = group
     if adjoint in TABLE[name].adjoints:
@@ -179,20 +180,22 @@ def test_a_function_that_returns_no_depth(value: Any) -> None:
 
 def test_numbers_of_other_libraries_are_converted() -> None:
     z0 = torch.randn(3, 4)
-    integers = {name: np.int64(3) for name in ("max_steps", "check_every", "backward_steps")}
+    integers: dict[str, Any] = {
+        name: np.int64(3) for name in ("max_steps", "check_every", "backward_steps")
+    }
     integers |= {"save_at": np.array([1, 3]), "frac_bits": np.uint8(18), "store_last": np.int32(2)}
-    plain = {"max_steps": 3, "check_every": 3, "backward_steps": 3}
+    plain: dict[str, Any] = {"max_steps": 3, "check_every": 3, "backward_steps": 3}
     plain |= {"save_at": [1, 3], "frac_bits": 18, "store_last": 2}
     got, want = (solve(torch.tanh, z0, **options) for options in (integers, plain))
     assert torch.equal(got.z, want.z) and all(map(torch.equal, got.saved, want.saved))
     assert type(got.stats.steps) is int and got.stats.frac_bits == 18
-    reals = {"beta": np.float32(0.3), "tol": np.float64(1e-2), "check": np.False_}
+    reals: dict[str, Any] = {"beta": np.float32(0.3), "tol": np.float64(1e-2), "check": np.False_}
     plain = {"beta": float(np.float32(0.3)), "tol": 1e-2, "check": False}
     got, want = (solve(mean, z0, max_steps=40, **options) for options in (reals, plain))
     assert torch.equal(got.z, want.z) and got.stats.steps == want.stats.steps < 40
     assert type(got.stats.tol) is float
-    for steps in (np.int64(3), 3):
-        assert solve(half, z0, max_steps=lambda steps=steps: steps).stats.steps == 3
+    drawn: list[Any] = [lambda: np.int64(3), lambda: 3]
+    assert [solve(half, z0, max_steps=depth).stats.steps for depth in drawn] == [3, 3]
     betas: list[Any] = [np.array([0.3, 0.5]), (0.3, np.float64(0.5)), [Fraction(3, 10), 0.5]]
     betas.append(lambda n: np.float64(0.3 + 0.2 * n))
     ends = [solve(half, z0, beta=beta, max_steps=2).z for beta in betas]
@@ -215,6 +218,7 @@ def test_check_is_a_bool_or_a_tolerance() -> None:
 
 
 def test_none_and_zero_and_empty_are_what_they_were() -> None:
+    options: dict[str, Any]
     for options in ({"tol": 0}, {"tol": 0.0}, {"tol": None}, {"save_at": []}, {"store_last": 0}):
         assert solve(half, Z0, **options).stats.steps == 8
 

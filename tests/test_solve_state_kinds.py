@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._C._distributed_c10d import HashStore
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
 from torch.testing._internal.two_tensor import TwoTensor
 from torch.utils import _pytree as pytree
 
@@ -42,9 +45,7 @@ def jagged() -> Tensor:
 
 
 def distributed() -> Any:
-    tensor = torch.distributed.tensor
-    mesh = torch.distributed.init_device_mesh("cpu", (1,))
-    return tensor.distribute_tensor(torch.zeros(4, 2), mesh, [tensor.Shard(0)])
+    return distribute_tensor(torch.zeros(4, 2), init_device_mesh("cpu", (1,)), [Shard(0)])
 
 
 KINDS: list[tuple[Any, str]] = [
@@ -88,7 +89,7 @@ def test_quantized_tensors() -> None:
 
 
 def test_sharded_tensors() -> None:
-    store = torch.distributed.HashStore()
+    store = HashStore()
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
         with pytest.raises(TypeError, match=r"got DTensor; .*\.to_local\(\)"):
@@ -146,7 +147,7 @@ class Elsewhere:
 
 def test_a_device_without_float64(monkeypatch: pytest.MonkeyPatch) -> None:
     class OnMps(Tensor):
-        device = Elsewhere()
+        device: Any = Elsewhere()
 
     with pytest.raises(ValueError, match=r"z0: expected on a device with float64, .* got mps"):
         flatten("z0", torch.zeros(3).as_subclass(OnMps))

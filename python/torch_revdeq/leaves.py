@@ -36,9 +36,10 @@ def refuse_leaf(name: str, leaf: Any) -> None:
 
 def _has_own_storage(leaf: Tensor) -> bool:
     """Whether the numbers are the tensor's own. Fake ones stand for such tensors in a trace."""
-    kind = type(leaf)
-    plain = kind.__torch_dispatch__ is Tensor.__torch_dispatch__
-    return plain or kind.__module__.startswith("torch._subclasses")
+    kind: Any = type(leaf)
+    plain: Any = Tensor
+    own = kind.__torch_dispatch__ is plain.__torch_dispatch__
+    return own or kind.__module__.startswith("torch._subclasses")
 
 
 def _instead_of_an_object(leaf: Any) -> str:

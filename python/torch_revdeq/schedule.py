@@ -42,7 +42,7 @@ class Schedule:
         self.numbers = self._numbers(beta, max_steps)
         convert = effective_beta if exact else float
         if type(beta) is float:  # the common case: one for all steps
-            self._applied = [self._convert(convert, beta, 0)] * max_steps
+            self._applied = [self._convert(convert, self.numbers[0], 0)] * max_steps
             return
         first = {number: n for n, number in reversed(list(enumerate(self.numbers)))}
         applied = {number: self._convert(convert, number, n) for number, n in first.items()}
@@ -83,7 +83,7 @@ class Schedule:
             return self._of_tensor(beta, max_steps)
         if callable(beta):
             numbers = [beta(n) for n in range(max_steps)]
-        elif isinstance(beta, Real):
+        elif isinstance(beta, (int, float)):
             return [float(beta)] * max_steps
         else:
             numbers = list(beta)
