@@ -167,7 +167,7 @@ def filled(value: float, *places: tuple[int, ...]) -> Tensor:
 def test_what_is_no_number_is_named_and_placed(value: float) -> None:
     bad = filled(value, (1, 2), (2, 0))
     start = "f: expected finite numbers in z0, y0 and f(z0), got "
-    rest = f"{value} in {{}} at index [1, 2], the first of 2 among 12 numbers; fix f or its input"
+    rest = f"{value} in {{}} at index [1, 2], the first of 2 in a tensor of 12; fix f or its input"
     good = torch.zeros(3, 4)
     tree = {"a": good, "b": [good, bad]}
     calls = {
@@ -180,7 +180,7 @@ def test_what_is_no_number_is_named_and_placed(value: float) -> None:
     for where, call in calls.items():
         with pytest.raises(RuntimeError, match=re.escape(start + rest.format(where))):
             call()
-    with pytest.raises(RuntimeError, match=re.escape("the only one among 12 numbers")):
+    with pytest.raises(RuntimeError, match=re.escape("the only one in a tensor of 12")):
         solve(torch.tanh, filled(value, (0, 0)))
 
 
@@ -214,7 +214,7 @@ def test_the_range_says_where_it_was_left_if_that_is_known() -> None:
     good = torch.zeros(3, 4)
     bad, big = filled(NAN, (1, 2)), filled(-3e3, (0, 1))
     cases = [
-        (torch.tanh, bad, " (nan in z0 at index [1, 2], the only one among 12 numbers)"),
+        (torch.tanh, bad, " (nan in z0 at index [1, 2], the only one in a tensor of 12)"),
         (torch.tanh, big, " (-3e+03 in z0 at index [0, 1])"),
         (lambda z: z + bad, good, " (f holds NaN at the end of the solve)"),
         (lambda z: z + filled(INF, (0, 0)), good, " (f holds Inf at the end of the solve)"),

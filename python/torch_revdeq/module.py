@@ -121,6 +121,8 @@ class RevDEQ(nn.Module):
             raise TypeError("z0: expected a start, or an argument to take its shape from")
         if isinstance(self.f, LinearCell):
             return pytree.tree_map(self.f.start, args[0])
+        if isinstance(args[0], Tensor):
+            return torch.zeros_like(args[0])
         for leaf in pytree.tree_leaves(args[0]):
             if not isinstance(leaf, Tensor):
                 raise TypeError(

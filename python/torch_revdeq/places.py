@@ -29,7 +29,7 @@ def first_not_finite(seen: Mapping[str, Sequence[Tensor]], structure: Any) -> st
                 at = bad.nonzero()[0].tolist()
                 full = leaf_names(name, structure, len(leaves))[i]
                 value = float(leaf.detach()[tuple(at)])
-                return f"{value} in {full} at index {at}, {_of(count, leaf)}"
+                return f"{value} in {full}{_index(at)}, {_of(count, leaf)}"
     return None
 
 
@@ -45,9 +45,13 @@ def largest(seen: Mapping[str, Sequence[Tensor]], structure: Any) -> str:
     leaf = seen[name][i].detach()
     at = (leaf.abs() == sizes[name, i]).nonzero()[0].tolist()
     full = leaf_names(name, structure, len(seen[name]))[i]
-    return f"{float(leaf[tuple(at)]):.3g} in {full} at index {at}"
+    return f"{float(leaf[tuple(at)]):.3g} in {full}{_index(at)}"
+
+
+def _index(at: list[int]) -> str:
+    return f" at index {at}" if at else ""
 
 
 def _of(count: int, leaf: Tensor) -> str:
     others = "the only one" if count == 1 else f"the first of {count}"
-    return f"{others} among {leaf.numel()} numbers"
+    return f"{others} in a tensor of {leaf.numel()}"
