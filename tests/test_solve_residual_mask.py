@@ -262,6 +262,22 @@ def test_with_a_process_group() -> None:
         dist.destroy_process_group()
 
 
+@pytest.mark.parametrize("adjoint", ["functional", "backprop"])
+def test_inside_of_a_transform_nothing_is_measured(adjoint: Any) -> None:
+    """Also where the mask is one of the tensors that are mapped over."""
+    z0, x = inputs()
+
+    def run(z0: Tensor, x: Tensor, mask: Tensor) -> Tensor:
+        return solve(tokens, z0, x, state=F32, adjoint=adjoint, residual_mask=mask).z
+
+    want = solve(tokens, z0, x, state=F32, adjoint=adjoint).z
+    assert torch.equal(torch.func.vmap(run)(z0, x, MASK), want)
+    got = torch.func.grad(lambda x: run(z0, x, MASK).square().sum())(x)
+    assert torch.equal(got, torch.autograd.grad(want.square().sum(), x)[0])
+    each = torch.func.vmap(torch.func.grad(lambda x, z0, m: run(z0, x, m).square().sum()))
+    assert torch.equal(each(x, z0, MASK), got)
+
+
 # ---- what is refused -----------------------------------------------------------------------------
 
 

@@ -84,4 +84,4 @@ def where_moving(moving: Tensor | None, new: Tensor, halted: Tensor | float) -> 
 
 def by_sample(moving: Tensor, leaf: Tensor) -> Tensor:
     """The mask in a shape that broadcasts over the leaf."""
-    return moving.view(*moving.shape, *(1,) * (leaf.dim() - moving.dim()))
+    return moving.view((*moving.shape, *(1,) * (leaf.dim() - moving.dim())))

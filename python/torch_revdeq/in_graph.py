@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from .call import drawn
 from .conditions import autocast_state
 from .float_pair import FLOAT_STATES
 from .functional import Run, check_functional, spoiled, with_parameters
 from .opaque import Plan
-from .options import drawn, with_defaults
+from .options import with_defaults
 from .schedule import Schedule
 from .solution import Solution, Stats
 

@@ -17,12 +17,12 @@ from revdeq_kernels.composite import EPSILON
 
 from .arrival import Arrival
 from .conditions import Evaluate
-from .halting import Halting
+from .halting import Halting, by_sample
 from .schedule import Schedule
-from .transforms import inside_transform
+from .transforms import inside_transform, is_from_outside
 
 Masks: TypeAlias = Sequence[Tensor | None]
-"""For each leaf the positions that count, in a shape that broadcasts over it; None: all."""
+"""For each leaf the positions that count, by its leading dimensions; None: all."""
 
 
 class Forward(Protocol):
@@ -81,7 +81,7 @@ class Stopping:
 
     def measure(self, y: list[Tensor], f: list[Tensor]) -> None:
         """The residual of this step, on the device; none inside a transform of torch.func."""
-        if inside_transform():
+        if inside_transform() or any(map(is_from_outside, self.masks or ())):
             self._refuse_transform()
             return
         if self.halting is None:
@@ -136,7 +136,7 @@ def _largest(norms: Sequence[Tensor | None], device: torch.device) -> Tensor:
 def _masked(leaves: Sequence[Tensor], masks: Masks) -> list[Tensor]:
     """The leaves with zeros where nothing counts: those change no norm."""
     rows = zip(leaves, masks, strict=True)
-    return [x if mask is None else torch.where(mask, x.detach(), 0.0) for x, mask in rows]
+    return [x if m is None else torch.where(by_sample(m, x), x.detach(), 0.0) for x, m in rows]
 
 
 def sample_residuals(

@@ -15,11 +15,12 @@ import revdeq_kernels as rk
 from revdeq_kernels import cell_choice
 from revdeq_kernels.cell_arguments import Numbers
 
+from .call import drawn
 from .capturing import capturing, check_capture
 from .compiling import not_compiled
 from .digits import choose_frac_bits
 from .linear_cell import ACTS, LinearCell
-from .options import drawn, with_defaults
+from .options import with_defaults
 from .problem import out_of_range
 from .schedule import Schedule
 from .solution import Solution, Stats

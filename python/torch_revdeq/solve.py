@@ -8,6 +8,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from .call import (
+    chosen_adjoint,
+    drawn,
+    fractional_bits,
+    masks,
+    second_start,
+    state_dtype,
+)
 from .capturing import capturing, check_capture
 from .compiling import for_compilers
 from .conditions import Evaluation
@@ -17,18 +25,7 @@ from .hooks import solve_hooks
 from .iteration import Stopping
 from .mapping import Mapping, flatten
 from .modules import check_modules
-from .options import (
-    Accumulate,
-    Adjoint,
-    chosen_adjoint,
-    drawn,
-    fractional_bits,
-    masks,
-    read_options,
-    second_start,
-    state_dtype,
-    steps_to_save,
-)
+from .options import Accumulate, Adjoint, read_options, steps_to_save
 from .problem import Problem, State
 from .randomness import Rng
 from .reversible import solve_reversible
