@@ -286,6 +286,25 @@ def test_the_compiler_is_told_the_same() -> None:
             compiled(Z0)
 
 
+def test_a_layer_keeps_what_compilers_take() -> None:
+    given: dict[str, Any] = {
+        "beta": np.float32(0.4),
+        "max_steps": np.int64(3),
+        "tol": np.float64(0.5),
+    }
+    given |= {"per_sample": np.True_, "check": np.False_}
+    cell, x = LinearCell(4, 4), torch.randn(3, 4)
+    layer = RevDEQ(cell, **given)
+    assert layer.options == {"max_steps": 3, "tol": 0.5, "per_sample": 1, "check": False}
+    assert {type(value) for value in (layer.beta, *layer.options.values())} == {bool, int, float}
+    torch.compiler.reset()
+    compiled = torch.compile(layer, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(x), layer(x))
+    layer = RevDEQ(cell, beta=np.full(2, 0.4), max_steps=2, save_at=np.array([1]))
+    assert layer.beta == [0.4, 0.4] and layer.options["save_at"] == (1,)
+    assert RevDEQ(cell, per_sample=True, tol=0.1).options["per_sample"] is True
+
+
 # ---- a start that the layer chose ----------------------------------------------------------------
 
 

@@ -18,12 +18,17 @@ from .solution import Solution, Stats
 from .solve import solve
 
 
-def check_options(options: dict[str, Any]) -> None:
-    """Refuse what ``solve`` would: TypeError for a name, ValueError or TypeError for a value."""
+def check_options(options: dict[str, Any]) -> dict[str, Any]:
+    """The options for a layer to keep; TypeError or ValueError for what ``solve`` would refuse.
+
+    Plain values stay as they are. NumPy's become Python's, the only ones that compilers take.
+    """
     for name in options:
         if name not in TABLE:
             raise TypeError(f"{name}: expected an option of solve, one of {', '.join(TABLE)}")
     check_given(options)
+    plain = (bool, int, float, str, type(None))
+    return {n: v if type(v) in plain else TABLE[n].read(v) for n, v in options.items()}
 
 
 def _is_misfit(error: Exception) -> bool:
@@ -74,7 +79,7 @@ class RevDEQ(nn.Module):
         for name in ("z0", "y0"):
             if name in options:
                 raise TypeError(f"{name}: expected in the call of the layer, got it in RevDEQ()")
-        check_options(options)
+        options = check_options(options)
         self.f = f
         self.implementation = implementation
         self.beta = options.pop("beta", 0.5)
@@ -105,13 +110,10 @@ class RevDEQ(nn.Module):
             from .in_graph import solve_in_graph
 
             solution = solve_in_graph(self, self.f, z0, args, options)
+        elif chosen and not compiling:
+            solution = self._solve_from_own(z0, args, options)
         else:
-            try:
-                solution = self.solve_from(z0, args, options)
-            except (RuntimeError, ValueError, TypeError) as error:
-                if not chosen or isinstance(self.f, LinearCell) or not _is_misfit(error):
-                    raise
-                raise _began_at(z0, error) from error
+            solution = self.solve_from(z0, args, options)
         self.stats = solution.stats
         return solution
 
@@ -130,6 +132,15 @@ class RevDEQ(nn.Module):
                     f"input with {type(leaf).__name__} in it; pass z0="
                 )
         return pytree.tree_map(torch.zeros_like, args[0])
+
+    def _solve_from_own(self, z0: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Solution:
+        """A call from ``_start``; an error that it may be the reason of says so."""
+        try:
+            return self.solve_from(z0, args, options)
+        except (RuntimeError, ValueError, TypeError) as error:
+            if isinstance(self.f, LinearCell) or not _is_misfit(error):
+                raise
+            raise _began_at(z0, error) from error
 
     def solve_from(self, z0: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Solution:
         """A call, by what takes this cell's steps. `options` are those of ``solve``, and y0."""

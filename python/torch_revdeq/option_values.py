@@ -62,7 +62,7 @@ def read_beta(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value if value.is_floating_point() else UNFIT
     if is_sequence(value):
-        return value
+        return value.tolist() if type(value).__module__ == "numpy" else value
     return number(value)
 
 

@@ -33,7 +33,8 @@ class EquilibriumModel(nn.Module):
         """
         layers = list(self.equilibria)
         for layer in layers:
-            check_options({"beta": layer.beta, **layer.options, **options})
+            checked = check_options({"beta": layer.beta, **layer.options, **options})
+            options = {name: checked[name] for name in options}
         for layer in layers:
             for name, value in options.items():
                 if name == "beta":
