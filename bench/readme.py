@@ -1,5 +1,7 @@
 """`python -m bench.readme`: the figures in the documents, written from what is stored.
 
+And the table of the options of ``solve``, from the one that the solver reads them by.
+
 Each stands between `<!-- figures:begin NAME -->` and `<!-- figures:end -->`. `--check` writes
 nothing, and fails where a document says something else.
 """
@@ -16,6 +18,7 @@ from pathlib import Path
 
 from bench import machine
 from bench.documents import kernels, ops, solver
+from torch_revdeq import options
 
 DOCUMENTS = (
     "README.md",
@@ -25,6 +28,7 @@ DOCUMENTS = (
     "bench/solver.md",
     "bench/solver-figures.md",
     "docs/kernels.md",
+    "docs/api/solver.md",
 )
 FIGURES: dict[str, Callable[[], str]] = {
     "ops.half_steps": ops.half_steps,
@@ -39,6 +43,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     "solver.profile": solver.profile,
     "cell": solver.cell,
     "kernels.ops": kernels.ops,
+    "options": options.reference,
     "kernels.compiled": kernels.compiled,
     "kernels.cpu": partial(kernels.shares, "cpu"),
     "kernels.cuda": partial(kernels.shares, "cuda"),

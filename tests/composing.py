@@ -74,6 +74,8 @@ FEATURES |= {
     "random depth": of_options(max_steps=lambda: int(torch.randint(2, 4, ()))),
     "tol": of_options(tol=0.3, max_steps=4),
     "per_sample": of_options(tol=0.3, per_sample=True, max_steps=4),
+    "per_sample=2": of_options(tol=0.3, per_sample=2, max_steps=4),
+    "residual_mask": of_options(tol=0.3, residual_mask=torch.arange(6) < 4, max_steps=4),
     "save_at": of_options(save_at=[1, 2]),
     "backward_steps": of_options(backward_steps=1),
     "store_last": of_options(store_last=1),
@@ -352,6 +354,7 @@ BOUNDS: dict[str, float] = {
 # ---- in a CUDA graph -----------------------------------------------------------------------------
 
 GRAPHED: dict[str, dict[str, Any]] = {
+    "residual_mask": {},
     "save_at": {"save_at": [1, 2]},
     "backward_steps": {"backward_steps": 2},
     "store_last": {"store_last": 3},

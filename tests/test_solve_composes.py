@@ -80,6 +80,8 @@ EXPLAINS = "expected .*(choose|pass|put|give)|mutate a captured Tensor"
 CHOICES: dict[str, dict[str, Any]] = {
     "tol": {"tol": 0.3, "max_steps": 4},
     "per_sample": {"per_sample": True, "tol": 0.3, "max_steps": 4},
+    "per_sample=2": {"per_sample": 2, "tol": 0.3, "max_steps": 4},
+    "residual_mask": {"residual_mask": torch.arange(6) < 4},
     "save_at": {"save_at": [1, 2]},
     "backward_steps": {"backward_steps": 1},
     "store_last": {"store_last": 2},

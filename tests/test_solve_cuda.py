@@ -187,6 +187,8 @@ def test_options_in_a_graph(name: str) -> None:
     other.load_state_dict(f.state_dict())
     options: dict[str, Any] = {"max_steps": 3, "rng": "none", "frac_bits": 18, **GRAPHED[name]}
     x = torch.randn(32, 16, device="cuda", requires_grad=True)
+    if name == "residual_mask":
+        options["residual_mask"] = torch.arange(32, device="cuda") < 20
     if name == "learned beta":
         beta = torch.tensor(0.4, device="cuda", requires_grad=True)
         with pytest.raises(ValueError, match="beta: expected numbers for an exact state"):

@@ -8,10 +8,12 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
+from torch._C._distributed_c10d import HashStore
 
 from torch_revdeq import solve
 
 Z0 = torch.zeros(3, 4)
+GROUP = torch.distributed.ProcessGroup(HashStore(), 0, 1)
 
 
 def half(z: Tensor) -> Tensor:
@@ -50,7 +52,8 @@ def half(z: Tensor) -> Tensor:
         (ValueError, "tol: expected", half, Z0, {"tol": -1.0}),
         (ValueError, "tol: expected", half, Z0, {"tol": float("nan")}),
         (ValueError, "check_every: expected", half, Z0, {"tol": 1e-3, "check_every": 0}),
-        (ValueError, "process_group: expected with a tol", half, Z0, {"process_group": object()}),
+        (ValueError, "process_group: expected with a tol", half, Z0, {"process_group": GROUP}),
+        (ValueError, "process_group: expected a Proc", half, Z0, {"process_group": object()}),
         (ValueError, "state: expected 'auto', 'exact'", half, Z0, {"state": "fp32"}),
         (ValueError, "state: expected", half, Z0, {"state": torch.int32}),
         (

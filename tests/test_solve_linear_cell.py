@@ -222,8 +222,8 @@ def test_a_second_start_and_autocast_and_transforms() -> None:
         ({"max_steps": 0}, "max_steps: expected"),
         ({"beta": 1.0}, "beta: expected"),
         ({"frac_bits": 40}, "frac_bits: expected"),
-        ({"state": F32, "frac_bits": 8}, "implementation: 'composite' cannot take this solve"),
-        ({"rng": "once"}, "implementation: 'composite' cannot take this solve"),
+        ({"state": F32, "frac_bits": 8}, "frac_bits: expected 'auto' for a float state"),
+        ({"rng": "once"}, "rng: expected one of"),
     ],
 )
 def test_errors(options: dict[str, Any], message: str) -> None:

@@ -101,10 +101,20 @@ def test_statistics_count_once(how: str, adjoint: str) -> None:
 
 
 @pytest.mark.parametrize("make", [Normed, lambda: Statistics("no_grad")])
-def test_a_function_of_tensors_writes_nothing(make: Callable[[], nn.Module]) -> None:
-    x = start()
+def test_statistics_of_a_function_of_tensors(make: Callable[[], nn.Module]) -> None:
+    """Once each in eager mode; inside of torch.func nothing may be written."""
+    x, found = start(), []
+    for adjoint in ("functional", "backprop"):
+        torch.manual_seed(0)
+        f = make()
+        options: dict[str, Any] = {"adjoint": adjoint, "state": torch.float32, "max_steps": 3}
+        solve(f, x, x, **options).z.sum().backward()
+        found.append([buffer.clone() for buffer in f.buffers()])
+    assert found[0] and all(map(torch.equal, *found))
+    options = {"adjoint": "functional", "state": torch.float32}
+    f, z0 = make(), torch.zeros_like(x)
     with pytest.raises(RuntimeError, match="expected to leave its buffers as they are"):
-        solve(make(), x, x, adjoint="functional", state=torch.float32)
+        torch.func.grad(lambda x: solve(f, z0, x, **options).z.sum())(x)
 
 
 @pytest.mark.parametrize("adjoint", REPLAYED)
@@ -462,7 +472,7 @@ def test_computed_parameters_get_their_gradients(adjoint: str) -> None:
 def test_the_slots_of_computed_parameters() -> None:
     """What an adjoint needs to make them inputs of its own."""
     from torch_revdeq.conditions import Evaluation
-    from torch_revdeq.mapping import Mapping, flatten
+    from torch_revdeq.mapping import FlatFunction, flatten
 
     linear, z = nn.Linear(4, 4), torch.zeros(2, 4)
     weight = (2.0 * linear.weight).detach().requires_grad_() * 1.0
@@ -470,7 +480,7 @@ def test_the_slots_of_computed_parameters() -> None:
 
     def call(*_: Any) -> None:
         leaves, structure = flatten("z0", z)
-        evaluation = Evaluation(Mapping(linear, leaves, structure), z.device, "auto")
+        evaluation = Evaluation(FlatFunction(linear, leaves, structure), z.device, "auto")
         found.extend(evaluation.computed)
         other = torch.ones(4, 4)
         with evaluation.with_computed([other]):

@@ -25,16 +25,21 @@ class CaptureError(RuntimeError):
     """f reads, or leaves behind, a tensor whose gradient the solver could not deliver."""
 
 
-MESSAGE = (
-    "f: expected what it computes to reach the loss through what it returns, got a gradient at a "
-    "tensor of one evaluation that left f by another way (kept on a module, in a list, by a hook) "
-    "and joined the loss; the gradient would be wrong. Return it: f returns (z, aux), with "
-    "solve(..., has_aux=True), or give adjoint='backprop'; or keep it detached"
-)
+def side_loss() -> CaptureError:
+    """What a gradient means that comes to an evaluation from outside."""
+    return CaptureError(
+        "f: expected what it computes to reach the loss through what it returns, got a gradient at "
+        "a tensor of one evaluation that left f by another way (kept on a module, in a list, by a "
+        "hook) and joined the loss; the gradient would be wrong. Return it: f returns (z, aux), "
+        "with solve(..., has_aux=True), or give adjoint='backprop'; or keep it detached"
+    )
+
+
+_MESSAGE = str(side_loss()).encode()
 
 
 def _refuse(_: Any) -> NoReturn:
-    raise CaptureError(MESSAGE)
+    raise side_loss()
 
 
 _GUARD: Any = OrderedDict({0: _refuse})
@@ -88,5 +93,5 @@ def entered(values: Sequence[Tensor], origin: Sequence[Tensor]) -> list[Tensor]:
     if not above:
         return [value.detach().requires_grad_() for value in values]
     count = len(values) + len(above)
-    made = _DelayedError(MESSAGE.encode(), count)(*(v.detach() for v in values), *above)
+    made = _DelayedError(_MESSAGE, count)(*(v.detach() for v in values), *above)
     return list(made[: len(values)])

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from revdeq_kernels import digit_bytes
 
+from .places import first_not_finite, largest
 from .schedule import Schedule
 
 CHUNK = 8
@@ -104,23 +106,33 @@ def most_bits(dtypes: Sequence[torch.dtype]) -> int:
     return min(MOST_BITS[dtype] for dtype in dtypes)
 
 
-def choose_frac_bits(dtypes: Sequence[torch.dtype], seen: Sequence[Tensor]) -> int:
+def choose_frac_bits(
+    dtypes: Sequence[torch.dtype], seen: Mapping[str, Sequence[Tensor]], structure: Any = None
+) -> int:
     """Fractional bits by the size of the start and of f there: one read of the device.
 
     So many that HEADROOM times the largest number seen stays in range, and no more than f's dtype
     deserves: min(20 or 16, floor(30 - log2(HEADROOM max(1, largest)))).
+
+    Args:
+        dtypes: those of f.
+        seen: the leaves of what is looked at, by the names that an error calls them.
+        structure: of the tree that the leaves make up, for an error.
     """
-    norms = [torch.linalg.vector_norm(t.detach(), math.inf).float() for t in seen if t.numel()]
-    largest = float(torch.stack(norms).max()) if norms else 0.0
-    if not math.isfinite(largest):
+    leaves = [leaf for part in seen.values() for leaf in part if leaf.numel()]
+    norms = [torch.linalg.vector_norm(leaf.detach(), math.inf).float() for leaf in leaves]
+    size = float(torch.stack(norms).max()) if norms else 0.0
+    if not math.isfinite(size):
+        got = first_not_finite(seen, structure) or "larger ones than float32 holds"
         raise RuntimeError(
-            "f: expected finite numbers in z0, y0 and f(z0), got Inf or NaN; mend f, or choose "
-            "state=torch.float32, which carries them on"
+            f"f: expected finite numbers in z0, y0 and f(z0), got {got}; fix f or its input, or "
+            "choose state=torch.float32, which lets NaN and Inf propagate"
         )
-    bits = math.floor(30 - math.log2(HEADROOM * max(1.0, largest)))
+    bits = math.floor(30 - math.log2(HEADROOM * max(1.0, size)))
     if bits < 0:
         raise RuntimeError(
-            f"f: expected numbers below 2**25 for an exact state, got {largest:.3g}; scale the "
-            "state down (a normalisation in f), or choose state=torch.float32 or torch.float64"
+            f"f: expected numbers below 2**25 for an exact state, got {largest(seen, structure)}; "
+            "scale the state down (a normalization in f), or choose state=torch.float32 or "
+            "torch.float64"
         )
     return min(most_bits(dtypes), bits)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch.func import functional_call, jvp
 
 from revdeq_kernels.reference import inverted, updated
 
+from .auxiliary import Auxiliary, AuxiliaryGradients, Reduction, collecting
 from .float_pair import FloatPair
 from .functional_products import (
     Again,
@@ -31,6 +32,7 @@ from .functional_products import (
     Once,
     Product,
     Traced,
+    is_differentiable,
     watched,
     watched_eager,
 )
@@ -45,8 +47,8 @@ def with_parameters(f: nn.Module) -> tuple[Callable[..., Any], dict[str, Tensor]
     """A module as a function of its parameters too, and these: its first argument after z."""
     parameters: dict[str, Tensor] = dict(f.named_parameters())
 
-    def of_parameters(z: Any, parameters: dict[str, Tensor], *args: Any) -> Any:
-        return functional_call(f, parameters, (z, *args))
+    def of_parameters(z: Any, parameters: dict[str, Tensor], *args: Any, **more: Any) -> Any:
+        return functional_call(f, parameters, (z, *args), more)
 
     if torch.compiler.is_compiling():
         return of_parameters, parameters
@@ -58,13 +60,13 @@ def with_parameters(f: nn.Module) -> tuple[Callable[..., Any], dict[str, Tensor]
         if parameter is not None
     ]
 
-    def exchanged(z: Any, parameters: dict[str, Any], *args: Any) -> Any:
+    def exchanged(z: Any, parameters: dict[str, Any], *args: Any, **more: Any) -> Any:
         """The same, without looking every name up again in every half step."""
         before = [places[own] for places, own, _ in slots]
         try:
             for places, own, name in slots:
                 places[own] = parameters[name]
-            return f(z, *args)
+            return f(z, *args, **more)
         finally:
             for (places, own, _), parameter in zip(slots, before, strict=True):
                 places[own] = parameter
@@ -86,6 +88,9 @@ class Run:
     compare: Callable[[Leaves, Leaves, Leaves, Leaves], Leaves] | None = None
     around_backward: Callable[[], AbstractContextManager[None]] = nullcontext
     around_jvp: Callable[[], AbstractContextManager[None]] = nullcontext
+    aux: Reduction | None = None  # how f's aux is put together; None: f returns the state alone
+    needed: set[int] = field(default_factory=set)  # leaves of aux that require grad
+    fixed: tuple[int, ...] = ()  # and those that do not, as far as that is known
     transformed: bool = False  # called inside of a transform, whose tensors f may close over
 
     def split(self, tensors: Leaves) -> tuple[Leaves, Leaves, Leaves]:
@@ -94,17 +99,19 @@ class Run:
         return (z, rest[: self.leaves], rest[self.leaves :]) if self.second else (z, z, rest)
 
     def forward(self, tensors: Leaves) -> list[Tensor]:
-        """z and y at the end, in the dtype of the state."""
+        """z and y at the end, in the dtype of the state, and aux."""
         z, y, given = self.split(tensors)
+        auxiliary = None if self.aux is None else Auxiliary(self.aux, self.leaves)
+        call = collecting(lambda k, leaves: self.call(k, leaves, given), auxiliary)
         for n, beta in enumerate(self.betas):
-            f = self.call(2 * n, self.reading(z), given)
+            f = call(2 * n, self.reading(z))
             y = _each(updated, y, f, beta)
             read = self.reading(y)
-            f = self.call(2 * n + 1, read, given)
+            f = call(2 * n + 1, read)
             if n + 1 == len(self.betas) and self.measure is not None:
                 self.measure(read, f)
             z = _each(updated, z, f, beta)
-        return [*z, *y]
+        return [*z, *y, *([] if auxiliary is None else auxiliary.result())]
 
     def differentiable(self, tensors: Leaves) -> Leaves:
         """The same, with a backward pass that walks back."""
@@ -120,15 +127,28 @@ class Run:
         """The same, refusing an f that reads what it was not given: these."""
         if self.transformed or torch.compiler.is_compiling():
             return replace(self, call=watched(self.call))
-        return replace(self, call=watched_eager(self.call, tensors))
+        return replace(self, call=watched_eager(self.call, tensors, self.note))
+
+    def note(self, out: Leaves) -> None:
+        """After an evaluation: which leaves of aux require grad."""
+        self.needed |= {i for i, value in enumerate(out[self.leaves :]) if value.requires_grad}
 
     def product(self, given: Leaves, wanted: Sequence[bool], grads: Leaves) -> Product:
         """What evaluates f on the way back of the gradients that came, and differentiates it."""
+        rest = {"wide": self.wide, "auxiliary": self._gradients_of_aux(grads)}
         if self.transformed or torch.compiler.is_compiling():
-            return Traced(self.call, self.reading, given, wide=self.wide)
+            return Traced(self.call, self.reading, given, **rest)
         plain = Once if is_batched(grads) else InPlace
         kind = Again if torch.is_grad_enabled() else plain
-        return kind(self.call, self.reading, given, wanted, wide=self.wide)
+        return kind(self.call, self.reading, given, wanted, **rest)
+
+    def _gradients_of_aux(self, grads: Leaves) -> AuxiliaryGradients | None:
+        if self.aux is None:
+            return None
+        # Counts have none, nor has what was detached.
+        rows = enumerate(grads[2 * self.leaves :])
+        found = [g if i not in self.fixed and is_differentiable(g) else None for i, g in rows]
+        return AuxiliaryGradients(self.aux, 2 * len(self.betas), found)
 
 
 def _each(step: Callable[..., Tensor], state: Leaves, f: Leaves, beta: float) -> list[Tensor]:
@@ -144,12 +164,12 @@ def solve_functional(problem: Problem) -> Outputs:
     start = [leaf.to(state) for leaf in (*problem.z0, *(problem.y0 or ()))]
     read = [leaf.dtype for leaf in problem.z0]
     run = Run(evaluation, schedule.numbers, len(read), problem.y0 is not None, read, problem.wide)
-    run.transformed = inside_transform()
+    run.transformed, run.aux = inside_transform(), problem.aux
     run.measure = problem.stopping.measure
     run.around_backward, run.around_jvp = partial(evaluation.replay, ()), evaluation.repeated
     with evaluation.forward(replayed=True):
         ends = run.differentiable([*start, *problem.tensors])
-    z, y = ends[: len(read)], ends[len(read) :]
+    z, y, aux = ends[: len(read)], ends[len(read) : 2 * len(read)], ends[2 * len(read) :]
     layout = problem.layout()
     stats = problem.stats(FloatPair(list(y), list(z), layout, schedule), schedule.max_steps)
 
@@ -163,7 +183,7 @@ def solve_functional(problem: Problem) -> Outputs:
         return found
 
     run.compare = compare
-    return Outputs(run.reading(z), run.reading(y), [], stats)
+    return Outputs(run.reading(z), run.reading(y), [], stats, aux)
 
 
 def spoiled(
@@ -213,20 +233,29 @@ class _Reversal(torch.autograd.Function):
     @staticmethod
     def forward(run: Run, *tensors: Tensor) -> tuple[Tensor, ...]:
         with Levels() if run.transformed else nullcontext():
-            return tuple(run.watched(tensors).forward(list(tensors)))
+            out = run.watched(tensors).forward(list(tensors))
+            if not (run.transformed or torch.compiler.is_compiling()):
+                leaves = range(len(out) - 2 * run.leaves)
+                run.fixed = tuple(i for i in leaves if i not in run.needed)
+            return tuple(out)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.run, *tensors = inputs
-        ctx.save_for_backward(*output, *tensors)
+        count = 2 * ctx.run.leaves
+        ends = output[:count]
+        if ctx.run.fixed:
+            ctx.mark_non_differentiable(*(output[count + i] for i in ctx.run.fixed))
+        ctx.save_for_backward(*ends, *tensors)
         if not torch.compiler.is_dynamo_compiling():
-            ctx.save_for_forward(*output, *tensors)  # the same: vmap notes one of the two
+            ctx.save_for_forward(*ends, *tensors)  # the same: vmap notes one of the two
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         run: Run = ctx.run
         saved = ctx.saved_tensors  # once: a checkpoint around the solve unpacks it once
-        ends, tensors = list(saved[: len(grads)]), list(saved[len(grads) :])
+        count = 2 * run.leaves
+        ends, tensors = list(saved[:count]), list(saved[count:])
         with run.around_backward():
             return None, *_walk_back(run, ends, tensors, list(grads), ctx.needs_input_grad[1:])
 
@@ -253,7 +282,7 @@ def _walk_back(
 ) -> list[Tensor | None]:
     """The gradients of the tensors, by one evaluation of f for every half step."""
     count = run.leaves
-    z, y, grad_z, grad_y = ends[:count], ends[count:], grads[:count], grads[count:]
+    z, y, grad_z, grad_y = ends[:count], ends[count:], grads[:count], grads[count : 2 * count]
     z0, y0, given = run.split(tensors)
     first = len(tensors) - len(given)
     product = run.product(given, wanted[first:], grads)

@@ -17,6 +17,7 @@ from torch.func import vjp
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from .auxiliary import AuxiliaryGradients
 from .boundary import CaptureError, entered, guard, is_guarded
 from .captures import now, refuse_kept
 from .pair import Leaves
@@ -48,7 +49,7 @@ def watched(call: Call) -> Call:
     return evaluate
 
 
-def watched_eager(call: Call, sources: Sequence[Tensor]) -> Call:
+def watched_eager(call: Call, sources: Sequence[Tensor], note: Callable[[Leaves], None]) -> Call:
     """The same in eager mode: f runs as it will on the way back, and its graph is looked through.
 
     The graph is dropped at once. If f keeps some of it, a gradient that comes to it is refused. It
@@ -67,6 +68,7 @@ def watched_eager(call: Call, sources: Sequence[Tensor]) -> Call:
             if sources:
                 known = _hung(known, sources)
             out = call(k, known[: len(leaves)], known[len(leaves) :])
+            note(out)
             _check_graph(out, known, begun, mark, gone)
         if not sources:
             guard(known)
@@ -140,13 +142,15 @@ class InPlace(Product):
         wanted: Sequence[bool],
         *,
         wide: bool,
+        auxiliary: AuxiliaryGradients | None = None,
     ) -> None:
         """Leaves for the wanted ones."""
         self.reading = reading
         self.given = [t.detach().requires_grad_(w) for t, w in zip(given, wanted, strict=True)]
         self.targets = [t for t in self.given if t.requires_grad]
         once = [False] * len(self.targets)  # no order of sums is promised here
-        self.products = Products(call, self.given, self.targets, once, wide=wide)  # type: ignore[arg-type]
+        rest = {"wide": wide, "auxiliary": auxiliary}
+        self.products = Products(call, self.given, self.targets, once, **rest)  # type: ignore[arg-type]
 
     def __call__(self, k: int, state: Leaves, seed: Leaves) -> tuple[Leaves, Leaves]:
         """As ``Product``."""
@@ -170,8 +174,10 @@ class Once(Product):
         wanted: Sequence[bool],
         *,
         wide: bool,
+        auxiliary: AuxiliaryGradients | None = None,
     ) -> None:
         """Differentiate with respect to the wanted ones."""
+        self.auxiliary = auxiliary
         self.call, self.reading, self.given, self.wide = call, reading, given, wide
         self.places = [i for i, want in enumerate(wanted) if want]
         self.sums: list[Tensor | None] = [None] * len(given)
@@ -184,9 +190,10 @@ class Once(Product):
             for i in self.places:
                 given[i] = self.target(given[i])
             out = self.call(k, as_read(read), as_read(given))
-        rows = zip(out, seed, strict=True)
+        seeds = [*seed, *(() if self.auxiliary is None else self.auxiliary.of(k))]
+        rows = [(value, s) for value, s in zip(out, seeds, strict=True) if s is not None]
         pairs = [(value, s.to(value.dtype)) for value, s in rows if value.requires_grad]
-        values = self.values(out)
+        values = self.values(out[: len(seed)])
         if not pairs:
             return values, [torch.zeros_like(s) for s in seed]
         roots, cotangents = zip(*pairs, strict=True)
@@ -238,9 +245,16 @@ class Traced(Product):
     """By ``torch.func.vjp``, of everything that can be differentiated."""
 
     def __init__(
-        self, call: Call, reading: Reading, given: Sequence[Tensor], *, wide: bool
+        self,
+        call: Call,
+        reading: Reading,
+        given: Sequence[Tensor],
+        *,
+        wide: bool,
+        auxiliary: AuxiliaryGradients | None = None,
     ) -> None:
         """Begin with sums of zero."""
+        self.auxiliary = auxiliary
         self.call, self.reading, self.given = call, reading, given
         self.places = [i for i, t in enumerate(given) if is_differentiable(t)]
         self.sums: list[Tensor | None] = [None] * len(given)
@@ -255,11 +269,15 @@ class Traced(Product):
             given = list(self.given)
             for i, value in zip(self.places, values, strict=True):
                 given[i] = value
-            return self.call(k, self.reading(state), given)
+            out = self.call(k, self.reading(state), given)
+            rows = zip(out[len(seed) :], of_aux, strict=True)
+            return [*out[: len(seed)], *(value for value, s in rows if s is not None)]
 
+        of_aux = [] if self.auxiliary is None else self.auxiliary.of(k)
         out, back, *_ = vjp(f, state, [self.given[i] for i in self.places])
-        cotangents = [s.to(value.dtype) for s, value in zip(seed, out, strict=True)]
-        of_state, parts = back(cotangents)
+        seeds = [*seed, *(s for s in of_aux if s is not None)]
+        of_state, parts = back([s.to(v.dtype) for s, v in zip(seeds, out, strict=True)])
+        out = out[: len(seed)]
         for i, part in zip(self.places, parts, strict=True):
             self.sums[i] = self.sums[i] + part
         return out, of_state

@@ -10,6 +10,7 @@ from torch.utils import _pytree as pytree
 
 from .capturing import check_capture
 from .module import RevDEQ
+from .options import with_defaults
 
 
 def graphed(layer: RevDEQ, *samples: Tensor, warmup: int = 3) -> RevDEQ:
@@ -38,16 +39,15 @@ def graphed(layer: RevDEQ, *samples: Tensor, warmup: int = 3) -> RevDEQ:
     """
     if not samples:
         raise ValueError("samples: expected an input like those to come, got none; pass one")
-    options = layer.options
-    frac_bits = options.get("frac_bits", "auto")
-    state = options.get("state", "auto")
+    options = with_defaults({"beta": layer.beta, **layer.options})
+    frac_bits, state = options["frac_bits"], options["state"]
     doubles = any(t.dtype == torch.float64 for t in pytree.tree_leaves(samples[:1]))
     check_capture(
-        options.get("tol"),
+        options["tol"],
         None if frac_bits == "auto" else frac_bits,
-        layer.beta,
-        options.get("rng", "auto"),
-        options.get("max_steps", 8),
+        options["beta"],
+        options["rng"],
+        options["max_steps"],
         exact=state == "exact" or (state == "auto" and not doubles),
     )
     for sample in samples:

@@ -1,8 +1,8 @@
 """Halting by sample: which samples still move in a step, as the forward pass decided it.
 
-A sample is an index of dimension 0. Once it has arrived it stays as it is, as if its beta were 0
-from the next step on. What the forward pass decided is written down, and every way back, and every
-derivative of a derivative, reads it there: none judges anew.
+A sample is an index of the first dimensions of all leaves. Once it has arrived it stays as it is,
+as if its beta were 0 from the next step on. What the forward pass decided is written down, and
+every way back, and every derivative of a derivative, reads it there: none judges anew.
 """
 
 from __future__ import annotations
@@ -18,22 +18,23 @@ from .arrival import Arrival
 class Halting:
     """The samples of one solve, judged one by one at its checks."""
 
-    def __init__(self, leaves: Sequence[Tensor], tol: float | None, check_every: int) -> None:
-        """All samples move; ValueError where the leaves of z0 have none."""
-        if tol is None:
-            raise ValueError(
-                "per_sample: expected with a tol, got tol=None; pass the residual below which a "
-                "sample halts, such as tol=1e-3, or leave per_sample out"
-            )
+    def __init__(
+        self, leaves: Sequence[Tensor], dims: int, tol: float | None, check_every: int
+    ) -> None:
+        """All samples move; ValueError where the leaves of z0 do not have these dimensions."""
         shapes = [tuple(leaf.shape) for leaf in leaves]
-        if any(shape[:1] != shapes[0][:1] or not shape for shape in shapes):
+        if any(shape[:dims] != shapes[0][:dims] or len(shape) < dims for shape in shapes):
+            which = (
+                "dimension 0, that" if dims == 1 else f"each of the first {dims} dimensions, those"
+            )
             raise ValueError(
-                f"per_sample: expected leaves of z0 with one size in dimension 0, that of the "
+                f"per_sample: expected leaves of z0 with one size in {which} of the "
                 f"samples, got shapes {', '.join(map(str, shapes))}; put the batch first in every "
                 "leaf, or leave per_sample out"
             )
+        assert tol is not None
         self.tol, self.check_every = tol, check_every
-        self.samples, self.device = shapes[0][0], leaves[0].device
+        self.samples, self.device = leaves[0].shape[:dims], leaves[0].device
         # On a CPU the host looks at once. Elsewhere it would wait, and learns it for the way back.
         self.looks = self.device.type == "cpu"
         self.residuals: Tensor | None = None
@@ -65,12 +66,12 @@ class Halting:
         known = self.looks and bool(every)
         self._moving.append(None if known else moving)
         self._all.append(None if self.looks else Arrival(every))
-        return residuals.max() if self.samples else residuals.new_zeros(())
+        return residuals.max() if residuals.numel() else residuals.new_zeros(())
 
     def steps(self, taken: int) -> Tensor:
-        """The steps that each sample took, of a solve of so many."""
+        """The steps that each sample took, of a solve of so many, in the shape of the samples."""
         masks = [mask for mask in self._moving[1:] if mask is not None]
-        passed = torch.full((self.samples,), len(self._moving) - 1 - len(masks), device=self.device)
+        passed = torch.full(self.samples, len(self._moving) - 1 - len(masks), device=self.device)
         if masks:
             passed += torch.stack(masks).sum(0)
         return ((passed + 1) * self.check_every).clamp_max(taken)
@@ -83,4 +84,4 @@ def where_moving(moving: Tensor | None, new: Tensor, halted: Tensor | float) -> 
 
 def by_sample(moving: Tensor, leaf: Tensor) -> Tensor:
     """The mask in a shape that broadcasts over the leaf."""
-    return moving.view(-1, *(1,) * (leaf.dim() - 1))
+    return moving.view((*moving.shape, *(1,) * (leaf.dim() - moving.dim())))

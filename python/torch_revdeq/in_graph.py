@@ -13,10 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from .call import drawn
 from .conditions import autocast_state
 from .float_pair import FLOAT_STATES
 from .functional import Run, check_functional, spoiled, with_parameters
 from .opaque import Plan
+from .options import with_defaults
 from .schedule import Schedule
 from .solution import Solution, Stats
 
@@ -30,7 +32,8 @@ def solve_in_graph(
     second, second_form = ([], None) if y0 is None else _taken_apart(y0)
     beta = options.pop("beta", 0.5)
     learned = [beta] if isinstance(beta, Tensor) else []
-    values, form = _taken_apart(list(args))
+    mask = options.pop("residual_mask", None)  # the last argument, where there is one
+    values, form = _taken_apart([*args] if mask is None else [*args, mask])
     tensors: list[Tensor] = []
     arguments: list[tuple[bool, int, Any]] = []
     for value in values:
@@ -42,7 +45,8 @@ def solve_in_graph(
     number = None if learned else beta
     layer = owner is not f
     device = leaves[0].device
-    plan = _plan(owner, layer, start, second_form, form, arguments, number, options, device)
+    masked = mask is not None
+    plan = _plan(owner, layer, start, second_form, form, arguments, number, options, masked, device)
     parameters = [p for p in f.parameters() if p.requires_grad]
     needs = [t.requires_grad for t in [*leaves, *second, *learned, *tensors]]
     out = torch.ops.torch_revdeq.solve(
@@ -60,6 +64,7 @@ def functional_in_graph(
 ) -> Solution:
     """The call with adjoint="functional", which the compiler traces to its last operation."""
     y0 = options.pop("y0", None)
+    options.pop("residual_mask", None)  # no residual is measured here
     leaves, structure = pytree.tree_flatten(z0)
     second = [] if y0 is None else pytree.tree_leaves(y0)
     constants = _constants(leaves[0].device, options)
@@ -125,15 +130,16 @@ def _constants(device: torch.device, options: dict[str, Any]) -> _Constants:
             "rng: expected 'none' with adjoint='functional' in a compiled graph, which does not "
             "replay random numbers; give rng='none' if f draws none, or choose another adjoint"
         )
-    schedule = Schedule(options.get("beta", 0.5), options.get("max_steps", 8), exact=False)
-    state, steps = options.get("state", "auto"), schedule.max_steps
+    options = with_defaults(options)
+    schedule = Schedule(options["beta"], drawn(options["max_steps"]), exact=False)
+    state, steps = options["state"], schedule.max_steps
     check_functional(state, schedule)
     name = str(state).removeprefix("torch.")
     return _Constants(
         betas=schedule.numbers,
         state=state,
-        check=options.get("check", True),
-        wide=options.get("accumulate", "float32") == "float32",
+        check=options["check"],
+        wide=options["accumulate"] == "float32",
         autocast=autocast_state(device)[-1],
         stats=Stats(steps, name, "functional", state_bytes=0),
     )
@@ -155,9 +161,11 @@ def _plan(
     arguments: list[tuple[bool, int, Any]],
     beta: Any,
     options: dict[str, Any],
+    masked: bool,
     device: torch.device,
 ) -> Plan:
     """Called once, while the graph is traced, under the conditions for which it is traced."""
+    options = with_defaults(options)
     values = {
         "layer": layer,
         "z0": z0,
@@ -166,5 +174,6 @@ def _plan(
         "arguments": arguments,
         "beta": beta,
         "options": options,
+        "masked": masked,
     }
     return Plan(owner, values, autocast_state(device))

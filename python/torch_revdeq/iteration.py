@@ -6,7 +6,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import torch
 import torch.distributed as dist
@@ -17,9 +17,12 @@ from revdeq_kernels.composite import EPSILON
 
 from .arrival import Arrival
 from .conditions import Evaluate
-from .halting import Halting
+from .halting import Halting, by_sample
 from .schedule import Schedule
-from .transforms import inside_transform
+from .transforms import inside_transform, is_from_outside
+
+Masks: TypeAlias = Sequence[Tensor | None]
+"""For each leaf the positions that count, by its leading dimensions; None: all."""
 
 
 class Forward(Protocol):
@@ -52,7 +55,7 @@ class Stopping:
     number of steps follows from the data alone.
 
     With `halting` every sample is measured for itself, and the residual is the largest of theirs:
-    below tol once all have halted.
+    below tol once all have halted. `masks` say for each leaf which positions count.
     """
 
     def __init__(
@@ -62,24 +65,12 @@ class Stopping:
         process_group: Any,
         device: torch.device,
         halting: Halting | None = None,
+        masks: Masks | None = None,
     ) -> None:
-        """Check the arguments; ValueError where they make no sense."""
-        if tol is not None and not tol >= 0:
-            raise ValueError(
-                f"tol: expected a number of at least 0, or None, got {tol}; 0 runs all steps"
-            )
-        if isinstance(check_every, bool) or not isinstance(check_every, int) or check_every < 1:
-            raise ValueError(
-                f"check_every: expected an integer of at least 1, got {check_every!r}; 1 checks "
-                "the residual in every step"
-            )
-        if process_group is not None and tol is None:
-            raise ValueError(
-                "process_group: expected with a tol, got tol=None; without one all ranks run "
-                "max_steps anyway"
-            )
+        """Take options that were checked."""
         self.tol, self.check_every, self.group = tol, check_every, process_group
-        self.halting = halting
+        self.halting, self.masks = halting, masks
+        self.norms: list[Tensor | None] = []  # of the leaves in the last check; see ``_norms``
         self.lag = 0 if device.type == "cpu" else 1
         self.residual: Tensor | None = None
         self._pending: deque[Arrival] = deque()
@@ -90,13 +81,15 @@ class Stopping:
 
     def measure(self, y: list[Tensor], f: list[Tensor]) -> None:
         """The residual of this step, on the device; none inside a transform of torch.func."""
-        if inside_transform():
+        if inside_transform() or any(map(is_from_outside, self.masks or ())):
             self._refuse_transform()
             return
         if self.halting is None:
-            residual = relative_residual(y, f)
+            self.norms = _norms(y, f, self.masks)
+            residual = _largest(self.norms, y[0].device)
         else:
-            residual = self.halting.judge(sample_residuals(y, f))
+            dims = len(self.halting.samples)
+            residual = self.halting.judge(sample_residuals(y, f, dims, self.masks))
         if self.group is not None:
             # A maximum over ranks may lose a NaN, and with it what has not arrived.
             residual = residual.nan_to_num(nan=math.inf)
@@ -121,24 +114,50 @@ class Stopping:
 
 def relative_residual(z: Sequence[Tensor], f: Sequence[Tensor]) -> Tensor:
     """The largest over the leaves of norm(z - f) / (1e-5 + norm(f)), in float64, on the device."""
-    rows = [rk.residual(*_readable(a, b)) for a, b in zip(z, f, strict=True) if a.numel()]
-    if not rows:
-        return torch.zeros((), dtype=torch.float64, device=z[0].device)
-    ratios = [_ratio(row[0], row[1]) for row in rows]
+    return _largest(_norms(z, f, None), z[0].device)
+
+
+def _norms(z: Sequence[Tensor], f: Sequence[Tensor], masks: Masks | None) -> list[Tensor | None]:
+    """norm(z - f) and norm(f) of each leaf, in float64; None of one without elements."""
+    if masks is not None:
+        z, f = _masked(z, masks), _masked(f, masks)
+    rows = zip(z, f, strict=True)
+    return [rk.residual(*_readable(a, b)) if a.numel() else None for a, b in rows]
+
+
+def _largest(norms: Sequence[Tensor | None], device: torch.device) -> Tensor:
+    ratios = [_ratio(row[0], row[1]) for row in norms if row is not None]
+    if not ratios:
+        return torch.zeros((), dtype=torch.float64, device=device)
     # NaN stays NaN, and stops nothing.
     return ratios[0] if len(ratios) == 1 else torch.stack(ratios).max()
 
 
-def sample_residuals(z: Sequence[Tensor], f: Sequence[Tensor]) -> Tensor:
-    """The same for every sample alone; its bits do not depend on strides."""
+def _masked(leaves: Sequence[Tensor], masks: Masks) -> list[Tensor]:
+    """The leaves with zeros where nothing counts: those change no norm."""
+    rows = zip(leaves, masks, strict=True)
+    return [x if m is None else torch.where(by_sample(m, x), x.detach(), 0.0) for x, m in rows]
+
+
+def sample_residuals(
+    z: Sequence[Tensor], f: Sequence[Tensor], dims: int = 1, masks: Masks | None = None
+) -> Tensor:
+    """The same for every sample alone, an index of the first `dims` dimensions.
+
+    Its bits do not depend on strides.
+    """
+    if masks is not None:
+        z, f = _masked(z, masks), _masked(f, masks)
     norm = partial(torch.linalg.vector_norm, dim=1, dtype=torch.float64)
-    rows = [(_by_row(a), _by_row(b)) for a, b in zip(z, f, strict=True)]
-    return torch.stack([_ratio(norm(a - b), norm(b)) for a, b in rows]).amax(0)
+    rows = [(_by_row(a, dims), _by_row(b, dims)) for a, b in zip(z, f, strict=True)]
+    of_samples = torch.stack([_ratio(norm(a - b), norm(b)) for a, b in rows]).amax(0)
+    return of_samples.view(z[0].shape[:dims])
 
 
-def _by_row(leaf: Tensor) -> Tensor:
+def _by_row(leaf: Tensor, dims: int) -> Tensor:
     wide = torch.promote_types(leaf.dtype, torch.float32)
-    return leaf.detach().to(wide).contiguous().unsqueeze(-1).flatten(1)
+    rows = leaf.detach().to(wide).contiguous().unsqueeze(-1).flatten(dims)
+    return rows.flatten(0, dims - 1)
 
 
 def _ratio(distance: Tensor, size: Tensor) -> Tensor:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from .leaves import refuse_leaf
+
 
 class FlatFunction:
     """f(z, *args, **kwargs) with z and the tensors of its arguments as flat lists.
@@ -174,22 +176,24 @@ LEAF = pytree.tree_structure(0)
 
 
 def flatten(name: str, value: Any) -> tuple[list[Tensor], Any]:
-    """The leaves of a state, and how they hang together."""
-    leaves, structure = pytree.tree_flatten(value)
+    """The leaves of a state, and how they hang together; an error for what can be no state."""
+    leaves, structure = ([value], LEAF) if type(value) is Tensor else pytree.tree_flatten(value)
     if not leaves:
         raise TypeError(
             f"{name}: expected a tensor or a pytree of tensors, got {value!r}; pass one"
         )
     for leaf in leaves:
-        if not isinstance(leaf, Tensor) or not leaf.is_floating_point():
-            got = leaf.dtype if isinstance(leaf, Tensor) else type(leaf).__name__
-            raise TypeError(
-                f"{name}: expected floating-point tensors as leaves, got {got}; pass what is not "
-                "part of the state in args"
-            )
+        plain = type(leaf) is Tensor and leaf.is_floating_point()
+        if not plain or leaf.layout != torch.strided or leaf.is_nested:
+            refuse_leaf(name, leaf)
         if leaf.device != leaves[0].device:
             raise ValueError(
                 f"{name}: expected all leaves on one device, got {leaves[0].device} and "
                 f"{leaf.device}; move them together"
             )
+    if leaves[0].device.type == "mps":
+        raise ValueError(
+            f"{name}: expected on a device with float64, in which residuals and checks are "
+            "computed, got mps, which has none; move the state and f to the CPU"
+        )
     return leaves, structure

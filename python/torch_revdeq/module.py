@@ -2,34 +2,53 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Collection
+import re
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from .compiling import can_be_operator
 from .copies import check_left_out, deep_copy, pickled_state
 from .linear_cell import LinearCell
 from .one_op import solve_cell
+from .options import TABLE, check_given
 from .solution import Solution, Stats
 from .solve import solve
 
-OPTIONS = tuple(
-    name
-    for name, parameter in inspect.signature(solve).parameters.items()
-    if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in ("y0", "kwargs")
-)
-"""The options of ``solve`` that a layer keeps."""
 
+def check_options(options: dict[str, Any]) -> dict[str, Any]:
+    """The options for a layer to keep; TypeError or ValueError for what ``solve`` would refuse.
 
-def check_options(options: Collection[str]) -> None:
-    """TypeError for a name that ``solve`` does not know."""
+    Plain values stay as they are. NumPy's become Python's, the only ones that compilers take.
+    """
     for name in options:
-        if name not in OPTIONS:
-            raise TypeError(f"{name}: expected an option of solve, one of {', '.join(OPTIONS)}")
+        if name not in TABLE:
+            raise TypeError(f"{name}: expected an option of solve, one of {', '.join(TABLE)}")
+    check_given(options)
+    plain = (bool, int, float, str, type(None))
+    return {n: v if type(v) in plain else TABLE[n].read(v) for n, v in options.items()}
+
+
+def _is_misfit(error: Exception) -> bool:
+    """Whether a start of another shape or dtype may be what an error is about."""
+    if type(error) not in (RuntimeError, ValueError, TypeError):
+        return False
+    text = str(error)
+    if re.match(r"\w+: expected", text):  # our own
+        return text.startswith(("z0: ", "f: expected a result of the shape"))
+    return re.search("shape|size|dimension|must match", text) is not None
+
+
+def _began_at(z0: Any, error: Exception) -> Exception:
+    """The same error, with the start that the layer chose."""
+    shapes = ", ".join(str(tuple(leaf.shape)) for leaf in pytree.tree_leaves(z0))
+    return type(error)(
+        f"{error}; RevDEQ began at zeros_like of its first input, of shape {shapes}: if the state "
+        "of f has another shape or dtype, pass z0="
+    )
 
 
 class RevDEQ(nn.Module):
@@ -62,37 +81,51 @@ class RevDEQ(nn.Module):
         for name in ("z0", "y0", "kwargs"):
             if name in options:
                 raise TypeError(f"{name}: expected in the call of the layer, got it in RevDEQ()")
-        check_options(options)
+        options = check_options(options)
         self.f = f
         self.implementation = implementation
         self.beta = options.pop("beta", 0.5)
         self.options = options
         self.stats: Stats | None = None
 
-    def forward(self, *args: Any, z0: Any = None, y0: Any = None, **kwargs: Any) -> Any:
+    def forward(
+        self,
+        *args: Any,
+        z0: Any = None,
+        y0: Any = None,
+        residual_mask: Any = None,
+        **kwargs: Any,
+    ) -> Any:
         """The equilibrium, or (z, aux) with has_aux.
 
-        z0 and y0 are those of ``solve``, z0 by default zeros like the first input. Other keywords
-        are f's.
+        z0, y0 and residual_mask are those of ``solve``, z0 by default zeros like the first input.
+        Other keywords are f's.
         """
-        solution = self.solve(*args, z0=z0, y0=y0, **kwargs)
+        solution = self.solve(*args, z0=z0, y0=y0, residual_mask=residual_mask, **kwargs)
         return (solution.z, solution.aux) if self.options.get("has_aux") else solution.z
 
-    def solve(self, *args: Any, z0: Any = None, y0: Any = None, **kwargs: Any) -> Solution:
+    def solve(
+        self,
+        *args: Any,
+        z0: Any = None,
+        y0: Any = None,
+        residual_mask: Any = None,
+        **kwargs: Any,
+    ) -> Solution:
         """Like ``forward``, but returns the full ``Solution``."""
         for name in kwargs:
-            if name in OPTIONS:
+            if name in TABLE:
                 raise TypeError(
                     f"{name}: expected in RevDEQ(f, {name}=...), got it in the call; wrap f if it "
                     "has a keyword of this name"
                 )
-        if z0 is None:
-            if not args:
-                raise TypeError("z0: expected a start, or an argument to take its shape from")
-            start = self.f.start if isinstance(self.f, LinearCell) else torch.zeros_like
-            z0 = pytree.tree_map(start, args[0])
+        chosen = z0 is None
+        if chosen:
+            z0 = self._start(args)
         check_left_out(self.options)
         options = {"y0": y0, "beta": self.beta, **self.options}
+        if residual_mask is not None:
+            options["residual_mask"] = residual_mask
         if kwargs:
             options["kwargs"] = kwargs
         compiling = torch.compiler.is_dynamo_compiling()
@@ -102,10 +135,37 @@ class RevDEQ(nn.Module):
             from .in_graph import solve_in_graph
 
             solution = solve_in_graph(self, self.f, z0, args, options)
+        elif chosen and not compiling:
+            solution = self._solve_from_own(z0, args, options)
         else:
             solution = self.solve_from(z0, args, options)
         self.stats = solution.stats
         return solution
+
+    def _start(self, args: tuple[Any, ...]) -> Any:
+        """Where the layer begins by itself."""
+        if not args:
+            raise TypeError("z0: expected a start, or an argument to take its shape from")
+        if isinstance(self.f, LinearCell):
+            return pytree.tree_map(self.f.start, args[0])
+        if isinstance(args[0], Tensor):
+            return torch.zeros_like(args[0])
+        for leaf in pytree.tree_leaves(args[0]):
+            if not isinstance(leaf, Tensor):
+                raise TypeError(
+                    "z0: expected a start where the first input is not made of tensors, got an "
+                    f"input with {type(leaf).__name__} in it; pass z0="
+                )
+        return pytree.tree_map(torch.zeros_like, args[0])
+
+    def _solve_from_own(self, z0: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Solution:
+        """A call from ``_start``; an error that it may be the reason of says so."""
+        try:
+            return self.solve_from(z0, args, options)
+        except (RuntimeError, ValueError, TypeError) as error:
+            if isinstance(self.f, LinearCell) or not _is_misfit(error):
+                raise
+            raise _began_at(z0, error) from error
 
     def solve_from(self, z0: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Solution:
         """A call, by what takes this cell's steps. `options` are those of ``solve``, and y0."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from numbers import Real
 from typing import Any
 
 import torch
@@ -17,12 +15,13 @@ import revdeq_kernels as rk
 from revdeq_kernels import cell_choice
 from revdeq_kernels.cell_arguments import Numbers
 
+from .call import drawn
 from .capturing import capturing, check_capture
 from .compiling import not_compiled
 from .digits import choose_frac_bits
 from .linear_cell import ACTS, LinearCell
+from .options import with_defaults
 from .problem import out_of_range
-from .randomness import RNG
 from .schedule import Schedule
 from .solution import Solution, Stats
 from .solve import solve
@@ -46,6 +45,7 @@ def solve_cell(
     if implementation is not None and implementation not in known:
         names = ", ".join(map(repr, known))
         raise ValueError(f"implementation: expected one of {names}, got {implementation!r}")
+    options = with_defaults(options)
     name, why = _route(cell, z0, args, options, implementation)
     if name != "solver":
         return _solve_in_one_op(cell, z0, args[0], options, name, f"{name}: {why}")
@@ -90,16 +90,20 @@ _ONLY = {
     "y0": None,
     "check_every": 1,
     "process_group": None,
+    "residual_mask": None,
     "check": True,
     "accumulate": "float32",
     "store_last": 0,
     "memory_budget": None,
     "save_at": (),
     "backward_steps": None,
+    "has_aux": False,
+    "pass_step": False,
+    "kwargs": None,
 }
 """Options of ``solve`` that one op takes at a single value."""
 
-_FREE = ("adjoint", "beta", "max_steps", "tol", "per_sample", "state", "frac_bits", "rng")
+_FREE = ("adjoint", "aux", "beta", "max_steps", "tol", "per_sample", "state", "frac_bits", "rng")
 
 
 def _unsuited(
@@ -111,21 +115,18 @@ def _unsuited(
             return f"it knows no {option}"
         if option in _ONLY and not _is(value, _ONLY[option]):
             return f"it takes {option}={_ONLY[option]!r} alone"
-    if options.get("adjoint", "auto") not in ("auto", "reversible"):
+    if options["adjoint"] not in ("auto", "reversible"):
         return "it takes adjoint='reversible' alone"
-    state, bits = options.get("state", "auto"), options.get("frac_bits", "auto")
-    if state not in ("auto", "exact", torch.float32):
-        return f"it takes state='exact' or torch.float32, got {state}"
-    if (state == torch.float32 and bits != "auto") or options.get("rng", "auto") not in RNG:
-        return "an option is not what solve takes"
-    if not isinstance(options["beta"], Real):
+    if options["state"] not in ("auto", "exact", torch.float32):
+        return f"it takes state='exact' or torch.float32, got {options['state']}"
+    if not isinstance(options["beta"], float):
         return f"it takes one number for beta, got {type(options['beta']).__name__}"
     if inside_transform() or forward_ad._current_level >= 0:
         return "it has no part in the transforms of torch.func, nor in forward mode"
     if torch.is_autocast_enabled(_like_w(cell).device.type):
         return "it does not follow autocast"
     return (
-        _unsuited_halting(z0, options.get("tol"), options.get("per_sample", False))
+        _unsuited_halting(z0, options["tol"], options["per_sample"])
         or _unsuited_cell(cell)
         or _unsuited_tensors(cell, z0, args)
     )
@@ -138,15 +139,17 @@ def _is(value: Any, only: Any) -> bool:
     return type(value) is type(only) and value == only
 
 
-def _unsuited_halting(z0: Any, tol: Any, per_sample: Any) -> str | None:
+def _unsuited_halting(z0: Any, tol: float | None, per_sample: int) -> str | None:
     """A row can halt for itself; there is no halting of all rows together."""
-    if _is(tol, None) and per_sample is False:
+    if not tol and not per_sample:
         return None
-    number = isinstance(tol, Real) and not isinstance(tol, bool)
-    if not number or not 0 < float(tol) < math.inf or per_sample is not True:
+    if not tol or tol == math.inf or not per_sample:
         return f"it takes tol with per_sample=True, or neither, got tol={tol}, {per_sample=}"
-    if isinstance(z0, Tensor) and z0.dim() != 2:
-        return f"a sample is a row to it, got z0 with {z0.dim()} dimensions"
+    if isinstance(z0, Tensor) and z0.dim() != per_sample + 1:
+        return (
+            f"a sample is a row to it, got z0 with {z0.dim()} dimensions and {per_sample=}; "
+            f"per_sample={max(1, z0.dim() - 1)} halts every row"
+        )
     return None
 
 
@@ -179,24 +182,21 @@ def _unsuited_tensors(cell: LinearCell, z0: Any, args: tuple[Any, ...]) -> str |
 def _solve_in_one_op(
     cell: LinearCell, z0: Tensor, x: Tensor, options: dict[str, Any], name: str, route: str
 ) -> Solution:
-    steps: Any = options.get("max_steps", 8)
-    exact = options.get("state", "auto") != torch.float32
-    bits = options.get("frac_bits", "auto")
+    exact, bits = options["state"] != torch.float32, options["frac_bits"]
     if capturing(z0.device):
         fixed = None if bits == "auto" else bits
-        rng = options.get("rng", "auto")
-        check_capture(None, fixed, options["beta"], rng, steps, exact=exact)
+        rng, depth = options["rng"], options["max_steps"]
+        check_capture(None, fixed, options["beta"], rng, depth, exact=exact)
     else:
         outbox.poll()
-    if callable(steps):
-        steps = steps()
-    schedule = Schedule(options["beta"], steps, exact=exact)
+    schedule = Schedule(options["beta"], drawn(options["max_steps"]), exact=exact)
     w = cell.W  # read once: a parametrization computes it
     u, start = (t.reshape(-1, cell.features) for t in (cell.of_input(x), z0.float()))
     if bits == "auto":
-        bits = _frac_bits(cell.act, u.detach(), w.detach(), start.detach()) if exact else 0
+        seen = u.detach(), w.detach(), start.detach()
+        bits = _frac_bits(cell.act, *seen, z0.shape) if exact else 0
     state = "exact" if exact else "float32"
-    tol = float(options["tol"]) if options.get("per_sample") else 0.0
+    tol = options["tol"] if options["per_sample"] else 0.0
     numbers = Numbers(schedule.numbers[0], schedule.max_steps, cell.act, state, bits, tol)
     stats = Stats(
         schedule.max_steps,
@@ -204,19 +204,21 @@ def _solve_in_one_op(
         adjoint="reversible",
         state_bytes=8 * start.numel(),
         frac_bits=bits if exact else None,
-        tol=options.get("tol"),
+        tol=options["tol"],
         route=route,
     )
     y, z = _OneOp.apply(u, w, start, numbers, name, stats)
+    if stats._sample_steps is not None:
+        stats._sample_steps = stats._sample_steps.view(z0.shape[:-1])
     z, y = (t.reshape(z0.shape).to(z0.dtype) for t in (z, y))
     return Solution(z, y, stats)
 
 
-def _frac_bits(act: str, u: Tensor, w: Tensor, start: Tensor) -> int:
+def _frac_bits(act: str, u: Tensor, w: Tensor, start: Tensor, shape: torch.Size) -> int:
     """As ``solve`` chooses them. tanh needs no evaluation of f: it does not exceed 1."""
-    seen: Sequence[Tensor] = [start]
+    seen = {"z0": [start.view(shape)]}
     if act != "tanh":
-        seen = [start, ACTS[act](F.linear(start.to(w.dtype), w) + u)]
+        seen["f(z0)"] = [ACTS[act](F.linear(start.to(w.dtype), w) + u).view(shape)]
     return choose_frac_bits([torch.float32], seen)
 
 

@@ -74,6 +74,8 @@ class Plan:
         options["beta"] = beta[0] if beta else values["beta"]
         with autocast(self.autocast):
             start, args = _together(z0, values["z0"]), _together(args, values["args"])
+            if values.get("masked"):
+                *args, options["residual_mask"] = args
             if values["layer"]:
                 owner: Any = self.owner()
                 solution = owner.solve_from(start, tuple(args), options)

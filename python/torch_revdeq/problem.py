@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -17,9 +18,10 @@ from .float_pair import FLOAT_STATES, FloatPair
 from .iteration import Stopping
 from .mapping import FlatFunction
 from .pair import Layout, Pair
+from .places import first_not_finite, largest, leaf_names
 from .schedule import Schedule
 from .solution import Stats
-from .verification import RangeError, settle
+from .verification import RangeError, deferred, settle
 
 State: TypeAlias = Literal["auto", "exact"] | torch.dtype
 
@@ -101,7 +103,8 @@ class Problem:
             return FloatPair.begin(y0, self.z0, layout, self.schedule)
         bits = self.frac_bits
         if bits is None:
-            bits = choose_frac_bits(layout.f, [*self.z0, *(self.y0 or ()), *first])
+            seen = {"z0": self.z0, "y0": self.y0 or (), "f(z0)": first}
+            bits = choose_frac_bits(layout.f, seen, self.mapping.structure)
         numels = [leaf.numel() for leaf in self.z0]
         steps = self.schedule.max_steps
         chunk = 0 if not keep else steps if self.stopping.tol is None else min(CHUNK, steps)
@@ -132,18 +135,48 @@ class Problem:
         """Deal with the flag of an exact state: its numbers are wrong if it is raised."""
         if not isinstance(pair, ExactPair):
             return
-        bits = pair.frac_bits
-        pending = settle(pair.flag, lambda: out_of_range(bits), outputs)
+        bits, where = pair.frac_bits, ""
+
+        def error() -> RangeError:
+            return out_of_range(bits, where)
+
+        if not deferred(pair.flag.device) and bool(pair.flag):
+            where = self._beyond(2.0 ** (30 - bits))
+        pending = settle(pair.flag, error, outputs)
         if pending is not None:
             stats._pending.append(pending)
 
+    def _beyond(self, limit: float) -> str:
+        """What is known of where the range was left, and nothing where that is not known."""
+        structure, count = self.mapping.structure, len(self.z0)
+        start = {"z0": self.z0, "y0": self.y0 or ()}
+        found = first_not_finite(start, structure)
+        if found is not None:
+            return f" ({found})"
+        sizes = [
+            leaf.detach().abs().max() for part in start.values() for leaf in part if leaf.numel()
+        ]
+        if any(size >= limit for size in sizes):
+            return f" ({largest(start, structure)})"
+        rows = zip(leaf_names("f", structure, count), self.stopping.norms, self.z0, strict=False)
+        for name, row, leaf in rows:
+            if row is None:
+                continue
+            norm = float(row[1])  # of f at the last y
+            if not math.isfinite(norm):
+                kind = "NaN" if math.isnan(norm) else "Inf"
+                return f" ({name} holds {kind} at the end of the solve)"
+            if norm >= limit * math.sqrt(leaf.numel()):  # then one of them is that large
+                return f" ({name} has norm {norm:.3g} at the end of the solve)"
+        return ""
 
-def out_of_range(frac_bits: int) -> RangeError:
-    """What a raised flag means."""
+
+def out_of_range(frac_bits: int, where: str = "") -> RangeError:
+    """What a raised flag means, and where it was raised as far as that is known."""
     return RangeError(
         f"solve: expected the state and f below {2.0 ** (30 - frac_bits):.6g}, the range of an "
-        f"exact state with frac_bits={frac_bits}, got a larger number, Inf or NaN; pass a smaller "
-        "frac_bits, normalise inside f, or choose state=torch.float32 or torch.float64"
+        f"exact state with frac_bits={frac_bits}, got a larger number, Inf or NaN{where}; pass a "
+        "smaller frac_bits, normalize inside f, or choose state=torch.float32 or torch.float64"
     )
 
 

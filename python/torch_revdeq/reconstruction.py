@@ -22,7 +22,8 @@ class Check:
         """Measure the end, which an error of a float state is relative to."""
         self.problem = problem
         self.enabled = problem.check is not False
-        self.end = None if problem.exact or not self.enabled else _largest([*pair.y, *pair.z])
+        measured = self.enabled and not problem.exact
+        self.end = _largest([*pair.y, *pair.z]) if measured else None
 
     def after(
         self,
@@ -39,7 +40,10 @@ class Check:
 
         Where it comes later, `spoiled` become NaN if it will come; returns the outcome on its way.
         """
-        if not self.enabled or not any(leaf.numel() for leaf in z0):
+        if not self.enabled:
+            return None
+        if not any(leaf.numel() for leaf in z0):
+            stats._reconstruction_error = 0.0
             return None
         exact = isinstance(pair, ExactPair)
         if exact and not deferred(pair.z[0].device) and _equal(pair, z0, y0):
@@ -129,8 +133,11 @@ def _distance(back: Leaves, start: Leaves, scale: Tensor) -> Tensor:
 
 
 def _largest(leaves: Sequence[Tensor]) -> Tensor:
-    """The largest absolute value, in float64; NaN if there is one."""
-    return torch.stack([_norm(leaf) for leaf in leaves if leaf.numel()]).max()
+    """The largest absolute value, in float64; NaN if there is one, 0 without elements."""
+    norms = [_norm(leaf) for leaf in leaves if leaf.numel()]
+    if not norms:
+        return torch.zeros((), dtype=torch.float64, device=leaves[0].device)
+    return torch.stack(norms).max()
 
 
 def _norm(leaf: Tensor) -> Tensor:

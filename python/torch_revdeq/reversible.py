@@ -25,6 +25,7 @@ from .carry import Carry, LearningCarry
 from .inputs import Inputs
 from .iteration import iterate
 from .kept import Graph, Kept
+from .modules import is_compiled
 from .pair import Pair
 from .problem import Outputs, Problem
 from .products import Products, as_read, is_asked_for_leaves, keeps_graph, set_grad_enabled
@@ -104,8 +105,10 @@ class _Forward:
         self.aliased = is_asked_for_leaves()
         count = problem.store_last if self.grad else 0
         self.kept = Kept(count, problem.memory_budget)
-        # A graph that is kept is differentiated with respect to leaves.
-        self.leaks = not self.kept.wanted
+        # A graph that is kept is differentiated with respect to leaves, and a compiler that meets
+        # both compiles f twice.
+        compiled = is_compiled(problem.mapping.f, self.evaluation.modules)
+        self.leaks = not (self.kept.wanted or compiled)
         self.tensors = self._cut_off()
         self.kept.reads = [*problem.z0, *self.tensors]
         self.auxiliary = problem.auxiliary(in_place=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from numbers import Real
 from typing import TypeAlias
 
@@ -35,17 +35,15 @@ class Schedule:
         self, beta: Beta, max_steps: int, *, exact: bool, halting: Halting | None = None
     ) -> None:
         """Resolve beta for every step; ValueError or TypeError where it cannot be had."""
-        if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 1:
-            raise ValueError(
-                f"max_steps: expected an integer of at least 1, got {max_steps!r}; one step is two "
-                "evaluations of f"
-            )
         self.max_steps = max_steps
         self.exact, self.halting = exact, halting
         self.tensor = beta if isinstance(beta, Tensor) else None
         self.numbers: list[float] = []
         self.numbers = self._numbers(beta, max_steps)
         convert = effective_beta if exact else float
+        if type(beta) is float:  # the common case: one for all steps
+            self._applied = [self._convert(convert, self.numbers[0], 0)] * max_steps
+            return
         first = {number: n for n, number in reversed(list(enumerate(self.numbers)))}
         applied = {number: self._convert(convert, number, n) for number, n in first.items()}
         self._applied = [applied[number] for number in self.numbers]
@@ -85,13 +83,8 @@ class Schedule:
             return self._of_tensor(beta, max_steps)
         if callable(beta):
             numbers = [beta(n) for n in range(max_steps)]
-        elif isinstance(beta, Real):
-            numbers = [beta] * max_steps
-        elif isinstance(beta, str) or not isinstance(beta, Iterable):
-            raise TypeError(
-                f"beta: expected a number, one for each step, a function of the step, or a tensor, "
-                f"got {beta!r}"
-            )
+        elif isinstance(beta, (int, float)):
+            return [float(beta)] * max_steps
         else:
             numbers = list(beta)
             if len(numbers) < max_steps:
@@ -109,10 +102,6 @@ class Schedule:
 
     def _of_tensor(self, beta: Tensor, max_steps: int) -> list[float]:
         """One number for an exact state. A float state computes with the tensor: no number."""
-        if not beta.is_floating_point():
-            raise TypeError(
-                f"beta: expected a floating-point tensor, got {beta.dtype}; convert it (.float())"
-            )
         if self.exact:
             if beta.numel() != 1:
                 raise ValueError(

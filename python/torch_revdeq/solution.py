@@ -69,7 +69,8 @@ class Stats:
     def sample_steps(self) -> Tensor | None:
         """The steps that each sample took, int64, on the solve's device; None without per_sample.
 
-        It is there at once; only reading its numbers waits for the device.
+        Its shape is that of the dimensions that make a sample. It is there at once; only reading
+        its numbers waits for the device.
         """
         return self._sample_steps
 

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from .auxiliary import REDUCTIONS, Reduction
+from .auxiliary import Reduction
+from .call import (
+    chosen_adjoint,
+    drawn,
+    fractional_bits,
+    masks,
+    second_start,
+    state_dtype,
+)
 from .capturing import capturing, check_capture
 from .compiling import for_compilers
 from .conditions import Evaluation
@@ -18,27 +26,15 @@ from .hooks import solve_hooks
 from .iteration import Stopping
 from .mapping import FlatFunction, flatten
 from .modules import check_modules
-from .options import (
-    Adjoint,
-    chosen_adjoint,
-    fractional_bits,
-    graphs_to_keep,
-    one_of,
-    second_start,
-    state_dtype,
-    steps_back,
-    steps_to_save,
-)
+from .options import Accumulate, Adjoint, read_options, steps_to_save
 from .problem import Problem, State
-from .randomness import RNG, Rng
+from .randomness import Rng
 from .reversible import solve_reversible
 from .schedule import Beta, Schedule
 from .solution import Solution
 from .stored import solve_stored
 from .transforms import check_transforms
 from .verification import outbox
-
-Accumulate: TypeAlias = Literal["float32", "autograd"]
 
 _ADJOINTS = {
     "reversible": solve_reversible,
@@ -59,8 +55,9 @@ def solve(
     max_steps: int | Callable[[], int] = 8,
     tol: float | None = None,
     check_every: int = 1,
-    per_sample: bool = False,
+    per_sample: bool | int = False,
     process_group: Any = None,
+    residual_mask: Any = None,
     state: State = "auto",
     frac_bits: int | Literal["auto"] = "auto",
     adjoint: Adjoint = "auto",
@@ -102,11 +99,16 @@ def solve(
             waits for one check more than on a CPU, and nothing else waits.
         check_every: steps from one check of the residual to the next.
         per_sample: judge every sample, an index of dimension 0 of all leaves, by a residual of its
-            own. One that a check finds below tol stays as it is from the next step on, and gets the
-            gradient of the steps that it took; the solve ends when none moves. f is evaluated for
-            all of them to the end.
+            own. An integer d: a sample is an index of the first d dimensions, so that with 2 every
+            token of [batch, length, features] halts for itself. One that a check finds below tol
+            stays as it is from the next step on, and gets the gradient of the steps that it took;
+            the solve ends when none moves. f is evaluated for all of them to the end.
         process_group: a torch.distributed group whose ranks stop together, at the largest residual
             among them. Needed with a tol if f communicates.
+        residual_mask: which positions count in the residual: a bool tensor whose shape is that of
+            leading dimensions of every leaf, such as [batch, length] where tokens are padded, or a
+            pytree of such tensors like z0. What stands where it is False, even NaN, has no part in
+            the residual, of all together or of a sample. The gradient is the same.
         state: what keeps y and z. "exact": fixed point, from which every step can be taken back
             bit for bit, 8 bytes per element of z0 and a digit for each half step (1/8 byte at beta
             0.5, 1/4 at 0.75, 1/3 at 0.8). torch.float32, float64, bfloat16 or float16: loses
@@ -173,55 +175,78 @@ def solve(
 
     Source: arXiv 2509.12917; the exact state is this project's.
     """
-    one_of("adjoint", adjoint, ("auto", *_ADJOINTS))
-    one_of("rng", rng, RNG)
-    one_of("accumulate", accumulate, ("float32", "autograd"))
-    one_of("aux", aux, REDUCTIONS)
+    given = read_options(
+        {
+            "beta": beta,
+            "max_steps": max_steps,
+            "tol": tol,
+            "check_every": check_every,
+            "per_sample": per_sample,
+            "process_group": process_group,
+            "residual_mask": residual_mask,
+            "state": state,
+            "frac_bits": frac_bits,
+            "adjoint": adjoint,
+            "rng": rng,
+            "check": check,
+            "accumulate": accumulate,
+            "store_last": store_last,
+            "memory_budget": memory_budget,
+            "save_at": save_at,
+            "backward_steps": backward_steps,
+            "has_aux": has_aux,
+            "aux": aux,
+            "pass_step": pass_step,
+        }
+    )
+    tol, check_every, beta = given["tol"], given["check_every"], given["beta"]
     if adjoint == "functional" and isinstance(f, nn.Module):
         f, parameters = with_parameters(f)
         args = (parameters, *args)
     leaves, structure = flatten("z0", z0)
     device, kept = leaves[0].device, state_dtype(state, leaves)
-    bits = fractional_bits(frac_bits, exact=kept is None)
+    bits = fractional_bits(given["frac_bits"], exact=kept is None)
+    masked = masks(residual_mask, leaves, structure)
     if capturing(device):
         check_capture(tol, bits, beta, rng, max_steps, exact=kept is None)
     else:
         outbox.poll()
-    if callable(max_steps):
-        max_steps = max_steps()
-    mapping = FlatFunction(f, leaves, structure, has_aux=has_aux, pass_step=pass_step)
+    steps = drawn(given["max_steps"])
+    has_aux = given["has_aux"]
+    mapping = FlatFunction(f, leaves, structure, has_aux=has_aux, pass_step=given["pass_step"])
     tensors = mapping.take_args(args, kwargs)
     second = second_start(y0, leaves, structure)
     read = [*leaves, *(second or ()), *tensors, *([beta] if isinstance(beta, Tensor) else [])]
     evaluation = Evaluation(mapping, device, rng)
-    adjoint = chosen_adjoint(adjoint, evaluation.modules)
-    evaluation.adjoint = adjoint
-    transformed = check_transforms(adjoint, kept is None, read)
+    chosen = chosen_adjoint(adjoint, evaluation.modules, given)
+    evaluation.adjoint = chosen
+    transformed = check_transforms(chosen, kept is None, read)
     if torch.is_grad_enabled():
-        check_modules(evaluation.modules, adjoint)
-        if adjoint == "reversible":
+        check_modules(evaluation.modules, chosen)
+        if chosen == "reversible":
             tensors = [*tensors, *evaluation.take_computed()]
-    halting = Halting(leaves, tol, check_every) if per_sample else None
+    dims = given["per_sample"]
+    halting = Halting(leaves, dims, tol, check_every) if dims else None
     problem = Problem(
         mapping=mapping,
         evaluation=evaluation,
-        schedule=Schedule(beta, max_steps, exact=kept is None, halting=halting),
-        stopping=Stopping(tol, check_every, process_group, device, halting),
+        schedule=Schedule(beta, steps, exact=kept is None, halting=halting),
+        stopping=Stopping(tol, check_every, process_group, device, halting, masked),
         z0=leaves,
         y0=second,
         tensors=tensors,
         state=kept,
         frac_bits=bits,
-        adjoint=adjoint,
-        check=check,
+        adjoint=chosen,
+        check=given["check"],
         wide=accumulate == "float32",
-        store_last=graphs_to_keep(store_last, memory_budget, adjoint),
-        memory_budget=memory_budget,
-        save_at=steps_to_save(save_at, max_steps, tol),
-        backward_steps=steps_back(backward_steps, tol),
-        aux=aux if has_aux else None,
+        store_last=None if store_last == "auto" else given["store_last"],
+        memory_budget=given["memory_budget"],
+        save_at=steps_to_save(given["save_at"], steps),
+        backward_steps=given["backward_steps"],
+        aux=given["aux"] if has_aux else None,
     )
-    run = _ADJOINTS[adjoint] if torch.is_grad_enabled() or transformed else solve_reversible
+    run = _ADJOINTS[chosen] if torch.is_grad_enabled() or transformed else solve_reversible
     out = run(problem)
     z, y, *saved = (mapping.unflatten(leaves) for leaves in (out.z, out.y, *out.saved))
     return Solution(z, y, out.stats, saved, mapping.unflatten_aux(out.aux) if has_aux else None)

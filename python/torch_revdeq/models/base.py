@@ -31,8 +31,11 @@ class EquilibriumModel(nn.Module):
         Raises:
             TypeError: no option of ``solve``.
         """
-        check_options(options)
-        for layer in self.equilibria:
+        layers = list(self.equilibria)
+        for layer in layers:
+            checked = check_options({"beta": layer.beta, **layer.options, **options})
+            options = {name: checked[name] for name in options}
+        for layer in layers:
             for name, value in options.items():
                 if name == "beta":
                     layer.beta = value

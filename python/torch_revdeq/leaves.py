@@ -1,0 +1,57 @@
+"""What can be no leaf of a state, and what to pass instead."""
+
+from __future__ import annotations
+
+from dataclasses import is_dataclass
+from numbers import Number
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def refuse_leaf(name: str, leaf: Any) -> None:
+    """TypeError for a leaf that is no strided floating-point tensor, with a way out of its own."""
+    expected = "floating-point tensors as leaves"
+    if not isinstance(leaf, Tensor):
+        got, remedy = f"{type(leaf).__name__}", _instead_of_an_object(leaf)
+    elif leaf.is_nested:
+        got = "a nested tensor"
+        remedy = "pass its .values(), and its offsets in args, or pad it (.to_padded_tensor(0.0))"
+    elif leaf.layout != torch.strided:
+        expected, got, remedy = "strided tensors as leaves", str(leaf.layout), "pass .to_dense()"
+    elif leaf.is_complex():
+        got, remedy = str(leaf.dtype), "pass torch.view_as_real(...), and view_as_complex inside f"
+    elif leaf.is_quantized:
+        got, remedy = str(leaf.dtype), "pass .dequantize()"
+    elif not leaf.is_floating_point():
+        got, remedy = str(leaf.dtype), "pass what is not part of the state in args"
+    elif _has_own_storage(leaf):
+        return
+    else:
+        expected, got = "plain tensors as leaves", type(leaf).__name__
+        remedy = "pass the tensor that it wraps, as .to_local() of a DTensor"
+    raise TypeError(f"{name}: expected {expected}, got {got}; {remedy}")
+
+
+def _has_own_storage(leaf: Tensor) -> bool:
+    """Whether the numbers are the tensor's own. Fake ones stand for such tensors in a trace."""
+    kind: Any = type(leaf)
+    plain: Any = Tensor
+    own = kind.__torch_dispatch__ is plain.__torch_dispatch__
+    return own or kind.__module__.startswith("torch._subclasses")
+
+
+def _instead_of_an_object(leaf: Any) -> str:
+    kind = type(leaf).__name__
+    if type(leaf).__module__ == "numpy":
+        return "pass torch.as_tensor(...)"
+    if leaf is None or isinstance(leaf, (str, Number)):
+        return "pass what is not part of the state in args"
+    pytree = "torch.utils._pytree"
+    how = (
+        f"register it, {pytree}.register_dataclass({kind})"
+        if is_dataclass(leaf)
+        else f"register it, {pytree}.register_pytree_node({kind}, ...)"
+    )
+    return f"{how}, or pass its tensors in a dict or tuple"
