@@ -23,7 +23,6 @@ from .kept_state import Growth, KeptState
 from .mapping import FlatFunction
 from .randomness import Randomness, Rng
 from .standing import Standing, put
-from .transforms import inside_transform
 from .written import Change, Written, version_of
 
 # ---- autocast --------------------------------------------------------------------------------
@@ -110,6 +109,7 @@ class Evaluation:
         self.autocast = autocast_state(device)
         self.random = Randomness(device, rng)
         self.adjoint = ""  # chosen after f's modules are known
+        self.transformed = False  # whether the solve is part of a transform of torch.func
         self.growth: Growth | None = None
         self.writes: Written | None = None
         self.state: KeptState | None = None
@@ -216,7 +216,7 @@ class Evaluation:
         if self.growth is not None:
             self.growth.after_another()
         if k == 1 and self.writes is not None and not self.may_read:
-            pure = self.adjoint == "functional" and inside_transform()
+            pure = self.transformed
             changed = self.writes.changed(statistics=pure)
             if changed:
                 self._check_changed(changed, leaves, tensors, out)
@@ -232,7 +232,7 @@ class Evaluation:
 
         Comparing waits for the device, for an f that writes more than statistics of torch's own.
         """
-        if self.adjoint == "functional" and inside_transform():
+        if self.transformed:
             raise RuntimeError(
                 "f: expected to leave its buffers as they are inside of torch.func, got a change "
                 f"of {changed[0].name}; put the module in eval mode, or choose another adjoint"

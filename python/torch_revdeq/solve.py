@@ -220,7 +220,7 @@ def solve(
     evaluation = Evaluation(mapping, device, rng)
     chosen = chosen_adjoint(adjoint, evaluation.modules, given)
     evaluation.adjoint = chosen
-    transformed = check_transforms(chosen, kept is None, read)
+    evaluation.transformed = transformed = check_transforms(chosen, kept is None, read)
     if torch.is_grad_enabled():
         check_modules(evaluation.modules, chosen)
         if chosen == "reversible":
