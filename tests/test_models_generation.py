@@ -73,7 +73,10 @@ def test_a_warm_start_takes_fewer_steps_to_the_same_logits(block: str) -> None:
     allowed = 2 * 10 * tol * size * row
     for a, b in zip(cold.logits, warm.logits, strict=True):
         assert (a - b).abs().max() <= allowed
-    assert torch.equal(cold.logits[-1], model(tokens)[:, -1])
+    # Of the same z: a product with one row or with all rows may be summed in another order.
+    width = model.embedding.weight.shape[1]
+    rounded = 2 * width * torch.finfo(torch.float64).eps * size * row
+    assert (cold.logits[-1] - model(tokens)[:, -1]).abs().max() <= rounded
 
 
 class Fifth(torch.nn.Module):

@@ -97,9 +97,9 @@ def learned(b: nn.Linear, x: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda b, x: 2 * x, r"made by MulBackward0"),
-        (lambda b, x: x, r"its state or an argument of then"),
-        (learned, r"made by AddmmBackward0"),
+        (lambda b, x: 2 * x, r"it was computed there by MulBackward0"),
+        (lambda b, x: x, r"it was given there"),
+        (learned, r"it was computed there by AddmmBackward0"),
     ],
     ids=["scaled", "as it is", "learned"],
 )
@@ -110,7 +110,7 @@ def test_an_injection_computed_once(
     if not grad and make is not learned:  # nothing is lost
         solve(f, torch.zeros_like(x), x, **FUNCTIONAL).z.sum().backward()
         return
-    with pytest.raises(CaptureError, match=rf"kept from another evaluation \({said}\).*compute it"):
+    with pytest.raises(CaptureError, match=rf"kept from an earlier one \({said}\).*compute it"):
         solve(f, torch.zeros_like(x), x, **FUNCTIONAL)
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from .captures import Captures, now
+from .captures import Captures
 
 
 @dataclass
@@ -44,10 +44,14 @@ class Kept:
         return self.count is None or self.count > 0
 
     def evaluated(
-        self, k: int, evaluate: Callable[[], list[Tensor]], state: list[Tensor], captures: Captures
+        self,
+        k: int,
+        evaluate: Callable[[], list[Tensor]],
+        state: list[Tensor],
+        captures: Captures,
+        since: int,
     ) -> list[Tensor]:
         """f in half step k, whose graph is kept until there are `count` later ones."""
-        since = now()
         if self.count is None:
             sizes: dict[int, int] = {}
             with saved_tensors_hooks(partial(_count, sizes), _as_it_is):

@@ -132,7 +132,7 @@ class _Forward:
                 read, given = as_read(state), as_read(given)
             if self.kept.wanted:
                 evaluate = partial(self.evaluation, k, read, given)
-                out = self.kept.evaluated(k, evaluate, state, self.captures)
+                out = self.kept.evaluated(k, evaluate, state, self.captures, since)
             else:
                 out = self.evaluation(k, read, given)
                 self.captures.add(state, out, since, armed=self.leaks)
