@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from .compiling import can_be_operator
+from .compiling import why_broken
 from .linear_cell import LinearCell
 from .one_op import solve_cell
 from .solution import Solution, Stats
@@ -82,7 +82,7 @@ class RevDEQ(nn.Module):
         compiling = torch.compiler.is_dynamo_compiling()
         if compiling and options.get("adjoint") == "functional":
             solution = solve(self.f, z0, *args, **options)
-        elif compiling and can_be_operator(self.f):
+        elif compiling and why_broken(self.f, args, options) is None:
             from .in_graph import solve_in_graph
 
             solution = solve_in_graph(self, self.f, z0, args, options)
