@@ -1,58 +1,66 @@
 """What the modules of f keep as plain attributes, and whether an evaluation changed it.
 
 Parameters, buffers, submodules and hooks are not looked at: they have rules of their own. Nor is
-what an attribute refers to, but for containers: the elements of a list, set or dict count.
+what an attribute refers to, except for containers: the elements of a list, set or dict count.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Sequence
-from operator import is_
+from collections.abc import Collection
 from typing import Any
 
 from torch import Tensor, nn
 
+CONTAINERS = (list, dict, set, deque)
+"""What f may change without a new value for its attribute."""
+
 _OF_TORCH = frozenset(vars(nn.Module()))
 """What every module has: its parameters, buffers, submodules, hooks, and whether it trains."""
 
-_EQUAL = (bool, int, float, complex, str, bytes)
+_INSIDE = (*CONTAINERS, Tensor)
+
+_EQUAL = frozenset((bool, int, float, complex, str, bytes, type(None)))
 """Values that are the same where they are equal."""
 
-_CONTAINERS = (list, dict, set, deque)
+_MISSING = object()
 
 
 class Attributes:
-    """The plain attributes of some modules, as they are now."""
+    """The plain attributes of a module and of those below it, as they are now."""
 
-    def __init__(self, modules: Sequence[nn.Module]) -> None:
+    def __init__(self, module: nn.Module) -> None:
         """Note them: the values, the versions of tensors, the elements of containers."""
-        self.modules = [(module, dict(vars(module))) for module in modules]
-        self.inside = [
-            (module, name, value, _state(value))
-            for module, values in self.modules
-            for name, value in values.items()
-            if (isinstance(value, Tensor) or type(value) in _CONTAINERS) and name not in _OF_TORCH
-        ]
+        self.values: list[tuple[nn.Module, int, dict[str, Any]]] = []
+        self.inside: list[tuple[nn.Module, str, Any, Any]] = []
+        below: list[nn.Module | None] = [module]
+        seen = set()
+        for each in below:  # which grows
+            if each is None or each in seen:
+                continue
+            seen.add(each)
+            below.extend(each._modules.values())
+            every = vars(each)
+            plain = {name: every[name] for name in every.keys() - _OF_TORCH}
+            self.values.append((each, len(every), plain))
+            for name, value in plain.items():
+                if type(value) not in _EQUAL and isinstance(value, _INSIDE):
+                    self.inside.append((each, name, value, _state(value)))
 
     def changed(self) -> str | None:
         """The first that is not as it was: "'name' in Module"; None if all are."""
-        for module, before in self.modules:
+        for module, count, before in self.values:
             now = vars(module)
-            if len(now) == len(before) and all(map(is_, now.values(), before.values())):
-                continue
-            for name in {**before, **now}:
-                if name in _OF_TORCH or _is_computed(module, name):
-                    continue
-                if not _same(before.get(name, _MISSING), now.get(name, _MISSING)):
+            names = before if len(now) == count else {*before, *(now.keys() - _OF_TORCH)}
+            for name in names:
+                old, new = before.get(name, _MISSING), now.get(name, _MISSING)
+                if old is not new and not _equal(old, new) and not _is_computed(module, name):
                     return _named(module, name)
         for module, name, value, state in self.inside:
-            if not _is_computed(module, name) and not _unchanged(value, state):
+            inside = _state(value)
+            if len(inside) != len(state) or not all(map(_same, inside, state)):
                 return _named(module, name)
         return None
-
-
-_MISSING = object()
 
 
 def _named(module: nn.Module, name: str) -> str:
@@ -64,22 +72,15 @@ def _is_computed(module: nn.Module, name: str) -> bool:
     return any(name + end in module._parameters for end in ("_orig", "_g"))
 
 
-def _state(value: Any) -> Any:
+def _state(value: Tensor | Collection[Any]) -> list[Any]:
     if isinstance(value, Tensor):
-        return 0 if value.is_inference() else value._version
-    return _elements(value)
-
-
-def _unchanged(value: Any, state: Any) -> bool:
-    now = _state(value)
-    if isinstance(value, Tensor):
-        return bool(now == state)
-    return len(now) == len(state) and all(map(_same, now, state))
-
-
-def _elements(value: Collection[Any]) -> list[Any]:
+        return [0 if value.is_inference() else value._version]
     return [*value.keys(), *value.values()] if isinstance(value, dict) else list(value)
 
 
 def _same(a: Any, b: Any) -> bool:
-    return a is b or (type(a) is type(b) and type(a) in _EQUAL and bool(a == b))
+    return a is b or _equal(a, b)
+
+
+def _equal(a: Any, b: Any) -> bool:
+    return type(a) is type(b) and type(a) in _EQUAL and bool(a == b)

@@ -26,15 +26,14 @@ _OF_F = (
     "alone, or allow graph breaks"
 )
 _OF_ARGUMENTS = (
-    "solve: expected tensors, numbers, strings and plain functions among the arguments and options "
-    "in torch.compile(fullgraph=True), got another object, whose changes a graph does not see; pass "
+    "solve: expected tensors, numbers, strings and plain functions in the arguments and options in "
+    "torch.compile(fullgraph=True), got another object, whose changes a graph does not see; pass "
     "what f needs of it, compile f alone, or allow graph breaks"
 )
 _OF_WRITTEN = (
-    "solve: expected f as it was before the call in torch.compile(fullgraph=True), got one of whose "
-    "attributes, parameters or buffers was written in the graph before the solve, which would not "
-    "see it; pass the value as an argument, solve(f, z0, value), write it outside of the compiled "
-    "function, or allow graph breaks"
+    "solve: expected an f that the graph has not written to in torch.compile(fullgraph=True), got "
+    "one with a new attribute, parameter or buffer, which f would not see; pass the value as an "
+    "argument, solve(f, z0, value), write it outside of what is compiled, or allow graph breaks"
 )
 
 P = ParamSpec("P")

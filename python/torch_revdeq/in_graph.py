@@ -5,7 +5,6 @@ Imported by the compiler alone, for it imports the compiler.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import FunctionType
@@ -17,6 +16,7 @@ from torch._dynamo.symbolic_convert import InstructionTranslator
 from torch.fx.experimental.symbolic_shapes import guard_scalar, has_static_value
 from torch.utils import _pytree as pytree
 
+from .attributes import CONTAINERS
 from .conditions import autocast_state
 from .float_pair import FLOAT_STATES
 from .functional import Run, check_functional, spoiled, with_parameters
@@ -137,12 +137,12 @@ def written_before(f: nn.Module) -> bool:
     held, tensors = set(), set()
     for module in modules_of(f):
         held.add(id(module))
-        held.update(id(value) for value in vars(module).values() if isinstance(value, _CONTAINERS))
+        held.update(id(value) for value in vars(module).values() if isinstance(value, CONTAINERS))
         every = (*vars(module).values(), *module._parameters.values(), *module._buffers.values())
         tensors.update(id(value) for value in every if isinstance(value, Tensor))
     effects = tx.output.side_effects
     for var in (*effects.store_attr_mutations, *effects.id_to_variable.values()):
-        if id(getattr(var, "value", None)) in held and effects.is_modified(var):
+        if id(vars(var).get("value")) in held and effects.is_modified(var):
             return True
     if any(key in held and effects.is_modified(v) for key, v in effects.id_to_variable.items()):
         return True
@@ -151,9 +151,6 @@ def written_before(f: nn.Module) -> bool:
         if isinstance(fake, Tensor) and fake._version > 0 and id(given.example) in tensors:
             return True
     return False
-
-
-_CONTAINERS = (list, dict, set, deque)
 
 
 @dataclass

@@ -25,7 +25,6 @@ from torch.utils import _pytree as pytree
 from .attributes import Attributes
 from .captures import CaptureError, leaves_below
 from .conditions import AutocastState, autocast, hooks_masked
-from .modules import modules_of
 from .products import keeps_graph
 from .solution import Solution, Stats
 
@@ -83,7 +82,7 @@ class Plan:
         with autocast(self.autocast):
             start = pytree.tree_unflatten(z0, self.start)
             args, options = pytree.tree_unflatten(leaves, self.call)
-            before = Attributes(modules_of(f))
+            before = Attributes(f)
             if self.values["layer"]:
                 owner: Any = self.owner()
                 solution = owner.solve_from(start, tuple(args), options)
