@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 
 from .opaque import run_by
 from .solution import Solution
+from .unrolled import solve_unrolled, without_data
 
 _OF_F = (
     "solve: expected an nn.Module with plain parameters as f in torch.compile(fullgraph=True), got "
@@ -47,6 +48,8 @@ def for_compilers(solve: Callable[P, Solution]) -> Callable[P, Solution]:
 
     @functools.wraps(solve)
     def call(f: Any, z0: Any, *args: Any, **options: Any) -> Solution:
+        if torch.compiler.is_exporting() or without_data(z0):
+            return solve_unrolled(f, z0, args, options)
         if torch.compiler.is_dynamo_compiling():
             reason = why_broken(f, args, options)
             if reason is None:

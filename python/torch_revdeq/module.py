@@ -80,7 +80,7 @@ class RevDEQ(nn.Module):
             z0 = pytree.tree_map(start, args[0])
         options = {"y0": y0, "beta": self.beta, **self.options}
         compiling = torch.compiler.is_dynamo_compiling()
-        if compiling and options.get("adjoint") == "functional":
+        if torch.compiler.is_exporting() or (compiling and options.get("adjoint") == "functional"):
             solution = solve(self.f, z0, *args, **options)
         elif compiling and why_broken(self.f, args, options) is None:
             from .in_graph import solve_in_graph
