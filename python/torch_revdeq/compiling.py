@@ -8,6 +8,7 @@ Either way the solve runs as it always does, and so does f, unless f was compile
 from __future__ import annotations
 
 import functools
+import inspect
 import sys
 from collections.abc import Callable, Sequence
 from types import FunctionType
@@ -36,6 +37,10 @@ _OF_WRITTEN = (
     "one with a new attribute, parameter or buffer, which f would not see; pass the value as an "
     "argument, solve(f, z0, value), write it outside of what is compiled, or allow graph breaks"
 )
+_OF_AUX = (
+    "solve: expected has_aux=False in torch.compile(fullgraph=True), got True: a graph knows the "
+    "shapes of z alone beforehand; compile f alone, or allow graph breaks"
+)
 
 P = ParamSpec("P")
 
@@ -44,11 +49,15 @@ def for_compilers(solve: Callable[P, Solution]) -> Callable[P, Solution]:
     """``solve``, ready to be met by a compiler, which eager users are spared the import of."""
     run_by(solve)
     eager = not_compiled(solve, _OF_F)
-    broken = {reason: not_compiled(solve, reason) for reason in (_OF_ARGUMENTS, _OF_WRITTEN)}
+    reasons = (_OF_ARGUMENTS, _OF_WRITTEN, _OF_AUX)
+    broken = {reason: not_compiled(solve, reason) for reason in reasons}
+    signature = inspect.signature(solve)
 
     @functools.wraps(solve)
     def call(f: Any, z0: Any, *args: Any, **options: Any) -> Solution:
         if torch.compiler.is_exporting() or without_data(z0):
+            if not torch.compiler.is_dynamo_compiling():
+                signature.bind(f, z0, *args, **options)  # TypeError for what it does not take
             return solve_unrolled(f, z0, args, options)
         if torch.compiler.is_dynamo_compiling():
             reason = why_broken(f, args, options)
@@ -84,6 +93,8 @@ def why_broken(f: Any, args: Sequence[Any], options: dict[str, Any]) -> str | No
     """Why a solve cannot be part of a graph, if it cannot; asked by the compiler."""
     if not isinstance(f, nn.Module) or not all(type(p) is nn.Parameter for p in f.parameters()):
         return _OF_F
+    if options.get("has_aux", False):
+        return _OF_AUX
     traced = isinstance(options.get("max_steps", 8), int)
     for name, value in options.items():
         if name == "process_group" or (name == "beta" and traced and type(value) is FunctionType):

@@ -49,10 +49,10 @@ def solve_in_graph(
         elif isinstance(value, Tensor):
             leaves.append(("tensor", len(tensors), None))
             tensors.append(value)
-        elif isinstance(value, bool):
-            leaves.append(("constant", 0, guard_scalar(value)))
-        elif not isinstance(value, (int, float)) or has_static_value(value):
+        elif not isinstance(value, (bool, int, float)):
             leaves.append(("constant", 0, value))
+        elif isinstance(value, bool) or has_static_value(value):
+            leaves.append(("constant", 0, guard_scalar(value)))
         elif isinstance(value, int):
             leaves.append(("int", len(ints), None))
             ints.append(value)

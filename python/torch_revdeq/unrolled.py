@@ -78,8 +78,8 @@ def solve_unrolled(
     steps = FloatSteps if state is not None else ExactSteps
     pair = steps(leaves, y0, value, layout, plan.numbers, learned, plan.bits)
     arrived = None
-    if plan.per_sample:
-        Halting(leaves, plan.tol, plan.check_every)  # which checks them
+    if plan.per_sample and not torch.compiler.is_dynamo_compiling():
+        Halting(leaves, plan.tol, plan.check_every)  # which checks the shapes
     if plan.tol is not None:
         arrived = Arrived(plan.tol, plan.per_sample, plan.lag, leaves)
     saved = []
@@ -143,6 +143,8 @@ def _settled(
         steps = steps()
     schedule = Schedule(0.5 if beta is None else beta, steps, exact=exact)
     Stopping(tol, options.get("check_every", 1), None, torch.device("cpu"))  # which checks them
+    if options.get("per_sample", False):
+        Halting([torch.empty(1)], tol, 1)
     convert = ExactSteps.numbers_of if exact else float
     back = steps_back(options.get("backward_steps"), tol)
     return _Plan(
