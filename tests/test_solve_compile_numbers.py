@@ -169,8 +169,10 @@ class Settings:
 def test_other_objects_break_the_graph_and_say_why() -> None:
     f = Scaled()
 
+    reads = _Reads(f)
+
     def argument(x: Tensor, settings: Settings) -> Tensor:
-        return solve(_Reads(f), torch.zeros_like(x), x, settings).z
+        return solve(reads, torch.zeros_like(x), x, settings).z
 
     def option(x: Tensor, settings: Settings) -> Tensor:
         return solve(f, torch.zeros_like(x), x, max_steps=settings.draw).z

@@ -78,15 +78,30 @@ def not_compiled(solve: Callable[P, Solution], reason: str = _OF_F) -> Callable[
     """A break in the graph, with what to do about it."""
     disabled: list[Callable[P, Solution]] = []
 
+    def make() -> None:
+        if not disabled:
+            disabled.append(torch.compiler.disable(solve, reason=reason))  # type: ignore[arg-type]
+
+    number = len(breaks)
+    breaks.append(make)
+
     @functools.wraps(solve)
     def call(*args: P.args, **options: P.kwargs) -> Solution:
         if "torch._dynamo" not in sys.modules:  # then nothing is being compiled
             return solve(*args, **options)
-        if not disabled:
-            disabled.append(torch.compiler.disable(solve, reason=reason))  # type: ignore[arg-type]
+        if torch.compiler.is_dynamo_compiling():
+            from .in_graph import make_break
+
+            make_break(number)
+        else:
+            make()
         return disabled[0](*args, **options)
 
     return call
+
+
+breaks: list[Callable[[], None]] = []
+"""What makes each break: when it is met first, for it imports the compiler."""
 
 
 def why_broken(f: Any, args: Sequence[Any], options: dict[str, Any]) -> str | None:

@@ -17,6 +17,7 @@ from torch.fx.experimental.symbolic_shapes import guard_scalar, has_static_value
 from torch.utils import _pytree as pytree
 
 from .attributes import CONTAINERS
+from .compiling import breaks
 from .conditions import autocast_state
 from .float_pair import FLOAT_STATES
 from .functional import Run, check_functional, spoiled, with_parameters
@@ -124,6 +125,12 @@ def _with_numbers(options: dict[str, Any]) -> dict[str, Any]:
     if isinstance(beta, FunctionType) and isinstance(steps, int):
         return {**options, "beta": [beta(n) for n in range(steps)]}
     return options
+
+
+@torch.compiler.assume_constant_result
+def make_break(number: int) -> None:
+    """Have a break ready: it cannot be made in what is traced."""
+    breaks[number]()
 
 
 @torch.compiler.assume_constant_result

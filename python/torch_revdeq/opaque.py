@@ -15,6 +15,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from itertools import count, cycle
 from typing import Any
 
@@ -161,7 +162,12 @@ def _solve(
     """
     chosen, record = _plans[plan], _Record(8)
     if not grad:
-        return [*_fresh(chosen.run(z0, tensors, floats, ints), cycle(z0)), record.ticket()]
+        # Inference mode counts no versions. Without it f is watched as it is outside.
+        inference = torch.is_inference_mode_enabled()
+        rest = nullcontext() if inference else torch._C._ForceDispatchKeyGuard(*_AT_REST)
+        with rest, torch.no_grad():
+            outputs = chosen.run(z0, tensors, floats, ints)
+        return [*_fresh(outputs, cycle(z0)), record.ticket()]
     kept = _fresh([*z0, *tensors]) if any(needs) or parameters else []
     read = kept or [*z0, *tensors]
     with torch._C._ForceDispatchKeyGuard(*_AT_REST), torch.enable_grad():
