@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch.utils import _pytree as pytree
 
 from compiling import whole
 from torch_revdeq import RevDEQ, solve
@@ -36,7 +37,7 @@ class Scaled(nn.Module):
 
     def forward(self, z: Tensor, x: Tensor, *given: Any) -> Tensor:
         scale = self.gain
-        for value in torch.utils._pytree.tree_leaves(given):
+        for value in pytree.tree_leaves(given):
             scale = scale * (3.0 if value is None else len(value) if value == "ab" else value)
         return torch.tanh(self.of_z(z) + scale * x)
 

@@ -33,6 +33,8 @@ Write = Callable[["Writing", Tensor], None]
 class Writing(nn.Module):
     """A cell that does something besides."""
 
+    gain: Tensor
+
     def __init__(self, write: Write | None = None) -> None:
         super().__init__()
         self.of_z, self.write = nn.Linear(4, 4), write
@@ -66,7 +68,7 @@ def new_attribute(f: Writing, h: Tensor) -> None:
 
 
 def of_a_submodule(f: Writing, h: Tensor) -> None:
-    f.inner.aux = h.detach()  # type: ignore[assignment]
+    f.inner.aux = h.detach()
 
 
 def element(f: Writing, h: Tensor) -> None:
@@ -125,8 +127,8 @@ def test_the_way_out_is_a_compiled_f() -> None:
     layer, x = RevDEQ(Writing(attribute), max_steps=2), torch.randn(3, 4)
     with torch.no_grad():
         layer(x)
-        want = layer.f.aux  # type: ignore[union-attr]
-        layer.f.compile(backend="aot_eager")  # type: ignore[union-attr]
+        want = layer.f.aux
+        layer.f.compile(backend="aot_eager")
         for scale in (0.5, 1.0):
             layer(scale * x)
     assert torch.equal(layer.f.aux, want)  # type: ignore[union-attr]
@@ -187,7 +189,7 @@ def appends(f: Writing, n: float) -> None:
 
 
 def fills_buffer(f: Writing, n: float) -> None:
-    f.gain.fill_(n)  # type: ignore[operator]
+    f.gain.fill_(n)
 
 
 def replaces_buffer(f: Writing, n: float) -> None:

@@ -28,7 +28,7 @@ from .solution import Solution, Stats
 
 
 def solve_in_graph(
-    owner: nn.Module, f: nn.Module, z0: Any, args: Sequence[Any], options: dict[str, Any]
+    owner: nn.Module, f: Any, z0: Any, args: Sequence[Any], options: dict[str, Any]
 ) -> Solution:
     """The call, as the compiler traces it. `owner` is f itself, or has it as its attribute f.
 

@@ -75,8 +75,8 @@ def solve_unrolled(
     tensors = mapping.take_args(tuple(args))
     value = mapping([leaf.view_as(leaf) for leaf in leaves], tensors)
     layout = layout_of([v.dtype for v in value], [leaf.dtype for leaf in leaves], state)
-    steps = FloatSteps if state is not None else ExactSteps
-    pair = steps(leaves, y0, value, layout, plan.numbers, learned, plan.bits)
+    pair: Any = FloatSteps if state is not None else ExactSteps
+    pair = pair(leaves, y0, value, layout, plan.numbers, learned, plan.bits)
     arrived = None
     if plan.per_sample and not torch.compiler.is_dynamo_compiling():
         Halting(leaves, plan.tol, plan.check_every)  # which checks the shapes
@@ -136,7 +136,8 @@ def _settled(
     adjoint, rng = options.get("adjoint", "auto"), options.get("rng", "auto")
     one_of("adjoint", adjoint, get_args(Adjoint))
     one_of("rng", rng, RNG)
-    steps, tol = options.get("max_steps", 8), options.get("tol")
+    steps: Any = options.get("max_steps", 8)
+    tol = options.get("tol")
     if exporting:
         _check_exported(steps, rng, options.get("process_group"))
     if callable(steps):
