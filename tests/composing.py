@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad, hessian, jvp, vmap
 from torch.utils import _pytree as pytree
+from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
 
 from cells import MLP
 from torch_revdeq import RevDEQ, solve
@@ -170,6 +172,49 @@ ALONE: dict[str, Feature] = {
 """What a row is held to that one adjoint alone can do."""
 
 
+class Energy(nn.Module):
+    """A step down an energy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.e = nn.Sequential(nn.Linear(16, 8, dtype=F64), nn.Softplus())
+
+    def forward(self, z: Tensor, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            if not z.requires_grad:
+                z = z.detach().requires_grad_()
+            (slope,) = torch.autograd.grad(self.e(z + x).sum(), z, create_graph=True)
+        return torch.tanh(z - slope)
+
+
+@feature("energy model (autograd.grad in f)")
+def _energy(adjoint: str) -> list[Tensor]:
+    return found(adjoint, Energy())
+
+
+@feature("complex arguments")
+def _complex(adjoint: str) -> list[Tensor]:
+    w, c = (torch.randn(16, dtype=torch.complex128, requires_grad=True) for _ in range(2))
+    x = torch.randn(6, 16, dtype=F64)
+
+    def f(z: Tensor, x: Tensor, w: Tensor, c: Tensor) -> Tensor:
+        return torch.tanh((z * w + c).real + (x * c).imag)
+
+    z = solve(f, x * 0, x, w, c, max_steps=2, beta=0.4, adjoint=adjoint).z  # type: ignore[arg-type]
+    grads = torch.autograd.grad(z.square().sum(), [w, c])
+    return [z, *map(torch.view_as_real, grads)]
+
+
+@feature("sparse argument")
+def _sparse(adjoint: str) -> list[Tensor]:
+    a = torch.rand(6, 6, dtype=F64).relu().sub(0.5).relu().to_sparse().requires_grad_()
+    x = torch.randn(6, 16, dtype=F64, requires_grad=True)
+    options: dict[str, Any] = {"max_steps": 2, "beta": 0.4, "adjoint": adjoint}
+    z = solve(lambda z, x, a: torch.tanh(a @ z + x), torch.zeros_like(x), x, a, **options).z
+    of_x, of_a = torch.autograd.grad(z.square().sum(), [x, a])
+    return [z, of_x, of_a.to_dense()]
+
+
 @feature("f closes over a leaf")
 def _leaf(adjoint: str) -> list[Tensor]:
     w = torch.randn(16, dtype=F64, requires_grad=True)
@@ -216,6 +261,39 @@ FEATURES |= {
     "second derivative, float state": _second(F64, F64),
     "second derivative, exact state": _second(F32, "exact"),
 }
+
+
+@feature("batched gradients")
+def _batched(adjoint: str) -> list[Tensor]:
+    f, x = MLP(dtype=F64), torch.randn(2, 16, dtype=F64)
+
+    def run(x: Tensor) -> Tensor:
+        return solve(f, x * 0, x, max_steps=2, beta=0.4, adjoint=adjoint).z  # type: ignore[arg-type]
+
+    rows: Any = torch.autograd.functional.jacobian(run, x, vectorize=True)
+    return [rows]
+
+
+@feature("non-reentrant checkpoint around the solve")
+def _inside_checkpoint(adjoint: str) -> list[Tensor]:
+    f, x = MLP(p=0.3, dtype=F64), torch.randn(6, 16, dtype=F64, requires_grad=True)
+
+    def run(x: Tensor) -> Tensor:
+        return solve(f, x * 0, x, max_steps=2, beta=0.4, adjoint=adjoint).z  # type: ignore[arg-type]
+
+    z = checkpoint(run, x, use_reentrant=False)
+    return [z, *torch.autograd.grad(z.square().sum(), [x, *f.parameters()])]
+
+
+@feature("FlopCounterMode")
+def _counted(adjoint: str) -> list[Tensor]:
+    f, x = MLP(dtype=F64), torch.randn(6, 16, dtype=F64, requires_grad=True)
+    with FlopCounterMode(display=False) as mode:
+        z = solve(f, x * 0, x, max_steps=2, beta=0.4, adjoint=adjoint).z  # type: ignore[arg-type]
+        forward = mode.get_total_flops()
+        z.square().sum().backward()
+    assert mode.get_total_flops() >= 3 * forward > 0
+    return [z, *(t.grad for t in (x, *f.parameters()) if t.grad is not None)]
 
 
 def _transformed(transform: Callable[[Any, Tensor, Tensor], Any]) -> Feature:

@@ -131,6 +131,33 @@ def test_everything_a_call_can_hold(dtype: torch.dtype) -> None:
             assert torch.equal(got, want)
 
 
+class Routed(nn.Module):
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.layer = RevDEQ(_WithAux(), has_aux=True, pass_step=True, max_steps=3, **options)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.layer(x, gain=2 * x)
+
+
+class _WithAux(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.f = MLP()
+
+    def forward(self, z: Tensor, x: Tensor, *, gain: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        h = self.f(z, x) * torch.tanh(gain) / (step + 1)
+        return h, h.square().mean()
+
+
+@pytest.mark.parametrize("aux", ["sum", "mean", "last", "stack"])
+def test_aux_steps_and_keywords(aux: str) -> None:
+    model, x = Routed(aux=aux), torch.randn(5, 16)
+    program = exported(model, x).module()
+    for got, want in zip(program(x), model(x), strict=True):
+        assert torch.equal(got, want)
+
+
 ELSEWHERE = """
 import sys
 import torch

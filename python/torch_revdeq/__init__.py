@@ -6,7 +6,7 @@ with the number of steps; ``RevDEQ`` is the layer. The ops underneath are in ``r
 
 from __future__ import annotations
 
-from .captures import CaptureError
+from .boundary import CaptureError
 from .fixed_point import FixedPoint, FixedPointStats, fixed_point
 from .graphed import graphed
 from .iterations import Anderson, Picard, Relaxed

@@ -8,7 +8,6 @@ Either way the solve runs as it always does, and so does f, unless f was compile
 from __future__ import annotations
 
 import functools
-import inspect
 import sys
 from collections.abc import Callable, Sequence
 from types import FunctionType
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from .keywords import for_f, joined, options_of
 from .opaque import run_by
 from .solution import Solution
 from .unrolled import solve_unrolled, without_data
@@ -51,13 +51,17 @@ def for_compilers(solve: Callable[P, Solution]) -> Callable[P, Solution]:
     eager = not_compiled(solve, _OF_F)
     reasons = (_OF_ARGUMENTS, _OF_WRITTEN, _OF_AUX)
     broken = {reason: not_compiled(solve, reason) for reason in reasons}
-    signature = inspect.signature(solve)
+
+    known = options_of(solve)
+    names = frozenset(known)
 
     @functools.wraps(solve)
     def call(f: Any, z0: Any, *args: Any, **options: Any) -> Solution:
+        if not names.issuperset(options):
+            more = {name: options.pop(name) for name in [*options] if name not in names}
+            for_f(f, tuple(more), known)
+            options["kwargs"] = joined(options.get("kwargs"), more)
         if torch.compiler.is_exporting() or without_data(z0):
-            if not torch.compiler.is_dynamo_compiling():
-                signature.bind(f, z0, *args, **options)  # TypeError for what it does not take
             return solve_unrolled(f, z0, args, options)
         if torch.compiler.is_dynamo_compiling():
             reason = why_broken(f, args, options)

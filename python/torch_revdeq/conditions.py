@@ -1,24 +1,30 @@
 """The conditions under which f is evaluated, so that the way back meets them again.
 
-Autocast, random numbers, buffers that f writes, hooks on the tensors it reads: each is noted in the
-forward pass, restored around an evaluation on the way back, and put back afterwards also where f
-raises.
+Autocast, random numbers, parameters, what f writes, hooks on the tensors it reads: each is noted in
+the forward pass, restored around an evaluation on the way back, and put back afterwards also where
+f raises.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch.autograd.graph import saved_tensors_hooks
 
-from .mapping import Mapping
-from .modules import modules_of
+from .capturing import capturing
+from .holdings import Holdings, search
+from .kept_state import Growth, KeptState
+from .mapping import FlatFunction
 from .randomness import Randomness, Rng
+from .standing import Standing, put
+from .transforms import inside_transform
+from .written import Change, Written, version_of
 
 # ---- autocast --------------------------------------------------------------------------------
 
@@ -27,7 +33,8 @@ AutocastState = tuple[tuple[str, bool, torch.dtype], ...]
 
 def autocast_state(device: torch.device) -> AutocastState:
     """Autocast as it stands, for the CPU and for the device."""
-    types = ("cpu",) if device.type == "cpu" else ("cpu", device.type)
+    # Devices that compute nothing, as "meta", have no autocast.
+    types = ("cpu",) if device.type in ("cpu", "meta") else ("cpu", device.type)
     return tuple((t, torch.is_autocast_enabled(t), torch.get_autocast_dtype(t)) for t in types)
 
 
@@ -44,61 +51,6 @@ def autocast(state: AutocastState) -> Iterator[None]:
                 torch.autocast(device_type, dtype=dtype, enabled=enabled, cache_enabled=False)
             )
         yield
-
-
-# ---- buffers ---------------------------------------------------------------------------------
-
-
-class Buffers:
-    """The buffers of f's modules: which of them an evaluation writes."""
-
-    def __init__(self, modules: Sequence[nn.Module]) -> None:
-        """Note every buffer and its version."""
-        self.slots = [
-            (module, name, buffer, buffer._version)
-            for module in modules
-            for name, buffer in module._buffers.items()
-            if buffer is not None
-        ]
-
-    def written(self) -> list[tuple[nn.Module, str]]:
-        """Those that a replay must put back; RuntimeError where f may read what it wrote.
-
-        A normalisation in training writes running statistics that it does not read, and counters
-        of integers are taken for the same.
-        """
-        found: list[tuple[nn.Module, str]] = []
-        for module, name, buffer, version in self.slots:
-            now = module._buffers.get(name)
-            changed = now is not buffer or buffer._version != version
-            if isinstance(module, _NormBase):
-                # batch_norm writes its statistics without counting their versions up.
-                if module.training and module.track_running_stats:
-                    found.append((module, name))
-            elif changed and buffer.is_floating_point():
-                raise RuntimeError(
-                    f"f: expected to leave its buffers as they are, got a change of {name!r} in "
-                    f"{type(module).__name__}, which a replay of f would read; put the module in "
-                    "eval mode, or choose adjoint='backprop', which replays nothing"
-                )
-            elif changed:
-                found.append((module, name))
-        return found
-
-
-@contextmanager
-def buffers_kept(slots: Sequence[tuple[nn.Module, str]]) -> Iterator[None]:
-    """Put buffers back as they were, whatever happens inside."""
-    saved = [(m, name, m._buffers[name]) for m, name in slots]
-    values = [None if buffer is None else buffer.detach().clone() for *_, buffer in saved]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for (module, name, buffer), value in zip(saved, values, strict=True):
-                module._buffers[name] = buffer
-                if buffer is not None and value is not None:
-                    buffer.copy_(value)
 
 
 # ---- hooks -----------------------------------------------------------------------------------
@@ -150,35 +102,75 @@ def hooks_masked(tensors: Sequence[Tensor]) -> Iterator[None]:
 class Evaluation:
     """f as the solver evaluates it: half step k of a solve, forward or again on the way back."""
 
-    def __init__(self, mapping: Mapping, device: torch.device, rng: Rng) -> None:
+    def __init__(self, mapping: FlatFunction, device: torch.device, rng: Rng) -> None:
         """Note the conditions of the forward pass."""
         self.mapping = mapping
-        self.modules = modules_of(mapping.f)
+        self.held = search((mapping.f, *mapping.constants))
+        self.modules = self.held.modules
         self.autocast = autocast_state(device)
         self.random = Randomness(device, rng)
-        self.buffers: Buffers | None = Buffers(self.modules)
-        self.written: list[tuple[nn.Module, str]] = []
+        self.adjoint = ""  # chosen after f's modules are known
+        self.growth: Growth | None = None
+        self.writes: Written | None = None
+        self.state: KeptState | None = None
+        self.standing: Standing | None = None
+        self.watching = self.may_read = False
+        self.weights = 0
         self.device = device
         self.switch_autocast = False
 
+    @property
+    def written(self) -> list[tuple[nn.Module, str]]:
+        """The buffers that a replay puts back."""
+        return [] if self.writes is None else [(m, name) for m, name, _ in self.writes.slots]
+
+    @cached_property
+    def computed(self) -> list[tuple[nn.Module, str, Tensor]]:
+        """Where f's modules hold, as parameters, tensors that were computed and require grad.
+
+        As it was when this was first read, which is before the forward pass or in it.
+        """
+        return Standing(self.modules).computed()
+
+    def with_computed(self, tensors: Sequence[Tensor]) -> AbstractContextManager[None]:
+        """Have these stand in place of the ``computed``, one for each."""
+        rows = zip(self.computed, tensors, strict=True)
+        return put([(module._parameters, name, tensor) for (module, name, _), tensor in rows])
+
     def __call__(self, k: int, leaves: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[Tensor]:
         """f in half step k, inside of ``forward`` or ``replay``."""
-        versions = [_version(leaf) for leaf in leaves]
+        versions = [version_of(leaf) for leaf in leaves]
         if self.random.active:
             self.random.set(k)
-        if self.switch_autocast:
-            with autocast(self.autocast):
-                out = self.mapping(leaves, tensors)
-        else:
-            out = self.mapping(leaves, tensors)
-        if versions != [_version(leaf) for leaf in leaves]:
-            raise RuntimeError(
-                "f: expected to leave its state as it is, got a change in place; begin f with an "
-                "operation that makes a new tensor"
-            )
-        if k == 0 and self.buffers is not None:
-            self.random.observe_first()
+        try:
+            if self.switch_autocast or self.weights:
+                out = self._around(k, leaves, tensors)
+            else:
+                out = self.mapping(leaves, tensors, k >> 1)
+        except RuntimeError as error:
+            if "leaf Variable that requires grad" not in str(error):
+                raise
+            raise changed_in_place() from error
+        if versions != [version_of(leaf) for leaf in leaves]:
+            raise changed_in_place()
+        if k < 4 and self.watching:
+            self._watch(k, leaves, tensors, out)
         return out
+
+    def _around(self, k: int, leaves: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[Tensor]:
+        """f under autocast, or with weights that are given with its arguments."""
+        given = len(tensors) - self.weights
+        with ExitStack() as stack:
+            if self.switch_autocast:
+                stack.enter_context(autocast(self.autocast))
+            if self.weights:
+                stack.enter_context(self.with_computed(tensors[given:]))
+            return self.mapping(leaves, tensors[:given], k >> 1)
+
+    def take_computed(self) -> list[Tensor]:
+        """The weights that were computed, which evaluations are given after the arguments now."""
+        self.weights = len(self.computed)
+        return [tensor for *_, tensor in self.computed]
 
     def _enter(self) -> None:
         """Before evaluations, forward or on the way back."""
@@ -187,26 +179,88 @@ class Evaluation:
         self.switch_autocast = any(on for _, on, _ in (*self.autocast, *now))
 
     @contextmanager
-    def forward(self, *, replayed: bool) -> Iterator[None]:
+    def forward(self, *, replayed: bool, may_read: bool = False) -> Iterator[None]:
         """Around the forward pass: the generators go on from where the first half step left them.
 
-        `replayed`: f will be evaluated again, and may not read a buffer that it writes.
+        `replayed`: f will be evaluated again. It may not read what it writes, unless `may_read`:
+        the way back gives it that as the forward pass did.
         """
         self._enter()
+        self.watching, self.may_read = True, may_read
+        if self.adjoint != "backprop":
+            self.growth = Growth(self.held)
+        if replayed:
+            self.writes, self.state = Written(self.held), KeptState(self.held)
         try:
             yield
-            if replayed and self.buffers is not None:
-                self.written = self.buffers.written()
+            if self.growth is not None:
+                _refuse_growth(self.growth.at_the_end())
+            if self.writes is not None and self.state is not None:
+                self.standing = Standing(self.modules)
+                self.writes.end()
+                self.state.end()
         finally:
-            self.buffers = None
+            self.watching, self.growth, self.held = False, None, Holdings()
             if self.random.active:
                 self.random.restore(self.random.after)
 
+    def _watch(
+        self, k: int, leaves: Sequence[Tensor], tensors: Sequence[Tensor], out: Sequence[Tensor]
+    ) -> None:
+        """After each of the first evaluations of the forward pass: what else they did."""
+        if k == 0:
+            self.random.observe_first()
+            if self.growth is not None and not self.growth.after_first():
+                self.growth = None
+            return
+        if self.growth is not None:
+            self.growth.after_another()
+        if k == 1 and self.writes is not None and not self.may_read:
+            pure = self.adjoint == "functional" and inside_transform()
+            changed = self.writes.changed(statistics=pure)
+            if changed:
+                self._check_changed(changed, leaves, tensors, out)
+
+    def _check_changed(
+        self,
+        changed: Sequence[Change],
+        leaves: Sequence[Tensor],
+        tensors: Sequence[Tensor],
+        out: Sequence[Tensor],
+    ) -> None:
+        """Refuse an f that reads what it wrote: the second half step is evaluated once more.
+
+        Comparing waits for the device, for an f that writes more than statistics of torch's own.
+        """
+        if self.adjoint == "functional" and inside_transform():
+            raise RuntimeError(
+                "f: expected to leave its buffers as they are inside of torch.func, got a change "
+                f"of {changed[0].name}; put the module in eval mode, or choose another adjoint"
+            )
+        if capturing(self.device):
+            return  # nothing can be compared; the check on the way back remains
+        reads = any(change.to_read for change in changed)
+        if not reads:
+            states = self.random.states()
+            if self.random.active:
+                self.random.set(1)
+            with self.repeated(), saved_tensors_hooks(_as_it_is, _as_it_is):
+                again = self._around(1, leaves, tensors)
+            self.random.restore(states)
+            reads = not all(map(torch.equal, again, out))
+        if reads:
+            raise RuntimeError(
+                "f: expected to read none of the buffers and tensors that it writes, got a change "
+                f"of {changed[0].name}, after which it maps the same state to another; put the "
+                "module in eval mode, or choose adjoint='backprop', which evaluates nothing again"
+            )
+
     @contextmanager
     def repeated(self) -> Iterator[None]:
-        """Inside of ``forward``, around evaluations that come a second time: buffers stay."""
-        slots = [] if self.buffers is None else self.buffers.slots
-        with buffers_kept([(module, name) for module, name, *_ in slots]):
+        """Inside of ``forward``, around evaluations that come a second time: nothing is written."""
+        writes, state = Written(self.held), KeptState(self.held)
+        writes.end()
+        with writes.kept(), state.kept(every=True):
             yield
 
     @contextmanager
@@ -214,17 +268,37 @@ class Evaluation:
         """Around the way back, which leaves nothing of itself behind; `leaves` lose their hooks."""
         self._enter()
         with ExitStack() as stack:
+            if self.standing is not None and not self.standing.in_place():
+                stack.enter_context(self.standing.again())
             if any(leaf._backward_hooks for leaf in leaves):
                 stack.enter_context(hooks_masked(leaves))
-            if self.written:
-                stack.enter_context(buffers_kept(self.written))
+            if self.writes:
+                stack.enter_context(self.writes.kept())
+            if self.state is not None and self.state.changed:
+                stack.enter_context(self.state.kept())
             if self.random.active:
                 stack.callback(self.random.restore, self.random.states())
             yield
 
 
-def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
+def changed_in_place() -> RuntimeError:
+    """f wrote into what it was given."""
+    return RuntimeError(
+        "f: expected to leave its state as it is, and its arguments and parameters, got a change "
+        "in place; begin f with an operation that makes a new tensor"
+    )
+
+
+def _refuse_growth(grown: str | None) -> None:
+    if grown is not None:
+        raise RuntimeError(
+            f"f: expected to keep no tensor that each evaluation makes larger, got {grown}; have f "
+            "read such a cache without writing it, and write it once after the solve"
+        )
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def _settle_threads() -> None:

@@ -8,18 +8,22 @@ leaves out most of the way. ``solve`` needs no such assumption.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
+from .boundary import arm, entered, guard, unguarded
+from .captures import check_kept, consumers_of, now
 from .conditions import Evaluation
 from .iterations import Anderson, FixedPointSolver, Relaxed, Run
-from .mapping import Mapping, flatten
+from .mapping import FlatFunction, flatten
 from .modules import check_modules
-from .products import keeps_graph
+from .products import as_read, derivatives, keeps_graph
+from .transforms import is_batched
 
 FixedPointAdjoint: TypeAlias = Literal["implicit", "phantom"]
 
@@ -101,7 +105,7 @@ def fixed_point(
     counts = {"max_steps": max_steps, "adjoint_max_steps": backward_steps}
     _check_counts({**counts, "phantom_steps": phantom_steps})
     leaves, structure = flatten("z0", z0)
-    mapping = Mapping(f, leaves, structure)
+    mapping = FlatFunction(f, leaves, structure)
     tensors = mapping.take_args(args)
     evaluation = Evaluation(mapping, leaves[0].device, "shared")
     grad = torch.is_grad_enabled()
@@ -115,9 +119,28 @@ def fixed_point(
         calls += 1
         return [value.to(leaf.dtype) for value, leaf in zip(out, leaves, strict=True)]
 
+    def iterated(state: Sequence[Tensor]) -> list[Tensor]:
+        """f without its graph; the first time with one, so that what f keeps of it shows."""
+        if calls > 0 or not grad:
+            return evaluate(state)
+        with torch.enable_grad():
+            read = [leaf.detach().requires_grad_() for leaf in state]
+            out = evaluate(read)
+        guard(read)
+        return [value.detach() for value in out]
+
+    start = now()
+
+    def differentiated(state: Sequence[Tensor]) -> list[Tensor]:
+        """f with its graph, which may not lead into that of the iteration."""
+        out = evaluate(state)
+        check_kept(out, start, end)
+        return out
+
     with evaluation.forward(replayed=False):
         with torch.no_grad():
-            run = solver.run(evaluate, [leaf.detach() for leaf in leaves], tol, max_steps)
+            run = solver.run(iterated, [leaf.detach() for leaf in leaves], tol, max_steps)
+        end = now()
         stats = FixedPointStats(run.steps, run.steps, run.residual, run.residual < tol)
         if not stats.converged:
             _warn("fixed_point", run, tol, "max_steps")
@@ -125,7 +148,7 @@ def fixed_point(
         if grad and adjoint == "phantom":
             relaxed = Relaxed(phantom_beta)
             for _ in range(phantom_steps):
-                z = relaxed.step(z, evaluate(z))
+                z = relaxed.step(z, differentiated(z))
         elif grad:
             backward = _Backward(
                 solver if adjoint_solver is None else adjoint_solver,
@@ -133,7 +156,7 @@ def fixed_point(
                 backward_steps,
                 stats,
             )
-            z = _implicit(evaluate, z, backward)
+            z = _implicit(differentiated, z, tensors, backward)
     stats.nfe = calls
     return FixedPoint(mapping.unflatten(z), stats)
 
@@ -149,25 +172,65 @@ class _Backward:
 
 
 def _implicit(
-    evaluate: Callable[[Sequence[Tensor]], list[Tensor]], z: list[Tensor], how: _Backward
+    evaluate: Callable[[Sequence[Tensor]], list[Tensor]],
+    z: list[Tensor],
+    given: Sequence[Tensor],
+    how: _Backward,
 ) -> list[Tensor]:
-    """f at the limit: through its graph the gradient goes on to what f reads."""
-    state = [leaf.detach().requires_grad_() for leaf in z]
-    around = evaluate(state)
+    """f at the limit: through its graph the gradient goes on to what f reads.
+
+    The evaluation around it comes last: what f leaves behind is of that one, which lets no gradient
+    in but the adjoint's.
+    """
     value = evaluate([leaf.detach() for leaf in z])
+    around = _Around(evaluate, z, given)
     if not any(v.requires_grad for v in value):
         return [v.detach() for v in value]
-    return list(_Implicit.apply(how, state, around, *value))
+    return list(_Implicit.apply(how, around, *value))
+
+
+class _Around:
+    """f around the limit, for its products with the adjoint, and for nobody else."""
+
+    def __init__(
+        self,
+        evaluate: Callable[[Sequence[Tensor]], list[Tensor]],
+        z: list[Tensor],
+        given: Sequence[Tensor],
+    ) -> None:
+        self.state = entered(z, given)
+        self.out = evaluate(as_read(self.state))
+        self.consumers = consumers_of(self.out, self.state)
+        self.roots = [i for i, value in enumerate(self.out) if value.requires_grad]
+        self._close()
+
+    def _close(self) -> None:
+        guard(self.state)
+        self.handles = arm(self.consumers)
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """While the adjoint is iterated."""
+        unguarded(self.state)
+        for handle in self.handles:
+            handle.remove()
+        try:
+            yield
+        finally:
+            self._close()
+
+    def product(self, u: Sequence[Tensor]) -> Sequence[Tensor | None]:
+        """u J, None where f does not depend on a leaf."""
+        out, seeds = [self.out[i] for i in self.roots], [u[i] for i in self.roots]
+        return derivatives(out, self.state, seeds, keep=True)
 
 
 class _Implicit(torch.autograd.Function):
     """The identity at the limit; its gradient is u = g (I - J)^-1 in place of g."""
 
     @staticmethod
-    def forward(
-        ctx: Any, how: _Backward, state: list[Tensor], around: list[Tensor], *value: Tensor
-    ) -> tuple[Tensor, ...]:
-        ctx.how, ctx.state, ctx.around = how, state, around
+    def forward(ctx: Any, how: _Backward, around: _Around, *value: Tensor) -> tuple[Tensor, ...]:
+        ctx.how, ctx.around = how, around
         return tuple(v.view_as(v) for v in value)
 
     @staticmethod
@@ -177,32 +240,32 @@ class _Implicit(torch.autograd.Function):
                 "fixed_point: expected one derivative of an implicit gradient, got "
                 "create_graph=True; choose adjoint='phantom', or solve() with a float state"
             )
+        if is_batched(grads):
+            raise RuntimeError(
+                "fixed_point: expected one gradient at a time, got batched gradients "
+                "(vectorize=True, is_grads_batched=True); choose adjoint='phantom', or "
+                "vectorize=False"
+            )
         if ctx.around is None:
             raise RuntimeError(
                 "fixed_point: expected one backward pass, got a second time; give the first one "
                 "retain_graph=True"
             )
         how: _Backward = ctx.how
-        roots = [i for i, value in enumerate(ctx.around) if value.requires_grad]
+        around: _Around = ctx.around
 
         def product(u: Sequence[Tensor]) -> list[Tensor]:
-            found = torch.autograd.grad(
-                [ctx.around[i] for i in roots],
-                ctx.state,
-                [u[i] for i in roots],
-                retain_graph=True,
-                allow_unused=True,
-            )
-            rows = zip(grads, found, strict=True)
+            rows = zip(grads, around.product(u), strict=True)
             return [g if part is None else g + part for g, part in rows]
 
-        run = how.solver.run(product, list(grads), how.tol, how.max_steps)
+        with around.open():
+            run = how.solver.run(product, list(grads), how.tol, how.max_steps)
         how.stats.adjoint_steps, how.stats.adjoint_residual = run.steps, run.residual
         if not run.residual < how.tol:
             _warn("fixed_point: the adjoint", run, how.tol, "adjoint_max_steps")
         if not keeps_graph():
-            ctx.around = ctx.state = None
-        return (None, None, None, *run.z)
+            ctx.around = None
+        return (None, None, *run.z)
 
 
 def _warn(what: str, run: Run, tol: float, remedy: str) -> None:

@@ -18,31 +18,58 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, jvp, vjp
-from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
+from torch.func import functional_call, jvp
 
 from revdeq_kernels.reference import inverted, updated
 
-from .captures import CaptureError
 from .float_pair import FloatPair
+from .functional_products import (
+    Again,
+    Call,
+    InPlace,
+    Levels,
+    Once,
+    Product,
+    Traced,
+    watched,
+    watched_eager,
+)
 from .pair import Leaves
 from .problem import Outputs, Problem
 from .reconstruction import Check, float_tolerance, is_far
 from .schedule import Schedule
-from .transforms import inside_transform, is_from_outside
-
-Call = Callable[[int, Sequence[Tensor], Sequence[Tensor]], Leaves]
-"""f in half step k, of the leaves that it reads and the tensors of its arguments."""
+from .transforms import inside_transform, is_batched
 
 
 def with_parameters(f: nn.Module) -> tuple[Callable[..., Any], dict[str, Tensor]]:
     """A module as a function of its parameters too, and these: its first argument after z."""
+    parameters: dict[str, Tensor] = dict(f.named_parameters())
 
     def of_parameters(z: Any, parameters: dict[str, Tensor], *args: Any) -> Any:
         return functional_call(f, parameters, (z, *args))
 
-    return of_parameters, dict(f.named_parameters())
+    if torch.compiler.is_compiling():
+        return of_parameters, parameters
+    names = {id(parameter): name for name, parameter in parameters.items()}
+    slots = [
+        (module._parameters, own, names[id(parameter)])
+        for module in f.modules()
+        for own, parameter in module._parameters.items()
+        if parameter is not None
+    ]
+
+    def exchanged(z: Any, parameters: dict[str, Any], *args: Any) -> Any:
+        """The same, without looking every name up again in every half step."""
+        before = [places[own] for places, own, _ in slots]
+        try:
+            for places, own, name in slots:
+                places[own] = parameters[name]
+            return f(z, *args)
+        finally:
+            for (places, own, _), parameter in zip(slots, before, strict=True):
+                places[own] = parameter
+
+    return exchanged, parameters
 
 
 @dataclass
@@ -89,18 +116,19 @@ class Run:
         """What f reads of a state."""
         return [leaf.to(dtype) for leaf, dtype in zip(state, self.read, strict=True)]
 
-    def watched(self) -> Run:
-        """The same, refusing an f that reads what it was not given."""
+    def watched(self, tensors: Sequence[Tensor]) -> Run:
+        """The same, refusing an f that reads what it was not given: these."""
+        if self.transformed or torch.compiler.is_compiling():
+            return replace(self, call=watched(self.call))
+        return replace(self, call=watched_eager(self.call, tensors))
 
-        def call(k: int, leaves: Leaves, given: Leaves) -> list[Tensor]:
-            with torch.enable_grad():
-                leaves, given = ([t.detach() for t in part] for part in (leaves, given))
-                out = self.call(k, leaves, given)
-            if any(value.requires_grad for value in out):
-                raise _captured()
-            return out
-
-        return replace(self, call=call)
+    def product(self, given: Leaves, wanted: Sequence[bool], grads: Leaves) -> Product:
+        """What evaluates f on the way back of the gradients that came, and differentiates it."""
+        if self.transformed or torch.compiler.is_compiling():
+            return Traced(self.call, self.reading, given, wide=self.wide)
+        plain = Once if is_batched(grads) else InPlace
+        kind = Again if torch.is_grad_enabled() else plain
+        return kind(self.call, self.reading, given, wanted, wide=self.wide)
 
 
 def _each(step: Callable[..., Tensor], state: Leaves, f: Leaves, beta: float) -> list[Tensor]:
@@ -184,8 +212,8 @@ class _Reversal(torch.autograd.Function):
 
     @staticmethod
     def forward(run: Run, *tensors: Tensor) -> tuple[Tensor, ...]:
-        with _Levels() if run.transformed else nullcontext():
-            return tuple(run.watched().forward(list(tensors)))
+        with Levels() if run.transformed else nullcontext():
+            return tuple(run.watched(tensors).forward(list(tensors)))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -197,9 +225,10 @@ class _Reversal(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         run: Run = ctx.run
-        ends, tensors = ctx.saved_tensors[: len(grads)], ctx.saved_tensors[len(grads) :]
+        saved = ctx.saved_tensors  # once: a checkpoint around the solve unpacks it once
+        ends, tensors = list(saved[: len(grads)]), list(saved[len(grads) :])
         with run.around_backward():
-            return None, *_walk_back(run, list(ends), list(tensors), list(grads))
+            return None, *_walk_back(run, ends, tensors, list(grads), ctx.needs_input_grad[1:])
 
 
 class _ReversalForward(_Reversal):
@@ -219,27 +248,15 @@ class _ReversalForward(_Reversal):
             return jvp(of_moving, primals, tuple(tangents[i] for i in moving))[1]
 
 
-def _walk_back(run: Run, ends: Leaves, tensors: Leaves, grads: Leaves) -> list[Tensor | None]:
+def _walk_back(
+    run: Run, ends: Leaves, tensors: Leaves, grads: Leaves, wanted: Sequence[bool]
+) -> list[Tensor | None]:
     """The gradients of the tensors, by one evaluation of f for every half step."""
     count = run.leaves
     z, y, grad_z, grad_y = ends[:count], ends[count:], grads[:count], grads[count:]
     z0, y0, given = run.split(tensors)
     first = len(tensors) - len(given)
-    chosen = [i for i, tensor in enumerate(given) if tensor.is_floating_point()]
-    sums = [torch.zeros_like(given[i], dtype=_sum_dtype(given[i], run.wide)) for i in chosen]
-
-    def product(k: int, state: Leaves, seed: Leaves) -> tuple[Leaves, Leaves]:
-        """f at the state, and its part in the state's gradient; the others join their sums."""
-
-        def f(state: Leaves, values: Leaves) -> list[Tensor]:
-            return run.call(k, run.reading(state), _replaced(given, chosen, values))
-
-        out, back, *_ = vjp(f, state, [given[i] for i in chosen])
-        cotangents = [s.to(value.dtype) for s, value in zip(seed, out, strict=True)]
-        of_state, parts = back(cotangents)
-        sums[:] = [s + part for s, part in zip(sums, parts, strict=True)]
-        return out, of_state
-
+    product = run.product(given, wanted[first:], grads)
     for n in reversed(range(len(run.betas))):
         beta = run.betas[n]
         f, of_y = product(2 * n + 1, y, [beta * g for g in grad_z])
@@ -253,41 +270,18 @@ def _walk_back(run: Run, ends: Leaves, tensors: Leaves, grads: Leaves) -> list[T
     if not run.second:
         grad_z = [a + b for a, b in zip(grad_z, grad_y, strict=True)]
     starts = [*grad_z, *grad_y] if run.second else grad_z
-    totals = [s.to(given[i].dtype) for s, i in zip(sums, chosen, strict=True)]
-    found = [*starts, *totals]
-    if run.compare is not None:
-        found = run.compare([*z, *y], [*z0, *y0], ends, found)
-    result: list[Tensor | None] = [None] * len(tensors)
-    places = [*range(first), *(first + i for i in chosen)]
-    for place, gradient in zip(places, found, strict=True):
-        result[place] = gradient
-    return result
+    parts = product.gradients()
+    if run.compare is None:
+        return [*starts, *parts]
+    places = [i for i, part in enumerate(parts) if part is not None]
+    found = [*starts, *(part for part in parts if part is not None)]
+    found = run.compare([*z, *y], [*z0, *y0], ends, found)
+    return [*found[:first], *_replaced([None] * len(parts), places, found[first:])]
 
 
-def _replaced(tensors: Leaves, places: Sequence[int], values: Sequence[Tensor]) -> Leaves:
+def _replaced(tensors: Sequence[Any], places: Sequence[int], values: Sequence[Tensor]) -> list[Any]:
     """The tensors, with others in some places."""
     result = list(tensors)
     for place, value in zip(places, values, strict=True):
         result[place] = value
     return result
-
-
-def _sum_dtype(tensor: Tensor, wide: bool) -> torch.dtype:
-    half = tensor.dtype in (torch.bfloat16, torch.float16)
-    return torch.float32 if wide and half else tensor.dtype
-
-
-class _Levels(TorchFunctionMode):
-    """Refuse a tensor of a transform outside of the solve: its derivative would be lost."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if any(is_from_outside(t) for t in pytree.tree_leaves((args, kwargs))):
-            raise _captured()
-        return func(*args, **(kwargs or {}))
-
-
-def _captured() -> CaptureError:
-    return CaptureError(
-        "f: expected to read its arguments and its own parameters with adjoint='functional', got "
-        "another tensor that is differentiated; pass it as an argument, solve(f, z0, tensor)"
-    )

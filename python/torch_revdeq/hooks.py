@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from .auxiliary import collecting
+from .checkpoints import Form, Saves, changed_in_place, saved_others
 from .iteration import iterate
 from .nodes import Nodes, attached, begun
 from .pair import Pair
@@ -24,12 +25,10 @@ from .problem import Outputs, Problem
 from .reconstruction import Check
 from .solution import Stats
 from .stored import truncated
+from .transforms import outside_batches
 
 Saved = tuple[int, int]
 """Half step, and number of a tensor that autograd saved in it."""
-
-Form = tuple[torch.Size, torch.dtype]
-"""What is known of a saved tensor while it is gone."""
 
 
 def solve_hooks(problem: Problem) -> Outputs:
@@ -43,7 +42,8 @@ def solve_hooks(problem: Problem) -> Outputs:
     again = _Recomputation(problem)
     with problem.evaluation.forward(replayed=True):
         cut = problem.first_step
-        evaluate = truncated(again.evaluate, again.plain, cut)
+        auxiliary = problem.auxiliary()
+        evaluate = collecting(truncated(again.evaluate, again.plain, cut), auxiliary)
         start = begun(problem.z0, cut)
         first = evaluate(0, attached(start, problem.z0))
         # Each half step has copies of its own for f, which may keep them: a solve inside f does.
@@ -54,12 +54,14 @@ def solve_hooks(problem: Problem) -> Outputs:
         run = problem.schedule, problem.stopping, again.after_step(pair)
         steps = iterate(nodes, first, evaluate, *run)
         z_leaves, y_leaves = pair.outputs()
+        aux = [] if auxiliary is None else auxiliary.result()
     stats = problem.stats(pair, steps)
     saved = [nodes.saved[step] for step in problem.save_at]
-    outputs = [*z_leaves, *y_leaves, *(leaf.detach() for leaves in saved for leaf in leaves)]
+    beside = (leaf.detach() for leaves in (*saved, aux) for leaf in leaves)
+    outputs = [*z_leaves, *y_leaves, *beside]
     problem.check_range(pair, stats, outputs)
     again.finish(pair, steps, stats)
-    return Outputs(attached(nodes.z, z_leaves), attached(nodes.y, y_leaves), saved, stats)
+    return Outputs(attached(nodes.z, z_leaves), attached(nodes.y, y_leaves), saved, stats, aux)
 
 
 class _Recomputation:
@@ -78,24 +80,33 @@ class _Recomputation:
         self.mark = torch.autograd._get_sequence_nr()  # type: ignore[attr-defined]
         self.boundary: tuple[list[Tensor], list[Tensor]] | None = None
         self.task: int | None = None
-        self.cache: dict[Saved, Tensor] = {}
+        self.cache: dict[Saved, Tensor | None] = {}  # None where f changed it afterwards
         self.next = -1
+        # What the evaluation that runs has saved: f may differentiate inside of itself.
+        self.running: tuple[int, list[Tensor]] | None = None
 
     def evaluate(self, k: int, leaves: Sequence[Tensor]) -> list[Tensor]:
         """f in half step k, in autograd's graph, whose tensors are dropped."""
         forms: list[Form] = []
         self.saved[k] = forms
         self.needs[k] = [leaf.requires_grad for leaf in leaves]
+        running: list[Tensor] = []
 
         def pack(tensor: Tensor) -> Saved:
             forms.append((tensor.shape, tensor.dtype))
+            running.append(tensor)
             made = tensor.grad_fn
             if tensor.requires_grad and (made is None or made._sequence_nr() < self.mark):
                 self._watch(tensor)  # a leaf, or computed outside f
             return k, len(forms) - 1
 
-        with saved_tensors_hooks(pack, self.unpack):
-            return self.problem.evaluation(k, leaves, self.problem.tensors)
+        self.running = k, running
+        try:
+            with saved_tensors_hooks(pack, self.unpack):
+                return self.problem.evaluation(k, leaves, self.problem.tensors)
+        finally:
+            self.running = None
+            running.clear()  # autograd's graph holds ``pack``
 
     def plain(self, k: int, leaves: Sequence[Tensor]) -> list[Tensor]:
         """f in half step k."""
@@ -119,14 +130,28 @@ class _Recomputation:
 
     def unpack(self, saved: Saved) -> Tensor:
         """A tensor that autograd saved in the forward pass."""
+        if self.running is not None:
+            k, running = self.running
+            if saved[0] != k:
+                raise saved_others()
+            return running[saved[1]].detach()
         task = torch._C._current_graph_task_id()
-        if task != self.task or (saved not in self.cache and saved[0] > self.next):
+        if task != self.task or saved not in self.cache:
+            with outside_batches():
+                self._reach(saved, task)
+        tensor = self.cache.pop(saved)
+        if tensor is None:
+            raise changed_in_place()
+        return tensor
+
+    def _reach(self, saved: Saved, task: int) -> None:
+        """Walk back to the half step that saved it."""
+        if task != self.task or saved[0] > self.next:
             self._begin(task)
         while saved not in self.cache and self.next >= 2 * self.problem.first_step:
             self._recompute(self.next)
         if saved not in self.cache:
-            self._changed()
-        return self.cache.pop(saved)
+            raise saved_others()
 
     def _watch(self, tensor: Tensor) -> None:
         """Remember the version of a tensor, and whether it requires grad, to notice a change."""
@@ -161,21 +186,20 @@ class _Recomputation:
         for stale in [key for key in self.cache if key[0] > k + 1]:
             del self.cache[stale]
         z = self.walk.read_z if k else self.problem.z0
-        forms: list[Form] = []
-
-        def pack(tensor: Tensor) -> None:
-            self.cache[k, len(forms)] = tensor.detach()
-            forms.append((tensor.shape, tensor.dtype))
+        found = Saves()
 
         with self.problem.evaluation.replay(()), torch.enable_grad():
             rows = zip(self.walk.read_y if at_y else z, self.needs[k], strict=True)
             state = [leaf.detach().requires_grad_(needs) for leaf, needs in rows]
-            with saved_tensors_hooks(pack, _never):
+            with found:
                 out = self.problem.evaluation(k, state, self.arguments)
-        if forms != self.saved[k]:
-            self._changed()
+            tensors = found.take()  # before buffers are put back
+        if found.forms != self.saved[k]:
+            raise saved_others()
+        for number, tensor in enumerate(tensors):
+            self.cache[k, number] = tensor
         with torch.no_grad():
-            values = [value.detach() for value in out]
+            values = [value.detach() for value in out[: self.leaves]]
             (self.walk.invert_z if at_y else self.walk.invert_y)(n, values)
             self.next = k - 1
             if k == 2 * self.problem.first_step:
@@ -189,16 +213,6 @@ class _Recomputation:
         pending = self.check.after(self.walk, *start, steps, self.stats)
         if pending is not None:
             for key, tensor in self.cache.items():
-                if tensor.is_floating_point():  # in new memory: it may be a parameter's
+                if tensor is not None and (tensor.is_floating_point() or tensor.is_complex()):
+                    # In new memory: it may be a parameter's.
                     self.cache[key] = torch.where(pending.failed, float("nan"), tensor)
-
-    @staticmethod
-    def _changed() -> NoReturn:
-        raise RuntimeError(
-            "f: expected to save the same tensors for its gradient on the way back as in the "
-            "forward pass, got others; f must do the same each time it is called"
-        )
-
-
-def _never(_: Any) -> Tensor:
-    raise RuntimeError("solve: a graph of the way back was differentiated")

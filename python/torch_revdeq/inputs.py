@@ -41,15 +41,16 @@ class Inputs(Generic[T]):
 
     def counts(self) -> list[int]:
         """How many there are of each."""
-        return [len(part) for part in self._parts()]
+        return [len(part) for part in self.parts()]
 
     def all(self) -> list[T]:
         """One after the other."""
-        return [value for part in self._parts() for value in part]
+        return [value for part in self.parts() for value in part]
 
     def tensors(self) -> list[Tensor]:
         """Those that are tensors."""
         return [value for value in self.all() if isinstance(value, Tensor)]
 
-    def _parts(self) -> list[Sequence[T]]:
+    def parts(self) -> list[Sequence[T]]:
+        """The fields, in their order."""
         return [self.z0, self.y0, self.beta, self.arguments, self.captures]

@@ -12,10 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from .captures import Captures
+from .captures import Captures, now
 
 
 @dataclass
@@ -31,9 +32,10 @@ class Graph:
 class Kept:
     """The graphs of the last `count` half steps that were evaluated."""
 
-    def __init__(self, count: int | None, budget: int | None, reads: Sequence[Tensor]) -> None:
+    def __init__(self, count: int | None, budget: int | None) -> None:
         """Keep `count` graphs, or None: as many as `budget` bytes hold. `reads` cost nothing."""
-        self.count, self.budget, self.reads = count, budget, reads
+        self.count, self.budget = count, budget
+        self.reads: Sequence[Tensor] = ()
         self.graphs: deque[Graph] = deque(maxlen=count)
 
     @property
@@ -45,15 +47,16 @@ class Kept:
         self, k: int, evaluate: Callable[[], list[Tensor]], state: list[Tensor], captures: Captures
     ) -> list[Tensor]:
         """f in half step k, whose graph is kept until there are `count` later ones."""
+        since = now()
         if self.count is None:
             sizes: dict[int, int] = {}
             with saved_tensors_hooks(partial(_count, sizes), _as_it_is):
                 out = evaluate()
-            captures.add(state, out)
+            captures.add(state, out, since)
             self._decide(sizes, captures.leaves)
         else:
             out = evaluate()
-            captures.add(state, out)
+            captures.add(state, out, since)
         if self.count:
             aliases = {id(leaf): leaf.view_as(leaf) for leaf in captures.twice()}
             self.graphs.append(Graph(k, state, out, aliases))
@@ -63,7 +66,8 @@ class Kept:
         """How many graphs fit, by what one holds beside the tensors that are there anyway."""
         assert self.budget is not None
         for tensor in (*self.reads, *leaves):
-            sizes.pop(tensor.untyped_storage().data_ptr(), None)
+            for storage in _storages(tensor):
+                sizes.pop(storage.data_ptr(), None)
         self.count = self.budget // max(1, sum(sizes.values()))
         self.graphs = deque(maxlen=self.count)
 
@@ -73,9 +77,22 @@ class Kept:
 
 
 def _count(sizes: dict[int, int], tensor: Tensor) -> Tensor:
-    storage = tensor.untyped_storage()
-    sizes[storage.data_ptr()] = storage.nbytes()
+    for storage in _storages(tensor):
+        sizes[storage.data_ptr()] = storage.nbytes()
     return tensor.detach()  # the tensor itself would hold the graph that holds it
+
+
+def _storages(tensor: Tensor) -> list[torch.UntypedStorage]:
+    """The memory of a tensor: of a sparse one that of its parts."""
+    if tensor.layout == torch.strided:
+        parts = [tensor]
+    elif tensor.layout == torch.sparse_coo:
+        parts = [tensor._indices(), tensor._values()]
+    elif tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        parts = [tensor.crow_indices(), tensor.col_indices(), tensor.values()]
+    else:
+        parts = [tensor.ccol_indices(), tensor.row_indices(), tensor.values()]
+    return [part.untyped_storage() for part in parts]
 
 
 def _as_it_is(tensor: Tensor) -> Tensor:

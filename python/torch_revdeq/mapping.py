@@ -2,77 +2,143 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 
-class Mapping:
-    """f(z, *args) with z and the tensors of args as flat lists.
+class FlatFunction:
+    """f(z, *args, **kwargs) with z and the tensors of its arguments as flat lists.
 
     The structure, shapes and device of what f returns are held to those of z0. The first call
-    settles the dtypes: under autocast f may return another than it reads. No tensor is kept.
+    settles the dtypes: under autocast f may return another than it reads. What f returns beside the
+    state (`has_aux`) follows it in the list, and is held to its first form. No tensor is kept.
     """
 
-    def __init__(self, f: Callable[..., Any], leaves: Sequence[Tensor], structure: Any) -> None:
+    def __init__(
+        self,
+        f: Callable[..., Any],
+        leaves: Sequence[Tensor],
+        structure: Any,
+        *,
+        has_aux: bool = False,
+        pass_step: bool = False,
+    ) -> None:
         """Note the form of the state; ``take_args`` that of the arguments."""
         self.f = f
         self.shapes = [leaf.shape for leaf in leaves]
         self.device = leaves[0].device
         self.structure = structure
-        self.plain = structure == LEAF
+        self.plain = structure == LEAF and not has_aux
         self.dtypes: list[torch.dtype] | None = None
+        self.has_aux, self.pass_step = has_aux, pass_step
+        self.aux_structure: Any = None
+        self.aux_forms: list[tuple[torch.Size, torch.dtype]] = []
+        self.constants: list[Any] = []
+        self.simple = False  # the common case: tensors in, a tensor out
 
-    def take_args(self, args: tuple[Any, ...]) -> list[Tensor]:
+    def take_args(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None
+    ) -> list[Tensor]:
         """The tensors among the arguments. What else they hold is kept."""
-        self.plain_args = all(isinstance(arg, Tensor) for arg in args)
+        self.plain_args = not kwargs and all(isinstance(arg, Tensor) for arg in args)
+        self.simple = self.plain and self.plain_args and not self.pass_step
         if self.plain_args:
             return list(args)
-        values, self.args_structure = pytree.tree_flatten(args)
+        if self.pass_step and kwargs and "step" in kwargs:
+            raise ValueError(
+                "kwargs: expected no 'step' with pass_step=True, which gives f that keyword; "
+                "rename it, or leave pass_step out"
+            )
+        values, self.args_structure = pytree.tree_flatten((args, dict(kwargs or {})))
         self.places = [i for i, value in enumerate(values) if isinstance(value, Tensor)]
         self.constants = [None if isinstance(value, Tensor) else value for value in values]
         return [values[i] for i in self.places]
 
-    def __call__(self, leaves: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[Tensor]:
+    def __call__(
+        self, leaves: Sequence[Tensor], tensors: Sequence[Tensor], step: int = 0
+    ) -> list[Tensor]:
         """The leaves of f(z, *args), for z of the given leaves and args of the given tensors."""
-        state = leaves[0] if self.plain else pytree.tree_unflatten(leaves, self.structure)
-        result = self.f(state, *self._args(tensors))
-        if self.plain:
-            out = [result]
-        else:
-            out, structure = pytree.tree_flatten(result)
-            if structure != self.structure:
-                raise TypeError(
-                    f"f: expected a result with the structure of z0, {self.structure}, got "
-                    f"{structure}; return the new state in the form in which it came"
-                )
+        if self.simple:
+            value = self.f(leaves[0], *tensors)
+            if not (
+                type(value) is Tensor
+                and self.dtypes is not None
+                and value.shape == self.shapes[0]
+                and value.dtype == self.dtypes[0]
+                and value.device == self.device
+            ):
+                self._check([value])
+            return [value]
+        result = self._called(self.unflatten(leaves), tensors, step)
+        aux: list[Tensor] = []
+        if self.has_aux:
+            result, aux = self._parted(result)
+        out, structure = pytree.tree_flatten(result)
+        if structure != self.structure:
+            raise TypeError(
+                f"f: expected a result with the structure of z0, {self.structure}, got "
+                f"{structure}; return the new state in the form in which it came"
+            )
         self._check(out)
-        return out
+        return [*out, *aux]
 
     def unflatten(self, leaves: Sequence[Tensor]) -> Any:
         """Leaves put together as z0 is."""
         return pytree.tree_unflatten(leaves, self.structure)
 
-    def _args(self, tensors: Sequence[Tensor]) -> Sequence[Any]:
+    def unflatten_aux(self, leaves: Sequence[Tensor]) -> Any:
+        """Leaves put together as aux is."""
+        return pytree.tree_unflatten(leaves, self.aux_structure)
+
+    def held(self) -> str | None:
+        """The type of an argument that may hold tensors and is no pytree."""
+        for value in self.constants:
+            if not isinstance(value, (*_SIMPLE, nn.Module)) and not inspect.isroutine(value):
+                return type(value).__name__
+        return None
+
+    def _called(self, state: Any, tensors: Sequence[Tensor], step: int) -> Any:
+        more = {"step": step} if self.pass_step else {}
         if self.plain_args:
-            return tensors
+            return self.f(state, *tensors, **more)
         values = list(self.constants)
         for place, tensor in zip(self.places, tensors, strict=True):
             values[place] = tensor
-        return pytree.tree_unflatten(values, self.args_structure)
+        args, kwargs = pytree.tree_unflatten(values, self.args_structure)
+        return self.f(state, *args, **kwargs, **more)
+
+    def _parted(self, result: Any) -> tuple[Any, list[Tensor]]:
+        """The state, and the leaves of what f returned beside it."""
+        if not isinstance(result, tuple) or len(result) != 2:
+            raise TypeError(
+                f"f: expected a result (z, aux) with has_aux=True, got {type(result).__name__}"
+                f"{f' of {len(result)}' if isinstance(result, tuple) else ''}; return a pair, or "
+                "leave has_aux out"
+            )
+        leaves, structure = pytree.tree_flatten(result[1])
+        for leaf in leaves:
+            if not isinstance(leaf, Tensor):
+                raise TypeError(
+                    f"f: expected tensors as leaves of aux, got {type(leaf).__name__}; make it a "
+                    "tensor, or return it in no aux"
+                )
+        forms = [(leaf.shape, leaf.dtype) for leaf in leaves]
+        if self.aux_structure is None:
+            self.aux_structure, self.aux_forms = structure, forms
+        elif structure != self.aux_structure or forms != self.aux_forms:
+            raise ValueError(
+                f"f: expected aux as in the first evaluation, {self.aux_structure} of "
+                f"{_described(self.aux_forms)}, got {structure} of {_described(forms)}; return the "
+                "same form of aux each time"
+            )
+        return result[0], leaves
 
     def _check(self, out: list[Any]) -> None:
-        if self.plain and self.dtypes is not None and type(out[0]) is Tensor:  # the common case
-            value = out[0]
-            if (
-                value.shape == self.shapes[0]
-                and value.dtype == self.dtypes[0]
-                and value.device == self.device
-            ):
-                return
         for i, (value, shape) in enumerate(zip(out, self.shapes, strict=True)):
             if not isinstance(value, Tensor):
                 expected, got = f"a tensor of shape {tuple(shape)}", type(value).__name__
@@ -85,13 +151,22 @@ class Mapping:
                 got = str(value.dtype)
             else:
                 continue
-            where = "" if self.plain else f" in leaf {i}"
+            where = "" if self.structure == LEAF else f" in leaf {i}"
+            paired = isinstance(value, tuple) and len(value) == 2 and not self.has_aux
             raise (ValueError if isinstance(value, Tensor) else TypeError)(
                 f"f: expected a result of {expected}{where}, got {got}; f must map the state to a "
                 "state of the same shapes, dtypes and device, in every evaluation"
+                f"{', and (z, aux) goes with has_aux=True' if paired else ''}"
             )
         if self.dtypes is None:
             self.dtypes = [value.dtype for value in out]
+
+
+_SIMPLE = (str, bytes, int, float, complex, type(None), torch.dtype, torch.device, torch.Size)
+
+
+def _described(forms: Sequence[tuple[torch.Size, torch.dtype]]) -> str:
+    return ", ".join(f"{tuple(shape)} {dtype}" for shape, dtype in forms) or "no tensors"
 
 
 LEAF = pytree.tree_structure(0)

@@ -2,61 +2,20 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import parametrize
 
+from .holdings import search
+
 
 def modules_of(f: object) -> list[nn.Module]:
-    """The modules that f is, or that can be seen in it: bound, partially applied, closed over."""
-    found: dict[int, nn.Module] = {}
-    seen: set[int] = set()
-    stack: list[object] = [f]
-    while stack:
-        value = stack.pop()
-        if id(value) in seen:
-            continue
-        seen.add(id(value))
-        if isinstance(value, nn.Module):
-            for module in value.modules():
-                found[id(module)] = module
-        else:
-            stack.extend(_parts(value))
-    return list(found.values())
-
-
-def _parts(value: object) -> Iterator[object]:
-    """What a callable is made of, as far as Python shows it."""
-    if isinstance(value, functools.partial):
-        yield from (value.func, *value.args, *value.keywords.values())
-    elif isinstance(value, (list, tuple)):
-        yield from value
-    elif isinstance(value, dict):
-        yield from value.values()
-    elif inspect.ismethod(value):
-        yield from (value.__self__, value.__func__)
-    elif inspect.isfunction(value):
-        for cell in value.__closure__ or ():
-            with suppress(ValueError):  # a variable that has no value yet
-                yield cell.cell_contents
-        names = value.__code__.co_names
-        yield from (value.__globals__[n] for n in names if _may_hold(value.__globals__.get(n)))
-        yield from (d for d in value.__defaults__ or () if _may_hold(d))
-
-
-def _may_hold(value: object) -> bool:
-    """Whether a global or default is looked into: modules, and callables of the user's own."""
-    return isinstance(value, (nn.Module, functools.partial)) or (
-        (inspect.ismethod(value) or inspect.isfunction(value))
-        and not value.__module__.startswith("torch.")
-    )
+    """The modules that f is, or that can be reached from it."""
+    return search([f]).modules
 
 
 def check_modules(modules: Sequence[nn.Module], adjoint: str) -> None:
@@ -67,6 +26,12 @@ def check_modules(modules: Sequence[nn.Module], adjoint: str) -> None:
             "whose weights belong to another graph; move solve out of that block"
         )
     replayed = adjoint in ("reversible", "checkpoint", "functional", "implicit")
+    if adjoint not in ("backprop", "phantom") and _takes_per_sample_gradients(modules):
+        raise RuntimeError(
+            "f: expected parameters that take one gradient for the batch, got those of Opacus' "
+            f"GradSampleModule, whose hooks count every evaluation, with adjoint={adjoint!r}; "
+            "choose adjoint='backprop'"
+        )
     for module in modules:
         if isinstance(module, DistributedDataParallel):
             raise RuntimeError(
@@ -79,6 +44,21 @@ def check_modules(modules: Sequence[nn.Module], adjoint: str) -> None:
                 "sharded by FSDP; choose solve(adjoint='hooks'), or shard the module that calls "
                 "solve"
             )
+
+
+def _takes_per_sample_gradients(modules: Sequence[nn.Module]) -> bool:
+    """Whether Opacus has prepared one of the parameters to keep a gradient for each sample."""
+    if "opacus" not in sys.modules:
+        return False
+    parameters = (p for module in modules for p in module._parameters.values())
+    return any(hasattr(p, "grad_sample") for p in parameters if p is not None)
+
+
+def is_managed(module: Any) -> bool:
+    """Whether FSDP exchanges its parameters, whatever it does at the moment."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    kinds = () if fsdp is None else (fsdp.FSDPModule, fsdp.FullyShardedDataParallel)
+    return isinstance(module, kinds)
 
 
 def is_sharded(module: Any) -> bool:

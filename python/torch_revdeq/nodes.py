@@ -15,6 +15,7 @@ from torch import Tensor
 from .carry import beta_part
 from .halting import where_moving
 from .pair import Leaves, Pair
+from .transforms import is_batched
 
 
 class Nodes:
@@ -156,9 +157,12 @@ class _Step(torch.autograd.Function):
         if ctx.saved_tensors:
             before, f, beta = ctx.saved_tensors
             learned = beta_part(beta, grad, f, before, moving).to(beta.dtype)
-        seed = torch.empty_strided(grad.shape, ctx.stride, dtype=ctx.f, device=grad.device)
         kept = where_moving(moving, (1.0 - applied) * grad, grad)
-        return None, None, kept, seed.copy_(where_moving(moving, applied * grad, 0.0)), learned
+        seed = where_moving(moving, applied * grad, 0.0)
+        if is_batched((grad,)):  # which has no memory of its own to be laid out
+            return None, None, kept, seed.to(ctx.f), learned
+        laid_out = torch.empty_strided(grad.shape, ctx.stride, dtype=ctx.f, device=grad.device)
+        return None, None, kept, laid_out.copy_(seed), learned
 
 
 def refuse_second_derivative() -> NoReturn:

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from .attributes import Attributes
-from .captures import CaptureError, leaves_below
+from .boundary import CaptureError
+from .captures import leaves_below
 from .conditions import AutocastState, autocast, hooks_masked
 from .products import keeps_graph
 from .solution import Solution, Stats

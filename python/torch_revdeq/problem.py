@@ -9,12 +9,13 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from .auxiliary import Auxiliary, Reduction
 from .conditions import Evaluation
 from .digits import CHUNK, Digits, choose_frac_bits
 from .exact_pair import EXACT_F, ExactPair
 from .float_pair import FLOAT_STATES, FloatPair
 from .iteration import Stopping
-from .mapping import Mapping
+from .mapping import FlatFunction
 from .pair import Layout, Pair
 from .schedule import Schedule
 from .solution import Stats
@@ -31,13 +32,14 @@ class Outputs:
     y: list[Tensor]
     saved: list[list[Tensor]]  # z after the steps of `save_at`
     stats: Stats
+    aux: Sequence[Tensor] = ()
 
 
 @dataclass
 class Problem:
     """One call of ``solve``, checked. `z0`, `y0` and `tensors` are the caller's own."""
 
-    mapping: Mapping
+    mapping: FlatFunction
     evaluation: Evaluation
     schedule: Schedule
     stopping: Stopping
@@ -53,6 +55,7 @@ class Problem:
     memory_budget: int | None = None
     save_at: tuple[int, ...] = ()
     backward_steps: int | None = None
+    aux: Reduction | None = None  # None: f returns the state alone
 
     @property
     def first_step(self) -> int:
@@ -64,6 +67,12 @@ class Problem:
     def exact(self) -> bool:
         """Whether the state is in fixed point."""
         return self.state is None
+
+    def auxiliary(self, *, in_place: bool = False) -> Auxiliary | None:
+        """What takes aux in, in one forward pass; None where f returns the state alone."""
+        if self.aux is None:
+            return None
+        return Auxiliary(self.aux, len(self.z0), 2 * self.first_step, in_place=in_place)
 
     def layout(self, *, private: bool = False) -> Layout:
         """The dtypes of the pair, once f has been evaluated; TypeError where they do not fit."""

@@ -11,10 +11,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch.autograd import Variable
+from torch.nn.modules.module import _global_forward_pre_hooks as _before_modules
 from torch.overrides import has_torch_function
 
+from .auxiliary import AuxiliaryGradients
+from .boundary import guard, unguarded
+from .captures import ReadAgain, now
 from .conditions import Evaluation
 from .kept import Graph
+
+set_grad_enabled = torch._C._set_grad_enabled
+"""Without the context manager, which takes as long as a small f."""
 
 _HALF = (torch.bfloat16, torch.float16)
 
@@ -31,6 +38,8 @@ class Products:
         *,
         wide: bool,
         kept: dict[int, Graph] | None = None,
+        again: ReadAgain | None = None,
+        auxiliary: AuxiliaryGradients | None = None,
     ) -> None:
         """Differentiate with respect to the state and to `targets`.
 
@@ -44,6 +53,8 @@ class Products:
             wide: add up in float32 what has a 16-bit dtype.
             kept: graphs of the forward pass, by half step, which need no evaluation. They are
                 taken out as they are used, unless autograd keeps its graph.
+            again: what f must read. The first evaluation is held to it.
+            auxiliary: the gradients of what f returns beside the state.
         """
         self.evaluation, self.tensors, self.targets = evaluation, tensors, targets
         dtypes = [torch.float32 if wide and t.dtype in _HALF else t.dtype for t in targets]
@@ -52,6 +63,8 @@ class Products:
         self.seeded = [i for i, twice in enumerate(reached_twice) if twice and same[i]]
         self.sums: list[Tensor | None] = [None] * len(targets)
         self.kept = {} if kept is None else kept
+        self.again, self.auxiliary = again, auxiliary
+        self.aliased = is_asked_for_leaves()
 
     def __call__(
         self, k: int, leaves: Sequence[Tensor], seed: Sequence[Tensor]
@@ -61,12 +74,24 @@ class Products:
         graph = self.kept.get(k) if keep else self.kept.pop(k, None)
         if graph is None:
             graph = self._evaluate(k, leaves)
+        else:
+            unguarded(graph.state)
+            # It is freed as a whole when this is over: what f left of it still says by whose fault
+            # a gradient cannot pass.
+            keep = True
         state, out = graph.state, graph.out
-        values = [value.detach() for value in out]
-        roots = [value for value in out if value.requires_grad]
+        count = len(state)
+        values = [value.detach() for value in out[:count]]
+        roots = [value for value in out[:count] if value.requires_grad]
+        cotangents = [s for s, value in zip(seed, out, strict=False) if value.requires_grad]
+        if self.auxiliary is not None:
+            # In the order in which autograd meets the sums that a stored graph makes of them.
+            rows = zip(out[count:], self.auxiliary.of(k), strict=True)
+            pairs = [(value, g) for value, g in rows if g is not None and value.requires_grad]
+            roots += [value for value, _ in reversed(pairs)]
+            cotangents += [g for _, g in reversed(pairs)]
         if not roots:
             return values, [torch.zeros_like(value) for value in values]
-        cotangents = [s for s, value in zip(seed, out, strict=True) if value.requires_grad]
         started = [
             i
             for i in self.seeded
@@ -75,17 +100,28 @@ class Products:
         roots += [graph.aliases[id(self.targets[i])] for i in started]
         cotangents += [self._sum(i) for i in started]
         grads = derivatives(roots, [*state, *self.targets], cotangents, keep=keep)
-        self._add(grads[len(state) :], set(started))
-        vjp = zip(grads[: len(state)], values, seed, strict=True)
+        guard(state)
+        self._add(grads[count:], set(started))
+        vjp = zip(grads[:count], values, seed, strict=True)
         return values, [_usable(product, value, s) for product, value, s in vjp]
 
     def _evaluate(self, k: int, leaves: Sequence[Tensor]) -> Graph:
-        with torch.enable_grad():
+        set_grad_enabled(True)
+        try:
             state = [leaf.detach().requires_grad_() for leaf in leaves]
-            out = self.evaluation(k, state, self.tensors)
+            since = now()
+            read, given = state, self.tensors
+            if self.aliased:
+                read, given = as_read(state), as_read(given)
+            out = self.evaluation(k, read, given)
+            if self.again is not None:
+                self.again.check(out, since)
+                self.again = None
             # Made after f, so that autograd meets them first: the sum so far, then f's parts.
             targets = [self.targets[i] for i in self.seeded if self.sums[i] is not None]
             return Graph(k, state, out, {id(t): t.view_as(t) for t in targets})
+        finally:
+            set_grad_enabled(False)
 
     def gradients(self) -> list[Tensor | None]:
         """The sums, in the dtypes of the targets."""
@@ -116,6 +152,27 @@ class Products:
                 parts.append(grad)
         if sums:
             torch._foreach_add_(sums, parts)  # type: ignore[attr-defined]
+
+
+def is_asked_for_leaves() -> bool:
+    """Whether hooks on modules may ask autograd's engine about what the modules are given.
+
+    Counters of operations (FlopCounterMode) do, to know whether a backward pass will come there.
+    Of a leaf the engine answers that in ``backward()`` only.
+    """
+    return bool(_before_modules) or torch._C._len_torch_dispatch_stack() > 0
+
+
+def as_read(leaves: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The leaves as f gets them: aliases where the engine is asked about them."""
+    if not is_asked_for_leaves():
+        return leaves
+    return [alias(leaf) if leaf.requires_grad else leaf for leaf in leaves]
+
+
+def alias(tensor: Tensor) -> Tensor:
+    """The same numbers as a node of its own."""
+    return tensor.view_as(tensor) if tensor.layout == torch.strided else tensor.clone()
 
 
 def derivatives(

@@ -30,13 +30,11 @@ class Randomness:
         self.first = self.states() if rng != "none" else []
         self.after = self.first
 
-    def generators(self) -> list[torch.Generator]:
+    def generators(self) -> list[Any]:
         """The default generators that f can draw from without naming one."""
-        if self.device.type == "cpu":
+        if self.device.type in ("cpu", "meta"):
             return [torch.default_generator]
-        module: Any = torch.get_device_module(self.device)
-        index = module.current_device() if self.device.index is None else self.device.index
-        return [torch.default_generator, module.default_generators[index]]
+        return [torch.default_generator, _generator(self.device)]
 
     def states(self) -> list[Tensor]:
         """Where the generators stand."""
@@ -67,3 +65,20 @@ class Randomness:
         seed = (self.base + _GOLDEN * half_step) % _SEEDS
         for generator in self.generators():
             generator.manual_seed(seed)
+
+
+def _generator(device: torch.device) -> Any:
+    """The default generator of a device that is no CPU."""
+    module: Any = torch.get_device_module(device)
+    generators = getattr(module, "default_generators", None)
+    if generators is None:
+        return _OfModule(module)
+    return generators[module.current_device() if device.index is None else device.index]
+
+
+class _OfModule:
+    """The generator of a device whose module, like torch.mps, has one and does not show it."""
+
+    def __init__(self, module: Any) -> None:
+        self.get_state, self.set_state = module.get_rng_state, module.set_rng_state
+        self.manual_seed = module.manual_seed

@@ -69,6 +69,8 @@ class Check:
                 "f draws random numbers that torch's default generators do not know of (a "
                 "Generator of its own, numpy, random)"
             )
+        if (writes := self.problem.evaluation.writes) and (changed := writes.changed()):
+            causes.append(f"f reads what it writes: {', '.join(change.name for change in changed)}")
         causes += [
             "a parameter, buffer or argument was changed since the forward pass, through .data or "
             "while it was frozen",

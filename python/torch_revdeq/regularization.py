@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from .mapping import Mapping, flatten
+from .mapping import FlatFunction, flatten
 
 
 def jacobian_penalty(f: Callable[..., Any], z: Any, *args: Any, samples: int = 1) -> Tensor:
@@ -96,7 +96,7 @@ def _evaluated(
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Leaves of z that require grad, and those of f(z, *args)."""
     given, structure = flatten("z", z)
-    mapping = Mapping(f, given, structure)
+    mapping = FlatFunction(f, given, structure)
     leaves = [leaf if leaf.requires_grad else leaf.detach().requires_grad_() for leaf in given]
     return leaves, mapping(leaves, mapping.take_args(args))
 

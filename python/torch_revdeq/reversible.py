@@ -9,6 +9,7 @@ Source: arXiv 2509.12917, the backward pass of the reversible solver.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -17,18 +18,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .captures import Captures
+from .auxiliary import AuxiliaryGradients
+from .boundary import can_enter, entered, guard, unguarded
+from .captures import Captures, ReadAgain, now
 from .carry import Carry, LearningCarry
 from .inputs import Inputs
 from .iteration import iterate
 from .kept import Graph, Kept
 from .pair import Pair
 from .problem import Outputs, Problem
-from .products import Products, keeps_graph
+from .products import Products, as_read, is_asked_for_leaves, keeps_graph, set_grad_enabled
 from .reconstruction import Check
 from .solution import Stats
 from .stored import differentiated_again
-from .transforms import has_tangent
+from .transforms import has_tangent, refuse_batched
 
 
 def solve_reversible(problem: Problem) -> Outputs:
@@ -42,27 +45,27 @@ def solve_reversible(problem: Problem) -> Outputs:
         run = problem.schedule, problem.stopping, noted.after_step
         steps = iterate(pair, first, forward.evaluate, *run)
         z, y = pair.outputs()
+        aux = [] if forward.auxiliary is None else forward.auxiliary.result()
     stats = problem.stats(pair, steps)
     saved = [leaf for step in problem.save_at for leaf in noted.saved[step]]
     outputs = [*z, *y, *saved]
-    problem.check_range(pair, stats, outputs)
+    problem.check_range(pair, stats, [*outputs, *(leaf for leaf in aux if _has_nan(leaf))])
     inputs = Inputs.of(problem, forward.captures.leaves)
-    if not (forward.grad and any(tensor.requires_grad for tensor in inputs.all())):
-        return _unflattened(problem, outputs, stats)
-    read = [*forward.tensors, *forward.captures.leaves]
-    walk = _Walk(problem, inputs, pair, steps, stats, forward.captures.reached_twice(read))
-    if forward.kept.wanted:
-        walk.kept, walk.arguments = forward.kept.by_half_step(), forward.tensors
-    states = [*noted.boundary, *pair.tensors()]
-    outputs = _Reversible.apply(walk, tuple(outputs), states, *inputs.all())
-    pair.forget()
-    return _unflattened(problem, outputs, stats)
-
-
-def _unflattened(problem: Problem, outputs: Sequence[Tensor], stats: Stats) -> Outputs:
+    if forward.grad and any(tensor.requires_grad for tensor in inputs.all()):
+        walk = _Walk(problem, forward, pair, steps, stats)
+        states = [*noted.boundary, *pair.tensors()]
+        outputs = _Reversible.apply(walk, (*outputs, *aux), states, *inputs.all())
+        outputs, aux = outputs[: len(outputs) - len(aux)], outputs[len(outputs) - len(aux) :]
+        pair.forget()
+    forward.close()
     count = len(problem.z0)
     parts = [list(outputs[i : i + count]) for i in range(0, len(outputs), count)]
-    return Outputs(parts[0], parts[1], parts[2:], stats)
+    return Outputs(parts[0], parts[1], parts[2:], stats, aux)
+
+
+def _has_nan(leaf: Tensor) -> bool:
+    """Whether a NaN can be written into it."""
+    return leaf.is_floating_point() or leaf.is_complex()
 
 
 class _Noted:
@@ -81,33 +84,102 @@ class _Noted:
             self.boundary = [leaf.clone() for leaf in (*self.pair.y, *self.pair.z)]
 
 
+use_count = getattr(Tensor, "_use_count", lambda _: 2)
+"""How often a tensor is held, by Python (which counts once) and by autograd's graph."""
+
+
 class _Forward:
     """f in the forward pass, and what it was found to read.
 
     With grad mode on, f runs with it on, as it will on the way back, and its graph is dropped at
     once: some modules compute other bits without (torch's fast path of a transformer layer, or a
-    graph that a compiler made for inference).
+    graph that a compiler made for inference). What stays of a graph must let no gradient in. A
+    leaf sees to that nearly for nothing; where something was seen to stay, and in the first
+    evaluation, f gets the dearer tensors of ``entered``.
     """
 
     def __init__(self, problem: Problem) -> None:
         self.grad = torch.is_grad_enabled()
-        self.evaluation = problem.evaluation
-        self.tensors = [
-            t.detach().requires_grad_(self.grad and t.requires_grad) for t in problem.tensors
-        ]
-        self.captures = Captures(self.tensors)
+        self.problem, self.evaluation = problem, problem.evaluation
+        self.aliased = is_asked_for_leaves()
         count = problem.store_last if self.grad else 0
-        self.kept = Kept(count, problem.memory_budget, [*problem.z0, *self.tensors])
+        self.kept = Kept(count, problem.memory_budget)
+        # A graph that is kept is differentiated with respect to leaves.
+        self.leaks = not self.kept.wanted
+        self.tensors = self._cut_off()
+        self.kept.reads = [*problem.z0, *self.tensors]
+        self.auxiliary = problem.auxiliary(in_place=True)
+        self.captures = Captures(self.tensors, problem.mapping.held)
 
     def evaluate(self, k: int, leaves: Sequence[Tensor]) -> list[Tensor]:
-        """f in half step k, without its graph."""
+        """The state that f makes in half step k, without its graph."""
         if not self.grad:
-            return _values(self.evaluation(k, [leaf.detach() for leaf in leaves], self.tensors))
-        with torch.enable_grad():
-            state = [leaf.detach().requires_grad_() for leaf in leaves]
-            evaluate = partial(self.evaluation, k, state, self.tensors)
-            out = self.kept.evaluated(k, evaluate, state, self.captures)
-        return _values(out)
+            state = [leaf.detach() for leaf in leaves]
+            values = _values(self.evaluation(k, state, self.tensors))
+            return values if self.auxiliary is None else self.auxiliary.take(k, values)
+        set_grad_enabled(True)
+        try:
+            if self.leaks:
+                state = entered(leaves, self._origin(k))
+            else:
+                state = [leaf.detach().requires_grad_() for leaf in leaves]
+            since = now()
+            read, given = state, self.tensors
+            if self.aliased:
+                read, given = as_read(state), as_read(given)
+            if self.kept.wanted:
+                evaluate = partial(self.evaluation, k, read, given)
+                out = self.kept.evaluated(k, evaluate, state, self.captures)
+            else:
+                out = self.evaluation(k, read, given)
+                self.captures.add(state, out, since, armed=self.leaks)
+        finally:
+            set_grad_enabled(False)
+        guard(state)
+        values = _values(out)
+        if self.auxiliary is not None:
+            needs = [value.requires_grad for value in out]
+            values = self.auxiliary.take(k, values, grad=needs)
+        if not self.kept.wanted:
+            del out, read, given
+            self._look(k, state)
+        return values
+
+    def _look(self, k: int, state: list[Tensor]) -> None:
+        """Whether something of an evaluation is still there: of its graph, or its state."""
+        leaks = False
+        for leaf in state:
+            # In a list, a loop and a call.
+            if use_count(leaf) > 1 or sys.getrefcount(leaf) > 3:
+                leaks = True
+        self.leaks = leaks if k == 0 else self.leaks or leaks
+        if k == 0 and self.tensors:
+            # Other tensors from now on: one that f kept of the first shows.
+            guard(self.tensors)
+            self.tensors = self._cut_off()
+            self.captures.renew(self.tensors)
+
+    def _origin(self, k: int) -> list[Tensor]:
+        """What the state of a half step is computed from."""
+        problem = self.problem
+        if k == 0:
+            return problem.z0
+        return Inputs.of(problem, self.captures.leaves).all()
+
+    def _cut_off(self) -> list[Tensor]:
+        """The arguments, as tensors of this solve."""
+        with torch.set_grad_enabled(self.grad):  # or nothing leads on from them
+            return [self._cut(t) for t in self.problem.tensors]
+
+    def _cut(self, t: Tensor) -> Tensor:
+        needs = self.grad and t.requires_grad
+        if needs and self.leaks and can_enter(t):
+            return entered([t], [t])[0]
+        return t.detach().requires_grad_(needs)
+
+    def close(self) -> None:
+        """No gradient may arrive at what f was given."""
+        guard(self.tensors)
 
 
 def _values(out: Sequence[Tensor]) -> list[Tensor]:
@@ -121,23 +193,43 @@ def _values(out: Sequence[Tensor]) -> list[Tensor]:
 
 
 class _Walk:
-    """What the backward pass needs beside tensors. The tensors are autograd's to keep."""
+    """What the backward pass needs beside the tensors that autograd keeps.
+
+    The leaves that f closes over are kept here: they are there anyway, and it is they that have
+    hooks, where what autograd unpacks may be another object.
+    """
 
     def __init__(
-        self,
-        problem: Problem,
-        inputs: Inputs[Tensor],
-        pair: Pair,
-        steps: int,
-        stats: Stats,
-        reached_twice: list[bool],
+        self, problem: Problem, forward: _Forward, pair: Pair, steps: int, stats: Stats
     ) -> None:
+        captures = forward.captures
         self.problem = replace(problem, z0=[], y0=None, tensors=[])
-        self.counts = inputs.counts()
+        self.counts = Inputs.of(problem, []).counts()
         self.pair, self.steps, self.stats = pair, steps, stats
-        self.reached_twice = reached_twice
+        self.captures = captures.leaves
+        self.versions = [leaf._version for leaf in captures.leaves]
+        read = [*forward.tensors, *captures.leaves]
+        self.reached_twice = captures.reached_twice(read)
         self.kept: dict[int, Graph] = {}  # of the forward pass
         self.arguments: list[Tensor] | None = None  # those that they read
+        self.reached: set[int] = set()  # places in `read`, by the last evaluation
+        if forward.kept.wanted:
+            self.kept, self.arguments = forward.kept.by_half_step(), forward.tensors
+        else:
+            last = captures.reached_last()
+            self.reached = {i for i, leaf in enumerate(read) if id(leaf) in last}
+        aux = forward.auxiliary
+        self.differentiable = [] if aux is None else aux.differentiable  # for each leaf of it
+
+    def check_versions(self) -> None:
+        """As autograd does for what it saves."""
+        for leaf, version in zip(self.captures, self.versions, strict=True):
+            if leaf._version != version:
+                raise RuntimeError(
+                    "solve: one of the variables needed for gradient computation has been modified "
+                    f"by an inplace operation: a tensor of shape {tuple(leaf.shape)} that f reads, "
+                    f"at version {leaf._version}, not {version}; change it after backward()"
+                )
 
 
 class _Reversible(torch.autograd.Function):
@@ -147,21 +239,27 @@ class _Reversible(torch.autograd.Function):
     def forward(
         ctx: Any, walk: _Walk, outputs: tuple[Tensor, ...], states: list[Tensor], *inputs: Tensor
     ) -> tuple[Tensor, ...]:
-        ctx.walk, ctx.inputs = walk, len(inputs)
-        ctx.save_for_backward(*inputs, *states)
+        given = inputs[: len(inputs) - len(walk.captures)]
+        ctx.walk, ctx.given = walk, len(given)
+        ctx.save_for_backward(*given, *states)
         ctx.set_materialize_grads(False)
+        aux = outputs[len(outputs) - len(walk.differentiable) :]
+        rows = zip(aux, walk.differentiable, strict=True)
+        ctx.mark_non_differentiable(*(leaf for leaf, needs in rows if not needs))
         return outputs
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         walk: _Walk = ctx.walk
+        refuse_batched(grads)
         saved = ctx.saved_tensors  # refuses what was changed in place since
-        inputs = Inputs.split(saved[: ctx.inputs], walk.counts)
-        wanted = Inputs.split(ctx.needs_input_grad[3:], walk.counts)
+        walk.check_versions()
+        inputs = replace(Inputs.split(saved[: ctx.given], walk.counts), captures=walk.captures)
+        wanted = Inputs.split(ctx.needs_input_grad[3:], inputs.counts())
         if torch.is_grad_enabled():
             result = differentiated_again(walk.problem, walk.steps, inputs, wanted, grads)
         else:
-            states = saved[ctx.inputs :]
+            states = saved[ctx.given :]
             result = _walk_back(walk, inputs, wanted, states, grads)
         return (None, None, None, *result.all())
 
@@ -185,6 +283,12 @@ def _walk_back(
     chosen = [
         i for i, (t, want) in enumerate(zip(read, wants, strict=True)) if want and t.requires_grad
     ]
+    ends = len(grads) - len(walk.differentiable)
+    groups = [grads[i : i + leaves] for i in range(0, ends, leaves)]
+    of_aux = None
+    if problem.aux is not None:
+        of_aux = AuxiliaryGradients(problem.aux, 2 * walk.steps, grads[ends:])
+    unguarded(arguments)
     products = Products(
         problem.evaluation,
         arguments,
@@ -192,12 +296,13 @@ def _walk_back(
         [walk.reached_twice[i] for i in chosen],
         wide=problem.wide,
         kept=walk.kept,
+        again=ReadAgain(read, walk.reached),
+        auxiliary=of_aux,
     )
     first = problem.first_step
     boundary = list(states[: 2 * leaves]) if first else []
     pair = walk.pair.resumed(_consumable(states[len(boundary) :], 2 * leaves))
     check = Check(problem, pair)
-    groups = [grads[i : i + leaves] for i in range(0, len(grads), leaves)]
     injected = dict(zip(problem.save_at, groups[2:], strict=True))
     carry = (LearningCarry if inputs.beta else Carry)(pair, *groups[:2])
     with problem.evaluation.replay(inputs.captures):
@@ -209,6 +314,7 @@ def _walk_back(
             carry.after_y(n, f, vjp)
             f, vjp = products(2 * n, pair.read_z if n else inputs.z0, carry.seed)
             carry.after_z(n, f, vjp, joined=n == 0 and not inputs.y0)
+    guard(arguments)
     parts: list[Tensor | None] = [None] * len(read)
     for i, gradient in zip(chosen, products.gradients(), strict=True):
         parts[i] = gradient

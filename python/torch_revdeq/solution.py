@@ -116,12 +116,15 @@ class Solution:
         y: the other half of the pair, a half step behind; the same at an equilibrium.
         stats: see ``Stats``.
         saved: z after each of the steps named in `save_at`, in that order. Differentiable.
+        aux: with has_aux, what f returned beside the state, put together over the evaluations as
+            the option `aux` says. Differentiable. None without has_aux.
     """
 
     z: Any
     y: Any
     stats: Stats
     saved: list[Any] = field(default_factory=list)
+    aux: Any = None
 
     def verify(self) -> None:
         """As ``Stats.verify``."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from .auxiliary import REDUCTIONS, Reduction
 from .capturing import capturing, check_capture
 from .compiling import for_compilers
 from .conditions import Evaluation
@@ -15,7 +16,7 @@ from .functional import solve_functional, with_parameters
 from .halting import Halting
 from .hooks import solve_hooks
 from .iteration import Stopping
-from .mapping import Mapping, flatten
+from .mapping import FlatFunction, flatten
 from .modules import check_modules
 from .options import (
     Adjoint,
@@ -70,6 +71,10 @@ def solve(
     memory_budget: int | None = None,
     save_at: Sequence[int] = (),
     backward_steps: int | None = None,
+    has_aux: bool = False,
+    aux: Reduction = "sum",
+    pass_step: bool = False,
+    kwargs: Mapping[str, Any] | None = None,
 ) -> Solution:
     """Iterate f to its equilibrium z = f(z, *args) by the pair update; differentiable.
 
@@ -137,9 +142,17 @@ def solve(
             z, and nothing else.
         backward_steps: differentiate the last so many steps alone, as if the pair before them were
             given. The start gets no gradient.
+        has_aux: whether f returns (z, aux), where aux is a tensor or a pytree of them in the same
+            form each time: losses of routers, penalties, statistics. ``Solution.aux`` holds them,
+            differentiable; what else leaves f and joins a loss raises.
+        aux: how those of the 2 * steps evaluations are put together: "sum", "mean", "last", or
+            "stack" along a new first dimension, the only one whose memory grows with the steps.
+        pass_step: whether f is called with the keyword ``step=n`` too, the number of the step that
+            it is evaluated in, from 0, forward and on the way back.
+        kwargs: keyword arguments of f; tensors in them, also nested, receive gradients.
 
     Returns:
-        z and y at the end, in z0's dtypes, and statistics. See ``Solution``.
+        z and y at the end, in z0's dtypes, statistics, and aux. See ``Solution``.
 
     Raises:
         ValueError, TypeError: an argument, or what f returned, is not as described.
@@ -163,6 +176,7 @@ def solve(
     one_of("adjoint", adjoint, ("auto", *_ADJOINTS))
     one_of("rng", rng, RNG)
     one_of("accumulate", accumulate, ("float32", "autograd"))
+    one_of("aux", aux, REDUCTIONS)
     if adjoint == "functional" and isinstance(f, nn.Module):
         f, parameters = with_parameters(f)
         args = (parameters, *args)
@@ -175,15 +189,18 @@ def solve(
         outbox.poll()
     if callable(max_steps):
         max_steps = max_steps()
-    mapping = Mapping(f, leaves, structure)
-    tensors = mapping.take_args(args)
+    mapping = FlatFunction(f, leaves, structure, has_aux=has_aux, pass_step=pass_step)
+    tensors = mapping.take_args(args, kwargs)
     second = second_start(y0, leaves, structure)
     read = [*leaves, *(second or ()), *tensors, *([beta] if isinstance(beta, Tensor) else [])]
     evaluation = Evaluation(mapping, device, rng)
     adjoint = chosen_adjoint(adjoint, evaluation.modules)
+    evaluation.adjoint = adjoint
     transformed = check_transforms(adjoint, kept is None, read)
     if torch.is_grad_enabled():
         check_modules(evaluation.modules, adjoint)
+        if adjoint == "reversible":
+            tensors = [*tensors, *evaluation.take_computed()]
     halting = Halting(leaves, tol, check_every) if per_sample else None
     problem = Problem(
         mapping=mapping,
@@ -202,8 +219,9 @@ def solve(
         memory_budget=memory_budget,
         save_at=steps_to_save(save_at, max_steps, tol),
         backward_steps=steps_back(backward_steps, tol),
+        aux=aux if has_aux else None,
     )
     run = _ADJOINTS[adjoint] if torch.is_grad_enabled() or transformed else solve_reversible
     out = run(problem)
     z, y, *saved = (mapping.unflatten(leaves) for leaves in (out.z, out.y, *out.saved))
-    return Solution(z, y, out.stats, saved)
+    return Solution(z, y, out.stats, saved, mapping.unflatten_aux(out.aux) if has_aux else None)

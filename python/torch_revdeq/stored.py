@@ -8,38 +8,41 @@ its gradient.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from revdeq_kernels.reference import updated
 
-from .conditions import Evaluate, Evaluation
+from .auxiliary import collecting
+from .checkpoints import Checkpoints
+from .conditions import Evaluate
 from .halting import where_moving
 from .inputs import Inputs
 from .iteration import Stopping, iterate
 from .nodes import Nodes, attached, begun, refuse_second_derivative
 from .pair import Leaves
 from .problem import Outputs, Problem
+from .products import alias
 from .schedule import as_beta
 
-_Run: TypeAlias = tuple[Leaves, Leaves, list[Leaves], Any, int]
-"""z, y, z where it is saved, the pair, and the number of steps."""
+_Run: TypeAlias = tuple[Leaves, Leaves, list[Leaves], Any, int, Leaves]
+"""z, y, z where it is saved, the pair, the number of steps, and aux."""
 
 
 def solve_stored(problem: Problem) -> Outputs:
     """z, y and the statistics of a solve that autograd differentiates by itself."""
-    with problem.evaluation.forward(replayed=problem.adjoint == "checkpoint"):
+    # A checkpoint gives f the buffers of then: it may read what it writes.
+    again = problem.adjoint == "checkpoint"
+    with problem.evaluation.forward(replayed=again, may_read=True):
         run = _run_exact if problem.exact else _run_float
-        z, y, saved, pair, steps = run(problem, problem.stopping)
+        z, y, saved, pair, steps, aux = run(problem, problem.stopping)
     stats = problem.stats(pair, steps)
-    outputs = [leaf for leaves in (z, y, *saved) for leaf in leaves]
+    outputs = [leaf for leaves in (z, y, *saved, aux) for leaf in leaves]
     problem.check_range(pair, stats, [leaf.detach() for leaf in outputs])
-    return Outputs(z, y, saved, stats)
+    return Outputs(z, y, saved, stats, aux)
 
 
 def _evaluate(problem: Problem) -> Evaluate:
@@ -49,36 +52,10 @@ def _evaluate(problem: Problem) -> Evaluate:
     def stored(k: int, leaves: Sequence[Tensor]) -> list[Tensor]:
         return evaluation(k, leaves, tensors)
 
-    def checkpointed(k: int, leaves: Sequence[Tensor]) -> list[Tensor]:
-        def half_step(*inputs: Tensor) -> list[Tensor]:
-            return evaluation(k, inputs[: len(leaves)], inputs[len(leaves) :])
-
-        # Random numbers and buffers come again by ``Evaluation``, not by the checkpoint.
-        return checkpoint(
-            half_step,
-            *leaves,
-            *tensors,
-            use_reentrant=False,
-            preserve_rng_state=False,
-            context_fn=lambda: (nullcontext(), _Again(evaluation)),
-        )
-
-    differentiated = checkpointed if problem.adjoint == "checkpoint" else stored
-    return truncated(differentiated, stored, problem.first_step)
-
-
-class _Again:
-    """``Evaluation.replay`` for a checkpoint, which enters it anew in every backward pass."""
-
-    def __init__(self, evaluation: Evaluation) -> None:
-        self.evaluation = evaluation
-
-    def __enter__(self) -> None:
-        self.context = self.evaluation.replay(())
-        self.context.__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        self.context.__exit__(*error)
+    if problem.adjoint == "checkpoint":
+        checkpointed = Checkpoints(evaluation, tensors).evaluate
+        return truncated(checkpointed, stored, problem.first_step)
+    return truncated(stored, stored, problem.first_step)
 
 
 def truncated(differentiated: Evaluate, plain: Evaluate, first: int) -> Evaluate:
@@ -150,12 +127,14 @@ def _read(state: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _run_float(problem: Problem, stopping: Stopping) -> _Run:
-    evaluate = _evaluate(problem)
+    auxiliary = problem.auxiliary()
+    evaluate = collecting(_evaluate(problem), auxiliary)
     first = evaluate(0, [leaf.view_as(leaf) for leaf in problem.z0])
     nodes = _FloatNodes(problem)
     steps = iterate(nodes, first, evaluate, problem.schedule, stopping)
     saved = [nodes.saved[step] for step in problem.save_at]
-    return nodes.read(nodes.z), nodes.read(nodes.y), saved, nodes, steps
+    aux = [] if auxiliary is None else auxiliary.result()
+    return nodes.read(nodes.z), nodes.read(nodes.y), saved, nodes, steps, aux
 
 
 def differentiated_again(
@@ -170,7 +149,7 @@ def differentiated_again(
         refuse_second_derivative()
     gate = _Gate()
     outer = inputs.all()[: len(inputs.all()) - len(inputs.captures)]
-    cut = [_Cut.apply(gate, t) if t.is_floating_point() else t for t in outer]
+    cut = [_Cut.apply(gate, t) if t.requires_grad else t for t in outer]
     targets = [*cut, *inputs.captures]
     through = Inputs.split(targets, inputs.counts())
     again = replace(
@@ -182,9 +161,9 @@ def differentiated_again(
         adjoint="backprop",
     )
     with problem.evaluation.replay(inputs.captures):
-        z, y, saved, _, _ = _run_float(again, Stopping(None, 1, None, again.z0[0].device))
+        z, y, saved, _, _, aux = _run_float(again, Stopping(None, 1, None, again.z0[0].device))
         chosen = [i for i, want in enumerate(wanted.all()) if want and targets[i].requires_grad]
-        outputs = [leaf for leaves in (z, y, *saved) for leaf in leaves]
+        outputs = [leaf for leaves in (z, y, *saved, aux) for leaf in leaves]
         pairs = [(o, g) for o, g in zip(outputs, grads, strict=True) if g is not None]
         found = torch.autograd.grad(
             [o for o, _ in pairs],
@@ -216,7 +195,7 @@ class _Cut(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate: _Gate, x: Tensor) -> Tensor:
         ctx.gate = gate
-        return x.view_as(x)
+        return alias(x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor | None]:
@@ -227,7 +206,8 @@ class _Cut(torch.autograd.Function):
 
 
 def _run_exact(problem: Problem, stopping: Stopping) -> _Run:
-    evaluate, cut = _evaluate(problem), problem.first_step
+    auxiliary, cut = problem.auxiliary(), problem.first_step
+    evaluate = collecting(_evaluate(problem), auxiliary)
     start = begun(problem.z0, cut)
     first = evaluate(0, attached(start, problem.z0))
     pair = problem.pair([value.detach() for value in first], keep=False, private=True)
@@ -237,4 +217,5 @@ def _run_exact(problem: Problem, stopping: Stopping) -> _Run:
     # Nodes of their own: what f made of y must join before it meets what the caller makes of it.
     z, y = pair.read_z, [leaf.clone() for leaf in pair.read_y]  # f's graph has saved the latter
     saved = [nodes.saved[step] for step in problem.save_at]
-    return attached(nodes.z, z), attached(nodes.y, y), saved, pair, steps
+    aux = [] if auxiliary is None else auxiliary.result()
+    return attached(nodes.z, z), attached(nodes.y, y), saved, pair, steps, aux

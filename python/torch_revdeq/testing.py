@@ -1,4 +1,4 @@
-"""For tests of models built on ``solve``: is this f differentiated exactly?"""
+"""For tests of models built on ``solve``: is f differentiated exactly, and does it repeat?"""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from .captures import leaves_below
-from .conditions import buffers_kept
 from .mapping import flatten
 from .modules import modules_of
 from .randomness import Randomness
+from .repeatable import assert_repeatable
 from .solution import Stats
 from .solve import solve
+from .written import buffers_kept
+
+__all__ = ["assert_exact_gradients", "assert_repeatable"]
 
 
 def assert_exact_gradients(
@@ -46,7 +49,6 @@ def assert_exact_gradients(
     z0, args, y0 = _leaves_of_their_own((z0, args, options.pop("y0", None)))
     z0 = pytree.tree_map(lambda leaf: leaf.detach().requires_grad_(), z0)
     random = Randomness(flatten("z0", z0)[0][0].device, "auto")
-    written = [(m, name) for m in modules_of(f) for name, b in m._buffers.items() if b is not None]
     found: list[dict[str, Tensor | None]] = []
     stats: Stats | None = None
     leaves: dict[str, Tensor] = {}
@@ -54,7 +56,7 @@ def assert_exact_gradients(
     extra: dict[str, Any]
     for extra in ({"adjoint": "backprop"}, walked):
         random.restore(random.first)
-        with buffers_kept(written), torch.enable_grad():
+        with buffers_kept(modules_of(f)), torch.enable_grad():
             solution = solve(f, z0, *args, y0=y0, **options, **extra)
             outputs = pytree.tree_leaves((solution.z, solution.y, solution.saved))
             if not leaves:

@@ -7,11 +7,13 @@ of ``adjoint="backprop"`` and ``"functional"`` with a float state takes them all
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.autograd import forward_ad
 
 
@@ -57,3 +59,55 @@ def has_tangent(tensors: Sequence[Tensor]) -> bool:
     if forward_ad._current_level < 0:
         return False
     return any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors)
+
+
+# ---- batched gradients -----------------------------------------------------------------------
+
+_functorch = torch._C._functorch  # type: ignore[attr-defined]
+_enter_batch = torch._C._vmapmode_increment_nesting
+_leave_batch = torch._C._vmapmode_decrement_nesting
+
+
+def is_batched(grads: Sequence[Tensor | None]) -> bool:
+    """Whether gradients came for many outputs at once, as from jacobian(vectorize=True)."""
+    for grad in grads:
+        if grad is not None and (
+            _functorch.is_legacy_batchedtensor(grad) or _functorch.is_batchedtensor(grad)
+        ):
+            return True
+    return False
+
+
+def refuse_batched(grads: Sequence[Tensor | None]) -> None:
+    """RuntimeError in a backward pass that works in place, if its gradients are batched."""
+    if is_batched(grads):
+        raise RuntimeError(
+            "solve: expected one gradient at a time with adjoint='reversible', got batched "
+            "gradients (vectorize=True, is_grads_batched=True); choose adjoint='functional', "
+            "'hooks' or 'backprop', or vectorize=False"
+        )
+
+
+def outside_batches() -> AbstractContextManager[None]:
+    """Evaluate f as in the forward pass, where a backward pass runs for many gradients at once.
+
+    There random numbers and ``requires_grad_`` would be refused. f sees no batched tensor: all of
+    its inputs are the forward pass's.
+    """
+    _enter_batch()
+    levels = _leave_batch()
+    if levels == 0 and not inside_transform():
+        return nullcontext()
+    return _outside(levels)
+
+
+@contextmanager
+def _outside(levels: int) -> Iterator[None]:
+    with temporarily_clear_interpreter_stack():
+        for _ in range(levels):
+            _leave_batch()
+        try:
+            yield
+        finally:
+            for _ in range(levels):
+                _enter_batch()

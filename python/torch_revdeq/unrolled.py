@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from .auxiliary import REDUCTIONS, Auxiliary
 from .halting import Halting
 from .iteration import Stopping
-from .mapping import Mapping, flatten
+from .mapping import FlatFunction, flatten
 from .options import (
     Adjoint,
     fractional_bits,
@@ -31,6 +32,7 @@ from .options import (
     steps_back,
     steps_to_save,
 )
+from .pair import Leaves
 from .problem import layout_of
 from .randomness import RNG
 from .schedule import Schedule
@@ -40,9 +42,10 @@ from .unrolled_pair import Arrived, ExactSteps, FloatSteps, cut
 _UNUSED = ("check", "accumulate", "store_last", "memory_budget")
 """Options of the way back of other adjoints, which is autograd's here."""
 
+_OF_TENSORS = ("y0", "beta", "kwargs")
 _USED = (
-    *("y0", "beta", "max_steps", "tol", "check_every", "per_sample", "process_group", "state"),
-    *("frac_bits", "adjoint", "rng", "save_at", "backward_steps"),
+    *("has_aux", "aux", "pass_step", "max_steps", "tol", "check_every", "per_sample", "state"),
+    *("process_group", "frac_bits", "adjoint", "rng", "save_at", "backward_steps"),
 )
 
 
@@ -68,12 +71,22 @@ def solve_unrolled(
     beta = options.get("beta", 0.5)
     learned = beta if isinstance(beta, Tensor) else None
     state = state_dtype(options.get("state", "auto"), leaves)
-    rest = {name: value for name, value in options.items() if name not in ("y0", "beta")}
+    rest = {name: value for name, value in options.items() if name not in _OF_TENSORS}
     exporting, waits = torch.compiler.is_exporting(), leaves[0].device.type != "cpu"
     plan = _settled(None if learned is not None else beta, rest, state is None, exporting, waits)
-    mapping = Mapping(f, leaves, structure)
-    tensors = mapping.take_args(tuple(args))
-    value = mapping([leaf.view_as(leaf) for leaf in leaves], tensors)
+    pass_step, has_aux = options.get("pass_step", False), options.get("has_aux", False)
+    mapping = FlatFunction(f, leaves, structure, has_aux=has_aux, pass_step=pass_step)
+    tensors = mapping.take_args(tuple(args), options.get("kwargs"))
+    auxiliary = Auxiliary(options.get("aux", "sum"), len(leaves)) if has_aux else None
+
+    def evaluate(k: int, read: Leaves) -> Leaves:
+        """f in half step k; what it returns beside the state is noted."""
+        out = mapping(read, tensors, k // 2)
+        if k < 2 * plan.first_step:
+            out = [cut(t) if t.is_floating_point() else t for t in out]
+        return out if auxiliary is None else auxiliary.take(k, out)
+
+    value = evaluate(0, [leaf.view_as(leaf) for leaf in leaves])
     layout = layout_of([v.dtype for v in value], [leaf.dtype for leaf in leaves], state)
     pair: Any = FloatSteps if state is not None else ExactSteps
     pair = pair(leaves, y0, value, layout, plan.numbers, learned, plan.bits)
@@ -87,11 +100,11 @@ def solve_unrolled(
         if n:
             if n == plan.first_step:
                 pair.cut()
-            value = mapping(pair.read(pair.z), tensors)
+            value = evaluate(2 * n, pair.read(pair.z))
         moving = None if arrived is None else arrived.moving
         pair.y = pair.updated(pair.y, n, 0, value, moving)
         read = pair.read(pair.y)
-        value = mapping(read, tensors)
+        value = evaluate(2 * n + 1, read)
         pair.z = pair.updated(pair.z, n, 1, value, moving)
         if arrived is not None and (n + 1) % plan.check_every == 0:
             arrived.judge([cut(t) for t in read], [cut(t) for t in value])
@@ -103,7 +116,8 @@ def solve_unrolled(
     name = "exact" if state is None else str(state).removeprefix("torch.")
     stats = Stats(plan.steps, name, plan.adjoint, 0, frac_bits=plan.bits, tol=plan.tol)
     ends = mapping.unflatten(z), mapping.unflatten(y)
-    return Solution(*ends, stats, [by_step[step] for step in plan.save_at])
+    aux = None if auxiliary is None else mapping.unflatten_aux(auxiliary.result())
+    return Solution(*ends, stats, [by_step[step] for step in plan.save_at], aux)
 
 
 @dataclass
@@ -136,6 +150,7 @@ def _settled(
     adjoint, rng = options.get("adjoint", "auto"), options.get("rng", "auto")
     one_of("adjoint", adjoint, get_args(Adjoint))
     one_of("rng", rng, RNG)
+    one_of("aux", options.get("aux", "sum"), REDUCTIONS)
     steps: Any = options.get("max_steps", 8)
     tol = options.get("tol")
     if exporting:

@@ -1,0 +1,78 @@
+"""Copies of a layer: what they share, and which of them would compute with the weights of another.
+
+``copy.deepcopy`` copies modules, and what is bound or partially applied, but never a function. A
+lambda that closes over a module goes on calling that very module from every copy: an average of
+weights would average nothing, and train with the live ones.
+"""
+
+from __future__ import annotations
+
+import copy
+import types
+from functools import partial
+from typing import Any
+
+from .holdings import search
+
+
+class LeftOut:
+    """What stands for a process group in a file: it belongs to the processes that made it."""
+
+    def __repr__(self) -> str:
+        return "a process group that was left out when the layer was pickled"
+
+
+def deep_copy(layer: Any, memo: dict[int, Any]) -> Any:
+    """A copy with modules of its own, which stops together with the same process group."""
+    check_copied(layer.f)
+    group = layer.options.get("process_group")
+    if group is not None:
+        memo[id(group)] = group
+    copied = layer.__class__.__new__(layer.__class__)
+    memo[id(layer)] = copied
+    state = dict(layer.__dict__)
+    state.pop("_compiled_call_impl", None)
+    copied.__setstate__(copy.deepcopy(state, memo))
+    return copied
+
+
+def pickled_state(state: dict[str, Any]) -> dict[str, Any]:
+    """The attributes of a layer, without its process group."""
+    options = state["options"]
+    if options.get("process_group") is None:
+        return state
+    return {**state, "options": {**options, "process_group": LeftOut()}}
+
+
+def check_left_out(options: dict[str, Any]) -> None:
+    """ValueError where a layer came out of a file and was not given its process group again."""
+    if isinstance(options.get("process_group"), LeftOut):
+        raise ValueError(
+            "process_group: expected to be given again to a layer that was pickled, got "
+            f"{options['process_group']}; set layer.options['process_group'] to the group of these "
+            "processes, or to None"
+        )
+
+
+def check_copied(f: Any) -> None:
+    """TypeError where a copy of f would call the modules, or read the tensors, of the original."""
+    for function in _functions(f):
+        held = search([function])
+        kept = [type(m).__name__ for m in held.modules]
+        kept += ["a tensor that requires grad" for t in held.tensors if t.requires_grad]
+        if kept:
+            raise TypeError(
+                f"f: expected to be copied with all that it reads, got a function that closes over "
+                f"{kept[0]}, which its copies would share; pass the module itself, a bound method "
+                "of it or functools.partial(function, module), which deepcopy copies"
+            )
+
+
+def _functions(f: Any) -> list[types.FunctionType]:
+    """The functions that a copy of f shares with f."""
+    if isinstance(f, types.FunctionType):
+        return [f]
+    if isinstance(f, partial):
+        parts = (f.func, *f.args, *f.keywords.values())
+        return [function for part in parts for function in _functions(part)]
+    return []

@@ -1,0 +1,231 @@
+"""What f holds: the modules, tensors, attributes and containers that can be reached from it.
+
+Python shows what most callables are made of: what is bound, partially applied, closed over or named
+as a global, and what stands in attributes and containers. The search runs none of the user's code:
+no property, no ``__getattr__``, no ``__len__``. It stops at what belongs to torch, numpy and the
+standard library, and is bounded.
+"""
+
+from __future__ import annotations
+
+import types
+import weakref
+from collections import OrderedDict
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from .forms import (
+    FOREIGN,
+    SEQUENCES,
+    content_of,
+    form_of,
+    globals_of,
+    installed,
+    package_of,
+    slots_of,
+    traits_of,
+)
+
+Space = dict[str, Any]
+"""The attributes of a module or an object: its ``__dict__``."""
+
+_MOST = 1000
+"""Objects to look into that are reached by attributes, and elements of one container."""
+
+_KEPT_WHOLE = 10_000
+"""Elements of a container whose contents are compared."""
+
+_STANDARD = frozenset(vars(nn.Module()))
+_PLAIN_DICTS = (dict, OrderedDict)
+_plain: set[tuple[type, int]] = set()  # classes of torch's, and how many attributes all plain
+
+
+class Holdings:
+    """What was found."""
+
+    def __init__(self) -> None:
+        self.modules: list[nn.Module] = []
+        self.scripted: list[nn.Module] = []  # of torch.jit, among them
+        self.spaces: list[Space] = []
+        self.own: list[tuple[str, Space]] = []  # of these, with names: not those of torch's classes
+        self.slotted: list[tuple[object, tuple[Any, ...]]] = []  # objects, and their slots
+        self.containers: list[Any] = []
+        self.cells: list[types.CellType] = []
+        self.tensors: list[Tensor] = []
+
+
+def search(roots: Iterable[object]) -> Holdings:
+    """Everything that can be reached from the roots."""
+    return _Search(roots).found
+
+
+class _Search:
+    """One search. What is near is part of f; what is far was reached by attributes and hooks."""
+
+    def __init__(self, roots: Iterable[object]) -> None:
+        self.found = Holdings()
+        self.seen: set[int] = set()
+        self.near, self.far, self.alive = list(roots), [], list[object]()
+        self.classes: set[type] = set()
+        self.budget, self.is_near = 10 * _MOST, True
+        while self.near and self.budget > 0:
+            self._look(self.near.pop())
+        self.budget, self.is_near = _MOST, False
+        for value in self.far:  # which grows
+            self._look(value)
+            if self.budget <= 0:
+                break
+
+    def _look(self, value: object) -> None:
+        form = form_of(type(value))
+        if form and id(value) not in self.seen:
+            if form == "module":
+                self._modules(value)
+                return
+            self.seen.add(id(value))
+            self.budget -= 1
+            getattr(self, f"_{form}")(value)
+
+    def _push(self, values: Iterable[object]) -> None:
+        (self.near if self.is_near else self.far).extend(values)
+
+    # ---- modules
+
+    def _modules(self, root: Any) -> None:
+        """The module and those below it, in the order of ``modules()``."""
+        seen, far = self.seen, self.far
+        modules, spaces = self.found.modules, self.found.spaces
+        stack = [root]
+        while stack:
+            module = stack.pop()
+            if id(module) in seen:
+                continue
+            seen.add(id(module))
+            kind = type(module)
+            space: Space = object.__getattribute__(module, "__dict__")
+            children = space.get("_modules")
+            if type(children) not in _PLAIN_DICTS:
+                self._unusual(module, children)
+                continue
+            if kind is DistributedDataParallel and not self.is_near:
+                continue  # what holds f, not what f holds
+            if children:
+                stack.extend([c for c in reversed(children.values()) if c is not None])
+            modules.append(module)
+            if space.get("_forward_hooks"):
+                far.extend(space["_forward_hooks"].values())
+            if space.get("_forward_pre_hooks"):
+                far.extend(space["_forward_pre_hooks"].values())
+            if (kind, len(space)) in _plain:
+                spaces.append(space)
+                continue
+            traits = traits_of(kind, len(kind.__dict__))
+            if traits is None:
+                continue
+            spaces.append(space)
+            held = [space[n] for n in space if n not in _STANDARD and form_of(type(space[n]))]
+            if traits:
+                self.found.own.append((kind.__name__, space))
+                if kind not in self.classes:
+                    self.classes.add(kind)
+                    far.extend(traits)
+                far.extend(held)
+            elif held:
+                far.extend(held)
+            else:
+                _plain.add((kind, len(space)))
+
+    def _unusual(self, module: Any, children: Any) -> None:
+        """A module of torch.jit, or one that is not set up."""
+        if children is not None and issubclass(type(module), torch.jit.ScriptModule):
+            self.found.scripted.append(module)
+            self.found.modules.append(module)
+            for child in module.children():
+                self._look(child)
+
+    # ---- callables
+
+    def _function(self, value: types.FunctionType) -> None:
+        if value.__dict__:  # what wraps another leaves it there
+            self._push(value.__dict__.values())
+        if package_of(value) == "torch":
+            return
+        for cell in value.__closure__ or ():
+            with suppress(ValueError):  # a variable that has no value yet
+                self._push((cell.cell_contents,))
+                self.found.cells.append(cell)
+        self._push(value.__defaults__ or ())
+        self._push((value.__kwdefaults__ or {}).values())
+        if self.is_near or not installed(value.__code__):
+            space = value.__globals__
+            names = globals_of(value.__code__)
+            if names.assigned:
+                self.found.slotted.append((space, names.assigned))
+            for name in names.named:
+                held = space.get(name)
+                form = form_of(type(held))
+                if form in ("module", "function", "method", "partial", "wrapper"):
+                    if form != "function" or package_of(held) not in FOREIGN:
+                        self._push((held,))
+                elif form:
+                    self.far.append(held)
+
+    def _method(self, value: types.MethodType) -> None:
+        self._push((value.__self__, value.__func__))
+
+    def _builtin(self, value: types.BuiltinMethodType) -> None:
+        if not isinstance(value.__self__, types.ModuleType):
+            self._push((value.__self__,))
+
+    def _partial(self, value: Any) -> None:
+        self._push((value.func, *value.args, *value.keywords.values()))
+
+    def _wrapper(self, value: Any) -> None:
+        self._push((value.__wrapped__,))
+
+    def _methodcaller(self, value: Any) -> None:
+        parts = value.__reduce__()
+        self.alive.append(parts)
+        self._push(parts)
+
+    def _weak(self, value: weakref.ref[Any]) -> None:
+        target = value()
+        self.alive.append(target)
+        self.far.append(target)
+
+    # ---- what holds others
+
+    def _tensor(self, value: Tensor) -> None:
+        self.found.tensors.append(value)
+
+    def _dict(self, value: dict[Any, Any]) -> None:
+        if dict.__len__(value) <= _KEPT_WHOLE:
+            self.found.containers.append(value)
+        if dict.__len__(value) <= _MOST:
+            self._push(dict.values(value))
+
+    def _sequence(self, value: Any) -> None:
+        base = next(t for t in SEQUENCES if issubclass(type(value), t))
+        length = base.__len__(value)
+        if length <= _KEPT_WHOLE and base not in (tuple, frozenset):
+            self.found.containers.append(value)
+        if length <= _MOST:
+            self._push(base.__iter__(value))
+
+    def _object(self, value: object) -> None:
+        with suppress(AttributeError):
+            space = object.__getattribute__(value, "__dict__")
+            if type(space) is dict:
+                self.found.spaces.append(space)
+                self.found.own.append((type(value).__name__, space))
+                self._push(space.values())
+        slots = slots_of(type(value))
+        if slots:
+            self.found.slotted.append((value, slots))
+            self._push(content_of(value, slots))
+        self.far.extend(traits_of(type(value), len(type(value).__dict__)) or ())

@@ -1,0 +1,244 @@
+"""Attributes and containers that f writes: put back after the way back, and told when they grow.
+
+f counts its calls, keeps its last auxiliary output, appends to a list. An evaluation on the way
+back does so once more. What it leaves is undone afterwards, so that these hold what the forward
+pass left. Only plain data is undone: numbers, strings, tensors and containers of them.
+"""
+
+from __future__ import annotations
+
+import types
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import accumulate, chain, pairwise
+from operator import is_
+from typing import Any
+
+from torch import Tensor
+
+from .holdings import Holdings, content_of, search
+
+_PLAIN = (int, float, complex, bool, str, bytes, type(None), list, tuple, dict, set, deque, Tensor)
+
+
+class Noted:
+    """What stands in attributes, containers and variables, to be compared by identity."""
+
+    def __init__(self, places: list[Any]) -> None:
+        """Note it. The dicts come first: they are most, and are gone through at C's speed."""
+        self.places = [p for p in places if type(p) is dict]
+        self.dicts = len(self.places)
+        self.places += [p for p in places if type(p) is not dict]
+        self.sizes = [*map(len, self.places[: self.dicts])]
+        self.values = self._values()
+        self.others = [*map(_contents, self.places[self.dicts :])]
+
+    def _values(self) -> list[Any]:
+        return [*chain.from_iterable(map(dict.values, self.places[: self.dicts]))]
+
+    def changed(self) -> list[tuple[Any, list[Any]]]:
+        """The places that hold something else now, and what they held."""
+        now = self._values()
+        if len(now) == len(self.values) and all(map(is_, now, self.values)):
+            found: list[tuple[Any, list[Any]]] = []
+        else:
+            ends = [*accumulate(self.sizes, initial=0)]
+            parts = [self.values[a:b] for a, b in pairwise(ends)]
+            found = self._compared(self.places[: self.dicts], parts)
+        return found + self._compared(self.places[self.dicts :], self.others)
+
+    @staticmethod
+    def _compared(places: list[Any], contents: list[list[Any]]) -> list[tuple[Any, list[Any]]]:
+        found: list[tuple[Any, list[Any]]] = []
+        for place, then in zip(places, contents, strict=True):
+            now = _contents(place)
+            if len(now) != len(then) or not all(map(is_, now, then)):
+                found.append((place, then))
+        return found
+
+
+class KeptState:
+    """The attributes, containers and variables that an evaluation of f could write."""
+
+    def __init__(self, held: Holdings) -> None:
+        """Note what they hold."""
+        self.noted = Noted([*held.spaces, *held.containers, *held.cells, *held.slotted])
+        self.changed: list[Any] = []
+
+    def end(self) -> None:
+        """After the forward pass: which of them it has changed."""
+        self.changed = [place for place, _ in self.noted.changed()]
+        self.noted = Noted([])  # nothing of before is held any longer
+
+    @contextmanager
+    def kept(self, *, every: bool = False) -> Iterator[None]:
+        """Put those back that the forward pass has changed, or every one."""
+        places = self.noted.places if every else self.changed
+        saved = [(place, _copy(place)) for place in places]
+        try:
+            yield
+        finally:
+            for place, before in saved:
+                _put_back(place, before)
+
+
+def _contents(place: Any) -> list[Any]:
+    """The objects in a place, in their order."""
+    if type(place) is dict:
+        return [*place.values()]
+    if isinstance(place, dict):
+        return [*dict.values(place)]
+    if isinstance(place, types.CellType):
+        return _of_cell(place)
+    if isinstance(place, tuple):
+        return content_of(*place)
+    return [*place]
+
+
+def _of_cell(cell: types.CellType) -> list[Any]:
+    try:
+        return [cell.cell_contents]
+    except ValueError:
+        return []
+
+
+def _copy(place: Any) -> Any:
+    return dict(place) if isinstance(place, dict) else _contents(place)
+
+
+def _put_back(place: Any, before: Any) -> None:
+    """In place: whoever else holds the container sees its old contents."""
+    if isinstance(place, dict):
+        for name in [name for name in place if name not in before]:
+            if _is_plain(place[name]):
+                dict.__delitem__(place, name)
+        for name, value in before.items():
+            if place.get(name, place) is not value and _is_plain(place.get(name), value):
+                dict.__setitem__(place, name, value)
+    elif isinstance(place, types.CellType):
+        if before and _of_cell(place) != before and _is_plain(*before, *_of_cell(place)):
+            place.cell_contents = before[0]
+    elif isinstance(place, tuple):
+        owner, slots = place
+        rows = zip(slots, content_of(owner, slots), before, strict=True)
+        for slot, now, then in rows:
+            if now is not then and _is_plain(now, then):
+                slot.__set__(owner, then)
+    elif isinstance(place, list):
+        list.__setitem__(place, slice(None), before)
+    elif isinstance(place, set):
+        set.clear(place)
+        set.update(place, before)
+    else:
+        deque.clear(place)
+        deque.extend(place, before)
+
+
+def _is_plain(*values: Any) -> bool:
+    """Plain data, a number of numpy's among it."""
+    return all(isinstance(v, _PLAIN) or type(v).__module__ == "numpy" for v in values)
+
+
+# ---- what grows ------------------------------------------------------------------------------
+
+Shapes = dict[tuple[int, Any], tuple[int, ...]]
+"""The shapes of tensors, by the place where they stand and their name in it."""
+
+Step = tuple[int, int]
+"""The one dimension that grew, and by how much."""
+
+
+class Growth:
+    """Tensors that f keeps and makes larger with each evaluation, as a cache of keys and values."""
+
+    def __init__(self, held: Holdings) -> None:
+        """Note what f's objects, its own modules and containers hold."""
+        self.places = [*held.own, *((f"a {type(c).__name__}", c) for c in held.containers)]
+        self.places += [(_kind(owner), (owner, slots)) for owner, slots in held.slotted]
+        self.noted = Noted([place for _, place in self.places])
+        self.shapes: list[Shapes] = []  # before, and after each of the first evaluations
+
+    def after_first(self) -> bool:
+        """After the first evaluation: whether it changed any of them, which are then followed."""
+        found = self.noted.changed()
+        if not found:
+            return False
+        names = {id(place): where for where, place in self.places}
+        self.places = [(names[id(place)], place) for place, _ in found]
+        start: Shapes = {}
+        new: list[object] = []
+        for i, (place, then) in enumerate(found):
+            start.update(_shapes(i, place, then))
+            held = set(map(id, then))
+            new += [v for v in _contents(place) if id(v) not in held and not isinstance(v, Tensor)]
+        made = search(new)
+        self.places += [*made.own, *((f"a {type(c).__name__}", c) for c in made.containers)]
+        self.shapes = [start, self._now()]
+        return bool(self.shapes[1])
+
+    def after_another(self) -> None:
+        """After the next evaluation."""
+        self.shapes.append(self._now())
+
+    def _now(self) -> Shapes:
+        found: Shapes = {}
+        for i, (_, place) in enumerate(self.places):
+            found.update(_shapes(i, place, _contents(place)))
+        return found
+
+    def at_the_end(self) -> str | None:
+        """What grew by as much in each of the first evaluations, and went on to, in words."""
+        if len(self.shapes) < 3:
+            return None
+        last = self._now()
+        for key, first in self.shapes[1].items():
+            sizes = [shapes.get(key) for shapes in self.shapes]
+            if sizes[0] is None or len(sizes) > 3:
+                del sizes[0]  # nothing, or what an earlier solve has left
+            steps = {_step(a, b) for a, b in pairwise(sizes)}
+            step = steps.pop()
+            if steps or step is None:
+                continue
+            dimension, more = step
+            rest = _step(sizes[-1], last.get(key))
+            goes_on = rest is not None and rest[0] == dimension and rest[1] % more == 0
+            seen = len(sizes) > 2 or first[dimension] == more
+            if seen and (goes_on or last.get(key) == sizes[-1]):
+                return self._grown(key, self.shapes[0].get(key) or first, last[key])
+        return None
+
+    def _grown(self, key: tuple[int, Any], before: tuple[int, ...], after: tuple[int, ...]) -> str:
+        where, name = self.places[key[0]][0], key[1]
+        what = repr(name) if isinstance(name, str) else f"number {name}"
+        return f"{what} in {where}, which grew from {before} to {after}"
+
+
+def _kind(owner: object) -> str:
+    return "the globals" if isinstance(owner, dict) else type(owner).__name__
+
+
+def _shapes(index: int, place: Any, contents: list[Any]) -> Shapes:
+    """The shapes of the tensors among the contents, and in tuples and lists among them."""
+    names: Sequence[Any] = range(len(contents))
+    if isinstance(place, dict):
+        names = list(place) if len(place) == len(contents) else names
+    elif isinstance(place, tuple):
+        names = [slot.__name__ for slot in place[1]]
+    found: Shapes = {}
+    for name, value in zip(names, contents, strict=True):
+        if isinstance(value, Tensor):
+            found[index, name] = tuple(value.shape)
+        elif type(value) in (tuple, list) and len(value) <= 8:
+            for part in value:
+                if isinstance(part, Tensor):
+                    found[index, name] = tuple(part.shape)
+    return found
+
+
+def _step(before: tuple[int, ...] | None, after: tuple[int, ...] | None) -> Step | None:
+    """How one shape grew into the other."""
+    if before is None or after is None or len(before) != len(after):
+        return None
+    grown = [(i, b - a) for i, (a, b) in enumerate(zip(before, after, strict=True)) if a != b]
+    return grown[0] if len(grown) == 1 and grown[0][1] > 0 else None

@@ -1,0 +1,41 @@
+"""Keyword arguments: which are the solver's, and which are f's."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from torch import nn
+
+
+def options_of(function: Callable[..., Any]) -> tuple[str, ...]:
+    """The names of a function's options: what it takes by keyword alone."""
+    parameters = inspect.signature(function).parameters.values()
+    return tuple(p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY)
+
+
+def for_f(f: Callable[..., Any], names: Collection[str], options: Collection[str]) -> None:
+    """TypeError for keywords of ``solve`` that are neither options nor parameters of f by name.
+
+    What f takes by ``**kwargs`` does not count: a misspelled option would go there unnoticed.
+    """
+    try:
+        parameters = inspect.signature(f.forward if isinstance(f, nn.Module) else f).parameters
+    except (TypeError, ValueError):  # a builtin has none
+        parameters = {}
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    for name in names:
+        if name not in parameters or parameters[name].kind not in kinds:
+            raise TypeError(
+                f"{name}: expected an option of solve, one of {', '.join(options)}, or a "
+                "parameter that f has by that name; give f others by solve(..., kwargs={...})"
+            )
+
+
+def joined(kwargs: Mapping[str, Any] | None, more: Mapping[str, Any]) -> dict[str, Any]:
+    """Keyword arguments of f from two places; TypeError where both have one."""
+    for name in more:
+        if kwargs and name in kwargs:
+            raise TypeError(f"{name}: expected once, got it by name and in kwargs; leave one out")
+    return {**(kwargs or {}), **more}

@@ -1,0 +1,96 @@
+"""Which tensors stand as parameters in f's modules, so that the way back meets the same.
+
+``torch.func.functional_call`` puts other tensors there and takes them out again, in most programs
+before anybody calls backward(). An evaluation on the way back would read the module's own.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
+from operator import is_
+from typing import Any
+
+from torch import Tensor, nn
+
+from .modules import is_managed
+
+Slot = tuple[dict[str, Any], str]
+"""A dict of a module's parameters or buffers, and a name in it."""
+
+
+class Standing:
+    """The parameters of f's modules as they stood in the forward pass."""
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        """Note them."""
+        found = [(m, m.__dict__.get("_parameters")) for m in modules]
+        kept = [(m, p) for m, p in found if p and type(p) in (dict, OrderedDict)]
+        self.modules = [m for m, _ in kept]
+        self.spaces: list[dict[str, Any]] = [p for _, p in kept]
+        self.tensors = self._now()
+        self.sizes = [*map(len, self.spaces)]
+
+    def _now(self) -> list[Tensor | None]:
+        return [*chain.from_iterable(map(dict.values, self.spaces))]
+
+    def computed(self) -> list[tuple[nn.Module, str, Tensor]]:
+        """The slots with tensors that were computed from others and require grad."""
+        return [
+            (module, name, tensor)
+            for (module, name), tensor in zip(self._slots(), self.tensors, strict=False)
+            if tensor is not None and tensor.grad_fn is not None and not _is_flat_view(tensor)
+        ]
+
+    def _slots(self) -> list[tuple[nn.Module, str]]:
+        rows = zip(self.modules, self.spaces, strict=True)
+        return [(module, name) for module, space in rows for name in space]
+
+    def in_place(self) -> bool:
+        """Whether no other stands there now."""
+        now = self._now()
+        return len(now) == len(self.tensors) and all(map(is_, now, self.tensors))
+
+    @contextmanager
+    def again(self) -> Iterator[None]:
+        """Put them back in their places, where others stand now."""
+        with put(self._moved()):
+            yield
+
+    def _moved(self) -> list[tuple[dict[str, Any], str, Any]]:
+        """Where another tensor stands. What a sharded module exchanges is its own business."""
+        found: list[tuple[dict[str, Any], str, Any]] = []
+        at = 0
+        for module, space, size in zip(self.modules, self.spaces, self.sizes, strict=True):
+            noted, at = self.tensors[at : at + size], at + size
+            if len(space) != size or is_managed(module):
+                continue
+            for (name, now), then in zip(space.items(), noted, strict=True):
+                if now is not then and not (_is_distributed(now) or _is_distributed(then)):
+                    found.append((space, name, then))
+        return found
+
+
+@contextmanager
+def put(rows: Sequence[tuple[dict[str, Any], str, Any]]) -> Iterator[None]:
+    """Have each tensor in its place while inside."""
+    before = [(space, name, space[name]) for space, name, _ in rows]
+    try:
+        for space, name, tensor in rows:
+            space[name] = tensor
+        yield
+    finally:
+        for space, name, tensor in before:
+            space[name] = tensor
+
+
+def _is_distributed(tensor: Tensor | None) -> bool:
+    """A DTensor, or a view of what FSDP has flattened: they come and go."""
+    return tensor is not None and (hasattr(tensor, "placements") or _is_flat_view(tensor))
+
+
+def _is_flat_view(tensor: Tensor) -> bool:
+    base = tensor._base
+    return base is not None and hasattr(base, "_is_flat_param")

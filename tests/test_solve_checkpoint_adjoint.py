@@ -1,0 +1,201 @@
+"""adjoint="checkpoint": every evaluation that comes again is the one of the forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+
+from bench.solver.memory import peak_bytes
+from torch_revdeq import solve
+
+
+class Cell(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, z: Tensor, x: Tensor) -> Tensor:
+        return torch.tanh(self.a(z) + self.b(x))
+
+
+class Counting(Cell):
+    """Reads the buffer that it counts up, in place or by another tensor."""
+
+    count: Tensor
+
+    def __init__(self, *, in_place: bool) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.zeros(()))
+        self.in_place = in_place
+
+    def forward(self, z: Tensor, x: Tensor) -> Tensor:
+        if self.in_place:
+            self.count += 1
+        else:
+            self.count = self.count + 1
+        scale = self.count.clone() if self.in_place else self.count
+        return super().forward(z, x) / scale
+
+
+class Memory(Cell):
+    """A running mean of its states, which it reads; filled by the first evaluation."""
+
+    memory: Tensor | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("memory", None)
+
+    def forward(self, z: Tensor, x: Tensor) -> Tensor:
+        new = z.detach().mean(0)
+        self.memory = new if self.memory is None else 0.9 * self.memory + 0.1 * new
+        return super().forward(z + self.memory, x)
+
+
+class Normed(Cell):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(8)
+
+    def forward(self, z: Tensor, x: Tensor) -> Tensor:
+        # Reads the statistics that it writes, which batch_norm itself does in eval mode only.
+        assert self.norm.running_var is not None
+        return self.norm(super().forward(z, x)) * (1 + self.norm.running_var.clone())
+
+
+def spectral() -> Cell:
+    f = Cell()
+    parametrizations.spectral_norm(f.a)
+    return f
+
+
+class Noisy(Cell):
+    """Its noise is saved for the gradient before it is drawn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.noise = nn.RReLU(0.1, 0.9)
+
+    def forward(self, z: Tensor, x: Tensor) -> Tensor:
+        return self.noise(super().forward(z, x))
+
+
+CELLS: dict[str, Callable[[], Cell]] = {
+    "spectral_norm": spectral,
+    "a counter in place": lambda: Counting(in_place=True),
+    "a counter replaced": lambda: Counting(in_place=False),
+    "a memory": Memory,
+    "statistics": Normed,
+    "RReLU": Noisy,
+}
+
+
+def solved(f: Cell, x: Tensor, adjoint: Any, **options: Any) -> Tensor:
+    torch.manual_seed(1)
+    return solve(f, torch.zeros_like(x), x, adjoint=adjoint, max_steps=4, **options).z
+
+
+@pytest.mark.parametrize("state", ["exact", torch.float32], ids=["exact", "float"])
+@pytest.mark.parametrize("name", CELLS)
+def test_buffers_and_noise_come_again(name: str, state: Any) -> None:
+    found, buffers = [], []
+    for adjoint in ("checkpoint", "backprop"):
+        torch.manual_seed(0)
+        f, x = CELLS[name](), torch.randn(6, 8, requires_grad=True)
+        z = solved(f, x, adjoint, state=state)
+        before = {key: (value, value.clone()) for key, value in f.named_buffers()}
+        wrt = [x, *f.parameters()]
+        loss = z.square().sum()
+        gradients = torch.autograd.grad(loss, wrt, retain_graph=adjoint == "checkpoint")
+        if adjoint == "checkpoint":  # a second backward pass, of the same graph
+            assert all(map(torch.equal, gradients, torch.autograd.grad(loss, wrt)))
+        for key, value in f.named_buffers():  # as if nothing had come again
+            assert value is before[key][0] and torch.equal(value, before[key][1])
+        found.append([z, *gradients])
+        buffers.append(dict(f.named_buffers()))
+    assert all(map(torch.equal, *found))
+    assert buffers[0].keys() == buffers[1].keys()
+    assert all(torch.equal(value, buffers[1][key]) for key, value in buffers[0].items())
+
+
+def test_buffers_are_put_back_where_f_raises() -> None:
+    class Fails(Counting):
+        broken = False
+
+        def forward(self, z: Tensor, x: Tensor) -> Tensor:
+            out = super().forward(z, x)
+            if self.broken:
+                raise ValueError("broken")
+            return out
+
+    f, x = Fails(in_place=True), torch.randn(6, 8)
+    z = solved(f, x, "checkpoint")
+    f.broken = True
+    with pytest.raises(ValueError, match="broken"):
+        z.sum().backward()
+    assert f.count == 8
+
+
+def test_a_parameter_that_was_changed() -> None:
+    f, x = Cell(), torch.randn(6, 8)
+    z = solved(f, x, "checkpoint")
+    with torch.no_grad():
+        f.a.weight.mul_(2)
+    with pytest.raises(RuntimeError, match=r"solve: one of the variables needed.*after backward"):
+        z.sum().backward()
+
+
+def test_a_start_that_was_changed() -> None:
+    f, x = Cell(), torch.randn(6, 8, requires_grad=True)
+    z0 = torch.zeros(6, 8)
+    z = solve(f, z0, x, adjoint="checkpoint", state=torch.float32, max_steps=2).z
+    z0.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        z.sum().backward()
+
+
+def test_second_derivatives() -> None:
+    found = []
+    for adjoint in ("checkpoint", "backprop"):
+        torch.manual_seed(0)
+        f, x = Noisy().double(), torch.randn(6, 8, dtype=torch.float64, requires_grad=True)
+        z = solved(f, x, adjoint)
+        (first,) = torch.autograd.grad(z.square().sum(), x, create_graph=True)
+        found.append([first, *torch.autograd.grad(first.square().sum(), [x, *f.parameters()])])
+    assert all(map(torch.equal, *found))
+
+
+def test_a_graph_of_some_half_steps_alone() -> None:
+    """z after two steps needs nothing of the later ones."""
+    found = []
+    for adjoint in ("checkpoint", "backprop"):
+        torch.manual_seed(0)
+        f, x = Noisy(), torch.randn(6, 8, requires_grad=True)
+        torch.manual_seed(1)
+        options: dict[str, Any] = {"save_at": [2], "max_steps": 4, "adjoint": adjoint}
+        saved = solve(f, torch.zeros_like(x), x, **options).saved[0]
+        found.append(torch.autograd.grad(saved.sum(), [x, *f.parameters()]))
+    assert all(map(torch.equal, *found))
+
+
+@pytest.mark.parametrize("state", ["exact", torch.float32], ids=["exact", "float"])
+def test_its_memory_grows_by_states(state: Any) -> None:
+    """What f reads in each half step, and no activation of it, which are 17 times as large."""
+    f = nn.Sequential(nn.Linear(64, 512), nn.Tanh(), nn.Linear(512, 64), nn.Tanh())
+    z0 = torch.zeros(256, 64)
+
+    def peak(steps: int) -> int:
+        def train() -> None:
+            options: dict[str, Any] = {"adjoint": "checkpoint", "state": state, "beta": 0.2}
+            solve(f, z0, max_steps=steps, **options).z.sum().backward()
+
+        train()  # the gradients' memory stays
+        return peak_bytes(train, torch.device("cpu"))
+
+    states = (peak(32) - peak(2)) / (60 * z0.nbytes)
+    assert 0.95 < states < 1.05
