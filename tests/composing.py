@@ -336,6 +336,26 @@ def _whole(adjoint: str) -> list[Tensor]:
     return [z, *torch.autograd.grad(z.square().sum(), [x, *f.parameters()])]
 
 
+@feature("torch.export")
+def _exported(adjoint: str) -> list[Tensor]:
+    layer, x = (
+        RevDEQ(MLP(dtype=F64), max_steps=2, beta=0.4, state=F64, adjoint=adjoint),
+        torch.randn(6, 16),
+    )
+    x = x.double().requires_grad_()
+    program: Any = torch.export.export(layer, (x,)).module()
+    z = program(x)
+    assert torch.equal(z, layer(x))
+    return [z, *torch.autograd.grad(z.square().sum(), [x, *program.parameters()])]
+
+
+@feature("meta device")
+def _meta(adjoint: str) -> list[Tensor]:
+    with torch.device("meta"):
+        like = found(adjoint)
+    return [torch.zeros(t.shape, dtype=t.dtype) for t in like]
+
+
 # ---- how near two ways to compute them must be -----------------------------------------------
 
 # A state comes back to within its roundings over 0.6^4: 2^3 of them, in each of 2^3 half steps at

@@ -267,20 +267,15 @@ def test_where_it_was_imported_does_not_matter() -> None:
 
 def test_opcheck() -> None:
     f, x = MLP(), torch.randn(3, 16, requires_grad=True)
-    plan = opaque.Plan(
-        f,
-        {
-            "layer": False,
-            "z0": 0,
-            "y0": None,
-            "args": [0],
-            "arguments": [(True, 0, None)],
-            "beta": 0.5,
-            "options": {"max_steps": 2},
-        },
-        (),
-    )
-    parameters = list(f.parameters())
-    args = ([torch.zeros(3, 16)], [], [], [x], parameters, plan.key, [False, True], True)
+    values = {
+        "layer": False,
+        "z0": 0,
+        "call": ([0], {"beta": 1, "max_steps": 2}),
+        "leaves": [("tensor", 0, None), ("float", 0, None), ("int", 0, None)],
+        "saves": 0,
+    }
+    plan = opaque.Plan(f, values, ())
+    parameters, gain = list(f.parameters()), torch.tensor(0.5, dtype=torch.float64)
+    args = ([torch.zeros(3, 16)], [x], [gain], [2], parameters, plan.key, [False, True], True)
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
     torch.library.opcheck(torch.ops.torch_revdeq.solve.default, args, test_utils=checks)

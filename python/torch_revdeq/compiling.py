@@ -1,28 +1,45 @@
 """The solver under torch.compile: an operator of the graph where it can be one, or a graph break.
 
-It can where f is a module of plain parameters: these are inputs of the graph. Of other callables
-the compiler does not say what they close over. Either way the solve runs as it always does, and so
-does f, unless f was compiled by itself.
+It can where f is a module of plain parameters, which are inputs of the graph, and where a graph can
+hold what else the call is given. Of other callables the compiler does not say what they close over.
+Either way the solve runs as it always does, and so does f, unless f was compiled by itself.
 """
 
 from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable
-from typing import Any, ParamSpec, TypeGuard, cast
+from collections.abc import Callable, Sequence
+from types import FunctionType
+from typing import Any, ParamSpec, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from .keywords import for_f, joined, options_of
 from .opaque import run_by
 from .solution import Solution
+from .unrolled import solve_unrolled, without_data
 
-_REASON = (
+_OF_F = (
     "solve: expected an nn.Module with plain parameters as f in torch.compile(fullgraph=True), got "
     "another callable; make f a module that is given every other tensor as an argument, compile f "
     "alone, or allow graph breaks"
+)
+_OF_ARGUMENTS = (
+    "solve: expected tensors, numbers, strings and plain functions in the arguments and options in "
+    "torch.compile(fullgraph=True), got another object, whose changes a graph does not see; pass "
+    "what f needs of it, compile f alone, or allow graph breaks"
+)
+_OF_WRITTEN = (
+    "solve: expected an f that the graph has not written to in torch.compile(fullgraph=True), got "
+    "one with a new attribute, parameter or buffer, which f would not see; pass the value as an "
+    "argument, solve(f, z0, value), write it outside of what is compiled, or allow graph breaks"
+)
+_OF_AUX = (
+    "solve: expected has_aux=False in torch.compile(fullgraph=True), got True: a graph knows the "
+    "shapes of z alone beforehand; compile f alone, or allow graph breaks"
 )
 
 P = ParamSpec("P")
@@ -31,7 +48,9 @@ P = ParamSpec("P")
 def for_compilers(solve: Callable[P, Solution]) -> Callable[P, Solution]:
     """``solve``, ready to be met by a compiler, which eager users are spared the import of."""
     run_by(solve)
-    broken = not_compiled(solve)
+    eager = not_compiled(solve, _OF_F)
+    reasons = (_OF_ARGUMENTS, _OF_WRITTEN, _OF_AUX)
+    broken = {reason: not_compiled(solve, reason) for reason in reasons}
 
     known = options_of(solve)
     names = frozenset(known)
@@ -42,32 +61,87 @@ def for_compilers(solve: Callable[P, Solution]) -> Callable[P, Solution]:
             more = {name: options.pop(name) for name in [*options] if name not in names}
             for_f(f, tuple(more), known)
             options["kwargs"] = joined(options.get("kwargs"), more)
-        if torch.compiler.is_dynamo_compiling() and can_be_operator(f):
-            from .in_graph import functional_in_graph, solve_in_graph
+        if torch.compiler.is_exporting() or without_data(z0):
+            return solve_unrolled(f, z0, args, options)
+        if torch.compiler.is_dynamo_compiling():
+            reason = why_broken(f, args, options)
+            if reason is None:
+                from .in_graph import functional_in_graph, solve_in_graph
 
-            if options.get("adjoint") == "functional":
-                return functional_in_graph(f, z0, args, options)
-            return solve_in_graph(f, f, z0, args, options)
-        return broken(f, z0, *args, **options)  # type: ignore[call-arg]
+                if options.get("adjoint") == "functional":
+                    return functional_in_graph(f, z0, args, options)
+                return solve_in_graph(f, f, z0, args, options)
+            if reason != _OF_F:
+                return broken[reason](f, z0, *args, **options)  # type: ignore[call-arg]
+        return eager(f, z0, *args, **options)  # type: ignore[call-arg]
 
     return cast("Callable[P, Solution]", call)
 
 
-def not_compiled(solve: Callable[P, Solution]) -> Callable[P, Solution]:
+def not_compiled(solve: Callable[P, Solution], reason: str = _OF_F) -> Callable[P, Solution]:
     """A break in the graph, with what to do about it."""
     disabled: list[Callable[P, Solution]] = []
+
+    def make() -> None:
+        if not disabled:
+            disabled.append(torch.compiler.disable(solve, reason=reason))  # type: ignore[arg-type]
+
+    number = len(breaks)
+    breaks.append(make)
 
     @functools.wraps(solve)
     def call(*args: P.args, **options: P.kwargs) -> Solution:
         if "torch._dynamo" not in sys.modules:  # then nothing is being compiled
             return solve(*args, **options)
-        if not disabled:
-            disabled.append(torch.compiler.disable(solve, reason=_REASON))  # type: ignore[arg-type]
+        if torch.compiler.is_dynamo_compiling():
+            from .in_graph import make_break
+
+            make_break(number)
+        else:
+            make()
         return disabled[0](*args, **options)
 
     return call
 
 
-def can_be_operator(f: Any) -> TypeGuard[nn.Module]:
-    """Whether a solve of this f can be an operator of a graph; asked by the compiler."""
-    return isinstance(f, nn.Module) and all(type(p) is nn.Parameter for p in f.parameters())
+breaks: list[Callable[[], None]] = []
+"""What makes each break: when it is met first, for it imports the compiler."""
+
+
+def why_broken(f: Any, args: Sequence[Any], options: dict[str, Any]) -> str | None:
+    """Why a solve cannot be part of a graph, if it cannot; asked by the compiler."""
+    if not isinstance(f, nn.Module) or not all(type(p) is nn.Parameter for p in f.parameters()):
+        return _OF_F
+    if options.get("has_aux", False):
+        return _OF_AUX
+    traced = isinstance(options.get("max_steps", 8), int)
+    for name, value in options.items():
+        if name == "process_group" or (name == "beta" and traced and type(value) is FunctionType):
+            continue
+        if not all(map(_is_plain, pytree.tree_leaves(value))):
+            return _OF_ARGUMENTS
+    if not all(map(_is_plain, pytree.tree_leaves(list(args)))):
+        return _OF_ARGUMENTS
+    if options.get("adjoint") != "functional":  # which is traced, with what it reads
+        from .in_graph import written_before
+
+        if written_before(f):
+            return _OF_WRITTEN
+    return None
+
+
+_PLAIN = (Tensor, bool, int, float, complex, str, bytes, torch.dtype, torch.device)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a graph knows when it is another: by value, or a function by its identity."""
+    if value is None or isinstance(value, _PLAIN):
+        return True
+    if not isinstance(value, FunctionType):
+        return False
+    if not value.__code__.co_freevars:
+        return True
+    try:  # the compiler has no closure of a function that is made in the graph
+        return value.__closure__ is not None
+    except Exception:
+        return False

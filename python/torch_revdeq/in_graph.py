@@ -7,16 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._dynamo.symbolic_convert import InstructionTranslator
+from torch.fx.experimental.symbolic_shapes import guard_scalar, has_static_value
 from torch.utils import _pytree as pytree
 
+from .attributes import CONTAINERS
 from .call import drawn
+from .compiling import breaks
 from .conditions import autocast_state
 from .float_pair import FLOAT_STATES
 from .functional import Run, check_functional, spoiled, with_parameters
+from .modules import modules_of
 from .opaque import Plan
 from .options import with_defaults
 from .schedule import Schedule
@@ -24,35 +30,47 @@ from .solution import Solution, Stats
 
 
 def solve_in_graph(
-    owner: nn.Module, f: nn.Module, z0: Any, args: Sequence[Any], options: dict[str, Any]
+    owner: nn.Module, f: Any, z0: Any, args: Sequence[Any], options: dict[str, Any]
 ) -> Solution:
-    """The call, as the compiler traces it. `owner` is f itself, or has it as its attribute f."""
-    leaves, start = _taken_apart(z0)
-    y0 = options.pop("y0", None)
-    second, second_form = ([], None) if y0 is None else _taken_apart(y0)
-    beta = options.pop("beta", 0.5)
-    learned = [beta] if isinstance(beta, Tensor) else []
-    mask = options.pop("residual_mask", None)  # the last argument, where there is one
-    values, form = _taken_apart([*args] if mask is None else [*args, mask])
+    """The call, as the compiler traces it. `owner` is f itself, or has it as its attribute f.
+
+    `options` are those of ``solve``. Tensors in them and in `args` become inputs of the operator,
+    and so do numbers that the compiler takes for variables, because they differed from call to
+    call: one graph serves them all. What else there is belongs to the graph, and the compiler
+    traces anew where it changes.
+    """
+    starts, start = _taken_apart(z0)
+    values, call = _taken_apart((list(args), _with_numbers(options)))
     tensors: list[Tensor] = []
-    arguments: list[tuple[bool, int, Any]] = []
+    floats: list[Tensor] = []
+    ints: list[int] = []
+    leaves: list[tuple[str, int, Any]] = []
     for value in values:
-        if isinstance(value, Tensor):
-            arguments.append((True, len(tensors), None))
+        if isinstance(value, FunctionType):
+            id(value)  # so that the compiler looks for this one, and not for one of the same code
+            leaves.append(("constant", 0, value))
+        elif isinstance(value, Tensor):
+            leaves.append(("tensor", len(tensors), None))
             tensors.append(value)
+        elif not isinstance(value, (bool, int, float)):
+            leaves.append(("constant", 0, value))
+        elif isinstance(value, bool) or has_static_value(value):
+            leaves.append(("constant", 0, guard_scalar(value)))
+        elif isinstance(value, int):
+            leaves.append(("int", len(ints), None))
+            ints.append(value)
         else:
-            arguments.append((False, 0, value))
-    number = None if learned else beta
-    layer = owner is not f
-    device = leaves[0].device
-    masked = mask is not None
-    plan = _plan(owner, layer, start, second_form, form, arguments, number, options, masked, device)
+            leaves.append(("float", len(floats), None))
+            # A product, for this is how the compiler makes a tensor of a variable number.
+            floats.append(torch.ones((), dtype=torch.float64, device="cpu") * value)
+    saves = len(options.get("save_at", ()))
+    plan = _plan(owner, owner is not f, start, call, leaves, saves, starts[0].device)
     parameters = [p for p in f.parameters() if p.requires_grad]
-    needs = [t.requires_grad for t in [*leaves, *second, *learned, *tensors]]
+    needs = [t.requires_grad for t in [*starts, *tensors]]
     out = torch.ops.torch_revdeq.solve(
-        leaves, second, learned, tensors, parameters, plan.key, needs, torch.is_grad_enabled()
+        starts, tensors, floats, ints, parameters, plan.key, needs, torch.is_grad_enabled()
     )
-    n, structure = len(leaves), pytree.tree_structure(z0)
+    n, structure = len(starts), pytree.tree_structure(z0)
     parts = [
         pytree.tree_unflatten(out[i * n : (i + 1) * n], structure) for i in range(2 + plan.saves)
     ]
@@ -67,7 +85,7 @@ def functional_in_graph(
     options.pop("residual_mask", None)  # no residual is measured here
     leaves, structure = pytree.tree_flatten(z0)
     second = [] if y0 is None else pytree.tree_leaves(y0)
-    constants = _constants(leaves[0].device, options)
+    constants = _constants(leaves[0].device, pytree.tree_map(_specialized, options))
     of_parameters, parameters = with_parameters(f)
     values, form = pytree.tree_flatten([parameters, *args])
     places = [i for i, value in enumerate(values) if isinstance(value, Tensor)]
@@ -102,6 +120,47 @@ def functional_in_graph(
     z, y = (run.reading(part) for part in (ends[: len(leaves)], ends[len(leaves) :]))
     z, y = pytree.tree_unflatten(z, structure), pytree.tree_unflatten(y, structure)
     return Solution(z, y, constants.stats)
+
+
+def _with_numbers(options: dict[str, Any]) -> dict[str, Any]:
+    """The options with a beta that is a function of the step evaluated: the compiler traces it."""
+    beta, steps = options.get("beta"), options.get("max_steps", 8)
+    if isinstance(beta, FunctionType) and isinstance(steps, int):
+        return {**options, "beta": [beta(n) for n in range(steps)]}
+    return options
+
+
+@torch.compiler.assume_constant_result
+def make_break(number: int) -> None:
+    """Have a break ready: it cannot be made in what is traced."""
+    breaks[number]()
+
+
+@torch.compiler.assume_constant_result
+def written_before(f: nn.Module) -> bool:
+    """Whether the compiled code wrote what f reads, before the call that is being traced.
+
+    A graph writes attributes and elements of containers when it has run, and tensors that it was
+    given as it goes on: f, which runs inside of it, would see the values of before.
+    """
+    tx: Any = InstructionTranslator.current_tx()
+    held, tensors = set(), set()
+    for module in modules_of(f):
+        held.add(id(module))
+        held.update(id(value) for value in vars(module).values() if isinstance(value, CONTAINERS))
+        every = (*vars(module).values(), *module._parameters.values(), *module._buffers.values())
+        tensors.update(id(value) for value in every if isinstance(value, Tensor))
+    effects = tx.output.side_effects
+    for var in (*effects.store_attr_mutations, *effects.id_to_variable.values()):
+        if id(vars(var).get("value")) in held and effects.is_modified(var):
+            return True
+    if any(key in held and effects.is_modified(v) for key, v in effects.id_to_variable.items()):
+        return True
+    for node in tx.output.root_tracer.graph.find_nodes(op="placeholder"):
+        given, fake = node.meta.get("grapharg"), node.meta.get("example_value")
+        if isinstance(fake, Tensor) and fake._version > 0 and id(given.example) in tensors:
+            return True
+    return False
 
 
 @dataclass
@@ -151,29 +210,21 @@ def _taken_apart(tree: Any) -> tuple[list[Any], Any]:
     return leaves, pytree.tree_unflatten(list(range(len(leaves))), structure)
 
 
+def _specialized(value: Any) -> Any:
+    """A number for which the graph is traced, and traced anew where it changes."""
+    return guard_scalar(value) if isinstance(value, (int, float)) else value
+
+
 @torch.compiler.assume_constant_result
 def _plan(
     owner: nn.Module,
     layer: bool,
     z0: Any,
-    y0: Any,
-    args: Any,
-    arguments: list[tuple[bool, int, Any]],
-    beta: Any,
-    options: dict[str, Any],
-    masked: bool,
+    call: Any,
+    leaves: list[tuple[str, int, Any]],
+    saves: int,
     device: torch.device,
 ) -> Plan:
     """Called once, while the graph is traced, under the conditions for which it is traced."""
-    options = with_defaults(options)
-    values = {
-        "layer": layer,
-        "z0": z0,
-        "y0": y0,
-        "args": args,
-        "arguments": arguments,
-        "beta": beta,
-        "options": options,
-        "masked": masked,
-    }
+    values = {"layer": layer, "z0": z0, "call": call, "leaves": leaves, "saves": saves}
     return Plan(owner, values, autocast_state(device))

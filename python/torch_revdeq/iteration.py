@@ -112,9 +112,11 @@ class Stopping:
         return self._pending.popleft().read() < self.tol
 
 
-def relative_residual(z: Sequence[Tensor], f: Sequence[Tensor]) -> Tensor:
+def relative_residual(
+    z: Sequence[Tensor], f: Sequence[Tensor], masks: Masks | None = None
+) -> Tensor:
     """The largest over the leaves of norm(z - f) / (1e-5 + norm(f)), in float64, on the device."""
-    return _largest(_norms(z, f, None), z[0].device)
+    return _largest(_norms(z, f, masks), z[0].device)
 
 
 def _norms(z: Sequence[Tensor], f: Sequence[Tensor], masks: Masks | None) -> list[Tensor | None]:

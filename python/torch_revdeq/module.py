@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from .compiling import can_be_operator
+from .compiling import why_broken
 from .copies import check_left_out, deep_copy, pickled_state
 from .linear_cell import LinearCell
 from .one_op import solve_cell
@@ -129,9 +129,9 @@ class RevDEQ(nn.Module):
         if kwargs:
             options["kwargs"] = kwargs
         compiling = torch.compiler.is_dynamo_compiling()
-        if compiling and options.get("adjoint") == "functional":
+        if torch.compiler.is_exporting() or (compiling and options.get("adjoint") == "functional"):
             solution = solve(self.f, z0, *args, **options)
-        elif compiling and can_be_operator(self.f):
+        elif compiling and why_broken(self.f, args, options) is None:
             from .in_graph import solve_in_graph
 
             solution = solve_in_graph(self, self.f, z0, args, options)

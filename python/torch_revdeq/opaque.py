@@ -4,9 +4,10 @@ torch.compile sees ``torch_revdeq::solve`` and ``torch_revdeq::solve_backward``,
 of steps. Inside, the solver runs as it always does, and so does f: compile f by itself
 (``f.compile()``) and the solver calls the compiled one.
 
-A graph holds tensors and numbers only. So what else belongs to a call of ``solve`` is kept in a
-``Plan``, made while the graph is traced, and what one run leaves for its backward pass in a
-``_Record``, which lives as long as the tensor that names it.
+A graph holds tensors and numbers only, and these are inputs of the operator where they may differ
+from call to call. What else belongs to a call of ``solve`` is kept in a ``Plan``, made while the
+graph is traced, and what one run leaves for its backward pass in a ``_Record``, which lives as long
+as the tensor that names it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from itertools import count, cycle
 from typing import Any
 
@@ -21,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from .attributes import Attributes
 from .boundary import CaptureError
 from .captures import leaves_below
 from .conditions import AutocastState, autocast, hooks_masked
@@ -45,7 +48,9 @@ class Plan:
         """Note f, or the layer that it belongs to, and the call; `values` as ``_plan`` has them."""
         self.owner = weakref.ref(owner)
         self.values, self.autocast = values, autocast
-        self.saves = len(values["options"].get("save_at", ()))
+        self.start = pytree.tree_structure(values["z0"])
+        self.call = pytree.tree_structure(values["call"])
+        self.saves: int = values["saves"]
         # Of the last run. The graph returns this object, whichever run it was.
         self.stats = Stats(0, state="", adjoint="", state_bytes=0)
         self.key = next(_plan_numbers)
@@ -63,31 +68,38 @@ class Plan:
         return [p for p in self.f.parameters() if p.requires_grad]
 
     def run(
-        self, z0: list[Tensor], y0: list[Tensor], beta: list[Tensor], tensors: list[Tensor]
+        self,
+        z0: Sequence[Tensor],
+        tensors: Sequence[Tensor],
+        floats: Sequence[Tensor],
+        ints: Sequence[int],
     ) -> list[Tensor]:
-        """Solve, for these tensors; the leaves of z, of y and of what was saved."""
-        values = self.values
-        args = [tensors[place] if tensor else value for tensor, place, value in values["arguments"]]
-        options = dict(values["options"])
-        if y0:
-            options["y0"] = _together(y0, values["y0"])
-        options["beta"] = beta[0] if beta else values["beta"]
+        """Solve, for these tensors and numbers; the leaves of z, of y and of what was saved."""
+        given = {"tensor": tensors, "float": [number.item() for number in floats], "int": ints}
+        leaves = [
+            value if kind == "constant" else given[kind][place]
+            for kind, place, value in self.values["leaves"]
+        ]
+        f = self.f
         with autocast(self.autocast):
-            start, args = _together(z0, values["z0"]), _together(args, values["args"])
-            if values.get("masked"):
-                *args, options["residual_mask"] = args
-            if values["layer"]:
+            start = pytree.tree_unflatten(z0, self.start)
+            args, options = pytree.tree_unflatten(leaves, self.call)
+            before = Attributes(f)
+            if self.values["layer"]:
                 owner: Any = self.owner()
                 solution = owner.solve_from(start, tuple(args), options)
             else:
-                solution = _solver[0](self.f, start, *args, **options)
+                solution = _solver[0](f, start, *args, **options)
+        changed = before.changed()
+        if changed is not None:
+            raise RuntimeError(
+                f"f: expected to write no attributes in a compiled graph, got a change of {changed}"
+                ", which the rest of the graph does not see; return from f what is needed of it, "
+                "fill what f keeps before the first compiled call, or compile f alone (f.compile())"
+            )
         self.stats.__dict__ = solution.stats.__dict__  # what the way back notes shows here too
         parts = (solution.z, solution.y, *solution.saved)
         return [leaf for part in parts for leaf in pytree.tree_leaves(part)]
-
-
-def _together(leaves: Sequence[Any], form: Any) -> Any:
-    return pytree.tree_unflatten(leaves, pytree.tree_structure(form))
 
 
 class _Record(bytearray):
@@ -137,9 +149,9 @@ _AT_REST = _at_rest()  # not of this thread, which may import inside of inferenc
 
 def _solve(
     z0: list[Tensor],
-    y0: list[Tensor],
-    beta: list[Tensor],
-    args: list[Tensor],
+    tensors: list[Tensor],
+    floats: list[Tensor],
+    ints: list[int],
     parameters: list[Tensor],
     plan: int,
     needs: list[bool],
@@ -151,14 +163,17 @@ def _solve(
     """
     chosen, record = _plans[plan], _Record(8)
     if not grad:
-        return [*_fresh(chosen.run(z0, y0, beta, args), cycle(z0)), record.ticket()]
-    kept = _fresh([*z0, *y0, *beta, *args]) if any(needs) or parameters else []
-    read = kept or [*z0, *y0, *beta, *args]
+        # Inference mode counts no versions. Without it f is watched as it is outside.
+        inference = torch.is_inference_mode_enabled()
+        rest = nullcontext() if inference else torch._C._ForceDispatchKeyGuard(*_AT_REST)
+        with rest, torch.no_grad():
+            outputs = chosen.run(z0, tensors, floats, ints)
+        return [*_fresh(outputs, cycle(z0)), record.ticket()]
+    kept = _fresh([*z0, *tensors]) if any(needs) or parameters else []
+    read = kept or [*z0, *tensors]
     with torch._C._ForceDispatchKeyGuard(*_AT_REST), torch.enable_grad():
         read = [t.detach().requires_grad_(need) for t, need in zip(read, needs, strict=True)]
-        rest = iter(read)
-        parts = [[next(rest) for _ in part] for part in (z0, y0, beta, args)]
-        outputs = chosen.run(*parts)
+        outputs = chosen.run(read[: len(z0)], read[len(z0) :], floats, ints)
     if kept:
         wanted = [t for t, need in zip(read, needs, strict=True) if need]
         record.keep(outputs, [*wanted, *chosen.parameters()])
@@ -198,16 +213,16 @@ def _fresh(values: Sequence[Tensor], like: Iterable[Tensor] | None = None) -> li
 
 def _solve_fake(
     z0: list[Tensor],
-    y0: list[Tensor],
-    beta: list[Tensor],
-    args: list[Tensor],
+    tensors: list[Tensor],
+    floats: list[Tensor],
+    ints: list[int],
     parameters: list[Tensor],
     plan: int,
     needs: list[bool],
     grad: bool,
 ) -> list[Tensor]:
     outputs = [torch.empty_like(leaf) for _ in range(2 + _plans[plan].saves) for leaf in z0]
-    inputs = [*z0, *y0, *beta, *args] if grad and (any(needs) or parameters) else []
+    inputs = [*z0, *tensors] if grad and (any(needs) or parameters) else []
     kept = [torch.empty_like(t) for t in inputs]
     return [*outputs, *kept, torch.empty((), dtype=torch.int64, device="cpu")]
 
@@ -219,27 +234,30 @@ def _solve_backward_fake(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    *parts, plan, needs, _ = inputs
-    ctx.counts = [len(part) for part in parts]
-    ctx.needs = [*needs, *([True] * ctx.counts[-1])]
-    ctx.outputs = len(parts[0]) * (2 + _plans[plan].saves)
-    ctx.save_for_backward(*output[ctx.outputs :], *parts[-1])
+    z0, tensors, floats, ints, parameters, plan, needs, _ = inputs
+    ctx.counts = [len(part) for part in (z0, tensors, floats, parameters)]
+    ctx.of_ints = None if ints else []  # an empty list passes for one of tensors
+    ctx.needs = [*needs, *([True] * len(parameters))]
+    ctx.outputs = len(z0) * (2 + _plans[plan].saves)
+    ctx.save_for_backward(*output[ctx.outputs :], *parameters)
 
 
 def _backward(ctx: Any, grads: list[Tensor | None]) -> tuple[Any, ...]:
-    *kept, ticket = ctx.saved_tensors[: len(ctx.saved_tensors) - ctx.counts[-1]]
+    starts, tensors, floats, parameters = ctx.counts
+    *kept, ticket = ctx.saved_tensors[: len(ctx.saved_tensors) - parameters]
     inputs = [*kept, *ctx.saved_tensors[len(kept) + 1 :]]
     found = iter(
         torch.ops.torch_revdeq.solve_backward(grads[: ctx.outputs], ticket, inputs, ctx.needs)
     )
     every = iter([next(found) if need else None for need in ctx.needs])
-    return (*([next(every) for _ in range(count)] for count in ctx.counts), None, None, None)
+    of_z0, of_tensors = ([next(every) for _ in range(n)] for n in (starts, tensors))
+    return of_z0, of_tensors, [None] * floats, ctx.of_ints, list(every), None, None, None
 
 
 _library = torch.library.Library("torch_revdeq", "DEF")
 _library.define(
-    "solve(Tensor[] z0, Tensor[] y0, Tensor[] beta, Tensor[] args, Tensor[] parameters, int plan, "
-    "bool[] needs, bool grad) -> Tensor[]",
+    "solve(Tensor[] z0, Tensor[] tensors, Tensor[] floats, SymInt[] ints, Tensor[] parameters, "
+    "int plan, bool[] needs, bool grad) -> Tensor[]",
     # Neither run again nor merged with another: f may draw random numbers, and there is a ticket.
     tags=(torch.Tag.nondeterministic_seeded, torch.Tag.pt2_compliant_tag),
 )

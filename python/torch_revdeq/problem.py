@@ -80,20 +80,7 @@ class Problem:
         """The dtypes of the pair, once f has been evaluated; TypeError where they do not fit."""
         f = self.mapping.dtypes
         assert f is not None
-        for dtype in f:
-            if self.state is None and dtype not in EXACT_F:
-                raise TypeError(
-                    f"state: expected f in float32, bfloat16 or float16 for state='exact', got "
-                    f"{dtype}; choose state=torch.float64"
-                )
-            if self.state is not None and dtype not in FLOAT_STATES[self.state]:
-                wider = "torch.float64" if dtype == torch.float64 else "torch.float32"
-                raise TypeError(
-                    f"state: expected f in one of {_names(FLOAT_STATES[self.state])} for "
-                    f"state={self.state}, got {dtype}; choose state={wider}"
-                )
-        kept = torch.int32 if self.state is None else self.state
-        return Layout([kept] * len(f), [leaf.dtype for leaf in self.z0], f, private)
+        return layout_of(f, [leaf.dtype for leaf in self.z0], self.state, private=private)
 
     def pair(self, first: Sequence[Tensor], *, keep: bool, private: bool = False) -> Pair:
         """The pair at the start. `first` is f(z0); `keep` the digits for a way back."""
@@ -169,6 +156,30 @@ class Problem:
             if norm >= limit * math.sqrt(leaf.numel()):  # then one of them is that large
                 return f" ({name} has norm {norm:.3g} at the end of the solve)"
         return ""
+
+
+def layout_of(
+    f: Sequence[torch.dtype],
+    read: Sequence[torch.dtype],
+    state: torch.dtype | None,
+    *,
+    private: bool = False,
+) -> Layout:
+    """The dtypes of a pair in this state, for what f returns and reads; TypeError for another f."""
+    for dtype in f:
+        if state is None and dtype not in EXACT_F:
+            raise TypeError(
+                f"state: expected f in float32, bfloat16 or float16 for state='exact', got "
+                f"{dtype}; choose state=torch.float64"
+            )
+        if state is not None and dtype not in FLOAT_STATES[state]:
+            wider = "torch.float64" if dtype == torch.float64 else "torch.float32"
+            raise TypeError(
+                f"state: expected f in one of {_names(FLOAT_STATES[state])} for "
+                f"state={state}, got {dtype}; choose state={wider}"
+            )
+    kept = torch.int32 if state is None else state
+    return Layout([kept] * len(f), list(read), list(f), private)
 
 
 def out_of_range(frac_bits: int, where: str = "") -> RangeError:

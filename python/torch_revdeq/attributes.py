@@ -1,0 +1,86 @@
+"""What the modules of f keep as plain attributes, and whether an evaluation changed it.
+
+Parameters, buffers, submodules and hooks are not looked at: they have rules of their own. Nor is
+what an attribute refers to, except for containers: the elements of a list, set or dict count.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection
+from typing import Any
+
+from torch import Tensor, nn
+
+CONTAINERS = (list, dict, set, deque)
+"""What f may change without a new value for its attribute."""
+
+_OF_TORCH = frozenset(vars(nn.Module()))
+"""What every module has: its parameters, buffers, submodules, hooks, and whether it trains."""
+
+_INSIDE = (*CONTAINERS, Tensor)
+
+_EQUAL = frozenset((bool, int, float, complex, str, bytes, type(None)))
+"""Values that are the same where they are equal."""
+
+_MISSING = object()
+
+
+class Attributes:
+    """The plain attributes of a module and of those below it, as they are now."""
+
+    def __init__(self, module: nn.Module) -> None:
+        """Note them: the values, the versions of tensors, the elements of containers."""
+        self.values: list[tuple[nn.Module, int, dict[str, Any]]] = []
+        self.inside: list[tuple[nn.Module, str, Any, Any]] = []
+        below: list[nn.Module | None] = [module]
+        seen = set()
+        for each in below:  # which grows
+            if each is None or each in seen:
+                continue
+            seen.add(each)
+            below.extend(each._modules.values())
+            every = vars(each)
+            plain = {name: every[name] for name in every.keys() - _OF_TORCH}
+            self.values.append((each, len(every), plain))
+            for name, value in plain.items():
+                if type(value) not in _EQUAL and isinstance(value, _INSIDE):
+                    self.inside.append((each, name, value, _state(value)))
+
+    def changed(self) -> str | None:
+        """The first that is not as it was: "'name' in Module"; None if all are."""
+        for module, count, before in self.values:
+            now = vars(module)
+            names = before if len(now) == count else {*before, *(now.keys() - _OF_TORCH)}
+            for name in names:
+                old, new = before.get(name, _MISSING), now.get(name, _MISSING)
+                if old is not new and not _equal(old, new) and not _is_computed(module, name):
+                    return _named(module, name)
+        for module, name, value, state in self.inside:
+            inside = _state(value)
+            if len(inside) != len(state) or not all(map(_same, inside, state)):
+                return _named(module, name)
+        return None
+
+
+def _named(module: nn.Module, name: str) -> str:
+    return f"{name!r} in {type(module).__name__}"
+
+
+def _is_computed(module: nn.Module, name: str) -> bool:
+    """Whether it is a weight that torch.nn.utils computes before every call from a parameter."""
+    return any(name + end in module._parameters for end in ("_orig", "_g"))
+
+
+def _state(value: Tensor | Collection[Any]) -> list[Any]:
+    if isinstance(value, Tensor):
+        return [0 if value.is_inference() else value._version]
+    return [*value.keys(), *value.values()] if isinstance(value, dict) else list(value)
+
+
+def _same(a: Any, b: Any) -> bool:
+    return a is b or _equal(a, b)
+
+
+def _equal(a: Any, b: Any) -> bool:
+    return type(a) is type(b) and type(a) in _EQUAL and bool(a == b)
