@@ -112,7 +112,15 @@ class FlatFunction:
         for place, tensor in zip(self.places, tensors, strict=True):
             values[place] = tensor
         args, kwargs = pytree.tree_unflatten(values, self.args_structure)
-        return self.f(state, *args, **kwargs, **more)
+        try:
+            return self.f(state, *args, **kwargs, **more)
+        except TypeError as error:
+            if not kwargs or "unexpected keyword argument" not in str(error):
+                raise
+            raise TypeError(
+                f"kwargs: expected keywords that f takes, got {', '.join(kwargs)} ({error}); a layer "
+                "hands f the keywords that it does not know: pass a positional argument, or wrap f"
+            ) from error
 
     def _parted(self, result: Any) -> tuple[Any, list[Tensor]]:
         """The state, and the leaves of what f returned beside it."""
