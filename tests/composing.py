@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import grad, hessian, jvp, vmap
+from torch.func import functional_call, grad, hessian, jvp, vmap
 from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
@@ -118,6 +118,129 @@ FEATURES |= {
 }
 
 
+class Auxiliary(MLP):
+    """An MLP that returns losses beside its state."""
+
+    def forward(self, z: Tensor, x: Tensor | None = None) -> Any:
+        new = super().forward(z, x)
+        return new, {"penalty": new.square().mean(), "rows": (z * new).sum(1)}
+
+
+@feature("has_aux")
+def _has_aux(adjoint: str) -> list[Tensor]:
+    f, x = Auxiliary(dtype=F64), torch.randn(6, 16, dtype=F64, requires_grad=True)
+    options: dict[str, Any] = {"has_aux": True, "adjoint": adjoint, "state": F64}
+    solution = solve(f, torch.zeros_like(x), x, max_steps=2, beta=0.4, **options)
+    loss = solution.z.square().sum() + sum(t.sum() for t in solution.aux.values())
+    outputs = [solution.z, *solution.aux.values()]
+    return [*outputs, *torch.autograd.grad(loss, [x, *f.parameters()])]
+
+
+@feature("pass_step")
+def _pass_step(adjoint: str) -> list[Tensor]:
+    of_step = torch.randn(2, 16, dtype=F64, requires_grad=True)
+
+    def f(z: Tensor, x: Tensor, of_step: Tensor, step: int) -> Tensor:
+        return torch.tanh(0.5 * z + x + of_step[step])
+
+    x = torch.randn(6, 16, dtype=F64, requires_grad=True)
+    options: dict[str, Any] = {"pass_step": True, "adjoint": adjoint, "state": F64}
+    z = solve(f, torch.zeros_like(x), x, of_step, max_steps=2, beta=0.4, **options).z
+    return [z, *torch.autograd.grad(z.square().sum(), [x, of_step])]
+
+
+@feature("keyword arguments of f")
+def _keywords(adjoint: str) -> list[Tensor]:
+    mlp, scale = MLP(dtype=F64), torch.randn(16, dtype=F64, requires_grad=True)
+
+    def f(z: Tensor, x: Tensor, mlp: Any, *, scale: Tensor, parts: dict[str, Any]) -> Tensor:
+        weights = (parts["w"], parts["b"])
+        return torch.tanh(torch.nn.functional.linear(z * scale, *weights) + x * parts["by"])
+
+    x = torch.randn(6, 16, dtype=F64, requires_grad=True)
+    b, w = (torch.randn(n, dtype=F64, requires_grad=True) for n in ((16,), (16, 16)))
+    kwargs = {"scale": scale, "parts": {"w": 0.1 * w, "b": b, "by": 2}}
+    options: dict[str, Any] = {"kwargs": kwargs, "adjoint": adjoint, "state": F64}
+    z = solve(f, torch.zeros_like(x), x, mlp, max_steps=2, beta=0.4, **options).z
+    return [z, *torch.autograd.grad(z.square().sum(), [x, scale, w, b])]
+
+
+class Leaving(MLP):
+    """An MLP that leaves a loss on itself."""
+
+    penalty: Tensor
+
+    def forward(self, z: Tensor, x: Tensor | None = None) -> Tensor:
+        new = super().forward(z, x)
+        self.penalty = new.square().mean()
+        return new
+
+
+@feature("a loss left on f, not returned")
+def _left(adjoint: str) -> list[Tensor]:
+    f, x = Leaving(dtype=F64), torch.randn(6, 16, dtype=F64, requires_grad=True)
+    options: dict[str, Any] = {"adjoint": adjoint, "state": F64}
+    z = solve(f, torch.zeros_like(x), x, max_steps=2, beta=0.4, **options).z
+    return [z, *torch.autograd.grad(z.square().sum() + f.penalty, [x, *f.parameters()])]
+
+
+class Caching(MLP):
+    """An MLP that computes what it makes of the input in its first evaluation, and keeps it."""
+
+    once: Tensor | None = None
+
+    def forward(self, z: Tensor, x: Tensor | None = None) -> Tensor:
+        if self.once is None:
+            self.once = self.b(self.a(x))
+        return super().forward(z, self.once)
+
+
+@feature("an input injection that f computes once")
+def _cached(adjoint: str) -> list[Tensor]:
+    return found(adjoint, Caching(dtype=F64))
+
+
+def _loop_of_cached(_: str) -> list[Tensor]:
+    f, x = Caching(dtype=F64), torch.randn(6, 16, dtype=F64, requires_grad=True)
+    y = z = torch.zeros_like(x)
+    for _step in range(2):
+        y = 0.6 * y + 0.4 * f(z, x)
+        z = 0.6 * z + 0.4 * f(y, x)
+    loss = z.square().sum() + y.square().sum()
+    return [z, y, *torch.autograd.grad(loss, [x, *f.parameters()])]
+
+
+class Around(nn.Module):
+    """A solve in a module, for ``functional_call``."""
+
+    def __init__(self, adjoint: str) -> None:
+        super().__init__()
+        self.f, self.adjoint = MLP(dtype=F64), adjoint
+
+    def forward(self, x: Tensor) -> Tensor:
+        options: dict[str, Any] = {"adjoint": self.adjoint, "state": F64}
+        return solve(self.f, torch.zeros_like(x), x, max_steps=2, beta=0.4, **options).z
+
+
+@feature("functional_call around the solve")
+def _called(adjoint: str) -> list[Tensor]:
+    module, x = Around(adjoint), torch.randn(6, 16, dtype=F64)
+    copies = {n: (0.5 * p.detach()).requires_grad_() for n, p in module.named_parameters()}
+    z = functional_call(module, copies, (x,))
+    return [z, *torch.autograd.grad(z.square().sum(), list(copies.values()))]
+
+
+@feature("functional_call with computed weights")
+def _called_with_computed(adjoint: str) -> list[Tensor]:
+    module, x = Around(adjoint), torch.randn(6, 16, dtype=F64)
+    named = dict(module.named_parameters())
+    inner = torch.autograd.grad(module.f(x).square().mean(), list(named.values()))
+    rows = zip(named.items(), inner, strict=True)
+    fast = {name: p - 0.5 * g * p.sum() for (name, p), g in rows}
+    z = functional_call(module, fast, (x,))
+    return [z, *torch.autograd.grad(z.square().sum(), list(named.values()))]
+
+
 @feature("dropout")
 def _dropout(adjoint: str) -> list[Tensor]:
     return found(adjoint, MLP(p=0.3, dtype=F64))
@@ -168,6 +291,7 @@ def _spectral_loop(_: str) -> list[Tensor]:
 
 
 ALONE: dict[str, Feature] = {
+    "an input injection that f computes once": _loop_of_cached,
     "spectral_norm in training": _spectral_loop,
     "store_last": lambda _: found("backprop"),
 }
@@ -374,6 +498,7 @@ BOUNDS: dict[str, float] = {
 # ---- in a CUDA graph -----------------------------------------------------------------------------
 
 GRAPHED: dict[str, dict[str, Any]] = {
+    "has_aux": {"has_aux": True},
     "residual_mask": {},
     "save_at": {"save_at": [1, 2]},
     "backward_steps": {"backward_steps": 2},

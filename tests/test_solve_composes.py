@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from cells import MLP
-from composing import ALONE, BOUND, BOUNDS, FEATURES, GRAPHED, Feature
+from composing import ALONE, BOUND, BOUNDS, FEATURES, GRAPHED, Auxiliary, Feature
 from torch_revdeq import solve
 
 pytestmark = [
@@ -78,6 +78,7 @@ EXPLAINS = "expected .*(choose|pass|put|give)|mutate a captured Tensor"
 # ---- options -------------------------------------------------------------------------------------
 
 CHOICES: dict[str, dict[str, Any]] = {
+    "has_aux": {"has_aux": True},
     "tol": {"tol": 0.3, "max_steps": 4},
     "per_sample": {"per_sample": True, "tol": 0.3, "max_steps": 4},
     "per_sample=2": {"per_sample": 2, "tol": 0.3, "max_steps": 4},
@@ -103,7 +104,8 @@ def combined(names: tuple[str, str], *, defined: bool) -> list[Tensor]:
         options |= CHOICES[name]
     if defined:
         options |= {"adjoint": "backprop", "store_last": 0}
-    f, x = MLP(p=0.3 if "dropout" in names else 0.0), torch.randn(6, 16, requires_grad=True)
+    kind = Auxiliary if "has_aux" in names else MLP
+    f, x = kind(p=0.3 if "dropout" in names else 0.0), torch.randn(6, 16, requires_grad=True)
     tensors = [x, *f.parameters()]
     if "learned beta" in names:
         options["beta"] = torch.tensor(0.4, requires_grad=True)
@@ -113,7 +115,8 @@ def combined(names: tuple[str, str], *, defined: bool) -> list[Tensor]:
 
     def run(x: Tensor) -> list[Tensor]:
         solution = solve(f, torch.zeros_like(x), x, **options)
-        return [solution.z, solution.y, *solution.saved]
+        aux = [] if solution.aux is None else list(solution.aux.values())
+        return [solution.z, solution.y, *solution.saved, *aux]
 
     if "fullgraph" in names and not defined:
         run = torch.compile(run, backend="aot_eager", fullgraph=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cells import CELLS, MLP, cell_and_input
-from composing import GRAPHED
+from composing import GRAPHED, Auxiliary
 from torch_revdeq import RangeError, ReconstructionError, RevDEQ, Solution, graphed, solve
 from torch_revdeq.testing import assert_exact_gradients
 
@@ -183,7 +183,8 @@ def test_a_layer_as_two_graphs(state: Any) -> None:
 def test_options_in_a_graph(name: str) -> None:
     """The cells of docs/composes.md for which there is no test without a GPU."""
     torch.manual_seed(0)
-    f, other = MLP().cuda(), MLP().cuda()
+    kind = Auxiliary if name == "has_aux" else MLP
+    f, other = kind().cuda(), kind().cuda()
     other.load_state_dict(f.state_dict())
     options: dict[str, Any] = {"max_steps": 3, "rng": "none", "frac_bits": 18, **GRAPHED[name]}
     x = torch.randn(32, 16, device="cuda", requires_grad=True)
@@ -205,8 +206,9 @@ def test_options_in_a_graph(name: str) -> None:
             x = torch.randn(32, 16, device="cuda", requires_grad=True)
             found = []
             for each, cell in ((plain, other), (layer, f)):
-                z = each(x)
-                grads = torch.autograd.grad(z.square().sum(), [x, *cell.parameters()])
+                z, aux = each(x) if name == "has_aux" else (each(x), {})
+                loss = z.square().sum() + sum(t.sum() for t in aux.values())
+                grads = torch.autograd.grad(loss, [x, *cell.parameters()])
                 found.append([z.detach().clone(), *(g.clone() for g in grads)])
             assert all(map(torch.equal, *found))
     assert layer.stats is not None

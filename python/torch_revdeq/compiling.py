@@ -38,8 +38,9 @@ _OF_WRITTEN = (
     "argument, solve(f, z0, value), write it outside of what is compiled, or allow graph breaks"
 )
 _OF_AUX = (
-    "solve: expected has_aux=False in torch.compile(fullgraph=True), got True: a graph knows the "
-    "shapes of z alone beforehand; compile f alone, or allow graph breaks"
+    "solve: expected an aux whose shapes are known before in torch.compile(fullgraph=True), got "
+    "aux='stack' with a tol or a function as max_steps, or adjoint='functional'; choose another "
+    "aux or adjoint, compile f alone, or allow graph breaks"
 )
 
 P = ParamSpec("P")
@@ -112,7 +113,7 @@ def why_broken(f: Any, args: Sequence[Any], options: dict[str, Any]) -> str | No
     """Why a solve cannot be part of a graph, if it cannot; asked by the compiler."""
     if not isinstance(f, nn.Module) or not all(type(p) is nn.Parameter for p in f.parameters()):
         return _OF_F
-    if options.get("has_aux", False):
+    if options.get("has_aux", False) and not _has_known_aux(options):
         return _OF_AUX
     traced = isinstance(options.get("max_steps", 8), int)
     for name, value in options.items():
@@ -128,6 +129,14 @@ def why_broken(f: Any, args: Sequence[Any], options: dict[str, Any]) -> str | No
         if written_before(f):
             return _OF_WRITTEN
     return None
+
+
+def _has_known_aux(options: dict[str, Any]) -> bool:
+    """Whether the shapes of aux do not depend on what is computed."""
+    if options.get("adjoint") == "functional":
+        return False
+    fixed = options.get("tol") is None and isinstance(options.get("max_steps", 8), int)
+    return options.get("aux", "sum") != "stack" or fixed
 
 
 _PLAIN = (Tensor, bool, int, float, complex, str, bytes, torch.dtype, torch.device)

@@ -23,7 +23,7 @@ from .conditions import autocast_state
 from .float_pair import FLOAT_STATES
 from .functional import Run, check_functional, spoiled, with_parameters
 from .modules import modules_of
-from .opaque import Plan
+from .opaque import Plan, node_of_aux
 from .options import with_defaults
 from .schedule import Schedule
 from .solution import Solution, Stats
@@ -64,7 +64,10 @@ def solve_in_graph(
             # A product, for this is how the compiler makes a tensor of a variable number.
             floats.append(torch.ones((), dtype=torch.float64, device="cpu") * value)
     saves = len(options.get("save_at", ()))
-    plan = _plan(owner, owner is not f, start, call, leaves, saves, starts[0].device)
+    aux = options.get("aux", "sum") if options.get("has_aux", False) else None
+    steps = guard_scalar(options.get("max_steps", 8)) if aux == "stack" else 0
+    known = {"layer": owner is not f, "saves": saves, "aux": aux, "steps": steps}
+    plan = _plan(owner, known, start, call, leaves, starts[0].device)
     parameters = [p for p in f.parameters() if p.requires_grad]
     needs = [t.requires_grad for t in [*starts, *tensors]]
     out = torch.ops.torch_revdeq.solve(
@@ -74,7 +77,41 @@ def solve_in_graph(
     parts = [
         pytree.tree_unflatten(out[i * n : (i + 1) * n], structure) for i in range(2 + plan.saves)
     ]
-    return Solution(parts[0], parts[1], plan.stats, parts[2:])
+    beside = None
+    if aux is not None:
+        beside = _aux(plan.key, -1, out[n * (2 + plan.saves) :])
+    return Solution(parts[0], parts[1], plan.stats, parts[2:], beside)
+
+
+def _aux(key: int, node: int, leaves: Sequence[Tensor]) -> Any:
+    """Aux as f returns it, from its leaves: as the operator found it when it was traced."""
+    kind = _kind(key, node)
+    if kind == "leaf":
+        return leaves[_child(key, node, 0)]
+    parts = [_aux(key, _child(key, node, i), leaves) for i in range(_count(key, node))]
+    if kind == "dict":
+        return {_name(key, node, i): part for i, part in enumerate(parts)}
+    return tuple(parts) if kind == "tuple" else parts
+
+
+@torch.compiler.assume_constant_result
+def _kind(key: int, node: int) -> str:
+    return node_of_aux(key, node)[0]
+
+
+@torch.compiler.assume_constant_result
+def _count(key: int, node: int) -> int:
+    return len(node_of_aux(key, node)[2])
+
+
+@torch.compiler.assume_constant_result
+def _child(key: int, node: int, i: int) -> int:
+    return node_of_aux(key, node)[2][i]
+
+
+@torch.compiler.assume_constant_result
+def _name(key: int, node: int, i: int) -> Any:
+    return node_of_aux(key, node)[1][i]
 
 
 def functional_in_graph(
@@ -83,23 +120,25 @@ def functional_in_graph(
     """The call with adjoint="functional", which the compiler traces to its last operation."""
     y0 = options.pop("y0", None)
     options.pop("residual_mask", None)  # no residual is measured here
+    kwargs = dict(options.pop("kwargs", None) or {})
     leaves, structure = pytree.tree_flatten(z0)
     second = [] if y0 is None else pytree.tree_leaves(y0)
     constants = _constants(leaves[0].device, pytree.tree_map(_specialized, options))
     of_parameters, parameters = with_parameters(f)
-    values, form = pytree.tree_flatten([parameters, *args])
+    values, form = pytree.tree_flatten(([parameters, *args], kwargs))
     places = [i for i, value in enumerate(values) if isinstance(value, Tensor)]
     device_type, enabled, dtype = constants.autocast
     kept = constants.state
 
-    def call(_: int, state: Sequence[Tensor], given: Sequence[Tensor]) -> list[Tensor]:
+    def call(k: int, state: Sequence[Tensor], given: Sequence[Tensor]) -> list[Tensor]:
         every = list(values)
         for place, value in zip(places, given, strict=True):
             every[place] = value
+        more, keywords = pytree.tree_unflatten(every, form)
+        if constants.pass_step:
+            keywords = {**keywords, "step": k // 2}
         with torch.autocast(device_type, dtype=dtype, enabled=enabled, cache_enabled=False):
-            out = of_parameters(
-                pytree.tree_unflatten(list(state), structure), *pytree.tree_unflatten(every, form)
-            )
+            out = of_parameters(pytree.tree_unflatten(list(state), structure), *more, **keywords)
         result = pytree.tree_leaves(out)
         if [value.shape for value in result] != [leaf.shape for leaf in leaves]:
             raise ValueError("f: expected a result with the structure and the shapes of z0")
@@ -171,6 +210,7 @@ class _Constants:
     state: torch.dtype
     check: bool | float
     wide: bool
+    pass_step: bool
     autocast: tuple[str, bool, torch.dtype]
     stats: Stats
 
@@ -178,7 +218,7 @@ class _Constants:
 @torch.compiler.assume_constant_result
 def _constants(device: torch.device, options: dict[str, Any]) -> _Constants:
     """Called once, while the graph is traced: the options, checked."""
-    known = {"beta", "max_steps", "state", "adjoint", "check", "accumulate", "rng"}
+    known = {"beta", "max_steps", "state", "adjoint", "check", "accumulate", "rng", "pass_step"}
     for name in options.keys() - known:
         raise ValueError(
             f"{name}: expected to be left out with adjoint='functional' in a compiled graph, got "
@@ -199,6 +239,7 @@ def _constants(device: torch.device, options: dict[str, Any]) -> _Constants:
         state=state,
         check=options["check"],
         wide=options["accumulate"] == "float32",
+        pass_step=options["pass_step"],
         autocast=autocast_state(device)[-1],
         stats=Stats(steps, name, "functional", state_bytes=0),
     )
@@ -218,13 +259,12 @@ def _specialized(value: Any) -> Any:
 @torch.compiler.assume_constant_result
 def _plan(
     owner: nn.Module,
-    layer: bool,
+    known: dict[str, Any],
     z0: Any,
     call: Any,
     leaves: list[tuple[str, int, Any]],
-    saves: int,
     device: torch.device,
 ) -> Plan:
     """Called once, while the graph is traced, under the conditions for which it is traced."""
-    values = {"layer": layer, "z0": z0, "call": call, "leaves": leaves, "saves": saves}
+    values = {**known, "z0": z0, "call": call, "leaves": leaves}
     return Plan(owner, values, autocast_state(device))

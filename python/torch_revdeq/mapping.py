@@ -118,8 +118,8 @@ class FlatFunction:
             if not kwargs or "unexpected keyword argument" not in str(error):
                 raise
             raise TypeError(
-                f"kwargs: expected keywords that f takes, got {', '.join(kwargs)} ({error}); a layer "
-                "hands f the keywords that it does not know: pass a positional argument, or wrap f"
+                f"kwargs: expected keywords that f takes, got {', '.join(kwargs)} ({error}); a "
+                "layer hands f what it does not know: pass a positional argument, or wrap f"
             ) from error
 
     def _parted(self, result: Any) -> tuple[Any, list[Tensor]]:

@@ -15,18 +15,24 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from itertools import count, cycle
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
+from torch._guards import detect_fake_mode
 from torch.utils import _pytree as pytree
 
 from .attributes import Attributes
+from .auxiliary import Auxiliary, Reduction
 from .boundary import CaptureError
 from .captures import leaves_below
 from .conditions import AutocastState, autocast, hooks_masked
+from .holdings import search
+from .kept_state import KeptState
+from .mapping import FlatFunction
 from .products import keeps_graph
 from .solution import Solution, Stats
 
@@ -51,6 +57,10 @@ class Plan:
         self.start = pytree.tree_structure(values["z0"])
         self.call = pytree.tree_structure(values["call"])
         self.saves: int = values["saves"]
+        self.aux: Reduction | None = values["aux"]
+        self.aux_steps: int = values["steps"]  # where "stack" needs them
+        self.aux_tree: list[tuple[str, list[Any], list[int]]] = []  # see ``_draw``
+        self.aux_leaves = 0
         # Of the last run. The graph returns this object, whichever run it was.
         self.stats = Stats(0, state="", adjoint="", state_bytes=0)
         self.key = next(_plan_numbers)
@@ -75,15 +85,10 @@ class Plan:
         ints: Sequence[int],
     ) -> list[Tensor]:
         """Solve, for these tensors and numbers; the leaves of z, of y and of what was saved."""
-        given = {"tensor": tensors, "float": [number.item() for number in floats], "int": ints}
-        leaves = [
-            value if kind == "constant" else given[kind][place]
-            for kind, place, value in self.values["leaves"]
-        ]
+        args, options = self._call(tensors, [number.item() for number in floats], ints)
         f = self.f
         with autocast(self.autocast):
             start = pytree.tree_unflatten(z0, self.start)
-            args, options = pytree.tree_unflatten(leaves, self.call)
             before = Attributes(f)
             if self.values["layer"]:
                 owner: Any = self.owner()
@@ -99,7 +104,79 @@ class Plan:
             )
         self.stats.__dict__ = solution.stats.__dict__  # what the way back notes shows here too
         parts = (solution.z, solution.y, *solution.saved)
-        return [leaf for part in parts for leaf in pytree.tree_leaves(part)]
+        aux = [] if self.aux is None else self._note(solution.aux)
+        return [*(leaf for part in parts for leaf in pytree.tree_leaves(part)), *aux]
+
+    def aux_like(
+        self, z0: Sequence[Tensor], tensors: Sequence[Tensor], ints: Sequence[int]
+    ) -> list[Tensor]:
+        """Tensors like those of aux, from one evaluation of f without data and without effects."""
+        if self.aux is None:
+            return []
+        # By no number of these: shapes and dtypes do not depend on them.
+        args, options = self._call(tensors, [1.0] * len(self.values["leaves"]), ints)
+        f, mode = self.f, detect_fake_mode([*z0, *tensors])
+        flags = {"has_aux": True, "pass_step": options.get("pass_step", False)}
+        mapping = FlatFunction(f._call_impl, z0, self.start, **flags)
+        with ExitStack() as stack:
+            stack.enter_context(KeptState(search((f,))).kept(every=True))
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(autocast(self.autocast))
+            if mode is not None:  # f's parameters have data
+                stack.enter_context(patch.object(mode, "allow_non_fake_inputs", True))
+            out = mapping(z0, mapping.take_args(tuple(args), options.get("kwargs")))
+            auxiliary = Auxiliary(self.aux, len(z0))
+            auxiliary.take(0, out)
+            values = auxiliary.result()
+        self._note(mapping.unflatten_aux(values))
+        if self.aux == "stack":
+            return [value.new_empty(2 * self.aux_steps, *value.shape[1:]) for value in values]
+        return [torch.empty_like(value) for value in values]
+
+    def _call(
+        self, tensors: Sequence[Tensor], floats: Sequence[float], ints: Sequence[int]
+    ) -> tuple[Any, Any]:
+        """The arguments and options of the call, for these tensors and numbers."""
+        given = {"tensor": tensors, "float": floats, "int": ints}
+        leaves = [
+            value if kind == "constant" else given[kind][place]
+            for kind, place, value in self.values["leaves"]
+        ]
+        return pytree.tree_unflatten(leaves, self.call)
+
+    def _note(self, aux: Any) -> list[Tensor]:
+        """The leaves of aux; what it is made of is known from now on."""
+        leaves, structure = pytree.tree_flatten(aux)
+        self.aux_leaves, self.aux_tree = len(leaves), []
+        _draw(pytree.tree_unflatten(list(range(len(leaves))), structure), self.aux_tree)
+        return leaves
+
+
+def _draw(form: Any, nodes: list[tuple[str, list[Any], list[int]]]) -> int:
+    """A tree with numbers for leaves as rows of kind, keys, and children: a compiler reads these.
+
+    The number of its root, which comes after all of its children.
+    """
+    if type(form) is dict:
+        kind, keys, children = "dict", list(form), list(form.values())
+    elif type(form) in (list, tuple):
+        kind, keys, children = type(form).__name__, [], list(form)
+    elif isinstance(form, int):
+        nodes.append(("leaf", [], [form]))
+        return len(nodes) - 1
+    else:
+        raise TypeError(
+            "f: expected an aux of tensors, tuples, lists and dicts in a compiled graph, got "
+            f"{type(form).__name__}; return a dict, or compile f alone (f.compile())"
+        )
+    rows = [_draw(child, nodes) for child in children]
+    nodes.append((kind, keys, rows))
+    return len(nodes) - 1
+
+
+def node_of_aux(key: int, node: int) -> tuple[str, list[Any], list[int]]:
+    """A row of the ``aux_tree`` of a plan."""
+    return _plans[key].aux_tree[node]
 
 
 class _Record(bytearray):
@@ -168,7 +245,7 @@ def _solve(
         rest = nullcontext() if inference else torch._C._ForceDispatchKeyGuard(*_AT_REST)
         with rest, torch.no_grad():
             outputs = chosen.run(z0, tensors, floats, ints)
-        return [*_fresh(outputs, cycle(z0)), record.ticket()]
+        return [*_outputs(chosen, outputs, z0), record.ticket()]
     kept = _fresh([*z0, *tensors]) if any(needs) or parameters else []
     read = kept or [*z0, *tensors]
     with torch._C._ForceDispatchKeyGuard(*_AT_REST), torch.enable_grad():
@@ -177,7 +254,13 @@ def _solve(
     if kept:
         wanted = [t for t, need in zip(read, needs, strict=True) if need]
         record.keep(outputs, [*wanted, *chosen.parameters()])
-    return [*_fresh(outputs, cycle(z0)), *kept, record.ticket()]
+    return [*_outputs(chosen, outputs, z0), *kept, record.ticket()]
+
+
+def _outputs(plan: Plan, outputs: Sequence[Tensor], z0: Sequence[Tensor]) -> list[Tensor]:
+    """Those of the solve as the start lies in memory, those of aux as they lie themselves."""
+    ends = len(outputs) - plan.aux_leaves
+    return [*_fresh(outputs[:ends], cycle(z0)), *_fresh(outputs[ends:])]
 
 
 def _solve_backward(
@@ -221,7 +304,9 @@ def _solve_fake(
     needs: list[bool],
     grad: bool,
 ) -> list[Tensor]:
-    outputs = [torch.empty_like(leaf) for _ in range(2 + _plans[plan].saves) for leaf in z0]
+    chosen = _plans[plan]
+    outputs = [torch.empty_like(leaf) for _ in range(2 + chosen.saves) for leaf in z0]
+    outputs += chosen.aux_like(z0, tensors, ints)
     inputs = [*z0, *tensors] if grad and (any(needs) or parameters) else []
     kept = [torch.empty_like(t) for t in inputs]
     return [*outputs, *kept, torch.empty((), dtype=torch.int64, device="cpu")]
@@ -238,7 +323,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> N
     ctx.counts = [len(part) for part in (z0, tensors, floats, parameters)]
     ctx.of_ints = None if ints else []  # an empty list passes for one of tensors
     ctx.needs = [*needs, *([True] * len(parameters))]
-    ctx.outputs = len(z0) * (2 + _plans[plan].saves)
+    ctx.outputs = len(z0) * (2 + _plans[plan].saves) + _plans[plan].aux_leaves
     ctx.save_for_backward(*output[ctx.outputs :], *parameters)
 
 
