@@ -78,3 +78,42 @@ def test_the_graph_holds_no_activations(adjoint: str) -> None:
     forward()
     stats = held.pop().stats  # type: ignore[attr-defined]
     assert stats.state_bytes < z0.numel() * (8 + 32 * 2 / 8 + 1)
+
+
+@pytest.mark.parametrize("adjoint", ["reversible", "hooks"])
+@pytest.mark.parametrize("how", ["sum", "mean", "last"])
+def test_aux_takes_its_own_memory_once(how: str, adjoint: str) -> None:
+    """What it is made of, and its sum: no more at a greater depth than without it."""
+    f, z0 = model()
+    size = 256 * 512 * 4
+
+    def grown(has_aux: bool) -> int:
+        def call(z: Tensor) -> object:
+            h = f[0](z)
+            new = f[3](f[2](f[1](h)))
+            return (new, h) if has_aux else new
+
+        def train(steps: int) -> None:
+            options = {"has_aux": has_aux, "aux": how, "adjoint": adjoint, "max_steps": steps}
+            solution = solve(call, z0, **options)  # type: ignore[arg-type]
+            loss = solution.z.sum() + (solution.aux.sum() if has_aux else 0.0)
+            loss.backward()
+
+        train(1)  # the gradients' memory stays
+        return peak_bytes(lambda: train(32), CPU) - peak_bytes(lambda: train(4), CPU)
+
+    # Autograd's own sums of "hooks" hold nodes, which are small.
+    assert abs(grown(True) - grown(False)) <= size / 8
+
+
+def test_stacked_aux_grows() -> None:
+    """Or the test above would say nothing."""
+    f, z0 = model()
+
+    def train(steps: int) -> None:
+        s = solve(lambda z: (f(z), f[0](z)), z0, has_aux=True, aux="stack", max_steps=steps)
+        (s.z.sum() + s.aux.sum()).backward()
+
+    train(1)
+    growth = peak_bytes(lambda: train(8), CPU) - peak_bytes(lambda: train(4), CPU)
+    assert growth >= 8 * 256 * 512 * 4

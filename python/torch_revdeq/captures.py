@@ -75,7 +75,7 @@ class Captures:
         for node in ends:
             if node not in self._nodes:
                 self._meet(read, node)
-        if len(set(ends)) < len(ends):
+        if len(ends) > 1 and len(set(ends)) < len(ends):
             counts = Counter(ends)
             self._twice |= {id(t) for node, t in self._nodes.items() if counts[node] > 1}
         self._last = [node for node in ends if node in self._nodes]  # not the state's

@@ -106,6 +106,7 @@ class Evaluation:
         self.mapping = mapping
         self.held = search((mapping.f, *mapping.constants))
         self.modules = self.held.modules
+        self.bare = self.held.is_bare()
         self.autocast = autocast_state(device)
         self.random = Randomness(device, rng)
         self.adjoint = ""  # chosen after f's modules are known
@@ -130,7 +131,7 @@ class Evaluation:
 
         As it was when this was first read, which is before the forward pass or in it.
         """
-        return Standing(self.modules).computed()
+        return Standing(self.modules).computed() if self.modules else []
 
     def with_computed(self, tensors: Sequence[Tensor]) -> AbstractContextManager[None]:
         """Have these stand in place of the ``computed``, one for each."""
@@ -139,7 +140,8 @@ class Evaluation:
 
     def __call__(self, k: int, leaves: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[Tensor]:
         """f in half step k, inside of ``forward`` or ``replay``."""
-        versions = [version_of(leaf) for leaf in leaves]
+        alone = leaves[0] if len(leaves) == 1 else None  # the common case
+        versions = [*map(version_of, leaves)] if alone is None else version_of(alone)
         if self.random.active:
             self.random.set(k)
         try:
@@ -151,7 +153,7 @@ class Evaluation:
             if "leaf Variable that requires grad" not in str(error):
                 raise
             raise changed_in_place() from error
-        if versions != [version_of(leaf) for leaf in leaves]:
+        if versions != ([*map(version_of, leaves)] if alone is None else version_of(alone)):
             raise changed_in_place()
         if k < 4 and self.watching:
             self._watch(k, leaves, tensors, out)
@@ -185,18 +187,19 @@ class Evaluation:
         `replayed`: f will be evaluated again. It may not read what it writes, unless `may_read`:
         the way back gives it that as the forward pass did.
         """
-        self._enter()
+        _settle_threads()
+        self.switch_autocast = any(on for _, on, _ in self.autocast)  # as it has just been noted
         self.watching, self.may_read = True, may_read
-        if self.adjoint != "backprop":
+        if self.adjoint != "backprop" and not self.bare:
             self.growth = Growth(self.held)
-        if replayed:
+        if replayed and not self.bare:
             self.writes, self.state = Written(self.held), KeptState(self.held)
         try:
             yield
             if self.growth is not None:
                 _refuse_growth(self.growth.at_the_end())
             if self.writes is not None and self.state is not None:
-                self.standing = Standing(self.modules)
+                self.standing = Standing(self.modules) if self.modules else None
                 self.writes.end()
                 self.state.end()
         finally:

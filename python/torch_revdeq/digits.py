@@ -121,7 +121,10 @@ def choose_frac_bits(
     """
     leaves = [leaf for part in seen.values() for leaf in part if leaf.numel()]
     norms = [torch.linalg.vector_norm(leaf.detach(), math.inf).float() for leaf in leaves]
-    size = float(torch.stack(norms).max()) if norms else 0.0
+    if norms and norms[0].device.type != "cpu":  # one read of the device
+        norms = [torch.stack(norms).max()]
+    sizes = [float(norm) for norm in norms]
+    size = max(sizes, default=0.0) if all(map(math.isfinite, sizes)) else math.nan
     if not math.isfinite(size):
         got = first_not_finite(seen, structure) or "larger ones than float32 holds"
         raise RuntimeError(

@@ -145,10 +145,11 @@ class Global:
 
 
 class Globals(NamedTuple):
-    """The globals that a function names, and those of them that it assigns."""
+    """The globals that a function names, those of them that it assigns, and so closed-over ones."""
 
     named: tuple[str, ...]
     assigned: tuple[Global, ...]
+    cells: frozenset[str]
 
 
 _known_globals: dict[int, tuple[types.CodeType, Globals]] = {}
@@ -164,11 +165,14 @@ def globals_of(code: types.CodeType) -> Globals:
     steps = [(i.opname, i.argval) for i in dis.get_instructions(code)]
     named = {name for what, name in steps if what in ("LOAD_GLOBAL", "LOAD_NAME", "STORE_GLOBAL")}
     assigned = {name for what, name in steps if what == "STORE_GLOBAL"}
+    cells = {name for what, name in steps if what == "STORE_DEREF"}
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             named.update(globals_of(constant).named)
             assigned.update(slot.__name__ for slot in globals_of(constant).assigned)
-    found = Globals(tuple(sorted(named)), tuple(map(Global, sorted(assigned))))
+            cells.update(globals_of(constant).cells)
+    own = frozenset(cells.intersection(code.co_freevars))
+    found = Globals(tuple(sorted(named)), tuple(map(Global, sorted(assigned))), own)
     _known_globals[id(code)] = code, found
     return found
 

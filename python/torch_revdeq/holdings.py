@@ -58,6 +58,11 @@ class Holdings:
         self.cells: list[types.CellType] = []
         self.tensors: list[Tensor] = []
 
+    def is_bare(self) -> bool:
+        """Whether there is nothing in it that f could write."""
+        places = self.modules or self.spaces or self.slotted or self.containers or self.cells
+        return not places and all(t.requires_grad for t in self.tensors)
+
 
 def search(roots: Iterable[object]) -> Holdings:
     """Everything that can be reached from the roots."""
@@ -155,10 +160,13 @@ class _Search:
             self._push(value.__dict__.values())
         if package_of(value) == "torch":
             return
-        for cell in value.__closure__ or ():
-            with suppress(ValueError):  # a variable that has no value yet
-                self._push((cell.cell_contents,))
-                self.found.cells.append(cell)
+        if value.__closure__:
+            assigned = globals_of(value.__code__).cells
+            for name, cell in zip(value.__code__.co_freevars, value.__closure__, strict=True):
+                with suppress(ValueError):  # a variable that has no value yet
+                    self._push((cell.cell_contents,))
+                if name in assigned:
+                    self.found.cells.append(cell)
         self._push(value.__defaults__ or ())
         self._push((value.__kwdefaults__ or {}).values())
         if self.is_near or not installed(value.__code__):

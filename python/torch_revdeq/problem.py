@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, TypeAlias
 
 import torch
@@ -70,6 +71,12 @@ class Problem:
         """Whether the state is in fixed point."""
         return self.state is None
 
+    def without_tensors(self) -> Problem:
+        """A copy that holds none of the caller's tensors."""
+        copy = object.__new__(Problem)
+        copy.__dict__.update(self.__dict__, z0=[], y0=None, tensors=[])
+        return copy
+
     def auxiliary(self, *, in_place: bool = False) -> Auxiliary | None:
         """What takes aux in, in one forward pass; None where f returns the state alone."""
         if self.aux is None:
@@ -101,8 +108,7 @@ class Problem:
 
     def stats(self, pair: Pair, steps: int) -> Stats:
         """What there is to say after the forward pass."""
-        leaves = [*pair.y, *pair.z]
-        size = sum(leaf.numel() * leaf.element_size() for leaf in leaves)
+        size = 2 * sum(leaf.numel() * leaf.element_size() for leaf in pair.y)
         stats = Stats(
             steps,
             state="exact" if self.state is None else str(self.state).removeprefix("torch."),
@@ -166,6 +172,16 @@ def layout_of(
     private: bool = False,
 ) -> Layout:
     """The dtypes of a pair in this state, for what f returns and reads; TypeError for another f."""
+    return _layout(tuple(f), tuple(read), state, private)
+
+
+@lru_cache(maxsize=256)  # with all that follows from it
+def _layout(
+    f: tuple[torch.dtype, ...],
+    read: tuple[torch.dtype, ...],
+    state: torch.dtype | None,
+    private: bool,
+) -> Layout:
     for dtype in f:
         if state is None and dtype not in EXACT_F:
             raise TypeError(

@@ -9,10 +9,10 @@ Source: arXiv 2509.12917, the backward pass of the reversible solver.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from sys import getrefcount
 from typing import Any
 
 import torch
@@ -108,7 +108,7 @@ class _Forward:
         # A graph that is kept is differentiated with respect to leaves, and a compiler that meets
         # both compiles f twice.
         compiled = is_compiled(problem.mapping.f, self.evaluation.modules)
-        self.leaks = not (self.kept.wanted or compiled)
+        self.leaks = not (self.kept.wanted or compiled or self.evaluation.bare)
         self.tensors = self._cut_off()
         self.kept.reads = [*problem.z0, *self.tensors]
         self.auxiliary = problem.auxiliary(in_place=True)
@@ -150,14 +150,19 @@ class _Forward:
 
     def _look(self, k: int, state: list[Tensor]) -> None:
         """Whether something of an evaluation is still there: of its graph, or its state."""
-        leaks = False
-        for leaf in state:
-            # In a list, a loop and a call.
-            if use_count(leaf) > 1 or sys.getrefcount(leaf) > 3:
-                leaks = True
-        self.leaks = leaks if k == 0 else self.leaks or leaks
-        if k == 0 and self.tensors:
-            # Other tensors from now on: one that f kept of the first shows.
+        if len(state) == 1:  # held by the list and the call
+            leaks = use_count(state[0]) > 1 or getrefcount(state[0]) > 2
+        else:  # and by the loop
+            leaks = any(use_count(leaf) > 1 or getrefcount(leaf) > 3 for leaf in state)
+        if k == 0:
+            self._renew(leaks)
+        elif leaks:
+            self.leaks = True
+
+    def _renew(self, leaks: bool) -> None:
+        """Give f other tensors from now on: one that it kept of the first shows."""
+        self.leaks = leaks
+        if self.tensors and not self.evaluation.bare:
             guard(self.tensors)
             self.tensors = self._cut_off()
             self.captures.renew(self.tensors)
@@ -206,7 +211,7 @@ class _Walk:
         self, problem: Problem, forward: _Forward, pair: Pair, steps: int, stats: Stats
     ) -> None:
         captures = forward.captures
-        self.problem = replace(problem, z0=[], y0=None, tensors=[])
+        self.problem = problem.without_tensors()
         self.counts = Inputs.of(problem, []).counts()
         self.pair, self.steps, self.stats = pair, steps, stats
         self.captures = captures.leaves

@@ -223,7 +223,7 @@ def solve(
     evaluation.transformed = transformed = check_transforms(chosen, kept is None, read)
     if torch.is_grad_enabled():
         check_modules(evaluation.modules, chosen)
-        if chosen == "reversible":
+        if chosen == "reversible" and evaluation.modules:
             tensors = [*tensors, *evaluation.take_computed()]
     dims = given["per_sample"]
     halting = Halting(leaves, dims, tol, check_every) if dims else None
