@@ -258,6 +258,23 @@ class Evaluation:
                 "module in eval mode, or choose adjoint='backprop', which evaluates nothing again"
             )
 
+    def written_besides_buffers(self) -> str | None:
+        """Inside of ``forward``: what f was seen to write that is no buffer, in words."""
+        if self.writes is not None and self.writes.loose_changed():
+            return "a tensor that it closes over"
+        return None if self.state is None else self.state.first_changed()
+
+    def again(self, k: int, leaves: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Half step k once more, inside of ``forward``: nothing is written, and nothing drawn."""
+        states = self.random.states()
+        if self.random.active:
+            self.random.set(k)
+        try:
+            with self.repeated(), saved_tensors_hooks(_as_it_is, _as_it_is):
+                return self._around(k, leaves, tensors)
+        finally:
+            self.random.restore(states)
+
     @contextmanager
     def repeated(self) -> Iterator[None]:
         """Inside of ``forward``, around evaluations that come a second time: nothing is written."""

@@ -66,6 +66,18 @@ class KeptState:
         self.noted = Noted([*held.spaces, *held.containers, *held.cells, *held.slotted])
         self.changed: list[Any] = []
 
+    def first_changed(self) -> str | None:
+        """What was changed first, of all that was, in words."""
+        for place, then in self.noted.changed():
+            if not isinstance(place, dict):
+                return "an element, variable or attribute"
+            now = list(place.items())
+            for i, (name, value) in enumerate(now):
+                if i >= len(then) or value is not then[i]:
+                    return repr(name)
+            return "an attribute that it deletes"
+        return None
+
     def end(self) -> None:
         """After the forward pass: which of them it has changed."""
         self.changed = [place for place, _ in self.noted.changed()]
