@@ -217,13 +217,16 @@ class ReadAgain:
                 )
 
 
-def check_kept(outputs: Sequence[Tensor], start: int, since: int) -> None:
+def check_kept(outputs: Sequence[Tensor], start: int, since: int, given: Sequence[Tensor]) -> None:
     """CaptureError where an evaluation reads what f kept of one between `start` and `since`.
 
-    For what runs in autograd's own graph, and may close over what was computed before.
+    For what runs in autograd's own graph, and may close over what was computed before. What lies
+    above the tensors that f was `given` is not looked at.
     """
-    nodes: list[Any] = [output.grad_fn for output in outputs if output.grad_fn is not None]
-    seen = set(nodes)
+    above = {t.grad_fn for t in given if t.grad_fn is not None}
+    nodes: list[Any] = [o.grad_fn for o in outputs if o.grad_fn is not None]
+    nodes = [node for node in nodes if node not in above]
+    seen = {*nodes, *above}
     for node in nodes:
         if start <= node._sequence_nr() < since:
             refuse_kept(where_made(node))

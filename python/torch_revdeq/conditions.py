@@ -117,6 +117,7 @@ class Evaluation:
         self.standing: Standing | None = None
         self.watching = self.may_read = False
         self.weights = 0
+        self.restored: KeptState | None = None
         self.device = device
         self.switch_autocast = False
 
@@ -145,7 +146,7 @@ class Evaluation:
         if self.random.active:
             self.random.set(k)
         try:
-            if self.switch_autocast or self.weights:
+            if self.switch_autocast or self.weights or self.restored is not None:
                 out = self._around(k, leaves, tensors)
             else:
                 out = self.mapping(leaves, tensors, k >> 1)
@@ -165,6 +166,8 @@ class Evaluation:
         with ExitStack() as stack:
             if self.switch_autocast:
                 stack.enter_context(autocast(self.autocast))
+            if self.restored is not None:
+                stack.enter_context(self.restored.kept())
             if self.weights:
                 stack.enter_context(self.with_computed(tensors[given:]))
             return self.mapping(leaves, tensors[:given], k >> 1)
@@ -196,6 +199,8 @@ class Evaluation:
             self.writes, self.state = Written(self.held), KeptState(self.held)
         try:
             yield
+            if replayed:
+                self.random.check_late()
             if self.growth is not None:
                 _refuse_growth(self.growth.at_the_end())
             if self.writes is not None and self.state is not None:
@@ -295,7 +300,9 @@ class Evaluation:
             if self.writes:
                 stack.enter_context(self.writes.kept())
             if self.state is not None and self.state.changed:
-                stack.enter_context(self.state.kept())
+                # Around each evaluation: what hooks write in between, of gradients, stays.
+                self.restored = self.state
+                stack.callback(setattr, self, "restored", None)
             if self.random.active:
                 stack.callback(self.random.restore, self.random.states())
             yield

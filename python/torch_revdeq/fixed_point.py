@@ -134,7 +134,7 @@ def fixed_point(
     def differentiated(state: Sequence[Tensor]) -> list[Tensor]:
         """f with its graph, which may not lead into that of the iteration."""
         out = evaluate(state)
-        check_kept(out, start, end)
+        check_kept(out, start, end, tensors)
         return out
 
     with evaluation.forward(replayed=False):
