@@ -78,7 +78,7 @@ def watched_eager(call: Call, sources: Sequence[Tensor], note: Callable[[Leaves]
 def _check_graph(out: Sequence[Tensor], known: Sequence[Tensor], begun: int, mark: int) -> None:
     """CaptureError if the graph of one evaluation reaches what was not given to it."""
     stops = {t.grad_fn for t in known if t.grad_fn is not None}
-    ends, older = ends_of(out, mark, stops)
+    ends, older, _ = ends_of(out, mark, stops)
     if older is not None:
         if is_entered(older) or older._sequence_nr() >= begun:
             refuse_kept(where_made(older))

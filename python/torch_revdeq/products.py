@@ -53,7 +53,7 @@ class Products:
             wide: add up in float32 what has a 16-bit dtype.
             kept: graphs of the forward pass, by half step, which need no evaluation. They are
                 taken out as they are used, unless autograd keeps its graph.
-            again: what f must read. The first evaluation is held to it.
+            again: the graphs of the forward pass, which f must make again.
             auxiliary: the gradients of what f returns beside the state.
         """
         self.evaluation, self.tensors, self.targets = evaluation, tensors, targets
@@ -115,8 +115,7 @@ class Products:
                 read, given = as_read(state), as_read(given)
             out = self.evaluation(k, read, given)
             if self.again is not None:
-                self.again.check(out, since)
-                self.again = None
+                self.again.check(k, state, out, since)
             # Made after f, so that autograd meets them first: the sum so far, then f's parts.
             targets = [self.targets[i] for i in self.seeded if self.sums[i] is not None]
             return Graph(k, state, out, {id(t): t.view_as(t) for t in targets})

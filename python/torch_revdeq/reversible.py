@@ -205,12 +205,9 @@ class _Walk:
         self.kept: dict[int, Graph] = {}  # of the forward pass
         self.arguments: list[Tensor] | None = None  # those that they read
         self.entrance = forward.entrance or Entrance()
-        self.reached: set[int] = set()  # places in `read`, by the last evaluation
         if forward.kept.wanted:
             self.kept, self.arguments = forward.kept.by_half_step(), forward.tensors
-        else:
-            last = captures.reached_last()
-            self.reached = {i for i, leaf in enumerate(read) if id(leaf) in last}
+        self.aliased, self.prints = forward.aliased, captures.prints
         aux = forward.auxiliary
         self.differentiable = [] if aux is None else aux.differentiable  # for each leaf of it
 
@@ -282,6 +279,7 @@ def _walk_back(
     if problem.aux is not None:
         of_aux = AuxiliaryGradients(problem.aux, 2 * walk.steps, grads[ends:])
     unguarded(arguments)
+    again = ReadAgain(arguments, inputs.captures, walk.prints)
     products = Products(
         problem.evaluation,
         arguments,
@@ -289,7 +287,8 @@ def _walk_back(
         [walk.reached_twice[i] for i in chosen],
         wide=problem.wide,
         kept=walk.kept,
-        again=ReadAgain(read, walk.reached),
+        # What counts operations, then or now, adds some of its own.
+        again=None if walk.aliased or is_asked_for_leaves() else again,
         auxiliary=of_aux,
     )
     first = problem.first_step
