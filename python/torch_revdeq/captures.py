@@ -13,7 +13,7 @@ would end where the solver has cut the graph.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NoReturn, TypeAlias
 
 import torch
@@ -229,15 +229,17 @@ class ReadAgain:
             keys.append(key)
         found = print_of(nodes, keys)
         if found != self.prints[k]:
-            self._explain(found, self.prints[k], ends)
+            rows = zip(ends, keys, strict=True)
+            leaves = [end.variable for end, key in rows if key != -1 and end not in entered]
+            if found[0] == self.prints[k][0] or not _is_optimized(nodes):
+                self._explain(found, self.prints[k], leaves)
 
-    def _explain(self, found: Print, then: Print, ends: Sequence[Any]) -> None:
-        """Where the graph is another: what it means, if anything."""
-        leaves = [end.variable for end in ends if end not in self.entered]
+    def _explain(self, found: Print, then: Print, leaves: Sequence[Tensor]) -> None:
+        """Where the graph is another: what it means, if anything; `leaves` are not the state's."""
         if any(map(is_guarded, leaves)):
             refuse_kept("it was given there")
         known = {*self.places, *map(id, self.captures)}
-        new = any(id(leaf) not in known for leaf in leaves if leaf.is_leaf)
+        new = any(id(leaf) not in known for leaf in leaves)
         frozen = not all(leaf.requires_grad for leaf in self.captures)
         if found[0] != then[0] and (new or frozen):
             return  # parameters that were frozen or unfrozen since: as in autograd
@@ -249,12 +251,38 @@ class ReadAgain:
                 "inside of f and pass them: solve(lambda z, p, x: functional_call(cell, p, (z, x)),"
                 " z0, p, x), or choose adjoint='backprop'"
             )
-        raise CaptureError(
-            "f: expected to compute its result by the same operations on the way back as in the "
-            "forward pass, got others: a flag, a counter, a hook or a context (no_grad, a detach) "
-            "changed in between; keep it as it is until after backward(), pass it as an argument, "
-            "or choose adjoint='backprop'"
-        )
+        raise other_operations()
+
+
+class SameOperations:
+    """The same, of the operations alone: for an f that is given all that it may read."""
+
+    def __init__(self, prints: Mapping[int, int]) -> None:
+        """`prints` of the forward pass: the first half of ``print_of``."""
+        self.prints = prints
+
+    def check(self, k: int, state: Sequence[Tensor], outputs: Sequence[Tensor], since: int) -> None:
+        """Walk the graph of half step k; CaptureError where it is another."""
+        _, older, nodes = ends_of(outputs, since)
+        if older is not None:
+            refuse_kept(where_made(older))
+        if print_of(nodes, ())[0] != self.prints.get(k) and not _is_optimized(nodes):
+            raise other_operations()
+
+
+def _is_optimized(nodes: Sequence[Any]) -> bool:
+    """Whether torch.jit has made a graph of its own: not in the first calls, and then it has."""
+    return any("torch::jit" in node.name() for node in nodes)
+
+
+def other_operations() -> CaptureError:
+    """f took another path than in the forward pass."""
+    return CaptureError(
+        "f: expected to compute its result by the same operations on the way back as in the "
+        "forward pass, got others: a flag, a counter, a hook or a context (no_grad, a detach) "
+        "changed in between; keep it as it is until after backward(), pass it as an argument, "
+        "or choose adjoint='backprop'"
+    )
 
 
 def check_kept(outputs: Sequence[Tensor], start: int, since: int, given: Sequence[Tensor]) -> None:

@@ -39,6 +39,7 @@ from .functional_products import (
 )
 from .pair import Leaves
 from .problem import Outputs, Problem
+from .products import is_asked_for_leaves
 from .reconstruction import Check, float_tolerance, is_far
 from .schedule import Schedule
 from .transforms import inside_transform, is_batched
@@ -94,8 +95,10 @@ class Run:
     around_backward: Callable[[], AbstractContextManager[None]] = nullcontext
     around_jvp: Callable[[], AbstractContextManager[None]] = nullcontext
     aux: Reduction | None = None  # how f's aux is put together; None: f returns the state alone
+    prints: dict[int, int] = field(default_factory=dict)  # of the graphs of all half steps
     needed: set[int] = field(default_factory=set)  # leaves of aux that require grad
     fixed: tuple[int, ...] = ()  # and those that do not, as far as that is known
+    counted: bool = False  # whether what counts operations was on: it adds some of its own
     transformed: bool = False  # called inside of a transform, whose tensors f may close over
 
     def split(self, tensors: Leaves) -> tuple[Leaves, Leaves, Leaves]:
@@ -132,10 +135,12 @@ class Run:
         """The same, refusing an f that reads what it was not given: these."""
         if self.transformed or torch.compiler.is_compiling():
             return replace(self, call=watched(self.call))
+        self.counted = is_asked_for_leaves()
         return replace(self, call=watched_eager(self.call, tensors, self.note))
 
-    def note(self, out: Leaves) -> None:
-        """After an evaluation: which leaves of aux require grad."""
+    def note(self, k: int, out: Leaves, made: int) -> None:
+        """After half step k: which leaves of aux require grad, and the print of its graph."""
+        self.prints[k] = made
         self.needed |= {i for i, value in enumerate(out[self.leaves :]) if value.requires_grad}
 
     def product(self, given: Leaves, wanted: Sequence[bool], grads: Leaves) -> Product:
@@ -145,6 +150,8 @@ class Run:
             return Traced(self.call, self.reading, given, **rest)
         plain = Once if is_batched(grads) else InPlace
         kind = Again if torch.is_grad_enabled() else plain
+        if kind is InPlace and not self.counted:
+            rest["prints"] = self.prints
         return kind(self.call, self.reading, given, wanted, **rest)
 
     def _gradients_of_aux(self, grads: Leaves) -> AuxiliaryGradients | None:

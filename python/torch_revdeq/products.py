@@ -16,7 +16,7 @@ from torch.overrides import has_torch_function
 
 from .auxiliary import AuxiliaryGradients
 from .boundary import guard, unguarded
-from .captures import ReadAgain, now
+from .captures import ReadAgain, SameOperations, now
 from .conditions import Evaluation
 from .kept import Graph
 
@@ -38,7 +38,7 @@ class Products:
         *,
         wide: bool,
         kept: dict[int, Graph] | None = None,
-        again: ReadAgain | None = None,
+        again: ReadAgain | SameOperations | None = None,
         auxiliary: AuxiliaryGradients | None = None,
     ) -> None:
         """Differentiate with respect to the state and to `targets`.
@@ -116,6 +116,10 @@ class Products:
             out = self.evaluation(k, read, given)
             if self.again is not None:
                 self.again.check(k, state, out, since)
+                if (
+                    isinstance(self.evaluation, Evaluation) and self.evaluation.bare
+                ):  # nothing can have changed but what is around it
+                    self.again = None
             # Made after f, so that autograd meets them first: the sum so far, then f's parts.
             targets = [self.targets[i] for i in self.seeded if self.sums[i] is not None]
             return Graph(k, state, out, {id(t): t.view_as(t) for t in targets})
