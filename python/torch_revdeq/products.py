@@ -85,6 +85,7 @@ class Products:
         roots = [value for value in out[:count] if value.requires_grad]
         cotangents = [s for s, value in zip(seed, out, strict=False) if value.requires_grad]
         if self.auxiliary is not None:
+            self.auxiliary.check(k, out[count:])
             # In the order in which autograd meets the sums that a stored graph makes of them.
             rows = zip(out[count:], self.auxiliary.of(k), strict=True)
             pairs = [(value, g) for value, g in rows if g is not None and value.requires_grad]
