@@ -204,7 +204,8 @@ class Evaluation:
             if self.growth is not None:
                 _refuse_growth(self.growth.at_the_end())
             if self.writes is not None and self.state is not None:
-                self.standing = Standing(self.modules) if self.modules else None
+                if self.modules and self.adjoint != "functional":  # which exchanges them itself
+                    self.standing = Standing(self.modules)
                 self.writes.end()
                 self.state.end()
         finally:

@@ -51,7 +51,8 @@ _exchanging = threading.RLock()
 
 def with_parameters(f: nn.Module) -> tuple[Callable[..., Any], dict[str, Tensor]]:
     """A module as a function of its parameters too, and these: its first argument after z."""
-    parameters: dict[str, Tensor] = dict(f.named_parameters())
+    with nullcontext() if torch.compiler.is_compiling() else _exchanging:
+        parameters: dict[str, Tensor] = dict(f.named_parameters())
 
     def of_parameters(z: Any, parameters: dict[str, Tensor], *args: Any, **more: Any) -> Any:
         return functional_call(f, parameters, (z, *args), more)
