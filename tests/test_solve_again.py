@@ -30,7 +30,7 @@ class Cell(nn.Module):
         return torch.tanh(0.3 * self.of_z(z) + self.of_x(x))
 
 
-# ---- aux ------------------------------------------------------------------------------------------
+# ---- aux -----------------------------------------------------------------------------------------
 
 
 class OfBefore(Cell):
@@ -86,7 +86,7 @@ def test_an_aux_that_is_the_same_and_holds_nan() -> None:
     assert w.grad is not None and torch.equal(w.grad, torch.full((8,), 6.0))
 
 
-# ---- the same values, and another gradient --------------------------------------------------------
+# ---- the same values, and another gradient -------------------------------------------------------
 
 
 class Stopped(Cell):
@@ -153,7 +153,7 @@ def test_a_leaf_of_one_step_that_was_replaced() -> None:
         z.sum().backward()
 
 
-# ---- random numbers, and what is not seen by the graph --------------------------------------------
+# ---- random numbers, and what is not seen by the graph -------------------------------------------
 
 
 @pytest.mark.parametrize("adjoint", ADJOINTS)
@@ -180,7 +180,7 @@ def test_checkpoint_compares_what_f_returns() -> None:
     solve(f, torch.zeros(4, 8), x, adjoint="checkpoint", check=False).z.sum().backward()
 
 
-# ---- what else f may do ---------------------------------------------------------------------------
+# ---- what else f may do --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("adjoint", ADJOINTS)
@@ -216,6 +216,7 @@ def test_threads_that_share_a_functional_layer() -> None:
     """The exchange of parameters is undone, whoever else exchanges them."""
     layer = RevDEQ(Cell(), adjoint="functional", state=torch.float32, max_steps=6)
     own, x = {name: id(p) for name, p in layer.named_parameters()}, torch.randn(16, 8)
+    parameters = list(layer.parameters())
     errors: list[BaseException] = []
 
     def serve() -> None:
@@ -224,7 +225,7 @@ def test_threads_that_share_a_functional_layer() -> None:
                 with torch.set_grad_enabled(i % 2 == 0):
                     z = layer(x)
                 if z.requires_grad:
-                    torch.autograd.grad(z.sum(), list(layer.parameters()))
+                    torch.autograd.grad(z.sum(), parameters)
         except BaseException as error:
             errors.append(error)
 
