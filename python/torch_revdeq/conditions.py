@@ -120,11 +120,6 @@ class Evaluation:
         self.device = device
         self.switch_autocast = False
 
-    @property
-    def written(self) -> list[tuple[nn.Module, str]]:
-        """The buffers that a replay puts back."""
-        return [] if self.writes is None else [(m, name) for m, name, _ in self.writes.slots]
-
     @cached_property
     def computed(self) -> list[tuple[nn.Module, str, Tensor]]:
         """Where f's modules hold, as parameters, tensors that were computed and require grad.
@@ -194,6 +189,8 @@ class Evaluation:
             self.growth = Growth(self.held)
         if replayed and not self.bare:
             self.writes, self.state = Written(self.held), KeptState(self.held)
+            if not (self.transformed or capturing(self.device)):
+                self.writes.before_first()
         try:
             yield
             if self.growth is not None:
@@ -213,6 +210,8 @@ class Evaluation:
         """After each of the first evaluations of the forward pass: what else they did."""
         if k == 0:
             self.random.observe_first()
+            if self.writes is not None and self.writes.copies:
+                self.writes.after_first()
             if self.growth is not None and not self.growth.after_first():
                 self.growth = None
             return
@@ -261,7 +260,7 @@ class Evaluation:
     @contextmanager
     def repeated(self) -> Iterator[None]:
         """Inside of ``forward``, around evaluations that come a second time: nothing is written."""
-        writes, state = Written(self.held), KeptState(self.held)
+        writes, state = Written(self.held, self.writes), KeptState(self.held)
         writes.end()
         with writes.kept(), state.kept(every=True):
             yield
