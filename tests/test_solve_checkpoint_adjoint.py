@@ -199,3 +199,52 @@ def test_its_memory_grows_by_states(state: Any) -> None:
 
     states = (peak(32) - peak(2)) / (60 * z0.nbytes)
     assert 0.95 < states < 1.05
+
+
+class ReadsAndWrites(nn.Module):
+    """An f that depends on something it writes: in an attribute, a list, or a tensor."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.linear, self.how = nn.Linear(4, 4), how
+        self.count, self.past = 0, [torch.zeros(4)]
+        self.mean: Tensor = torch.zeros(4)
+
+    def forward(self, z: Tensor, x: Tensor) -> Tensor:
+        out = torch.tanh(self.linear(z) + x)
+        if self.how == "counter":
+            self.count += 1
+            return out / self.count
+        if self.how == "list":
+            out = out + 0.1 * torch.stack(self.past[-2:]).mean(0)
+            self.past.append(out.detach().mean(0))
+        elif self.how == "attribute":
+            out = out + 0.1 * self.mean
+            self.mean = 0.9 * self.mean + out.detach().mean(0)
+        elif self.how == "in place":
+            out = out + 0.1 * self.mean
+            self.mean.add_(out.detach().mean(0))
+        else:  # written and not read
+            self.count += 1
+            self.past.append(out.detach().mean(0))
+        return out
+
+
+@pytest.mark.parametrize("how", ["counter", "list", "attribute", "in place"])
+def test_what_f_reads_and_writes_besides_buffers(how: str) -> None:
+    x = torch.randn(3, 4)
+    for _ in range(2):  # in a second step of training, too
+        f = ReadsAndWrites(how)
+        with pytest.raises(RuntimeError, match="f: expected to read none of the attributes, conta"):
+            solve(f, torch.zeros_like(x), x, adjoint="checkpoint")
+
+
+def test_what_f_writes_and_does_not_read() -> None:
+    x, found = torch.randn(3, 4), []
+    for adjoint in ("checkpoint", "backprop"):
+        torch.manual_seed(0)
+        f = ReadsAndWrites("nothing")
+        z = solve(f, torch.zeros_like(x), x, adjoint=adjoint, max_steps=3).z  # type: ignore[arg-type]
+        found.append(torch.autograd.grad(z.square().sum(), list(f.parameters())))
+        assert f.count == 6 and len(f.past) == 7
+    assert all(map(torch.equal, *found))

@@ -269,3 +269,38 @@ def test_what_a_norm_writes_is_written() -> None:
     want, got = (dict(layer.named_buffers()) for layer in layers)
     assert all(torch.equal(got[name], want[name]) for name in want)
     assert int(want["f.norm.num_batches_tracked"]) == 8
+
+
+class Aside:
+    """An object that is no module, and that f holds."""
+
+    def __init__(self) -> None:
+        self.value = torch.zeros(())
+        self.seen: list[float] = []
+
+
+class WritesAside(nn.Module):
+    """An f that writes where no attribute of a module is: a buffer assigned, an object, a list."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.linear, self.how, self.aside = nn.Linear(4, 4), how, Aside()
+        self.register_buffer("value", torch.zeros(()))
+
+    def forward(self, z: Tensor, x: Tensor) -> Tensor:
+        if self.how == "buffer":
+            self.value = x.detach().max()
+        elif self.how == "object":
+            self.aside.value = x.detach().max()
+        else:
+            self.aside.seen.append(1.0)
+        return torch.tanh(self.linear(z) + x)
+
+
+@pytest.mark.parametrize("how", ["buffer", "object", "list of an object"])
+def test_what_f_writes_besides_attributes_of_modules(how: str) -> None:
+    torch.compiler.reset()
+    layer = RevDEQ(WritesAside(how), max_steps=2)
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    with pytest.raises(RuntimeError, match="f: expected to write no attributes in a comp"):
+        compiled(torch.rand(3, 4))

@@ -1,7 +1,8 @@
 """What the modules of f keep as plain attributes, and whether an evaluation changed it.
 
-Parameters, buffers, submodules and hooks are not looked at: they have rules of their own. Nor is
-what an attribute refers to, except for containers: the elements of a list, set or dict count.
+Also what objects, containers, closures and globals hold that can be reached from f, and which
+tensors stand as buffers. What is written into buffers, parameters, submodules and hooks is not
+looked at: they have rules of their own.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ from collections.abc import Collection
 from typing import Any
 
 from torch import Tensor, nn
+
+from .holdings import search
+from .kept_state import Noted, contents_of
 
 CONTAINERS = (list, dict, set, deque)
 """What f may change without a new value for its attribute."""
@@ -33,6 +37,7 @@ class Attributes:
         """Note them: the values, the versions of tensors, the elements of containers."""
         self.values: list[tuple[nn.Module, int, dict[str, Any]]] = []
         self.inside: list[tuple[nn.Module, str, Any, Any]] = []
+        self.buffers: list[tuple[nn.Module, list[Any]]] = []
         below: list[nn.Module | None] = [module]
         seen = set()
         for each in below:  # which grows
@@ -41,14 +46,24 @@ class Attributes:
             seen.add(each)
             below.extend(each._modules.values())
             every = vars(each)
+            if each._buffers:
+                self.buffers.append((each, [*each._buffers.values()]))
             plain = {name: every[name] for name in every.keys() - _OF_TORCH}
             self.values.append((each, len(every), plain))
             for name, value in plain.items():
                 if type(value) not in _EQUAL and isinstance(value, _INSIDE):
                     self.inside.append((each, name, value, _state(value)))
 
+        held, own = search((module,)), {id(vars(each)) for each in seen}
+        beyond = [space for space in held.spaces if id(space) not in own]
+        self.beyond = Noted([*beyond, *held.containers, *held.cells, *held.slotted])
+
     def changed(self) -> str | None:
         """The first that is not as it was: "'name' in Module"; None if all are."""
+        for module, before in self.buffers:
+            for (name, now), old in zip(module._buffers.items(), before, strict=False):
+                if now is not old:
+                    return _named(module, name)
         for module, count, before in self.values:
             now = vars(module)
             names = before if len(now) == count else {*before, *(now.keys() - _OF_TORCH)}
@@ -60,6 +75,16 @@ class Attributes:
             inside = _state(value)
             if len(inside) != len(state) or not all(map(_same, inside, state)):
                 return _named(module, name)
+        return self._changed_beyond()
+
+    def _changed_beyond(self) -> str | None:
+        for place, then in self.beyond.changed():
+            now = contents_of(place)
+            if len(now) != len(then) or not all(map(_same, now, then)):
+                names = list(place) if isinstance(place, dict) else []
+                rows = zip(names, now, then, strict=False)
+                name = next((repr(n) for n, a, b in rows if not _same(a, b)), "an element")
+                return f"{name} in an object that f holds"
         return None
 
 

@@ -1,24 +1,21 @@
 """The edge of an evaluation of f: a gradient enters through what f returned, or not at all.
 
-The solver evaluates f on leaves of its own: copies of the state and of the arguments that are cut
+The solver evaluates f on tensors of its own: copies of the state and of the arguments that are cut
 off from the graph outside. A tensor that leaves f by another way (kept on a module, in a list, by a
 hook) still hangs on them. If it joins a loss, its gradient ends there, and what it would have done
-to the steps before and to what the arguments were computed from is lost. So these leaves raise when
-a gradient arrives at them that the solver did not ask for.
+to the steps before and to what the arguments were computed from is lost. So a gradient that comes
+to these tensors, and that the solver did not ask for, raises.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
-
-_DelayedError: Any = torch._C._functions.DelayedError  # type: ignore[attr-defined]
-"""A node of autograd's that raises when it is run."""
 
 
 class CaptureError(RuntimeError):
@@ -35,12 +32,11 @@ def side_loss() -> CaptureError:
     )
 
 
-_MESSAGE = str(side_loss()).encode()
-
-
 def _refuse(_: Any) -> NoReturn:
     raise side_loss()
 
+
+# ---- leaves: raise where backward() arrives -----------------------------------------------------
 
 _GUARD: Any = OrderedDict({0: _refuse})
 """One dictionary for all leaves: to set it takes a tenth of the time of ``register_hook``."""
@@ -56,19 +52,10 @@ def guard(leaves: Sequence[Tensor]) -> None:
             leaf._backward_hooks = _GUARD
 
 
-def arm(consumers: Iterable[Any]) -> list[Any]:
-    """The same for nodes that take such leaves in; handles by which it can be undone.
-
-    ``torch.autograd.grad`` computes no gradient that nobody asked for, of these leaves least of
-    all. It still runs the nodes, on its way to a parameter.
-    """
-    return [node.register_prehook(_refuse) for node in consumers]
-
-
 def unguarded(leaves: Sequence[Tensor]) -> None:
     """Let the solver's own gradient in."""
     for leaf in leaves:
-        if leaf._backward_hooks is _GUARD:
+        if leaf.grad_fn is None and leaf._backward_hooks is _GUARD:
             leaf._backward_hooks = None
 
 
@@ -77,21 +64,72 @@ def is_guarded(leaf: Tensor) -> bool:
     return leaf._backward_hooks is _GUARD
 
 
-def can_enter(tensor: Tensor) -> bool:
-    """Whether ``entered`` takes a tensor: autograd's node for it knows no subclasses."""
-    return type(tensor) in (Tensor, Parameter) and tensor.layout == torch.strided
+# ---- nodes: raise where any gradient passes -----------------------------------------------------
 
 
-def entered(values: Sequence[Tensor], origin: Sequence[Tensor]) -> list[Tensor]:
-    """The values as f gets them from `origin`, in autograd's eyes: a gradient between them raises.
+class Entrance:
+    """Where the tensors of one solve enter f, downstream of what they are computed from.
 
-    Where a leaf would only raise when a gradient arrives at it, these raise also where no more is
-    asked for than the gradient of something that `origin` was computed from. They share the memory
-    of the values. Of an `origin` none of which requires grad they are leaves.
+    A leaf raises when a gradient arrives at it, and ``torch.autograd.grad`` lets none arrive that
+    it was not asked for: of an encoder's parameters, a loss that f left behind would be a constant.
+    What enters here raises then, too. While the entrance is open gradients end at it, as at a leaf:
+    f may differentiate inside of itself.
     """
-    above = [tensor for tensor in origin if tensor.requires_grad]
-    if not above:
-        return [value.detach().requires_grad_() for value in values]
-    count = len(values) + len(above)
-    made = _DelayedError(_MESSAGE, count)(*(v.detach() for v in values), *above)
-    return list(made[: len(values)])
+
+    def __init__(self) -> None:
+        """Closed, and behind nothing."""
+        self.is_open = False
+        self._anchor: Tensor | None = None
+
+    def lead_from(self, origin: Sequence[Tensor]) -> None:
+        """Lie behind these tensors from now on."""
+        above = [tensor for tensor in origin if tensor.requires_grad]
+        self._anchor = None
+        if above:
+            with torch.enable_grad():
+                self._anchor = _Enter.apply(self, [torch.empty(0)], *above)[0]
+
+    def enter(self, values: Sequence[Tensor]) -> list[Tensor]:
+        """The values as f gets them, in the same memory; leaves, where they lie behind nothing."""
+        if self._anchor is None:
+            return [value.detach().requires_grad_() for value in values]
+        return list(_Enter.apply(self, values, self._anchor))
+
+    def behind(self, tensor: Tensor) -> Tensor:
+        """A tensor that requires grad, as f gets it: behind itself."""
+        return _Enter.apply(self, [tensor], tensor)[0]
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """While f runs, or the solver differentiates."""
+        before, self.is_open = self.is_open, True
+        try:
+            yield
+        finally:
+            self.is_open = before
+
+
+class _Enter(torch.autograd.Function):
+    """From what is outside to what f gets, in autograd's eyes."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, entrance: Entrance, values: Sequence[Tensor], *origin: Tensor
+    ) -> tuple[Tensor, ...]:
+        ctx.entrance, ctx.count = entrance, len(origin)
+        ctx.set_materialize_grads(False)
+        return tuple([value.detach() for value in values])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[None, ...]:
+        if not ctx.entrance.is_open:
+            raise side_loss()
+        return (None,) * (2 + ctx.count)
+
+
+def is_entered(node: Any) -> bool:
+    """Whether a node of autograd's graph is an entrance into some evaluation."""
+    return type(node) is _ENTER
+
+
+_ENTER: type = _Enter._backward_cls  # type: ignore[attr-defined]

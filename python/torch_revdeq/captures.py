@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from .boundary import CaptureError, arm, is_guarded
+from .boundary import CaptureError, is_entered, is_guarded
 
 _AccumulateGrad: type = torch._C._functions.AccumulateGrad  # type: ignore[attr-defined]
 now = torch.autograd._get_sequence_nr  # type: ignore[attr-defined]
@@ -48,28 +48,20 @@ class Captures:
         self._twice: set[int] = set()  # ids of those that one evaluation reached by several edges
         self._last: list[Any] = []  # where the last evaluation ended
         self._entered: set[Any] = set()  # nodes of known tensors that are no leaves
-        self._gone: set[Any] = set()  # and of those that f was given before
         self._enter(known)
         self._start = now()
 
-    def add(
-        self,
-        read: Sequence[Tensor],
-        outputs: Sequence[Tensor],
-        since: int,
-        *,
-        armed: bool = False,
-    ) -> None:
+    def add(self, read: Sequence[Tensor], outputs: Sequence[Tensor], since: int) -> None:
         """Walk the graph of one evaluation.
 
         Args:
             read: the state it began from.
             outputs: what it returned.
             since: ``now()`` before it.
-            armed: raise where the nodes that take in what f was given meet a gradient.
         """
-        stops = self._entered if read[0].is_leaf else {*self._entered, read[0].grad_fn}
-        ends, owners, older = ends_of(outputs, since, stops, self._gone)
+        node = read[0].grad_fn
+        stops = self._entered if node is None else {*self._entered, node}
+        ends, older = ends_of(outputs, since, stops)
         if older is not None:
             self._refuse(older)
         for node in ends:
@@ -79,11 +71,6 @@ class Captures:
             counts = Counter(ends)
             self._twice |= {id(t) for node, t in self._nodes.items() if counts[node] > 1}
         self._last = [node for node in ends if node in self._nodes]  # not the state's
-        if not read[0].is_leaf:
-            self._gone.add(read[0].grad_fn)
-        if armed:
-            given = {*map(id, read), *self.known_ids}
-            arm(_consumers(ends, owners, given, stops))
 
     def _meet(self, read: Sequence[Tensor], node: Any) -> None:
         if node is read[0].grad_fn:
@@ -104,7 +91,6 @@ class Captures:
         self._nodes = {node: t for node, t in self._nodes.items() if id(t) not in ids}
         self._twice = {ids.get(number, number) for number in self._twice}
         self.known, self.known_ids = list(known), set(ids.values())
-        self._gone |= self._entered
         self._enter(known)
 
     def _enter(self, known: Sequence[Tensor]) -> None:
@@ -125,10 +111,8 @@ class Captures:
         return {id(self._nodes[node]) for node in self._last}
 
     def _refuse(self, node: Any) -> NoReturn:
-        if node in self._gone:
-            refuse_kept("it was given there")
-        if node._sequence_nr() >= self._start:
-            refuse_kept(f"it was computed there by {node.name()}")
+        if is_entered(node) or node._sequence_nr() >= self._start:
+            refuse_kept(where_made(node))
         held = self.held()
         passed = "" if held is None else f" ({held} {_NO_PYTREE})"
         raise CaptureError(
@@ -146,6 +130,11 @@ _NO_PYTREE = (
 )
 
 
+def where_made(node: Any) -> str:
+    """How a tensor came about in another evaluation, for an error."""
+    return "it was given there" if is_entered(node) else f"it was computed there by {node.name()}"
+
+
 def refuse_kept(where: str) -> NoReturn:
     """f reads what it kept from another evaluation."""
     raise CaptureError(
@@ -156,55 +145,34 @@ def refuse_kept(where: str) -> NoReturn:
 
 
 def ends_of(
-    outputs: Sequence[Tensor],
-    since: int,
-    stops: Collection[Any] = (),
-    gone: Collection[Any] = (),
-) -> tuple[list[Any], list[Any], Any]:
-    """The leaves' nodes below the outputs, one for every edge, and the nodes that these come from.
+    outputs: Sequence[Tensor], since: int, stops: Collection[Any] = ()
+) -> tuple[list[Any], Any]:
+    """The leaves' nodes below the outputs, one for every edge; a node older than `since`, or None.
 
-    And a node older than `since`, or one that is `gone`, where the walk ends, or None. `stops`
-    count as leaves' nodes.
+    Where there is such a node the walk ends at it, and so at one by which another evaluation was
+    entered. `stops` count as leaves' nodes.
     """
     ends: list[Any] = []
-    owners: list[Any] = []
     nodes: list[Any] = []  # of f, each once; it grows while it is gone through
     for output in outputs:
         node = output.grad_fn
         if node in stops:
             ends.append(node)
-            owners.append(None)
         elif node is not None:
             nodes.append(node)
         elif output.requires_grad:  # f returned a leaf as it is
             ends.append(torch.autograd.graph.get_gradient_edge(output).node)
-            owners.append(None)
     seen = set(nodes)
     for node in nodes:
-        if node._sequence_nr() < since or node in gone:
-            return ends, owners, node
+        if node._sequence_nr() < since or (since and is_entered(node)):
+            return ends, node
         for below, _ in node.next_functions:
             if type(below) is _AccumulateGrad or below in stops:
                 ends.append(below)
-                owners.append(node)
             elif below is not None and below not in seen:
                 seen.add(below)
                 nodes.append(below)
-    return ends, owners, None
-
-
-def consumers_of(outputs: Sequence[Tensor], leaves: Sequence[Tensor]) -> set[Any]:
-    """The nodes below the outputs that take one of the leaves in."""
-    stops = {leaf.grad_fn for leaf in leaves if leaf.grad_fn is not None}
-    ends, owners, _ = ends_of(outputs, 0, stops)
-    return _consumers(ends, owners, set(map(id, leaves)), stops)
-
-
-def _consumers(
-    ends: Sequence[Any], owners: Sequence[Any], ids: set[int], stops: Collection[Any] = ()
-) -> set[Any]:
-    rows = [row for row in zip(ends, owners, strict=True) if row[1] is not None]
-    return {owner for end, owner in rows if end in stops or id(end.variable) in ids}
+    return ends, None
 
 
 def leaves_below(outputs: Sequence[Tensor]) -> list[Tensor]:
@@ -227,10 +195,12 @@ class ReadAgain:
 
     def check(self, outputs: Sequence[Tensor], since: int) -> None:
         """Walk the graph of one evaluation; CaptureError where it reads others."""
-        ends, _, older = ends_of(outputs, since)
+        entered = {t.grad_fn: t for t in self.known if t.grad_fn is not None}
+        ends, older = ends_of(outputs, since, entered)
         if older is not None:
-            refuse_kept(f"it was computed there by {older.name()}")
-        found = _leaves(ends)
+            refuse_kept(where_made(older))
+        found = _leaves([end for end in ends if end not in entered])
+        found |= {id(entered[end]): entered[end] for end in ends if end in entered}
         for leaf in found.values():
             if is_guarded(leaf):
                 refuse_kept("it was given there")
@@ -247,16 +217,19 @@ class ReadAgain:
                 )
 
 
-def check_kept(outputs: Sequence[Tensor], start: int, since: int) -> None:
+def check_kept(outputs: Sequence[Tensor], start: int, since: int, given: Sequence[Tensor]) -> None:
     """CaptureError where an evaluation reads what f kept of one between `start` and `since`.
 
-    For what runs in autograd's own graph, and may close over what was computed before.
+    For what runs in autograd's own graph, and may close over what was computed before. What lies
+    above the tensors that f was `given` is not looked at.
     """
-    nodes: list[Any] = [output.grad_fn for output in outputs if output.grad_fn is not None]
-    seen = set(nodes)
+    above = {t.grad_fn for t in given if t.grad_fn is not None}
+    nodes: list[Any] = [o.grad_fn for o in outputs if o.grad_fn is not None]
+    nodes = [node for node in nodes if node not in above]
+    seen = {*nodes, *above}
     for node in nodes:
         if start <= node._sequence_nr() < since:
-            refuse_kept(f"it was computed there by {node.name()}")
+            refuse_kept(where_made(node))
         if node._sequence_nr() < start:
             continue
         for below, _ in node.next_functions:

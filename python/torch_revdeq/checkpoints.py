@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.modules.batchnorm import _NormBase
 
+from .capturing import capturing
 from .conditions import Evaluation
 from .transforms import outside_batches
 
@@ -37,9 +38,33 @@ class Checkpoints:
         half = _HalfStep(self, k, leaves, self.buffers.note())
         try:
             with saved_tensors_hooks(half.pack, half.unpack):
-                return self.evaluation(k, leaves, self.tensors)
+                out = self.evaluation(k, leaves, self.tensors)
         finally:
             half.running = None
+        if k == 1:
+            self._check_reads(half.buffers, leaves, out)
+        return out
+
+    def _check_reads(
+        self, buffers: list[_Held], leaves: Sequence[Tensor], out: Sequence[Tensor]
+    ) -> None:
+        """Refuse an f that reads what it writes besides buffers, which alone come again.
+
+        The half step is evaluated once more, with the buffers that it had.
+        """
+        evaluation = self.evaluation
+        written = evaluation.written_besides_buffers()
+        if written is None or capturing(evaluation.device):
+            return
+        with self.buffers.put_back(buffers):
+            again = evaluation.again(1, leaves, self.tensors)
+        if not all(map(_same, again, out)):
+            raise RuntimeError(
+                "f: expected to read none of the attributes, containers and tensors that it writes "
+                f"with adjoint='checkpoint', got a change of {written}, after which it maps the "
+                "same state to another; keep it in a buffer (register_buffer), or choose "
+                "adjoint='backprop'"
+            )
 
     def check(self, task: int) -> None:
         """RuntimeError if a parameter was changed since the forward pass; once a backward pass."""
@@ -244,6 +269,13 @@ class BufferTrail:
         finally:
             for buffers, name, buffer in saved:
                 buffers[name] = buffer
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are equal, a NaN to another."""
+    if torch.equal(a, b):
+        return True
+    return bool(((a == b) | ((a != a) & (b != b))).all())
 
 
 def _get(buffers: dict[str, Tensor | None], name: str) -> Tensor | None:

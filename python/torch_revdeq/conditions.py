@@ -117,6 +117,7 @@ class Evaluation:
         self.standing: Standing | None = None
         self.watching = self.may_read = False
         self.weights = 0
+        self.restored: KeptState | None = None
         self.device = device
         self.switch_autocast = False
 
@@ -140,7 +141,7 @@ class Evaluation:
         if self.random.active:
             self.random.set(k)
         try:
-            if self.switch_autocast or self.weights:
+            if self.switch_autocast or self.weights or self.restored is not None:
                 out = self._around(k, leaves, tensors)
             else:
                 out = self.mapping(leaves, tensors, k >> 1)
@@ -160,6 +161,8 @@ class Evaluation:
         with ExitStack() as stack:
             if self.switch_autocast:
                 stack.enter_context(autocast(self.autocast))
+            if self.restored is not None:
+                stack.enter_context(self.restored.kept())
             if self.weights:
                 stack.enter_context(self.with_computed(tensors[given:]))
             return self.mapping(leaves, tensors[:given], k >> 1)
@@ -193,6 +196,8 @@ class Evaluation:
                 self.writes.before_first()
         try:
             yield
+            if replayed:
+                self.random.check_late()
             if self.growth is not None:
                 _refuse_growth(self.growth.at_the_end())
             if self.writes is not None and self.state is not None:
@@ -256,19 +261,27 @@ class Evaluation:
         Two more evaluations, which meet what the forward pass left, tell one reason from the other:
         they differ where f draws random numbers that are its own.
         """
-        states = self.random.states()
-        again, also = self._again(leaves, tensors), None
-        if not all(map(_is_same, again, out)):
-            also = self._again(leaves, tensors)
-        self.random.restore(states)
-        return also is not None and all(map(_is_same, again, also))
+        again = self.again(1, leaves, tensors)
+        if all(map(_is_same, again, out)):
+            return False
+        return all(map(_is_same, again, self.again(1, leaves, tensors)))
 
-    def _again(self, leaves: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[Tensor]:
-        """The second half step's evaluation once more, of which nothing stays."""
+    def written_besides_buffers(self) -> str | None:
+        """Inside of ``forward``: what f was seen to write that is no buffer, in words."""
+        if self.writes is not None and self.writes.loose_changed():
+            return "a tensor that it closes over"
+        return None if self.state is None else self.state.first_changed()
+
+    def again(self, k: int, leaves: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Half step k once more, inside of ``forward``: nothing is written, and nothing drawn."""
+        states = self.random.states()
         if self.random.active:
-            self.random.set(1)
-        with self.repeated(), saved_tensors_hooks(lambda t: t, lambda t: t):  # not those outside
-            return self._around(1, leaves, tensors)
+            self.random.set(k)
+        try:
+            with self.repeated(), saved_tensors_hooks(lambda t: t, lambda t: t):
+                return self._around(k, leaves, tensors)
+        finally:
+            self.random.restore(states)
 
     @contextmanager
     def repeated(self) -> Iterator[None]:
@@ -290,7 +303,9 @@ class Evaluation:
             if self.writes:
                 stack.enter_context(self.writes.kept())
             if self.state is not None and self.state.changed:
-                stack.enter_context(self.state.kept())
+                # Around each evaluation: what hooks write in between, of gradients, stays.
+                self.restored = self.state
+                stack.callback(setattr, self, "restored", None)
             if self.random.active:
                 stack.callback(self.random.restore, self.random.states())
             yield

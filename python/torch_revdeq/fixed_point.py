@@ -16,8 +16,8 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from .boundary import arm, entered, guard, unguarded
-from .captures import check_kept, consumers_of, now
+from .boundary import Entrance, guard, unguarded
+from .captures import check_kept, leaves_below, now
 from .conditions import Evaluation
 from .iterations import Anderson, FixedPointSolver, Relaxed, Run
 from .mapping import FlatFunction, flatten
@@ -134,7 +134,7 @@ def fixed_point(
     def differentiated(state: Sequence[Tensor]) -> list[Tensor]:
         """f with its graph, which may not lead into that of the iteration."""
         out = evaluate(state)
-        check_kept(out, start, end)
+        check_kept(out, start, end, tensors)
         return out
 
     with evaluation.forward(replayed=False):
@@ -183,7 +183,7 @@ def _implicit(
     in but the adjoint's.
     """
     value = evaluate([leaf.detach() for leaf in z])
-    around = _Around(evaluate, z, given)
+    around = _Around(evaluate, z, [*given, *leaves_below(value)])
     if not any(v.requires_grad for v in value):
         return [v.detach() for v in value]
     return list(_Implicit.apply(how, around, *value))
@@ -196,28 +196,25 @@ class _Around:
         self,
         evaluate: Callable[[Sequence[Tensor]], list[Tensor]],
         z: list[Tensor],
-        given: Sequence[Tensor],
+        origin: Sequence[Tensor],
     ) -> None:
-        self.state = entered(z, given)
-        self.out = evaluate(as_read(self.state))
-        self.consumers = consumers_of(self.out, self.state)
+        self.entrance = Entrance()
+        self.entrance.lead_from(origin)
+        self.state = self.entrance.enter(z)
+        with self.entrance.opened():
+            self.out = evaluate(as_read(self.state))
         self.roots = [i for i, value in enumerate(self.out) if value.requires_grad]
-        self._close()
-
-    def _close(self) -> None:
         guard(self.state)
-        self.handles = arm(self.consumers)
 
     @contextmanager
     def open(self) -> Iterator[None]:
         """While the adjoint is iterated."""
         unguarded(self.state)
-        for handle in self.handles:
-            handle.remove()
         try:
-            yield
+            with self.entrance.opened():
+                yield
         finally:
-            self._close()
+            guard(self.state)
 
     def product(self, u: Sequence[Tensor]) -> Sequence[Tensor | None]:
         """u J, None where f does not depend on a leaf."""

@@ -10,6 +10,7 @@ Source: arXiv 2509.12917.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -42,6 +43,9 @@ from .reconstruction import Check, float_tolerance, is_far
 from .schedule import Schedule
 from .transforms import inside_transform, is_batched
 
+_exchanging = threading.RLock()
+"""Held while a module has other parameters than its own: threads may share it."""
+
 
 def with_parameters(f: nn.Module) -> tuple[Callable[..., Any], dict[str, Tensor]]:
     """A module as a function of its parameters too, and these: its first argument after z."""
@@ -62,14 +66,15 @@ def with_parameters(f: nn.Module) -> tuple[Callable[..., Any], dict[str, Tensor]
 
     def exchanged(z: Any, parameters: dict[str, Any], *args: Any, **more: Any) -> Any:
         """The same, without looking every name up again in every half step."""
-        before = [places[own] for places, own, _ in slots]
-        try:
-            for places, own, name in slots:
-                places[own] = parameters[name]
-            return f(z, *args, **more)
-        finally:
-            for (places, own, _), parameter in zip(slots, before, strict=True):
-                places[own] = parameter
+        with _exchanging:
+            before = [places[own] for places, own, _ in slots]
+            try:
+                for places, own, name in slots:
+                    places[own] = parameters[name]
+                return f(z, *args, **more)
+            finally:
+                for (places, own, _), parameter in zip(slots, before, strict=True):
+                    places[own] = parameter
 
     return exchanged, parameters
 

@@ -18,8 +18,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from .auxiliary import AuxiliaryGradients
-from .boundary import CaptureError, entered, guard, is_guarded
-from .captures import now, refuse_kept
+from .boundary import CaptureError, Entrance, guard, is_entered, is_guarded
+from .captures import ends_of, now, refuse_kept, where_made
 from .pair import Leaves
 from .products import Products, alias, as_read
 from .transforms import is_from_outside, outside_batches
@@ -52,62 +52,41 @@ def watched(call: Call) -> Call:
 def watched_eager(call: Call, sources: Sequence[Tensor], note: Callable[[Leaves], None]) -> Call:
     """The same in eager mode: f runs as it will on the way back, and its graph is looked through.
 
-    The graph is dropped at once. If f keeps some of it, a gradient that comes to it is refused. It
-    hangs on the `sources`, the solve's own inputs, so that ``torch.autograd.grad`` comes there too:
-    it goes to no leaf that it was not asked for.
+    The graph is dropped at once. A gradient that comes to what f keeps of it is refused. `sources`
+    are the solve's own inputs, and `note` is given what f returned.
     """
     begun = now()
-    sources = [t for t in sources if t.requires_grad]
-    gone: set[Any] = set()  # nodes of what earlier evaluations were given
+    entrance = Entrance()
+    entrance.lead_from(sources)
 
     def evaluate(k: int, leaves: Sequence[Tensor], given: Sequence[Tensor]) -> list[Tensor]:
         mark = now()  # nodes that autograd makes from now on are this evaluation's
-        with torch.enable_grad():
-            known = [leaf.detach().requires_grad_() for leaf in leaves]
-            known += [t.detach().requires_grad_(t.requires_grad) for t in given]
-            if sources:
-                known = _hung(known, sources)
-            out = call(k, known[: len(leaves)], known[len(leaves) :])
+        with torch.enable_grad(), entrance.opened():
+            wanted = [*leaves, *(t for t in given if t.requires_grad)]
+            entered = entrance.enter(wanted)
+            read, rest = entered[: len(leaves)], iter(entered[len(leaves) :])
+            known = [next(rest) if t.requires_grad else t.detach() for t in given]
+            out = call(k, read, known)
             note(out)
-            _check_graph(out, known, begun, mark, gone)
-        if not sources:
-            guard(known)
+            _check_graph(out, entered, begun, mark)
+        guard(entered)
         return [value.detach() for value in out]
 
     return evaluate
 
 
-def _check_graph(
-    out: Sequence[Tensor], known: Sequence[Tensor], begun: int, mark: int, gone: set[Any]
-) -> None:
+def _check_graph(out: Sequence[Tensor], known: Sequence[Tensor], begun: int, mark: int) -> None:
     """CaptureError if the graph of one evaluation reaches what was not given to it."""
+    stops = {t.grad_fn for t in known if t.grad_fn is not None}
+    ends, older = ends_of(out, mark, stops)
+    if older is not None:
+        if is_entered(older) or older._sequence_nr() >= begun:
+            refuse_kept(where_made(older))
+        raise _captured()
     ids = {id(tensor) for tensor in known}
-    ends = {t.grad_fn for t in known if t.grad_fn is not None}
-    nodes: list[Any] = []  # each once; it grows while it is gone through
-    for value in out:
-        if value.grad_fn is not None:
-            nodes.append(value.grad_fn)
-        elif value.requires_grad and id(value) not in ids:
-            _refuse_leaf(value)
-    seen = {*nodes, *ends}
-    for node in nodes:
-        if node in ends:
-            continue
-        if node in gone:
-            refuse_kept("it was given there")
-        if node._sequence_nr() < mark:
-            if node._sequence_nr() >= begun:
-                refuse_kept(f"it was computed there by {node.name()}")
-            raise _captured()
-        for below, _ in node.next_functions:
-            if below is None or below in seen:
-                continue
-            seen.add(below)
-            if type(below) is not _AccumulateGrad:
-                nodes.append(below)
-            elif id(below.variable) not in ids:
-                _refuse_leaf(below.variable)
-    gone |= ends
+    for end in ends:
+        if end not in stops and id(end.variable) not in ids:
+            _refuse_leaf(end.variable)
 
 
 def _refuse_leaf(leaf: Tensor) -> NoReturn:
@@ -302,12 +281,6 @@ def _narrowed(sums: Sequence[Tensor | None], given: Sequence[Tensor]) -> list[Te
 
 
 # ---- what leaves an evaluation, and what is reached from it ----------------------------------
-
-
-def _hung(leaves: Sequence[Tensor], sources: Sequence[Tensor]) -> list[Tensor]:
-    """The leaves that require grad, downstream of the sources."""
-    hung = iter(entered([leaf for leaf in leaves if leaf.requires_grad], sources))
-    return [next(hung) if leaf.requires_grad else leaf for leaf in leaves]
 
 
 class Levels(TorchFunctionMode):

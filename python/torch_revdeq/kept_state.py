@@ -32,7 +32,7 @@ class Noted:
         self.places += [p for p in places if type(p) is not dict]
         self.sizes = [*map(len, self.places[: self.dicts])]
         self.values = self._values()
-        self.others = [*map(_contents, self.places[self.dicts :])]
+        self.others = [*map(contents_of, self.places[self.dicts :])]
 
     def _values(self) -> list[Any]:
         return [*chain.from_iterable(map(dict.values, self.places[: self.dicts]))]
@@ -52,7 +52,7 @@ class Noted:
     def _compared(places: list[Any], contents: list[list[Any]]) -> list[tuple[Any, list[Any]]]:
         found: list[tuple[Any, list[Any]]] = []
         for place, then in zip(places, contents, strict=True):
-            now = _contents(place)
+            now = contents_of(place)
             if len(now) != len(then) or not all(map(is_, now, then)):
                 found.append((place, then))
         return found
@@ -65,6 +65,18 @@ class KeptState:
         """Note what they hold."""
         self.noted = Noted([*held.spaces, *held.containers, *held.cells, *held.slotted])
         self.changed: list[Any] = []
+
+    def first_changed(self) -> str | None:
+        """What was changed first, of all that was, in words."""
+        for place, then in self.noted.changed():
+            if not isinstance(place, dict):
+                return "an element, variable or attribute"
+            now = list(place.items())
+            for i, (name, value) in enumerate(now):
+                if i >= len(then) or value is not then[i]:
+                    return repr(name)
+            return "an attribute that it deletes"
+        return None
 
     def end(self) -> None:
         """After the forward pass: which of them it has changed."""
@@ -83,7 +95,7 @@ class KeptState:
                 _put_back(place, before)
 
 
-def _contents(place: Any) -> list[Any]:
+def contents_of(place: Any) -> list[Any]:
     """The objects in a place, in their order."""
     if type(place) is dict:
         return [*place.values()]
@@ -104,7 +116,7 @@ def _of_cell(cell: types.CellType) -> list[Any]:
 
 
 def _copy(place: Any) -> Any:
-    return dict(place) if isinstance(place, dict) else _contents(place)
+    return dict(place) if isinstance(place, dict) else contents_of(place)
 
 
 def _put_back(place: Any, before: Any) -> None:
@@ -171,7 +183,9 @@ class Growth:
         for i, (place, then) in enumerate(found):
             start.update(_shapes(i, place, then))
             held = set(map(id, then))
-            new += [v for v in _contents(place) if id(v) not in held and not isinstance(v, Tensor)]
+            new += [
+                v for v in contents_of(place) if id(v) not in held and not isinstance(v, Tensor)
+            ]
         made = search(new)
         self.places += [*made.own, *((f"a {type(c).__name__}", c) for c in made.containers)]
         self.shapes = [start, self._now()]
@@ -184,7 +198,7 @@ class Growth:
     def _now(self) -> Shapes:
         found: Shapes = {}
         for i, (_, place) in enumerate(self.places):
-            found.update(_shapes(i, place, _contents(place)))
+            found.update(_shapes(i, place, contents_of(place)))
         return found
 
     def at_the_end(self) -> str | None:

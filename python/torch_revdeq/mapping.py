@@ -113,7 +113,10 @@ class FlatFunction:
             values[place] = tensor
         args, kwargs = pytree.tree_unflatten(values, self.args_structure)
         try:
-            return self.f(state, *args, **kwargs, **more)
+            result = self.f(state, *args, **kwargs, **more)
+            if self.dtypes is None:  # the first time
+                self._check_given(values, (args, kwargs))
+            return result
         except TypeError as error:
             if not kwargs or "unexpected keyword argument" not in str(error):
                 raise
@@ -121,6 +124,17 @@ class FlatFunction:
                 f"kwargs: expected keywords that f takes, got {', '.join(kwargs)} ({error}); a "
                 "layer hands f what it does not know: pass a positional argument, or wrap f"
             ) from error
+
+    def _check_given(self, values: list[Any], given: Any) -> None:
+        """RuntimeError where f changed a container that it was given: it gets another each time."""
+        now, structure = pytree.tree_flatten(given)
+        same = structure == self.args_structure
+        if not same or any(a is not b for a, b in zip(now, values, strict=True)):
+            raise RuntimeError(
+                "f: expected to leave the containers among its arguments as they are, got a change "
+                "of a list or dict, which each evaluation gets anew; keep it in an attribute of f, "
+                "or return it in aux"
+            )
 
     def _parted(self, result: Any) -> tuple[Any, list[Tensor]]:
         """The state, and the leaves of what f returned beside it."""

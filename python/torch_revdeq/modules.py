@@ -71,10 +71,3 @@ def is_sharded(module: Any) -> bool:
         # because f is a method of it: its parameters are in place.
         return module._get_fsdp_state()._training_state.name == "IDLE"
     return isinstance(module, fsdp.FullyShardedDataParallel)
-
-
-def is_compiled(f: object, modules: Sequence[nn.Module]) -> bool:
-    """Whether torch.compile has a part in f: the callable, or modules compiled in place."""
-    if hasattr(f, "_torchdynamo_orig_callable"):
-        return True
-    return any(module._compiled_call_impl is not None for module in modules)

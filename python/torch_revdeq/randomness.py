@@ -57,6 +57,15 @@ class Randomness:
             self.base = int(torch.randint(0, _SEEDS, (), dtype=torch.int64, device="cpu"))
             self.after = self.states()
 
+    def check_late(self) -> None:
+        """RuntimeError if f drew nothing in the first half step, and something in a later one."""
+        if self.first and not self.active and not all(map(torch.equal, self.states(), self.first)):
+            raise RuntimeError(
+                "f: expected to draw random numbers in its first evaluation if it draws any, got a "
+                "draw in a later one, which would not come again; draw one number there too, "
+                "torch.rand(()), or choose adjoint='backprop'"
+            )
+
     def set(self, half_step: int) -> None:
         """Have the generators give what they gave, or will give, in this half step."""
         if half_step == 0 or self.shared:

@@ -12,20 +12,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from sys import getrefcount
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .auxiliary import AuxiliaryGradients
-from .boundary import can_enter, entered, guard, unguarded
+from .boundary import Entrance, guard, unguarded
 from .captures import Captures, ReadAgain, now
 from .carry import Carry, LearningCarry
 from .inputs import Inputs
 from .iteration import iterate
 from .kept import Graph, Kept
-from .modules import is_compiled
 from .pair import Pair
 from .problem import Outputs, Problem
 from .products import Products, as_read, is_asked_for_leaves, keeps_graph, set_grad_enabled
@@ -85,34 +83,29 @@ class _Noted:
             self.boundary = [leaf.clone() for leaf in (*self.pair.y, *self.pair.z)]
 
 
-use_count = getattr(Tensor, "_use_count", lambda _: 2)
-"""How often a tensor is held, by Python (which counts once) and by autograd's graph."""
-
-
 class _Forward:
     """f in the forward pass, and what it was found to read.
 
     With grad mode on, f runs with it on, as it will on the way back, and its graph is dropped at
     once: some modules compute other bits without (torch's fast path of a transformer layer, or a
-    graph that a compiler made for inference). What stays of a graph must let no gradient in. A
-    leaf sees to that nearly for nothing; where something was seen to stay, and in the first
-    evaluation, f gets the dearer tensors of ``entered``.
+    graph that a compiler made for inference). What stays of a graph must let no gradient in: f gets
+    its tensors through an ``Entrance``. An f that has no place to leave anything in gets leaves.
     """
 
     def __init__(self, problem: Problem) -> None:
         self.grad = torch.is_grad_enabled()
         self.problem, self.evaluation = problem, problem.evaluation
         self.aliased = is_asked_for_leaves()
-        count = problem.store_last if self.grad else 0
-        self.kept = Kept(count, problem.memory_budget)
-        # A graph that is kept is differentiated with respect to leaves, and a compiler that meets
-        # both compiles f twice.
-        compiled = is_compiled(problem.mapping.f, self.evaluation.modules)
-        self.leaks = not (self.kept.wanted or compiled or self.evaluation.bare)
+        self.entrance = None
+        if self.grad and not self.evaluation.bare:
+            self.entrance = Entrance()
+            self.entrance.lead_from(problem.z0)
         self.tensors = self._cut_off()
+        self.kept = Kept(problem.store_last if self.grad else 0, problem.memory_budget)
         self.kept.reads = [*problem.z0, *self.tensors]
         self.auxiliary = problem.auxiliary(in_place=True)
         self.captures = Captures(self.tensors, problem.mapping.held)
+        self.known = -1  # leaves that f was known to read when the entrance was made
 
     def evaluate(self, k: int, leaves: Sequence[Tensor]) -> list[Tensor]:
         """The state that f makes in half step k, without its graph."""
@@ -120,12 +113,14 @@ class _Forward:
             state = [leaf.detach() for leaf in leaves]
             values = _values(self.evaluation(k, state, self.tensors))
             return values if self.auxiliary is None else self.auxiliary.take(k, values)
+        entrance = self.entrance
         set_grad_enabled(True)
         try:
-            if self.leaks:
-                state = entered(leaves, self._origin(k))
-            else:
+            if entrance is None:
                 state = [leaf.detach().requires_grad_() for leaf in leaves]
+            else:
+                state = entrance.enter(leaves)
+                entrance.is_open = True
             since = now()
             read, given = state, self.tensors
             if self.aliased:
@@ -135,44 +130,32 @@ class _Forward:
                 out = self.kept.evaluated(k, evaluate, state, self.captures, since)
             else:
                 out = self.evaluation(k, read, given)
-                self.captures.add(state, out, since, armed=self.leaks)
+                self.captures.add(state, out, since)
         finally:
             set_grad_enabled(False)
+            if entrance is not None:
+                entrance.is_open = False
         guard(state)
+        if entrance is not None and self.known != len(self.captures.leaves):
+            self._renew(entrance, first=k == 0)
         values = _values(out)
-        if self.auxiliary is not None:
-            needs = [value.requires_grad for value in out]
-            values = self.auxiliary.take(k, values, grad=needs)
-        if not self.kept.wanted:
-            del out, read, given
-            self._look(k, state)
-        return values
+        if self.auxiliary is None:
+            return values
+        needs = [value.requires_grad for value in out]
+        return self.auxiliary.take(k, values, grad=needs)
 
-    def _look(self, k: int, state: list[Tensor]) -> None:
-        """Whether something of an evaluation is still there: of its graph, or its state."""
-        if len(state) == 1:  # held by the list and the call
-            leaks = use_count(state[0]) > 1 or getrefcount(state[0]) > 2
-        else:  # and by the loop
-            leaks = any(use_count(leaf) > 1 or getrefcount(leaf) > 3 for leaf in state)
-        if k == 0:
-            self._renew(leaks)
-        elif leaks:
-            self.leaks = True
+    def _renew(self, entrance: Entrance, *, first: bool) -> None:
+        """The states to come are computed from all that f was found to read.
 
-    def _renew(self, leaks: bool) -> None:
-        """Give f other tensors from now on: one that it kept of the first shows."""
-        self.leaks = leaks
-        if self.tensors and not self.evaluation.bare:
+        After the first evaluation f gets other arguments: one that it kept shows. But for graphs
+        that are kept, which are differentiated with respect to them.
+        """
+        self.known = len(self.captures.leaves)
+        entrance.lead_from(Inputs.of(self.problem, self.captures.leaves).all())
+        if first and self.tensors and not self.kept.wanted:
             guard(self.tensors)
             self.tensors = self._cut_off()
             self.captures.renew(self.tensors)
-
-    def _origin(self, k: int) -> list[Tensor]:
-        """What the state of a half step is computed from."""
-        problem = self.problem
-        if k == 0:
-            return problem.z0
-        return Inputs.of(problem, self.captures.leaves).all()
 
     def _cut_off(self) -> list[Tensor]:
         """The arguments, as tensors of this solve."""
@@ -180,10 +163,11 @@ class _Forward:
             return [self._cut(t) for t in self.problem.tensors]
 
     def _cut(self, t: Tensor) -> Tensor:
-        needs = self.grad and t.requires_grad
-        if needs and self.leaks and can_enter(t):
-            return entered([t], [t])[0]
-        return t.detach().requires_grad_(needs)
+        if not (self.grad and t.requires_grad):
+            return t.detach()
+        if self.entrance is None:
+            return t.detach().requires_grad_()
+        return self.entrance.behind(t)
 
     def close(self) -> None:
         """No gradient may arrive at what f was given."""
@@ -220,6 +204,7 @@ class _Walk:
         self.reached_twice = captures.reached_twice(read)
         self.kept: dict[int, Graph] = {}  # of the forward pass
         self.arguments: list[Tensor] | None = None  # those that they read
+        self.entrance = forward.entrance or Entrance()
         self.reached: set[int] = set()  # places in `read`, by the last evaluation
         if forward.kept.wanted:
             self.kept, self.arguments = forward.kept.by_half_step(), forward.tensors
@@ -313,7 +298,7 @@ def _walk_back(
     check = Check(problem, pair)
     injected = dict(zip(problem.save_at, groups[2:], strict=True))
     carry = (LearningCarry if inputs.beta else Carry)(pair, *groups[:2])
-    with problem.evaluation.replay(inputs.captures):
+    with problem.evaluation.replay(inputs.captures), walk.entrance.opened():
         carry.begin(walk.steps - 1)
         for n in reversed(range(first, walk.steps)):
             if n + 1 in injected:

@@ -119,6 +119,11 @@ class Written:
                 found.append(Change(what))
         return found
 
+    def loose_changed(self) -> bool:
+        """Whether a tensor that is no buffer was seen to be written since."""
+        rows = zip(self.loose, self.loose_versions, strict=True)
+        return any(version_of(tensor) != version for tensor, version in rows)
+
     def end(self) -> None:
         """After the forward pass: note what stands where, for ``kept``."""
         self.standing = [
