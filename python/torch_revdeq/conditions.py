@@ -323,7 +323,8 @@ def _refuse_growth(grown: str | None) -> None:
     if grown is not None:
         raise RuntimeError(
             f"f: expected to keep no tensor that each evaluation makes larger, got {grown}; have f "
-            "read such a cache without writing it, and write it once after the solve"
+            "read such a cache without writing it, and write it once after the solve; of a log, "
+            "keep a list of floats"
         )
 
 
