@@ -237,6 +237,7 @@ class Classy(nn.Module):
 def test_what_was_assigned_since_is_found() -> None:
     """What is remembered of classes is no value: it may be another one in the next search."""
     linear, module, net = nn.Linear(2, 2), Classy(), nn.BatchNorm1d(2)
+    owner: Any
     for owner in (linear, module, Classy):
         owner.box = None
         assert net not in search([linear, module]).modules

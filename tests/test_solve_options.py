@@ -234,7 +234,8 @@ def test_none_and_zero_and_empty_are_what_they_were() -> None:
     options: dict[str, Any]
     for options in ({"tol": 0}, {"tol": 0.0}, {"tol": None}, {"save_at": []}, {"store_last": 0}):
         assert solve(half, Z0, **options).stats.steps == 8
-    for tol in (0, 0.0, np.float32(0.0)):  # where only None is taken
+    zeros: list[Any] = [0, 0.0, np.float32(0.0)]
+    for tol in zeros:  # where only None is taken
         assert solve(half, Z0, tol=tol, adjoint="functional", state=F32).stats.tol is None
         assert len(solve(half, Z0, tol=tol, save_at=[3]).saved) == 1
 
