@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from .conditions import Evaluate
+from .marks import differs, mark_of
+from .verification import ReconstructionError, deferred
 
 Reduction: TypeAlias = Literal["sum", "mean", "last", "stack"]
 REDUCTIONS = ("sum", "mean", "last", "stack")
@@ -22,7 +24,13 @@ class Auxiliary:
     """The leaves of aux, over one forward pass. Differentiable where the evaluations are."""
 
     def __init__(
-        self, how: Reduction, leaves: int, first: int = 0, *, in_place: bool = False
+        self,
+        how: Reduction,
+        leaves: int,
+        first: int = 0,
+        *,
+        in_place: bool = False,
+        marked: bool = False,
     ) -> None:
         """Begin with none.
 
@@ -31,9 +39,12 @@ class Auxiliary:
             leaves: of the state, which come before those of aux.
             first: the first half step that is differentiated.
             in_place: add up without a graph, in one tensor for each leaf.
+            marked: remember enough of every value to tell whether f returns it again.
         """
-        self.how, self.leaves, self.first, self.in_place = how, leaves, first, in_place
+        self.how, self.leaves, self.first = how, leaves, first
+        self.in_place, self.marked = in_place, marked
         self.count = 0
+        self.marks: list[Tensor] = []  # of aux in every evaluation
         self.differentiable: list[bool] = []
         self._held: list[Any] = []
 
@@ -47,6 +58,8 @@ class Auxiliary:
             rows = zip(self.differentiable, needs, strict=True)
             self.differentiable = [known or need for known, need in rows]
         self._add(values)
+        if self.marked:
+            self.marks.append(mark_of(values))
         self.count += 1
         return state
 
@@ -78,12 +91,32 @@ class Auxiliary:
 class AuxiliaryGradients:
     """The gradients of aux, as each evaluation gets them."""
 
-    def __init__(self, how: Reduction, count: int, grads: Sequence[Tensor | None]) -> None:
-        """Of what ``Auxiliary.result`` returned, after `count` evaluations."""
-        self.how, self.count = how, count
+    def __init__(
+        self,
+        how: Reduction,
+        count: int,
+        grads: Sequence[Tensor | None],
+        marks: Sequence[Tensor] = (),
+        noise: float = 0.0,
+    ) -> None:
+        """Of what ``Auxiliary.result`` returned, after `count` evaluations.
+
+        `marks` are those of the forward pass; f must return the same again, but for the noise.
+        """
+        self.how, self.count, self.marks, self.noise = how, count, marks, noise
+        self.failed: Tensor | None = None
         if how == "mean":
             grads = [None if grad is None else grad / count for grad in grads]
         self.grads = list(grads)
+
+    def check(self, k: int, values: Sequence[Tensor]) -> None:
+        """Compare what half step k returned; on a CPU ReconstructionError at once."""
+        if not self.marks:
+            return
+        failed = differs(self.marks[k], mark_of(values), self.noise)
+        self.failed = failed if self.failed is None else self.failed | failed
+        if not deferred(failed.device) and failed:
+            raise other_aux()
 
     def of(self, k: int) -> list[Tensor | None]:
         """The gradients of the leaves that half step k returned."""
@@ -92,6 +125,17 @@ class AuxiliaryGradients:
         if self.how == "stack":
             return [None if grad is None else grad[k] for grad in self.grads]
         return self.grads
+
+
+def other_aux() -> ReconstructionError:
+    """f returned the state again, and another aux."""
+    return ReconstructionError(
+        "f: expected to return the same aux on the way back as in the forward pass, got another; "
+        "its gradient would be wrong. Probable causes: aux depends on what f keeps from one "
+        "evaluation to the next (a counter, a mean, the state before), or on random numbers that "
+        "torch's default generators do not know of; pass it as an argument, use pass_step=True, or "
+        "choose adjoint='backprop'"
+    )
 
 
 def collecting(evaluate: Evaluate, auxiliary: Auxiliary | None) -> Evaluate:

@@ -13,8 +13,8 @@ would end where the solver has cut the graph.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, NoReturn, TypeAlias
 
 import torch
 from torch import Tensor
@@ -41,12 +41,13 @@ class Captures:
             held: names the type of an argument that is no pytree, for the error that may come.
         """
         self.known = list(known)  # held, so that no id is used again
-        self.known_ids = {id(tensor) for tensor in known}
+        self.known_ids = {id(tensor): i for i, tensor in enumerate(known)}
         self.held = held
         self.leaves: list[Tensor] = []
         self._nodes: dict[Any, Tensor] = {}  # of leaves met so far
         self._twice: set[int] = set()  # ids of those that one evaluation reached by several edges
-        self._last: list[Any] = []  # where the last evaluation ended
+        self._keys: dict[Any, int] = {}  # of these nodes, as on the way back
+        self.prints: list[Print] = []  # of every evaluation
         self._entered: set[Any] = set()  # nodes of known tensors that are no leaves
         self._enter(known)
         self._start = now()
@@ -61,7 +62,7 @@ class Captures:
         """
         node = read[0].grad_fn
         stops = self._entered if node is None else {*self._entered, node}
-        ends, older = ends_of(outputs, since, stops)
+        ends, older, nodes = ends_of(outputs, since, stops)
         if older is not None:
             self._refuse(older)
         for node in ends:
@@ -70,7 +71,7 @@ class Captures:
         if len(ends) > 1 and len(set(ends)) < len(ends):
             counts = Counter(ends)
             self._twice |= {id(t) for node, t in self._nodes.items() if counts[node] > 1}
-        self._last = [node for node in ends if node in self._nodes]  # not the state's
+        self.prints.append(print_of(nodes, [self._keys.get(node, -1) for node in ends]))
 
     def _meet(self, read: Sequence[Tensor], node: Any) -> None:
         if node is read[0].grad_fn:
@@ -82,6 +83,7 @@ class Captures:
         if is_guarded(leaf):
             refuse_kept("it was given there")
         self._nodes[node] = leaf
+        self._keys[node] = self.known_ids.get(id(leaf), id(leaf))
         if id(leaf) not in self.known_ids:
             self.leaves.append(leaf)
 
@@ -90,13 +92,16 @@ class Captures:
         ids = {id(old): id(new) for old, new in zip(self.known, known, strict=True)}
         self._nodes = {node: t for node, t in self._nodes.items() if id(t) not in ids}
         self._twice = {ids.get(number, number) for number in self._twice}
-        self.known, self.known_ids = list(known), set(ids.values())
+        self.known = list(known)
+        self.known_ids = {id(tensor): i for i, tensor in enumerate(known)}
+        self._keys = {node: key for node, key in self._keys.items() if node in self._nodes}
         self._enter(known)
 
     def _enter(self, known: Sequence[Tensor]) -> None:
         made = {t.grad_fn: t for t in known if t.grad_fn is not None}
         self._entered = set(made)
         self._nodes |= made
+        self._keys |= {node: self.known_ids[id(t)] for node, t in made.items()}
 
     def twice(self) -> list[Tensor]:
         """The leaves that one evaluation reached by several edges."""
@@ -105,10 +110,6 @@ class Captures:
     def reached_twice(self, tensors: Sequence[Tensor]) -> list[bool]:
         """For each of the tensors, whether one evaluation of f reached it by several edges."""
         return [id(tensor) in self._twice for tensor in tensors]
-
-    def reached_last(self) -> set[int]:
-        """The ids of the leaves, besides the state, at which the last evaluation ended."""
-        return {id(self._nodes[node]) for node in self._last}
 
     def _refuse(self, node: Any) -> NoReturn:
         if is_entered(node) or node._sequence_nr() >= self._start:
@@ -144,13 +145,22 @@ def refuse_kept(where: str) -> NoReturn:
     )
 
 
+Print: TypeAlias = tuple[int, int]
+"""What is remembered of a graph: of its nodes, and of the leaves that it ends at."""
+
+
+def print_of(nodes: Sequence[Any], keys: Sequence[int]) -> Print:
+    """Of a graph's nodes, and of names for its leaves that are the same on the way back."""
+    return hash(tuple([type(node).__name__ for node in nodes])), hash(tuple(keys))
+
+
 def ends_of(
     outputs: Sequence[Tensor], since: int, stops: Collection[Any] = ()
-) -> tuple[list[Any], Any]:
+) -> tuple[list[Any], Any, list[Any]]:
     """The leaves' nodes below the outputs, one for every edge; a node older than `since`, or None.
 
     Where there is such a node the walk ends at it, and so at one by which another evaluation was
-    entered. `stops` count as leaves' nodes.
+    entered. `stops` count as leaves' nodes. And all of f's nodes, in the order of the walk.
     """
     ends: list[Any] = []
     nodes: list[Any] = []  # of f, each once; it grows while it is gone through
@@ -165,14 +175,14 @@ def ends_of(
     seen = set(nodes)
     for node in nodes:
         if node._sequence_nr() < since or (since and is_entered(node)):
-            return ends, node
+            return ends, node, nodes
         for below, _ in node.next_functions:
             if type(below) is _AccumulateGrad or below in stops:
                 ends.append(below)
             elif below is not None and below not in seen:
                 seen.add(below)
                 nodes.append(below)
-    return ends, None
+    return ends, None, nodes
 
 
 def leaves_below(outputs: Sequence[Tensor]) -> list[Tensor]:
@@ -187,34 +197,92 @@ def _leaves(ends: Sequence[Any]) -> dict[int, Tensor]:
 
 
 class ReadAgain:
-    """Whether f, evaluated again, reads what it read in the forward pass."""
+    """Whether f, evaluated again, makes the graph that it made in the forward pass.
 
-    def __init__(self, known: Sequence[Tensor], reached: Collection[int]) -> None:
-        """`known`: the leaves that it may read; `reached`: the places of those that it must."""
-        self.known, self.reached = known, reached
+    The states on the way back do not tell: f may compute the same values and detach others, or read
+    another leaf of the same values.
+    """
 
-    def check(self, outputs: Sequence[Tensor], since: int) -> None:
-        """Walk the graph of one evaluation; CaptureError where it reads others."""
-        entered = {t.grad_fn: t for t in self.known if t.grad_fn is not None}
-        ends, older = ends_of(outputs, since, entered)
+    def __init__(
+        self, given: Sequence[Tensor], captures: Sequence[Tensor], prints: Sequence[Print]
+    ):
+        """`given`: what f gets now; `captures`: what it was found to read; `prints` of then."""
+        self.given, self.captures, self.prints = given, captures, prints
+        self.entered = {t.grad_fn: i for i, t in enumerate(given) if t.grad_fn is not None}
+        self.places = {id(t): i for i, t in enumerate(given) if t.grad_fn is None}
+
+    def check(self, k: int, state: Sequence[Tensor], outputs: Sequence[Tensor], since: int) -> None:
+        """Walk the graph of half step k; CaptureError where it is another."""
+        entered, places = self.entered, self.places
+        ends, older, nodes = ends_of(outputs, since, entered)
         if older is not None:
             refuse_kept(where_made(older))
-        found = _leaves([end for end in ends if end not in entered])
-        found |= {id(entered[end]): entered[end] for end in ends if end in entered}
-        for leaf in found.values():
-            if is_guarded(leaf):
-                refuse_kept("it was given there")
-        for i in self.reached:
-            leaf = self.known[i]
-            # One that was frozen since takes no gradient, as in autograd.
-            if id(leaf) not in found and leaf.requires_grad:
-                raise CaptureError(
-                    "f: expected to read the same tensors on the way back as in the forward pass, "
-                    f"got one of shape {tuple(leaf.shape)} no longer; the gradient would be wrong. "
-                    "Where torch.func.functional_call puts tensors in the place of f's parameters, "
-                    "call it inside of f and pass them: solve(lambda z, p, x: functional_call("
-                    "cell, p, (z, x)), z0, p, x), or choose adjoint='backprop'"
-                )
+        keys = []
+        for end in ends:
+            if end in entered:
+                keys.append(entered[end])
+                continue
+            leaf = end.variable
+            key = places.get(id(leaf))
+            if key is None:
+                key = -1 if any(leaf is tensor for tensor in state) else id(leaf)
+            keys.append(key)
+        found = print_of(nodes, keys)
+        if found != self.prints[k]:
+            rows = zip(ends, keys, strict=True)
+            leaves = [end.variable for end, key in rows if key != -1 and end not in entered]
+            if found[0] == self.prints[k][0] or not _is_optimized(nodes):
+                self._explain(found, self.prints[k], leaves)
+
+    def _explain(self, found: Print, then: Print, leaves: Sequence[Tensor]) -> None:
+        """Where the graph is another: what it means, if anything; `leaves` are not the state's."""
+        if any(map(is_guarded, leaves)):
+            refuse_kept("it was given there")
+        known = {*self.places, *map(id, self.captures)}
+        new = any(id(leaf) not in known for leaf in leaves)
+        frozen = not all(leaf.requires_grad for leaf in self.captures)
+        if found[0] != then[0] and (new or frozen):
+            return  # parameters that were frozen or unfrozen since: as in autograd
+        if found[0] == then[0]:
+            raise CaptureError(
+                "f: expected to read the same tensors on the way back as in the forward pass, got "
+                "another leaf in the place of one; the gradient would be wrong. Where "
+                "torch.func.functional_call puts tensors in the place of f's parameters, call it "
+                "inside of f and pass them: solve(lambda z, p, x: functional_call(cell, p, (z, x)),"
+                " z0, p, x), or choose adjoint='backprop'"
+            )
+        raise other_operations()
+
+
+class SameOperations:
+    """The same, of the operations alone: for an f that is given all that it may read."""
+
+    def __init__(self, prints: Mapping[int, int]) -> None:
+        """`prints` of the forward pass: the first half of ``print_of``."""
+        self.prints = prints
+
+    def check(self, k: int, state: Sequence[Tensor], outputs: Sequence[Tensor], since: int) -> None:
+        """Walk the graph of half step k; CaptureError where it is another."""
+        _, older, nodes = ends_of(outputs, since)
+        if older is not None:
+            refuse_kept(where_made(older))
+        if print_of(nodes, ())[0] != self.prints.get(k) and not _is_optimized(nodes):
+            raise other_operations()
+
+
+def _is_optimized(nodes: Sequence[Any]) -> bool:
+    """Whether torch.jit has made a graph of its own: not in the first calls, and then it has."""
+    return any("torch::jit" in node.name() for node in nodes)
+
+
+def other_operations() -> CaptureError:
+    """f took another path than in the forward pass."""
+    return CaptureError(
+        "f: expected to compute its result by the same operations on the way back as in the "
+        "forward pass, got others: a flag, a counter, a hook or a context (no_grad, a detach) "
+        "changed in between; keep it as it is until after backward(), pass it as an argument, "
+        "or choose adjoint='backprop'"
+    )
 
 
 def check_kept(outputs: Sequence[Tensor], start: int, since: int, given: Sequence[Tensor]) -> None:

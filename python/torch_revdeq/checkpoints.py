@@ -18,15 +18,23 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from .capturing import capturing
 from .conditions import Evaluation
+from .marks import NOISE, differs, mark_of
 from .transforms import outside_batches
+from .verification import settle
 
 
 class Checkpoints:
     """f as its half steps of one solve evaluate it, forward and again."""
 
-    def __init__(self, evaluation: Evaluation, tensors: Sequence[Tensor]) -> None:
-        """Note the versions of f's parameters, and its buffers."""
+    def __init__(
+        self, evaluation: Evaluation, tensors: Sequence[Tensor], check: bool | float = True
+    ) -> None:
+        """Note the versions of f's parameters, and its buffers.
+
+        `check` as in ``solve``: whether f must return the same again, but for noise.
+        """
         self.evaluation, self.tensors = evaluation, tensors
+        self.compared = check is not False
         modules = evaluation.modules
         parameters = {id(p): p for m in modules for p in m._parameters.values() if p is not None}
         self.parameters = [(p, p._version) for p in parameters.values()]
@@ -43,6 +51,8 @@ class Checkpoints:
             half.running = None
         if k == 1:
             self._check_reads(half.buffers, leaves, out)
+        if self.compared:
+            half.mark = mark_of(out)
         return out
 
     def _check_reads(
@@ -128,6 +138,17 @@ def saved_others() -> RuntimeError:
     )
 
 
+def returned_other() -> RuntimeError:
+    """What it means if an evaluation that comes again returns something else."""
+    return RuntimeError(
+        "f: expected to return the same on the way back as in the forward pass, got something "
+        "else; the gradient would be wrong. Probable causes: random numbers that torch's default "
+        "generators do not know of (a Generator of its own, numpy, random), a counter, a hook or "
+        "module mode that changed in between; pass what changes as an argument, or choose "
+        "adjoint='backprop'"
+    )
+
+
 def changed_in_place() -> RuntimeError:
     """What autograd says of a saved tensor that is not what it was."""
     return RuntimeError(
@@ -152,6 +173,7 @@ class _HalfStep:
         self.running: list[Tensor] | None = []
         self.task: int | None = None
         self.cache: dict[int, Tensor | None] = {}
+        self.mark: Tensor | None = None  # of what f returned
 
     def pack(self, tensor: Tensor) -> int:
         """The number of a tensor, which is dropped when f has been evaluated."""
@@ -182,11 +204,21 @@ class _HalfStep:
         with solve.evaluation.replay(()), solve.buffers.put_back(self.buffers), torch.enable_grad():
             inputs = [t.detach().requires_grad_(needs) for t, needs in rows]
             with found:
-                solve.evaluation(self.k, inputs[: self.leaves], inputs[self.leaves :])
+                out = solve.evaluation(self.k, inputs[: self.leaves], inputs[self.leaves :])
             tensors = found.take()
         if found.forms != self.forms:
             raise saved_others()
         self.cache = dict(enumerate(tensors))
+        if self.mark is not None:
+            self._compare(differs(self.mark, mark_of(out), NOISE))
+
+    def _compare(self, failed: Tensor) -> None:
+        """Raise, now or later, if f returned something else; later, what it saved is NaN."""
+        if settle(failed, returned_other, ()) is None:
+            return
+        for number, tensor in self.cache.items():
+            if tensor is not None and (tensor.is_floating_point() or tensor.is_complex()):
+                self.cache[number] = torch.where(failed, float("nan"), tensor)
 
 
 class _Inputs(torch.autograd.Function):

@@ -37,8 +37,10 @@ from .functional_products import (
     watched,
     watched_eager,
 )
+from .marks import NOISE, mark_of
 from .pair import Leaves
 from .problem import Outputs, Problem
+from .products import is_asked_for_leaves
 from .reconstruction import Check, float_tolerance, is_far
 from .schedule import Schedule
 from .transforms import inside_transform, is_batched
@@ -94,8 +96,12 @@ class Run:
     around_backward: Callable[[], AbstractContextManager[None]] = nullcontext
     around_jvp: Callable[[], AbstractContextManager[None]] = nullcontext
     aux: Reduction | None = None  # how f's aux is put together; None: f returns the state alone
+    prints: dict[int, int] = field(default_factory=dict)  # of the graphs of all half steps
+    marks: list[Tensor] = field(default_factory=list)  # of aux in all half steps, in eager mode
     needed: set[int] = field(default_factory=set)  # leaves of aux that require grad
     fixed: tuple[int, ...] = ()  # and those that do not, as far as that is known
+    checked: bool = True  # whether the way back is compared with the forward pass
+    counted: bool = False  # whether what counts operations was on: it adds some of its own
     transformed: bool = False  # called inside of a transform, whose tensors f may close over
 
     def split(self, tensors: Leaves) -> tuple[Leaves, Leaves, Leaves]:
@@ -132,10 +138,14 @@ class Run:
         """The same, refusing an f that reads what it was not given: these."""
         if self.transformed or torch.compiler.is_compiling():
             return replace(self, call=watched(self.call))
+        self.counted = is_asked_for_leaves()
         return replace(self, call=watched_eager(self.call, tensors, self.note))
 
-    def note(self, out: Leaves) -> None:
-        """After an evaluation: which leaves of aux require grad."""
+    def note(self, k: int, out: Leaves, made: int) -> None:
+        """After half step k: which leaves of aux require grad, and the print of its graph."""
+        self.prints[k] = made
+        if self.aux is not None and self.checked:
+            self.marks.append(mark_of(out[self.leaves :]))
         self.needed |= {i for i, value in enumerate(out[self.leaves :]) if value.requires_grad}
 
     def product(self, given: Leaves, wanted: Sequence[bool], grads: Leaves) -> Product:
@@ -145,6 +155,8 @@ class Run:
             return Traced(self.call, self.reading, given, **rest)
         plain = Once if is_batched(grads) else InPlace
         kind = Again if torch.is_grad_enabled() else plain
+        if kind is InPlace and not self.counted:
+            rest["prints"] = self.prints
         return kind(self.call, self.reading, given, wanted, **rest)
 
     def _gradients_of_aux(self, grads: Leaves) -> AuxiliaryGradients | None:
@@ -153,7 +165,7 @@ class Run:
         # Counts have none, nor has what was detached.
         rows = enumerate(grads[2 * self.leaves :])
         found = [g if i not in self.fixed and is_differentiable(g) else None for i, g in rows]
-        return AuxiliaryGradients(self.aux, 2 * len(self.betas), found)
+        return AuxiliaryGradients(self.aux, 2 * len(self.betas), found, self.marks, NOISE)
 
 
 def _each(step: Callable[..., Tensor], state: Leaves, f: Leaves, beta: float) -> list[Tensor]:
@@ -170,6 +182,7 @@ def solve_functional(problem: Problem) -> Outputs:
     read = [leaf.dtype for leaf in problem.z0]
     run = Run(evaluation, schedule.numbers, len(read), problem.y0 is not None, read, problem.wide)
     run.transformed, run.aux = inside_transform(), problem.aux
+    run.checked = problem.check is not False
     run.measure = problem.stopping.measure
     run.around_backward, run.around_jvp = partial(evaluation.replay, ()), evaluation.repeated
     with evaluation.forward(replayed=True):

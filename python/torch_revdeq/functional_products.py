@@ -19,9 +19,9 @@ from torch.utils import _pytree as pytree
 
 from .auxiliary import AuxiliaryGradients
 from .boundary import CaptureError, Entrance, guard, is_entered, is_guarded
-from .captures import ends_of, now, refuse_kept, where_made
+from .captures import SameOperations, ends_of, now, print_of, refuse_kept, where_made
 from .pair import Leaves
-from .products import Products, alias, as_read
+from .products import Products, alias, as_read, is_asked_for_leaves
 from .transforms import is_from_outside, outside_batches
 
 Call = Callable[[int, Sequence[Tensor], Sequence[Tensor]], Leaves]
@@ -49,11 +49,14 @@ def watched(call: Call) -> Call:
     return evaluate
 
 
-def watched_eager(call: Call, sources: Sequence[Tensor], note: Callable[[Leaves], None]) -> Call:
+def watched_eager(
+    call: Call, sources: Sequence[Tensor], note: Callable[[int, Leaves, int], None]
+) -> Call:
     """The same in eager mode: f runs as it will on the way back, and its graph is looked through.
 
     The graph is dropped at once. A gradient that comes to what f keeps of it is refused. `sources`
-    are the solve's own inputs, and `note` is given what f returned.
+    are the solve's own inputs; `note` is given the half step, what f returned, and the print of
+    its graph.
     """
     begun = now()
     entrance = Entrance()
@@ -67,18 +70,17 @@ def watched_eager(call: Call, sources: Sequence[Tensor], note: Callable[[Leaves]
             read, rest = entered[: len(leaves)], iter(entered[len(leaves) :])
             known = [next(rest) if t.requires_grad else t.detach() for t in given]
             out = call(k, read, known)
-            note(out)
-            _check_graph(out, entered, begun, mark)
+            note(k, out, _check_graph(out, entered, begun, mark))
         guard(entered)
         return [value.detach() for value in out]
 
     return evaluate
 
 
-def _check_graph(out: Sequence[Tensor], known: Sequence[Tensor], begun: int, mark: int) -> None:
-    """CaptureError if the graph of one evaluation reaches what was not given to it."""
+def _check_graph(out: Sequence[Tensor], known: Sequence[Tensor], begun: int, mark: int) -> int:
+    """CaptureError if the graph of one evaluation reaches what was not given to it; its print."""
     stops = {t.grad_fn for t in known if t.grad_fn is not None}
-    ends, older = ends_of(out, mark, stops)
+    ends, older, nodes = ends_of(out, mark, stops)
     if older is not None:
         if is_entered(older) or older._sequence_nr() >= begun:
             refuse_kept(where_made(older))
@@ -87,6 +89,7 @@ def _check_graph(out: Sequence[Tensor], known: Sequence[Tensor], begun: int, mar
     for end in ends:
         if end not in stops and id(end.variable) not in ids:
             _refuse_leaf(end.variable)
+    return print_of(nodes, ())[0]
 
 
 def _refuse_leaf(leaf: Tensor) -> NoReturn:
@@ -122,13 +125,15 @@ class InPlace(Product):
         *,
         wide: bool,
         auxiliary: AuxiliaryGradients | None = None,
+        prints: dict[int, int] | None = None,
     ) -> None:
-        """Leaves for the wanted ones."""
+        """Leaves for the wanted ones; `prints` of the graphs of the forward pass."""
         self.reading = reading
         self.given = [t.detach().requires_grad_(w) for t, w in zip(given, wanted, strict=True)]
         self.targets = [t for t in self.given if t.requires_grad]
         once = [False] * len(self.targets)  # no order of sums is promised here
-        rest = {"wide": wide, "auxiliary": auxiliary}
+        again = SameOperations(prints) if prints and not is_asked_for_leaves() else None
+        rest = {"wide": wide, "auxiliary": auxiliary, "again": again}
         self.products = Products(call, self.given, self.targets, once, **rest)  # type: ignore[arg-type]
 
     def __call__(self, k: int, state: Leaves, seed: Leaves) -> tuple[Leaves, Leaves]:

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from .auxiliary import collecting
+from .auxiliary import AuxiliaryGradients, collecting, other_aux
 from .checkpoints import Form, Saves, changed_in_place, saved_others
 from .iteration import iterate
+from .marks import NOISE
 from .nodes import Nodes, attached, begun
 from .pair import Pair
 from .problem import Outputs, Problem
@@ -26,6 +27,7 @@ from .reconstruction import Check
 from .solution import Stats
 from .stored import truncated
 from .transforms import outside_batches
+from .verification import settle
 
 Saved = tuple[int, int]
 """Half step, and number of a tensor that autograd saved in it."""
@@ -42,7 +44,7 @@ def solve_hooks(problem: Problem) -> Outputs:
     again = _Recomputation(problem)
     with problem.evaluation.forward(replayed=True):
         cut = problem.first_step
-        auxiliary = problem.auxiliary()
+        auxiliary = problem.auxiliary(marked=True)
         evaluate = collecting(truncated(again.evaluate, again.plain, cut), auxiliary)
         start = begun(problem.z0, cut)
         first = evaluate(0, attached(start, problem.z0))
@@ -55,6 +57,9 @@ def solve_hooks(problem: Problem) -> Outputs:
         steps = iterate(nodes, first, evaluate, *run)
         z_leaves, y_leaves = pair.outputs()
         aux = [] if auxiliary is None else auxiliary.result()
+        if auxiliary is not None and auxiliary.marks:
+            noise = 0.0 if problem.exact else NOISE
+            again.aux = AuxiliaryGradients(auxiliary.how, 2 * steps, [], auxiliary.marks, noise)
     stats = problem.stats(pair, steps)
     saved = [nodes.saved[step] for step in problem.save_at]
     beside = (leaf.detach() for leaves in (*saved, aux) for leaf in leaves)
@@ -70,6 +75,7 @@ class _Recomputation:
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
         self.saved: dict[int, list[Form]] = {}
+        self.aux: AuxiliaryGradients | None = None  # whether f returns it again
         self.needs: dict[int, list[bool]] = {}  # whether the state that f read required grad
         self.arguments = [t.detach().requires_grad_(t.requires_grad) for t in problem.tensors]
         self.watched: dict[int, tuple[weakref.ref[Tensor], int, bool]] = {}
@@ -198,6 +204,8 @@ class _Recomputation:
             raise saved_others()
         for number, tensor in enumerate(tensors):
             self.cache[k, number] = tensor
+        if self.aux is not None:
+            self.aux.check(k, out[self.leaves :])
         with torch.no_grad():
             values = [value.detach() for value in out[: self.leaves]]
             (self.walk.invert_z if at_y else self.walk.invert_y)(n, values)
@@ -211,6 +219,10 @@ class _Recomputation:
         start = self.boundary or (self.walk.keeping(z0), self.walk.keeping(y0))
         steps = self.steps - self.problem.first_step
         pending = self.check.after(self.walk, *start, steps, self.stats)
+        if self.aux is not None and self.aux.failed is not None:
+            other = settle(self.aux.failed, other_aux, ())
+            self.stats._pending += [] if other is None else [other]
+            pending = pending or other
         if pending is not None:
             for key, tensor in self.cache.items():
                 if tensor is not None and (tensor.is_floating_point() or tensor.is_complex()):

@@ -77,11 +77,12 @@ class Problem:
         copy.__dict__.update(self.__dict__, z0=[], y0=None, tensors=[])
         return copy
 
-    def auxiliary(self, *, in_place: bool = False) -> Auxiliary | None:
+    def auxiliary(self, *, in_place: bool = False, marked: bool = False) -> Auxiliary | None:
         """What takes aux in, in one forward pass; None where f returns the state alone."""
         if self.aux is None:
             return None
-        return Auxiliary(self.aux, len(self.z0), 2 * self.first_step, in_place=in_place)
+        flags = {"in_place": in_place, "marked": marked and self.check is not False}
+        return Auxiliary(self.aux, len(self.z0), 2 * self.first_step, **flags)
 
     def layout(self, *, private: bool = False) -> Layout:
         """The dtypes of the pair, once f has been evaluated; TypeError where they do not fit."""

@@ -16,7 +16,7 @@ from torch.overrides import has_torch_function
 
 from .auxiliary import AuxiliaryGradients
 from .boundary import guard, unguarded
-from .captures import ReadAgain, now
+from .captures import ReadAgain, SameOperations, now
 from .conditions import Evaluation
 from .kept import Graph
 
@@ -38,7 +38,7 @@ class Products:
         *,
         wide: bool,
         kept: dict[int, Graph] | None = None,
-        again: ReadAgain | None = None,
+        again: ReadAgain | SameOperations | None = None,
         auxiliary: AuxiliaryGradients | None = None,
     ) -> None:
         """Differentiate with respect to the state and to `targets`.
@@ -53,7 +53,7 @@ class Products:
             wide: add up in float32 what has a 16-bit dtype.
             kept: graphs of the forward pass, by half step, which need no evaluation. They are
                 taken out as they are used, unless autograd keeps its graph.
-            again: what f must read. The first evaluation is held to it.
+            again: the graphs of the forward pass, which f must make again.
             auxiliary: the gradients of what f returns beside the state.
         """
         self.evaluation, self.tensors, self.targets = evaluation, tensors, targets
@@ -85,6 +85,7 @@ class Products:
         roots = [value for value in out[:count] if value.requires_grad]
         cotangents = [s for s, value in zip(seed, out, strict=False) if value.requires_grad]
         if self.auxiliary is not None:
+            self.auxiliary.check(k, out[count:])
             # In the order in which autograd meets the sums that a stored graph makes of them.
             rows = zip(out[count:], self.auxiliary.of(k), strict=True)
             pairs = [(value, g) for value, g in rows if g is not None and value.requires_grad]
@@ -115,8 +116,11 @@ class Products:
                 read, given = as_read(state), as_read(given)
             out = self.evaluation(k, read, given)
             if self.again is not None:
-                self.again.check(out, since)
-                self.again = None
+                self.again.check(k, state, out, since)
+                if (
+                    isinstance(self.evaluation, Evaluation) and self.evaluation.bare
+                ):  # nothing can have changed but what is around it
+                    self.again = None
             # Made after f, so that autograd meets them first: the sum so far, then f's parts.
             targets = [self.targets[i] for i in self.seeded if self.sums[i] is not None]
             return Graph(k, state, out, {id(t): t.view_as(t) for t in targets})

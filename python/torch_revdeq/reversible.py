@@ -17,13 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .auxiliary import AuxiliaryGradients
+from .auxiliary import AuxiliaryGradients, other_aux
 from .boundary import Entrance, guard, unguarded
 from .captures import Captures, ReadAgain, now
 from .carry import Carry, LearningCarry
 from .inputs import Inputs
 from .iteration import iterate
 from .kept import Graph, Kept
+from .marks import NOISE
 from .pair import Pair
 from .problem import Outputs, Problem
 from .products import Products, as_read, is_asked_for_leaves, keeps_graph, set_grad_enabled
@@ -31,6 +32,7 @@ from .reconstruction import Check
 from .solution import Stats
 from .stored import differentiated_again
 from .transforms import has_tangent, refuse_batched
+from .verification import settle
 
 
 def solve_reversible(problem: Problem) -> Outputs:
@@ -103,7 +105,7 @@ class _Forward:
         self.tensors = self._cut_off()
         self.kept = Kept(problem.store_last if self.grad else 0, problem.memory_budget)
         self.kept.reads = [*problem.z0, *self.tensors]
-        self.auxiliary = problem.auxiliary(in_place=True)
+        self.auxiliary = problem.auxiliary(in_place=True, marked=self.grad)
         self.captures = Captures(self.tensors, problem.mapping.held)
         self.known = -1  # leaves that f was known to read when the entrance was made
 
@@ -205,14 +207,12 @@ class _Walk:
         self.kept: dict[int, Graph] = {}  # of the forward pass
         self.arguments: list[Tensor] | None = None  # those that they read
         self.entrance = forward.entrance or Entrance()
-        self.reached: set[int] = set()  # places in `read`, by the last evaluation
         if forward.kept.wanted:
             self.kept, self.arguments = forward.kept.by_half_step(), forward.tensors
-        else:
-            last = captures.reached_last()
-            self.reached = {i for i, leaf in enumerate(read) if id(leaf) in last}
+        self.aliased, self.prints = forward.aliased, captures.prints
         aux = forward.auxiliary
         self.differentiable = [] if aux is None else aux.differentiable  # for each leaf of it
+        self.marks = [] if aux is None else aux.marks
 
     def check_versions(self) -> None:
         """As autograd does for what it saves."""
@@ -280,8 +280,11 @@ def _walk_back(
     groups = [grads[i : i + leaves] for i in range(0, ends, leaves)]
     of_aux = None
     if problem.aux is not None:
-        of_aux = AuxiliaryGradients(problem.aux, 2 * walk.steps, grads[ends:])
+        of_aux = AuxiliaryGradients(
+            problem.aux, 2 * walk.steps, grads[ends:], walk.marks, 0.0 if problem.exact else NOISE
+        )
     unguarded(arguments)
+    again = ReadAgain(arguments, inputs.captures, walk.prints)
     products = Products(
         problem.evaluation,
         arguments,
@@ -289,7 +292,8 @@ def _walk_back(
         [walk.reached_twice[i] for i in chosen],
         wide=problem.wide,
         kept=walk.kept,
-        again=ReadAgain(read, walk.reached),
+        # What counts operations, then or now, adds some of its own.
+        again=None if walk.aliased or is_asked_for_leaves() else again,
         auxiliary=of_aux,
     )
     first = problem.first_step
@@ -319,6 +323,9 @@ def _walk_back(
         arguments=parts[: len(arguments)],
         captures=parts[len(arguments) :],
     )
+    if of_aux is not None and of_aux.failed is not None:
+        pending = settle(of_aux.failed, other_aux, result.tensors())
+        walk.stats._pending += [] if pending is None else [pending]
     if not keeps_graph():
         walk.kept.clear()
         walk.arguments = None

@@ -53,7 +53,7 @@ def _evaluate(problem: Problem) -> Evaluate:
         return evaluation(k, leaves, tensors)
 
     if problem.adjoint == "checkpoint":
-        checkpointed = Checkpoints(evaluation, tensors).evaluate
+        checkpointed = Checkpoints(evaluation, tensors, problem.check).evaluate
         return truncated(checkpointed, stored, problem.first_step)
     return truncated(stored, stored, problem.first_step)
 
