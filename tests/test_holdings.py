@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import operator
 import types
 import weakref
@@ -227,3 +228,32 @@ def test_it_is_bounded() -> None:
     assert len(search([first]).spaces) < 20_000
     numbers = list(range(100_000))
     assert search([closing_over(numbers)]).containers == []
+
+
+class Classy(nn.Module):
+    box: Any = None
+
+
+def test_what_was_assigned_since_is_found() -> None:
+    """What is remembered of classes is no value: it may be another one in the next search."""
+    linear, module, net = nn.Linear(2, 2), Classy(), nn.BatchNorm1d(2)
+    owner: Any
+    for owner in (linear, module, Classy):
+        owner.box = None
+        assert net not in search([linear, module]).modules
+        owner.box = [net]
+        assert net in search([linear, module]).modules
+        owner.box = None
+    other: Any = nn.Linear(2, 2)
+    other.another = [net]  # as many attributes, of other names
+    assert net in search([other]).modules
+
+
+def test_nothing_of_a_class_is_held() -> None:
+    tensor = torch.zeros(2)
+    Classy.box = tensor
+    assert any(t is tensor for t in search([Classy()]).tensors)
+    Classy.box, kept = None, weakref.ref(tensor)
+    del tensor
+    gc.collect()
+    assert kept() is None

@@ -234,6 +234,10 @@ def test_none_and_zero_and_empty_are_what_they_were() -> None:
     options: dict[str, Any]
     for options in ({"tol": 0}, {"tol": 0.0}, {"tol": None}, {"save_at": []}, {"store_last": 0}):
         assert solve(half, Z0, **options).stats.steps == 8
+    zeros: list[Any] = [0, 0.0, np.float32(0.0)]
+    for tol in zeros:  # where only None is taken
+        assert solve(half, Z0, tol=tol, adjoint="functional", state=F32).stats.tol is None
+        assert len(solve(half, Z0, tol=tol, save_at=[3]).saved) == 1
 
 
 # ---- among each other ----------------------------------------------------------------------------
@@ -330,6 +334,58 @@ class Into(nn.Module):
 
     def forward(self, z: Tensor, x: Tensor) -> Tensor:
         return torch.tanh(self.w(z) + x.sum(-1, keepdim=True))
+
+
+@pytest.mark.parametrize(
+    ("shape", "suggested"),
+    [((4,), r"\(\)"), ((4, 8), r"\(4,\)"), ((4, 8, 3), r"\(4, 8\)"), ((4, 8, 3, 2), r"\(4, 8\)")],
+)
+def test_a_mask_is_suggested_of_dimensions_that_are_no_features(
+    shape: tuple[int, ...], suggested: str
+) -> None:
+    z0, mask = torch.zeros(shape), torch.ones(5, dtype=torch.bool)
+    with pytest.raises(ValueError, match=rf"^residual_mask: .*pass one of shape {suggested} for"):
+        solve(lambda z: 0.5 * z, z0, residual_mask=mask)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["batch size must be even", "unknown shape option", "the model's dimension must be positive"],
+)
+@pytest.mark.parametrize("kind", [ValueError, RuntimeError, TypeError])
+def test_an_error_of_the_users_own_is_left_alone(kind: Any, text: str) -> None:
+    def f(z: Tensor, x: Tensor) -> Tensor:
+        raise kind(text)
+
+    with pytest.raises(kind) as raised:
+        RevDEQ(f)(torch.zeros(4, 8))
+    assert str(raised.value) == text
+
+
+TALL = torch.zeros(4, 3)
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        nn.LayerNorm(8),
+        nn.BatchNorm1d(8),
+        nn.GroupNorm(2, 8),
+        lambda z: nn.GRUCell(3, 8)(z, z),
+        nn.Conv1d(8, 8, 1),
+        nn.Conv2d(8, 8, 1),
+        lambda z: z.view(4, 8),
+        lambda z: z.expand(4, 8),
+        lambda z: torch.cat([z, torch.zeros(5, 8)]),
+        lambda z: torch.stack([z, torch.zeros(4, 8)]),
+        lambda z: torch.bmm(z, torch.zeros(4, 8, 8)),
+        lambda z: torch.einsum("bi,ij->bj", z, torch.zeros(8, 8)),
+        lambda z: z @ torch.zeros(3, 3, dtype=torch.float64),
+    ],
+)
+def test_an_operation_of_torch_that_does_not_fit_names_z0(operation: Any) -> None:
+    with pytest.raises((RuntimeError, ValueError), match="RevDEQ began at zeros_like"):
+        RevDEQ(lambda z, x: operation(z))(TALL)
 
 
 @pytest.mark.parametrize(

@@ -100,10 +100,11 @@ def _mask_of(mask: Any, leaf: Tensor) -> Tensor:
             "a position counts"
         )
     if mask.shape != leaf.shape[: mask.dim()]:
+        suggested = tuple(leaf.shape[: min(2, leaf.dim() - 1)])
         raise ValueError(
             f"residual_mask: expected the shape of leading dimensions of a leaf of shape "
             f"{tuple(leaf.shape)}, got {tuple(mask.shape)}; pass one of shape "
-            f"{tuple(leaf.shape[:2])} for example, or a pytree of masks like z0"
+            f"{suggested} for example, or a pytree of masks like z0"
         )
     if mask.device != leaf.device:
         raise ValueError(

@@ -135,7 +135,9 @@ def _has_known_aux(options: dict[str, Any]) -> bool:
     """Whether the shapes of aux do not depend on what is computed."""
     if options.get("adjoint") == "functional":
         return False
-    fixed = options.get("tol") is None and isinstance(options.get("max_steps", 8), int)
+    tol = options.get("tol")
+    endless = tol is None or (isinstance(tol, (int, float)) and tol == 0)
+    fixed = endless and isinstance(options.get("max_steps", 8), int)
     return options.get("aux", "sum") != "stack" or fixed
 
 

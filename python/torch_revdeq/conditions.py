@@ -121,11 +121,6 @@ class Evaluation:
         self.device = device
         self.switch_autocast = False
 
-    @property
-    def written(self) -> list[tuple[nn.Module, str]]:
-        """The buffers that a replay puts back."""
-        return [] if self.writes is None else [(m, name) for m, name, _ in self.writes.slots]
-
     @cached_property
     def computed(self) -> list[tuple[nn.Module, str, Tensor]]:
         """Where f's modules hold, as parameters, tensors that were computed and require grad.
@@ -197,6 +192,8 @@ class Evaluation:
             self.growth = Growth(self.held)
         if replayed and not self.bare:
             self.writes, self.state = Written(self.held), KeptState(self.held)
+            if not (self.transformed or capturing(self.device)):
+                self.writes.before_first()
         try:
             yield
             if replayed:
@@ -219,6 +216,8 @@ class Evaluation:
         """After each of the first evaluations of the forward pass: what else they did."""
         if k == 0:
             self.random.observe_first()
+            if self.writes is not None and self.writes.copies:
+                self.writes.after_first()
             if self.growth is not None and not self.growth.after_first():
                 self.growth = None
             return
@@ -248,21 +247,25 @@ class Evaluation:
             )
         if capturing(self.device):
             return  # nothing can be compared; the check on the way back remains
-        reads = any(change.to_read for change in changed)
-        if not reads:
-            states = self.random.states()
-            if self.random.active:
-                self.random.set(1)
-            with self.repeated(), saved_tensors_hooks(_as_it_is, _as_it_is):
-                again = self._around(1, leaves, tensors)
-            self.random.restore(states)
-            reads = not all(map(torch.equal, again, out))
-        if reads:
+        if any(change.to_read for change in changed) or self._reads_itself(leaves, tensors, out):
             raise RuntimeError(
                 "f: expected to read none of the buffers and tensors that it writes, got a change "
                 f"of {changed[0].name}, after which it maps the same state to another; put the "
                 "module in eval mode, or choose adjoint='backprop', which evaluates nothing again"
             )
+
+    def _reads_itself(
+        self, leaves: Sequence[Tensor], tensors: Sequence[Tensor], out: Sequence[Tensor]
+    ) -> bool:
+        """Whether the same state is mapped to another now, and f does not differ by itself.
+
+        Two more evaluations, which meet what the forward pass left, tell one reason from the other:
+        they differ where f draws random numbers that are its own.
+        """
+        again = self.again(1, leaves, tensors)
+        if all(map(_is_same, again, out)):
+            return False
+        return all(map(_is_same, again, self.again(1, leaves, tensors)))
 
     def written_besides_buffers(self) -> str | None:
         """Inside of ``forward``: what f was seen to write that is no buffer, in words."""
@@ -276,7 +279,7 @@ class Evaluation:
         if self.random.active:
             self.random.set(k)
         try:
-            with self.repeated(), saved_tensors_hooks(_as_it_is, _as_it_is):
+            with self.repeated(), saved_tensors_hooks(lambda t: t, lambda t: t):
                 return self._around(k, leaves, tensors)
         finally:
             self.random.restore(states)
@@ -284,7 +287,7 @@ class Evaluation:
     @contextmanager
     def repeated(self) -> Iterator[None]:
         """Inside of ``forward``, around evaluations that come a second time: nothing is written."""
-        writes, state = Written(self.held), KeptState(self.held)
+        writes, state = Written(self.held, self.writes), KeptState(self.held)
         writes.end()
         with writes.kept(), state.kept(every=True):
             yield
@@ -321,12 +324,16 @@ def _refuse_growth(grown: str | None) -> None:
     if grown is not None:
         raise RuntimeError(
             f"f: expected to keep no tensor that each evaluation makes larger, got {grown}; have f "
-            "read such a cache without writing it, and write it once after the solve"
+            "read such a cache without writing it, and write it once after the solve; of a log, "
+            "keep a list of floats"
         )
 
 
-def _as_it_is(tensor: Tensor) -> Tensor:
-    return tensor
+def _is_same(a: Tensor, b: Tensor) -> bool:
+    """Whether all numbers are equal, NaN among them."""
+    if torch.equal(a, b):
+        return True
+    return a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
 
 
 def _settle_threads() -> None:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import copy
 import types
-from functools import partial
 from typing import Any
 
-from .holdings import search
+from .forms import bases_of, content_of, form_of, slots_of
+from .holdings import STANDARD, search
 
 
 class LeftOut:
@@ -56,7 +56,7 @@ def check_left_out(options: dict[str, Any]) -> None:
 
 def check_copied(f: Any) -> None:
     """TypeError where a copy of f would call the modules, or read the tensors, of the original."""
-    for function in _functions(f):
+    for function in _shared(f):
         held = search([function])
         kept = [type(m).__name__ for m in held.modules]
         kept += ["a tensor that requires grad" for t in held.tensors if t.requires_grad]
@@ -68,11 +68,44 @@ def check_copied(f: Any) -> None:
             )
 
 
-def _functions(f: Any) -> list[types.FunctionType]:
-    """The functions that a copy of f shares with f."""
-    if isinstance(f, types.FunctionType):
-        return [f]
-    if isinstance(f, partial):
-        parts = (f.func, *f.args, *f.keywords.values())
-        return [function for part in parts for function in _functions(part)]
+def _shared(f: Any) -> list[types.FunctionType]:
+    """The functions that a copy of f shares with f, wherever it holds them."""
+    found: list[types.FunctionType] = []
+    seen: set[int] = set()
+    stack = [f]
+    while stack:
+        value = stack.pop()
+        form = form_of(type(value))
+        if not form or id(value) in seen:
+            continue
+        seen.add(id(value))
+        if form == "function":
+            found.append(value)
+        else:
+            stack += _copied(value, form)
+    return found
+
+
+def _copied(value: Any, form: str) -> list[Any]:
+    """What deepcopy copies with a value. Hooks of modules are not looked at: most only watch."""
+    if form == "module":
+        space = object.__getattribute__(value, "__dict__")
+        children = [*(space.get("_modules") or {}).values()]
+        if bases_of(type(value)) is None:  # torch.compile makes its own functions again
+            return children
+        return children + [v for n, v in space.items() if n not in _NOT_COPIED]
+    if form == "partial":
+        return [value.func, *value.args, *value.keywords.values()]
+    if form == "method":
+        return [value.__self__]
+    if form == "dict":
+        return [*dict.values(value)]
+    if form == "sequence":
+        return [*value]
+    if form == "object":
+        parts = content_of(value, slots_of(type(value)))
+        return [*parts, *getattr(value, "__dict__", {}).values()]
     return []
+
+
+_NOT_COPIED = STANDARD | {"_compiled_call_impl"}

@@ -87,23 +87,23 @@ def _package(kind: type) -> str:
 
 
 @functools.lru_cache(maxsize=1024)
-def traits_of(kind: type, _: int) -> tuple[object, ...] | None:
-    """What a class holds and does: functions, modules, containers, and at its end its own name.
+def bases_of(kind: type) -> tuple[type, ...] | None:
+    """The classes that a class is made of, without those of torch and other foreign packages.
 
-    Nothing for a class of torch's, and None where torch itself looks after the attributes. The
-    number of the class's attributes is given so that a new one is noticed.
+    None where torch itself looks after the attributes.
     """
     if kind.__module__.startswith(("torch._dynamo.", "torch.distributed.", "torch.nn.parallel.")):
         return None
     fsdp = sys.modules.get("torch.distributed.fsdp")
     if fsdp is not None and issubclass(kind, fsdp.FSDPModule):
         return None
-    own = [base for base in kind.__mro__ if _package(base) not in FOREIGN]
-    if not own:
-        return ()
-    rows = [row for base in own for row in base.__dict__.items()]
-    held = [v for n, v in rows if form_of(type(v)) and (n == "__call__" or not n.startswith("__"))]
-    return (*held, kind.__name__)
+    return tuple(base for base in kind.__mro__ if _package(base) not in FOREIGN)
+
+
+def traits_of(bases: tuple[type, ...]) -> list[object]:
+    """What classes hold and do now: functions, modules, containers."""
+    rows = [row for base in bases for row in base.__dict__.items()]
+    return [v for n, v in rows if form_of(type(v)) and (n == "__call__" or not n.startswith("__"))]
 
 
 @functools.lru_cache(maxsize=1024)

@@ -176,7 +176,7 @@ def _each(step: Callable[..., Tensor], state: Leaves, f: Leaves, beta: float) ->
 
 def solve_functional(problem: Problem) -> Outputs:
     """z, y and the statistics of a solve that is one function of tensors."""
-    _refuse(problem)
+    check_functional(problem.state, problem.schedule)
     evaluation, state, schedule = problem.evaluation, problem.state, problem.schedule
     assert state is not None
     start = [leaf.to(state) for leaf in (*problem.z0, *(problem.y0 or ()))]
@@ -228,20 +228,6 @@ def check_functional(state: Any, schedule: Schedule) -> None:
         raise TypeError(
             "beta: expected numbers with adjoint='functional', got a tensor; choose another adjoint"
         )
-
-
-def _refuse(problem: Problem) -> None:
-    """What other adjoints take."""
-    check_functional(problem.state, problem.schedule)
-    options = {"tol": None, "save_at": (), "backward_steps": None}
-    given = {"tol": problem.stopping.tol, "save_at": problem.save_at}
-    given["backward_steps"] = problem.backward_steps
-    for name, without in options.items():
-        if given[name] != without:
-            raise ValueError(
-                f"{name}: expected {without} with adjoint='functional', got {given[name]}; choose "
-                "another adjoint"
-            )
 
 
 class _Reversal(torch.autograd.Function):

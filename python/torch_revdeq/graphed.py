@@ -43,7 +43,7 @@ def graphed(layer: RevDEQ, *samples: Tensor, warmup: int = 3) -> RevDEQ:
     frac_bits, state = options["frac_bits"], options["state"]
     doubles = any(t.dtype == torch.float64 for t in pytree.tree_leaves(samples[:1]))
     check_capture(
-        options["tol"],
+        options["tol"] or None,
         None if frac_bits == "auto" else frac_bits,
         options["beta"],
         options["rng"],

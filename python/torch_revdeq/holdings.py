@@ -11,9 +11,10 @@ from __future__ import annotations
 import types
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Any
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from .forms import (
     FOREIGN,
     SEQUENCES,
+    bases_of,
     content_of,
     form_of,
     globals_of,
@@ -40,9 +42,30 @@ _MOST = 1000
 _KEPT_WHOLE = 10_000
 """Elements of a container whose contents are compared."""
 
-_STANDARD = frozenset(vars(nn.Module()))
+STANDARD = frozenset(vars(nn.Module()))
+"""The attributes that every module has."""
+
 _PLAIN_DICTS = (dict, OrderedDict)
-_plain: set[tuple[type, int]] = set()  # classes of torch's, and how many attributes all plain
+_INERT = frozenset({bool, int, float, complex, str, bytes, type(None)})
+_layouts: dict[tuple[type, int], _Layout] = {}
+
+
+class _Layout(NamedTuple):
+    """What is known of modules of a class with so many attributes: never a value."""
+
+    bases: tuple[type, ...] | None  # see ``bases_of``
+    read: Callable[[Space], tuple[Any, ...]]  # the attributes that not every module has
+
+
+def _learn(kind: type, space: Space) -> _Layout:
+    """The names of the attributes. Where all of them are found again, there are no others."""
+    if len(_layouts) > 1024:
+        _layouts.clear()
+    names = [name for name in space if name not in STANDARD]
+    # With two names an itemgetter returns a tuple.
+    layout = _Layout(bases_of(kind), itemgetter("_modules", "_modules", *names))
+    _layouts[kind, len(space)] = layout
+    return layout
 
 
 class Holdings:
@@ -126,24 +149,25 @@ class _Search:
                 far.extend(space["_forward_hooks"].values())
             if space.get("_forward_pre_hooks"):
                 far.extend(space["_forward_pre_hooks"].values())
-            if (kind, len(space)) in _plain:
-                spaces.append(space)
-                continue
-            traits = traits_of(kind, len(kind.__dict__))
-            if traits is None:
+            layout = _layouts.get((kind, len(space))) or _learn(kind, space)
+            if layout.bases is None:
                 continue
             spaces.append(space)
-            held = [space[n] for n in space if n not in _STANDARD and form_of(type(space[n]))]
-            if traits:
+            try:
+                values = layout.read(space)[2:]
+            except KeyError:  # as many attributes as another, and not the same
+                values = _learn(kind, space).read(space)[2:]
+            if layout.bases:
                 self.found.own.append((kind.__name__, space))
-                if kind not in self.classes:
-                    self.classes.add(kind)
-                    far.extend(traits)
-                far.extend(held)
-            elif held:
-                far.extend(held)
-            else:
-                _plain.add((kind, len(space)))
+                self._class(kind, layout.bases)
+            if not _INERT.issuperset(map(type, values)):
+                far.extend([value for value in values if form_of(type(value))])
+
+    def _class(self, kind: type, bases: tuple[type, ...]) -> None:
+        """What a class holds: read anew by each search, as it may have been assigned since."""
+        if kind not in self.classes:
+            self.classes.add(kind)
+            self.far.extend(traits_of(bases))
 
     def _unusual(self, module: Any, children: Any) -> None:
         """A module of torch.jit, or one that is not set up."""
@@ -236,4 +260,4 @@ class _Search:
         if slots:
             self.found.slotted.append((value, slots))
             self._push(content_of(value, slots))
-        self.far.extend(traits_of(type(value), len(type(value).__dict__)) or ())
+        self._class(type(value), bases_of(type(value)) or ())

@@ -32,6 +32,17 @@ def check_options(options: dict[str, Any]) -> dict[str, Any]:
     return {n: v if type(v) in plain else TABLE[n].read(v) for n, v in options.items()}
 
 
+_MISFIT = re.compile(
+    r"size of tensor|shapes? cannot be multiplied|must match|[Ee]xpected size|normalized_shape"
+    r"|channels|shape '.*' is invalid|[Ss]izes of tensors|size mismatch|[Ii]ncompatible shapes"
+    r"|[Ee]xpected \S*D |\dD input|must be a \dD|[Ee]xpected input|not broadcastable"
+    r"|expanded size|dimension size|does not broadcast|should contain \d+ elements|inconsistent"
+    r"|does not match (the )?(weight|size|shape|length|broadcast)|equal size|of the size expected"
+    r"|same (dtype|number of|shape|size)|must be equal to|divisible by|multiply up to the size"
+)
+"""How torch words an operation on tensors whose shapes or dtypes do not fit together."""
+
+
 def _is_misfit(error: Exception) -> bool:
     """Whether a start of another shape or dtype may be what an error is about."""
     if type(error) not in (RuntimeError, ValueError, TypeError):
@@ -39,7 +50,7 @@ def _is_misfit(error: Exception) -> bool:
     text = str(error)
     if re.match(r"\w+: expected", text):  # our own
         return text.startswith(("z0: ", "f: expected a result of the shape"))
-    return re.search("shape|size|dimension|must match", text) is not None
+    return _MISFIT.search(text) is not None
 
 
 def _began_at(z0: Any, error: Exception) -> Exception:

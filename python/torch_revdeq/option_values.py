@@ -79,11 +79,13 @@ def read_max_steps(value: Any) -> Any:
 
 
 def read_tol(value: Any) -> Any:
-    """A float of at least 0, or None."""
+    """A float above 0; None for 0 as well, below which no residual is."""
     if value is None:
         return None
     result = number(value)
-    return result if result is not UNFIT and result >= 0 else UNFIT  # NaN is not
+    if result is UNFIT or not result >= 0:  # NaN is not
+        return UNFIT
+    return result or None
 
 
 def read_per_sample(value: Any) -> Any:

@@ -108,7 +108,7 @@ def solve(
         residual_mask: which positions count in the residual: a bool tensor whose shape is that of
             leading dimensions of every leaf, such as [batch, length] where tokens are padded, or a
             pytree of such tensors like z0. What stands where it is False, even NaN, has no part in
-            the residual, of all together or of a sample. The gradient is the same.
+            the residual, of all together or of a sample. The mask does not change the gradient.
         state: what keeps y and z. "exact": fixed point, from which every step can be taken back
             bit for bit, 8 bytes per element of z0 and a digit for each half step (1/8 byte at beta
             0.5, 1/4 at 0.75, 1/3 at 0.8). torch.float32, float64, bfloat16 or float16: loses
@@ -147,10 +147,9 @@ def solve(
         has_aux: whether f returns (z, aux), where aux is a tensor or a pytree of them in the same
             form each time: losses of routers, penalties, statistics. ``Solution.aux`` holds them,
             differentiable; what else leaves f and joins a loss raises.
-        aux: how those of the 2 * steps evaluations are put together: "sum", "mean", "last", or
+        aux: how the values of the 2 * steps evaluations are reduced: "sum", "mean", "last", or
             "stack" along a new first dimension, the only one whose memory grows with the steps.
-        pass_step: whether f is called with the keyword ``step=n`` too, the number of the step that
-            it is evaluated in, from 0, forward and on the way back.
+        pass_step: pass f the keyword `step`, the 0-based number of the step, in both passes.
         kwargs: keyword arguments of f; tensors in them, also nested, receive gradients.
 
     Returns:
@@ -161,10 +160,13 @@ def solve(
         ValueError: while a CUDA graph is captured: options that it cannot hold. See ``graphed``.
         RangeError: a number left the range of an exact state. On a GPU z and y become NaN.
         ReconstructionError: from backward(): the way back did not end at the start.
-        CaptureError: f reads a tensor that was computed from others outside f and requires grad.
-        RuntimeError: f changes its state, or buffers that it reads; a sharded f without "hooks"; a
-            transform of torch.func or a forward-mode derivative, which only "functional" and
-            "backprop" with a float state take; a second derivative of an exact state.
+        CaptureError: f reads a tensor that was computed from others outside f and requires grad, or
+            one that it kept from an earlier evaluation; what f left behind joined a loss.
+        RuntimeError: f changes its state, or reads buffers and other things that it writes; a cache
+            that grows with each evaluation; a sharded f without "hooks"; batched gradients, where
+            they cannot be taken; a module of Opacus; a transform of torch.func or a forward-mode
+            derivative, which only "functional" and "backprop" with a float state take; a second
+            derivative of an exact state.
 
     Under torch.no_grad nothing is kept and z and y have the same bits. Called with grad mode on, f
     runs with it on in the forward pass too; its graph is dropped at once.

@@ -3,7 +3,8 @@
 Running statistics, counters, codebooks. An evaluation on the way back writes them once more, and
 they are put back afterwards: every evaluation of the forward pass counts once. Versions do not tell
 all that was written (batch_norm counts none up, nor does ``.data``), so values are kept without
-asking. Whether f reads what it writes shows when the first half step is evaluated a second time.
+asking, but for large ones. Whether f reads what it writes shows when the first half step is
+evaluated a second time.
 """
 
 from __future__ import annotations
@@ -18,31 +19,36 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from .holdings import Holdings
 from .transforms import inside_transform
 
 _SMALL = 2**16
-"""Elements of a closed-over tensor that is kept though its version says nothing of a write."""
+"""Elements of a tensor that is kept without asking. A larger one that f closes over is kept if its
+version tells of a write; a larger buffer also if the first evaluation was seen to write it."""
 
 _LARGE = 2**20
 """Elements of an integer buffer that is kept only if its version tells of a write: above, they are
 weights of a quantized model."""
 
+_seen: Any = WeakTensorKeyDictionary()
+"""Of large buffers: whether f wrote them, in training or evaluation mode, when this was asked.
+It is asked once: to read megabytes in each solve may take longer than the solve."""
+
 
 class Change(NamedTuple):
-    """Something that f has written: what, whether in floating point, and certainly to read it."""
+    """Something that f has written: what, and whether it certainly reads it."""
 
     name: str
-    floating: bool
     to_read: bool = False
 
 
 class Written:
     """The tensors that an evaluation of f could write."""
 
-    def __init__(self, held: Holdings) -> None:
-        """Note each of them, and its version."""
+    def __init__(self, held: Holdings, since: Written | None = None) -> None:
+        """Note each of them, and its version: that of now, or the one noted in `since`."""
         self.spaces: list[tuple[nn.Module, dict[str, Any]]] = []
         for module in held.modules:
             buffers = module.__dict__.get("_buffers")
@@ -60,9 +66,38 @@ class Written:
         self.loose_versions = [version_of(t) for t in self.loose]
         self.standing: list[tuple[dict[str, Any], str, Any]] = []
         self.values: list[Tensor] = []
+        self.copies: list[tuple[Tensor, bool, Tensor]] = []  # during the first evaluation
+        self.unwritten: set[int] = set()  # large buffers, by id
+        if since is not None:
+            tensors = [*(b for *_, b in since.slots), *since.loose]
+            noted = dict(zip(map(id, tensors), since.versions + since.loose_versions, strict=True))
+            self.versions = [noted.get(id(b), -1) for *_, b in self.slots]
+            self.loose_versions = [noted.get(id(t), -1) for t in self.loose]
+            self.unwritten = since.unwritten
 
     def __bool__(self) -> bool:
         return bool(self.slots or self.loose)
+
+    def before_first(self) -> None:
+        """Before the first evaluation: copy the large buffers of which it is not known yet."""
+        for module, _, buffer in self.slots:
+            if buffer is None or is_lazy(buffer) or not _is_asked(buffer):
+                continue
+            mode = bool(module.training)
+            known = _seen.get(buffer, {}).get(mode)
+            if known is None:
+                self.copies.append((buffer, mode, buffer.detach().clone()))
+            elif not known:
+                self.unwritten.add(id(buffer))
+
+    def after_first(self) -> None:
+        """After the first evaluation: which of these it wrote. This may wait for the device."""
+        for buffer, mode, copy in self.copies:
+            written = not torch.equal(buffer, copy)
+            _seen.setdefault(buffer, {})[mode] = written
+            if not written:
+                self.unwritten.add(id(buffer))
+        self.copies = []
 
     def changed(self, *, statistics: bool = False) -> list[Change]:
         """What was seen to be written since, but for `statistics` of torch's own.
@@ -77,11 +112,11 @@ class Written:
             if statistics or not isinstance(module, _NormBase):
                 where = f"{name!r} in {type(module).__name__}"
                 known = isinstance(module, _SpectralNorm) and module.training
-                found.append(Change(where, _is_wide(now), known))
+                found.append(Change(where, known))
         for tensor, version in zip(self.loose, self.loose_versions, strict=True):
             if version_of(tensor) != version:
                 what = f"a tensor of shape {tuple(tensor.shape)} that it closes over"
-                found.append(Change(what, _is_wide(tensor)))
+                found.append(Change(what))
         return found
 
     def loose_changed(self) -> bool:
@@ -103,7 +138,7 @@ class Written:
             b
             for b in buffers
             if id(b) not in silent
-            or ((b.is_floating_point() or b.numel() <= _LARGE) and _can_be_written(b))
+            or (id(b) not in self.unwritten and _is_sizable(b) and _can_be_written(b))
         ]
         for tensor, version in zip(self.loose, self.loose_versions, strict=True):
             silently = tensor.numel() <= _SMALL and _can_be_written(tensor)
@@ -168,8 +203,19 @@ def version_of(tensor: Tensor | None) -> int:
     return 0 if tensor is None or tensor.is_inference() else tensor._version
 
 
-def _is_wide(tensor: Tensor | None) -> bool:
-    return tensor is not None and (tensor.is_floating_point() or tensor.is_complex())
+def _is_sizable(buffer: Tensor) -> bool:
+    """Whether it is worth keeping where no version tells of a write."""
+    return buffer.is_floating_point() or buffer.numel() <= _LARGE
+
+
+def _is_asked(buffer: Tensor) -> bool:
+    """Whether a buffer is so large that it is kept only if f was seen to write it."""
+    return (
+        buffer.numel() > _SMALL
+        and _is_sizable(buffer)
+        and not buffer.is_meta
+        and _can_be_written(buffer)
+    )
 
 
 def _can_be_written(tensor: Tensor) -> bool:
