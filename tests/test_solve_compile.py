@@ -273,6 +273,8 @@ def test_opcheck() -> None:
         "call": ([0], {"beta": 1, "max_steps": 2}),
         "leaves": [("tensor", 0, None), ("float", 0, None), ("int", 0, None)],
         "saves": 0,
+        "aux": None,
+        "steps": 0,
     }
     plan = opaque.Plan(f, values, ())
     parameters, gain = list(f.parameters()), torch.tensor(0.5, dtype=torch.float64)

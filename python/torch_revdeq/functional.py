@@ -51,21 +51,21 @@ _exchanging = threading.RLock()
 
 def with_parameters(f: nn.Module) -> tuple[Callable[..., Any], dict[str, Tensor]]:
     """A module as a function of its parameters too, and these: its first argument after z."""
-    with nullcontext() if torch.compiler.is_compiling() else _exchanging:
-        parameters: dict[str, Tensor] = dict(f.named_parameters())
 
     def of_parameters(z: Any, parameters: dict[str, Tensor], *args: Any, **more: Any) -> Any:
         return functional_call(f, parameters, (z, *args), more)
 
     if torch.compiler.is_compiling():
-        return of_parameters, parameters
-    names = {id(parameter): name for name, parameter in parameters.items()}
-    slots = [
-        (module._parameters, own, names[id(parameter)])
-        for module in f.modules()
-        for own, parameter in module._parameters.items()
-        if parameter is not None
-    ]
+        return of_parameters, dict(f.named_parameters())
+    with _exchanging:
+        parameters: dict[str, Tensor] = dict(f.named_parameters())
+        names = {id(parameter): name for name, parameter in parameters.items()}
+        slots = [
+            (module._parameters, own, names[id(parameter)])
+            for module in f.modules()
+            for own, parameter in module._parameters.items()
+            if parameter is not None
+        ]
 
     def exchanged(z: Any, parameters: dict[str, Any], *args: Any, **more: Any) -> Any:
         """The same, without looking every name up again in every half step."""
@@ -79,6 +79,7 @@ def with_parameters(f: nn.Module) -> tuple[Callable[..., Any], dict[str, Tensor]
                 for (places, own, _), parameter in zip(slots, before, strict=True):
                     places[own] = parameter
 
+    exchanged.__dict__["__wrapped__"] = f  # what it is to those who look for modules
     return exchanged, parameters
 
 

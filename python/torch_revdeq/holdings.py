@@ -182,7 +182,7 @@ class _Search:
     def _function(self, value: types.FunctionType) -> None:
         if value.__dict__:  # what wraps another leaves it there
             self._push(value.__dict__.values())
-        if package_of(value) == "torch":
+        if package_of(value) in ("torch", "torch_revdeq"):
             return
         if value.__closure__:
             assigned = globals_of(value.__code__).cells

@@ -63,7 +63,8 @@ def solve_in_graph(
             leaves.append(("float", len(floats), None))
             # A product, for this is how the compiler makes a tensor of a variable number.
             floats.append(torch.ones((), dtype=torch.float64, device="cpu") * value)
-    saves = len(options.get("save_at", ()))
+    save_at = options.get("save_at", ())
+    saves = len(save_at) if isinstance(save_at, (tuple, list)) else 0  # or it is refused
     aux = options.get("aux", "sum") if options.get("has_aux", False) else None
     steps = guard_scalar(options.get("max_steps", 8)) if aux == "stack" else 0
     known = {"layer": owner is not f, "saves": saves, "aux": aux, "steps": steps}
