@@ -57,6 +57,9 @@ class Written:
         self.loose = [t for t in held.tensors if not t.requires_grad]
         for module in held.scripted:
             self.loose += module.buffers(recurse=False)
+        frozen = _frozen(held.modules)  # a momentum target, a codebook: kept if one was written
+        self.frozen = set(map(id, frozen))
+        self.loose += frozen
         self.slots = [
             (module, name, buffer)
             for module, space in self.spaces
@@ -141,7 +144,8 @@ class Written:
             or (id(b) not in self.unwritten and _is_sizable(b) and _can_be_written(b))
         ]
         for tensor, version in zip(self.loose, self.loose_versions, strict=True):
-            silently = tensor.numel() <= _SMALL and _can_be_written(tensor)
+            small = tensor.numel() <= _SMALL and id(tensor) not in self.frozen
+            silently = small and _can_be_written(tensor)
             if version_of(tensor) != version or silently:
                 self.values.append(tensor)
 
@@ -196,6 +200,16 @@ def buffers_kept(modules: Sequence[nn.Module]) -> Iterator[None]:
     written.end()
     with written.kept():
         yield
+
+
+def _frozen(modules: Sequence[nn.Module]) -> list[Tensor]:
+    """The parameters that take no gradient."""
+    return [
+        parameter
+        for module in modules
+        for parameter in (module.__dict__.get("_parameters") or {}).values()
+        if type(parameter) is nn.Parameter and not parameter.requires_grad
+    ]
 
 
 def version_of(tensor: Tensor | None) -> int:
