@@ -198,7 +198,7 @@ def test_what_hooks_note_of_gradients_stays(adjoint: str) -> None:
     if adjoint == "functional":
         pytest.skip("it refuses a function that closes over parameters")
     solve(call, torch.zeros(4, 8), x, **options_of(adjoint)).z.square().sum().backward()
-    assert len(f.seen) == 8  # type: ignore[arg-type]
+    assert len(f.seen) == 8
 
 
 def test_containers_among_the_arguments() -> None:
@@ -278,7 +278,7 @@ def test_a_frozen_parameter_that_f_writes() -> None:
     for adjoint in ("reversible", "backprop"):
         torch.manual_seed(0)
         f = Target(read=False)
-        solve(f, torch.zeros(4, 8), x, max_steps=4, adjoint=adjoint).z.sum().backward()  # type: ignore[arg-type]
+        solve(f, torch.zeros(4, 8), x, max_steps=4, adjoint=adjoint).z.sum().backward()
         found.append((f.target.weight, f.of_z.weight.grad))
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
     with pytest.raises(RuntimeError, match="f: expected to read none of the buffers and tensors"):

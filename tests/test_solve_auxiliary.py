@@ -127,21 +127,12 @@ def test_the_plain_loop() -> None:
 @pytest.mark.parametrize("adjoint", ["reversible", "hooks", "checkpoint"])
 def test_with_other_options(adjoint: str, how: str, options: dict[str, Any]) -> None:
     if "backward_steps" in options:  # the start gets no gradient
-        options = {**options}
+        given = {"has_aux": True, "aux": how, "max_steps": STEPS, **options}
 
         def run(a: str) -> dict[str, Any]:
             torch.manual_seed(0)
             f, x = Routed(), torch.randn(4, 16, requires_grad=True)
-            s = solve(
-                f,
-                torch.zeros(4, 16),
-                x,
-                has_aux=True,
-                aux=how,
-                adjoint=a,
-                max_steps=STEPS,
-                **options,
-            )  # type: ignore[arg-type]
+            s = solve(f, torch.zeros(4, 16), x, **{**given, "adjoint": a})
             loss = s.z.square().mean() + weighed(s.aux)
             return {"aux": s.aux, "grads": torch.autograd.grad(loss, [x, *f.parameters()])}
 
@@ -163,7 +154,7 @@ def test_aux_alone_and_the_state_alone() -> None:
         for adjoint in ("reversible", "backprop"):
             torch.manual_seed(0)
             f, x = Routed(), torch.randn(4, 16, requires_grad=True)
-            s = solve(f, torch.zeros(4, 16), x, has_aux=True, adjoint=adjoint)  # type: ignore[arg-type]
+            s = solve(f, torch.zeros(4, 16), x, has_aux=True, adjoint=adjoint)
             grads.append(torch.autograd.grad(use(s), [x, *f.parameters()]))
         assert all(map(torch.equal, *grads))
 
@@ -174,7 +165,7 @@ def test_second_derivatives_run_through_it() -> None:
         torch.manual_seed(0)
         f, x = Routed(F64), torch.randn(4, 16, dtype=F64, requires_grad=True)
         z0 = torch.zeros(4, 16, dtype=F64)
-        s = solve(f, z0, x, has_aux=True, adjoint=adjoint, max_steps=2, state=F64)  # type: ignore[arg-type]
+        s = solve(f, z0, x, has_aux=True, adjoint=adjoint, max_steps=2, state=F64)
         (first,) = torch.autograd.grad(s.z.square().mean() + weighed(s.aux), x, create_graph=True)
         values.append((first, *torch.autograd.grad(first.square().sum(), [x, *f.parameters()])))
     for a, b in zip(*values, strict=True):
@@ -228,7 +219,7 @@ def test_errors(adjoint: str) -> None:
     with pytest.raises(TypeError, match=r"goes with has_aux=True"):
         solve(lambda z: (z, z), z0, adjoint=adjoint)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="aux: expected one of 'sum', 'mean'"):
-        solve(lambda z: (z, z), z0, aux="max", **options)
+        solve(lambda z: (z, z), z0, **{**options, "aux": "max"})
     sizes = iter(range(1, 100))
     with pytest.raises(
         ValueError, match=r"f: expected aux as in the first evaluation, .*return the"

@@ -240,7 +240,7 @@ def test_a_gradient_inside_of_f_by_its_weights() -> None:
 
     x, found = torch.randn(4, 16), []
     for adjoint in ("reversible", "hooks", "checkpoint", "backprop"):
-        z = solve(f, torch.zeros(4, 16), encoder(x), adjoint=adjoint, max_steps=3).z  # type: ignore[arg-type]
+        z = solve(f, torch.zeros(4, 16), encoder(x), adjoint=adjoint, max_steps=3).z
         found.append(torch.autograd.grad(z.square().sum(), [module["w"], *encoder.parameters()]))
     for grads in found[:-1]:
         assert all(map(torch.equal, grads, found[-1]))

@@ -244,7 +244,7 @@ def test_what_f_writes_and_does_not_read() -> None:
     for adjoint in ("checkpoint", "backprop"):
         torch.manual_seed(0)
         f = ReadsAndWrites("nothing")
-        z = solve(f, torch.zeros_like(x), x, adjoint=adjoint, max_steps=3).z  # type: ignore[arg-type]
+        z = solve(f, torch.zeros_like(x), x, adjoint=adjoint, max_steps=3).z
         found.append(torch.autograd.grad(z.square().sum(), list(f.parameters())))
         assert f.count == 6 and len(f.past) == 7
     assert all(map(torch.equal, *found))

@@ -116,7 +116,7 @@ def test_the_number_of_the_step(options: dict[str, Any]) -> None:
     x = torch.randn(4, 16)
     compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
     for a, b in zip(
-        *(torch.autograd.grad(run(x).sum(), layer.parameters()) for run in (layer, compiled)),
+        *(torch.autograd.grad(run(x).sum(), list(layer.parameters())) for run in (layer, compiled)),
         strict=True,
     ):
         assert (a - b).norm() <= 2.0**-40 * b.norm() if options else torch.equal(a, b)

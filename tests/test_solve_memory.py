@@ -12,7 +12,7 @@ from torch_revdeq import solve
 CPU = torch.device("cpu")
 
 
-def model() -> tuple[nn.Module, Tensor]:
+def model() -> tuple[nn.Sequential, Tensor]:
     """A cell whose activations are many times its state."""
     torch.manual_seed(0)
     f = nn.Sequential(nn.Linear(64, 512), nn.Tanh(), nn.Linear(512, 64), nn.Tanh())
@@ -95,7 +95,7 @@ def test_aux_takes_its_own_memory_once(how: str, adjoint: str) -> None:
 
         def train(steps: int) -> None:
             options = {"has_aux": has_aux, "aux": how, "adjoint": adjoint, "max_steps": steps}
-            solution = solve(call, z0, **options)  # type: ignore[arg-type]
+            solution = solve(call, z0, **options)
             loss = solution.z.sum() + (solution.aux.sum() if has_aux else 0.0)
             loss.backward()
 

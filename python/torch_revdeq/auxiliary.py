@@ -41,7 +41,8 @@ class Auxiliary:
             in_place: add up without a graph, in one tensor for each leaf.
             marked: remember enough of every value to tell whether f returns it again.
         """
-        self.how, self.leaves, self.first = how, leaves, first
+        self.how: Reduction = how
+        self.leaves, self.first = leaves, first
         self.in_place, self.marked = in_place, marked
         self.count = 0
         self.marks: list[Tensor] = []  # of aux in every evaluation

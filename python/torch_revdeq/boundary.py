@@ -132,4 +132,4 @@ def is_entered(node: Any) -> bool:
     return type(node) is _ENTER
 
 
-_ENTER: type = _Enter._backward_cls  # type: ignore[attr-defined]
+_ENTER: type = _Enter._backward_cls
