@@ -214,6 +214,25 @@ def test_the_helper_finds_a_wrong_gradient() -> None:
         )
 
 
+def test_the_helper_compares_what_f_returned_beside_the_state() -> None:
+    f, x = cell()
+    scale = torch.ones((), requires_grad=True)
+    calls = iter(range(1000))
+
+    def with_cost(z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        return f(z, x), (scale * z).square().mean()
+
+    def with_another_cost(z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        return f(z, x), scale + next(calls)
+
+    z0 = torch.zeros_like(x)
+    assert_exact_gradients(with_cost, z0, x, has_aux=True, max_steps=3)
+    with pytest.raises(AssertionError, match="output 2"):
+        assert_exact_gradients(
+            with_another_cost, z0, x, has_aux=True, max_steps=3, adjoint="backprop"
+        )
+
+
 def test_the_helper_leaves_no_gradients_and_no_statistics() -> None:
     f, x = cell()
     f.a.weight.grad = torch.ones_like(f.a.weight)

@@ -117,10 +117,8 @@ class Products:
             out = self.evaluation(k, read, given)
             if self.again is not None:
                 self.again.check(k, state, out, since)
-                if (
-                    isinstance(self.evaluation, Evaluation) and self.evaluation.bare
-                ):  # nothing can have changed but what is around it
-                    self.again = None
+                if isinstance(self.evaluation, Evaluation) and self.evaluation.bare:
+                    self.again = None  # nothing can have changed but what is around f
             # Made after f, so that autograd meets them first: the sum so far, then f's parts.
             targets = [self.targets[i] for i in self.seeded if self.sums[i] is not None]
             return Graph(k, state, out, {id(t): t.view_as(t) for t in targets})

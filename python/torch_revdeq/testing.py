@@ -26,9 +26,9 @@ def assert_exact_gradients(
 ) -> Stats:
     """Compare a solve and its gradients with those of stored activations, ``adjoint="backprop"``.
 
-    For an exact state every bit must agree: of z and y, and of the gradients with respect to z0,
-    y0, the tensors in `args` that require grad, and every leaf that f reads (its parameters, what
-    it closes over). Gradients of 16-bit parameters are compared as ``accumulate="autograd"`` adds
+    For an exact state every bit must agree: of z, y, what `save` kept and aux, and of the gradients
+    with respect to z0, y0, the tensors in `args` that require grad, and every leaf that f reads
+    (its parameters, what it closes over). Gradients of 16-bit parameters are compared as ``accumulate="autograd"`` adds
     them up, unless `options` say otherwise. For a float state, they may differ by `rtol`.
 
     Args:
@@ -58,7 +58,8 @@ def assert_exact_gradients(
         random.restore(random.first)
         with buffers_kept(modules_of(f)), torch.enable_grad():
             solution = solve(f, z0, *args, y0=y0, **options, **extra)
-            outputs = pytree.tree_leaves((solution.z, solution.y, solution.saved))
+            parts = (solution.z, solution.y, solution.saved, solution.aux)
+            outputs = [leaf for leaf in pytree.tree_leaves(parts) if isinstance(leaf, Tensor)]
             if not leaves:
                 leaves = _named(leaves_below(outputs), f, z0, y0, args)
             found.append(_observed(outputs, leaves))
