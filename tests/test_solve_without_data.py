@@ -32,7 +32,7 @@ OPTIONS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("mode", [on_meta, FakeTensorMode])
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("options", OPTIONS, ids=", ".join)
 def test_shapes_of_the_solution_and_of_the_gradients(options: dict[str, Any], mode: Any) -> None:
     with mode():
         layer, x = RevDEQ(MLP(), **options), torch.randn(3, 16, requires_grad=True)

@@ -28,8 +28,9 @@ def assert_exact_gradients(
 
     For an exact state every bit must agree: of z, y, what `save` kept and aux, and of the gradients
     with respect to z0, y0, the tensors in `args` that require grad, and every leaf that f reads
-    (its parameters, what it closes over). Gradients of 16-bit parameters are compared as ``accumulate="autograd"`` adds
-    them up, unless `options` say otherwise. For a float state, they may differ by `rtol`.
+    (its parameters, what it closes over). Gradients of 16-bit parameters are compared as
+    ``accumulate="autograd"`` adds them up, unless `options` say otherwise. For a float state, they
+    may differ by `rtol`.
 
     Args:
         f: as in ``solve``. Random numbers are drawn alike in both solves.
