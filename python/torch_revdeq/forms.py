@@ -15,22 +15,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-FOREIGN = frozenset(
-    {
-        *sys.stdlib_module_names,
-        *("torch", "torch_revdeq", "revdeq_kernels", "numpy", "scipy", "pandas", "PIL", "triton"),
-        # Their objects are no part of f, and lead to whole trainers.
-        *(
-            "lightning",
-            "pytorch_lightning",
-            "lightning_fabric",
-            "lightning_utilities",
-            "accelerate",
-        ),
-        *("deepspeed", "opacus", "ray", "ignite", "composer", "hydra", "omegaconf"),
-        *("wandb", "tensorboard", "tqdm", "rich", "loguru"),
-    }
+_TRAINERS = (
+    *("lightning", "pytorch_lightning", "lightning_fabric", "lightning_utilities", "accelerate"),
+    *("deepspeed", "opacus", "ray", "ignite", "composer", "hydra", "omegaconf"),
+    *("wandb", "tensorboard", "tqdm", "rich", "loguru"),
 )
+"""Packages whose objects are no part of f, and lead to a whole training program."""
+
+_LIBRARIES = (
+    *("torch", "torch_revdeq", "revdeq_kernels"),
+    *("numpy", "scipy", "pandas", "PIL", "triton"),
+)
+
+FOREIGN = frozenset({*sys.stdlib_module_names, *_LIBRARIES, *_TRAINERS})
 """Packages whose classes are not looked into, unless they are modules."""
 
 SEQUENCES = (list, tuple, deque, set, frozenset)
