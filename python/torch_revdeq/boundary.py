@@ -67,6 +67,13 @@ def is_guarded(leaf: Tensor) -> bool:
 # ---- nodes: raise where any gradient passes -----------------------------------------------------
 
 
+class Gate:
+    """Open or closed. All that autograd's nodes hold of an entrance: it holds some of them."""
+
+    def __init__(self) -> None:
+        self.is_open = False
+
+
 class Entrance:
     """Where the tensors of one solve enter f, downstream of what they are computed from.
 
@@ -78,7 +85,7 @@ class Entrance:
 
     def __init__(self) -> None:
         """Closed, and behind nothing."""
-        self.is_open = False
+        self.gate = Gate()
         self._anchor: Tensor | None = None
 
     def lead_from(self, origin: Sequence[Tensor]) -> None:
@@ -87,26 +94,26 @@ class Entrance:
         self._anchor = None
         if above:
             with torch.enable_grad():
-                self._anchor = _Enter.apply(self, [torch.empty(0)], *above)[0]
+                self._anchor = _Enter.apply(self.gate, [torch.empty(0)], *above)[0]
 
     def enter(self, values: Sequence[Tensor]) -> list[Tensor]:
         """The values as f gets them, in the same memory; leaves, where they lie behind nothing."""
         if self._anchor is None:
             return [value.detach().requires_grad_() for value in values]
-        return list(_Enter.apply(self, values, self._anchor))
+        return list(_Enter.apply(self.gate, values, self._anchor))
 
     def behind(self, tensor: Tensor) -> Tensor:
         """A tensor that requires grad, as f gets it: behind itself."""
-        return _Enter.apply(self, [tensor], tensor)[0]
+        return _Enter.apply(self.gate, [tensor], tensor)[0]
 
     @contextmanager
     def opened(self) -> Iterator[None]:
         """While f runs, or the solver differentiates."""
-        before, self.is_open = self.is_open, True
+        before, self.gate.is_open = self.gate.is_open, True
         try:
             yield
         finally:
-            self.is_open = before
+            self.gate.is_open = before
 
 
 class _Enter(torch.autograd.Function):
@@ -114,15 +121,15 @@ class _Enter(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, entrance: Entrance, values: Sequence[Tensor], *origin: Tensor
+        ctx: Any, gate: Gate, values: Sequence[Tensor], *origin: Tensor
     ) -> tuple[Tensor, ...]:
-        ctx.entrance, ctx.count = entrance, len(origin)
+        ctx.gate, ctx.count = gate, len(origin)
         ctx.set_materialize_grads(False)
         return tuple([value.detach() for value in values])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[None, ...]:
-        if not ctx.entrance.is_open:
+        if not ctx.gate.is_open:
             raise side_loss()
         return (None,) * (2 + ctx.count)
 

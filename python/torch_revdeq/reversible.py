@@ -122,7 +122,7 @@ class _Forward:
                 state = [leaf.detach().requires_grad_() for leaf in leaves]
             else:
                 state = entrance.enter(leaves)
-                entrance.is_open = True
+                entrance.gate.is_open = True
             since = now()
             read, given = state, self.tensors
             if self.aliased:
@@ -136,7 +136,7 @@ class _Forward:
         finally:
             set_grad_enabled(False)
             if entrance is not None:
-                entrance.is_open = False
+                entrance.gate.is_open = False
         guard(state)
         if entrance is not None and self.known != len(self.captures.leaves):
             self._renew(entrance, first=k == 0)
