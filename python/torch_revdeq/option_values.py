@@ -79,13 +79,11 @@ def read_max_steps(value: Any) -> Any:
 
 
 def read_tol(value: Any) -> Any:
-    """A float above 0; None for 0 as well, below which no residual is."""
+    """A float of at least 0, or None."""
     if value is None:
         return None
     result = number(value)
-    if result is UNFIT or not result >= 0:  # NaN is not
-        return UNFIT
-    return result or None
+    return result if result is not UNFIT and result >= 0 else UNFIT  # NaN is not
 
 
 def read_per_sample(value: Any) -> Any:

@@ -266,6 +266,8 @@ def read_options(values: dict[str, Any]) -> dict[str, Any]:
         option = TABLE[name]
         if value is not option.default:
             values[name] = option.read(value)
+    if values["tol"] == 0 and not values["per_sample"] and values["process_group"] is None:
+        values["tol"] = None  # no residual is below 0
     _check_together(values)
     return values
 
