@@ -7,11 +7,14 @@ from numbers import Number
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
-def refuse_leaf(name: str, leaf: Any) -> None:
-    """TypeError for a leaf that is no strided floating-point tensor, with a way out of its own."""
+def plain_leaf(name: str, leaf: Any) -> Tensor:
+    """The leaf without the subclass it may have, which no state that is computed from it keeps.
+
+    TypeError for a leaf that is no strided floating-point tensor, with a way out of its own.
+    """
     expected = "floating-point tensors as leaves"
     if not isinstance(leaf, Tensor):
         got, remedy = f"{type(leaf).__name__}", _instead_of_an_object(leaf)
@@ -26,20 +29,23 @@ def refuse_leaf(name: str, leaf: Any) -> None:
         got, remedy = str(leaf.dtype), "pass .dequantize()"
     elif not leaf.is_floating_point():
         got, remedy = str(leaf.dtype), "pass what is not part of the state in args"
-    elif _has_own_storage(leaf):
-        return
+    elif _is_fake(leaf) or isinstance(leaf, nn.Parameter):
+        return leaf
+    elif _dispatch_of(type(leaf)) is _dispatch_of(Tensor):
+        return leaf.as_subclass(Tensor)
     else:
         expected, got = "plain tensors as leaves", type(leaf).__name__
         remedy = "pass the tensor that it wraps, as .to_local() of a DTensor"
     raise TypeError(f"{name}: expected {expected}, got {got}; {remedy}")
 
 
-def _has_own_storage(leaf: Tensor) -> bool:
-    """Whether the numbers are the tensor's own. Fake ones stand for such tensors in a trace."""
-    kind: Any = type(leaf)
-    plain: Any = Tensor
-    own = kind.__torch_dispatch__ is plain.__torch_dispatch__
-    return own or kind.__module__.startswith("torch._subclasses")
+def _dispatch_of(kind: Any) -> Any:
+    return kind.__torch_dispatch__
+
+
+def _is_fake(leaf: Tensor) -> bool:
+    """Whether it stands for a tensor in a trace."""
+    return type(leaf).__module__.startswith("torch._subclasses")
 
 
 def _instead_of_an_object(leaf: Any) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from .leaves import refuse_leaf
+from .leaves import plain_leaf
 
 
 class FlatFunction:
@@ -204,10 +204,10 @@ def flatten(name: str, value: Any) -> tuple[list[Tensor], Any]:
         raise TypeError(
             f"{name}: expected a tensor or a pytree of tensors, got {value!r}; pass one"
         )
-    for leaf in leaves:
+    for i, leaf in enumerate(leaves):
         plain = type(leaf) is Tensor and leaf.is_floating_point()
         if not plain or leaf.layout != torch.strided or leaf.is_nested:
-            refuse_leaf(name, leaf)
+            leaves[i] = plain_leaf(name, leaf)
         if leaf.device != leaves[0].device:
             raise ValueError(
                 f"{name}: expected all leaves on one device, got {leaves[0].device} and "
