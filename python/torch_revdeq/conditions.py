@@ -111,11 +111,12 @@ class Evaluation:
         self.random = Randomness(device, rng)
         self.adjoint = ""  # chosen after f's modules are known
         self.transformed = False  # whether the solve is part of a transform of torch.func
+        self.given: list[tuple[Tensor, int]] = []  # arguments, and their versions before the first
         self.growth: Growth | None = None
         self.writes: Written | None = None
         self.state: KeptState | None = None
         self.standing: Standing | None = None
-        self.watching = self.may_read = False
+        self.watching = self.may_read = self.replayed = False
         self.weights = 0
         self.restored: KeptState | None = None
         self.device = device
@@ -138,6 +139,8 @@ class Evaluation:
         """f in half step k, inside of ``forward`` or ``replay``."""
         alone = leaves[0] if len(leaves) == 1 else None  # the common case
         versions = [*map(version_of, leaves)] if alone is None else version_of(alone)
+        if k == 0 and self.watching:
+            self.given = [(t, version_of(t)) for t in tensors]
         if self.random.active:
             self.random.set(k)
         try:
@@ -190,6 +193,7 @@ class Evaluation:
         self.watching, self.may_read = True, may_read
         if self.adjoint != "backprop" and not self.bare:
             self.growth = Growth(self.held)
+        self.replayed = replayed
         if replayed and not self.bare:
             self.writes, self.state = Written(self.held), KeptState(self.held)
             if not (self.transformed or capturing(self.device)):
@@ -200,13 +204,14 @@ class Evaluation:
                 self.random.check_late()
             if self.growth is not None:
                 _refuse_growth(self.growth.at_the_end())
+            self._note_given()
             if self.writes is not None and self.state is not None:
                 if self.modules and self.adjoint != "functional":  # which exchanges them itself
                     self.standing = Standing(self.modules)
                 self.writes.end()
                 self.state.end()
         finally:
-            self.watching, self.growth, self.held = False, None, Holdings()
+            self.watching, self.growth, self.held, self.given = False, None, Holdings(), []
             if self.random.active:
                 self.random.restore(self.random.after)
 
@@ -216,6 +221,7 @@ class Evaluation:
         """After each of the first evaluations of the forward pass: what else they did."""
         if k == 0:
             self.random.observe_first()
+            self._note_given()
             if self.writes is not None and self.writes.copies:
                 self.writes.after_first()
             if self.growth is not None and not self.growth.after_first():
@@ -224,10 +230,23 @@ class Evaluation:
         if self.growth is not None:
             self.growth.after_another()
         if k == 1 and self.writes is not None and not self.may_read:
+            self._note_given()
             pure = self.transformed
             changed = self.writes.changed(statistics=pure)
             if changed:
                 self._check_changed(changed, leaves, tensors, out)
+
+    def _note_given(self) -> None:
+        """Have the arguments that f wrote put back, too."""
+        written = [(tensor, then) for tensor, then in self.given if version_of(tensor) != then]
+        if not written or not self.replayed:
+            return
+        if self.adjoint in ("hooks", "checkpoint"):
+            raise changed_in_place("an argument")
+        if self.writes is None:
+            self.writes, self.state = Written(self.held), KeptState(self.held)
+        self.writes.add(written)
+        self.given = [row for row in self.given if version_of(row[0]) == row[1]]
 
     def _check_changed(
         self,
@@ -303,7 +322,7 @@ class Evaluation:
                 stack.enter_context(hooks_masked(leaves))
             if self.writes:
                 stack.enter_context(self.writes.kept())
-            if self.state is not None and self.state.changed:
+            if self.state:
                 # Around each evaluation: what hooks write in between, of gradients, stays.
                 self.restored = self.state
                 stack.callback(setattr, self, "restored", None)
@@ -312,11 +331,12 @@ class Evaluation:
             yield
 
 
-def changed_in_place() -> RuntimeError:
+def changed_in_place(what: str = "one") -> RuntimeError:
     """f wrote into what it was given."""
     return RuntimeError(
-        "f: expected to leave its state as it is, and its arguments and parameters, got a change "
-        "in place; begin f with an operation that makes a new tensor"
+        "f: expected to leave its state as it is, and its arguments and parameters, got "
+        f"{what} changed in place; begin f with an operation that makes a new tensor, and keep "
+        "what it counts in a buffer"
     )
 
 

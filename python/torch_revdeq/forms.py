@@ -63,6 +63,8 @@ def form_of(kind: type) -> str:
         return "tensor"
     if kind in _forms():
         return _forms()[kind]
+    if kind.__name__ == "ndarray" and kind.__module__ == "numpy":
+        return "array"
     if kind is torch.Size or issubclass(kind, (enum.Enum, type)):
         return ""
     for base, form in (

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import types
 import weakref
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from operator import itemgetter
@@ -40,7 +40,7 @@ _MOST = 1000
 """Objects to look into that are reached by attributes, and elements of one container."""
 
 _KEPT_WHOLE = 10_000
-"""Elements of a container whose contents are compared."""
+"""Elements of a container whose contents are compared; of a longer one, a log, the length is."""
 
 STANDARD = frozenset(vars(nn.Module()))
 """The attributes that every module has."""
@@ -78,13 +78,17 @@ class Holdings:
         self.own: list[tuple[str, Space]] = []  # of these, with names: not those of torch's classes
         self.slotted: list[tuple[object, tuple[Any, ...]]] = []  # objects, and their slots
         self.containers: list[Any] = []
+        self.long: list[Any] = []  # lists, deques and dicts of which the length alone is compared
+        self.arrays: list[Any] = []  # of numpy
+        self.classes: list[type] = []  # of modules and objects, without those of torch
         self.cells: list[types.CellType] = []
         self.tensors: list[Tensor] = []
 
     def is_bare(self) -> bool:
         """Whether there is nothing in it that f could write."""
-        places = self.modules or self.spaces or self.slotted or self.containers or self.cells
-        return not places and all(t.requires_grad for t in self.tensors)
+        places = (self.modules, self.spaces, self.slotted, self.containers, self.cells)
+        places += (self.long, self.arrays)
+        return not any(places) and all(t.requires_grad for t in self.tensors)
 
 
 def search(roots: Iterable[object]) -> Holdings:
@@ -167,6 +171,7 @@ class _Search:
         """What a class holds: read anew by each search, as it may have been assigned since."""
         if kind not in self.classes:
             self.classes.add(kind)
+            self.found.classes += [b for b in bases if b not in self.found.classes]
             self.far.extend(traits_of(bases))
 
     def _unusual(self, module: Any, children: Any) -> None:
@@ -235,9 +240,12 @@ class _Search:
     def _tensor(self, value: Tensor) -> None:
         self.found.tensors.append(value)
 
+    def _array(self, value: Any) -> None:
+        self.found.arrays.append(value)
+
     def _dict(self, value: dict[Any, Any]) -> None:
-        if dict.__len__(value) <= _KEPT_WHOLE:
-            self.found.containers.append(value)
+        whole = dict.__len__(value) <= _KEPT_WHOLE
+        (self.found.containers if whole else self.found.long).append(value)
         if dict.__len__(value) <= _MOST:
             self._push(dict.values(value))
 
@@ -246,6 +254,8 @@ class _Search:
         length = base.__len__(value)
         if length <= _KEPT_WHOLE and base not in (tuple, frozenset):
             self.found.containers.append(value)
+        elif base in (list, deque):
+            self.found.long.append(value)
         if length <= _MOST:
             self._push(base.__iter__(value))
 

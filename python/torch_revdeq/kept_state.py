@@ -22,6 +22,10 @@ from .holdings import Holdings, content_of, search
 _PLAIN = (int, float, complex, bool, str, bytes, type(None), list, tuple, dict, set, deque, Tensor)
 
 
+_SMALL = 2**16
+"""Elements of an array of numpy's that is put back."""
+
+
 class Noted:
     """What stands in attributes, containers and variables, to be compared by identity."""
 
@@ -63,12 +67,22 @@ class KeptState:
 
     def __init__(self, held: Holdings) -> None:
         """Note what they hold."""
-        self.noted = Noted([*held.spaces, *held.containers, *held.cells, *held.slotted])
+        self.noted = Noted(
+            [*held.spaces, *held.containers, *held.cells, *held.slotted, *held.classes]
+        )
         self.changed: list[Any] = []
+        self.long = held.long
+        self.arrays = [a for a in held.arrays if a.size <= _SMALL and a.flags.writeable]
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to put back after an evaluation on the way back."""
+        return bool(self.changed or self.long or self.arrays)
 
     def first_changed(self) -> str | None:
         """What was changed first, of all that was, in words."""
         for place, then in self.noted.changed():
+            if isinstance(place, type):
+                return f"an attribute of the class {place.__name__}"
             if not isinstance(place, dict):
                 return "an element, variable or attribute"
             now = list(place.items())
@@ -88,11 +102,17 @@ class KeptState:
         """Put those back that the forward pass has changed, or every one."""
         places = self.noted.places if every else self.changed
         saved = [(place, _copy(place)) for place in places]
+        lengths = [(place, len(place)) for place in self.long]
+        values = [(array, array.copy()) for array in self.arrays]
         try:
             yield
         finally:
             for place, before in saved:
                 _put_back(place, before)
+            for place, length in lengths:
+                _shorten(place, length)
+            for array, value in values:
+                array[...] = value
 
 
 def contents_of(place: Any) -> list[Any]:
@@ -103,6 +123,8 @@ def contents_of(place: Any) -> list[Any]:
         return [*dict.values(place)]
     if isinstance(place, types.CellType):
         return _of_cell(place)
+    if isinstance(place, type):
+        return [*place.__dict__.values()]
     if isinstance(place, tuple):
         return content_of(*place)
     return [*place]
@@ -116,6 +138,8 @@ def _of_cell(cell: types.CellType) -> list[Any]:
 
 
 def _copy(place: Any) -> Any:
+    if isinstance(place, type):
+        return dict(place.__dict__)
     return dict(place) if isinstance(place, dict) else contents_of(place)
 
 
@@ -128,6 +152,10 @@ def _put_back(place: Any, before: Any) -> None:
         for name, value in before.items():
             if place.get(name, place) is not value and _is_plain(place.get(name), value):
                 dict.__setitem__(place, name, value)
+    elif isinstance(place, type):
+        rows = [(name, place.__dict__.get(name), value) for name, value in before.items()]
+        for name, _, value in [r for r in rows if r[1] is not r[2] and _is_plain(*r[1:])]:
+            setattr(place, name, value)
     elif isinstance(place, types.CellType):
         if before and _of_cell(place) != before and _is_plain(*before, *_of_cell(place)):
             place.cell_contents = before[0]
@@ -145,6 +173,14 @@ def _put_back(place: Any, before: Any) -> None:
     else:
         deque.clear(place)
         deque.extend(place, before)
+
+
+def _shorten(place: Any, length: int) -> None:
+    """Take off what was added at the end."""
+    kind: Any = next(k for k in (dict, list, deque) if isinstance(place, k))
+    take: Any = dict.popitem if kind is dict else kind.pop
+    while len(place) > length:
+        take(place)
 
 
 def _is_plain(*values: Any) -> bool:

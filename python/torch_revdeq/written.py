@@ -1,4 +1,4 @@
-"""What f writes: buffers of its modules, and tensors without a gradient that it closes over.
+"""What f writes: buffers of its modules, tensors without a gradient that it closes over, arguments.
 
 Running statistics, counters, codebooks. An evaluation on the way back writes them once more, and
 they are put back afterwards: every evaluation of the forward pass counts once. Versions do not tell
@@ -67,6 +67,7 @@ class Written:
         ]
         self.versions = [-1 if is_lazy(b) else version_of(b) for *_, b in self.slots]
         self.loose_versions = [version_of(t) for t in self.loose]
+        self.passed: list[tuple[Tensor, int]] = []  # arguments
         self.standing: list[tuple[dict[str, Any], str, Any]] = []
         self.values: list[Tensor] = []
         self.copies: list[tuple[Tensor, bool, Tensor]] = []  # during the first evaluation
@@ -77,9 +78,16 @@ class Written:
             self.versions = [noted.get(id(b), -1) for *_, b in self.slots]
             self.loose_versions = [noted.get(id(t), -1) for t in self.loose]
             self.unwritten = since.unwritten
+            self.add(since.passed)
 
     def __bool__(self) -> bool:
         return bool(self.slots or self.loose)
+
+    def add(self, passed: Sequence[tuple[Tensor, int]]) -> None:
+        """Arguments that f was seen to write, and their versions before."""
+        self.passed += passed
+        self.loose += [tensor for tensor, _ in passed]
+        self.loose_versions += [version for _, version in passed]
 
     def before_first(self) -> None:
         """Before the first evaluation: copy the large buffers of which it is not known yet."""
@@ -118,7 +126,7 @@ class Written:
                 found.append(Change(where, known))
         for tensor, version in zip(self.loose, self.loose_versions, strict=True):
             if version_of(tensor) != version:
-                what = f"a tensor of shape {tuple(tensor.shape)} that it closes over"
+                what = f"a tensor of shape {tuple(tensor.shape)} that it closes over or was given"
                 found.append(Change(what))
         return found
 
