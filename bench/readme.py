@@ -18,7 +18,7 @@ from pathlib import Path
 
 from bench import machine
 from bench.documents import kernels, ops, solver
-from torch_revdeq import options
+from torch_revdeq.options.table import reference
 
 DOCUMENTS = (
     "README.md",
@@ -43,7 +43,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     "solver.profile": solver.profile,
     "cell": solver.cell,
     "kernels.ops": kernels.ops,
-    "options": options.reference,
+    "options": reference,
     "kernels.compiled": kernels.compiled,
     "kernels.cpu": partial(kernels.shares, "cpu"),
     "kernels.cuda": partial(kernels.shares, "cuda"),

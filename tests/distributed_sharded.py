@@ -180,7 +180,9 @@ def inside(where: Where, form: Form, **options: Any) -> float:
 @case("fsdp of f, reversible, not refused")
 def unrefused() -> float:
     """What the refusal prevents: gradients that are wrong without a word."""
-    with mock.patch.object(sys.modules["torch_revdeq.modules"], "is_sharded", return_value=False):
+    with mock.patch.object(
+        sys.modules["torch_revdeq.evaluation.effects.modules"], "is_sharded", return_value=False
+    ):
         return inside("f", "layer", adjoint="reversible")
 
 

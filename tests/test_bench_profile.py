@@ -22,7 +22,9 @@ from bench.solver.attribution import PARTS
 from bench.solver.measure import Settings
 from bench.solver.methods import Method, Run
 from tiny import TINY
-from torch_revdeq import conditions, exact_pair, pair, products
+from torch_revdeq.adjoints import vjp
+from torch_revdeq.evaluation import replay
+from torch_revdeq.state import exact, pair
 
 CPU = torch.device("cpu")
 
@@ -102,7 +104,7 @@ def slowed(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
     [
         (rk, "invert_z_adjoint_y_exact_", "half steps", 2),
         (pair.Pair, "invert_z_adjoint_y", "Python and gaps", 2),
-        (products.Products, "_add", "Python and gaps", 4),
+        (vjp.VJPs, "_add", "Python and gaps", 4),
     ],
 )
 def test_a_slow_solver_is_seen_where_it_is_slow(
@@ -165,9 +167,9 @@ def test_the_parts_add_up_to_the_step(tmp_path: Path, name: str) -> None:
 
 def test_nothing_is_left_of_the_ranges() -> None:
     def held() -> list[Any]:
-        owners = [conditions.Evaluation, products.Products, pair.Pair, torch, torch.autograd, rk]
+        owners = [replay.Evaluation, vjp.VJPs, pair.Pair, torch, torch.autograd, rk]
         attributes = [vars(owner).copy() for owner in owners]
-        return [*attributes, exact_pair.ExactPair.ops.copy(), vars(run.model.f).copy()]
+        return [*attributes, exact.ExactPair.ops.copy(), vars(run.model.f).copy()]
 
     run = Run(methods.LOOP, models.make("mlp", TINY, CPU), 0.5, 2)
     before = held()

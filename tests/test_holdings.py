@@ -16,8 +16,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from torch_revdeq.holdings import search
-from torch_revdeq.modules import modules_of
+from torch_revdeq.evaluation.effects.holdings import search
+from torch_revdeq.evaluation.effects.modules import modules_of
 
 GLOBAL = nn.Linear(2, 2)
 SPACE = types.SimpleNamespace(net=nn.Linear(2, 2))

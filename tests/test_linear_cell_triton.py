@@ -15,7 +15,7 @@ from cell_tolerances import assert_within_bounds
 from conftest import BACKENDS
 from linear_cells import make, of_rows, run
 from revdeq_kernels import backends, cell_checks, cell_choice, composite, first_use
-from torch_revdeq.verification import TOLERANCE
+from torch_revdeq.runtime.deferred import TOLERANCE
 
 if "triton" not in BACKENDS:
     pytest.skip("Triton's interpreter is off", allow_module_level=True)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from torch_revdeq.randomness import Randomness
+from torch_revdeq.evaluation.rng import RngReplay
 
 
 class Hidden:
@@ -31,7 +31,7 @@ class Hidden:
 def test_numbers_come_again(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     module = Hidden()
     monkeypatch.setattr(torch, "get_device_module", lambda _: module)
-    random = Randomness(torch.device(device), "auto")
+    random = RngReplay(torch.device(device), "auto")
 
     def draw(k: int) -> Tensor:
         random.set(k)
@@ -50,7 +50,7 @@ def test_numbers_come_again(device: str, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_an_f_that_draws_on_the_cpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_device_module", lambda _: Hidden())
-    random = Randomness(torch.device("mps"), "auto")
+    random = RngReplay(torch.device("mps"), "auto")
     random.observe_first()
     assert not random.active
 

@@ -16,7 +16,7 @@ from cells import MLP
 from solving import REVERSIBLE, STEPS, assert_same, defined, gradients, inputs, run
 from tolerances import assert_within, unit_roundoff
 from torch_revdeq import solve
-from torch_revdeq.products import derivatives
+from torch_revdeq.adjoints.vjp import engine_vjp
 
 
 @pytest.mark.parametrize("how", REVERSIBLE)
@@ -61,13 +61,13 @@ def test_a_product_is_what_autograd_gives() -> None:
     roots = [torch.tanh(a * b), a.exp()]
     with Counting() as mode:
         want = torch.autograd.grad(roots, wanted, seeds, allow_unused=True, retain_graph=True)
-        again = derivatives(roots, wanted, seeds, keep=True)
+        again = engine_vjp(roots, wanted, seeds, keep=True)
     assert mode.calls == 2
-    got = derivatives(roots, wanted, seeds, keep=False)
+    got = engine_vjp(roots, wanted, seeds, keep=False)
     assert got[2] is again[2] is want[2] is None
     torch.testing.assert_close([got[:2], again[:2]], [want[:2], want[:2]], rtol=0, atol=0)
     with pytest.raises(RuntimeError, match="second time"):
-        derivatives(roots, wanted, seeds, keep=False)
+        engine_vjp(roots, wanted, seeds, keep=False)
 
 
 @pytest.mark.parametrize("adjoint", ["reversible", "hooks"])

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from cells import MLP, Block, cell_and_input
 from tolerances import reconstruction_bound
-from torch_revdeq import RangeError, ReconstructionError, reconstruction, solve, verification
+from torch_revdeq import RangeError, ReconstructionError, solve
+from torch_revdeq.adjoints import reconstruction
+from torch_revdeq.runtime import deferred as late
 from torch_revdeq.testing import assert_exact_gradients
 
 
@@ -136,10 +138,10 @@ def test_hooks_notice_an_f_that_saves_other_tensors() -> None:
 @pytest.fixture
 def deferred(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Checks as on a GPU, on CPU tensors."""
-    monkeypatch.setattr(verification, "deferred", lambda device: True)
+    monkeypatch.setattr(late, "deferred", lambda device: True)
     monkeypatch.setattr(reconstruction, "deferred", lambda device: True)
     yield
-    verification.outbox.waiting.clear()
+    late.deferred_checks.waiting.clear()
 
 
 @pytest.mark.usefixtures("deferred")
@@ -188,8 +190,10 @@ def test_a_state_out_of_range_becomes_nan() -> None:
 def test_a_check_that_nobody_reads_is_reported_at_exit() -> None:
     program = """
 import torch
-from torch_revdeq import reconstruction, solve, verification
-verification.deferred = reconstruction.deferred = lambda device: True
+from torch_revdeq import solve
+from torch_revdeq.adjoints import reconstruction
+from torch_revdeq.runtime import deferred as late
+late.deferred = reconstruction.deferred = lambda device: True
 w = torch.ones(4, requires_grad=True)
 z = solve(lambda z: torch.tanh(z * w), torch.ones(4)).z
 w.data += 1

@@ -17,7 +17,8 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from cells import MLP
 from compiling import Model, assert_same, gradients, whole
 from tolerances import assert_within, gradient_bound, reconstruction_bound
-from torch_revdeq import Solution, opaque, solve
+from torch_revdeq import Solution, solve
+from torch_revdeq.compile import operator
 from torch_revdeq.testing import assert_exact_gradients
 
 ROOT = Path(__file__).parent.parent
@@ -78,7 +79,7 @@ def test_a_model_is_one_graph_with_the_gradients_of_eager_mode(options: dict[str
     assert counter.frame_count == 1
     assert model.equilibrium.stats.steps == steps
     gc.collect()
-    assert not opaque._records  # what a run kept is gone with its graph
+    assert not operator._records  # what a run kept is gone with its graph
 
 
 def test_sizes_that_vary_are_compiled_for_once() -> None:
@@ -121,7 +122,7 @@ def test_no_grad() -> None:
     for mode in (torch.no_grad, torch.inference_mode):
         with mode():
             assert torch.equal(compiled(x), model(x))
-    assert not opaque._records
+    assert not operator._records
 
 
 def test_dropout_comes_again() -> None:
@@ -276,7 +277,7 @@ def test_opcheck() -> None:
         "aux": None,
         "steps": 0,
     }
-    plan = opaque.Plan(f, values, ())
+    plan = operator.CallSite(f, values, ())
     parameters, gain = list(f.parameters()), torch.tensor(0.5, dtype=torch.float64)
     args = ([torch.zeros(3, 16)], [x], [gain], [2], parameters, plan.key, [False, True], True)
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")

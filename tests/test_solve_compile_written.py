@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from compiling import whole
 from torch_revdeq import RevDEQ, solve
-from torch_revdeq.attributes import Attributes
+from torch_revdeq.evaluation.effects.attributes import Attributes
 
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")
 

@@ -136,7 +136,7 @@ def test_options(row: str, column: str, content: str, monkeypatch: pytest.Monkey
         assert column == "CUDA graph" and row in GRAPHED
         pytest.skip("needs a GPU: tests/test_solve_cuda.py::test_options_in_a_graph has it")
     if column == "CUDA graph":
-        solver = sys.modules["torch_revdeq.solve"]  # the name is that of a function too
+        solver = sys.modules["torch_revdeq.solver"]  # the name is that of a function too
         monkeypatch.setattr(solver, "capturing", lambda device: True)
         monkeypatch.setitem(CHOICES, column, {"frac_bits": 18, "rng": "none"})
         if row == "dropout":  # it needs its random numbers

@@ -10,18 +10,10 @@ import pytest
 import torch
 
 from cells import MLP
-from torch_revdeq import (
-    RangeError,
-    ReconstructionError,
-    RevDEQ,
-    arrival,
-    capturing,
-    graphed,
-    reconstruction,
-    solve,
-    verification,
-)
-from torch_revdeq.verification import outbox
+from torch_revdeq import RangeError, ReconstructionError, RevDEQ, graphed, solve
+from torch_revdeq.adjoints import reconstruction
+from torch_revdeq.runtime import cuda_graphs, deferred, host_copy
+from torch_revdeq.runtime.deferred import deferred_checks
 
 FIXED: dict[str, Any] = {"frac_bits": 18, "rng": "none"}
 
@@ -36,13 +28,13 @@ REFUSED = {
 @pytest.fixture
 def captured(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The solver believes that the CPU is a GPU whose work goes into a graph."""
-    solver = sys.modules["torch_revdeq.solve"]  # the name is that of a function too
-    for module in (solver, arrival, verification, capturing):
+    solver = sys.modules["torch_revdeq.solver"]  # the name is that of a function too
+    for module in (solver, host_copy, deferred, cuda_graphs):
         monkeypatch.setattr(module, "capturing", lambda device: True)
-    for module in (verification, reconstruction):
+    for module in (deferred, reconstruction):
         monkeypatch.setattr(module, "deferred", lambda device: True)
     yield
-    assert not outbox.waiting
+    assert not deferred_checks.waiting
 
 
 @pytest.mark.usefixtures("captured")

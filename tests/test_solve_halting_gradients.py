@@ -14,8 +14,8 @@ from cells import CELLS, cell_and_input
 from samples import ADJOINTS, CONTRACTIONS, SAMPLES, TOL, explained, looped, problem, spread
 from tolerances import assert_within
 from torch_revdeq import solve
-from torch_revdeq.halting import Halting
-from torch_revdeq.iteration import Stopping
+from torch_revdeq.iteration.halting import Halting
+from torch_revdeq.iteration.loop import Stopping
 from torch_revdeq.testing import assert_exact_gradients
 
 # ---- bit for bit -----------------------------------------------------------------------------

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from torch_revdeq import solve
-from torch_revdeq.conditions import Evaluation
-from torch_revdeq.holdings import search
-from torch_revdeq.written import Written
+from torch_revdeq.evaluation.effects.holdings import search
+from torch_revdeq.evaluation.effects.written import Written
+from torch_revdeq.evaluation.replay import Evaluation
 
 REPLAYED = ["reversible", "checkpoint", "hooks", "functional"]
 LARGE = 2**16 + 1

@@ -18,7 +18,7 @@ from torch._C._distributed_c10d import HashStore
 
 from documents import documents
 from torch_revdeq import LinearCell, RevDEQ, graphed, solve
-from torch_revdeq.options import ADJOINTS, TABLE, reference
+from torch_revdeq.options.table import ADJOINTS, TABLE, reference
 
 F32 = torch.float32
 Z0 = torch.zeros(3, 4)

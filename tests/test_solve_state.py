@@ -492,8 +492,8 @@ def test_computed_parameters_get_their_gradients(adjoint: str) -> None:
 
 def test_the_slots_of_computed_parameters() -> None:
     """What an adjoint needs to make them inputs of its own."""
-    from torch_revdeq.conditions import Evaluation
-    from torch_revdeq.mapping import FlatFunction, flatten
+    from torch_revdeq.evaluation.flat_function import FlatFunction, flatten
+    from torch_revdeq.evaluation.replay import Evaluation
 
     linear, z = nn.Linear(4, 4), torch.zeros(2, 4)
     weight = (2.0 * linear.weight).detach().requires_grad_() * 1.0

@@ -17,8 +17,9 @@ from torch.testing._internal.two_tensor import TwoTensor
 from torch.utils import _pytree as pytree
 
 from cells import MLP
-from torch_revdeq import LinearCell, RangeError, RevDEQ, fixed_point, mapping, solve
-from torch_revdeq.mapping import flatten
+from torch_revdeq import LinearCell, RangeError, RevDEQ, fixed_point, solve
+from torch_revdeq.evaluation import flat_function
+from torch_revdeq.evaluation.flat_function import flatten
 
 F32 = torch.float32
 NAN, INF = float("nan"), float("inf")
@@ -32,7 +33,7 @@ def same(z: Any) -> Any:
 
 
 @dataclass
-class Carry:
+class AdjointState:
     """As the reasoning models have it."""
 
     h: Tensor
@@ -50,7 +51,10 @@ def distributed() -> Any:
 
 KINDS: list[tuple[Any, str]] = [
     (torch.zeros(3, dtype=torch.complex64), r"complex64; pass torch.view_as_real\("),
-    (Carry(torch.zeros(3), torch.zeros(3)), r"Carry; .*_pytree.register_dataclass\(Carry\).*tuple"),
+    (
+        AdjointState(torch.zeros(3), torch.zeros(3)),
+        r"Carry; .*_pytree.register_dataclass\(Carry\).*tuple",
+    ),
     (SimpleNamespace(h=torch.zeros(3)), r"SimpleNamespace; .*register_pytree_node\(Sim.*dict or"),
     (torch.zeros(3).numpy(), r"ndarray; pass torch.as_tensor\("),
     ("abc", "str; pass what is not part of the state in args"),
@@ -149,7 +153,7 @@ def test_a_device_without_float64(monkeypatch: pytest.MonkeyPatch) -> None:
     class OnMps(Tensor):
         device: Any = Elsewhere()
 
-    monkeypatch.setattr(mapping, "plain_leaf", lambda name, leaf: leaf)
+    monkeypatch.setattr(flat_function, "plain_leaf", lambda name, leaf: leaf)
     with pytest.raises(ValueError, match=r"z0: expected on a device with float64, .* got mps"):
         flatten("z0", torch.zeros(3).as_subclass(OnMps))
 

@@ -113,7 +113,7 @@ def own_nodes() -> Nodes:
     found: dict[bool, set[str]] = {True: set(), False: set()}
     for node in torch.autograd.Function.__subclasses__():
         if node.__module__.startswith("torch_revdeq."):
-            of_half_steps = node.__module__ == "torch_revdeq.nodes"
+            of_half_steps = node.__module__ == "torch_revdeq.adjoints.gradient_graph"
             found[of_half_steps].add(f"{node.__name__}Backward")
     return Nodes(solves=found[False], half_steps=found[True])
 

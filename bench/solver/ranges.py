@@ -18,7 +18,9 @@ from torch.profiler import record_function
 
 import revdeq_kernels as rk
 from bench.solver.methods import Run
-from torch_revdeq import conditions, exact_pair, float_pair, pair, problem, products, reconstruction
+from torch_revdeq.adjoints import problem, reconstruction, vjp
+from torch_revdeq.evaluation import replay
+from torch_revdeq.state import exact, floating, pair
 
 KERNEL = "kernel: "
 CHECK = "check"
@@ -56,7 +58,7 @@ def ranges(run: Run, device: torch.device) -> Iterator[None]:
     with ExitStack() as stack:
         for target, attribute, replacement in names.patches(run):
             stack.enter_context(patch.object(target, attribute, replacement))
-        for owner in (exact_pair.ExactPair, float_pair.FloatPair):
+        for owner in (exact.ExactPair, floating.FloatPair):
             wrapped = {name: names.kernel(op.__name__, op) for name, op in owner.ops.items()}
             stack.enter_context(patch.dict(owner.ops, wrapped))
         yield
@@ -72,11 +74,11 @@ class _Names:
 
     def patches(self, run: Run) -> Iterator[tuple[Any, str, Any]]:
         """What is replaced, and by what."""
-        evaluation, check = conditions.Evaluation, reconstruction.Check
+        evaluation, check = replay.Evaluation, reconstruction.Check
         yield evaluation, "__call__", self.evaluate(evaluation.__call__)
         yield evaluation, "replay", self.replay(evaluation.replay)
-        yield products.Products, "__call__", self.products(products.Products.__call__)
-        yield products, "derivatives", self.grad(products.derivatives)
+        yield vjp.VJPs, "__call__", self.vjp(vjp.VJPs.__call__)
+        yield vjp, "engine_vjp", self.grad(vjp.engine_vjp)
         yield torch.autograd, "grad", self.grad(torch.autograd.grad)
         yield Run, "forward", self.around("forward", Run.forward)
         for owner, name in (
@@ -136,7 +138,7 @@ class _Names:
 
         return wrapped
 
-    def products(self, original: Callable[..., Any]) -> Callable[..., Any]:
+    def vjp(self, original: Callable[..., Any]) -> Callable[..., Any]:
         """The next call of the engine is the product of half step k."""
 
         def wrapped(this: Any, k: int, *rest: Any) -> Any:

@@ -6,16 +6,16 @@ with the number of steps; ``RevDEQ`` is the layer. The ops underneath are in ``r
 
 from __future__ import annotations
 
-from .boundary import CaptureError
-from .fixed_point import FixedPoint, FixedPointStats, fixed_point
+from .cell.linear import LinearCell
+from .evaluation.boundary import CaptureError
 from .graphed import graphed
-from .iterations import Anderson, Picard, Relaxed
-from .linear_cell import LinearCell
-from .module import RevDEQ
+from .layer import RevDEQ
+from .limit.fixed_point import FixedPoint, FixedPointStats, fixed_point
+from .limit.solvers import Anderson, Picard, Relaxed
 from .regularization import jacobian_penalty, spectral_radius
+from .runtime.deferred import RangeError, ReconstructionError
 from .solution import Solution, Stats
-from .solve import solve
-from .verification import RangeError, ReconstructionError
+from .solver import solve
 
 __all__ = [
     "Anderson",

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from .capturing import check_capture
-from .module import RevDEQ
-from .options import with_defaults
+from .layer import RevDEQ
+from .options.table import with_defaults
+from .runtime.cuda_graphs import check_capture
 
 
 def graphed(layer: RevDEQ, *samples: Tensor, warmup: int = 3) -> RevDEQ:

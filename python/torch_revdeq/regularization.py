@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from .mapping import FlatFunction, flatten
+from .evaluation.flat_function import FlatFunction, flatten
 
 
 def jacobian_penalty(f: Callable[..., Any], z: Any, *args: Any, samples: int = 1) -> Tensor:

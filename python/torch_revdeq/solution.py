@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .verification import Pending, outbox
+from .runtime.deferred import PendingCheck, deferred_checks
 
 
 @dataclass(eq=False)
@@ -35,7 +35,7 @@ class Stats:
     _residual: Tensor | None = field(default=None, repr=False)
     _sample_steps: Tensor | None = field(default=None, repr=False)
     _reconstruction_error: Tensor | float | None = field(default=None, repr=False)
-    _pending: list[Pending] = field(default_factory=list, repr=False)
+    _pending: list[PendingCheck] = field(default_factory=list, repr=False)
 
     @property
     def steps(self) -> int:
@@ -91,7 +91,7 @@ class Stats:
         and waits for it; of a solve in a CUDA graph that is the outcome of the last replay.
         """
         for check in self._pending:
-            outbox.forget(check)
+            deferred_checks.forget(check)
         for check in self._pending:
             check.raise_if_failed()
 

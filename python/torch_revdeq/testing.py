@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from .captures import leaves_below
-from .mapping import flatten
-from .modules import modules_of
-from .randomness import Randomness
-from .repeatable import assert_repeatable
+from .evaluation.closure import leaves_below
+from .evaluation.effects.modules import modules_of
+from .evaluation.effects.written import buffers_kept
+from .evaluation.flat_function import flatten
+from .evaluation.repeatable import assert_repeatable
+from .evaluation.rng import RngReplay
 from .solution import Stats
-from .solve import solve
-from .written import buffers_kept
+from .solver import solve
 
 __all__ = ["assert_exact_gradients", "assert_repeatable"]
 
@@ -49,7 +49,7 @@ def assert_exact_gradients(
     options = {"accumulate": "autograd", "adjoint": "reversible", **options}
     z0, args, y0 = _leaves_of_their_own((z0, args, options.pop("y0", None)))
     z0 = pytree.tree_map(lambda leaf: leaf.detach().requires_grad_(), z0)
-    random = Randomness(flatten("z0", z0)[0][0].device, "auto")
+    random = RngReplay(flatten("z0", z0)[0][0].device, "auto")
     found: list[dict[str, Tensor | None]] = []
     stats: Stats | None = None
     leaves: dict[str, Tensor] = {}

@@ -1,118 +1,15 @@
-"""The self check: after a backward pass the states must be back where they began.
-
-If they are, the evaluations of the way back were those of the way forward, and the gradient just
-computed is the solve's. On a CPU the check raises at once. Elsewhere nothing waits: the gradients
-become NaN on the device if the check fails, and the error is raised at the next solve, at
-``Solution.verify()``, or, as a last resort, reported at exit.
-"""
+"""The former path of ``torch_revdeq.runtime.deferred``; gone with the next release."""
 
 from __future__ import annotations
 
-import atexit
-import sys
-import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import warnings
 
-import torch
-from torch import Tensor
+from torch_revdeq import RangeError, ReconstructionError
 
-from .arrival import Arrival
-from .capturing import capturing
+__all__ = ["RangeError", "ReconstructionError"]
 
-
-class ReconstructionError(RuntimeError):
-    """The way back did not meet the states of the way forward: the gradient would be wrong."""
-
-
-class RangeError(RuntimeError):
-    """A value left the range of an exact state: the solution would be wrong."""
-
-
-TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.bfloat16: 2**-4, torch.float16: 2**-4}
-"""By format of the state: how far from the start, relative to the largest number of start and end,
-a float state may come back before its gradient counts as wrong."""
-
-
-@dataclass(eq=False)
-class Pending:
-    """A check whose outcome is still on its way from a device."""
-
-    failed: Tensor  # bool, no dimensions
-    error: Callable[[], RuntimeError]
-    outcome: Arrival = field(init=False)
-
-    def __post_init__(self) -> None:
-        """Send the outcome to the host."""
-        self.outcome = Arrival(self.failed)
-
-    def raise_if_failed(self) -> None:
-        """Wait for the outcome; raise its error if it failed."""
-        if self.outcome.read():
-            raise self.error()
-
-
-@dataclass
-class Outbox:
-    """The checks of all solves that nobody has read yet."""
-
-    waiting: list[Pending] = field(default_factory=list)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def add(self, pending: Pending) -> None:
-        """Keep a check until its outcome is known."""
-        with self.lock:
-            self.waiting.append(pending)
-
-    def poll(self, *, wait: bool = False) -> None:
-        """Raise the first error that has arrived; with `wait`, that is still to arrive."""
-        if not self.waiting:  # the common case, and no harm if it is just changing
-            return
-        with self.lock:
-            ready = [p for p in self.waiting if wait or p.outcome.here()]
-            self.waiting = [p for p in self.waiting if not any(p is other for other in ready)]
-        for pending in ready:
-            pending.raise_if_failed()
-
-    def forget(self, pending: Pending) -> None:
-        """Drop a check whose outcome someone has read."""
-        with self.lock:
-            self.waiting = [p for p in self.waiting if p is not pending]
-
-
-outbox = Outbox()
-
-
-def deferred(device: torch.device) -> bool:
-    """Whether checks on this device are read later."""
-    return device.type != "cpu"
-
-
-def settle(
-    failed: Tensor, error: Callable[[], RuntimeError], spoiled: Sequence[Tensor]
-) -> Pending | None:
-    """Deal with a check: raise here on a CPU; elsewhere spoil what it is about and raise later.
-
-    `failed` has one element, which is not 0 if it failed.
-    """
-    if not deferred(failed.device):
-        if bool(failed):
-            raise error()
-        return None
-    failed = failed.reshape(()) != 0
-    for tensor in spoiled:
-        tensor.masked_fill_(failed, float("nan"))
-    pending = Pending(failed, error)
-    if not capturing(failed.device):  # a graph's own checks are there after a replay, not before
-        outbox.add(pending)
-    return pending
-
-
-def _report_at_exit() -> None:
-    try:
-        outbox.poll(wait=True)
-    except RuntimeError as error:
-        print(f"torch_revdeq: a check failed and was never read: {error}", file=sys.stderr)
-
-
-atexit.register(_report_at_exit)
+warnings.warn(
+    "torch_revdeq.verification has moved: import from torch_revdeq itself",
+    DeprecationWarning,
+    stacklevel=2,
+)

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from ..module import RevDEQ, check_options
+from ..layer import RevDEQ, check_options
 from ..solution import Stats
 
 

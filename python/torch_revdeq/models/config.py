@@ -9,7 +9,7 @@ from typing import Any, TypeVar, get_args
 
 import torch
 
-from ..options import Adjoint, one_of
+from ..options.table import Adjoint, one_of
 
 C = TypeVar("C", bound="ModelConfig")
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ..module import RevDEQ
+from ..layer import RevDEQ
 from .blocks import Block, Past
 from .config import whole
 

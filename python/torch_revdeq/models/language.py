@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..module import RevDEQ
-from ..options import one_of
+from ..layer import RevDEQ
+from ..options.table import one_of
 from .base import EquilibriumModel
 from .blocks import BLOCKS, EPS, Block, rotations
 from .config import ModelConfig, flag, number, whole

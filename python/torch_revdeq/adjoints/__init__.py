@@ -1,0 +1,3 @@
+"""Ways of differentiating a solve, one file each, and what they share."""
+
+from __future__ import annotations

@@ -1,0 +1,221 @@
+"""The definition of the gradient: autograd over the solve, with everything stored.
+
+``adjoint="backprop"`` and ``"checkpoint"``, and derivatives of derivatives. A float state is plain
+differentiable PyTorch. An exact state is stepped by the ops, and the nodes of
+``gradient_graph.py`` carry its gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from revdeq_kernels.reference import updated
+
+from ..evaluation.auxiliary import collecting
+from ..evaluation.replay import Evaluate
+from ..iteration.beta import as_beta
+from ..iteration.halting import where_moving
+from ..iteration.loop import Stopping, iterate
+from ..state.pair import Leaves
+from .checkpointed_graphs import CheckpointedGraphs
+from .gradient_graph import GradientGraph, attached, begun, refuse_second_derivative
+from .primals import Primals
+from .problem import Outputs, Problem
+from .vjp import alias
+
+_Run: TypeAlias = tuple[Leaves, Leaves, list[Leaves], Any, int, Leaves]
+"""z, y, z where it is saved, the pair, the number of steps, and aux."""
+
+
+def solve_backprop(problem: Problem) -> Outputs:
+    """z, y and the statistics of a solve that autograd differentiates by itself."""
+    # A checkpoint gives f the buffers of then: it may read what it writes.
+    again = problem.adjoint == "checkpoint"
+    with problem.evaluation.forward(replayed=again, may_read=True):
+        run = _run_exact if problem.exact else _run_float
+        z, y, saved, pair, steps, aux = run(problem, problem.stopping)
+    stats = problem.stats(pair, steps)
+    outputs = [leaf for leaves in (z, y, *saved, aux) for leaf in leaves]
+    problem.check_range(pair, stats, [leaf.detach() for leaf in outputs])
+    return Outputs(z, y, saved, stats, aux)
+
+
+def _evaluate(problem: Problem) -> Evaluate:
+    """f with its graph; under a checkpoint its activations are computed again when needed."""
+    evaluation, tensors = problem.evaluation, problem.tensors
+
+    def stored(k: int, leaves: Sequence[Tensor]) -> list[Tensor]:
+        return evaluation(k, leaves, tensors)
+
+    if problem.adjoint == "checkpoint":
+        checkpointed = CheckpointedGraphs(evaluation, tensors, problem.check).evaluate
+        return truncated(checkpointed, stored, problem.first_step)
+    return truncated(stored, stored, problem.first_step)
+
+
+def truncated(differentiated: Evaluate, plain: Evaluate, first: int) -> Evaluate:
+    """f without a graph in the steps before `first`; there, too, it runs as it does with one."""
+    if first == 0:
+        return differentiated
+
+    def evaluate(k: int, leaves: Sequence[Tensor]) -> list[Tensor]:
+        if k >= 2 * first:
+            return differentiated(k, leaves)
+        with torch.enable_grad():
+            return [value.detach() for value in plain(k, [leaf.detach() for leaf in leaves])]
+
+    return evaluate
+
+
+# ---- float states ----------------------------------------------------------------------------
+
+
+class _FloatNodes:
+    """The pair as differentiable tensors: the definition of ``FloatPair``."""
+
+    def __init__(self, problem: Problem) -> None:
+        layout = problem.layout()
+        self.layout, self.schedule = layout, problem.schedule
+        self.first, self.save_at = problem.first_step, problem.save_at
+        self.saved: dict[int, Leaves] = {}
+        self.z = self._begun(problem.z0)
+        self.y = self.z if problem.y0 is None else self._begun(problem.y0)
+
+    def _begun(self, leaves: Sequence[Tensor]) -> Leaves:
+        rows = zip(leaves, self.layout.kept, strict=True)
+        return [(leaf.detach() if self.first else leaf).to(kept) for leaf, kept in rows]
+
+    @property
+    def read_y(self) -> Leaves:
+        return self.read(self.y)
+
+    @property
+    def read_z(self) -> Leaves:
+        return self.read(self.z)
+
+    def read(self, state: Leaves) -> Leaves:
+        """What f reads, as one node: all that f makes of it joins, then meets the adjoint."""
+        return [_read(s, dtype) for s, dtype in zip(state, self.layout.read, strict=True)]
+
+    def update_y(self, n: int, f: Leaves) -> None:
+        self.y = self._updated(n, self.y, f)
+
+    def update_z(self, n: int, f: Leaves) -> None:
+        self.z = self._updated(n, self.z, f)
+        if n + 1 in self.save_at:
+            self.saved[n + 1] = self.read(self.z)
+
+    def _updated(self, n: int, state: Leaves, f: Leaves) -> Leaves:
+        beta, moving = self.schedule.applied(n), self.schedule.moving(n)
+        if n < self.first and isinstance(beta, Tensor):
+            beta = beta.detach()
+
+        def new(s: Tensor, value: Tensor) -> Tensor:
+            used = where_moving(moving, value, 0.0)  # or an Inf that is not used would reach beta
+            return where_moving(moving, updated(s, used, as_beta(beta, s)).to(s.dtype), s)
+
+        return [new(s, value) for s, value in zip(state, f, strict=True)]
+
+
+def _read(state: Tensor, dtype: torch.dtype) -> Tensor:
+    return state.view_as(state) if state.dtype == dtype else state.to(dtype)
+
+
+def _run_float(problem: Problem, stopping: Stopping) -> _Run:
+    auxiliary = problem.auxiliary()
+    evaluate = collecting(_evaluate(problem), auxiliary)
+    first = evaluate(0, [leaf.view_as(leaf) for leaf in problem.z0])
+    nodes = _FloatNodes(problem)
+    steps = iterate(nodes, first, evaluate, problem.schedule, stopping)
+    saved = [nodes.saved[step] for step in problem.save_at]
+    aux = [] if auxiliary is None else auxiliary.result()
+    return nodes.read(nodes.z), nodes.read(nodes.y), saved, nodes, steps, aux
+
+
+def differentiated_again(
+    problem: Problem,
+    steps: int,
+    inputs: Primals[Tensor],
+    wanted: Primals[bool],
+    grads: Sequence[Tensor | None],
+) -> Primals[Tensor | None]:
+    """The gradients of the inputs as differentiable tensors; its memory grows with the steps."""
+    if problem.exact:
+        refuse_second_derivative()
+    gate = _Gate()
+    outer = inputs.all()[: len(inputs.all()) - len(inputs.closure)]
+    cut = [_Cut.apply(gate, t) if t.requires_grad else t for t in outer]
+    targets = [*cut, *inputs.closure]
+    through = Primals.split(targets, inputs.counts())
+    again = replace(
+        problem,
+        z0=list(through.z0),
+        y0=list(through.y0) or None,
+        tensors=list(through.arguments),
+        schedule=problem.schedule.again(steps, *through.beta),
+        adjoint="backprop",
+    )
+    with problem.evaluation.replay(inputs.closure):
+        z, y, saved, _, _, aux = _run_float(again, Stopping(None, 1, None, again.z0[0].device))
+        chosen = [i for i, want in enumerate(wanted.all()) if want and targets[i].requires_grad]
+        outputs = [leaf for leaves in (z, y, *saved, aux) for leaf in leaves]
+        pairs = [(o, g) for o, g in zip(outputs, grads, strict=True) if g is not None]
+        found = torch.autograd.grad(
+            [o for o, _ in pairs],
+            [targets[i] for i in chosen],
+            [g for _, g in pairs],
+            create_graph=True,
+            allow_unused=True,
+        )
+    gate.open = True
+    result: list[Tensor | None] = [None] * len(targets)
+    for i, gradient in zip(chosen, found, strict=True):
+        result[i] = gradient
+    return Primals.split(result, inputs.counts())
+
+
+class _Gate:
+    """Whether gradients pass a ``_Cut``."""
+
+    open = False
+
+
+class _Cut(torch.autograd.Function):
+    """The identity; its gradient stops here until the gate is open.
+
+    An argument may be a function of a parameter that f also reads. The first derivative must not
+    run on through the argument, or that parameter would be counted twice; the second one must.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, gate: _Gate, x: Tensor) -> Tensor:
+        ctx.gate = gate
+        return alias(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor | None]:
+        return None, grad if ctx.gate.open else None
+
+
+# ---- exact states ----------------------------------------------------------------------------
+
+
+def _run_exact(problem: Problem, stopping: Stopping) -> _Run:
+    auxiliary, cut = problem.auxiliary(), problem.first_step
+    evaluate = collecting(_evaluate(problem), auxiliary)
+    start = begun(problem.z0, cut)
+    first = evaluate(0, attached(start, problem.z0))
+    pair = problem.pair([value.detach() for value in first], keep=False, private=True)
+    y = start if problem.y0 is None else begun(problem.y0, cut)
+    nodes = GradientGraph(pair, y, start, second=False, first=cut, save_at=problem.save_at)
+    steps = iterate(nodes, first, evaluate, problem.schedule, stopping)
+    # Nodes of their own: what f made of y must join before it meets what the caller makes of it.
+    z, y = pair.read_z, [leaf.clone() for leaf in pair.read_y]  # f's graph has saved the latter
+    saved = [nodes.saved[step] for step in problem.save_at]
+    aux = [] if auxiliary is None else auxiliary.result()
+    return attached(nodes.z, z), attached(nodes.y, y), saved, pair, steps, aux

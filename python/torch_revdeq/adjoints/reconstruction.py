@@ -1,0 +1,146 @@
+"""Whether the way back ended where the way forward began, and what to say if it did not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..runtime.deferred import TOLERANCE, PendingCheck, ReconstructionError, deferred, report_check
+from ..solution import Stats
+from ..state.exact import ExactPair
+from ..state.pair import Leaves, Pair
+from .problem import Problem
+
+
+class Check:
+    """The self check of one way back: made before it, so that it knows the end of the solve."""
+
+    def __init__(self, problem: Problem, pair: Pair) -> None:
+        """Measure the end, which an error of a float state is relative to."""
+        self.problem = problem
+        self.enabled = problem.check is not False
+        measured = self.enabled and not problem.exact
+        self.end = _largest([*pair.y, *pair.z]) if measured else None
+
+    def after(
+        self,
+        pair: Pair,
+        z0: Leaves,
+        y0: Leaves,
+        steps: int,
+        stats: Stats,
+        poisoned: Sequence[Tensor] = (),
+    ) -> PendingCheck | None:
+        """Compare the pair with its start, given as it keeps leaves, after so many steps back.
+
+        ReconstructionError, now or later, where it differs.
+
+        Where it comes later, `spoiled` become NaN if it will come; returns the outcome on its way.
+        """
+        if not self.enabled:
+            return None
+        if not any(leaf.numel() for leaf in z0):
+            stats._reconstruction_error = 0.0
+            return None
+        exact = isinstance(pair, ExactPair)
+        if exact and not deferred(pair.z[0].device) and _equal(pair, z0, y0):
+            stats._reconstruction_error = 0.0
+            return None
+        scale = _largest([*z0, *y0])
+        if exact:
+            error, tolerance = _distance([*pair.z, *pair.y], [*z0, *y0], scale.clamp_min(1.0)), 0.0
+            failed = _differs(pair, z0, y0)
+        else:
+            assert self.end is not None
+            tolerance = float_tolerance(self.problem.check, pair.layout.kept[0])
+            error = _distance([*pair.z, *pair.y], [*z0, *y0], torch.maximum(scale, self.end))
+            failed = ~(error <= tolerance)  # NaN fails
+        stats._reconstruction_error = error
+        pending = report_check(failed, lambda: self._error(error, tolerance, steps), poisoned)
+        if pending is not None:
+            stats._pending.append(pending)
+        return pending
+
+    def _error(self, error: Tensor, tolerance: float, steps: int) -> ReconstructionError:
+        got = f"a relative distance of {float(error):.3g} from it"
+        expected = "its start" if self.problem.exact else f"its start, to within {tolerance:.3g}"
+        causes = [] if self.problem.exact else self._cliff(steps, tolerance)
+        if self.problem.evaluation.random.active is False:
+            causes.append(
+                "f draws random numbers that torch's default generators do not know of (a "
+                "Generator of its own, numpy, random)"
+            )
+        if (writes := self.problem.evaluation.writes) and (changed := writes.changed()):
+            causes.append(f"f reads what it writes: {', '.join(change.name for change in changed)}")
+        causes += [
+            "a parameter, buffer or argument was changed since the forward pass, through .data or "
+            "while it was frozen",
+            "f depends on a counter or another state of its own, on the number of threads "
+            "(torch.set_num_threads) if that changed, or is not deterministic (see "
+            "torch.use_deterministic_algorithms)",
+        ]
+        return ReconstructionError(
+            f"solve: expected the way back to end at {expected}, got {got}; the gradient would be "
+            f"wrong. Probable causes: {'; '.join(causes)}. adjoint='backprop' and 'checkpoint' "
+            "need no way back"
+        )
+
+    def _cliff(self, steps: int, tolerance: float) -> list[str]:
+        """The loss of precision, where it explains the distance."""
+        left = self.problem.schedule.smallest_factor(steps)
+        state = self.problem.state
+        assert state is not None
+        lost = torch.finfo(state).eps / max(left, math.ulp(0.0))
+        name = str(state).removeprefix("torch.")
+        share = "enough to explain it" if lost > tolerance else "and f amplifies it further"
+        if state == torch.float64 and torch.float64 not in (self.problem.mapping.dtypes or ()):
+            share += ", from float32 on where it reads the state rounded"
+        return [
+            f"the precision of a {name} state is used up: {steps} steps back multiply its rounding "
+            f"errors by {1 / max(left, 1e-300):.2g} through 1/|1-beta| alone, {share} (use "
+            "state='exact', fewer steps, or a beta nearer to 0)"
+        ]
+
+
+def _equal(pair: Pair, z0: Sequence[Tensor], y0: Sequence[Tensor]) -> bool:
+    return all(map(torch.equal, pair.z, z0)) and all(map(torch.equal, pair.y, y0))
+
+
+def _differs(pair: Pair, z0: Sequence[Tensor], y0: Sequence[Tensor]) -> Tensor:
+    """Whether any element does, on the device."""
+    rows = zip([*pair.z, *pair.y], [*z0, *y0], strict=True)
+    return torch.stack([(end != start).any() for end, start in rows]).any()
+
+
+def is_far(back: Leaves, start: Leaves, end: Leaves, tolerance: float) -> Tensor:
+    """Whether a float state came back too far from its start, for where nothing can be raised."""
+    scale = torch.maximum(_largest(start), _largest(end))
+    return ~(_distance(back, start, scale) <= tolerance)
+
+
+def float_tolerance(check: bool | float, state: torch.dtype) -> float:
+    """How far from its start a float state may come back, as a share."""
+    return TOLERANCE[state] if check is True else float(check)
+
+
+def _distance(back: Leaves, start: Leaves, scale: Tensor) -> Tensor:
+    """The largest difference of an element as a share of `scale`, in float64."""
+    error = _largest([end - first for end, first in zip(back, start, strict=True)])
+    return torch.where(error == 0, error, error / scale)
+
+
+def _largest(leaves: Sequence[Tensor]) -> Tensor:
+    """The largest absolute value, in float64; NaN if there is one, 0 without elements."""
+    norms = [_norm(leaf) for leaf in leaves if leaf.numel()]
+    if not norms:
+        return torch.zeros((), dtype=torch.float64, device=leaves[0].device)
+    return torch.stack(norms).max()
+
+
+def _norm(leaf: Tensor) -> Tensor:
+    if leaf.is_floating_point():
+        return torch.linalg.vector_norm(leaf, math.inf).double()
+    return torch.maximum(leaf.amax().double(), -leaf.amin().double())

@@ -1,0 +1,216 @@
+"""Evaluations of f on the way back, and the products of their Jacobians with the adjoint.
+
+One evaluation serves both the inverse of its half step and the product. What parameters and
+arguments take from it is added up over the half steps, in the order in which autograd would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.autograd import Variable
+from torch.nn.modules.module import _global_forward_pre_hooks as _before_modules
+from torch.overrides import has_torch_function
+
+from ..evaluation.auxiliary import AuxiliaryGradients
+from ..evaluation.boundary import guard, unguarded
+from ..evaluation.closure import ReadAgain, SameOperations, now
+from ..evaluation.replay import Evaluation
+from .stored_graphs import StoredGraph
+
+set_grad_enabled = torch._C._set_grad_enabled
+"""Without the context manager, which takes as long as a small f."""
+
+_HALF = (torch.bfloat16, torch.float16)
+
+
+class VJPs:
+    """Vector-Jacobian products of f, and the sums of their parts for `targets`."""
+
+    def __init__(
+        self,
+        evaluation: Evaluation,
+        tensors: Sequence[Tensor],
+        targets: Sequence[Tensor],
+        reached_twice: Sequence[bool],
+        *,
+        wide: bool,
+        kept: dict[int, StoredGraph] | None = None,
+        again: ReadAgain | SameOperations | None = None,
+        auxiliary: AuxiliaryGradients | None = None,
+    ) -> None:
+        """Differentiate with respect to the state and to `targets`.
+
+        Args:
+            evaluation: f under the conditions of the forward pass.
+            tensors: the tensors among f's arguments, detached.
+            targets: those of them, and the leaves that f closes over, whose gradients are wanted.
+            reached_twice: for each of them, whether one evaluation of f uses it more than once.
+                Autograd adds such uses to the running sum one by one. So the sum so far enters
+                the engine with them, by an alias.
+            wide: add up in float32 what has a 16-bit dtype.
+            kept: graphs of the forward pass, by half step, which need no evaluation. They are
+                taken out as they are used, unless autograd keeps its graph.
+            again: the graphs of the forward pass, which f must make again.
+            auxiliary: the gradients of what f returns beside the state.
+        """
+        self.evaluation, self.tensors, self.targets = evaluation, tensors, targets
+        dtypes = [torch.float32 if wide and t.dtype in _HALF else t.dtype for t in targets]
+        self.dtypes = dtypes
+        same = [dtype == t.dtype for dtype, t in zip(dtypes, targets, strict=True)]
+        self.seeded = [i for i, twice in enumerate(reached_twice) if twice and same[i]]
+        self.sums: list[Tensor | None] = [None] * len(targets)
+        self.kept = {} if kept is None else kept
+        self.again, self.auxiliary = again, auxiliary
+        self.aliased = is_asked_for_leaves()
+
+    def __call__(
+        self, k: int, leaves: Sequence[Tensor], seed: Sequence[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """f in half step k at the given leaves, and the product of `seed` with its Jacobian."""
+        keep = bool(self.kept) and keeps_graph()
+        graph = self.kept.get(k) if keep else self.kept.pop(k, None)
+        if graph is None:
+            graph = self._evaluate(k, leaves)
+        else:
+            unguarded(graph.state)
+            # It is freed as a whole when this is over: what f left of it still says by whose fault
+            # a gradient cannot pass.
+            keep = True
+        state, out = graph.state, graph.out
+        count = len(state)
+        values = [value.detach() for value in out[:count]]
+        roots = [value for value in out[:count] if value.requires_grad]
+        cotangents = [s for s, value in zip(seed, out, strict=False) if value.requires_grad]
+        if self.auxiliary is not None:
+            self.auxiliary.check(k, out[count:])
+            # In the order in which autograd meets the sums that a stored graph makes of them.
+            rows = zip(out[count:], self.auxiliary.of(k), strict=True)
+            pairs = [(value, g) for value, g in rows if g is not None and value.requires_grad]
+            roots += [value for value, _ in reversed(pairs)]
+            cotangents += [g for _, g in reversed(pairs)]
+        if not roots:
+            return values, [torch.zeros_like(value) for value in values]
+        started = [
+            i
+            for i in self.seeded
+            if self.sums[i] is not None and id(self.targets[i]) in graph.aliases
+        ]
+        roots += [graph.aliases[id(self.targets[i])] for i in started]
+        cotangents += [self._sum(i) for i in started]
+        grads = engine_vjp(roots, [*state, *self.targets], cotangents, keep=keep)
+        guard(state)
+        self._add(grads[count:], set(started))
+        vjp = zip(grads[:count], values, seed, strict=True)
+        return values, [_usable(product, value, s) for product, value, s in vjp]
+
+    def _evaluate(self, k: int, leaves: Sequence[Tensor]) -> StoredGraph:
+        set_grad_enabled(True)
+        try:
+            state = [leaf.detach().requires_grad_() for leaf in leaves]
+            since = now()
+            read, given = state, self.tensors
+            if self.aliased:
+                read, given = as_read(state), as_read(given)
+            out = self.evaluation(k, read, given)
+            if self.again is not None:
+                self.again.check(k, state, out, since)
+                if isinstance(self.evaluation, Evaluation) and self.evaluation.bare:
+                    self.again = None  # nothing can have changed but what is around f
+            # Made after f, so that autograd meets them first: the sum so far, then f's parts.
+            targets = [self.targets[i] for i in self.seeded if self.sums[i] is not None]
+            return StoredGraph(k, state, out, {id(t): t.view_as(t) for t in targets})
+        finally:
+            set_grad_enabled(False)
+
+    def gradients(self) -> list[Tensor | None]:
+        """The sums, in the dtypes of the targets."""
+        rows = zip(self.sums, self.targets, strict=True)
+        return [s if s is None else s.to(target.dtype) for s, target in rows]
+
+    def _sum(self, i: int) -> Tensor:
+        total = self.sums[i]
+        assert total is not None
+        return total
+
+    def _add(self, grads: Sequence[Tensor | None], seeded: set[int]) -> None:
+        sums: list[Tensor] = []
+        parts: list[Tensor] = []
+        for i, grad in enumerate(grads):
+            if grad is None:
+                continue
+            total = self.sums[i]
+            if i in seeded:
+                self.sums[i] = grad
+            elif total is None:
+                # A copy: autograd may hand the seed itself through.
+                self.sums[i] = grad.to(self.dtypes[i], copy=True)
+            elif not (_is_plain(grad) and _is_plain(total)):  # sparse, or a DTensor
+                self.sums[i] = total + grad
+            else:
+                sums.append(total)
+                parts.append(grad)
+        if sums:
+            torch._foreach_add_(sums, parts)  # type: ignore[attr-defined]
+
+
+def is_asked_for_leaves() -> bool:
+    """Whether hooks on modules may ask autograd's engine about what the modules are given.
+
+    Counters of operations (FlopCounterMode) do, to know whether a backward pass will come there.
+    Of a leaf the engine answers that in ``backward()`` only.
+    """
+    return bool(_before_modules) or torch._C._len_torch_dispatch_stack() > 0
+
+
+def as_read(leaves: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The leaves as f gets them: aliases where the engine is asked about them."""
+    if not is_asked_for_leaves():
+        return leaves
+    return [alias(leaf) if leaf.requires_grad else leaf for leaf in leaves]
+
+
+def alias(tensor: Tensor) -> Tensor:
+    """The same numbers as a node of its own."""
+    return tensor.view_as(tensor) if tensor.layout == torch.strided else tensor.clone()
+
+
+def engine_vjp(
+    roots: Sequence[Tensor], wanted: Sequence[Tensor], cotangents: Sequence[Tensor], *, keep: bool
+) -> tuple[Tensor | None, ...]:
+    """``torch.autograd.grad(roots, wanted, cotangents, allow_unused=True, retain_graph=keep)``.
+
+    Inside of a backward pass, and by the same call of autograd's engine. What torch does around it
+    takes as long as the gradient of a small f, and none of it is missed: the pass that runs has
+    given its context to the engine's threads, and the engine compares shapes itself.
+    """
+    if has_torch_function((*roots, *wanted)):  # a subclass that wants a say, or a mode
+        return torch.autograd.grad(roots, wanted, cotangents, allow_unused=True, retain_graph=keep)
+    graphs = {"keep_graph": keep, "create_graph": False}
+    ends = {"inputs": tuple(wanted), "allow_unreachable": True, "accumulate_grad": False}
+    return Variable._execution_engine.run_backward(
+        tuple(roots), tuple(cotangents), **graphs, **ends
+    )
+
+
+def keeps_graph() -> bool:
+    """Whether the backward pass that runs was asked to keep its graph for another."""
+    return torch._C._autograd._get_current_graph_task_keep_graph()  # type: ignore[attr-defined]
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return type(tensor) is Tensor and tensor.layout == torch.strided
+
+
+def _usable(product: Tensor | None, value: Tensor, seed: Tensor) -> Tensor:
+    """The product as the passes take it: in f's dtype or the adjoint's, in memory of its own."""
+    if product is None:  # f does not depend on this leaf
+        return torch.zeros_like(value)
+    adjoint = torch.float64 if value.dtype == torch.float64 else torch.float32
+    if product.dtype not in (value.dtype, adjoint):
+        return product.to(adjoint)
+    if product.untyped_storage().data_ptr() == seed.untyped_storage().data_ptr():
+        return product.clone()  # f passed it through; the pass overwrites the seed
+    return product

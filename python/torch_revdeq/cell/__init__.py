@@ -1,0 +1,3 @@
+"""The linear cell, and its solve in one op."""
+
+from __future__ import annotations

@@ -1,0 +1,170 @@
+"""A solve as plain operations of PyTorch, one half step after the other, with f among them.
+
+For torch.export, whose programs run elsewhere, and for tensors without data (the meta device,
+FakeTensorMode). No number is read and nothing is written in place. z and y have the bits of
+``solve``: the operations are the definitions of ``revdeq_kernels.reference`` and
+``exact_reference``. Autograd differentiates them. Where ``solve`` raises for numbers that it finds,
+z and y are NaN here.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from collections.abc import Mapping as Dict
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from ..adjoints.problem import layout_of
+from ..evaluation.auxiliary import Auxiliary
+from ..evaluation.flat_function import FlatFunction, flatten
+from ..iteration.beta import BetaSchedule
+from ..iteration.halting import Halting
+from ..options.call import drawn, fractional_bits, masks, second_start, state_dtype
+from ..options.table import TABLE, steps_to_save, with_defaults
+from ..solution import Solution, Stats
+from ..state.pair import Leaves
+from ..state.unrolled import Arrived, ExactSteps, FloatSteps, cut
+
+_OF_TENSORS = ("y0", "beta", "kwargs", "residual_mask")
+
+
+def without_data(z0: Any) -> bool:
+    """Whether a start has shapes but no numbers."""
+    if type(z0) is Tensor or type(z0) is nn.Parameter:
+        return z0.is_meta
+    fake: Any = sys.modules.get("torch._subclasses.fake_tensor")
+    kinds = () if fake is None else (fake.FakeTensor,)
+    leaves = [leaf for leaf in pytree.tree_leaves(z0) if isinstance(leaf, Tensor)]
+    return any(leaf.is_meta or isinstance(leaf, kinds) for leaf in leaves)
+
+
+def solve_unrolled(
+    f: Callable[..., Any], z0: Any, args: Sequence[Any], options: Dict[str, Any]
+) -> Solution:
+    """``solve(f, z0, *args, **options)``; ValueError for an option that it cannot have here.
+
+    With a `tol` f is evaluated max_steps times, and what has arrived stays as it is.
+    """
+    leaves, structure = flatten("z0", z0)
+    y0 = second_start(options.get("y0"), leaves, structure)
+    beta = options.get("beta", 0.5)
+    learned = beta if isinstance(beta, Tensor) else None
+    state = state_dtype(options.get("state", "auto"), leaves)
+    rest = {name: value for name, value in options.items() if name not in _OF_TENSORS}
+    exporting, waits = torch.compiler.is_exporting(), leaves[0].device.type != "cpu"
+    plan = _settled(None if learned is not None else beta, rest, state is None, exporting, waits)
+    pass_step, has_aux = options.get("pass_step", False), options.get("has_aux", False)
+    mapping = FlatFunction(f, leaves, structure, has_aux=has_aux, pass_step=pass_step)
+    tensors = mapping.take_args(tuple(args), options.get("kwargs"))
+    auxiliary = Auxiliary(options.get("aux", "sum"), len(leaves)) if has_aux else None
+    masked = masks(options.get("residual_mask"), leaves, structure)
+
+    def evaluate(k: int, read: Leaves) -> Leaves:
+        """f in half step k; what it returns beside the state is noted."""
+        out = mapping(read, tensors, k // 2)
+        if k < 2 * plan.first_step:
+            out = [cut(t) if t.is_floating_point() else t for t in out]
+        return out if auxiliary is None else auxiliary.take(k, out)
+
+    value = evaluate(0, [leaf.view_as(leaf) for leaf in leaves])
+    layout = layout_of([v.dtype for v in value], [leaf.dtype for leaf in leaves], state)
+    pair: Any = FloatSteps if state is not None else ExactSteps
+    pair = pair(leaves, y0, value, layout, plan.numbers, learned, plan.bits)
+    arrived = None
+    if plan.dims and not torch.compiler.is_dynamo_compiling():
+        Halting(leaves, plan.dims, plan.tol, plan.check_every)  # which checks the shapes
+    if plan.tol is not None:
+        arrived = Arrived(plan.tol, plan.dims, plan.lag, leaves, masked)
+    saved = []
+    for n in range(plan.steps):
+        if n:
+            if n == plan.first_step:
+                pair.cut()
+            value = evaluate(2 * n, pair.read(pair.z))
+        moving = None if arrived is None else arrived.moving
+        pair.y = pair.updated(pair.y, n, 0, value, moving)
+        read = pair.read(pair.y)
+        value = evaluate(2 * n + 1, read)
+        pair.z = pair.updated(pair.z, n, 1, value, moving)
+        if arrived is not None and (n + 1) % plan.check_every == 0:
+            arrived.judge([cut(t) for t in read], [cut(t) for t in value])
+        if n + 1 in plan.save_at:
+            read = pair.read(pair.z)
+            saved.append((n + 1, [cut(t) for t in read] if n < plan.first_step else read))
+    z, y = pair.checked(pair.read(pair.z)), pair.checked(pair.read(pair.y))
+    by_step = {step: mapping.unflatten(pair.checked(read)) for step, read in saved}
+    name = "exact" if state is None else str(state).removeprefix("torch.")
+    stats = Stats(plan.steps, name, plan.adjoint, 0, frac_bits=plan.bits, tol=plan.tol)
+    ends = mapping.unflatten(z), mapping.unflatten(y)
+    aux = None if auxiliary is None else mapping.unflatten_aux(auxiliary.result())
+    return Solution(*ends, stats, [by_step[step] for step in plan.save_at], aux)
+
+
+@dataclass
+class _Plan:
+    """What a call is made of besides tensors."""
+
+    steps: int
+    numbers: list[Any] = field(default_factory=list)  # what ``updated`` takes in every step
+    bits: int | None = None
+    tol: float | None = None
+    check_every: int = 1
+    dims: int = 0  # that index samples, which halt one by one
+    lag: int = 0  # checks that a decision waits for, as on a device that runs ahead
+    save_at: tuple[int, ...] = ()
+    first_step: int = 0
+    adjoint: str = "reversible"
+
+
+@torch.compiler.assume_constant_result
+def _settled(
+    beta: Any, options: Dict[str, Any], exact: bool, exporting: bool, waits: bool
+) -> _Plan:
+    """The options, checked as ``solve`` checks them. Those of other ways back do nothing here."""
+    for name in options:
+        if name not in TABLE:
+            raise TypeError(f"{name}: expected an option of solve, one of {', '.join(TABLE)}")
+    given = with_defaults({**options, "beta": 0.5 if beta is None else beta})
+    tol, state_bits = given["tol"], given["frac_bits"]
+    if exporting:
+        _check_exported(given["max_steps"], given["rng"], given["process_group"])
+    steps = drawn(given["max_steps"])
+    schedule = BetaSchedule(given["beta"], steps, exact=exact)
+    convert = ExactSteps.numbers_of if exact else float
+    back, adjoint = given["backward_steps"], given["adjoint"]
+    return _Plan(
+        steps=steps,
+        numbers=[] if beta is None else [convert(number) for number in schedule.numbers],
+        bits=fractional_bits(state_bits, exact=exact),
+        tol=tol or None,
+        check_every=given["check_every"],
+        dims=int(given["per_sample"]),
+        lag=int(waits),
+        save_at=steps_to_save(given["save_at"], steps),
+        first_step=0 if back is None else max(0, steps - back),
+        adjoint=adjoint if adjoint != "auto" else "reversible",
+    )
+
+
+def _check_exported(steps: Any, rng: str, group: Any) -> None:
+    """ValueError for what an exported program cannot do."""
+    if callable(steps):
+        raise ValueError(
+            "max_steps: expected an integer in torch.export, got a function, which a program does "
+            "not call; give the number of steps that the program is to take"
+        )
+    if rng == "shared":
+        raise ValueError(
+            "rng: expected 'auto' or 'none' in torch.export, got 'shared': a program does not draw "
+            "the same numbers twice; give rng='none', with f in eval mode"
+        )
+    if group is not None:
+        raise ValueError(
+            "process_group: expected None in torch.export, got a group; give tol=None, or let each "
+            "rank stop for itself"
+        )

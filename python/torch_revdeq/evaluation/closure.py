@@ -1,0 +1,306 @@
+"""Which tensors f reads that nobody passed to it, read off autograd's graph of its evaluations.
+
+A module's parameters and the leaves that a function closes over become inputs of the solver, so
+that their gradients arrive where autograd expects them. They are found in the graph of each
+evaluation of the forward pass: a list of parameters taken beforehand would miss closures, and one
+taken once would miss what a later step alone uses.
+
+An evaluation must compute all else that it reads. Nodes of autograd's graph that are older than it,
+and leaves that another evaluation was given, were kept by f or come from outside: their gradient
+would end where the solver has cut the graph.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, NoReturn, TypeAlias
+
+import torch
+from torch import Tensor
+
+from .boundary import CaptureError, is_entered, is_guarded
+
+_AccumulateGrad: type = torch._C._functions.AccumulateGrad  # type: ignore[attr-defined]
+now = torch.autograd._get_sequence_nr  # type: ignore[attr-defined]
+"""The number of the next node that autograd makes in this thread."""
+
+
+class ClosureLeaves:
+    """The leaves that require grad in the graphs of f, in the order in which they were met."""
+
+    def __init__(
+        self,
+        known: Sequence[Tensor],
+        held: Callable[[], str | None] = lambda: None,
+    ) -> None:
+        """Start with none, before the first evaluation.
+
+        Args:
+            known: the tensors that f is given.
+            held: names the type of an argument that is no pytree, for the error that may come.
+        """
+        self.known = list(known)  # held, so that no id is used again
+        self.known_ids = {id(tensor): i for i, tensor in enumerate(known)}
+        self.held = held
+        self.leaves: list[Tensor] = []
+        self._nodes: dict[Any, Tensor] = {}  # of leaves met so far
+        self._twice: set[int] = set()  # ids of those that one evaluation reached by several edges
+        self._keys: dict[Any, int] = {}  # of these nodes, as on the way back
+        self.prints: list[Print] = []  # of every evaluation
+        self._entered: set[Any] = set()  # nodes of known tensors that are no leaves
+        self._enter(known)
+        self._start = now()
+
+    def add(self, read: Sequence[Tensor], outputs: Sequence[Tensor], since: int) -> None:
+        """Walk the graph of one evaluation.
+
+        Args:
+            read: the state it began from.
+            outputs: what it returned.
+            since: ``now()`` before it.
+        """
+        node = read[0].grad_fn
+        stops = self._entered if node is None else {*self._entered, node}
+        ends, older, nodes = ends_of(outputs, since, stops)
+        if older is not None:
+            self._refuse(older)
+        for node in ends:
+            if node not in self._nodes:
+                self._meet(read, node)
+        if len(ends) > 1 and len(set(ends)) < len(ends):
+            counts = Counter(ends)
+            self._twice |= {id(t) for node, t in self._nodes.items() if counts[node] > 1}
+        self.prints.append(print_of(nodes, [self._keys.get(node, -1) for node in ends]))
+
+    def _meet(self, read: Sequence[Tensor], node: Any) -> None:
+        if node is read[0].grad_fn:
+            return
+        leaf = node.variable
+        for tensor in read:
+            if leaf is tensor:
+                return
+        if is_guarded(leaf):
+            refuse_kept("it was given there")
+        self._nodes[node] = leaf
+        self._keys[node] = self.known_ids.get(id(leaf), id(leaf))
+        if id(leaf) not in self.known_ids:
+            self.leaves.append(leaf)
+
+    def renew(self, known: Sequence[Tensor]) -> None:
+        """Go on with other tensors as those that f is given: what it keeps of the first shows."""
+        ids = {id(old): id(new) for old, new in zip(self.known, known, strict=True)}
+        self._nodes = {node: t for node, t in self._nodes.items() if id(t) not in ids}
+        self._twice = {ids.get(number, number) for number in self._twice}
+        self.known = list(known)
+        self.known_ids = {id(tensor): i for i, tensor in enumerate(known)}
+        self._keys = {node: key for node, key in self._keys.items() if node in self._nodes}
+        self._enter(known)
+
+    def _enter(self, known: Sequence[Tensor]) -> None:
+        made = {t.grad_fn: t for t in known if t.grad_fn is not None}
+        self._entered = set(made)
+        self._nodes |= made
+        self._keys |= {node: self.known_ids[id(t)] for node, t in made.items()}
+
+    def twice(self) -> list[Tensor]:
+        """The leaves that one evaluation reached by several edges."""
+        return [leaf for leaf in self._nodes.values() if id(leaf) in self._twice]
+
+    def reached_twice(self, tensors: Sequence[Tensor]) -> list[bool]:
+        """For each of the tensors, whether one evaluation of f reached it by several edges."""
+        return [id(tensor) in self._twice for tensor in tensors]
+
+    def _refuse(self, node: Any) -> NoReturn:
+        if is_entered(node) or node._sequence_nr() >= self._start:
+            refuse_kept(where_made(node))
+        held = self.held()
+        passed = "" if held is None else f" ({held} {_NO_PYTREE})"
+        raise CaptureError(
+            "f: expected to read its arguments, and parameters or other leaves, got a tensor that "
+            f"requires grad and was computed outside f (by {node.name()}), or kept by f since an "
+            f"earlier solve; pass it as an argument, solve(f, z0, tensor){passed}, or choose "
+            "adjoint='hooks', which takes what f closes over"
+        )
+
+
+_NO_PYTREE = (
+    "is no pytree, so its tensors are not passed with it: register a dataclass with "
+    "torch.export.register_dataclass, another type with torch.utils._pytree.register_pytree_node, "
+    "or pass a tuple or dict"
+)
+
+
+def where_made(node: Any) -> str:
+    """How a tensor came about in another evaluation, for an error."""
+    return "it was given there" if is_entered(node) else f"it was computed there by {node.name()}"
+
+
+def refuse_kept(where: str) -> NoReturn:
+    """f reads what it kept from another evaluation."""
+    raise CaptureError(
+        "f: expected to compute what it reads anew in every evaluation, got a tensor that it kept "
+        f"from an earlier one ({where}) and that requires grad; compute it outside and pass it as "
+        "an argument, solve(f, z0, tensor), keep it detached, or choose adjoint='backprop'"
+    )
+
+
+Print: TypeAlias = tuple[int, int]
+"""What is remembered of a graph: of its nodes, and of the leaves that it ends at."""
+
+
+def print_of(nodes: Sequence[Any], keys: Sequence[int]) -> Print:
+    """Of a graph's nodes, and of names for its leaves that are the same on the way back."""
+    return hash(tuple([type(node).__name__ for node in nodes])), hash(tuple(keys))
+
+
+def ends_of(
+    outputs: Sequence[Tensor], since: int, stops: Collection[Any] = ()
+) -> tuple[list[Any], Any, list[Any]]:
+    """The leaves' nodes below the outputs, one for every edge; a node older than `since`, or None.
+
+    Where there is such a node the walk ends at it, and so at one by which another evaluation was
+    entered. `stops` count as leaves' nodes. And all of f's nodes, in the order of the walk.
+    """
+    ends: list[Any] = []
+    nodes: list[Any] = []  # of f, each once; it grows while it is gone through
+    for output in outputs:
+        node = output.grad_fn
+        if node in stops:
+            ends.append(node)
+        elif node is not None:
+            nodes.append(node)
+        elif output.requires_grad:  # f returned a leaf as it is
+            ends.append(torch.autograd.graph.get_gradient_edge(output).node)
+    seen = set(nodes)
+    for node in nodes:
+        if node._sequence_nr() < since or (since and is_entered(node)):
+            return ends, node, nodes
+        for below, _ in node.next_functions:
+            if type(below) is _AccumulateGrad or below in stops:
+                ends.append(below)
+            elif below is not None and below not in seen:
+                seen.add(below)
+                nodes.append(below)
+    return ends, None, nodes
+
+
+def leaves_below(outputs: Sequence[Tensor]) -> list[Tensor]:
+    """All leaves that require grad in the graph of the outputs."""
+    return list(_leaves(ends_of(outputs, 0)[0]).values())
+
+
+def _leaves(ends: Sequence[Any]) -> dict[int, Tensor]:
+    """The leaves of these nodes, by id."""
+    leaves = [node.variable for node in ends]
+    return {id(leaf): leaf for leaf in leaves}
+
+
+class ReadAgain:
+    """Whether f, evaluated again, makes the graph that it made in the forward pass.
+
+    The states on the way back do not tell: f may compute the same values and detach others, or read
+    another leaf of the same values.
+    """
+
+    def __init__(self, given: Sequence[Tensor], closure: Sequence[Tensor], prints: Sequence[Print]):
+        """`given`: what f gets now; `captures`: what it was found to read; `prints` of then."""
+        self.given, self.closure, self.prints = given, closure, prints
+        self.entered = {t.grad_fn: i for i, t in enumerate(given) if t.grad_fn is not None}
+        self.places = {id(t): i for i, t in enumerate(given) if t.grad_fn is None}
+
+    def check(self, k: int, state: Sequence[Tensor], outputs: Sequence[Tensor], since: int) -> None:
+        """Walk the graph of half step k; CaptureError where it is another."""
+        entered, places = self.entered, self.places
+        ends, older, nodes = ends_of(outputs, since, entered)
+        if older is not None:
+            refuse_kept(where_made(older))
+        keys = []
+        for end in ends:
+            if end in entered:
+                keys.append(entered[end])
+                continue
+            leaf = end.variable
+            key = places.get(id(leaf))
+            if key is None:
+                key = -1 if any(leaf is tensor for tensor in state) else id(leaf)
+            keys.append(key)
+        found = print_of(nodes, keys)
+        if found != self.prints[k]:
+            rows = zip(ends, keys, strict=True)
+            leaves = [end.variable for end, key in rows if key != -1 and end not in entered]
+            if found[0] == self.prints[k][0] or not _is_optimized(nodes):
+                self._explain(found, self.prints[k], leaves)
+
+    def _explain(self, found: Print, then: Print, leaves: Sequence[Tensor]) -> None:
+        """Where the graph is another: what it means, if anything; `leaves` are not the state's."""
+        if any(map(is_guarded, leaves)):
+            refuse_kept("it was given there")
+        known = {*self.places, *map(id, self.closure)}
+        new = any(id(leaf) not in known for leaf in leaves)
+        frozen = not all(leaf.requires_grad for leaf in self.closure)
+        if found[0] != then[0] and (new or frozen):
+            return  # parameters that were frozen or unfrozen since: as in autograd
+        if found[0] == then[0]:
+            raise CaptureError(
+                "f: expected to read the same tensors on the way back as in the forward pass, got "
+                "another leaf in the place of one; the gradient would be wrong. Where "
+                "torch.func.functional_call puts tensors in the place of f's parameters, call it "
+                "inside of f and pass them: solve(lambda z, p, x: functional_call(cell, p, (z, x)),"
+                " z0, p, x), or choose adjoint='backprop'"
+            )
+        raise other_operations()
+
+
+class SameOperations:
+    """The same, of the operations alone: for an f that is given all that it may read."""
+
+    def __init__(self, prints: Mapping[int, int]) -> None:
+        """`prints` of the forward pass: the first half of ``print_of``."""
+        self.prints = prints
+
+    def check(self, k: int, state: Sequence[Tensor], outputs: Sequence[Tensor], since: int) -> None:
+        """Walk the graph of half step k; CaptureError where it is another."""
+        _, older, nodes = ends_of(outputs, since)
+        if older is not None:
+            refuse_kept(where_made(older))
+        if print_of(nodes, ())[0] != self.prints.get(k) and not _is_optimized(nodes):
+            raise other_operations()
+
+
+def _is_optimized(nodes: Sequence[Any]) -> bool:
+    """Whether torch.jit has made a graph of its own: not in the first calls, and then it has."""
+    return any("torch::jit" in node.name() for node in nodes)
+
+
+def other_operations() -> CaptureError:
+    """f took another path than in the forward pass."""
+    return CaptureError(
+        "f: expected to compute its result by the same operations on the way back as in the "
+        "forward pass, got others: a flag, a counter, a hook or a context (no_grad, a detach) "
+        "changed in between; keep it as it is until after backward(), pass it as an argument, "
+        "or choose adjoint='backprop'"
+    )
+
+
+def check_kept(outputs: Sequence[Tensor], start: int, since: int, given: Sequence[Tensor]) -> None:
+    """CaptureError where an evaluation reads what f kept of one between `start` and `since`.
+
+    For what runs in autograd's own graph, and may close over what was computed before. What lies
+    above the tensors that f was `given` is not looked at.
+    """
+    above = {t.grad_fn for t in given if t.grad_fn is not None}
+    nodes: list[Any] = [o.grad_fn for o in outputs if o.grad_fn is not None]
+    nodes = [node for node in nodes if node not in above]
+    seen = {*nodes, *above}
+    for node in nodes:
+        if start <= node._sequence_nr() < since:
+            refuse_kept(where_made(node))
+        if node._sequence_nr() < start:
+            continue
+        for below, _ in node.next_functions:
+            if type(below) is _AccumulateGrad and is_guarded(below.variable):
+                refuse_kept("it was given there")
+            if below is not None and below not in seen:
+                seen.add(below)
+                nodes.append(below)

@@ -1,0 +1,251 @@
+"""What f writes: buffers of its modules, tensors without a gradient that it closes over, arguments.
+
+Running statistics, counters, codebooks. An evaluation on the way back writes them once more, and
+they are put back afterwards: every evaluation of the forward pass counts once. Versions do not tell
+all that was written (batch_norm counts none up, nor does ``.data``), so values are kept without
+asking, but for large ones. Whether f reads what it writes shows when the first half step is
+evaluated a second time.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from ...runtime.transforms import inside_transform
+from .holdings import Holdings
+
+_SMALL = 2**16
+"""Elements of a tensor that is kept without asking. A larger one that f closes over is kept if its
+version tells of a write; a larger buffer also if the first evaluation was seen to write it."""
+
+_LARGE = 2**20
+"""Elements of an integer buffer that is kept only if its version tells of a write: above, they are
+weights of a quantized model."""
+
+_seen: Any = WeakTensorKeyDictionary()
+"""Of large buffers: whether f wrote them, in training or evaluation mode, when this was asked.
+It is asked once: to read megabytes in each solve may take longer than the solve."""
+
+
+class Change(NamedTuple):
+    """Something that f has written: what, and whether it certainly reads it."""
+
+    name: str
+    to_read: bool = False
+
+
+class Written:
+    """The tensors that an evaluation of f could write."""
+
+    def __init__(self, held: Holdings, since: Written | None = None) -> None:
+        """Note each of them, and its version: that of now, or the one noted in `since`."""
+        self.spaces: list[tuple[nn.Module, dict[str, Any]]] = []
+        for module in held.modules:
+            buffers = module.__dict__.get("_buffers")
+            if buffers and type(buffers) in (dict, OrderedDict):
+                self.spaces.append((module, buffers))
+        self.loose = [t for t in held.tensors if not t.requires_grad]
+        for module in held.scripted:
+            self.loose += module.buffers(recurse=False)
+        frozen = _frozen(held.modules)  # a momentum target, a codebook: kept if one was written
+        self.frozen = set(map(id, frozen))
+        self.loose += frozen
+        self.slots = [
+            (module, name, buffer)
+            for module, space in self.spaces
+            for name, buffer in space.items()
+        ]
+        self.versions = [-1 if is_lazy(b) else version_of(b) for *_, b in self.slots]
+        self.loose_versions = [version_of(t) for t in self.loose]
+        self.passed: list[tuple[Tensor, int]] = []  # arguments
+        self.standing: list[tuple[dict[str, Any], str, Any]] = []
+        self.values: list[Tensor] = []
+        self.copies: list[tuple[Tensor, bool, Tensor]] = []  # during the first evaluation
+        self.unwritten: set[int] = set()  # large buffers, by id
+        if since is not None:
+            tensors = [*(b for *_, b in since.slots), *since.loose]
+            noted = dict(zip(map(id, tensors), since.versions + since.loose_versions, strict=True))
+            self.versions = [noted.get(id(b), -1) for *_, b in self.slots]
+            self.loose_versions = [noted.get(id(t), -1) for t in self.loose]
+            self.unwritten = since.unwritten
+            self.add(since.passed)
+
+    def __bool__(self) -> bool:
+        return bool(self.slots or self.loose)
+
+    def add(self, passed: Sequence[tuple[Tensor, int]]) -> None:
+        """Arguments that f was seen to write, and their versions before."""
+        self.passed += passed
+        self.loose += [tensor for tensor, _ in passed]
+        self.loose_versions += [version for _, version in passed]
+
+    def before_first(self) -> None:
+        """Before the first evaluation: copy the large buffers of which it is not known yet."""
+        for module, _, buffer in self.slots:
+            if buffer is None or is_lazy(buffer) or not _is_asked(buffer):
+                continue
+            mode = bool(module.training)
+            known = _seen.get(buffer, {}).get(mode)
+            if known is None:
+                self.copies.append((buffer, mode, buffer.detach().clone()))
+            elif not known:
+                self.unwritten.add(id(buffer))
+
+    def after_first(self) -> None:
+        """After the first evaluation: which of these it wrote. This may wait for the device."""
+        for buffer, mode, copy in self.copies:
+            written = not torch.equal(buffer, copy)
+            _seen.setdefault(buffer, {})[mode] = written
+            if not written:
+                self.unwritten.add(id(buffer))
+        self.copies = []
+
+    def changed(self, *, statistics: bool = False) -> list[Change]:
+        """What was seen to be written since, but for `statistics` of torch's own.
+
+        A normalisation in training writes running statistics that it does not read.
+        """
+        found: list[Change] = []
+        for (module, name, buffer), version in zip(self.slots, self.versions, strict=True):
+            now = module._buffers.get(name)
+            if now is buffer and version_of(now) == version:
+                continue
+            if statistics or not isinstance(module, _NormBase):
+                where = f"{name!r} in {type(module).__name__}"
+                known = isinstance(module, _SpectralNorm) and module.training
+                found.append(Change(where, known))
+        for tensor, version in zip(self.loose, self.loose_versions, strict=True):
+            if version_of(tensor) != version:
+                what = f"a tensor of shape {tuple(tensor.shape)} that it closes over or was given"
+                found.append(Change(what))
+        return found
+
+    def loose_changed(self) -> bool:
+        """Whether a tensor that is no buffer was seen to be written since."""
+        rows = zip(self.loose, self.loose_versions, strict=True)
+        return any(version_of(tensor) != version for tensor, version in rows)
+
+    def end(self) -> None:
+        """After the forward pass: note what stands where, for ``kept``."""
+        self.standing = [
+            (space, name, space.get(name)) for _, space in self.spaces for name in space
+        ]
+        if inside_transform() or not (self.standing or self.loose):
+            return  # in a transform nothing outside of it can be written
+        rows = zip(self.slots, self.versions, strict=True)
+        silent = {id(b) for (*_, b), version in rows if b is not None and version_of(b) == version}
+        buffers = [b for *_, b in self.standing if b is not None and not is_lazy(b)]
+        self.values = [
+            b
+            for b in buffers
+            if id(b) not in silent
+            or (id(b) not in self.unwritten and _is_sizable(b) and _can_be_written(b))
+        ]
+        for tensor, version in zip(self.loose, self.loose_versions, strict=True):
+            small = tensor.numel() <= _SMALL and id(tensor) not in self.frozen
+            silently = small and _can_be_written(tensor)
+            if version_of(tensor) != version or silently:
+                self.values.append(tensor)
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Have f meet the buffers of the forward pass, and put everything back afterwards."""
+        now = [(space, name, space.get(name)) for space, name, _ in self.standing]
+        for space, name, buffer in self.standing:
+            if space.get(name) is not buffer:
+                space[name] = buffer
+        try:
+            with values_kept(self.values) if self.values else nullcontext():
+                yield
+        finally:
+            for space, name, buffer in now:
+                if space.get(name) is not buffer:
+                    space[name] = buffer
+
+
+@contextmanager
+def values_kept(tensors: Sequence[Tensor]) -> Iterator[None]:
+    """Put values back as they were, whatever happens inside, and their versions with them.
+
+    A graph outside may have saved one of these tensors. It holds what it held then.
+    """
+    saved = [torch.empty_like(t, requires_grad=False) for t in tensors]
+    versions = [version_of(t) for t in tensors]
+    with torch.no_grad():
+        torch._foreach_copy_(saved, tensors)  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        rows = [
+            (tensor, value, version)
+            for tensor, value, version in zip(tensors, saved, versions, strict=True)
+            if tensor.shape == value.shape  # or it was materialized
+        ]
+        targets, values, versions = ([*column] for column in zip(*rows, strict=True))
+        with torch.no_grad():
+            torch._foreach_copy_(targets, values)  # type: ignore[attr-defined]
+        torch._C._autograd._unsafe_set_version_counter(  # type: ignore[attr-defined]
+            tuple(targets), tuple(versions)
+        )
+
+
+@contextmanager
+def buffers_kept(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Put the buffers of the modules back as they were, whatever happens inside."""
+    held = Holdings()
+    held.modules = list(modules)
+    written = Written(held)
+    written.end()
+    with written.kept():
+        yield
+
+
+def _frozen(modules: Sequence[nn.Module]) -> list[Tensor]:
+    """The parameters that take no gradient."""
+    return [
+        parameter
+        for module in modules
+        for parameter in (module.__dict__.get("_parameters") or {}).values()
+        if type(parameter) is nn.Parameter and not parameter.requires_grad
+    ]
+
+
+def version_of(tensor: Tensor | None) -> int:
+    """How often it was written, as far as torch counts that."""
+    return 0 if tensor is None or tensor.is_inference() else tensor._version
+
+
+def _is_sizable(buffer: Tensor) -> bool:
+    """Whether it is worth keeping where no version tells of a write."""
+    return buffer.is_floating_point() or buffer.numel() <= _LARGE
+
+
+def _is_asked(buffer: Tensor) -> bool:
+    """Whether a buffer is so large that it is kept only if f was seen to write it."""
+    return (
+        buffer.numel() > _SMALL
+        and _is_sizable(buffer)
+        and not buffer.is_meta
+        and _can_be_written(buffer)
+    )
+
+
+def _can_be_written(tensor: Tensor) -> bool:
+    """Whether an operation could write it without counting its version up."""
+    return (
+        type(tensor) in (Tensor, nn.Parameter)
+        and tensor.layout == torch.strided
+        and not tensor.is_inference()
+        and not tensor.requires_grad
+        and torch._debug_has_internal_overlap(tensor) != 1  # type: ignore[attr-defined]
+    )

@@ -1,0 +1,93 @@
+"""Random numbers of f that come again on the way back, in memory that does not grow with depth.
+
+The first half step draws from the generators as they stand, and their state is kept. If it drew
+anything, every later half step runs on generators seeded from one number, drawn once per solve, and
+its own index; an f that draws nothing costs one comparison and leaves no trace.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+Rng: TypeAlias = Literal["auto", "shared", "none"]
+RNG = ("auto", "shared", "none")
+
+_GOLDEN = 0x9E3779B97F4A7C15
+_SEEDS = 2**62
+
+
+class RngReplay:
+    """The default generators of the CPU and of the state's device, over one solve."""
+
+    def __init__(self, device: torch.device, rng: Rng) -> None:
+        """Note where the generators stand, unless nobody wants their numbers again."""
+        self.device, self.shared = device, rng == "shared"
+        self.active = False
+        self.base = 0
+        self.first = self.states() if rng != "none" else []
+        self.after = self.first
+
+    def generators(self) -> list[Any]:
+        """The default generators that f can draw from without naming one."""
+        if self.device.type in ("cpu", "meta"):
+            return [torch.default_generator]
+        return [torch.default_generator, _generator(self.device)]
+
+    def states(self) -> list[Tensor]:
+        """Where the generators stand."""
+        return [generator.get_state() for generator in self.generators()]
+
+    def restore(self, states: list[Tensor]) -> None:
+        """Put the generators where they stood."""
+        if states:
+            for generator, state in zip(self.generators(), states, strict=True):
+                generator.set_state(state)
+
+    def observe_first(self) -> None:
+        """After the first half step: if it drew, replay all of them from here on."""
+        if not self.first:
+            return
+        now = self.states()
+        self.active = not all(map(torch.equal, now, self.first))
+        if self.active:
+            # Drawn on the CPU, which costs no wait for a device.
+            self.base = int(torch.randint(0, _SEEDS, (), dtype=torch.int64, device="cpu"))
+            self.after = self.states()
+
+    def check_late(self) -> None:
+        """RuntimeError if f drew nothing in the first half step, and something in a later one."""
+        if self.first and not self.active and not all(map(torch.equal, self.states(), self.first)):
+            raise RuntimeError(
+                "f: expected to draw random numbers in its first evaluation if it draws any, got a "
+                "draw in a later one, which would not come again; draw one number there too, "
+                "torch.rand(()), or choose adjoint='backprop'"
+            )
+
+    def set(self, half_step: int) -> None:
+        """Have the generators give what they gave, or will give, in this half step."""
+        if half_step == 0 or self.shared:
+            self.restore(self.first)
+            return
+        seed = (self.base + _GOLDEN * half_step) % _SEEDS
+        for generator in self.generators():
+            generator.manual_seed(seed)
+
+
+def _generator(device: torch.device) -> Any:
+    """The default generator of a device that is no CPU."""
+    module: Any = torch.get_device_module(device)
+    generators = getattr(module, "default_generators", None)
+    if generators is None:
+        return _OfModule(module)
+    return generators[module.current_device() if device.index is None else device.index]
+
+
+class _OfModule:
+    """The generator of a device whose module, like torch.mps, has one and does not show it."""
+
+    def __init__(self, module: Any) -> None:
+        self.get_state, self.set_state = module.get_rng_state, module.set_rng_state
+        self.manual_seed = module.manual_seed

@@ -1,0 +1,207 @@
+"""``RevDEQ``: an equilibrium as a layer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from .cell.fused import solve_cell
+from .cell.linear import LinearCell
+from .compile.entry import why_broken
+from .evaluation.effects.copies import check_left_out, deep_copy, pickled_state
+from .options.table import TABLE, check_given
+from .solution import Solution, Stats
+from .solver import solve
+
+
+def check_options(options: dict[str, Any]) -> dict[str, Any]:
+    """The options for a layer to keep; TypeError or ValueError for what ``solve`` would refuse.
+
+    Plain values stay as they are. NumPy's become Python's, the only ones that compilers take.
+    """
+    for name in options:
+        if name not in TABLE:
+            raise TypeError(f"{name}: expected an option of solve, one of {', '.join(TABLE)}")
+    check_given(options)
+    plain = (bool, int, float, str, type(None))
+    return {n: v if type(v) in plain else TABLE[n].read(v) for n, v in options.items()}
+
+
+_MISFIT = re.compile(
+    r"size of tensor|shapes? cannot be multiplied|must match|[Ee]xpected size|normalized_shape"
+    r"|channels|shape '.*' is invalid|[Ss]izes of tensors|size mismatch|[Ii]ncompatible shapes"
+    r"|[Ee]xpected \S*D |\dD input|must be a \dD|[Ee]xpected input|not broadcastable"
+    r"|expanded size|dimension size|does not broadcast|should contain \d+ elements|inconsistent"
+    r"|does not match (the )?(weight|size|shape|length|broadcast)|equal size|of the size expected"
+    r"|same (dtype|number of|shape|size)|must be equal to|divisible by|multiply up to the size"
+)
+"""How torch words an operation on tensors whose shapes or dtypes do not fit together."""
+
+
+def _is_misfit(error: Exception) -> bool:
+    """Whether a start of another shape or dtype may be what an error is about."""
+    if type(error) not in (RuntimeError, ValueError, TypeError):
+        return False
+    text = str(error)
+    if re.match(r"\w+: expected", text):  # our own
+        return text.startswith(("z0: ", "f: expected a result of the shape"))
+    return _MISFIT.search(text) is not None
+
+
+def _began_at(z0: Any, error: Exception) -> Exception:
+    """The same error, with the start that the layer chose."""
+    shapes = ", ".join(str(tuple(leaf.shape)) for leaf in pytree.tree_leaves(z0))
+    return type(error)(
+        f"{error}; RevDEQ began at zeros_like of its first input, of shape {shapes}: if the state "
+        "of f has another shape or dtype, pass z0="
+    )
+
+
+class RevDEQ(nn.Module):
+    """A layer whose output is the equilibrium z = f(z, x) of its cell f.
+
+    ``layer(x, ...)`` solves from z0 = zeros_like(x) (for a ``LinearCell``: ``cell.start(x)``) and
+    returns z, or (z, aux) with has_aux. Keywords of the call that it does not know go to f:
+    ``layer(x, attention_mask=m)``. ``layer.stats`` are the statistics of the last call,
+    ``layer.solve(x, ...)`` returns the whole ``Solution``.
+
+    Args:
+        f: called as ``f(z, x, ...)``. If it is a module, its parameters are the layer's.
+        options: those of ``solve``: beta, max_steps, tol, state, adjoint, rng, check and so on. A
+            beta that is a Parameter is trained with the rest.
+        implementation: for a ``LinearCell``: what takes its steps, "solver" or a name of
+            ``revdeq_kernels.cell_choice.IMPLEMENTATIONS``. None: one op for all steps where a
+            kernel was found to be faster by it, and the solver elsewhere; ``stats.route`` says
+            which, and why.
+    """
+
+    def __init__(
+        self, f: Callable[..., Any], *, implementation: str | None = None, **options: Any
+    ) -> None:
+        super().__init__()
+        if implementation is not None and not isinstance(f, LinearCell):
+            raise TypeError(
+                f"implementation: expected None for a cell of {type(f).__name__}, got "
+                f"{implementation!r}; only a LinearCell has others than the solver"
+            )
+        for name in ("z0", "y0", "kwargs"):
+            if name in options:
+                raise TypeError(f"{name}: expected in the call of the layer, got it in RevDEQ()")
+        options = check_options(options)
+        self.f = f
+        self.implementation = implementation
+        self.beta = options.pop("beta", 0.5)
+        self.options = options
+        self.stats: Stats | None = None
+
+    def forward(
+        self,
+        *args: Any,
+        z0: Any = None,
+        y0: Any = None,
+        residual_mask: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """The equilibrium, or (z, aux) with has_aux.
+
+        z0, y0 and residual_mask are those of ``solve``, z0 by default zeros like the first input.
+        Other keywords are f's.
+        """
+        solution = self.solve(*args, z0=z0, y0=y0, residual_mask=residual_mask, **kwargs)
+        return (solution.z, solution.aux) if self.options.get("has_aux") else solution.z
+
+    def solve(
+        self,
+        *args: Any,
+        z0: Any = None,
+        y0: Any = None,
+        residual_mask: Any = None,
+        **kwargs: Any,
+    ) -> Solution:
+        """Like ``forward``, but returns the full ``Solution``."""
+        for name in kwargs:
+            if name in TABLE:
+                raise TypeError(
+                    f"{name}: expected in RevDEQ(f, {name}=...), got it in the call; wrap f if it "
+                    "has a keyword of this name"
+                )
+        chosen = z0 is None
+        if chosen:
+            z0 = self._start(args)
+        check_left_out(self.options)
+        options = {"y0": y0, "beta": self.beta, **self.options}
+        if residual_mask is not None:
+            options["residual_mask"] = residual_mask
+        if kwargs:
+            options["kwargs"] = kwargs
+        compiling = torch.compiler.is_dynamo_compiling()
+        if torch.compiler.is_exporting() or (compiling and options.get("adjoint") == "functional"):
+            solution = solve(self.f, z0, *args, **options)
+        elif compiling and why_broken(self.f, args, options) is None:
+            from .compile.trace import solve_in_graph
+
+            solution = solve_in_graph(self, self.f, z0, args, options)
+        elif chosen and not compiling:
+            solution = self._solve_from_own(z0, args, options)
+        else:
+            solution = self.solve_from(z0, args, options)
+        self.stats = solution.stats
+        return solution
+
+    def _start(self, args: tuple[Any, ...]) -> Any:
+        """Where the layer begins by itself."""
+        if not args:
+            raise TypeError("z0: expected a start, or an argument to take its shape from")
+        if isinstance(self.f, LinearCell):
+            return pytree.tree_map(self.f.start, args[0])
+        if isinstance(args[0], Tensor):
+            return torch.zeros_like(args[0])
+        for leaf in pytree.tree_leaves(args[0]):
+            if not isinstance(leaf, Tensor):
+                raise TypeError(
+                    "z0: expected a start where the first input is not made of tensors, got an "
+                    f"input with {type(leaf).__name__} in it; pass z0="
+                )
+        return pytree.tree_map(torch.zeros_like, args[0])
+
+    def _solve_from_own(self, z0: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Solution:
+        """A call from ``_start``; an error that it may be the reason of says so."""
+        try:
+            return self.solve_from(z0, args, options)
+        except (RuntimeError, ValueError, TypeError) as error:
+            if isinstance(self.f, LinearCell) or not _is_misfit(error):
+                raise
+            raise _began_at(z0, error) from error
+
+    def solve_from(self, z0: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Solution:
+        """A call, by what takes this cell's steps. `options` are those of ``solve``, and y0."""
+        if isinstance(self.f, LinearCell):
+            return solve_cell(self.f, z0, args, options, self.implementation)
+        return solve(self.f, z0, *args, **options)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> RevDEQ:
+        """A copy with an f of its own, that shares the process group; TypeError for some f.
+
+        A function that closes over modules is not copied by Python, and refused.
+        """
+        return deep_copy(self, memo)
+
+    def __copy__(self) -> RevDEQ:
+        """A layer with the same f."""
+        copied = self.__class__.__new__(self.__class__)
+        copied.__setstate__(dict(self.__dict__))
+        return copied
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle: without the process group, which has to be given again."""
+        return pickled_state(super().__getstate__())
+
+    def extra_repr(self) -> str:
+        """The options, as they were given."""
+        beta = "learned" if isinstance(self.beta, torch.Tensor) else self.beta
+        return ", ".join([f"beta={beta}", *(f"{k}={v!r}" for k, v in self.options.items())])

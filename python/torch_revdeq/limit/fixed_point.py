@@ -1,0 +1,290 @@
+"""``fixed_point``: the limit itself, and its own gradient, for comparison with ``solve``.
+
+Plain, relaxed and Anderson iteration forward; implicit differentiation or a phantom gradient back.
+Neither gradient is exact for what was computed: one assumes that the limit was reached, the other
+leaves out most of the way. ``solve`` needs no such assumption.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from ..adjoints.vjp import as_read, engine_vjp, keeps_graph
+from ..evaluation.boundary import Entrance, guard, unguarded
+from ..evaluation.closure import check_kept, leaves_below, now
+from ..evaluation.effects.modules import check_modules
+from ..evaluation.flat_function import FlatFunction, flatten
+from ..evaluation.replay import Evaluation
+from ..runtime.transforms import is_batched
+from .solvers import Anderson, FixedPointSolver, Relaxed, Run
+
+FixedPointAdjoint: TypeAlias = Literal["implicit", "phantom"]
+
+
+@dataclass(eq=False)
+class FixedPointStats:
+    """What the iterations did.
+
+    Attributes:
+        steps: of the forward iteration.
+        nfe: evaluations of f in the forward pass, those for the gradient included.
+        residual: norm(f(z) - z) / (1e-5 + norm(f(z))), the largest over the leaves, at its end.
+        converged: whether that is below tol.
+        adjoint_steps: vector-Jacobian products of the backward iteration, after a backward pass.
+        adjoint_residual: its residual, in the same sense. None with a phantom gradient.
+    """
+
+    steps: int
+    nfe: int
+    residual: float
+    converged: bool
+    adjoint_steps: int | None = None
+    adjoint_residual: float | None = None
+
+
+@dataclass(eq=False)
+class FixedPoint:
+    """A limit: z, of z0's structure and dtypes, differentiable, and ``FixedPointStats``."""
+
+    z: Any
+    stats: FixedPointStats
+
+
+def fixed_point(
+    f: Callable[..., Any],
+    z0: Any,
+    *args: Any,
+    solver: FixedPointSolver | None = None,
+    tol: float = 1e-5,
+    max_steps: int = 50,
+    adjoint: FixedPointAdjoint = "implicit",
+    adjoint_solver: FixedPointSolver | None = None,
+    adjoint_tol: float | None = None,
+    adjoint_max_steps: int | None = None,
+    phantom_steps: int = 5,
+    phantom_beta: float = 0.8,
+) -> FixedPoint:
+    """Iterate f to z = f(z, *args), and differentiate the limit rather than the steps.
+
+    Args:
+        f: as in ``solve``. Random numbers are drawn once and serve every evaluation.
+        z0: as in ``solve``. It gets no gradient: the limit does not depend on it.
+        args: as in ``solve``. They and whatever else f reads get gradients.
+        solver: ``Picard()``, ``Relaxed(beta)`` or ``Anderson(...)``; the latter by default.
+        tol: stop where the relative residual, the largest over the leaves, falls below this.
+        max_steps: evaluations of f at most.
+        adjoint: "implicit": the gradient of the limit, from u = g + u J, iterated as the forward
+            pass is; a second evaluation of f at the limit. "phantom": autograd through
+            `phantom_steps` relaxed steps from the limit.
+        adjoint_solver: for the implicit adjoint; `solver` by default.
+        adjoint_tol: tol by default.
+        adjoint_max_steps: max_steps by default.
+        phantom_steps: how many.
+        phantom_beta: their relaxation factor, in (0, 1].
+
+    Returns:
+        See ``FixedPoint``. A UserWarning says where an iteration ended above its tolerance: the
+        gradient then is not the limit's.
+
+    Memory: that of the iterations' windows, and one graph of f (implicit) or `phantom_steps`.
+
+    Source: Bai, Kolter, Koltun, arXiv 1909.01377 (implicit); Geng et al., arXiv 2111.05177
+    (phantom); Walker and Ni, SIAM J. Numer. Anal. 49, 2011 (Anderson).
+    """
+    solver = Anderson() if solver is None else solver
+    backward_tol = tol if adjoint_tol is None else adjoint_tol
+    backward_steps = max_steps if adjoint_max_steps is None else adjoint_max_steps
+    _check({"tol": tol, "adjoint_tol": backward_tol}, adjoint, phantom_beta)
+    counts = {"max_steps": max_steps, "adjoint_max_steps": backward_steps}
+    _check_counts({**counts, "phantom_steps": phantom_steps})
+    leaves, structure = flatten("z0", z0)
+    mapping = FlatFunction(f, leaves, structure)
+    tensors = mapping.take_args(args)
+    evaluation = Evaluation(mapping, leaves[0].device, "shared")
+    grad = torch.is_grad_enabled()
+    if grad:
+        check_modules(evaluation.modules, adjoint)
+    calls = 0
+
+    def evaluate(state: Sequence[Tensor]) -> list[Tensor]:
+        nonlocal calls
+        out = evaluation(calls, state, tensors)
+        calls += 1
+        return [value.to(leaf.dtype) for value, leaf in zip(out, leaves, strict=True)]
+
+    def iterated(state: Sequence[Tensor]) -> list[Tensor]:
+        """f without its graph; the first time with one, so that what f keeps of it shows."""
+        if calls > 0 or not grad:
+            return evaluate(state)
+        with torch.enable_grad():
+            read = [leaf.detach().requires_grad_() for leaf in state]
+            out = evaluate(read)
+        guard(read)
+        return [value.detach() for value in out]
+
+    start = now()
+
+    def differentiated(state: Sequence[Tensor]) -> list[Tensor]:
+        """f with its graph, which may not lead into that of the iteration."""
+        out = evaluate(state)
+        check_kept(out, start, end, tensors)
+        return out
+
+    with evaluation.forward(replayed=False):
+        with torch.no_grad():
+            run = solver.run(iterated, [leaf.detach() for leaf in leaves], tol, max_steps)
+        end = now()
+        stats = FixedPointStats(run.steps, run.steps, run.residual, run.residual < tol)
+        if not stats.converged:
+            _warn("fixed_point", run, tol, "max_steps")
+        z = run.z
+        if grad and adjoint == "phantom":
+            relaxed = Relaxed(phantom_beta)
+            for _ in range(phantom_steps):
+                z = relaxed.step(z, differentiated(z))
+        elif grad:
+            backward = _Backward(
+                solver if adjoint_solver is None else adjoint_solver,
+                backward_tol,
+                backward_steps,
+                stats,
+            )
+            z = _implicit(differentiated, z, tensors, backward)
+    stats.nfe = calls
+    return FixedPoint(mapping.unflatten(z), stats)
+
+
+@dataclass
+class _Backward:
+    """How the adjoint is iterated."""
+
+    solver: FixedPointSolver
+    tol: float
+    max_steps: int
+    stats: FixedPointStats
+
+
+def _implicit(
+    evaluate: Callable[[Sequence[Tensor]], list[Tensor]],
+    z: list[Tensor],
+    given: Sequence[Tensor],
+    how: _Backward,
+) -> list[Tensor]:
+    """f at the limit: through its graph the gradient goes on to what f reads.
+
+    The evaluation around it comes last: what f leaves behind is of that one, which lets no gradient
+    in but the adjoint's.
+    """
+    value = evaluate([leaf.detach() for leaf in z])
+    around = _Around(evaluate, z, [*given, *leaves_below(value)])
+    if not any(v.requires_grad for v in value):
+        return [v.detach() for v in value]
+    return list(_Implicit.apply(how, around, *value))
+
+
+class _Around:
+    """f around the limit, for its products with the adjoint, and for nobody else."""
+
+    def __init__(
+        self,
+        evaluate: Callable[[Sequence[Tensor]], list[Tensor]],
+        z: list[Tensor],
+        origin: Sequence[Tensor],
+    ) -> None:
+        self.entrance = Entrance()
+        self.entrance.lead_from(origin)
+        self.state = self.entrance.enter(z)
+        with self.entrance.opened():
+            self.out = evaluate(as_read(self.state))
+        self.roots = [i for i, value in enumerate(self.out) if value.requires_grad]
+        guard(self.state)
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """While the adjoint is iterated."""
+        unguarded(self.state)
+        try:
+            with self.entrance.opened():
+                yield
+        finally:
+            guard(self.state)
+
+    def product(self, u: Sequence[Tensor]) -> Sequence[Tensor | None]:
+        """u J, None where f does not depend on a leaf."""
+        out, seeds = [self.out[i] for i in self.roots], [u[i] for i in self.roots]
+        return engine_vjp(out, self.state, seeds, keep=True)
+
+
+class _Implicit(torch.autograd.Function):
+    """The identity at the limit; its gradient is u = g (I - J)^-1 in place of g."""
+
+    @staticmethod
+    def forward(ctx: Any, how: _Backward, around: _Around, *value: Tensor) -> tuple[Tensor, ...]:
+        ctx.how, ctx.around = how, around
+        return tuple(v.view_as(v) for v in value)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "fixed_point: expected one derivative of an implicit gradient, got "
+                "create_graph=True; choose adjoint='phantom', or solve() with a float state"
+            )
+        if is_batched(grads):
+            raise RuntimeError(
+                "fixed_point: expected one gradient at a time, got batched gradients "
+                "(vectorize=True, is_grads_batched=True); choose adjoint='phantom', or "
+                "vectorize=False"
+            )
+        if ctx.around is None:
+            raise RuntimeError(
+                "fixed_point: expected one backward pass, got a second time; give the first one "
+                "retain_graph=True"
+            )
+        how: _Backward = ctx.how
+        around: _Around = ctx.around
+
+        def product(u: Sequence[Tensor]) -> list[Tensor]:
+            rows = zip(grads, around.product(u), strict=True)
+            return [g if part is None else g + part for g, part in rows]
+
+        with around.open():
+            run = how.solver.run(product, list(grads), how.tol, how.max_steps)
+        how.stats.adjoint_steps, how.stats.adjoint_residual = run.steps, run.residual
+        if not run.residual < how.tol:
+            _warn("fixed_point: the adjoint", run, how.tol, "adjoint_max_steps")
+        if not keeps_graph():
+            ctx.around = None
+        return (None, None, *run.z)
+
+
+def _warn(what: str, run: Run, tol: float, remedy: str) -> None:
+    warnings.warn(
+        f"{what}: expected a residual below {tol:g}, got {run.residual:.3g} after {run.steps} "
+        f"steps; the gradient is not that of a limit. Raise {remedy}, make f contract, or use "
+        "solve(), whose gradient is exact for the steps taken",
+        stacklevel=3,
+    )
+
+
+def _check(tolerances: dict[str, float], adjoint: str, phantom_beta: float) -> None:
+    for name, tol in tolerances.items():
+        if not tol >= 0:
+            raise ValueError(f"{name}: expected a number of at least 0, got {tol}")
+    if adjoint not in ("implicit", "phantom"):
+        raise ValueError(f"adjoint: expected 'implicit' or 'phantom', got {adjoint!r}")
+    if not 0 < phantom_beta <= 1:
+        raise ValueError(f"phantom_beta: expected a number in (0, 1], got {phantom_beta}")
+
+
+def _check_counts(counts: dict[str, int]) -> None:
+    for name, value in counts.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name}: expected an integer of at least 1, got {value!r}")

@@ -1,0 +1,3 @@
+"""The options of ``solve``: one table, the values they may have, and what only a call knows."""
+
+from __future__ import annotations

@@ -1,0 +1,114 @@
+"""What only a call of ``solve`` knows of its options: by the dtype of z0, its shapes, its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from ..adjoints.problem import State
+from ..evaluation.effects.modules import is_sharded
+from ..evaluation.flat_function import flatten
+from .table import TABLE, Adjoint, bits_of_a_float, check_adjoint
+from .values import UNFIT, shown
+
+
+def chosen_adjoint(adjoint: Adjoint, modules: Sequence[nn.Module], given: dict[str, Any]) -> str:
+    """The adjoint that "auto" stands for: the one that an f with these modules can have."""
+    if adjoint != "auto":
+        return adjoint
+    if not any(map(is_sharded, modules)):
+        return "reversible"
+    check_adjoint("hooks", given)
+    return "hooks"
+
+
+def drawn(max_steps: int | Callable[[], Any]) -> int:
+    """The number of steps; a function is called for it."""
+    if not callable(max_steps):
+        return max_steps
+    steps, option = max_steps(), TABLE["max_steps"]
+    result = UNFIT if callable(steps) else option.reader(steps)
+    if result is UNFIT:
+        raise option.refusal(steps, "an integer of at least 1 from the function")
+    return result
+
+
+def state_dtype(state: State, leaves: Sequence[Tensor]) -> torch.dtype | None:
+    """The dtype of a float state; None for an exact one."""
+    if state not in ("auto", "exact"):
+        return state
+    if not any(leaf.dtype == torch.float64 for leaf in leaves):
+        return None
+    if state == "exact":
+        raise TypeError(
+            "state: expected z0 in float32 or less for 'exact', got float64; choose "
+            "state=torch.float64"
+        )
+    return torch.float64
+
+
+def fractional_bits(frac_bits: int | str, *, exact: bool) -> int | None:
+    """The fractional bits of an exact state; None where they follow from the data."""
+    if isinstance(frac_bits, str):
+        return None
+    if not exact:
+        raise bits_of_a_float(frac_bits)
+    return frac_bits
+
+
+def second_start(y0: Any, z0: list[Tensor], structure: Any) -> list[Tensor] | None:
+    """The leaves of y0, which are like those of z0."""
+    if y0 is None:
+        return None
+    leaves, other = flatten("y0", y0)
+    if other != structure:
+        raise TypeError(f"y0: expected the structure of z0, {structure}, got {other}")
+    for leaf, like in zip(leaves, z0, strict=True):
+        if (leaf.shape, leaf.dtype, leaf.device) != (like.shape, like.dtype, like.device):
+            raise ValueError(
+                f"y0: expected leaves like those of z0, {tuple(like.shape)} {like.dtype} on "
+                f"{like.device}, got {tuple(leaf.shape)} {leaf.dtype} on {leaf.device}"
+            )
+    return leaves
+
+
+def masks(mask: Any, z0: Sequence[Tensor], structure: Any) -> list[Tensor | None] | None:
+    """For each leaf of z0, which of its positions count; None where all do."""
+    if mask is None:
+        return None
+    if isinstance(mask, Tensor):
+        return [_mask_of(mask, leaf) for leaf in z0]
+    leaves, other = pytree.tree_flatten(mask)
+    if other != structure:
+        raise TypeError(
+            f"residual_mask: expected a bool tensor, or a pytree of them like z0, got "
+            f"{shown(mask)}; pass one tensor for all leaves, or one (or None) for each"
+        )
+    return [None if m is None else _mask_of(m, leaf) for m, leaf in zip(leaves, z0, strict=True)]
+
+
+def _mask_of(mask: Any, leaf: Tensor) -> Tensor:
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        tensor = isinstance(mask, Tensor)
+        remedy = "residual_mask.bool()" if tensor else "torch.as_tensor(residual_mask).bool()"
+        raise TypeError(
+            f"residual_mask: expected a bool tensor, got {shown(mask)}; pass {remedy}, True where "
+            "a position counts"
+        )
+    if mask.shape != leaf.shape[: mask.dim()]:
+        suggested = tuple(leaf.shape[: min(2, leaf.dim() - 1)])
+        raise ValueError(
+            f"residual_mask: expected the shape of leading dimensions of a leaf of shape "
+            f"{tuple(leaf.shape)}, got {tuple(mask.shape)}; pass one of shape "
+            f"{suggested} for example, or a pytree of masks like z0"
+        )
+    if mask.device != leaf.device:
+        raise ValueError(
+            f"residual_mask: expected on the device of z0, {leaf.device}, got {mask.device}; "
+            "move it there"
+        )
+    return mask

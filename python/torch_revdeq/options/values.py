@@ -1,0 +1,145 @@
+"""What a value given for an option becomes: a reader for each kind, and how an error shows it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from numbers import Integral, Real
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ..state.floating import FLOAT_STATES
+
+UNFIT: Any = object()
+"""What a reader returns for a value that the option does not take."""
+
+
+def _is_bool(value: Any) -> bool:
+    kind = type(value)  # NumPy's own is neither a bool nor an Integral
+    return kind is bool or (kind.__module__ == "numpy" and kind.__name__ in ("bool", "bool_"))
+
+
+def integer(value: Any, least: int, most: float = math.inf) -> Any:
+    """An int between the two; ``UNFIT`` for another value."""
+    if type(value) is not int:
+        if _is_bool(value) or not isinstance(value, Integral):
+            return UNFIT
+        value = int(value)
+    return value if least <= value <= most else UNFIT
+
+
+def number(value: Any) -> Any:
+    """A float; ``UNFIT`` for what is no real number."""
+    if type(value) is float:
+        return value
+    return float(value) if isinstance(value, Real) and not _is_bool(value) else UNFIT
+
+
+def at_least(least: int, *, words: tuple[Any, ...] = ()) -> Callable[[Any], Any]:
+    """A reader of integers, and of some words beside them."""
+
+    def read(value: Any) -> Any:
+        if value is None or isinstance(value, str):
+            return value if value in words else UNFIT
+        return integer(value, least)
+
+    return read
+
+
+def word_of(choices: Iterable[str]) -> Callable[[Any], Any]:
+    """A reader of words."""
+    known = frozenset(choices)
+    return lambda value: value if isinstance(value, str) and value in known else UNFIT
+
+
+def read_beta(value: Any) -> Any:
+    """The kind alone: the values are held against the steps by ``BetaSchedule``."""
+    if type(value) is float or callable(value):
+        return value
+    if isinstance(value, Tensor):
+        return value if value.is_floating_point() else UNFIT
+    if is_sequence(value):
+        return value.tolist() if type(value).__module__ == "numpy" else value
+    return number(value)
+
+
+def is_sequence(value: Any) -> bool:
+    """Whether it has elements in an order, as often as they are asked for."""
+    if type(value).__module__ == "numpy":
+        return bool(getattr(value, "ndim", 0))
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes, bytearray))
+
+
+def read_max_steps(value: Any) -> Any:
+    """A number of steps, or a function, which is not called here."""
+    return value if callable(value) else integer(value, 1)
+
+
+def read_tol(value: Any) -> Any:
+    """A float of at least 0, or None."""
+    if value is None:
+        return None
+    result = number(value)
+    return result if result is not UNFIT and result >= 0 else UNFIT  # NaN is not
+
+
+def read_per_sample(value: Any) -> Any:
+    """How many leading dimensions make a sample; False for none."""
+    if _is_bool(value):
+        return 1 if value else False
+    return integer(value, 1)
+
+
+def read_process_group(value: Any) -> Any:
+    """A group of processes, or None."""
+    known = value is None or (dist.is_available() and isinstance(value, dist.ProcessGroup))
+    return value if known else UNFIT
+
+
+def read_state(value: Any) -> Any:
+    """A word, or the dtype of a float state."""
+    if isinstance(value, str):
+        return value if value in ("auto", "exact") else UNFIT
+    return value if isinstance(value, torch.dtype) and value in FLOAT_STATES else UNFIT
+
+
+def read_flag(value: Any) -> Any:
+    """A bool, NumPy's too."""
+    return bool(value) if _is_bool(value) else UNFIT
+
+
+def read_frac_bits(value: Any) -> Any:
+    """A number of bits, or "auto"."""
+    if isinstance(value, str):
+        return value if value == "auto" else UNFIT
+    return integer(value, 0, 30)
+
+
+def read_check(value: Any) -> Any:
+    """A bool, or a tolerance."""
+    if _is_bool(value):
+        return bool(value)
+    if type(value) is int and value in (0, 1):  # meant as a bool, or as a tolerance?
+        return UNFIT
+    result = number(value)
+    return result if result is not UNFIT and result > 0 else UNFIT
+
+
+def read_save_at(value: Any) -> Any:
+    """A tuple of steps. Whether so many are taken is not known here."""
+    steps = [integer(step, 1) for step in value] if is_sequence(value) else [UNFIT]
+    return UNFIT if any(step is UNFIT for step in steps) else tuple(steps)
+
+
+def shown(value: Any) -> str:
+    """A value in an error: short, and on one line."""
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)} in {value.dtype}"
+    plain = value is None or isinstance(value, (str, Real, list, tuple, dict, set, type))
+    if plain or isinstance(value, torch.dtype):
+        text = " ".join(repr(value).split())
+        return text if len(text) <= 80 else f"{text[:77]}..."
+    return f"an object of type {type(value).__name__}"

@@ -1,0 +1,34 @@
+"""A number on its way from a device to the host, without a wait for either."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .cuda_graphs import capturing
+
+
+class HostCopy:
+    """A tensor of one element, copied to the host behind what the device has still to do."""
+
+    def __init__(self, value: Tensor) -> None:
+        """Send it. On a CPU it is there; from a CUDA graph it is read where it is."""
+        self._host, self._event = value, None
+        if value.device.type != "cpu" and not capturing(value.device):
+            module: Any = torch.get_device_module(value.device)
+            self._host = torch.empty((), dtype=value.dtype, pin_memory=True)
+            self._host.copy_(value, non_blocking=True)
+            self._event = module.Event()
+            self._event.record()
+
+    def here(self) -> bool:
+        """Whether it can be read without a wait."""
+        return self._event is None or self._event.query()
+
+    def read(self) -> float:
+        """The number, when it is there."""
+        if self._event is not None:
+            self._event.synchronize()
+        return float(self._host)

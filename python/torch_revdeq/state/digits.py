@@ -1,0 +1,141 @@
+"""Memory for the digits of exact half steps, and the number of fractional bits of a solve."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from revdeq_kernels import digit_bytes
+
+from ..evaluation.places import first_not_finite, largest
+from ..iteration.beta import BetaSchedule
+
+CHUNK = 8
+"""Steps whose digits are allocated together where the number of steps is not known beforehand."""
+
+HEADROOM = 32.0
+"""How far the state may grow beyond what the first half step showed."""
+
+MOST_BITS = {torch.float32: 20, torch.bfloat16: 16, torch.float16: 16}
+"""Fractional bits by dtype of f: more would be finer than f itself."""
+
+
+class Digits:
+    """One plane for each half step and leaf, in buffers of whole steps."""
+
+    def __init__(
+        self,
+        numels: Sequence[int],
+        schedule: BetaSchedule,
+        device: torch.device,
+        *,
+        chunk: int,
+        first: int = 0,
+    ) -> None:
+        """Make no room yet. What is not kept is written to one plane, again and again.
+
+        Args:
+            numels: elements of each leaf.
+            schedule: whose betas say how much a digit takes.
+            device: where.
+            chunk: steps to make room for at a time; 0 keeps nothing.
+            first: the first step whose digits are kept.
+        """
+        self.numels, self.schedule, self.device, self.chunk = list(numels), schedule, device, chunk
+        self.first = first
+        self.buffers: list[Tensor] = []
+        self._planes: list[list[Tensor]] = []
+        self._scratch: list[Tensor] = []
+
+    def planes(self, n: int, second: int) -> list[Tensor]:
+        """The planes of a half step, one for each leaf."""
+        if self.chunk == 0 or n < self.first:
+            return self._not_kept()
+        at = 2 * (n - self.first)
+        while at >= len(self._planes):
+            self._grow()
+        return self._planes[at + second]
+
+    def in_buffers(self, buffers: Sequence[Tensor]) -> Digits:
+        """The same planes in other memory of the same sizes, such as what autograd saved."""
+        options = {"chunk": self.chunk, "first": self.first}
+        digits = Digits(self.numels, self.schedule, self.device, **options)
+        for buffer in buffers:
+            digits._add(buffer, digits._sizes_of_next())
+        return digits
+
+    def bytes(self, steps: int) -> int:
+        """The bytes of the digits of a solve of so many steps; 0 where none are kept."""
+        return sum(map(sum, self._sizes(self.first, steps))) if self.chunk else 0
+
+    def _grow(self) -> None:
+        sizes = self._sizes_of_next()
+        self._add(torch.empty(sum(sizes), dtype=torch.uint8, device=self.device), sizes)
+
+    def _add(self, buffer: Tensor, sizes: list[int]) -> None:
+        flat, leaves = torch.split_with_sizes(buffer, sizes), len(self.numels)
+        self._planes.extend(list(flat[i : i + leaves]) for i in range(0, len(flat), leaves))
+        self.buffers.append(buffer)
+
+    def _sizes_of_next(self) -> list[int]:
+        first = self.first + len(self._planes) // 2
+        return [size for half in self._sizes(first, first + self.chunk) for size in half]
+
+    def _sizes(self, first: int, last: int) -> list[list[int]]:
+        """Bytes by half step and leaf; a step's two half steps are of one size."""
+        betas = self.schedule.numbers[first : min(last, self.schedule.max_steps)]
+        sizes = {beta: [digit_bytes(numel, beta) for numel in self.numels] for beta in set(betas)}
+        return [sizes[beta] for beta in betas for _ in range(2)]
+
+    def _not_kept(self) -> list[Tensor]:
+        if not self._scratch:
+            betas = set(self.schedule.numbers)
+            sizes = [max(digit_bytes(numel, beta) for beta in betas) for numel in self.numels]
+            self._scratch = [
+                torch.empty(size, dtype=torch.uint8, device=self.device) for size in sizes
+            ]
+        return self._scratch
+
+
+def most_bits(dtypes: Sequence[torch.dtype]) -> int:
+    """The fractional bits that the coarsest of the dtypes of f deserves."""
+    return min(MOST_BITS[dtype] for dtype in dtypes)
+
+
+def choose_frac_bits(
+    dtypes: Sequence[torch.dtype], seen: Mapping[str, Sequence[Tensor]], structure: Any = None
+) -> int:
+    """Fractional bits by the size of the start and of f there: one read of the device.
+
+    So many that HEADROOM times the largest number seen stays in range, and no more than f's dtype
+    deserves: min(20 or 16, floor(30 - log2(HEADROOM max(1, largest)))).
+
+    Args:
+        dtypes: those of f.
+        seen: the leaves of what is looked at, by the names that an error calls them.
+        structure: of the tree that the leaves make up, for an error.
+    """
+    leaves = [leaf for part in seen.values() for leaf in part if leaf.numel()]
+    norms = [torch.linalg.vector_norm(leaf.detach(), math.inf).float() for leaf in leaves]
+    if norms and norms[0].device.type != "cpu":  # one read of the device
+        norms = [torch.stack(norms).max()]
+    sizes = [float(norm) for norm in norms]
+    size = max(sizes, default=0.0) if all(map(math.isfinite, sizes)) else math.nan
+    if not math.isfinite(size):
+        got = first_not_finite(seen, structure) or "larger ones than float32 holds"
+        raise RuntimeError(
+            f"f: expected finite numbers in z0, y0 and f(z0), got {got}; fix f or its input, or "
+            "choose state=torch.float32, which lets NaN and Inf propagate"
+        )
+    bits = math.floor(30 - math.log2(HEADROOM * max(1.0, size)))
+    if bits < 0:
+        raise RuntimeError(
+            f"f: expected numbers below 2**25 for an exact state, got {largest(seen, structure)}; "
+            "scale the state down (a normalization in f), or choose state=torch.float32 or "
+            "torch.float64"
+        )
+    return min(most_bits(dtypes), bits)

@@ -1,0 +1,113 @@
+"""A pair in fixed point, whose every step can be taken back bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import revdeq_kernels as rk
+
+from ..iteration.beta import BetaSchedule
+from .digits import Digits
+from .pair import Group, Layout, Leaves, Pair
+
+EXACT_F = (torch.float32, torch.bfloat16, torch.float16)
+"""The dtypes of f that an exact state takes."""
+
+
+class ExactPair(Pair):
+    """A pair in fixed point, with the digits of every half step: its inverse gives every bit."""
+
+    ops: dict[str, Callable[..., Any]] = {  # noqa: RUF012
+        "invert": rk.invert_exact_,
+        "update": rk.update_exact_,
+    }
+
+    def __init__(
+        self,
+        y: Leaves,
+        z: Leaves,
+        layout: Layout,
+        schedule: BetaSchedule,
+        frac_bits: int,
+        digits: Digits,
+        flag: Tensor,
+    ) -> None:
+        """Take int32 leaves, the digits' memory and the flag of the range."""
+        super().__init__(y, z, layout, schedule)
+        self.frac_bits, self.digits, self.flag = frac_bits, digits, flag
+
+    @classmethod
+    def begin(
+        cls,
+        y0: Leaves,
+        z0: Leaves,
+        layout: Layout,
+        schedule: BetaSchedule,
+        frac_bits: int,
+        digits: Digits,
+    ) -> ExactPair:
+        """The pair at the start of a solve."""
+        flag = torch.zeros(1, dtype=torch.int32, device=z0[0].device)
+        z = [rk.quantize(leaf.detach(), frac_bits, flag=flag) for leaf in z0]
+        if y0 is z0:
+            y = [leaf.clone() for leaf in z]
+        else:
+            y = [rk.quantize(leaf.detach(), frac_bits, flag=flag) for leaf in y0]
+        return cls(y, z, layout, schedule, frac_bits, digits, flag)
+
+    def resumed(self, tensors: Sequence[Tensor]) -> ExactPair:
+        """The pair at the end of its solve, for the way back, in the given tensors."""
+        n = len(self.layout.kept)
+        y, z, buffers = list(tensors[:n]), list(tensors[n : 2 * n]), list(tensors[2 * n :])
+        digits = self.digits.in_buffers(buffers)
+        args = (self.layout, self.schedule, self.frac_bits, digits, self.flag)
+        pair = ExactPair(y, z, *args)
+        pair.read_y = pair.read(y)
+        return pair
+
+    def tensors(self) -> Leaves:
+        """Both states, and the digits."""
+        return [*self.y, *self.z, *self.digits.buffers]
+
+    def forget(self) -> None:
+        """Let go of the digits too."""
+        super().forget()
+        self.digits = self.digits.in_buffers(())
+
+    def value(self, leaf: Tensor, dtype: torch.dtype) -> Tensor:
+        """The leaf as floating-point numbers."""
+        return rk.dequantize(leaf, self.frac_bits, dtype)
+
+    def keeping(self, leaves: Sequence[Tensor]) -> Leaves:
+        """The leaves in fixed point."""
+        return [rk.quantize(leaf.detach(), self.frac_bits) for leaf in leaves]
+
+    def _call(
+        self, op: str, group: Group, state: Any, n: int, second: int, f: Any, cast: Any
+    ) -> None:
+        digits = group.of(self.digits.planes(n, second))
+        rest = (f, self.schedule.numbers[n], self.frac_bits, (n + second) % 2)
+        before = (state, digits, self.flag) if op == "update" else (state, digits)
+        self.ops[op](*before, *rest, cast=cast)
+
+    def _first_pass(self, group: Group, n: int, f: Any, adjoint: Any, cast: Any) -> None:
+        digits = group.of(self.digits.planes(n, 1))
+        step = (self.schedule.numbers[n], self.frac_bits, (n + 1) % 2)
+        rk.invert_z_adjoint_y_exact_(group.of(self.z), digits, f, *step, *adjoint, cast=cast)
+
+    def _second_pass(self, group: Group, n: int, f: Any, adjoint: Any, cast: Any) -> None:
+        grad_z, vjp, seed = adjoint
+        betas = self.schedule.numbers
+        digits = group.of(self.digits.planes(n, 0))
+        step = (betas[n], self.frac_bits, n % 2)
+        carried = (grad_z, vjp, betas[max(n - 1, 0)], seed)
+        rk.invert_y_adjoint_z_exact_(group.of(self.y), digits, f, *step, *carried, cast=cast)
+
+    def _last_pass(self, group: Group, f: Any, adjoint: Any) -> None:
+        digits = group.of(self.digits.planes(0, 0))
+        step = (self.schedule.numbers[0], self.frac_bits, 0)
+        rk.invert_y_adjoint_z0_exact_(group.of(self.y), digits, f, *step, *adjoint)

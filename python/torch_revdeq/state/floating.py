@@ -1,0 +1,76 @@
+"""A pair in a floating-point format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import revdeq_kernels as rk
+
+from ..iteration.beta import BetaSchedule, as_beta
+from .pair import Group, Layout, Leaves, Pair
+
+FLOAT_STATES: dict[torch.dtype, tuple[torch.dtype, ...]] = {
+    torch.float64: (torch.float64, torch.float32, torch.bfloat16, torch.float16),
+    torch.float32: (torch.float32, torch.bfloat16, torch.float16),
+    torch.bfloat16: (torch.bfloat16,),
+    torch.float16: (torch.float16,),
+}
+"""The dtypes of f that a float state takes: those of ``update_``."""
+
+
+class FloatPair(Pair):
+    """A pair in a floating-point format. Its inverse loses precision at every step."""
+
+    ops: dict[str, Callable[..., Any]] = {"update": rk.update_, "invert": rk.invert_}  # noqa: RUF012
+
+    @classmethod
+    def begin(cls, y0: Leaves, z0: Leaves, layout: Layout, schedule: BetaSchedule) -> FloatPair:
+        """The pair at the start of a solve."""
+        y = [leaf.detach().to(kept, copy=True) for leaf, kept in zip(y0, layout.kept, strict=True)]
+        z = [leaf.detach().to(kept, copy=True) for leaf, kept in zip(z0, layout.kept, strict=True)]
+        return cls(y, z, layout, schedule)
+
+    def resumed(self, tensors: Sequence[Tensor]) -> FloatPair:
+        """The pair at the end of its solve, for the way back, in the given tensors."""
+        n = len(self.layout.kept)
+        pair = FloatPair(list(tensors[:n]), list(tensors[n:]), self.layout, self.schedule)
+        pair.read_y = pair.read(pair.y)
+        return pair
+
+    def value(self, leaf: Tensor, dtype: torch.dtype) -> Tensor:
+        """The leaf in another dtype."""
+        return leaf.to(dtype, copy=True)
+
+    def keeping(self, leaves: Sequence[Tensor]) -> Leaves:
+        """The leaves in the dtype of the state."""
+        rows = zip(leaves, self.layout.kept, strict=True)
+        return [leaf.detach().to(dtype) for leaf, dtype in rows]
+
+    def _call(
+        self, op: str, group: Group, state: Any, n: int, second: int, f: Any, cast: Any
+    ) -> None:
+        beta = self.schedule.beta(n)
+        if not isinstance(beta, Tensor):
+            self.ops[op](state, f, beta, cast=cast)
+            return
+        # A tensor of betas goes with one leaf at a time.
+        states, fs = ([x] if isinstance(x, Tensor) else x for x in (state, f))
+        casts = [cast] * len(states) if cast is None or isinstance(cast, Tensor) else cast
+        for s, value, copy in zip(states, fs, casts, strict=True):
+            self.ops[op](s, value, as_beta(beta.detach(), s), cast=copy)
+
+    def _first_pass(self, group: Group, n: int, f: Any, adjoint: Any, cast: Any) -> None:
+        rk.invert_z_adjoint_y_(group.of(self.z), f, self.schedule.numbers[n], *adjoint, cast=cast)
+
+    def _second_pass(self, group: Group, n: int, f: Any, adjoint: Any, cast: Any) -> None:
+        grad_z, vjp, seed = adjoint
+        betas = self.schedule.numbers
+        y, before = group.of(self.y), betas[max(n - 1, 0)]
+        rk.invert_y_adjoint_z_(y, f, betas[n], grad_z, vjp, before, seed, cast=cast)
+
+    def _last_pass(self, group: Group, f: Any, adjoint: Any) -> None:
+        rk.invert_y_adjoint_z0_(group.of(self.y), f, self.schedule.numbers[0], *adjoint)

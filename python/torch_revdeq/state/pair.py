@@ -1,0 +1,231 @@
+"""The pair y, z in the format that keeps it, and the ops on it: forward, back, and the adjoint.
+
+A pair holds its leaves and, beside them, what f reads: the leaf itself where the formats agree,
+and otherwise a copy in the dtype of z0 that the op writes in the same pass. Autograd is not known
+here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..iteration.beta import BetaSchedule
+from ..iteration.halting import by_sample, where_moving
+
+Leaves = list[Tensor]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Leaves that one call of an op serves: those whose copies the op writes, or those without."""
+
+    places: tuple[int, ...]
+    cast: bool
+
+    def of(self, leaves: Sequence[Tensor]) -> Any:
+        """These leaves, as the ops take them: one tensor, or a list."""
+        if len(self.places) == 1:
+            return leaves[self.places[0]]
+        return [leaves[i] for i in self.places]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The dtypes of a pair, leaf by leaf, and how f's copies come about."""
+
+    kept: list[torch.dtype]  # of the state: float, or int32 for an exact one
+    read: list[torch.dtype]  # that f reads: z0's
+    f: list[torch.dtype]  # that f returns
+    private: bool = False  # f's copies must outlive the step: no leaf is handed out itself
+
+    @cached_property
+    def itself(self) -> list[bool]:
+        """Whether f reads the leaf itself."""
+        pairs = zip(self.kept, self.read, strict=True)
+        return [kept == read and not self.private for kept, read in pairs]
+
+    @cached_property
+    def cast(self) -> list[bool]:
+        """Whether the op writes f's copy: it can in f's dtype and in float32."""
+        rows = zip(self.itself, self.read, self.f, strict=True)
+        return [not itself and read in (f, torch.float32) for itself, read, f in rows]
+
+    @cached_property
+    def adjoint(self) -> list[torch.dtype]:
+        """The dtypes of the gradients that are carried from step to step."""
+        return [torch.float64 if f == torch.float64 else torch.float32 for f in self.f]
+
+    @cached_property
+    def by_hand(self) -> list[int]:
+        """The leaves whose copies are made after the op: it cannot write them."""
+        rows = enumerate(zip(self.itself, self.cast, strict=True))
+        return [i for i, (itself, cast) in rows if not itself and not cast]
+
+    @cached_property
+    def copied(self) -> list[int]:
+        """The leaves of which f reads a copy."""
+        return [i for i, itself in enumerate(self.itself) if not itself]
+
+    @cached_property
+    def groups(self) -> list[Group]:
+        """The fewest calls that serve all leaves."""
+        cast = self.cast
+        by_cast = {c: tuple(i for i, other in enumerate(cast) if other == c) for c in (True, False)}
+        return [Group(places, c) for c, places in by_cast.items() if places]
+
+
+class Pair:
+    """y and z, what f reads of them, and the ops of one solve. Subclasses name the ops."""
+
+    def __init__(self, y: Leaves, z: Leaves, layout: Layout, schedule: BetaSchedule) -> None:
+        """Take the leaves over; the copies for f are made where a step writes them."""
+        self.y, self.z = y, z
+        self.layout, self.schedule = layout, schedule
+        self.groups, self.by_hand = layout.groups, layout.by_hand
+        self.read_y, self.read_z = self._room(y), self._room(z)
+
+    def _room(self, state: Leaves) -> Leaves:
+        rows = zip(state, self.layout.read, self.layout.itself, strict=True)
+        return [s if itself else torch.empty_like(s, dtype=read) for s, read, itself in rows]
+
+    def resumed(self, tensors: Sequence[Tensor]) -> Pair:
+        """The pair at the end of its solve, for the way back, in what ``tensors`` gave."""
+        raise NotImplementedError
+
+    def value(self, leaf: Tensor, dtype: torch.dtype) -> Tensor:
+        """The numbers that a leaf stands for, in memory of their own."""
+        raise NotImplementedError
+
+    def keeping(self, leaves: Sequence[Tensor]) -> Leaves:
+        """Leaves of a start in the format that keeps them."""
+        raise NotImplementedError
+
+    def read(self, state: Leaves) -> Leaves:
+        """What f reads of these leaves, computed afresh."""
+        rows = zip(state, self.layout.read, self.layout.itself, strict=True)
+        return [s if itself else self.value(s, read) for s, read, itself in rows]
+
+    def outputs(self) -> tuple[Leaves, Leaves]:
+        """z and y in z0's dtypes, in memory of their own."""
+        return self._own(self.read_z), self._own(self.read_y)
+
+    def _own(self, read: Leaves) -> Leaves:
+        rows = zip(read, self.layout.itself, strict=True)
+        return [leaf.clone() if itself else leaf for leaf, itself in rows]
+
+    def tensors(self) -> Leaves:
+        """All that the way back needs."""
+        return [*self.y, *self.z]
+
+    def forget(self) -> None:
+        """Let go of all memory. What is left can be resumed in other."""
+        self.y, self.z, self.read_y, self.read_z = [], [], [], []
+
+    def _fill(self, state: Leaves, read: Leaves, places: Sequence[int]) -> None:
+        """f's copies, where no op writes them."""
+        for i in places:
+            read[i].copy_(self.value(state[i], self.layout.read[i]))
+
+    # ---- forward ----
+
+    def update_y(self, n: int, f: Leaves) -> None:
+        """y <- (1 - beta) y + beta f(z)."""
+        if self.layout.private:
+            self.read_y = self._room(self.y)
+        self._half_step("update", self.y, self.read_y, n, 0, f)
+
+    def update_z(self, n: int, f: Leaves) -> None:
+        """z <- (1 - beta) z + beta f(y)."""
+        if self.layout.private:
+            self.read_z = self._room(self.z)
+        self._half_step("update", self.z, self.read_z, n, 1, f)
+
+    # ---- back ----
+
+    def invert_z(self, n: int, f: Leaves) -> None:
+        """z before ``update_z``."""
+        if self.layout.private:
+            self.read_z = self._room(self.z)
+        self._half_step("invert", self.z, self.read_z, n, 1, f)
+
+    def invert_y(self, n: int, f: Leaves) -> None:
+        """y before ``update_y``."""
+        if self.layout.private:
+            self.read_y = self._room(self.y)
+        self._half_step("invert", self.y, self.read_y, n, 0, f)
+
+    def _half_step(
+        self, op: str, state: Leaves, read: Leaves, n: int, second: int, f: Leaves
+    ) -> None:
+        moving = self.schedule.moving(n)
+        if moving is not None:
+            self._half_step_of(moving, op, state, read, n, second, f)
+            return
+        for group in self.groups:
+            cast = group.of(read) if group.cast else None
+            self._call(op, group, group.of(state), n, second, group.of(f), cast)
+        if self.by_hand:
+            self._fill(state, read, self.by_hand)
+
+    def _half_step_of(
+        self, moving: Tensor, op: str, state: Leaves, read: Leaves, n: int, second: int, f: Leaves
+    ) -> None:
+        """The same of some samples. The ops know none: the others are put back afterwards."""
+        before = [leaf.clone() for leaf in state]
+        # What f makes of a sample that stays is not used: it cannot leave the range of the state.
+        used = [where_moving(moving, value, 0.0) for value in f]
+        for group in self.groups:
+            self._call(op, group, group.of(state), n, second, group.of(used), None)
+        for leaf, old in zip(state, before, strict=True):
+            torch.where(by_sample(moving, leaf), leaf, old, out=leaf)
+        self._fill(state, read, self.layout.copied)
+
+    def _call(
+        self, op: str, group: Group, state: Any, n: int, second: int, f: Any, cast: Any
+    ) -> None:
+        raise NotImplementedError
+
+    # ---- back, merged with the adjoint ----
+
+    def invert_z_adjoint_y(
+        self, n: int, f: Leaves, grad_y: Leaves, vjp: Leaves, seed: Leaves
+    ) -> None:
+        """z back; grad_y takes vjp in and becomes seed."""
+        for group in self.groups:
+            adjoint = (group.of(grad_y), group.of(vjp), group.of(seed))
+            cast = group.of(self.read_z) if group.cast else None
+            self._first_pass(group, n, group.of(f), adjoint, cast)
+        if self.by_hand:
+            self._fill(self.z, self.read_z, self.by_hand)
+
+    def invert_y_adjoint_z(
+        self, n: int, f: Leaves, grad_z: Leaves, vjp: Leaves, seed: Leaves
+    ) -> None:
+        """y back; grad_z takes vjp in and becomes the seed of the step before."""
+        for group in self.groups:
+            adjoint = (group.of(grad_z), group.of(vjp), group.of(seed))
+            cast = group.of(self.read_y) if group.cast else None
+            self._second_pass(group, n, group.of(f), adjoint, cast)
+        if self.by_hand:
+            self._fill(self.y, self.read_y, self.by_hand)
+
+    def invert_y_adjoint_z0(self, f: Leaves, grad_z: Leaves, grad_y: Leaves, vjp: Leaves) -> None:
+        """y back to the start it shares with z; grad_z becomes the gradient of that start."""
+        for group in self.groups:
+            adjoint = (group.of(grad_z), group.of(grad_y), group.of(vjp))
+            self._last_pass(group, group.of(f), adjoint)
+
+    def _first_pass(self, group: Group, n: int, f: Any, adjoint: Any, cast: Any) -> None:
+        raise NotImplementedError
+
+    def _second_pass(self, group: Group, n: int, f: Any, adjoint: Any, cast: Any) -> None:
+        raise NotImplementedError
+
+    def _last_pass(self, group: Group, f: Any, adjoint: Any) -> None:
+        raise NotImplementedError
