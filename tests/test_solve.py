@@ -13,7 +13,7 @@ from cells import CELLS, cell_and_input
 from revdeq_kernels import fixed_point
 from tolerances import grid_error, unit_roundoff
 from torch_revdeq import RangeError, solve
-from torch_revdeq.iteration.loop import Stopping
+from torch_revdeq.iteration.stopping import Stopping
 
 
 def defined(

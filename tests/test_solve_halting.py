@@ -14,7 +14,7 @@ from torch import Tensor
 from samples import ADJOINTS, CONTRACTIONS, SAMPLES, TOL, explained, looped, problem, spread
 from tolerances import assert_within, gradient_bound, grid_error, limit_error, unit_roundoff
 from torch_revdeq import RangeError, ReconstructionError, RevDEQ, solve
-from torch_revdeq.iteration.loop import sample_residuals
+from torch_revdeq.iteration.stopping import sample_residuals
 
 # ---- values, steps and gradients by the definition -------------------------------------------
 

@@ -15,7 +15,7 @@ from samples import ADJOINTS, CONTRACTIONS, SAMPLES, TOL, explained, looped, pro
 from tolerances import assert_within
 from torch_revdeq import solve
 from torch_revdeq.iteration.halting import Halting
-from torch_revdeq.iteration.loop import Stopping
+from torch_revdeq.iteration.stopping import Stopping
 from torch_revdeq.testing import assert_exact_gradients
 
 # ---- bit for bit -----------------------------------------------------------------------------

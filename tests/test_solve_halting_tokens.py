@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from samples import ADJOINTS, TOL
 from tolerances import assert_within, beside_bound, gradient_bound, round_trip_error
 from torch_revdeq import LinearCell, RevDEQ, solve
-from torch_revdeq.iteration.loop import sample_residuals
+from torch_revdeq.iteration.stopping import sample_residuals
 from torch_revdeq.testing import assert_exact_gradients
 
 F32, F64 = torch.float32, torch.float64

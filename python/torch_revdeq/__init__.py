@@ -7,8 +7,10 @@ with the number of steps; ``RevDEQ`` is the layer. The ops underneath are in ``r
 from __future__ import annotations
 
 from .cell.linear import LinearCell
+from .evaluation.adjoint import Adjoint
 from .evaluation.boundary import CaptureError
 from .graphed import graphed
+from .iteration.stopping import StoppingRule
 from .layer import RevDEQ
 from .limit.fixed_point import FixedPoint, FixedPointStats, fixed_point
 from .limit.solvers import Anderson, Picard, Relaxed
@@ -18,6 +20,7 @@ from .solution import Solution, Stats
 from .solver import solve
 
 __all__ = [
+    "Adjoint",
     "Anderson",
     "CaptureError",
     "FixedPoint",
@@ -30,6 +33,7 @@ __all__ = [
     "RevDEQ",
     "Solution",
     "Stats",
+    "StoppingRule",
     "fixed_point",
     "graphed",
     "jacobian_penalty",

@@ -6,14 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .adjoints.backprop import solve_backprop
-from .adjoints.functional import solve_functional, with_parameters
-from .adjoints.hooks import solve_hooks
 from .adjoints.problem import Problem, State
-from .adjoints.reversible import solve_reversible
+from .adjoints.registry import ADJOINTS
 from .compile.entry import for_compilers
+from .evaluation.adjoint import Adjoint
 from .evaluation.auxiliary import Reduction
 from .evaluation.effects.modules import check_modules
 from .evaluation.flat_function import FlatFunction, flatten
@@ -21,7 +19,7 @@ from .evaluation.replay import Evaluation
 from .evaluation.rng import Rng
 from .iteration.beta import Beta, BetaSchedule
 from .iteration.halting import Halting
-from .iteration.loop import Stopping
+from .iteration.stopping import Stopping, StoppingRule
 from .options.call import (
     chosen_adjoint,
     drawn,
@@ -30,19 +28,10 @@ from .options.call import (
     second_start,
     state_dtype,
 )
-from .options.table import Accumulate, Adjoint, read_options, steps_to_save
+from .options.table import Accumulate, AdjointName, adjoint_of, read_options, steps_to_save
 from .runtime.cuda_graphs import capturing, check_capture
 from .runtime.deferred import deferred_checks
-from .runtime.transforms import check_transforms
 from .solution import Solution
-
-_ADJOINTS = {
-    "reversible": solve_reversible,
-    "backprop": solve_backprop,
-    "checkpoint": solve_backprop,
-    "hooks": solve_hooks,
-    "functional": solve_functional,
-}
 
 
 @for_compilers
@@ -53,14 +42,14 @@ def solve(
     y0: Any = None,
     beta: Beta = 0.5,
     max_steps: int | Callable[[], int] = 8,
-    tol: float | None = None,
+    tol: float | StoppingRule | None = None,
     check_every: int = 1,
     per_sample: bool | int = False,
     process_group: Any = None,
     residual_mask: Any = None,
     state: State = "auto",
     frac_bits: int | Literal["auto"] = "auto",
-    adjoint: Adjoint = "auto",
+    adjoint: AdjointName | Adjoint = "auto",
     rng: Rng = "auto",
     check: bool | float = True,
     accumulate: Accumulate = "float32",
@@ -96,7 +85,8 @@ def solve(
             number, called once: a depth drawn at random for every solve.
         tol: stop where the relative residual norm(y - f(y)) / (1e-5 + norm(f(y))), the largest
             over the leaves, falls below this. None or 0: take max_steps. On a GPU the decision
-            waits for one check more than on a CPU, and nothing else waits.
+            waits for one check more than on a CPU, and nothing else waits. A ``StoppingRule``
+            measures another residual.
         check_every: steps from one check of the residual to the next.
         per_sample: judge every sample, an index of dimension 0 of all leaves, by a residual of its
             own. An integer d: a sample is an index of the first d dimensions, so that with 2 every
@@ -123,7 +113,8 @@ def solve(
             an f that is sharded by FSDP2, or closes over tensors that are no leaves. "functional"
             is reversible as one function of tensors, for torch.func and graph compilers: a state
             in float32 or float64, numbers as beta, no tol. "auto": "hooks" if f is sharded by
-            FSDP2, otherwise "reversible"; ``Stats.adjoint`` says which.
+            FSDP2, otherwise "reversible"; ``Stats.adjoint`` says which. An ``Adjoint`` is one of
+            your own.
         rng: random numbers of f in the backward pass. "auto": those of the forward pass come again.
             "shared": also every half step draws the same ones (one dropout mask for the solve).
             "none": nothing is done.
@@ -201,16 +192,15 @@ def solve(
             "pass_step": pass_step,
         }
     )
-    tol, check_every, beta = given["tol"], given["check_every"], given["beta"]
-    if adjoint == "functional" and isinstance(f, nn.Module):
-        f, parameters = with_parameters(f)
-        args = (parameters, *args)
+    check_every, beta = given["check_every"], given["beta"]
+    if adjoint != "auto":
+        f, args = adjoint_of(given["adjoint"]).prepare(f, args)
     leaves, structure = flatten("z0", z0)
     device, kept = leaves[0].device, state_dtype(state, leaves)
     bits = fractional_bits(given["frac_bits"], exact=kept is None)
     masked = masks(residual_mask, leaves, structure)
     if capturing(device):
-        check_capture(tol, bits, beta, rng, max_steps, exact=kept is None)
+        check_capture(given["tol"], bits, beta, rng, max_steps, exact=kept is None)
     else:
         deferred_checks.poll()
     steps = drawn(given["max_steps"])
@@ -222,18 +212,20 @@ def solve(
     evaluation = Evaluation(mapping, device, rng)
     chosen = chosen_adjoint(adjoint, evaluation.modules, given)
     evaluation.adjoint = chosen
-    evaluation.transformed = transformed = check_transforms(chosen, kept is None, read)
+    evaluation.transformed = transformed = chosen.check_transforms(kept is None, read)
     if torch.is_grad_enabled():
         check_modules(evaluation.modules, chosen)
-        if chosen == "reversible" and evaluation.modules:
+        if chosen.takes_computed and evaluation.modules:
             tensors = [*tensors, *evaluation.take_computed()]
     dims = given["per_sample"]
-    halting = Halting(leaves, dims, tol, check_every) if dims else None
+    halting = Halting(leaves, dims, given["tol"], check_every) if dims else None
     problem = Problem(
         mapping=mapping,
         evaluation=evaluation,
         schedule=BetaSchedule(beta, steps, exact=kept is None, halting=halting),
-        stopping=Stopping(tol, check_every, process_group, device, halting, masked),
+        stopping=Stopping(
+            given["tol"], check_every, process_group, device, halting, masked, mapping.unflatten
+        ),
         z0=leaves,
         y0=second,
         tensors=tensors,
@@ -248,7 +240,8 @@ def solve(
         backward_steps=given["backward_steps"],
         aux=given["aux"] if has_aux else None,
     )
-    run = _ADJOINTS[chosen] if torch.is_grad_enabled() or transformed else solve_reversible
-    out = run(problem)
+    if not torch.is_grad_enabled() and not transformed:
+        chosen = ADJOINTS["reversible"]  # the same bits, and nothing is kept
+    out = chosen.solve(problem)
     z, y, *saved = (mapping.unflatten(leaves) for leaves in (out.z, out.y, *out.saved))
     return Solution(z, y, out.stats, saved, mapping.unflatten_aux(out.aux) if has_aux else None)

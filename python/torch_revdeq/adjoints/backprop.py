@@ -16,11 +16,13 @@ from torch import Tensor
 
 from revdeq_kernels.reference import updated
 
+from ..evaluation.adjoint import MOST, Adjoint
 from ..evaluation.auxiliary import collecting
 from ..evaluation.replay import Evaluate
 from ..iteration.beta import as_beta
 from ..iteration.halting import where_moving
-from ..iteration.loop import Stopping, iterate
+from ..iteration.loop import iterate
+from ..iteration.stopping import Stopping
 from ..state.pair import Leaves
 from .checkpointed_graphs import CheckpointedGraphs
 from .gradient_graph import GradientGraph, attached, begun, refuse_second_derivative
@@ -32,10 +34,30 @@ _Run: TypeAlias = tuple[Leaves, Leaves, list[Leaves], Any, int, Leaves]
 """z, y, z where it is saved, the pair, the number of steps, and aux."""
 
 
+class Backprop(Adjoint):
+    """Stores what autograd stores: the definition."""
+
+    name = "backprop"
+    takes = MOST
+    evaluates_once = takes_sharded = takes_transforms = takes_forward_mode = True
+
+    def solve(self, problem: Problem) -> Outputs:
+        """See ``solve_backprop``."""
+        return solve_backprop(problem)
+
+
+class Checkpoint(Backprop):
+    """Stores the states, and evaluates f again for its activations."""
+
+    name = "checkpoint"
+    evaluates_once = takes_sharded = takes_transforms = takes_forward_mode = False
+    fills_saved = True
+
+
 def solve_backprop(problem: Problem) -> Outputs:
     """z, y and the statistics of a solve that autograd differentiates by itself."""
     # A checkpoint gives f the buffers of then: it may read what it writes.
-    again = problem.adjoint == "checkpoint"
+    again = not problem.adjoint.evaluates_once
     with problem.evaluation.forward(replayed=again, may_read=True):
         run = _run_exact if problem.exact else _run_float
         z, y, saved, pair, steps, aux = run(problem, problem.stopping)
@@ -52,7 +74,7 @@ def _evaluate(problem: Problem) -> Evaluate:
     def stored(k: int, leaves: Sequence[Tensor]) -> list[Tensor]:
         return evaluation(k, leaves, tensors)
 
-    if problem.adjoint == "checkpoint":
+    if not problem.adjoint.evaluates_once:
         checkpointed = CheckpointedGraphs(evaluation, tensors, problem.check).evaluate
         return truncated(checkpointed, stored, problem.first_step)
     return truncated(stored, stored, problem.first_step)
@@ -158,7 +180,7 @@ def differentiated_again(
         y0=list(through.y0) or None,
         tensors=list(through.arguments),
         schedule=problem.schedule.again(steps, *through.beta),
-        adjoint="backprop",
+        adjoint=Backprop(),
     )
     with problem.evaluation.replay(inputs.closure):
         z, y, saved, _, _, aux = _run_float(again, Stopping(None, 1, None, again.z0[0].device))

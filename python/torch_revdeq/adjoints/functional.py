@@ -23,6 +23,7 @@ from torch.func import functional_call, jvp
 
 from revdeq_kernels.reference import inverted, updated
 
+from ..evaluation.adjoint import Adjoint
 from ..evaluation.auxiliary import Auxiliary, AuxiliaryGradients, Reduction, collecting
 from ..evaluation.marks import NOISE, mark_of
 from ..iteration.beta import BetaSchedule
@@ -173,6 +174,24 @@ class Run:
 def _each(step: Callable[..., Tensor], state: Leaves, f: Leaves, beta: float) -> list[Tensor]:
     rows = zip(state, f, strict=True)
     return [step(leaf, value, beta).to(leaf.dtype) for leaf, value in rows]
+
+
+class Functional(Adjoint):
+    """Reversible as one function of tensors, for torch.func and a graph traced whole."""
+
+    name = "functional"
+    takes_transforms = exchanges_parameters = True
+
+    def prepare(self, f: Any, args: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
+        """A module's parameters become its first argument."""
+        if not isinstance(f, nn.Module):
+            return f, args
+        f, parameters = with_parameters(f)
+        return f, (parameters, *args)
+
+    def solve(self, problem: Problem) -> Outputs:
+        """See ``solve_functional``."""
+        return solve_functional(problem)
 
 
 def solve_functional(problem: Problem) -> Outputs:

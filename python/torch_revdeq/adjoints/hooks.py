@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from ..evaluation.adjoint import MOST, Adjoint
 from ..evaluation.auxiliary import AuxiliaryGradients, collecting, other_aux
 from ..evaluation.marks import NOISE
 from ..iteration.loop import iterate
@@ -31,6 +32,18 @@ from .reconstruction import Check
 
 Saved = tuple[int, int]
 """Half step, and number of a tensor that autograd saved in it."""
+
+
+class Hooks(Adjoint):
+    """Reversible inside of autograd's own graph: what that saved is computed again."""
+
+    name = "hooks"
+    takes = MOST
+    fills_saved = takes_sharded = True
+
+    def solve(self, problem: Problem) -> Outputs:
+        """See ``solve_hooks``."""
+        return solve_hooks(problem)
 
 
 def solve_hooks(problem: Problem) -> Outputs:

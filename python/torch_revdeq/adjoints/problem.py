@@ -11,12 +11,13 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from ..evaluation.adjoint import Adjoint
 from ..evaluation.auxiliary import Auxiliary, Reduction
 from ..evaluation.flat_function import FlatFunction
 from ..evaluation.places import first_not_finite, largest, leaf_names
 from ..evaluation.replay import Evaluation
 from ..iteration.beta import BetaSchedule
-from ..iteration.loop import Stopping
+from ..iteration.stopping import Stopping
 from ..runtime.deferred import RangeError, deferred, report_check
 from ..solution import Stats
 from ..state.digits import CHUNK, Digits, choose_frac_bits
@@ -51,7 +52,7 @@ class Problem:
     tensors: list[Tensor]
     state: torch.dtype | None  # None: exact
     frac_bits: int | None  # None: auto
-    adjoint: str
+    adjoint: Adjoint
     check: bool | float
     wide: bool
     store_last: int | None = 0  # None: as many as the budget holds
@@ -113,7 +114,7 @@ class Problem:
         stats = Stats(
             steps,
             state="exact" if self.state is None else str(self.state).removeprefix("torch."),
-            adjoint=self.adjoint,
+            adjoint=self.adjoint.name,
             state_bytes=size,
             tol=self.stopping.tol,
         )

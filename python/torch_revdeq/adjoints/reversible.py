@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..evaluation.adjoint import MOST, Adjoint
 from ..evaluation.auxiliary import AuxiliaryGradients, other_aux
 from ..evaluation.boundary import Entrance, guard, unguarded
 from ..evaluation.closure import ClosureLeaves, ReadAgain, now
@@ -33,6 +34,18 @@ from .problem import Outputs, Problem
 from .reconstruction import Check
 from .stored_graphs import StoredGraph, StoredGraphs
 from .vjp import VJPs, as_read, is_asked_for_leaves, keeps_graph, set_grad_enabled
+
+
+class Reversible(Adjoint):
+    """Walks the solve back, at memory that does not grow with the steps but for the digits."""
+
+    name = "reversible"
+    takes = MOST | {"store_last", "memory_budget"}
+    takes_computed = True
+
+    def solve(self, problem: Problem) -> Outputs:
+        """See ``solve_reversible``."""
+        return solve_reversible(problem)
 
 
 def solve_reversible(problem: Problem) -> Outputs:

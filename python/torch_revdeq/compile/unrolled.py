@@ -20,10 +20,12 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ..adjoints.problem import layout_of
+from ..evaluation.adjoint import Adjoint
 from ..evaluation.auxiliary import Auxiliary
 from ..evaluation.flat_function import FlatFunction, flatten
 from ..iteration.beta import BetaSchedule
 from ..iteration.halting import Halting
+from ..iteration.stopping import StoppingRule
 from ..options.call import drawn, fractional_bits, masks, second_start, state_dtype
 from ..options.table import TABLE, steps_to_save, with_defaults
 from ..solution import Solution, Stats
@@ -137,6 +139,16 @@ def _settled(
     schedule = BetaSchedule(given["beta"], steps, exact=exact)
     convert = ExactSteps.numbers_of if exact else float
     back, adjoint = given["backward_steps"], given["adjoint"]
+    if isinstance(tol, StoppingRule):
+        raise TypeError(
+            f"tol: expected a number or None in torch.export and with tensors without data, got "
+            f"{tol!r}; pass a number, or leave tol out there"
+        )
+    if isinstance(adjoint, Adjoint):
+        raise TypeError(
+            f"adjoint: expected a name in torch.export and with tensors without data, got "
+            f"{adjoint!r}, whose way back a program does not hold; leave adjoint out there"
+        )
     return _Plan(
         steps=steps,
         numbers=[] if beta is None else [convert(number) for number in schedule.numbers],

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from ..runtime.cuda_graphs import capturing
+from .adjoint import Adjoint
 from .effects.holdings import Holdings, search
 from .effects.kept_state import Growth, KeptState
 from .effects.standing import Standing, put
@@ -109,7 +110,7 @@ class Evaluation:
         self.bare = self.held.is_bare()
         self.autocast = autocast_state(device)
         self.random = RngReplay(device, rng)
-        self.adjoint = ""  # chosen after f's modules are known
+        self.adjoint = Adjoint()  # chosen after f's modules are known
         self.transformed = False  # whether the solve is part of a transform of torch.func
         self.given: list[tuple[Tensor, int]] = []  # arguments, and their versions before the first
         self.growth: Growth | None = None
@@ -191,7 +192,7 @@ class Evaluation:
         _settle_threads()
         self.switch_autocast = any(on for _, on, _ in self.autocast)  # as it has just been noted
         self.watching, self.may_read = True, may_read
-        if self.adjoint != "backprop" and not self.bare:
+        if not self.adjoint.evaluates_once and not self.bare:
             self.growth = Growth(self.held)
         self.replayed = replayed
         if replayed and not self.bare:
@@ -206,7 +207,7 @@ class Evaluation:
                 _refuse_growth(self.growth.at_the_end())
             self._note_given()
             if self.writes is not None and self.state is not None:
-                if self.modules and self.adjoint != "functional":  # which exchanges them itself
+                if self.modules and not self.adjoint.exchanges_parameters:
                     self.standing = Standing(self.modules)
                 self.writes.end()
                 self.state.end()
@@ -241,7 +242,7 @@ class Evaluation:
         written = [(tensor, then) for tensor, then in self.given if version_of(tensor) != then]
         if not written or not self.replayed:
             return
-        if self.adjoint in ("hooks", "checkpoint"):
+        if self.adjoint.fills_saved:
             raise changed_in_place("an argument")
         if self.writes is None:
             self.writes, self.state = Written(self.held), KeptState(self.held)

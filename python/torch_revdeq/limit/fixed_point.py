@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..adjoints.vjp import as_read, engine_vjp, keeps_graph
+from ..evaluation.adjoint import Adjoint
 from ..evaluation.boundary import Entrance, guard, unguarded
 from ..evaluation.closure import check_kept, leaves_below, now
 from ..evaluation.effects.modules import check_modules
@@ -26,6 +27,21 @@ from ..runtime.transforms import is_batched
 from .solvers import Anderson, FixedPointSolver, Relaxed, Run
 
 FixedPointAdjoint: TypeAlias = Literal["implicit", "phantom"]
+
+
+class Implicit(Adjoint):
+    """f is evaluated once more at the limit, and differentiated there as often as it takes."""
+
+    name = "implicit"
+
+
+class Phantom(Adjoint):
+    """Autograd's own graph of the last steps."""
+
+    name, evaluates_once, takes_sharded = "phantom", True, True
+
+
+ADJOINTS = {row.name: row for row in (Implicit(), Phantom())}
 
 
 @dataclass(eq=False)
@@ -110,7 +126,7 @@ def fixed_point(
     evaluation = Evaluation(mapping, leaves[0].device, "shared")
     grad = torch.is_grad_enabled()
     if grad:
-        check_modules(evaluation.modules, adjoint)
+        check_modules(evaluation.modules, ADJOINTS[adjoint])
     calls = 0
 
     def evaluate(state: Sequence[Tensor]) -> list[Tensor]:
@@ -278,7 +294,7 @@ def _check(tolerances: dict[str, float], adjoint: str, phantom_beta: float) -> N
     for name, tol in tolerances.items():
         if not tol >= 0:
             raise ValueError(f"{name}: expected a number of at least 0, got {tol}")
-    if adjoint not in ("implicit", "phantom"):
+    if adjoint not in ADJOINTS:
         raise ValueError(f"adjoint: expected 'implicit' or 'phantom', got {adjoint!r}")
     if not 0 < phantom_beta <= 1:
         raise ValueError(f"phantom_beta: expected a number in (0, 1], got {phantom_beta}")

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, get_args
 
 import torch
 
-from ..options.table import Adjoint, one_of
+from ..options.table import AdjointName, one_of
 
 C = TypeVar("C", bound="ModelConfig")
 
@@ -40,7 +40,7 @@ class ModelConfig:
         if self.tol is not None:
             number("tol", self.tol, 0, math.inf, least=True)
         one_of("state", self.state, STATES)
-        one_of("adjoint", self.adjoint, get_args(Adjoint))
+        one_of("adjoint", self.adjoint, get_args(AdjointName))
 
     def to_dict(self) -> dict[str, Any]:
         """The fields, as JSON holds them; ``from_dict`` takes them back."""

@@ -10,20 +10,22 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ..adjoints.problem import State
+from ..adjoints.registry import ADJOINTS
+from ..evaluation.adjoint import Adjoint
 from ..evaluation.effects.modules import is_sharded
 from ..evaluation.flat_function import flatten
-from .table import TABLE, Adjoint, bits_of_a_float, check_adjoint
+from .table import TABLE, adjoint_of, bits_of_a_float, check_adjoint
 from .values import UNFIT, shown
 
 
-def chosen_adjoint(adjoint: Adjoint, modules: Sequence[nn.Module], given: dict[str, Any]) -> str:
+def chosen_adjoint(adjoint: Any, modules: Sequence[nn.Module], given: dict[str, Any]) -> Adjoint:
     """The adjoint that "auto" stands for: the one that an f with these modules can have."""
     if adjoint != "auto":
-        return adjoint
+        return adjoint_of(adjoint)
     if not any(map(is_sharded, modules)):
-        return "reversible"
-    check_adjoint("hooks", given)
-    return "hooks"
+        return ADJOINTS["reversible"]
+    check_adjoint(ADJOINTS["hooks"], given)
+    return ADJOINTS["hooks"]
 
 
 def drawn(max_steps: int | Callable[[], Any]) -> int:

@@ -14,9 +14,12 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
+from ..adjoints.registry import ADJOINTS
+from ..evaluation.adjoint import Adjoint
 from ..evaluation.auxiliary import REDUCTIONS
 from ..evaluation.rng import RNG
 from ..iteration.beta import BetaSchedule
+from ..iteration.stopping import StoppingRule
 from ..state.floating import FLOAT_STATES
 from .values import (
     UNFIT,
@@ -37,12 +40,10 @@ from .values import (
     word_of,
 )
 
-Adjoint: TypeAlias = Literal["auto", "reversible", "backprop", "checkpoint", "hooks", "functional"]
+AdjointName: TypeAlias = Literal[
+    "auto", "reversible", "backprop", "checkpoint", "hooks", "functional"
+]
 Accumulate: TypeAlias = Literal["float32", "autograd"]
-
-ADJOINTS = ("reversible", "hooks", "checkpoint", "backprop", "functional")
-STORING = ("reversible", "hooks", "checkpoint", "backprop")
-REVERSIBLE = ("reversible",)
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Option:
         reader: from the value given to the one that the solver uses, or ``UNFIT``.
         expected: completes "name: expected ..., got ...".
         remedy: the way out, after that.
-        adjoints: those that take another value than the default.
+        limited: not every adjoint takes another value than the default: ``Adjoint.takes`` says.
         error: the type of the error.
     """
 
@@ -65,7 +66,7 @@ class Option:
     reader: Callable[[Any], Any]
     expected: str
     remedy: str
-    adjoints: tuple[str, ...] = ADJOINTS
+    limited: bool = False
     error: type[Exception] = ValueError
 
     def read(self, value: Any) -> Any:
@@ -104,6 +105,9 @@ def _choice(name: str, default: str, choices: Sequence[str], remedy: str) -> Opt
     return Option(name, kind, default, word_of(choices), f"one of {words}", remedy)
 
 
+_adjoint_name = word_of(get_args(AdjointName))
+
+
 def _flag(name: str, remedy: str) -> Option:
     return Option(name, "bool", False, read_flag, "True or False", remedy)
 
@@ -129,12 +133,12 @@ _OPTIONS = (
     ),
     Option(
         "tol",
-        "number >= 0, or None",
+        "number >= 0, `StoppingRule`, or None",
         None,
         read_tol,
-        "a number of at least 0, or None",
+        "a number of at least 0, a StoppingRule, or None",
         "pass a number such as 1e-3; None or 0 runs all steps",
-        STORING,
+        limited=True,
     ),
     Option(
         "check_every",
@@ -152,7 +156,7 @@ _OPTIONS = (
         "True, False, or an integer of at least 1",
         "True judges every index of dimension 0; an integer says how many leading dimensions make "
         "a sample",
-        STORING,
+        limited=True,
     ),
     Option(
         "process_group",
@@ -161,7 +165,7 @@ _OPTIONS = (
         read_process_group,
         "a ProcessGroup of torch.distributed, or None",
         "pass torch.distributed.group.WORLD, or what new_group() or mesh.get_group() returned",
-        STORING,
+        limited=True,
     ),
     Option(
         "residual_mask",
@@ -186,9 +190,16 @@ _OPTIONS = (
         read_frac_bits,
         "'auto' or an integer of 0 to 30",
         "'auto' chooses by the size of z0 and f(z0)",
-        STORING,
+        limited=True,
     ),
-    _choice("adjoint", "auto", get_args(Adjoint), "'auto' chooses by what f is"),
+    Option(
+        "adjoint",
+        ", ".join(f'"{name}"' for name in get_args(AdjointName)) + ", or an `Adjoint`",
+        "auto",
+        lambda value: value if isinstance(value, Adjoint) else _adjoint_name(value),
+        f"one of {', '.join(map(repr, get_args(AdjointName)))}, or an Adjoint",
+        "'auto' chooses by what f is",
+    ),
     _choice("rng", "auto", RNG, "'auto' replays the random numbers of f"),
     Option(
         "check",
@@ -206,7 +217,7 @@ _OPTIONS = (
         at_least(0, words=("auto",)),
         "'auto' or an integer of at least 0",
         "0 keeps no graph",
-        REVERSIBLE,
+        limited=True,
     ),
     Option(
         "memory_budget",
@@ -215,7 +226,7 @@ _OPTIONS = (
         at_least(0, words=(None,)),
         "an integer of bytes, or None",
         "pass it with store_last='auto'",
-        REVERSIBLE,
+        limited=True,
     ),
     Option(
         "save_at",
@@ -224,7 +235,7 @@ _OPTIONS = (
         read_save_at,
         "integers of 1 to max_steps, in a list or tuple",
         "z after 0 steps is z0, and () saves none",
-        STORING,
+        limited=True,
     ),
     Option(
         "backward_steps",
@@ -233,7 +244,7 @@ _OPTIONS = (
         at_least(1, words=(None,)),
         "None or an integer of at least 1",
         "None differentiates all steps; for no gradient at all use torch.no_grad()",
-        STORING,
+        limited=True,
     ),
     _flag("has_aux", "True says that f returns (z, aux)"),
     _choice("aux", "sum", REDUCTIONS, "'stack' keeps them all"),
@@ -242,19 +253,31 @@ _OPTIONS = (
 
 TABLE = {option.name: option for option in _OPTIONS}
 DEFAULTS = {option.name: option.default for option in _OPTIONS}
-_SOME = tuple(o for o in _OPTIONS if o.adjoints is not ADJOINTS and o.name != "frac_bits")
+LIMITED = tuple(option for option in _OPTIONS if option.limited)
+"""The options that not every adjoint takes."""
 
 
 def reference() -> str:
     """The table as markdown, for the documentation."""
     rows = ["| option | type | default | adjoints that take it |", "|---|---|---|---|"]
-    adjoints = {ADJOINTS: "all", STORING: 'all but `"functional"`', REVERSIBLE: '`"reversible"`'}
     for option in _OPTIONS:
         default, text = option.default, isinstance(option.default, str)
         shown = f'"{default}"' if text else str(default)
-        takers = adjoints[option.adjoints]
-        rows.append(f"| `{option.name}` | {option.kind} | `{shown}` | {takers} |")
+        rows.append(f"| `{option.name}` | {option.kind} | `{shown}` | {_takers(option)} |")
     return "\n".join(rows)
+
+
+def _takers(option: Option) -> str:
+    takers = [name for name, row in ADJOINTS.items() if _takes(row, option)]
+    if len(takers) == len(ADJOINTS):
+        return "all"
+    if len(takers) + 1 == len(ADJOINTS):
+        return "all but " + ", ".join(f'`"{name}"`' for name in ADJOINTS if name not in takers)
+    return ", ".join(f'`"{name}"`' for name in takers)
+
+
+def _takes(adjoint: Adjoint, option: Option) -> bool:
+    return not option.limited or option.name in adjoint.takes
 
 
 # ---- all of them ---------------------------------------------------------------------------------
@@ -308,15 +331,26 @@ def _check_together(given: dict[str, Any]) -> None:
             f"memory_budget: expected bytes with store_last='auto' and None otherwise, got "
             f"{given['memory_budget']} with store_last={given['store_last']!r}"
         )
+    if isinstance(tol, StoppingRule):
+        _check_with_rule(given)
     if tol:
         _check_with_tol(given, tol)
     if given["frac_bits"] != "auto" and isinstance(given["state"], torch.dtype):
         raise bits_of_a_float(given["frac_bits"])
     if given["adjoint"] not in ("auto", "reversible"):
-        check_adjoint(given["adjoint"], given)
+        check_adjoint(adjoint_of(given["adjoint"]), given)
 
 
-def _check_with_tol(given: dict[str, Any], tol: float) -> None:
+def _check_with_rule(given: dict[str, Any]) -> None:
+    for name, value in (("per_sample", False), ("residual_mask", None)):
+        if given[name] is not value:
+            raise ValueError(
+                f"{name}: expected {value} with a StoppingRule as tol, which measures by itself, "
+                f"got {shown(given[name])}; leave {name} out, or pass a number as tol"
+            )
+
+
+def _check_with_tol(given: dict[str, Any], tol: float | StoppingRule) -> None:
     if given["save_at"]:
         raise ValueError(
             f"save_at: expected without a tol, got tol={tol}, which may stop before; give tol=None"
@@ -328,15 +362,21 @@ def _check_with_tol(given: dict[str, Any], tol: float) -> None:
         )
 
 
-def check_adjoint(adjoint: str, given: dict[str, Any]) -> None:
+def adjoint_of(value: str | Adjoint) -> Adjoint:
+    """The adjoint that a value of the option stands for, "auto" aside."""
+    return value if isinstance(value, Adjoint) else ADJOINTS[value]
+
+
+def check_adjoint(adjoint: Adjoint, given: dict[str, Any]) -> None:
     """ValueError for an option that this adjoint does not take."""
-    for option in _SOME:
+    for option in LIMITED:
         value = given[option.name]
-        if adjoint not in option.adjoints and value != option.default:
-            one = f"adjoint={option.adjoints[0]!r}" if len(option.adjoints) == 1 else "another one"
+        if not _takes(adjoint, option) and value != option.default:
+            takers = [name for name, row in ADJOINTS.items() if _takes(row, option)]
+            one = f"adjoint={takers[0]!r}" if len(takers) == 1 else "another one"
             reason = ", which alone can keep graphs" if option.name == "store_last" else ""
             raise ValueError(
-                f"{option.name}: expected {option.default} with adjoint={adjoint!r}, got "
+                f"{option.name}: expected {option.default} with adjoint={adjoint.name!r}, got "
                 f"{shown(value)}; choose {one}{reason}, or leave {option.name} out"
             )
 

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ..iteration.stopping import StoppingRule
 from ..state.floating import FLOAT_STATES
 
 UNFIT: Any = object()
@@ -79,9 +80,9 @@ def read_max_steps(value: Any) -> Any:
 
 
 def read_tol(value: Any) -> Any:
-    """A float of at least 0, or None."""
-    if value is None:
-        return None
+    """A float of at least 0, a ``StoppingRule``, or None."""
+    if value is None or isinstance(value, StoppingRule):
+        return value
     result = number(value)
     return result if result is not UNFIT and result >= 0 else UNFIT  # NaN is not
 

@@ -19,7 +19,7 @@ def capturing(device: torch.device) -> bool:
 
 
 def check_capture(
-    tol: float | None, frac_bits: int | None, beta: Any, rng: str, max_steps: Any, *, exact: bool
+    tol: Any, frac_bits: int | None, beta: Any, rng: str, max_steps: Any, *, exact: bool
 ) -> None:
     """Refuse options that a graph cannot hold: ValueError, by name."""
     if callable(max_steps):

@@ -17,29 +17,6 @@ from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.autograd import forward_ad
 
 
-def check_transforms(adjoint: str, exact: bool, tensors: Sequence[Tensor]) -> bool:
-    """Whether the solve is part of a transform that it can be part of; RuntimeError if it cannot.
-
-    `tensors` are those that the solve is known to read.
-    """
-    functional = inside_transform()
-    if adjoint == "functional" and not functional and forward_ad._current_level >= 0:
-        raise RuntimeError(
-            "solve: expected forward mode to come from torch.func.jvp with adjoint='functional', "
-            "got torch.autograd.forward_ad; choose torch.func.jvp, or adjoint='backprop'"
-        )
-    if not functional and not has_tangent(tensors):
-        return False
-    if adjoint not in ("backprop", "functional") or exact:
-        what = "a transform of torch.func" if functional else "forward-mode derivatives"
-        raise RuntimeError(
-            f"solve: expected to be differentiated by backward() or torch.autograd.grad with "
-            f"adjoint={adjoint!r}{' and an exact state' if exact else ''}, got {what}; choose "
-            "adjoint='functional' or 'backprop', and state=torch.float32 or torch.float64"
-        )
-    return True
-
-
 def inside_transform() -> bool:
     """Whether a transform of torch.func (grad, vmap, jvp, ...) is running."""
     return torch._C._functorch.maybe_current_level() is not None  # type: ignore[attr-defined]

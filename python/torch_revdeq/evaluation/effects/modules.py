@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import parametrize
 
+from ..adjoint import Adjoint
 from .holdings import search
 
 
@@ -18,19 +19,18 @@ def modules_of(f: object) -> list[nn.Module]:
     return search([f]).modules
 
 
-def check_modules(modules: Sequence[nn.Module], adjoint: str) -> None:
+def check_modules(modules: Sequence[nn.Module], adjoint: Adjoint) -> None:
     """Refuse what would give wrong gradients inside f: RuntimeError, by name."""
     if parametrize._cache_enabled:
         raise RuntimeError(
             "f: expected to run outside torch.nn.utils.parametrize.cached(), got its cache, "
             "whose weights belong to another graph; move solve out of that block"
         )
-    replayed = adjoint in ("reversible", "checkpoint", "functional", "implicit")
-    if adjoint not in ("backprop", "phantom") and _takes_per_sample_gradients(modules):
+    if not adjoint.evaluates_once and _takes_per_sample_gradients(modules):
         raise RuntimeError(
             "f: expected parameters that take one gradient for the batch, got those of Opacus' "
-            f"GradSampleModule, whose hooks count every evaluation, with adjoint={adjoint!r}; "
-            "choose adjoint='backprop'"
+            f"GradSampleModule, whose hooks count every evaluation, with "
+            f"adjoint={adjoint.name!r}; choose adjoint='backprop'"
         )
     for module in modules:
         if isinstance(module, DistributedDataParallel):
@@ -38,11 +38,11 @@ def check_modules(modules: Sequence[nn.Module], adjoint: str) -> None:
                 "f: expected a module that is not wrapped in DistributedDataParallel, got one that "
                 "is; wrap the model that calls solve, not f"
             )
-        if replayed and is_sharded(module):
+        if not adjoint.takes_sharded and is_sharded(module):
             raise RuntimeError(
-                f"f: expected parameters that stay in place for adjoint={adjoint!r}, got a module "
-                "sharded by FSDP; choose solve(adjoint='hooks'), or shard the module that calls "
-                "solve"
+                f"f: expected parameters that stay in place for adjoint={adjoint.name!r}, got a "
+                "module sharded by FSDP; choose solve(adjoint='hooks'), or shard the module that "
+                "calls solve"
             )
 
 

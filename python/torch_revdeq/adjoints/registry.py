@@ -1,0 +1,13 @@
+"""The adjoints that have names."""
+
+from __future__ import annotations
+
+from ..evaluation.adjoint import Adjoint
+from .backprop import Backprop, Checkpoint
+from .functional import Functional
+from .hooks import Hooks
+from .reversible import Reversible
+
+_ROWS: tuple[Adjoint, ...] = (Reversible(), Hooks(), Checkpoint(), Backprop(), Functional())
+
+ADJOINTS = {row.name: row for row in _ROWS}
