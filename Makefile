@@ -60,13 +60,13 @@ docs: $(STATE)/.tools  ## build the documentation, as a site in build/docs; ever
 	else echo "mkdocs needs python 3.11: the site was not built"; fi
 
 cuda-report: $(STATE)/.built  ## registers, spills and vector width of the CUDA kernels; checks docs/
-	$(PY) .ci/cuda_report.py $(PTXAS_LOG)
-	$(PY) .ci/cuda_vectors.py $(CUDA_LIBRARY)
-	$(PY) .ci/cuda_resources.py --check $(PTXAS_LOG) $(CUDA_LIBRARY)
+	$(PY) -m tools.cuda.ptxas $(PTXAS_LOG)
+	$(PY) -m tools.cuda.sass $(CUDA_LIBRARY)
+	$(PY) -m tools.cuda.resources --check $(PTXAS_LOG) $(CUDA_LIBRARY)
 	$(PY) -m bench.readme --check
 
 docs-table: $(STATE)/.built  ## write docs/resources.json from this build, and the documents' figures
-	$(PY) .ci/cuda_resources.py --write $(PTXAS_LOG) $(CUDA_LIBRARY)
+	$(PY) -m tools.cuda.resources --write $(PTXAS_LOG) $(CUDA_LIBRARY)
 	$(PY) -m bench.readme
 
 triton-aot: $(STATE)/.built  ## compile the Triton kernels for every architecture, without a GPU

@@ -33,7 +33,7 @@ pip_in() {
 }
 
 # imports NAME FOLDER ARCHS: the package comes from FOLDER, holds CUDA code for ARCHS, and works.
-imports() { (cd "$work" && "$work/$1/bin/python" "$root/.ci/check_installed.py" "$2" "$3"); }
+imports() { (cd "$work" && "$work/$1/bin/python" "$root/tools/check_installed.py" "$2" "$3"); }
 
 # tests_in NAME TESTS...: tests/test_TEST.py pass on what is installed there, away from the tree.
 tests_in() {
@@ -72,7 +72,7 @@ fi
 new_env wheel
 REVDEQ_BUILD_CUDA=0 .ci/wheel.sh "$python" "$src" "$work/cpu"
 ls "$work"/cpu/*manylinux*.whl > /dev/null || fail "the wheel is not tagged manylinux"
-"$python" .ci/check_wheel.py "$work"/cpu/*.whl ""
+"$python" tools/check_wheel.py "$work"/cpu/*.whl ""
 pip_in wheel install --no-deps "$work"/cpu/*.whl
 imports wheel "$work/wheel" ""
 tests_in wheel half_step exact registration solve_gradients
@@ -80,7 +80,7 @@ tests_in wheel half_step exact registration solve_gradients
 say "a wheel for every system, which needs no compiler"
 new_env pure
 CXX=/no/compiler REVDEQ_BUILD_CPP=0 REVDEQ_BUILD_CUDA=0 .ci/wheel.sh "$python" "$src" "$work/any"
-"$python" .ci/check_wheel.py "$work"/any/*-none-any.whl pure
+"$python" tools/check_wheel.py "$work"/any/*-none-any.whl pure
 pip_in pure install --no-deps "$work"/any/*.whl
 REVDEQ_BACKEND=reference tests_in pure reference solve_gradients
 
@@ -92,6 +92,6 @@ one=${cuda:+9.0a}
 new_env sdist
 pip_in sdist install --upgrade pip
 TORCH_CUDA_ARCH_LIST=$one pip_in sdist wheel --no-deps -w "$work/dist" "$work"/sdist/*.tar.gz
-"$python" .ci/check_wheel.py "$work"/dist/*.whl "$one"
+"$python" tools/check_wheel.py "$work"/dist/*.whl "$one"
 pip_in sdist install "$work"/dist/*.whl
 imports sdist "$work/sdist" "$one"

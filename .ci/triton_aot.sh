@@ -4,9 +4,9 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=$1
 
-"$python" .ci/triton_aot.py
+"$python" -m tools.aot.compile
 
 newest=build/triton-newest
 [ -x $newest/bin/python ] || "$python" -m venv $newest
 $newest/bin/python -m pip install --quiet --upgrade triton
-$newest/bin/python .ci/triton_aot.py
+$newest/bin/python -m tools.aot.compile

@@ -15,7 +15,7 @@ import torch_revdeq.models
 from documents import ROOT, documents
 
 pytest.importorskip("mkdocs", reason="mkdocs needs python 3.11")
-import docs_site
+from tools import docs_site
 
 
 def test_every_link_is_seen() -> None:

@@ -20,8 +20,9 @@ from torch_revdeq.runtime.deferred import TOLERANCE
 if "triton" not in BACKENDS:
     pytest.skip("Triton's interpreter is off", allow_module_level=True)
 
-from revdeq_kernels.triton import cell_aot, cell_launch, cell_step, gluon_cell
+from revdeq_kernels.triton import cell_launch, cell_step, gluon_cell
 from revdeq_kernels.triton import linear_cell as kernels
+from tools.aot import cell as cells_compiled
 
 F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
 
@@ -152,9 +153,9 @@ def test_what_is_offered_is_what_is_compiled() -> None:
         offered = {cell_launch.TYPES[w]: ds for w, ds in cell_choice.FEATURES[name].items()}
         assert offered == {w: tuple(found) for w, found in module.CONFIGURATIONS.items()}
         for w, widest in cell_choice.WIDEST[name].items():
-            compiled_for = cell_aot.WIDEST[name][cell_launch.TYPES[w]]
+            compiled_for = cells_compiled.WIDEST[name][cell_launch.TYPES[w]]
             assert widest == {f"sm_{a}": most for a, most in compiled_for.items()}
-    compiled = cell_aot.architectures()
+    compiled = cells_compiled.architectures()
     found = {(n.split()[0], n.split()[3]): where for n, where in compiled.items() if " 128 " in n}
     of_16_bits = product(("bf16", "fp16"), (("triton", (90, 100)), ("gluon", (90,))))
     want = {(name, w): where for w, (name, where) in of_16_bits}
@@ -182,7 +183,7 @@ def test_a_gpu_that_does_not_hold_the_kernels_is_refused(
 
 
 def type_of(name: str, argument: Any) -> Any:
-    """As in cell_aot.py; `half` is an integer of 32 bits up to base 4."""
+    """As in tools/aot/cell.py; `half` is an integer of 32 bits up to base 4."""
     if isinstance(argument, Tensor):
         types = cell_launch.TYPES | {torch.int32: "i32", torch.uint8: "u8"}
         return f"*{types[argument.dtype]}"
@@ -192,7 +193,7 @@ def type_of(name: str, argument: Any) -> Any:
 
 
 def test_every_launch_is_compiled_ahead_of_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All configurations and dtypes, with the activation that cell_aot.py has them with."""
+    """All configurations and dtypes, with the activation that tools/aot/cell.py has them with."""
     made: list[tuple[Any, dict[str, Any]]] = []
 
     def record(kernel: Any, programs: int, lead: Tensor, *args: Any, **constants: Any) -> None:
@@ -204,7 +205,7 @@ def test_every_launch_is_compiled_ahead_of_time(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(cell_launch, "launch", record)
     listed = [
         (label.split()[0], kernel.fn.__name__, {**signature, **keywords, "enable_fp_fusion": None})
-        for label, kernel, signature, keywords in cell_aot.signatures()
+        for label, kernel, signature, keywords in cells_compiled.signatures()
     ]
     for implementation, module in MODULES.items():
         launcher = cell_launch.Launcher(module)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import cuda_report
-import cuda_resources
-import cuda_vectors
 import pytest
-from cuda_report import Ceiling
-from cuda_vectors import Accesses, Exemption
+
+from tools.cuda import ptxas, resources
+from tools.cuda import sass as machine_code
+from tools.cuda.ptxas import Ceiling
+from tools.cuda.sass import Accesses, Exemption
 
 SCALAR = (
     "_ZN6revdeq4cuda48_GLOBAL__N__f82eb579_10_adjoint_cu_b335f79e_232614adjoint_kernelILi1EfffEEv"
@@ -19,7 +19,7 @@ SCALAR = (
 VECTOR = SCALAR.replace("ILi1E", "ILi4E")
 
 
-# ---- cuda_report -----------------------------------------------------------------------------
+# ---- ptxas -----------------------------------------------------------------------------
 
 
 def ptxas_log(
@@ -47,7 +47,7 @@ FITTING = {"update": Ceiling(registers=32, shared=2048)}
 def report(folder: Path, log: str, ceilings: dict[str, Ceiling]) -> int:
     path = folder / "ptxas.log"
     path.write_text(log)
-    return cuda_report.main(str(path), ["sm_80", "sm_90a"], ceilings)
+    return ptxas.main(str(path), ["sm_80", "sm_90a"], ceilings)
 
 
 def test_a_clean_log_passes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -77,9 +77,9 @@ def test_a_log_with_a_fault_fails(
 def test_a_device_function_that_spills_is_seen() -> None:
     device = "ptxas info    : Function properties for _Z5helperv\n"
     device += "    8 bytes stack frame, 4 bytes spill stores, 4 bytes spill loads\n"
-    kernels = cuda_report.parse(ptxas_log("sm_80") + device)
+    kernels = ptxas.parse(ptxas_log("sm_80") + device)
     assert [kernel.entry for kernel in kernels] == [True, False]
-    assert "_Z5helperv: spills" in cuda_report.problems(kernels, ["sm_80"])[0]
+    assert "_Z5helperv: spills" in ptxas.problems(kernels, ["sm_80"])[0]
 
 
 @pytest.mark.parametrize(
@@ -91,14 +91,14 @@ def test_a_device_function_that_spills_is_seen() -> None:
                 "sm_80 update: expected at most 31 registers, got 32;",
                 "sm_80 update: expected at most 2047 bytes of static shared memory, got 2048;",
                 "sm_90a update: expected at most 31 registers, got 32;",
-                "raise the ceiling: CEILINGS in .ci/cuda_report.py",
+                "raise the ceiling: CEILINGS in tools/cuda/ptxas.py",
             ],
         ),
         (
             {},
             [
                 'add `"update": Ceiling(registers=40, shared=2048),` to CEILINGS in '
-                ".ci/cuda_report.py"
+                "tools/cuda/ptxas.py"
             ],
         ),
         (FITTING | {"gone": Ceiling(registers=8)}, ["gone: no such kernel in the log; remove it"]),
@@ -118,14 +118,14 @@ def test_a_kernel_is_held_to_the_ceiling_of_its_family(
 
 def test_the_worst_instance_of_a_family_is_named() -> None:
     log = ptxas_log("sm_80", SCALAR, registers=40) + ptxas_log("sm_80", VECTOR, registers=41)
-    kernels = cuda_report.parse(log)
-    for kernel, name in zip(kernels, cuda_report.readable([SCALAR, VECTOR]), strict=True):
+    kernels = ptxas.parse(log)
+    for kernel, name in zip(kernels, ptxas.readable([SCALAR, VECTOR]), strict=True):
         kernel.name = name
-    (found,) = cuda_report.above_ceilings(kernels, {"adjoint_kernel": Ceiling(39, 2048)})
+    (found,) = ptxas.above_ceilings(kernels, {"adjoint_kernel": Ceiling(39, 2048)})
     assert "adjoint_kernel<4, float, float, float>: expected at most 39 registers, got 41" in found
 
 
-# ---- cuda_vectors ----------------------------------------------------------------------------
+# ---- sass ----------------------------------------------------------------------------
 
 
 def sass(arch: str, instructions: dict[str, list[str]]) -> str:
@@ -158,15 +158,15 @@ def sass(arch: str, instructions: dict[str, list[str]]) -> str:
 def test_accesses_of_16_bytes_to_global_memory_count(
     instruction: str, loads: int, stores: int
 ) -> None:
-    counts = cuda_vectors.wide_accesses(sass("sm_90", {VECTOR: [instruction]}))
+    counts = machine_code.wide_accesses(sass("sm_90", {VECTOR: [instruction]}))
     assert counts == {("sm_90", VECTOR): Accesses(loads, stores)}
 
 
 def test_instances_are_gathered_by_kernel() -> None:
     text = sass("sm_80", {SCALAR: [], VECTOR: ["LDG.E.128 R4, [R2.64]"]}) + sass("sm_90", {})
-    kernels = cuda_vectors.by_kernel(cuda_vectors.wide_accesses(text))
+    kernels = machine_code.by_kernel(machine_code.wide_accesses(text))
     assert kernels == {("sm_80", "adjoint_kernel"): [Accesses(0, 0), Accesses(1, 0)]}
-    assert cuda_vectors.wide_instances(kernels["sm_80", "adjoint_kernel"]) == (1, 0)
+    assert machine_code.wide_instances(kernels["sm_80", "adjoint_kernel"]) == (1, 0)
 
 
 @pytest.mark.parametrize(
@@ -186,22 +186,22 @@ def test_half_of_the_instances_must_load_and_store_16_bytes(
     instances: list[tuple[int, int]], exempt: dict[str, Exemption], problem: str | None
 ) -> None:
     kernels = {("sm_80", "a_kernel"): [Accesses(*one) for one in instances]}
-    found = cuda_vectors.problems(kernels, exempt)
+    found = machine_code.problems(kernels, exempt)
     assert len(found) == (problem is not None)
     if problem is not None:
         assert problem in found[0]
-        assert "EXEMPT in .ci/cuda_vectors.py" in found[0]
+        assert "EXEMPT in tools/cuda/sass.py" in found[0]
 
 
 def test_a_library_without_kernels_fails() -> None:
-    assert cuda_vectors.problems({}, cuda_vectors.EXEMPT) == ["no kernel was found"]
+    assert machine_code.problems({}, machine_code.EXEMPT) == ["no kernel was found"]
 
 
 def test_every_exemption_has_its_reason() -> None:
-    assert all(exemption.reason for exemption in cuda_vectors.EXEMPT.values())
+    assert all(exemption.reason for exemption in machine_code.EXEMPT.values())
 
 
-# ---- cuda_resources --------------------------------------------------------------------------
+# ---- resources --------------------------------------------------------------------------
 
 LOG = ptxas_log("sm_90a", SCALAR, registers=14, shared=0)
 LOG += ptxas_log("sm_90a", VECTOR, registers=20, shared=16, stores=4, loads=8)
@@ -216,37 +216,37 @@ COLLECTED = {
 }  # fmt: skip
 
 
-def built(**changes: Any) -> cuda_resources.Resources:
+def built(**changes: Any) -> resources.Resources:
     return {"nvcc": "13.0.88", "archs": "9.0a", "kernels": COLLECTED, **changes}  # type: ignore[typeddict-item]
 
 
 def test_resources_come_from_the_log_and_the_library() -> None:
-    assert cuda_resources.collect(LOG, SASS) == COLLECTED
+    assert resources.collect(LOG, SASS) == COLLECTED
 
 
 def test_the_log_of_another_build_is_refused() -> None:
     with pytest.raises(ValueError, match="hold the 2 instances of the log, got 0; give the log"):
-        cuda_resources.collect(LOG, sass("sm_100", {SCALAR: [], VECTOR: []}))
+        resources.collect(LOG, sass("sm_100", {SCALAR: [], VECTOR: []}))
 
 
 def test_architectures_are_named_as_torch_names_them() -> None:
     row = COLLECTED["adjoint_kernel"]["sm_90a"]
     kernels: Any = {"a_kernel": {"sm_80": row, "sm_90a": row}, "b_kernel": {"sm_100": row}}
-    assert cuda_resources.arch_list(kernels) == "8.0;9.0a;10.0"
+    assert resources.arch_list(kernels) == "8.0;9.0a;10.0"
 
 
 def test_resources_have_a_line_for_each_kernel_and_architecture(tmp_path: Path) -> None:
-    text = cuda_resources.as_text(built())
+    text = resources.as_text(built())
     assert sum("instances" in line for line in text.splitlines()) == 1
     path = tmp_path / "resources.json"
     path.write_text(text, encoding="utf-8")
-    assert cuda_resources.read(path) == built()
+    assert resources.read(path) == built()
 
 
 def test_the_compiler_is_read_from_its_note() -> None:
     note = b"ptxas\0Cuda compilation tools, release 13.0, V13.0.88\0Build cuda_13.0.r13.0"
-    assert cuda_resources.nvcc_version(b"\x7fELF" + 2 * note) == "13.0.88"
-    assert cuda_resources.nvcc_version(b"\x7fELF") == "unknown"
+    assert resources.nvcc_version(b"\x7fELF" + 2 * note) == "13.0.88"
+    assert resources.nvcc_version(b"\x7fELF") == "unknown"
 
 
 @pytest.mark.parametrize(
@@ -260,23 +260,23 @@ def test_the_compiler_is_read_from_its_note() -> None:
 def test_resources_are_compared_for_the_recorded_compiler(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    now: cuda_resources.Resources,
+    now: resources.Resources,
     status: int,
     message: str,
 ) -> None:
     path = tmp_path / "resources.json"
-    assert cuda_resources.check(now, path) == 1
+    assert resources.check(now, path) == 1
     assert "make docs-table" in capsys.readouterr().err
-    path.write_text(cuda_resources.as_text(built()), encoding="utf-8")
-    assert cuda_resources.check(now, path) == status
+    path.write_text(resources.as_text(built()), encoding="utf-8")
+    assert resources.check(now, path) == status
     printed = capsys.readouterr()
     assert message in (printed.err if status else printed.out)
 
 
 def test_recorded_resources_keep_to_the_ceilings() -> None:
-    kernels = cuda_resources.read()["kernels"]
-    assert kernels.keys() == cuda_report.CEILINGS.keys()
+    kernels = resources.read()["kernels"]
+    assert kernels.keys() == ptxas.CEILINGS.keys()
     for name, by_arch in kernels.items():
         for row in by_arch.values():
-            assert row["registers"][1] <= cuda_report.CEILINGS[name].registers
-            assert row["shared"] <= cuda_report.CEILINGS[name].shared
+            assert row["registers"][1] <= ptxas.CEILINGS[name].registers
+            assert row["shared"] <= ptxas.CEILINGS[name].shared

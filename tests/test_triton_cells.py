@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 import pytest
-import triton_cells
+
+from tools.aot import cell_code
 
 MMA = "#ttg.nvidia_mma<{versionMajor = 2, warpsPerCTA = [1, 8], instrShape = [16, 8]}>"
 
@@ -31,12 +32,12 @@ def kernel(*products: str, w_in_loop: bool = False) -> str:
 def test_products_of_f_are_found_with_their_layouts() -> None:
     tf32 = ", inputPrecision = tf32"
     ir = kernel(product("x"), product("gy"), product("x_12", 4, "x_7", tf32), product("xy"))
-    first, second = triton_cells.evaluations(ir)
+    first, second = cell_code.evaluations(ir)
     assert first.startswith("0 + tensor<16x64xbf16") and first.count("kWidth = 2") == 2
     assert second.startswith("sum + ") and second.count("kWidth = 4") == 2
     assert first.count(MMA) == second.count(MMA) == 3
     wgmma = product("x").replace("tt.dot", "ttng.warp_group_dot")
-    assert triton_cells.evaluations(kernel(wgmma)) == [first]
+    assert cell_code.evaluations(kernel(wgmma)) == [first]
 
 
 @pytest.mark.parametrize(
@@ -52,7 +53,7 @@ def test_products_of_f_are_found_with_their_layouts() -> None:
     ],
 )  # fmt: skip
 def test_a_kernel_with_a_fault_is_found(ir: str, problem: str) -> None:
-    found = triton_cells.problem("triton cell forward bf16 64", ir, "HMMA")
+    found = cell_code.problem("triton cell forward bf16 64", ir, "HMMA")
     assert re.match(problem, found) and bool(found) == bool(problem)
 
 
@@ -66,5 +67,5 @@ def test_a_kernel_with_a_fault_is_found(ir: str, problem: str) -> None:
     ],
 )
 def test_gluon_multiplies_by_tensor_cores(w: str, code: str, problem: str) -> None:
-    found = triton_cells.problem(f"gluon cell forward {w} 128", kernel(), code)
+    found = cell_code.problem(f"gluon cell forward {w} 128", kernel(), code)
     assert found.startswith(problem) and bool(found) == bool(problem)

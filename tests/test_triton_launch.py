@@ -16,7 +16,8 @@ from revdeq_kernels.samples import samples
 if "triton" not in BACKENDS:
     pytest.skip("Triton's interpreter is off", allow_module_level=True)
 
-from revdeq_kernels.triton import aot, launch, leaves, pass_launch
+from revdeq_kernels.triton import launch, leaves, pass_launch
+from tools.aot import signatures as compiled
 
 TYPES = {
     torch.float64: "fp64",
@@ -48,7 +49,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> list[Launch]:
 
 
 def type_of(argument: Any) -> Any:
-    """As in aot.py, but that an integer is not looked at further."""
+    """As in tools/aot/signatures.py, but that an integer is not looked at further."""
     if isinstance(argument, tuple):
         return tuple(map(type_of, argument))
     if isinstance(argument, Tensor):
@@ -59,7 +60,7 @@ def type_of(argument: Any) -> Any:
 
 
 def listed() -> list[Launch]:
-    """The launches of aot.py in the same terms."""
+    """The launches of tools/aot/signatures.py in the same terms."""
 
     def plain(kind: Any) -> Any:
         if isinstance(kind, tuple):
@@ -67,7 +68,7 @@ def listed() -> list[Launch]:
         return "i32" if kind == "1" else kind.partition(":")[0]
 
     found = []
-    for _, kernel, signature, keywords in aot.signatures():
+    for _, kernel, signature, keywords in compiled.signatures():
         types = {name: plain(kind) for name, kind in signature.items()}
         constants = {name: v for name, v in keywords.items() if name in kernel.arg_names}
         found.append((kernel.fn.__name__, types | constants))
@@ -93,7 +94,7 @@ def pointers(made: Launch) -> set[tuple[Any, ...]]:
 
 
 def assert_listed(made: list[Launch]) -> None:
-    """Raise AssertionError if a form, or the type of a parameter, is not in aot.py."""
+    """Raise AssertionError if a form, or the type of a parameter, is not in signatures.py."""
     forms = {str(form(known)) for known in listed()}
     kinds = set().union(*map(pointers, listed()))
     for one in made:

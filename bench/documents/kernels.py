@@ -1,33 +1,29 @@
 """The tables of docs/kernels.md: what every op computes and moves, and what became of its kernels.
 
 They are made of TABLE below, of the cases of the benchmarks (types and bytes), of
-docs/resources.json (see .ci/cuda_resources.py) and of the figures in bench/results/. None of that
+docs/resources.json (see tools/cuda/resources.py) and of the figures in bench/results/. None of that
 needs nvcc or a GPU.
 """
 
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from bench import harness, machine, report
+from bench import harness, report
 from bench.case import Case, Plan
 from bench.documents import stored
 from bench.documents.stored import table
 from bench.session import Record
 from revdeq_kernels import digit_bytes
 from revdeq_kernels.registration import OPS
-
-# What a build may take is written down beside the programs that hold it to that.
-sys.path.append(str(machine.ROOT / ".ci"))
-from cuda_report import CEILINGS
-from cuda_resources import Family, Resources
-from cuda_resources import read as read_resources
-from cuda_vectors import EXEMPT
+from tools.cuda.ptxas import CEILINGS
+from tools.cuda.resources import Family, Resources
+from tools.cuda.resources import read as read_resources
+from tools.cuda.sass import EXEMPT
 
 PLACE = "TABLE in bench/documents/kernels.py"
 

@@ -1,1 +1,1 @@
-"""The Triton backend: ``half_step``, ``kernels``, ``launch``, and signatures (``aot``)."""
+"""The Triton backend: ``half_step``, ``kernels`` and ``launch``."""

@@ -76,8 +76,8 @@ CONFIGURATIONS: dict[str, dict[int, Configuration]] = {
     "fp16": _OF_16_BITS,
     "fp32": {32: Configuration(16, 8), 64: Configuration(16, 8)},
 }
-"""By the type of W and the features: what the architectures of ``cell_aot.py`` hold in registers,
-without a spill, which .ci/triton_aot.py asserts. 128 features in float32 are those of
+"""By the type of W and the features: what the architectures of tools/aot/cell.py hold in registers,
+without a spill, which tools/aot/compile.py asserts. 128 features in float32 are those of
 ``gluon_cell.py``: here they would take 416 KiB of shared memory, of 227; as blocks of 64, 280 KiB
 and 1.2 KiB of spills a thread (Triton 3.6), or 48 and 3.3 (3.9). With 256 the gradient of W alone,
 256 KiB, fills a processor's registers."""

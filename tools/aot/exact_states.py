@@ -1,12 +1,13 @@
-"""The signatures of the kernels on exact states, to compile them without a GPU; see ``aot.py``."""
+"""The signatures of the kernels on exact states, for ``signatures.py``."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import product
 
-from . import kernels, passes
-from .half_step import GENERAL, INTEGER, SHIFT
+from revdeq_kernels.triton import kernels, passes
+from revdeq_kernels.triton.half_step import GENERAL, INTEGER, SHIFT
+
 from .specialisations import (
     LEAVES,
     MOST_LEAVES,
@@ -24,7 +25,7 @@ _DIGITS = {SHIFT: (8, 4, 2, 1), INTEGER: (5, 3, 2, 1), GENERAL: (8, 5, 4, 3, 2, 
 
 
 def signatures() -> Iterator[Specialisation]:
-    """As ``aot.signatures``."""
+    """As ``signatures.signatures``."""
     yield from _exact_steps()
     yield from _exact_passes()
     yield from _conversions()

@@ -1,4 +1,4 @@
-"""What each CUDA kernel takes, as data: `cuda_resources.py --write|--check PTXAS_LOG LIBRARY`.
+"""What each CUDA kernel takes, as data: `resources.py --write|--check PTXAS_LOG LIBRARY`.
 
 docs/resources.json holds, for each kernel family and architecture, the instances, the registers,
 the bytes spilled, the shared memory and the instances that move 16 bytes at once. `--write` takes
@@ -17,10 +17,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict
 
-from cuda_report import Kernel, family, parse, readable
-from cuda_vectors import Accesses, by_kernel, disassemble, wide_accesses, wide_instances
+from tools.cuda.ptxas import Kernel, family, parse, readable
+from tools.cuda.sass import Accesses, by_kernel, disassemble, wide_accesses, wide_instances
 
-RESOURCES = Path(__file__).parents[1] / "docs" / "resources.json"
+RESOURCES = Path(__file__).parents[2] / "docs" / "resources.json"
 REMEDY = "write it with `make docs-table`"
 
 
@@ -103,14 +103,14 @@ def read(path: Path = RESOURCES) -> Resources:
 
 def difference(recorded: str, built: str, name: str) -> str:
     """A unified diff, empty where the texts agree."""
-    lines = [text.splitlines(keepends=True) for text in (recorded, built)]
-    return "".join(difflib.unified_diff(*lines, f"{name} (recorded)", f"{name} (now)"))
+    before, after = (text.splitlines(keepends=True) for text in (recorded, built))
+    return "".join(difflib.unified_diff(before, after, f"{name} (recorded)", f"{name} (now)"))
 
 
 def check(built: Resources, path: Path) -> int:
     """1 where the record is not what the build gives, with the difference on stderr; else 0."""
     if not path.exists():
-        print(f"cuda_resources: {path} is missing: {REMEDY}", file=sys.stderr)
+        print(f"resources: {path} is missing: {REMEDY}", file=sys.stderr)
         return 1
     recorded = read(path)
     if recorded["nvcc"] != built["nvcc"]:
@@ -121,7 +121,7 @@ def check(built: Resources, path: Path) -> int:
         return 0
     changes = difference(path.read_text(encoding="utf-8"), as_text(built), path.name)
     if changes:
-        print(f"{changes}cuda_resources: the build gives other figures: {REMEDY}", file=sys.stderr)
+        print(f"{changes}resources: the build gives other figures: {REMEDY}", file=sys.stderr)
     else:
         print(f"{path.name} is what this build gives, of nvcc {built['nvcc']}")
     return 1 if changes else 0

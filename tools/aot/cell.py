@@ -1,4 +1,4 @@
-"""The signatures of the equilibrium cell's kernels, to compile them without a GPU; see ``aot.py``.
+"""The signatures of the equilibrium cell's kernels, for ``signatures.py``.
 
 Every configuration is here with the activation and the form of an exact step that take the most
 registers, and with those that take the fewest; one configuration is here with all of them.
@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
-from . import cell_step, gluon_cell, linear_cell
-from .half_step import GENERAL, INTEGER, OPTIONS, SHIFT
+from revdeq_kernels.triton import cell_step, gluon_cell, linear_cell
+from revdeq_kernels.triton.half_step import GENERAL, INTEGER, OPTIONS, SHIFT
 
 _TRITON, _WGMMA, _TF32 = {80: 64, 90: 128, 100: 128}, {90: 128}, {80: 64, 90: 128, 100: 128}
 
@@ -49,7 +49,7 @@ def architectures() -> dict[str, tuple[int, ...]]:
 
 
 def signatures() -> Iterator[tuple[str, Any, dict[str, Any], dict[str, Any]]]:
-    """As ``aot.signatures``."""
+    """As ``signatures.signatures``."""
     for name, kernels in _KERNELS.items():
         for w, features in kernels.CONFIGURATIONS.items():
             forms, both = (None, _LEAST, _MOST), (False, True)

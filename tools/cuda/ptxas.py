@@ -1,7 +1,7 @@
 """What ptxas says of the CUDA kernels; fails on a spill, a stack frame or a missing kernel.
 
 It also fails where a kernel takes more registers or shared memory than CEILINGS allows its family.
-Usage: cuda_report.py PTXAS_LOG [ARCH ...], where each ARCH ("sm_90a") must hold every kernel.
+Usage: ptxas.py PTXAS_LOG [ARCH ...], where each ARCH ("sm_90a") must hold every kernel.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ CEILINGS = {
     "quantize_kernel": Ceiling(registers=24),
     "residual_kernel": Ceiling(registers=64, shared=4096),
 }
-PLACE = "CEILINGS in .ci/cuda_report.py"
+PLACE = "CEILINGS in tools/cuda/ptxas.py"
 
 EXPECTED_ARCHS = ["sm_80", "sm_90a", "sm_100"]
 ENTRY = re.compile(r"Compiling entry function '(\S+)' for '(\w+)'")
@@ -188,7 +188,7 @@ def main(log: str, archs: list[str], ceilings: Mapping[str, Ceiling] = CEILINGS)
     print(table(kernels))
     found = problems(kernels, archs) + above_ceilings(kernels, ceilings)
     for problem in found:
-        print(f"cuda_report: {problem}", file=sys.stderr)
+        print(f"ptxas: {problem}", file=sys.stderr)
     entries = sum(kernel.entry for kernel in kernels)
     print(f"{entries} kernels on {', '.join(archs)}: {len(found)} problems")
     return 1 if found else 0

@@ -1,11 +1,12 @@
-"""The signatures of the kernels on float states, to compile them without a GPU; see ``aot.py``."""
+"""The signatures of the kernels on float states, for ``signatures.py``."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import product
 
-from . import kernels, passes
+from revdeq_kernels.triton import kernels, passes
+
 from .specialisations import (
     LEAVES,
     MOST_LEAVES,
@@ -28,7 +29,7 @@ _ADJOINT += product(("fp32", "fp16"), ("fp16",))
 
 
 def signatures() -> Iterator[Specialisation]:
-    """As ``aot.signatures``."""
+    """As ``signatures.signatures``."""
     yield from _half_steps()
     yield from _channel_steps()
     yield from _adjoints()

@@ -1,4 +1,4 @@
-"""Whether the CUDA kernels move 16 bytes in one access: `cuda_vectors.py librevdeq_cuda.so`.
+"""Whether the CUDA kernels move 16 bytes in one access: `sass.py librevdeq_cuda.so`.
 
 Every kernel comes in a form for aligned tensors and in one for all others, an element at a time. So
 on each architecture at least half of its instances must load and store 16 bytes at once; EXEMPT
@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cuda_report import family, readable
+from tools.cuda.ptxas import family, readable
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Exemption:
     stores: bool = False
 
 
-# By kernel family, as in CEILINGS of cuda_report.py.
+# By kernel family, as in CEILINGS of ptxas.py.
 EXEMPT = {
     "dequantize_kernel": Exemption(
         "four numbers per thread: 16 bytes of int32 to load, 8 to store of a 16-bit x", loads=True
@@ -38,7 +38,7 @@ EXEMPT = {
         "four numbers per thread: 8 bytes to load of a 16-bit x, 16 of int32 to store", stores=True
     ),
 }
-PLACE = "EXEMPT in .ci/cuda_vectors.py"
+PLACE = "EXEMPT in tools/cuda/sass.py"
 BOTH = Exemption("", loads=True, stores=True)
 
 # An access of 16 bytes or more to global memory: LDG.E.128, STG.E.128.STRONG.GPU, LDG.E.ENL2.256.
@@ -128,7 +128,7 @@ def main(library: str) -> int:
         )
     found = problems(kernels, EXEMPT)
     for problem in found:
-        print(f"cuda_vectors: {problem}", file=sys.stderr)
+        print(f"sass: {problem}", file=sys.stderr)
     return 1 if found else 0
 
 

@@ -1,9 +1,9 @@
 """Compile every Triton kernel ahead of time; fails on an error, on spills, or without any kernel.
 
-revdeq_kernels/triton/aot.py lists the kernels. It is loaded without the package around it, which
-imports torch: an environment with triton alone is enough.
+signatures.py lists the kernels. They are loaded without the package around them, which imports
+torch: an environment with triton alone is enough.
 
-triton_cells.py says what else is checked of the equilibrium cell's kernels.
+cell_code.py says what else is checked of the equilibrium cell's kernels.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from types import ModuleType
 from typing import Any
 
 import triton
-import triton_cells
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
 from triton.experimental.gluon._runtime import GluonASTSource
 
-ROOT = Path(__file__).parents[1]
+from tools.aot import cell_code
+
+ROOT = Path(__file__).parents[2]
 TARGETS = [GPUTarget("cuda", arch, 32) for arch in (80, 90, 100, 120)]
 TARGETS += [GPUTarget("hip", "gfx942", 64)]
 # Bytes a thread. ptxas spills 8 in some kernels for float64, which ones depends on its version; a
@@ -42,7 +43,7 @@ CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuob
 class Compiled:
     """Registers and bytes spilled of one kernel on one target, or the error of compiling it.
 
-    `evaluated` is of an equilibrium cell's kernel: ``triton_cells.evaluations``.
+    `evaluated` is of an equilibrium cell's kernel: ``cell_code.evaluations``.
     """
 
     registers: int = 0
@@ -63,14 +64,14 @@ class Compiled:
 
 
 def load_signatures(root: Path) -> list[tuple[str, Any, dict[str, Any], dict[str, Any]]]:
-    """`signatures()` of aot.py, imported under its own name but without the packages' __init__."""
+    """The signatures, imported without the `__init__` of the kernels' packages."""
     for package in ("revdeq_kernels", "revdeq_kernels.triton"):
         module = ModuleType(package)
         module.__path__ = [str(root / package.replace(".", "/"))]
         sys.modules[package] = module
-    aot = importlib.import_module("revdeq_kernels.triton.aot")
-    ARCHITECTURES.update(aot.ARCHITECTURES)
-    return list(aot.signatures())
+    listed = importlib.import_module("tools.aot.signatures")
+    ARCHITECTURES.update(listed.ARCHITECTURES)
+    return list(listed.signatures())
 
 
 def nvidia_resources(asm: dict[str, Any]) -> Compiled:
@@ -169,10 +170,10 @@ def compile_one(task: tuple[int, GPUTarget]) -> Compiled:
     compiled = RESOURCES[target.backend](asm)
     if " cell " not in label:
         return compiled
-    problem = triton_cells.problem(label, asm["ttgir"], disassembled(asm["cubin"]))
+    problem = cell_code.problem(label, asm["ttgir"], disassembled(asm["cubin"]))
     if compiled.spilled:
         problem = f"spills {compiled.spilled} bytes a thread; no cell may"
-    return replace(compiled, error=problem, evaluated=tuple(triton_cells.evaluations(asm["ttgir"])))
+    return replace(compiled, error=problem, evaluated=tuple(cell_code.evaluations(asm["ttgir"])))
 
 
 def differing(results: dict[tuple[int, GPUTarget], Compiled]) -> dict[tuple[int, GPUTarget], str]:
@@ -199,14 +200,14 @@ def report(results: dict[tuple[int, GPUTarget], Compiled]) -> int:
     bad = {task: result.problem() for task, result in results.items() if result.problem()}
     bad = differing(results) | bad
     for (index, target), what in bad.items():
-        print(f"triton_aot: {SIGNATURES[index][0]} for {target.arch}: {what}", file=sys.stderr)
+        print(f"compile: {SIGNATURES[index][0]} for {target.arch}: {what}", file=sys.stderr)
     print(f"triton {triton.__version__}: {len(results)} compilations, {len(bad)} problems")
     return len(bad)
 
 
 def main() -> int:
     if not SIGNATURES:
-        print("triton_aot: aot.signatures() lists no kernel", file=sys.stderr)
+        print("compile: signatures() lists no kernel", file=sys.stderr)
         return 1
     tasks = [
         (index, target)

@@ -1,6 +1,7 @@
 """What a Triton kernel is compiled for: the types of its parameters, constants, options.
 
-``float_aot.py`` and ``exact_aot.py`` list those that there are, ``aot.py`` says what they are for.
+``float_states.py`` and ``exact_states.py`` list those that there are, ``signatures.py`` says what
+they are for.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from itertools import product
 from typing import Any
 
-from . import kernels
+from revdeq_kernels.triton import kernels
 
 Specialisation = tuple[str, Any, dict[str, Any], dict[str, Any]]
 Types = dict[str, str | None]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from . import cell_aot, exact_aot, float_aot
+from . import cell, exact_states, float_states
 from .specialisations import Specialisation
 
 
@@ -20,10 +20,10 @@ def signatures() -> Iterator[Specialisation]:
     them; "i32:16" is an i32 that is a multiple of 16, and "1" is the integer 1. Keywords are the
     kernel's constants and the compiler's options.
     """
-    yield from float_aot.signatures()
-    yield from exact_aot.signatures()
-    yield from cell_aot.signatures()
+    yield from float_states.signatures()
+    yield from exact_states.signatures()
+    yield from cell.signatures()
 
 
-ARCHITECTURES = cell_aot.architectures()
+ARCHITECTURES = cell.architectures()
 """The signatures that are launched on some NVIDIA GPUs only, by label, and on which."""

@@ -1,0 +1,3 @@
+"""The Triton kernels compiled without a GPU: which, for what, and what is asserted of them."""
+
+from __future__ import annotations
