@@ -23,10 +23,10 @@ from .iteration.stopping import Stopping, StoppingRule
 from .options.call import (
     chosen_adjoint,
     drawn,
+    format_of,
     fractional_bits,
     masks,
     second_start,
-    state_dtype,
 )
 from .options.table import Accumulate, AdjointName, adjoint_of, read_options, steps_to_save
 from .runtime.cuda_graphs import capturing, check_capture
@@ -196,11 +196,11 @@ def solve(
     if adjoint != "auto":
         f, args = adjoint_of(given["adjoint"]).prepare(f, args)
     leaves, structure = flatten("z0", z0)
-    device, kept = leaves[0].device, state_dtype(state, leaves)
-    bits = fractional_bits(given["frac_bits"], exact=kept is None)
+    device, form = leaves[0].device, format_of(state, leaves)
+    bits = fractional_bits(given["frac_bits"], exact=form.exact)
     masked = masks(residual_mask, leaves, structure)
     if capturing(device):
-        check_capture(given["tol"], bits, beta, rng, max_steps, exact=kept is None)
+        check_capture(given["tol"], bits, beta, rng, max_steps, exact=form.exact)
     else:
         deferred_checks.poll()
     steps = drawn(given["max_steps"])
@@ -212,7 +212,7 @@ def solve(
     evaluation = Evaluation(mapping, device, rng)
     chosen = chosen_adjoint(adjoint, evaluation.modules, given)
     evaluation.adjoint = chosen
-    evaluation.transformed = transformed = chosen.check_transforms(kept is None, read)
+    evaluation.transformed = transformed = chosen.check_transforms(form.exact, read)
     if torch.is_grad_enabled():
         check_modules(evaluation.modules, chosen)
         if chosen.takes_computed and evaluation.modules:
@@ -222,14 +222,14 @@ def solve(
     problem = Problem(
         mapping=mapping,
         evaluation=evaluation,
-        schedule=BetaSchedule(beta, steps, exact=kept is None, halting=halting),
+        schedule=BetaSchedule(beta, steps, exact=form.exact, halting=halting),
         stopping=Stopping(
             given["tol"], check_every, process_group, device, halting, masked, mapping.unflatten
         ),
         z0=leaves,
         y0=second,
         tensors=tensors,
-        state=kept,
+        format=form,
         frac_bits=bits,
         adjoint=chosen,
         check=given["check"],

@@ -196,9 +196,8 @@ class Functional(Adjoint):
 
 def solve_functional(problem: Problem) -> Outputs:
     """z, y and the statistics of a solve that is one function of tensors."""
-    check_functional(problem.state, problem.schedule)
-    evaluation, state, schedule = problem.evaluation, problem.state, problem.schedule
-    assert state is not None
+    check_functional("exact" if problem.exact else problem.format.stored, problem.schedule)
+    evaluation, state, schedule = problem.evaluation, problem.format.stored, problem.schedule
     start = [leaf.to(state) for leaf in (*problem.z0, *(problem.y0 or ()))]
     read = [leaf.dtype for leaf in problem.z0]
     run = Run(evaluation, schedule.numbers, len(read), problem.y0 is not None, read, problem.wide)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal, TypeAlias
 
 import torch
@@ -20,9 +19,8 @@ from ..iteration.beta import BetaSchedule
 from ..iteration.stopping import Stopping
 from ..runtime.deferred import RangeError, deferred, report_check
 from ..solution import Stats
-from ..state.digits import CHUNK, Digits, choose_frac_bits
-from ..state.exact import EXACT_F, ExactPair
-from ..state.floating import FLOAT_STATES, FloatPair
+from ..state.exact import ExactPair
+from ..state.formats import Format, Start
 from ..state.pair import Layout, Pair
 
 State: TypeAlias = Literal["auto", "exact"] | torch.dtype
@@ -50,7 +48,7 @@ class Problem:
     z0: list[Tensor]
     y0: list[Tensor] | None
     tensors: list[Tensor]
-    state: torch.dtype | None  # None: exact
+    format: Format
     frac_bits: int | None  # None: auto
     adjoint: Adjoint
     check: bool | float
@@ -70,7 +68,7 @@ class Problem:
     @property
     def exact(self) -> bool:
         """Whether the state is in fixed point."""
-        return self.state is None
+        return self.format.exact
 
     def without_tensors(self) -> Problem:
         """A copy that holds none of the caller's tensors."""
@@ -89,31 +87,30 @@ class Problem:
         """The dtypes of the pair, once f has been evaluated; TypeError where they do not fit."""
         f = self.mapping.dtypes
         assert f is not None
-        return layout_of(f, [leaf.dtype for leaf in self.z0], self.state, private=private)
+        return self.format.layout(f, [leaf.dtype for leaf in self.z0], private=private)
 
     def pair(self, first: Sequence[Tensor], *, keep: bool, private: bool = False) -> Pair:
         """The pair at the start. `first` is f(z0); `keep` the digits for a way back."""
-        layout = self.layout(private=private)
-        y0 = self.z0 if self.y0 is None else self.y0
-        if self.state is not None:
-            return FloatPair.begin(y0, self.z0, layout, self.schedule)
-        bits = self.frac_bits
-        if bits is None:
-            seen = {"z0": self.z0, "y0": self.y0 or (), "f(z0)": first}
-            bits = choose_frac_bits(layout.f, seen, self.mapping.structure)
-        numels = [leaf.numel() for leaf in self.z0]
-        steps = self.schedule.max_steps
-        chunk = 0 if not keep else steps if self.stopping.tol is None else min(CHUNK, steps)
-        room = {"chunk": chunk, "first": self.first_step}
-        digits = Digits(numels, self.schedule, self.z0[0].device, **room)
-        return ExactPair.begin(y0, self.z0, layout, self.schedule, bits, digits)
+        start = Start(
+            self.z0,
+            self.y0,
+            first,
+            self.layout(private=private),
+            self.schedule,
+            self.mapping.structure,
+            self.frac_bits,
+            keep=keep,
+            may_stop=self.stopping.tol is not None,
+            first_step=self.first_step,
+        )
+        return self.format.begin(start)
 
     def stats(self, pair: Pair, steps: int) -> Stats:
         """What there is to say after the forward pass."""
         size = 2 * sum(leaf.numel() * leaf.element_size() for leaf in pair.y)
         stats = Stats(
             steps,
-            state="exact" if self.state is None else str(self.state).removeprefix("torch."),
+            state=self.format.name,
             adjoint=self.adjoint.name,
             state_bytes=size,
             tol=self.stopping.tol,
@@ -166,40 +163,6 @@ class Problem:
         return ""
 
 
-def layout_of(
-    f: Sequence[torch.dtype],
-    read: Sequence[torch.dtype],
-    state: torch.dtype | None,
-    *,
-    private: bool = False,
-) -> Layout:
-    """The dtypes of a pair in this state, for what f returns and reads; TypeError for another f."""
-    return _layout(tuple(f), tuple(read), state, private)
-
-
-@lru_cache(maxsize=256)  # with all that follows from it
-def _layout(
-    f: tuple[torch.dtype, ...],
-    read: tuple[torch.dtype, ...],
-    state: torch.dtype | None,
-    private: bool,
-) -> Layout:
-    for dtype in f:
-        if state is None and dtype not in EXACT_F:
-            raise TypeError(
-                f"state: expected f in float32, bfloat16 or float16 for state='exact', got "
-                f"{dtype}; choose state=torch.float64"
-            )
-        if state is not None and dtype not in FLOAT_STATES[state]:
-            wider = "torch.float64" if dtype == torch.float64 else "torch.float32"
-            raise TypeError(
-                f"state: expected f in one of {_names(FLOAT_STATES[state])} for "
-                f"state={state}, got {dtype}; choose state={wider}"
-            )
-    kept = torch.int32 if state is None else state
-    return Layout([kept] * len(f), list(read), list(f), private)
-
-
 def out_of_range(frac_bits: int, where: str = "") -> RangeError:
     """What a raised flag means, and where it was raised as far as that is known."""
     return RangeError(
@@ -207,7 +170,3 @@ def out_of_range(frac_bits: int, where: str = "") -> RangeError:
         f"exact state with frac_bits={frac_bits}, got a larger number, Inf or NaN{where}; pass a "
         "smaller frac_bits, normalize inside f, or choose state=torch.float32 or torch.float64"
     )
-
-
-def _names(dtypes: Sequence[torch.dtype]) -> str:
-    return ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)

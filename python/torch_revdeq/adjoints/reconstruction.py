@@ -91,8 +91,7 @@ class Check:
     def _cliff(self, steps: int, tolerance: float) -> list[str]:
         """The loss of precision, where it explains the distance."""
         left = self.problem.schedule.smallest_factor(steps)
-        state = self.problem.state
-        assert state is not None
+        state = self.problem.format.stored
         lost = torch.finfo(state).eps / max(left, math.ulp(0.0))
         name = str(state).removeprefix("torch.")
         share = "enough to explain it" if lost > tolerance else "and f amplifies it further"

@@ -19,14 +19,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from ..adjoints.problem import layout_of
 from ..evaluation.adjoint import Adjoint
 from ..evaluation.auxiliary import Auxiliary
 from ..evaluation.flat_function import FlatFunction, flatten
 from ..iteration.beta import BetaSchedule
 from ..iteration.halting import Halting
 from ..iteration.stopping import StoppingRule
-from ..options.call import drawn, fractional_bits, masks, second_start, state_dtype
+from ..options.call import drawn, format_of, fractional_bits, masks, second_start
 from ..options.table import TABLE, steps_to_save, with_defaults
 from ..solution import Solution, Stats
 from ..state.pair import Leaves
@@ -56,10 +55,10 @@ def solve_unrolled(
     y0 = second_start(options.get("y0"), leaves, structure)
     beta = options.get("beta", 0.5)
     learned = beta if isinstance(beta, Tensor) else None
-    state = state_dtype(options.get("state", "auto"), leaves)
+    form = format_of(options.get("state", "auto"), leaves)
     rest = {name: value for name, value in options.items() if name not in _OF_TENSORS}
     exporting, waits = torch.compiler.is_exporting(), leaves[0].device.type != "cpu"
-    plan = _settled(None if learned is not None else beta, rest, state is None, exporting, waits)
+    plan = _settled(None if learned is not None else beta, rest, form.exact, exporting, waits)
     pass_step, has_aux = options.get("pass_step", False), options.get("has_aux", False)
     mapping = FlatFunction(f, leaves, structure, has_aux=has_aux, pass_step=pass_step)
     tensors = mapping.take_args(tuple(args), options.get("kwargs"))
@@ -74,8 +73,8 @@ def solve_unrolled(
         return out if auxiliary is None else auxiliary.take(k, out)
 
     value = evaluate(0, [leaf.view_as(leaf) for leaf in leaves])
-    layout = layout_of([v.dtype for v in value], [leaf.dtype for leaf in leaves], state)
-    pair: Any = FloatSteps if state is not None else ExactSteps
+    layout = form.layout([v.dtype for v in value], [leaf.dtype for leaf in leaves])
+    pair: Any = ExactSteps if form.exact else FloatSteps
     pair = pair(leaves, y0, value, layout, plan.numbers, learned, plan.bits)
     arrived = None
     if plan.dims and not torch.compiler.is_dynamo_compiling():
@@ -100,8 +99,7 @@ def solve_unrolled(
             saved.append((n + 1, [cut(t) for t in read] if n < plan.first_step else read))
     z, y = pair.checked(pair.read(pair.z)), pair.checked(pair.read(pair.y))
     by_step = {step: mapping.unflatten(pair.checked(read)) for step, read in saved}
-    name = "exact" if state is None else str(state).removeprefix("torch.")
-    stats = Stats(plan.steps, name, plan.adjoint, 0, frac_bits=plan.bits, tol=plan.tol)
+    stats = Stats(plan.steps, form.name, plan.adjoint, 0, frac_bits=plan.bits, tol=plan.tol)
     ends = mapping.unflatten(z), mapping.unflatten(y)
     aux = None if auxiliary is None else mapping.unflatten_aux(auxiliary.result())
     return Solution(*ends, stats, [by_step[step] for step in plan.save_at], aux)

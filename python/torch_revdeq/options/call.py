@@ -14,6 +14,7 @@ from ..adjoints.registry import ADJOINTS
 from ..evaluation.adjoint import Adjoint
 from ..evaluation.effects.modules import is_sharded
 from ..evaluation.flat_function import flatten
+from ..state.formats import EXACT, FORMATS, Format
 from .table import TABLE, adjoint_of, bits_of_a_float, check_adjoint
 from .values import UNFIT, shown
 
@@ -39,18 +40,18 @@ def drawn(max_steps: int | Callable[[], Any]) -> int:
     return result
 
 
-def state_dtype(state: State, leaves: Sequence[Tensor]) -> torch.dtype | None:
-    """The dtype of a float state; None for an exact one."""
+def format_of(state: State, leaves: Sequence[Tensor]) -> Format:
+    """The format that the option asks for, for a start of these leaves."""
     if state not in ("auto", "exact"):
-        return state
+        return FORMATS[state]
     if not any(leaf.dtype == torch.float64 for leaf in leaves):
-        return None
+        return EXACT
     if state == "exact":
         raise TypeError(
             "state: expected z0 in float32 or less for 'exact', got float64; choose "
             "state=torch.float64"
         )
-    return torch.float64
+    return FORMATS[torch.float64]
 
 
 def fractional_bits(frac_bits: int | str, *, exact: bool) -> int | None:
