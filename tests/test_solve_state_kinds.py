@@ -33,7 +33,7 @@ def same(z: Any) -> Any:
 
 
 @dataclass
-class AdjointState:
+class Carry:
     """As the reasoning models have it."""
 
     h: Tensor
@@ -52,7 +52,7 @@ def distributed() -> Any:
 KINDS: list[tuple[Any, str]] = [
     (torch.zeros(3, dtype=torch.complex64), r"complex64; pass torch.view_as_real\("),
     (
-        AdjointState(torch.zeros(3), torch.zeros(3)),
+        Carry(torch.zeros(3), torch.zeros(3)),
         r"Carry; .*_pytree.register_dataclass\(Carry\).*tuple",
     ),
     (SimpleNamespace(h=torch.zeros(3)), r"SimpleNamespace; .*register_pytree_node\(Sim.*dict or"),
