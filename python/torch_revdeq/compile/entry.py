@@ -21,7 +21,6 @@ from ..evaluation.keywords import for_f, joined, options_of
 from ..solution import Solution
 from .breaks import BREAKS
 from .operator import run_by
-from .unrolled import solve_unrolled, without_data
 
 _OF_F = (
     "solve: expected an nn.Module with plain parameters as f in torch.compile(fullgraph=True), got "
@@ -64,6 +63,8 @@ def for_compilers(solve: Callable[P, Solution]) -> Callable[P, Solution]:
             for_f(f, tuple(more), known)
             options["kwargs"] = joined(options.get("kwargs"), more)
         if torch.compiler.is_exporting() or without_data(z0):
+            from .unrolled import solve_unrolled
+
             return solve_unrolled(f, z0, args, options)
         if torch.compiler.is_dynamo_compiling():
             reason = why_broken(f, args, options)
@@ -78,6 +79,16 @@ def for_compilers(solve: Callable[P, Solution]) -> Callable[P, Solution]:
         return eager(f, z0, *args, **options)  # type: ignore[call-arg]
 
     return cast("Callable[P, Solution]", call)
+
+
+def without_data(z0: Any) -> bool:
+    """Whether a start has shapes but no numbers."""
+    if type(z0) is Tensor or type(z0) is nn.Parameter:
+        return z0.is_meta
+    fake: Any = sys.modules.get("torch._subclasses.fake_tensor")
+    kinds = () if fake is None else (fake.FakeTensor,)
+    leaves = [leaf for leaf in pytree.tree_leaves(z0) if isinstance(leaf, Tensor)]
+    return any(leaf.is_meta or isinstance(leaf, kinds) for leaf in leaves)
 
 
 def not_compiled(solve: Callable[P, Solution], reason: str = _OF_F) -> Callable[P, Solution]:

@@ -1,23 +1,21 @@
 """A solve as plain operations of PyTorch, one half step after the other, with f among them.
 
 For torch.export, whose programs run elsewhere, and for tensors without data (the meta device,
-FakeTensorMode). No number is read and nothing is written in place. z and y have the bits of
-``solve``: the operations are the definitions of ``revdeq_kernels.reference`` and
-``exact_reference``. Autograd differentiates them. Where ``solve`` raises for numbers that it finds,
-z and y are NaN here.
+FakeTensorMode). Imported for those alone, as it imports the compiler. No number is read and nothing
+is written in place. z and y have the bits of ``solve``: the operations are the definitions of
+``revdeq_kernels.reference`` and ``exact_reference``. Autograd differentiates them. Where ``solve``
+raises for numbers that it finds, z and y are NaN here.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from collections.abc import Mapping as Dict
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+from torch import Tensor
 
 from ..evaluation.adjoint import Adjoint
 from ..evaluation.auxiliary import Auxiliary
@@ -32,16 +30,6 @@ from ..state.pair import Leaves
 from ..state.unrolled import Arrived, ExactSteps, FloatSteps, cut
 
 _OF_TENSORS = ("y0", "beta", "kwargs", "residual_mask")
-
-
-def without_data(z0: Any) -> bool:
-    """Whether a start has shapes but no numbers."""
-    if type(z0) is Tensor or type(z0) is nn.Parameter:
-        return z0.is_meta
-    fake: Any = sys.modules.get("torch._subclasses.fake_tensor")
-    kinds = () if fake is None else (fake.FakeTensor,)
-    leaves = [leaf for leaf in pytree.tree_leaves(z0) if isinstance(leaf, Tensor)]
-    return any(leaf.is_meta or isinstance(leaf, kinds) for leaf in leaves)
 
 
 def solve_unrolled(
