@@ -20,7 +20,7 @@ class Stats:
         state_bytes: bytes of both states and of the digits kept, which "reversible" and "hooks"
             hold for the backward pass, beside z0 and what belongs to f.
         frac_bits: fractional bits of an exact state, otherwise None.
-        tol: as it was given.
+        tol: as it was given; that of a ``StoppingRule``.
         route: what ran: "solver", or for a ``RevDEQ(LinearCell(...))`` the implementation of the
             whole solve in one op, and why, or why the solver.
     """
@@ -56,7 +56,8 @@ class Stats:
 
         The largest over the leaves, of the last step unless tol stopped the solve between checks.
         With per_sample the largest over the samples, each at the check where it halted if it did.
-        NaN where one op took all steps without a tol. Reading it waits for the device.
+        NaN where one op took all steps without a tol. What a ``StoppingRule`` returned last, where
+        one was given. Reading it waits for the device.
         """
         return float("nan") if self._residual is None else float(self._residual)
 

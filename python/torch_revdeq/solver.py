@@ -243,5 +243,7 @@ def solve(
     if not torch.is_grad_enabled() and not transformed:
         chosen = ADJOINTS["reversible"]  # the same bits, and nothing is kept
     out = chosen.solve(problem)
+    if chosen is not ADJOINTS.get(chosen.name):
+        problem.check_outputs(out, chosen)
     z, y, *saved = (mapping.unflatten(leaves) for leaves in (out.z, out.y, *out.saved))
     return Solution(z, y, out.stats, saved, mapping.unflatten_aux(out.aux) if has_aux else None)

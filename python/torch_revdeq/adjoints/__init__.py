@@ -1,4 +1,4 @@
-"""Ways of differentiating a solve, one file each, and what they share.
+"""Ways of differentiating a solve, with what they share.
 
 An adjoint of your own is a subclass of ``Adjoint``, or of one of those here, an instance of which
 is passed as ``solve(..., adjoint=Mine())``.

@@ -43,7 +43,7 @@ class Backprop(Adjoint):
 
     def solve(self, problem: Problem) -> Outputs:
         """See ``solve_backprop``."""
-        return solve_backprop(problem)
+        return solve_backprop(problem, again=False)
 
 
 class Checkpoint(Backprop):
@@ -53,28 +53,34 @@ class Checkpoint(Backprop):
     evaluates_once = takes_sharded = takes_transforms = takes_forward_mode = False
     fills_saved = True
 
+    def solve(self, problem: Problem) -> Outputs:
+        """See ``solve_backprop``."""
+        return solve_backprop(problem, again=True)
 
-def solve_backprop(problem: Problem) -> Outputs:
-    """z, y and the statistics of a solve that autograd differentiates by itself."""
+
+def solve_backprop(problem: Problem, *, again: bool) -> Outputs:
+    """z, y and the statistics of a solve that autograd differentiates by itself.
+
+    `again`: activations are not kept, but computed again when they are needed.
+    """
     # A checkpoint gives f the buffers of then: it may read what it writes.
-    again = not problem.adjoint.evaluates_once
     with problem.evaluation.forward(replayed=again, may_read=True):
         run = _run_exact if problem.exact else _run_float
-        z, y, saved, pair, steps, aux = run(problem, problem.stopping)
+        z, y, saved, pair, steps, aux = run(problem, problem.stopping, again=again)
     stats = problem.stats(pair, steps)
     outputs = [leaf for leaves in (z, y, *saved, aux) for leaf in leaves]
     problem.check_range(pair, stats, [leaf.detach() for leaf in outputs])
     return Outputs(z, y, saved, stats, aux)
 
 
-def _evaluate(problem: Problem) -> Evaluate:
-    """f with its graph; under a checkpoint its activations are computed again when needed."""
+def _evaluate(problem: Problem, *, again: bool) -> Evaluate:
+    """f with its graph."""
     evaluation, tensors = problem.evaluation, problem.tensors
 
     def stored(k: int, leaves: Sequence[Tensor]) -> list[Tensor]:
         return evaluation(k, leaves, tensors)
 
-    if not problem.adjoint.evaluates_once:
+    if again:
         checkpointed = CheckpointedGraphs(evaluation, tensors, problem.check).evaluate
         return truncated(checkpointed, stored, problem.first_step)
     return truncated(stored, stored, problem.first_step)
@@ -148,9 +154,9 @@ def _read(state: Tensor, dtype: torch.dtype) -> Tensor:
     return state.view_as(state) if state.dtype == dtype else state.to(dtype)
 
 
-def _run_float(problem: Problem, stopping: Stopping) -> _Run:
+def _run_float(problem: Problem, stopping: Stopping, *, again: bool = False) -> _Run:
     auxiliary = problem.auxiliary()
-    evaluate = collecting(_evaluate(problem), auxiliary)
+    evaluate = collecting(_evaluate(problem, again=again), auxiliary)
     first = evaluate(0, [leaf.view_as(leaf) for leaf in problem.z0])
     nodes = _FloatNodes(problem)
     steps = iterate(nodes, first, evaluate, problem.schedule, stopping)
@@ -227,9 +233,9 @@ class _Cut(torch.autograd.Function):
 # ---- exact states ----------------------------------------------------------------------------
 
 
-def _run_exact(problem: Problem, stopping: Stopping) -> _Run:
+def _run_exact(problem: Problem, stopping: Stopping, *, again: bool = False) -> _Run:
     auxiliary, cut = problem.auxiliary(), problem.first_step
-    evaluate = collecting(_evaluate(problem), auxiliary)
+    evaluate = collecting(_evaluate(problem, again=again), auxiliary)
     start = begun(problem.z0, cut)
     first = evaluate(0, attached(start, problem.z0))
     pair = problem.pair([value.detach() for value in first], keep=False, private=True)

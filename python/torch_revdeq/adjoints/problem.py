@@ -123,6 +123,31 @@ class Problem:
             stats.state_bytes += pair.digits.bytes(steps)
         return stats
 
+    def check_outputs(self, out: object, adjoint: Adjoint) -> None:
+        """TypeError or ValueError for what is not the result of this problem."""
+        name = f"{type(adjoint).__name__}.solve"
+        if not isinstance(out, Outputs) or not isinstance(out.stats, Stats):
+            got = "one without statistics" if isinstance(out, Outputs) else type(out).__name__
+            raise TypeError(
+                f"adjoint: expected {name} to return Outputs, got {got}; return "
+                "Outputs(z, y, saved, problem.stats(pair, steps)), or what another adjoint did"
+            )
+        like = [(leaf.shape, leaf.dtype) for leaf in self.z0]
+        parts = {"z": out.z, "y": out.y}
+        parts |= {f"saved[{i}]": leaves for i, leaves in enumerate(out.saved)}
+        for part, leaves in parts.items():
+            found = [(leaf.shape, leaf.dtype) for leaf in leaves]
+            if found != like:
+                raise ValueError(
+                    f"adjoint: expected {name} to return leaves like those of z0 as {part}, "
+                    f"{_leaves(like)}, got {_leaves(found)}; convert them"
+                )
+        if len(out.saved) != len(self.save_at):
+            raise ValueError(
+                f"adjoint: expected {name} to save {len(self.save_at)} states, got "
+                f"{len(out.saved)}; save those of problem.save_at"
+            )
+
     def check_range(self, pair: Pair, stats: Stats, outputs: list[Tensor]) -> None:
         """Deal with the flag of an exact state: its numbers are wrong if it is raised."""
         if not isinstance(pair, ExactPair):
@@ -161,6 +186,10 @@ class Problem:
             if norm >= limit * math.sqrt(leaf.numel()):  # then one of them is that large
                 return f" ({name} has norm {norm:.3g} at the end of the solve)"
         return ""
+
+
+def _leaves(forms: Sequence[tuple[torch.Size, torch.dtype]]) -> str:
+    return ", ".join(f"{tuple(shape)} {dtype}" for shape, dtype in forms) or "none"
 
 
 def out_of_range(frac_bits: int, where: str = "") -> RangeError:

@@ -29,8 +29,8 @@ _OF_F = (
 )
 _OF_ARGUMENTS = (
     "solve: expected tensors, numbers, strings and plain functions in the arguments and options in "
-    "torch.compile(fullgraph=True), got another object, whose changes a graph does not see; pass "
-    "what f needs of it, compile f alone, or allow graph breaks"
+    "torch.compile(fullgraph=True), got another object (an Adjoint, a StoppingRule), whose changes "
+    "a graph does not see; pass what f needs of it, compile f alone, or allow graph breaks"
 )
 _OF_WRITTEN = (
     "solve: expected an f that the graph has not written to in torch.compile(fullgraph=True), got "

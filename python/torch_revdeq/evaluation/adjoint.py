@@ -20,8 +20,11 @@ class Adjoint:
     Subclass it, or one of the adjoints of ``torch_revdeq.adjoints``, and define ``solve``. The
     flags decide what f may hold and do; each is false where nothing is known.
 
+    An adjoint decides about gradients, not about values: where none are wanted, z and y are those
+    of "reversible", and ``solve`` is not called.
+
     Attributes:
-        name: what ``Stats.adjoint`` and errors call it.
+        name: what ``Stats.adjoint`` and errors call it; of a subclass that gives none, its own.
         takes: of the options that not every adjoint takes, those that this one does (``LIMITED``
             in ``torch_revdeq.options.table`` names them).
         evaluates_once: f is evaluated in the forward pass alone. Otherwise what f reads is checked
@@ -44,6 +47,11 @@ class Adjoint:
     takes_computed: bool = False
     exchanges_parameters: bool = False
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "name" not in vars(cls):
+            cls.name = cls.__name__
+
     def prepare(self, f: Any, args: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
         """f and its arguments as this adjoint needs them, before anything is looked at."""
         return f, args
@@ -52,7 +60,11 @@ class Adjoint:
         return f"{type(self).__name__}()"
 
     def solve(self, problem: Any) -> Any:
-        """Run a ``Problem``; its ``Outputs``. Called with grad mode on, or inside a transform."""
+        """Run a ``Problem``; its ``Outputs``. Called with grad mode on, or inside a transform.
+
+        z, y, saved and aux are leaves, like those of z0, and autograd leads from them to what the
+        problem was given.
+        """
         raise NotImplementedError(f"{type(self).__name__}.solve: expected to be defined")
 
     def check_transforms(self, exact: bool, tensors: Sequence[Tensor]) -> bool:

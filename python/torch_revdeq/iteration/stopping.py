@@ -7,11 +7,13 @@ import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
+from numbers import Real
 from typing import Any, TypeAlias
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.random import fork_rng
 
 import revdeq_kernels as rk
 from revdeq_kernels.composite import EPSILON
@@ -35,24 +37,46 @@ class StoppingRule:
     """
 
     def __init__(self, tol: float) -> None:
-        if isinstance(tol, bool) or not isinstance(tol, (int, float)) or not tol > 0:
+        if not _is_tolerance(tol):
             raise ValueError(f"tol: expected a number above 0, got {tol!r}; pass one such as 1e-3")
         self.tol = float(tol)
 
     def begin(self) -> StoppingRule:
-        """The rule of one solve, which may keep what it has seen: a copy of this one."""
+        """The rule of one solve: a shallow copy, whose attributes may be assigned to."""
         return copy.copy(self)
 
     def residual(self, y: Any, f: Any) -> Tensor:
         """A real tensor without dimensions, on the device of the state. NaN stops nothing.
 
         `y` is the state that the step has reached, as f reads it, and `f` is f of it; both have the
-        structure of z0, and no gradient. Neither may be written to or kept without a copy.
+        structure of z0, and no gradient: copies, to be kept or written to. Random numbers that are
+        drawn here change none of f's.
         """
         raise NotImplementedError(f"{type(self).__name__}.residual: expected to be defined")
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(tol={self.tol})"
+        return f"{type(self).__name__}(tol={getattr(self, 'tol', None)})"
+
+
+def begun(rule: StoppingRule) -> StoppingRule:
+    """The rule of one solve; TypeError or ValueError for one that is not made as it should be."""
+    name = type(rule).__name__
+    if not _is_tolerance(getattr(rule, "tol", None)):
+        raise ValueError(
+            f"tol: expected {name}.tol to be a number above 0, got {getattr(rule, 'tol', None)!r}; "
+            "call super().__init__(tol) in its __init__"
+        )
+    first = rule.begin()
+    if not isinstance(first, StoppingRule):
+        raise TypeError(
+            f"tol: expected {name}.begin to return a StoppingRule, got {first!r}; return "
+            "copy.copy(self), for example"
+        )
+    return first
+
+
+def _is_tolerance(tol: Any) -> bool:
+    return isinstance(tol, Real) and not isinstance(tol, bool) and float(tol) > 0
 
 
 class Stopping:
@@ -80,7 +104,7 @@ class Stopping:
         unflatten: Callable[[Sequence[Tensor]], Any] = list,
     ) -> None:
         """Take options that were checked. `unflatten` makes the state of its leaves, for a rule."""
-        self.rule = tol.begin() if isinstance(tol, StoppingRule) else None
+        self.rule = begun(tol) if isinstance(tol, StoppingRule) else None
         self.tol = tol.tol if isinstance(tol, StoppingRule) else tol
         self.check_every, self.group, self.unflatten = check_every, process_group, unflatten
         self.halting, self.masks = halting, masks
@@ -115,8 +139,9 @@ class Stopping:
             self._pending.append(HostCopy(residual))
 
     def _by_rule(self, rule: StoppingRule, y: list[Tensor], f: list[Tensor]) -> Tensor:
-        with torch.no_grad():
-            parts = [self.unflatten([leaf.detach() for leaf in leaves]) for leaves in (y, f)]
+        device = y[0].device
+        with torch.no_grad(), fork_rng(devices=[] if device.type == "cpu" else [device]):
+            parts = [self.unflatten([leaf.detach().clone() for leaf in part]) for part in (y, f)]
             residual = rule.residual(*parts)
         if not isinstance(residual, Tensor) or residual.dim() or residual.is_complex():
             tensor = isinstance(residual, Tensor)
@@ -125,7 +150,7 @@ class Stopping:
                 f"tol: expected {type(rule).__name__}.residual to return a real tensor without "
                 f"dimensions, got {got}; return one such as x.abs().max()"
             )
-        return residual.to(y[0].device, torch.float64)
+        return residual.detach().to(device, torch.float64, copy=True)
 
     def _refuse_transform(self) -> None:
         if self.tol is not None:

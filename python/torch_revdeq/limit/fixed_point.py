@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -292,8 +293,8 @@ def _warn(what: str, run: Run, tol: float, remedy: str) -> None:
 
 def _check(tolerances: dict[str, float], adjoint: str, phantom_beta: float) -> None:
     for name, tol in tolerances.items():
-        if not tol >= 0:
-            raise ValueError(f"{name}: expected a number of at least 0, got {tol}")
+        if isinstance(tol, bool) or not isinstance(tol, Real) or not tol >= 0:
+            raise ValueError(f"{name}: expected a number of at least 0, got {tol!r}")
     if adjoint not in ADJOINTS:
         raise ValueError(f"adjoint: expected 'implicit' or 'phantom', got {adjoint!r}")
     if not 0 < phantom_beta <= 1:

@@ -36,6 +36,7 @@ from .values import (
     read_save_at,
     read_state,
     read_tol,
+    refuse_class,
     shown,
     word_of,
 )
@@ -106,6 +107,19 @@ def _choice(name: str, default: str, choices: Sequence[str], remedy: str) -> Opt
 
 
 _adjoint_name = word_of(get_args(AdjointName))
+
+
+def _read_adjoint(value: Any) -> Any:
+    refuse_class("adjoint", value, Adjoint)
+    if not isinstance(value, Adjoint):
+        return _adjoint_name(value)
+    takes, known = value.takes, [option.name for option in LIMITED]
+    if isinstance(takes, str) or not {*takes} <= {*known}:
+        raise ValueError(
+            f"adjoint: expected {type(value).__name__}.takes to be a set of {', '.join(known)}, "
+            f"got {takes!r}; leave out what every adjoint takes"
+        )
+    return value
 
 
 def _flag(name: str, remedy: str) -> Option:
@@ -196,7 +210,7 @@ _OPTIONS = (
         "adjoint",
         ", ".join(f'"{name}"' for name in get_args(AdjointName)) + ", or an `Adjoint`",
         "auto",
-        lambda value: value if isinstance(value, Adjoint) else _adjoint_name(value),
+        _read_adjoint,
         f"one of {', '.join(map(repr, get_args(AdjointName)))}, or an Adjoint",
         "'auto' chooses by what f is",
     ),
@@ -333,7 +347,7 @@ def _check_together(given: dict[str, Any]) -> None:
         )
     if isinstance(tol, StoppingRule):
         _check_with_rule(given)
-    if tol:
+    if isinstance(tol, StoppingRule) or tol:
         _check_with_tol(given, tol)
     if given["frac_bits"] != "auto" and isinstance(given["state"], torch.dtype):
         raise bits_of_a_float(given["frac_bits"])

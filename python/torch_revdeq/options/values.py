@@ -83,8 +83,18 @@ def read_tol(value: Any) -> Any:
     """A float of at least 0, a ``StoppingRule``, or None."""
     if value is None or isinstance(value, StoppingRule):
         return value
+    refuse_class("tol", value, StoppingRule)
     result = number(value)
     return result if result is not UNFIT and result >= 0 else UNFIT  # NaN is not
+
+
+def refuse_class(name: str, value: Any, base: type) -> None:
+    """TypeError for a class in the place of an object of it."""
+    if isinstance(value, type) and issubclass(value, base):
+        raise TypeError(
+            f"{name}: expected an object of {value.__name__}, got the class; pass "
+            f"{value.__name__}(...)"
+        )
 
 
 def read_per_sample(value: Any) -> Any:
