@@ -140,7 +140,8 @@ class Stopping:
 
     def _by_rule(self, rule: StoppingRule, y: list[Tensor], f: list[Tensor]) -> Tensor:
         device = y[0].device
-        with torch.no_grad(), fork_rng(devices=[] if device.type == "cpu" else [device]):
+        devices = [device] if device.type == "cuda" else []  # beside the generator of the CPU
+        with torch.no_grad(), fork_rng(devices=devices):
             parts = [self.unflatten([leaf.detach().clone() for leaf in part]) for part in (y, f)]
             residual = rule.residual(*parts)
         if not isinstance(residual, Tensor) or residual.dim() or residual.is_complex():
