@@ -1,4 +1,4 @@
-// The loops compiled for AVX2; half_step.cpp asks the processor before it calls them.
+// The loops compiled for AVX2; backend.cpp asks the processor before it calls them.
 #if defined(__x86_64__)
 // Every system header goes above the pragma: an inline function of theirs that was compiled below
 // it could be the copy that the linker keeps for all callers.

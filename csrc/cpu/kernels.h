@@ -82,7 +82,7 @@ struct Kernels {
   ConvertKernel (*dequantize)(Number to);
 };
 
-// The best of them that this processor runs (work.cpp).
+// The best of them that this processor runs (backend.cpp).
 const Kernels& best_kernels();
 
 Kernels baseline_kernels();
