@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from torch_revdeq import solve
 from torch_revdeq.evaluation.rng import RngReplay
 
 
@@ -61,3 +64,44 @@ def test_the_installed_torch_has_what_is_asked_of_it() -> None:
 
     for name in ("get_rng_state", "set_rng_state", "manual_seed"):
         assert callable(getattr(torch.mps, name))
+
+
+def draws_late(z: Tensor, *, step: int) -> Tensor:
+    return torch.tanh(z + (torch.rand(()) if step == 1 else 0.0))
+
+
+@pytest.fixture
+def thread() -> Iterator[ThreadPoolExecutor]:
+    """Another one, alive, and with the generator that all threads share."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(torch.rand, 1).result()
+        yield pool
+
+
+@pytest.mark.parametrize("adjoint", ["reversible", "hooks", "checkpoint"])
+def test_what_another_thread_draws_is_not_held_against_f(
+    adjoint: Any, thread: ThreadPoolExecutor
+) -> None:
+    def f(z: Tensor, *, step: int) -> Tensor:
+        if step == 1:
+            thread.submit(torch.rand, 1).result()
+        return torch.tanh(z)
+
+    x = torch.randn(4, 4, requires_grad=True)
+    solve(f, x, adjoint=adjoint, max_steps=4, pass_step=True).z.sum().backward()
+
+
+@pytest.mark.parametrize("adjoint", ["reversible", "hooks", "checkpoint"])
+def test_a_late_draw_beside_another_thread_is_found_on_the_way_back(
+    adjoint: Any, thread: ThreadPoolExecutor
+) -> None:
+    x = torch.randn(4, 4, requires_grad=True)
+    z = solve(draws_late, x, adjoint=adjoint, max_steps=4, pass_step=True).z
+    with pytest.raises(RuntimeError, match=r"random numbers|the way back"):
+        z.sum().backward()
+
+
+def test_a_late_draw_is_refused_at_once() -> None:
+    x = torch.randn(4, 4, requires_grad=True)
+    with pytest.raises(RuntimeError, match="f: expected to draw random numbers in its first"):
+        solve(draws_late, x, max_steps=4, pass_step=True)

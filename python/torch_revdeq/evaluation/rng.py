@@ -7,6 +7,7 @@ its own index; an f that draws nothing costs one comparison and leaves no trace.
 
 from __future__ import annotations
 
+import threading
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -58,8 +59,14 @@ class RngReplay:
             self.after = self.states()
 
     def check_late(self) -> None:
-        """RuntimeError if f drew nothing in the first half step, and something in a later one."""
-        if self.first and not self.active and not all(map(torch.equal, self.states(), self.first)):
+        """RuntimeError if f drew nothing in the first half step, and something in a later one.
+
+        The generators are shared: beside other threads the draw may be one of theirs, and the check
+        on the way back is left to tell.
+        """
+        if not self.first or self.active or all(map(torch.equal, self.states(), self.first)):
+            return
+        if not _has_company():
             raise RuntimeError(
                 "f: expected to draw random numbers in its first evaluation if it draws any, got a "
                 "draw in a later one, which would not come again; draw one number there too, "
@@ -74,6 +81,12 @@ class RngReplay:
         seed = (self.base + _GOLDEN * half_step) % _SEEDS
         for generator in self.generators():
             generator.manual_seed(seed)
+
+
+def _has_company() -> bool:
+    """Whether other threads run that are more than servants of a library."""
+    own = threading.current_thread()
+    return any(thread is not own and not thread.daemon for thread in threading.enumerate())
 
 
 def _generator(device: torch.device) -> Any:
