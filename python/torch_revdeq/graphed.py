@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from .layer import RevDEQ
-from .options.table import with_defaults
+from .options.reading import with_defaults
 from .runtime.cuda_graphs import check_capture
 
 

@@ -14,7 +14,8 @@ from .cell.fused import solve_cell
 from .cell.linear import LinearCell
 from .compile.entry import why_broken
 from .evaluation.effects.copies import check_left_out, deep_copy, pickled_state
-from .options.table import TABLE, check_given
+from .options.reading import check_given
+from .options.table import TABLE
 from .solution import Solution, Stats
 from .solver import solve
 

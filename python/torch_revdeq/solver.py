@@ -28,7 +28,8 @@ from .options.call import (
     masks,
     second_start,
 )
-from .options.table import Accumulate, AdjointName, adjoint_of, read_options, steps_to_save
+from .options.reading import adjoint_of, read_options, steps_to_save
+from .options.table import Accumulate, AdjointName
 from .runtime.cuda_graphs import capturing, check_capture
 from .runtime.deferred import deferred_checks
 from .solution import Solution

@@ -19,7 +19,7 @@ from ..adjoints.problem import out_of_range
 from ..compile.entry import not_compiled
 from ..iteration.beta import BetaSchedule
 from ..options.call import drawn
-from ..options.table import with_defaults
+from ..options.reading import with_defaults
 from ..runtime.cuda_graphs import capturing, check_capture
 from ..runtime.deferred import ReconstructionError, deferred_checks, report_check
 from ..runtime.transforms import inside_transform

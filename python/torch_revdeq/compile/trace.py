@@ -22,7 +22,7 @@ from ..evaluation.effects.modules import modules_of
 from ..evaluation.replay import autocast_state
 from ..iteration.beta import BetaSchedule
 from ..options.call import drawn
-from ..options.table import with_defaults
+from ..options.reading import with_defaults
 from ..solution import Solution, Stats
 from ..state.floating import FLOAT_STATES
 from .breaks import BREAKS

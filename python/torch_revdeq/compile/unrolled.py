@@ -24,7 +24,8 @@ from ..iteration.beta import BetaSchedule
 from ..iteration.halting import Halting
 from ..iteration.stopping import StoppingRule
 from ..options.call import drawn, format_of, fractional_bits, masks, second_start
-from ..options.table import TABLE, steps_to_save, with_defaults
+from ..options.reading import steps_to_save, with_defaults
+from ..options.table import TABLE
 from ..solution import Solution, Stats
 from ..state.pair import Leaves
 from ..state.unrolled import Arrived, ExactSteps, FloatSteps, cut

@@ -15,7 +15,8 @@ from ..evaluation.adjoint import Adjoint
 from ..evaluation.effects.modules import is_sharded
 from ..evaluation.flat_function import flatten
 from ..state.formats import EXACT, FORMATS, Format
-from .table import TABLE, adjoint_of, bits_of_a_float, check_adjoint
+from .reading import adjoint_of, bits_of_a_float, check_adjoint
+from .table import TABLE
 from .values import UNFIT, shown
 
 

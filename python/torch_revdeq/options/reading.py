@@ -1,0 +1,139 @@
+"""The options of one call, read by the table, and checked among each other.
+
+What is left is for a call to know: the dtype of z0, the steps that a function returns, the shapes
+of y0 and masks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..adjoints.registry import ADJOINTS
+from ..evaluation.adjoint import Adjoint
+from ..iteration.beta import BetaSchedule
+from ..iteration.stopping import StoppingRule
+from .table import DEFAULTS, LIMITED, TABLE, takes
+from .values import is_sequence, shown
+
+
+def read_options(values: dict[str, Any]) -> dict[str, Any]:
+    """The options as the solver uses them, in place: each by itself, then among each other."""
+    for name, value in values.items():
+        option = TABLE[name]
+        if value is not option.default:
+            values[name] = option.read(value)
+    if values["tol"] == 0 and not values["per_sample"] and values["process_group"] is None:
+        values["tol"] = None  # no residual is below 0
+    _check_together(values)
+    return values
+
+
+def with_defaults(options: dict[str, Any]) -> dict[str, Any]:
+    """The options given and the defaults of the others, read. Names not in the table are left."""
+    known = read_options({name: options.get(name, value) for name, value in DEFAULTS.items()})
+    return {**options, **known}
+
+
+def check_given(options: dict[str, Any]) -> None:
+    """Refuse, before any call, what no call can take; also numbers of beta that are no betas."""
+    given = with_defaults(options)
+    beta, steps = given["beta"], given["max_steps"]
+    if isinstance(steps, int):
+        steps_to_save(given["save_at"], steps)
+    if not isinstance(beta, Tensor) and not callable(beta):
+        if callable(steps):
+            steps = max(1, len(beta)) if is_sequence(beta) else 1
+        BetaSchedule(beta, steps, exact=given["state"] == "exact")
+
+
+def _check_together(given: dict[str, Any]) -> None:
+    """ValueError for options that do not go together."""
+    tol = given["tol"]
+    if given["per_sample"] and tol is None:
+        raise ValueError(
+            "per_sample: expected with a tol, got tol=None; pass the residual below which a "
+            "sample halts, such as tol=1e-3, or leave per_sample out"
+        )
+    if given["process_group"] is not None and tol is None:
+        raise ValueError(
+            "process_group: expected with a tol, got tol=None; without one all ranks run "
+            "max_steps anyway"
+        )
+    if (given["memory_budget"] is not None) != (given["store_last"] == "auto"):
+        raise ValueError(
+            f"memory_budget: expected bytes with store_last='auto' and None otherwise, got "
+            f"{given['memory_budget']} with store_last={given['store_last']!r}"
+        )
+    if isinstance(tol, StoppingRule):
+        _check_with_rule(given)
+    if isinstance(tol, StoppingRule) or tol:
+        _check_with_tol(given, tol)
+    if given["frac_bits"] != "auto" and isinstance(given["state"], torch.dtype):
+        raise bits_of_a_float(given["frac_bits"])
+    if given["adjoint"] not in ("auto", "reversible"):
+        check_adjoint(adjoint_of(given["adjoint"]), given)
+
+
+def _check_with_rule(given: dict[str, Any]) -> None:
+    for name, value in (("per_sample", False), ("residual_mask", None)):
+        if given[name] is not value:
+            raise ValueError(
+                f"{name}: expected {value} with a StoppingRule as tol, which measures by itself, "
+                f"got {shown(given[name])}; leave {name} out, or pass a number as tol"
+            )
+
+
+def _check_with_tol(given: dict[str, Any], tol: float | StoppingRule) -> None:
+    if given["save_at"]:
+        raise ValueError(
+            f"save_at: expected without a tol, got tol={tol}, which may stop before; give tol=None"
+        )
+    if given["backward_steps"] is not None:
+        raise ValueError(
+            f"backward_steps: expected without a tol, got tol={tol}: the last steps are known when "
+            "they are over; give tol=None, or draw max_steps yourself"
+        )
+
+
+def adjoint_of(value: str | Adjoint) -> Adjoint:
+    """The adjoint that a value of the option stands for, "auto" aside."""
+    return value if isinstance(value, Adjoint) else ADJOINTS[value]
+
+
+def check_adjoint(adjoint: Adjoint, given: dict[str, Any]) -> None:
+    """ValueError for an option that this adjoint does not take."""
+    for option in LIMITED:
+        value = given[option.name]
+        if not takes(adjoint, option) and value != option.default:
+            takers = [name for name, row in ADJOINTS.items() if takes(row, option)]
+            one = f"adjoint={takers[0]!r}" if len(takers) == 1 else "another one"
+            reason = ", which alone can keep graphs" if option.name == "store_last" else ""
+            raise ValueError(
+                f"{option.name}: expected {option.default} with adjoint={adjoint.name!r}, got "
+                f"{shown(value)}; choose {one}{reason}, or leave {option.name} out"
+            )
+
+
+def bits_of_a_float(frac_bits: int) -> ValueError:
+    """The error for fractional bits of a state that has none."""
+    return ValueError(
+        f"frac_bits: expected 'auto' for a float state, got {frac_bits!r}; only state='exact' "
+        "is in fixed point"
+    )
+
+
+def steps_to_save(save_at: Sequence[int], max_steps: int) -> tuple[int, ...]:
+    """The steps after which z is kept, each once."""
+    for step in save_at:
+        if step > max_steps:
+            raise ValueError(
+                f"save_at: expected integers of 1 to max_steps={max_steps}, got {step!r}; z after "
+                "0 steps is z0"
+            )
+    if len(set(save_at)) < len(save_at):
+        raise ValueError(f"save_at: expected each step once, got {list(save_at)}; drop the second")
+    return tuple(save_at)
