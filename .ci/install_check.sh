@@ -35,10 +35,10 @@ pip_in() {
 # imports NAME FOLDER ARCHS: the package comes from FOLDER, holds CUDA code for ARCHS, and works.
 imports() { (cd "$work" && "$work/$1/bin/python" "$root/tools/check_installed.py" "$2" "$3"); }
 
-# tests_in NAME TESTS...: tests/test_TEST.py pass on what is installed there, away from the tree.
+# tests_in NAME TESTS...: tests/TEST.py pass on what is installed there, away from the tree.
 tests_in() {
   local run=$work/tests-$1 files=("${@:2}")
-  files=("${files[@]/#/tests/test_}")
+  files=("${files[@]/#/tests/}")
   mkdir "$run"
   cp -r tests pyproject.toml "$run"
   (cd "$run" && "$work/$1/bin/python" -m pytest --quiet -p no:cacheprovider -o pythonpath= \
@@ -75,14 +75,14 @@ ls "$work"/cpu/*manylinux*.whl > /dev/null || fail "the wheel is not tagged many
 "$python" tools/check_wheel.py "$work"/cpu/*.whl ""
 pip_in wheel install --no-deps "$work"/cpu/*.whl
 imports wheel "$work/wheel" ""
-tests_in wheel half_step exact registration solve_gradients
+tests_in wheel ops/test_{half_step,exact,registration} solver/adjoints/test_gradients
 
 say "a wheel for every system, which needs no compiler"
 new_env pure
 CXX=/no/compiler REVDEQ_BUILD_CPP=0 REVDEQ_BUILD_CUDA=0 .ci/wheel.sh "$python" "$src" "$work/any"
 "$python" tools/check_wheel.py "$work"/any/*-none-any.whl pure
 pip_in pure install --no-deps "$work"/any/*.whl
-REVDEQ_BACKEND=reference tests_in pure reference solve_gradients
+REVDEQ_BACKEND=reference tests_in pure ops/test_reference solver/adjoints/test_gradients
 
 say "sdist, and from it a wheel for one architecture, isolated, with the newest pip"
 (cd "$src" && PYTHONPATH=build_backend "$python" -c \

@@ -161,8 +161,9 @@ stage_test() {
   # The tests that need the GPU are the point; those of the CPU ops are a spot check here.
   run_step gpu 330 "$python" -m pytest -q -m gpu tests
   run_step cpu 190 "$python" -m pytest -q -m 'not gpu and not slow and not nightly' \
-    tests/test_{reference,half_step,exact,passes,lists,linear_cell}.py \
-    tests/test_solve_{gradients,captures,compile,functional,composes}.py
+    tests/ops/test_{reference,half_step,exact,passes,lists}.py tests/cell/test_linear_cell.py \
+    tests/solver/{adjoints/test_gradients,evaluation/test_closure,compile/test_compile}.py \
+    tests/solver/{adjoints/test_functional,test_composes}.py
 }
 
 stage_sanitize() {
@@ -171,8 +172,8 @@ stage_sanitize() {
   # access past its end is seen. pytest fails if it finds no such test.
   run_step memcheck 500 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
     "$(sanitizer)" --tool memcheck --target-processes all --error-exitcode 1 \
-    "$python" -m pytest -q -m gpu -k sanitize -p no:cacheprovider tests/test_cuda.py \
-    tests/test_linear_cell_cuda.py
+    "$python" -m pytest -q -m gpu -k sanitize -p no:cacheprovider tests/ops/test_cuda.py \
+    tests/cell/test_cuda.py
 }
 
 # measure STEP SECONDS OPTIONS...: benchmarks on the GPU, in full; their lines stand beside each other.

@@ -27,20 +27,14 @@ import revdeq_kernels as rk
 settings.register_profile("default", deadline=None, max_examples=50)
 settings.load_profile("default")
 
-SMALL = (
-    "test_solve",
-    "test_linear_cell",
-    "test_models",
-    "test_training",
-    "test_examples",
-)
-"""Tests whose tensors are so small that a second thread costs more than it does."""
+SMALL = {"cell", "models", "solver", "training"}
+"""The folders of tests whose tensors are so small that a second thread costs more than it does."""
 
 
 @pytest.fixture(autouse=True)
 def _one_thread_for_small_cells(request: pytest.FixtureRequest) -> Iterator[None]:
     threads = torch.get_num_threads()
-    if request.module.__name__.startswith(SMALL):
+    if request.module.__name__.split(".")[1] in SMALL:
         torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)

@@ -1,0 +1,197 @@
+"""The page of the benchmarks: what stands in it, and that it stands alone."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench import __main__ as command
+from bench import explained, html, inline_svg, machine, nsight, report
+from bench.cell.methods import solves
+from bench.solver import plan
+from tests import ROOT
+
+RESULTS = ROOT / "bench" / "results"
+VOID = {"meta", "br"}
+
+
+class Seen(HTMLParser):
+    """The elements of a page; AssertionError where they do not close as they open."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.text: list[str] = []
+        self.feed(page)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: Sequence[tuple[str, str | None]]) -> None:
+        if tag not in VOID:
+            self.open.append(tag)
+        self.note(attrs)
+
+    def handle_startendtag(self, tag: str, attrs: Sequence[tuple[str, str | None]]) -> None:
+        self.note(attrs)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+    def note(self, attrs: Sequence[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value or "")
+            elif name in ("href", "xlink:href", "src"):
+                self.links.append(value or "")
+
+
+def stored() -> list[dict[str, object]]:
+    return report.read_all([path for path in sorted(RESULTS.glob("cpu/*")) if path.is_dir()])
+
+
+@pytest.fixture(scope="module")
+def whole() -> str:
+    return html.page(stored())
+
+
+def test_the_page_stands_alone(whole: str) -> None:
+    """No address but the names of SVG's formats; every link leads to an id, and no id is twice."""
+    seen = Seen(whole)
+    assert set(re.findall(r"https?://[^\"'\s<]*", whole)) == {
+        "http://www.w3.org/2000/svg",
+        "http://www.w3.org/1999/xlink",
+    }
+    assert "<script" not in whole
+    assert len(seen.ids) == len(set(seen.ids))
+    assert {link.removeprefix("#") for link in seen.links} <= set(seen.ids)
+    references = re.findall(r"url\(#([^)]*)\)", whole)
+    assert references and set(references) <= set(seen.ids)
+
+
+def test_the_page_holds_figures_tables_and_the_machine(whole: str) -> None:
+    # Of the ops on two machines; of the cell; four of the solver.
+    assert whole.count("<svg ") == 2 + 1 + 4
+    for record in stored():
+        for name in html.FACTS:
+            assert record[name] is None or str(record[name]) in whole
+    first = next(r for r in report.read(next(RESULTS.glob("cpu/Intel*/ops.jsonl"))))
+    for cell in report.figures(first)[:4]:
+        assert f">{cell}</td>" in whole
+    assert "Busy machine:" in whole
+    assert "prefers-color-scheme: dark" in whole
+
+
+def test_the_figures_have_colours_for_a_dark_ground(whole: str) -> None:
+    figures = "".join(re.findall(r"<svg .*?</svg>", whole, re.DOTALL))
+    assert not any(colour in figures for colour in inline_svg.DARK)
+    used = set(re.findall(r"var\((--c-\w+)\)", whole))
+    light, dark = inline_svg.styles()
+    assert used and all(f"{name}:" in light and f"{name}:" in dark for name in used)
+
+
+def test_a_quiet_machine_is_not_called_busy() -> None:
+    (line,) = report.read(next(RESULTS.glob("cpu/Intel*/ops.jsonl")))[:1]
+    assert line["load_average"] <= report.BUSY
+    assert "Busy machine:" not in html.page([line])
+    assert "Busy machine:" in html.page([line | {"load_average": report.BUSY + 0.1}])
+
+
+def test_every_fact_is_named() -> None:
+    facts = machine.facts(torch.device("cpu"))
+    assert facts.keys() == html.FACTS.keys() | {"load_average", "date"}
+
+
+def test_refusals_and_commands_stand_in_full_and_as_text() -> None:
+    (op,) = report.read(next(RESULTS.glob("cpu/Intel*/ops.jsonl")))[:1]
+    (solve,) = report.read(next(RESULTS.glob("cpu/AMD*/solve.cost.jsonl")))[:1]
+    reason = "ValueError: expected <b>1</b> & got 2"
+    lines = [
+        op | {"refused": reason, "command": "python -m bench --only 'a b'", "commit": "abc"},
+        solve | {"refused": reason, "commit": "def-modified"},
+    ]
+    page = html.page(lines)
+    text = "".join(Seen(page).text)
+    assert text.count(reason) == 2
+    assert "git checkout abc\nmake build\npython -m bench --only 'a b'" in text
+    assert "git checkout def   # and files that differed" in text
+    assert "python -m bench   # these lines do not hold the options" in text
+
+
+def test_who_was_skipped_has_a_reason_and_a_row() -> None:
+    (solve,) = report.read(next(RESULTS.glob("cpu/AMD*/solve.cost.jsonl")))[:1]
+    absent = dict.fromkeys(("p50_seconds", "p20_seconds", "p80_seconds", "peak_bytes"))
+    line = {"provider": "torchdeq IFT", "part": "peers", "skipped": "expected torchdeq <1>"}
+    page = html.page([solve | {"part": "peers"}, solve | absent | line])
+    assert "skipped: torchdeq IFT: expected torchdeq &lt;1&gt;" in page
+    assert re.search(r"<td>torchdeq IFT</td><td[^>]*>skipped</td>", page)
+    assert "z &lt;- f(z), without beta" in page
+
+
+@pytest.mark.parametrize(
+    ("reason", "word"),
+    [("out of memory: tried 3 GiB", "out of memory"), ("ValueError: [x]", "refused")],
+)
+@pytest.mark.parametrize("part", ["cost", "peers", "overhead", "largest"])
+def test_who_has_no_figures_has_a_row_that_says_so(part: str, reason: str, word: str) -> None:
+    (solve,) = report.read(next(RESULTS.glob("cpu/AMD*/solve.cost.jsonl")))[:1]
+    line = solve | {"part": part, "refused": reason, "axis": "N"}
+    page = html.page([line])
+    assert re.search(rf"<td>lerp loop</td><td[^>]*>{word}</td>", page)
+    assert reason in page
+
+
+def test_nothing_is_no_page() -> None:
+    with pytest.raises(ValueError, match="expected at least one line"):
+        html.page([])
+
+
+def test_the_pages_say_what_every_provider_is() -> None:
+    texts = explained.meanings("provider")
+    known = {method.name for part in plan.PARTS.values() for method in part.methods}
+    known |= set(solves(torch.zeros(64, 64))) | {"triton", "gluon", nsight.PROVIDER}
+    known |= {"copy_", "matmul float32", "matmul bfloat16"}
+    known |= {str(record["provider"]) for record in stored()}
+    known |= {"loop", "_foreach_lerp_", "revdeq cuda", "revdeq triton", "revdeq reference"}
+    assert known - texts.keys() == set()
+    assert texts["compile"] == "torch.compile of the same function"
+    assert "<code>" in texts["eager"]
+    assert not any("href" in text for text in texts.values())
+
+
+def test_a_section_ends_where_the_next_begins() -> None:
+    section = explained.section("How to read the figures")
+    assert "Cold caches" in section
+    assert "lerp loop" not in section
+    assert "<h3" not in section
+    with pytest.raises(ValueError, match="expected one heading"):
+        explained.section("No such heading")
+
+
+def test_the_command_line_is_stored_without_its_places(tmp_path: Path) -> None:
+    given = ["--out", "/a/folder", "--only", "a b", "--out=/another", "--threads", "1"]
+    expected = "python -m bench --only 'a b' --threads 1"
+    assert machine.command_line("bench", given, places=("--out",)) == expected
+    tiny = ("--quick", "--device", "cpu", "--sizes-mb", "0.01", "--samples", "1", "--threads", "1")
+    chosen = ("--only", "half_step.update_", "--providers", "eager", "--out", str(tmp_path))
+    assert command.main([*tiny, *chosen]) == 0
+    lines = (tmp_path / "ops.jsonl").read_text(encoding="utf-8").splitlines()
+    stored_command = json.loads(lines[0])["command"]
+    assert stored_command.startswith("python -m bench --quick --device cpu")
+    assert str(tmp_path) not in stored_command
+
+
+def test_the_command_writes_the_page(tmp_path: Path) -> None:
+    out = tmp_path / "report.html"
+    results = next(RESULTS.glob("cpu/AMD*/solve.cost.jsonl"))
+    assert html.main([str(results), "--out", str(out)]) == 0
+    assert Seen(out.read_text(encoding="utf-8")).ids[0] == "machine"

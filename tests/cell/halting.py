@@ -1,0 +1,55 @@
+"""What an equilibrium cell whose rows halt must be: every row that of a solve of as many steps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from revdeq_kernels.cell_arguments import Gradients, Solved
+from tests.cell.linear_cells import Cell, Outcome, of_rows
+from tests.cell.tolerances import Bounded, bounded, residuals
+
+
+def assert_rows_halt_when_they_should(cell: Cell, out: Solved) -> None:
+    """By the residuals of float64, as far as roundings let one say."""
+    assert out.taken.dtype == torch.int32 and out.taken.shape == out.residual.shape
+    found = residuals(replace(cell, tol=0.0))
+    last = out.taken.long() - 1
+    assert int(last.min()) >= 0 and int(last.max()) < cell.steps
+    value, error = (torch.stack(part) for part in zip(*found, strict=True))
+    before = torch.arange(cell.steps)[:, None] < last
+    assert bool(((value + error >= cell.tol) | ~before).all()), "a row moved on below tol"
+    at_end = Bounded(*(part.gather(0, last[None])[0] for part in (value, error)))
+    early = out.taken < cell.steps
+    assert bool((at_end.value - at_end.error < cell.tol)[early].all()), "a row halted above tol"
+    assert bool(((out.residual - at_end.value).abs() <= 1.01 * at_end.error).all())
+    assert bool((out.residual < cell.tol)[early].all())
+
+
+def by_steps(cell: Cell, taken: Tensor) -> list[tuple[Tensor, Cell]]:
+    """The rows that took as many steps, and the cell of them that takes those, for each number."""
+    found = []
+    for steps in taken.unique().tolist():
+        rows = (taken == steps).nonzero().flatten()
+        found.append((rows, replace(of_rows(cell, rows), steps=int(steps), tol=0.0)))
+    return found
+
+
+def assert_rows_are_those_of_fewer_steps(cell: Cell, out: Solved, back: Gradients) -> None:
+    """Each row within the bounds of its own number of steps; the gradient of W within their sum."""
+    assert back.distance.item() == 0.0 or cell.state != "exact"
+    assert back.lost.item() == 0
+    got = Outcome(out.y, out.z, *back[:3])
+    value, error = torch.zeros_like(cell.w).double(), torch.zeros_like(cell.w).double()
+    for rows, part in by_steps(cell, out.taken):
+        values, errors = bounded(part)
+        for name in ("y", "z", "grad_u", "grad_z0"):
+            want, most = getattr(values, name), getattr(errors, name)
+            assert most.norm() < 0.2 * want.norm(), f"{name}: the bound says nothing"
+            far = (getattr(got, name)[rows].double() - want).abs() - most
+            assert far.max() <= 0, f"{name} is {float(far.max()):.3g} beyond its bound"
+        value, error = value + values.grad_w, error + errors.grad_w
+    assert error.norm() < 0.2 * value.norm(), "grad_w: the bound says nothing"
+    assert bool(((got.grad_w.double() - value).abs() <= error).all())

@@ -1,0 +1,220 @@
+"""The equilibrium cell in float64, and how far float32 may be from it, element by element.
+
+A running error analysis: beside each number of the float64 solve and of its adjoint stands a bound
+on the error with which a cell in float32 computes it. u is float32's unit roundoff, v that of a w
+of 16 bits (0 for float32), to first order with a factor of 1.01, as in ``tolerances.py``. Sums of d
+products err by d u times the sum of their magnitudes, in whatever order.
+
+A 16-bit copy of s is the same in both solves but where s is as near to a boundary of rounding as
+its bound: then it is a unit in the last place off, and the bound follows from that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from revdeq_kernels.composite import EPSILON
+from tests.cell.linear_cells import ACTS, Cell, Outcome, stored
+from tests.tolerances import BETA_ERROR, grid_error, invert_error, unit_roundoff
+
+U = unit_roundoff(torch.float32)
+ACT_ERROR = 8 * U
+"""What act or act' in float32 errs by itself, times 1 + its value: a few roundings of it."""
+
+SPLIT_ERROR = 16
+"""What a product in three TF32 errs by itself, in U times its value: 4 for the low part of each
+factor, 4 for the product of both, which is left out, and the additions of the three."""
+
+
+class Bounded(NamedTuple):
+    """Numbers, and how far those of the cell may be from them."""
+
+    value: Tensor
+    error: Tensor
+
+    @property
+    def most(self) -> Tensor:
+        """The largest magnitudes that the cell may have."""
+        return self.value.abs() + self.error
+
+    def __add__(self, other: object) -> Bounded:
+        """A sum, rounded once."""
+        assert isinstance(other, Bounded)
+        value = self.value + other.value
+        return Bounded(value, self.error + other.error + U * (self.most + other.most))
+
+    def times(self, number: float) -> Bounded:
+        """A product with a number that is rounded, itself rounded."""
+        return Bounded(self.value * number, (self.error + 2 * U * self.most) * abs(number))
+
+
+def exact(value: Tensor) -> Bounded:
+    """Numbers that the cell is given."""
+    return Bounded(value.double(), torch.zeros_like(value, dtype=torch.float64))
+
+
+@dataclass
+class Evaluation:
+    """f at a state, and what its adjoint takes of it."""
+
+    read: Bounded  # s as it enters the product
+    before: Bounded  # W s + u
+    f: Bounded
+
+
+def bounded(cell: Cell, tf32: bool = False) -> tuple[Outcome, Outcome]:
+    """y, z and the gradients in float64, and a bound on the error of each of their elements.
+
+    `tf32`: products are three of TF32, added to their sum one after the other.
+    """
+    analysis = _Analysis(cell, SPLIT_ERROR if tf32 else 0)
+    y, z, evaluations = analysis.forward()
+    if cell.state != "exact":
+        evaluations = analysis.met_on_the_way_back(y, z, evaluations)
+    grad_u, grad_w, grad_z0 = analysis.backward(evaluations)
+    all_of_them = (y, z, grad_u, grad_w, grad_z0)
+    return Outcome(*(b.value for b in all_of_them)), Outcome(*(1.01 * b.error for b in all_of_them))
+
+
+def assert_within_bounds(cell: Cell, got: Outcome, tf32: bool = False) -> None:
+    """Every element is as near to float64 autograd as the analysis says, which says something."""
+    reference = stored(cell)
+    values, errors = bounded(cell, tf32)
+    for name, want, value, error, result in zip(
+        Outcome._fields, reference, values, errors, got, strict=True
+    ):
+        torch.testing.assert_close(value, want, rtol=1e-10, atol=1e-10)  # the analysis is of it
+        assert error.norm() < 0.2 * want.norm(), f"{name}: the bound says nothing"
+        far = (result.double() - want).abs() - error
+        assert far.max() <= 0, f"{name} is {float(far.max()):.3g} beyond its bound"
+
+
+def residuals(cell: Cell) -> list[Bounded]:
+    """The residual of every row after every step that the cell takes."""
+    analysis = _Analysis(cell)
+    analysis.forward()
+    return analysis.residuals
+
+
+class _Analysis:
+    def __init__(self, cell: Cell, product: int = 0) -> None:
+        self.product, self.residuals = product, list[Bounded]()
+        self.cell, self.act = cell, ACTS[cell.act]
+        self.w, self.size = cell.w.double(), cell.w.double().abs()
+        self.narrow = cell.w.dtype != torch.float32
+        self.v = unit_roundoff(cell.w.dtype) if self.narrow else 0.0
+
+    # ---- f ----
+
+    def evaluate(self, s: Bounded) -> Evaluation:
+        read = self._read(s)
+        value = read.value @ self.w.t() + self.cell.u.double()
+        terms = read.most @ self.size.t()
+        error = read.error @ self.size.t() + U * ((self.w.shape[0] + self.product) * terms)
+        before = Bounded(value, error + U * (terms + self.cell.u.double().abs()))
+        f = self.act.function(value)
+        f_error = self.act.slope * before.error + ACT_ERROR * (1 + f.abs())
+        return Evaluation(read, before, Bounded(f, f_error))
+
+    def _read(self, s: Bounded) -> Bounded:
+        """What f reads of an exact state is rounded to float32; all of it then to w's dtype."""
+        error = s.error + U * s.most
+        if not self.narrow:
+            return Bounded(s.value, error)
+        value, low, high = (self._rounded(x) for x in (s.value, s.value - error, s.value + error))
+        return Bounded(value, torch.maximum(high - value, value - low))
+
+    def _rounded(self, x: Tensor) -> Tensor:
+        return x.to(self.cell.w.dtype).double()
+
+    def slope(self, before: Bounded) -> Bounded:
+        """act', by autograd; at relu's kink it may be either of two."""
+        with torch.enable_grad():
+            x = before.value.detach().requires_grad_()
+            (value,) = torch.autograd.grad(self.act.function(x).sum(), x)
+        error = self.act.curvature * before.error + ACT_ERROR
+        if self.cell.act == "relu":
+            error = (before.value.abs() <= before.error).double()
+        return Bounded(value, error)
+
+    # ---- the solve ----
+
+    def forward(self) -> tuple[Bounded, Bounded, list[Evaluation]]:
+        y = z = exact(self.cell.z0)
+        evaluations = []
+        for _ in range(self.cell.steps):
+            evaluations.append(self.evaluate(z))
+            y = self._update(y, evaluations[-1].f)
+            evaluations.append(self.evaluate(y))
+            self.residuals.append(self._residual(y, evaluations[-1].f))
+            z = self._update(z, evaluations[-1].f)
+        return y, z, evaluations
+
+    def _update(self, s: Bounded, f: Bounded) -> Bounded:
+        """As in ``update_error``; to the grid, f and the new state are each half a step away."""
+        beta = self.cell.beta
+        value = (1 - beta) * s.value + beta * f.value
+        error = abs(1 - beta) * s.error + beta * f.error
+        if self.cell.state == "exact":
+            grid = (1 + beta) * grid_error(self.cell.frac_bits)
+            return Bounded(value, error + grid + BETA_ERROR * (s.most + f.most))
+        return Bounded(value, error + 3 * U * (abs(1 - beta) * s.most + beta * f.most))
+
+    def _residual(self, y: Bounded, f: Bounded) -> Bounded:
+        """norm(y - f) / (1e-5 + norm(f)); y is rounded once, the sums are of d squares each."""
+        norm = partial(torch.linalg.vector_norm, dim=1)
+        far, size = norm(y.value - f.value), EPSILON + norm(f.value)
+        error = norm(y.error + f.error + U * (2 * y.most + f.most)) + far / size * norm(f.error)
+        roundings = (self.w.shape[0] + 8) * U * far / size
+        return Bounded(far / size, error / (size - norm(f.error)) + roundings)
+
+    def met_on_the_way_back(
+        self, y: Bounded, z: Bounded, evaluations: list[Evaluation]
+    ) -> list[Evaluation]:
+        """The evaluations at a float state that was inverted."""
+        beta = self.cell.beta
+        states = {1: y, 0: z}  # by what is read: y in odd half steps
+        met: list[Evaluation] = []
+        for k in reversed(range(len(evaluations))):
+            met.append(self.evaluate(states[k % 2]))
+            f, other = met[-1].f, states[1 - k % 2]
+            largest = float(torch.maximum(f.most, other.most).max())
+            error = (other.error + beta * f.error) / abs(1 - beta)
+            error = error + invert_error(torch.float32, beta, largest)
+            states[1 - k % 2] = Bounded((other.value - beta * f.value) / (1 - beta), error)
+        return met[::-1]
+
+    # ---- the adjoint ----
+
+    def backward(self, evaluations: list[Evaluation]) -> tuple[Bounded, Bounded, Bounded]:
+        cell, beta = self.cell, self.cell.beta
+        gy, gz = exact(cell.grad_y), exact(cell.grad_z)
+        grad_u, grad_w = exact(torch.zeros_like(cell.u)), exact(torch.zeros_like(cell.w))
+        for evaluation in reversed(evaluations):  # of f at y, then with the roles exchanged
+            g = self._through_act(evaluation.before, gz.times(beta))
+            grad_u = grad_u + g
+            g = self._stored(g)
+            grad_w = grad_w + self._outer(g, evaluation.read)
+            error = (g.error + U * (self.w.shape[0] + self.product) * g.most) @ self.size
+            gy, gz = gz.times(1 - beta), gy + Bounded(g.value @ self.w, error)
+        return self._stored(grad_u), self._stored(grad_w), gy + gz
+
+    def _through_act(self, before: Bounded, seed: Bounded) -> Bounded:
+        slope = self.slope(before)
+        error = seed.most * slope.error + seed.error * slope.value.abs()
+        return Bounded(seed.value * slope.value, error + 2 * U * seed.most * slope.most)
+
+    def _stored(self, x: Bounded) -> Bounded:
+        """Rounded to w's dtype, which has subnormal numbers."""
+        return Bounded(x.value, x.error + self.v * (x.most + torch.finfo(self.cell.w.dtype).tiny))
+
+    def _outer(self, g: Bounded, read: Bounded) -> Bounded:
+        """The sum over the rows of the products of g and s."""
+        rows = U * (g.value.shape[0] + self.product) * (g.most.t() @ read.most)
+        error = g.error.t() @ read.most + g.value.abs().t() @ read.error
+        return Bounded(g.value.t() @ read.value, error + rows)

@@ -1,0 +1,294 @@
+"""Good arguments for every op, by name; the ways to call an op; and what a call did to memory.
+
+An op's name may be that of an overload, "update_.list" or "update_.channels": the arguments are
+then lists, or a tensor of betas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import revdeq_kernels as rk
+from revdeq_kernels.list_checks import SHARED
+from tests.conftest import EXACT_F, FLOAT_PAIRS, random_state
+
+FLOAT_OPS = ("update_", "invert_")
+EXACT_OPS = ("update_exact_", "invert_exact_")
+STEPS = FLOAT_OPS + EXACT_OPS
+FLOAT_PASSES = ("invert_z_adjoint_y_", "invert_y_adjoint_z_", "invert_y_adjoint_z0_")
+EXACT_PASSES = tuple(op.removesuffix("_") + "_exact_" for op in FLOAT_PASSES)
+PASSES = FLOAT_PASSES + EXACT_PASSES
+OPS = (*STEPS, "adjoint_", *PASSES, "quantize", "dequantize", "residual")
+LISTS = tuple(f"{op}.list" for op in OPS)
+CHANNELS = tuple(f"{op}.channels" for op in FLOAT_OPS)
+OVERLOADS = OPS + LISTS + CHANNELS
+
+NAMESPACES = {"cpu": "revdeq", "triton": "revdeq_triton", "reference": "revdeq_reference"}
+"""Where torch.ops holds the ops of each backend; `revdeq` serves "cuda" too."""
+
+
+def state_of(op: str) -> str:
+    """What a pass calls the state that it takes back."""
+    return "z" if "invert_z" in op else "y"
+
+
+def grad_of(op: str) -> str:
+    """What a pass calls the gradient that it carries."""
+    return "grad_y" if "invert_z" in op else "grad_z"
+
+
+def lead_of(op: str) -> str:
+    """The argument that chooses the backend, and that the others are held against."""
+    return next(iter(tensors(good_arguments(op)))).partition("[")[0]
+
+
+def owner_of(op: str, name: str) -> str:
+    """The argument whose device and shape the argument `name` must have."""
+    name = name.partition("[")[0]
+    if op.partition(".")[0] in PASSES:
+        if name == grad_of(op):
+            return "f"
+        if name in ("vjp", "seed", "grad_y"):
+            return grad_of(op)
+    return lead_of(op)
+
+
+WRITTEN: dict[str, set[str]] = {
+    "update_": {"state", "cast"},
+    "invert_": {"state", "cast"},
+    "adjoint_": {"grad", "seed"},
+    "update_exact_": {"state", "digits", "flag", "cast"},
+    "invert_exact_": {"state", "cast"},
+    "quantize": {"flag"},
+    "dequantize": set(),
+    "residual": set(),
+}
+for _op in PASSES:
+    WRITTEN[_op] = {state_of(_op), grad_of(_op)} | ({"seed", "cast"} if "z0" not in _op else set())
+for _op in OVERLOADS:
+    WRITTEN[_op] = WRITTEN[_op.partition(".")[0]] | ({"out"} if _op == "quantize.list" else set())
+"""The arguments that each op writes."""
+
+
+def good_arguments(op: str, shape: tuple[int, ...] = (5, 7), **options: Any) -> dict[str, Any]:
+    """Arguments of `op` on the CPU; see ``arguments_of_leaf`` for the options.
+
+    Of a list, three leaves: of the shape, of one element, and of the shape again.
+    """
+    name, _, overload = op.partition(".")
+    if overload == "list":
+        shapes = (shape, (1,), shape)
+        leaves = [arguments_of_leaf(name, s, seed=10 * k, **options) for k, s in enumerate(shapes)]
+        joined = {n: [leaf[n] for leaf in leaves] for n in leaves[0]}
+        if name == "quantize":
+            joined["out"] = [torch.zeros_like(x, dtype=torch.int32) for x in joined["x"]]
+        return {n: v[0] if n in SHARED else v for n, v in joined.items()}
+    arguments = arguments_of_leaf(name, shape, **options)
+    if overload == "channels":
+        real = torch.float64 if arguments["state"].dtype == torch.float64 else torch.float32
+        channels = shape[-1] if shape else 1
+        arguments["beta"] = torch.linspace(0.2, 0.9, channels, dtype=real)
+    return arguments
+
+
+def arguments_of_leaf(
+    op: str,
+    shape: tuple[int, ...],
+    *,
+    state: torch.dtype = torch.float32,
+    f: torch.dtype = torch.bfloat16,
+    cast: torch.dtype | None = torch.bfloat16,
+    vjp: torch.dtype | None = None,
+    beta: float = 0.8,
+    frac_bits: int = 16,
+    tie: int = 1,
+    optional: bool = True,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Arguments of an op on one leaf, with cast (or quantize's flag) where `optional` is true.
+
+    `f` stands for the dtype of quantize's x and of dequantize's result too; `vjp` is f's if None.
+    """
+    flag = {"flag": torch.zeros(1, dtype=torch.int32)}
+    if op == "quantize":
+        x = {"x": random_state(shape, f, seed), "frac_bits": frac_bits}
+        return x | (flag if optional else {})
+    if op == "residual":
+        return {"z": random_state(shape, state, seed), "f": random_state(shape, f, seed + 2)}
+    grad = torch.float64 if f == torch.float64 else torch.float32
+    carried: dict[str, Any] = {
+        "grad": random_state(shape, grad, seed + 4),
+        "vjp": random_state(shape, vjp or f, seed + 5),
+        "seed": random_state(shape, f, seed + 3),
+    }
+    if op == "adjoint_":
+        return carried | {"scale": 1 - beta, "beta": beta}
+    integers = random_state(shape, torch.int32, seed)
+    if op == "dequantize":
+        return {"state": integers, "frac_bits": frac_bits, "dtype": f}
+    lead = state_of(op) if op in PASSES else "state"
+    if op in FLOAT_OPS + FLOAT_PASSES:
+        chosen: dict[str, Any] = {lead: random_state(shape, state, seed)}
+    else:
+        generator = torch.Generator().manual_seed(seed + 1)
+        size = (rk.digit_bytes(integers.numel(), beta),)
+        digits = torch.randint(0, 256, size, generator=generator, dtype=torch.uint8)
+        chosen = {lead: integers, "digits": digits, "frac_bits": frac_bits, "tie": tie}
+        chosen |= flag if op == "update_exact_" else {}
+    chosen |= {"f": random_state(shape, f, seed + 2), "beta": beta}
+    if op in PASSES:
+        carried[grad_of(op)] = carried.pop("grad")
+        if "z0" in op:
+            carried["grad_y"] = random_state(shape, grad, seed + 3)
+            del carried["seed"]
+            return chosen | carried
+        chosen |= carried | ({"next_beta": 0.6} if op.startswith("invert_y") else {})
+    given = {"cast": random_state(shape, cast, seed + 6)} if optional and cast else {}
+    return chosen | given
+
+
+def call(op: str, arguments: dict[str, Any], namespace: str | None = None) -> Any:
+    """Call the public function, or torch.ops.<namespace>.<op>."""
+    name = op.partition(".")[0]
+    if namespace is None:
+        if op == "quantize.list":  # the public function makes its results itself
+            given = {n: a for n, a in arguments.items() if n != "out"}
+            for out, state in zip(arguments["out"], rk.quantize(**given), strict=True):
+                out.copy_(state)
+            return None
+        return getattr(rk, name)(**arguments)
+    return getattr(getattr(torch.ops, namespace), name)(**arguments)
+
+
+def overload_of(op: str, namespace: str = "revdeq") -> Any:
+    """The overload that torch.ops has under the op's name."""
+    name, _, overload = op.partition(".")
+    return getattr(getattr(getattr(torch.ops, namespace), name), overload or "default")
+
+
+def as_called(op: str, arguments: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments as the op's schema has them: by position, and by keyword."""
+    schema = overload_of(op)._schema.arguments
+    positional = tuple(arguments[a.name] for a in schema if not a.kwarg_only)
+    return positional, {
+        a.name: arguments[a.name] for a in schema if a.name in arguments and a.kwarg_only
+    }
+
+
+def tensors(arguments: dict[str, Any]) -> dict[str, Tensor]:
+    """The arguments that are tensors, or those of their lists as "state[0]", "state[1]", ..."""
+    found: dict[str, Tensor] = {}
+    for name, value in arguments.items():
+        if isinstance(value, Tensor):
+            found[name] = value
+        elif isinstance(value, (list, tuple)):
+            found |= {f"{name}[{k}]": t for k, t in enumerate(value) if isinstance(t, Tensor)}
+    return found
+
+
+def with_tensors(arguments: dict[str, Any], change: Callable[[str, Tensor], Any]) -> dict[str, Any]:
+    """The same arguments, with `change(name, tensor)` in place of every tensor."""
+    changed: dict[str, Any] = {}
+    for name, value in arguments.items():
+        if isinstance(value, Tensor):
+            changed[name] = change(name, value)
+        elif isinstance(value, (list, tuple)):
+            changed[name] = [change(name, t) for t in value]
+        else:
+            changed[name] = value
+    return changed
+
+
+def written_by(op: str, arguments: dict[str, Any]) -> set[str]:
+    """The names in ``tensors(arguments)`` that the op writes."""
+    return {name for name in tensors(arguments) if name.partition("[")[0] in WRITTEN[op]}
+
+
+def copies(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The same arguments, in memory of their own."""
+    return with_tensors(arguments, lambda _, t: t.clone())
+
+
+def outcome(arguments: dict[str, Any], result: Any) -> dict[str, Tensor]:
+    """All that a call can have changed: its tensors and its result, which a half step has not."""
+    half_step = "beta" in arguments
+    return tensors(arguments) | ({} if half_step else tensors({"result": result}))
+
+
+def expected(op: str, arguments: dict[str, Any]) -> dict[str, Tensor]:
+    """The outcome that the reference defines; the arguments are left alone."""
+    mine = copies(arguments)
+    with rk.backend("reference"):
+        return outcome(mine, call(op, mine))
+
+
+def bits(t: Tensor) -> Tensor:
+    """The elements as integers, on the CPU; every NaN as one and the same."""
+    t = t.detach().cpu().contiguous()
+    if not t.is_floating_point():
+        return t
+    integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}[t.element_size()]
+    return t.view(integers).masked_fill(t.isnan(), -1)
+
+
+def assert_same_outcome(got: dict[str, Tensor], want: dict[str, Tensor], label: object) -> None:
+    """Raise AssertionError, with the first difference, unless all tensors agree bit for bit."""
+    assert got.keys() == want.keys(), label
+    for name, w in want.items():
+        g = got[name]
+        assert (g.dtype, g.shape) == (w.dtype, w.shape), f"{label}: {name}"
+        wrong = bits(g) != bits(w)
+        if wrong.any():
+            place = tuple(wrong.nonzero()[0].tolist())
+            seen, right = g.detach().cpu()[place].item(), w.detach().cpu()[place].item()
+            raise AssertionError(
+                f"{label}: {name}: {int(wrong.sum())} of {wrong.numel()} elements differ; "
+                f"at {place} got {seen!r}, expected {right!r}"
+            )
+
+
+class Memory:
+    """What the memory behind some tensors held, gaps included, and their versions."""
+
+    def __init__(self, arguments: dict[str, Any]) -> None:
+        self.tensors = {n: t for n, t in tensors(arguments).items() if t.device.type != "meta"}
+        self.before = {name: self._bytes(t).clone() for name, t in self.tensors.items()}
+        self.versions = {name: t._version for name, t in self.tensors.items()}
+
+    def assert_untouched(self) -> None:
+        """Raise AssertionError if a byte or a version has changed since."""
+        for name, t in self.tensors.items():
+            assert torch.equal(self._bytes(t), self.before[name]), f"{name} was written"
+            assert t._version == self.versions[name], f"{name} counts as written"
+
+    @staticmethod
+    def _bytes(t: Tensor) -> Tensor:
+        return torch.empty(0, dtype=torch.uint8, device=t.device).set_(t.untyped_storage())
+
+
+def float_cases() -> list[tuple[torch.dtype, torch.dtype, torch.dtype | None]]:
+    """(state, f, cast) for every combination that the float ops take."""
+    return [(s, f, cast) for s, f in FLOAT_PAIRS for cast in casts(f)]
+
+
+def exact_cases() -> list[tuple[torch.dtype, torch.dtype | None]]:
+    """(f, cast) for every combination that the exact ops take."""
+    return [(f, cast) for f in EXACT_F for cast in casts(f)]
+
+
+def casts(f: torch.dtype) -> list[torch.dtype | None]:
+    """The dtypes that `cast` may have beside f; None for no cast."""
+    return list(dict.fromkeys([None, f, torch.float32]))
+
+
+def refusal(op: str, arguments: dict[str, Any], backend: str, kind: type[Exception]) -> str:
+    """The message with which the public function refuses the arguments."""
+    with rk.backend(backend), pytest.raises(kind) as caught:
+        call(op, arguments)
+    assert type(caught.value) is kind
+    return str(caught.value)

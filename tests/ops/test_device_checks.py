@@ -1,0 +1,179 @@
+"""The checks that test_cuda.py makes on a GPU, here on the CPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from revdeq_kernels.fixed_point import ONE, contraction
+from tests.conftest import BACKENDS
+from tests.ops.arguments import (
+    EXACT_OPS,
+    FLOAT_OPS,
+    OVERLOADS,
+    assert_same_outcome,
+    exact_cases,
+    expected,
+    float_cases,
+    good_arguments,
+)
+from tests.ops.device_checks import (
+    FORM_BETAS,
+    TAILS,
+    any_bits,
+    assert_nothing_around_was_written,
+    check,
+    check_flag,
+    check_large_exact,
+    check_large_update,
+    check_layouts,
+    check_round_trip,
+    place,
+    placed,
+)
+
+FAST = [name for name in BACKENDS if name != "triton"]  # the interpreter takes 100 times as long
+every_backend = pytest.mark.parametrize("backend", BACKENDS)
+every_op = pytest.mark.parametrize("op", OVERLOADS)
+
+
+@every_backend
+@every_op
+def test_tails_and_misaligned_views(op: str, backend: str) -> None:
+    for size in TAILS:
+        for offset in (0, 1, 2, 3) if backend != "triton" else (0, 3):
+            check(op, good_arguments(op, (size,)), "cpu", backend, offset=offset)
+
+
+@every_backend
+@pytest.mark.parametrize(("state", "f", "cast"), float_cases(), ids=str)
+@pytest.mark.parametrize("op", FLOAT_OPS)
+def test_every_combination_of_float_types(
+    op: str, state: torch.dtype, f: torch.dtype, cast: torch.dtype | None, backend: str
+) -> None:
+    for beta in (0.8, 1.3):
+        arguments = good_arguments(op, (257,), state=state, f=f, cast=cast, beta=beta)
+        check(op, arguments, "cpu", backend)
+        check(op, any_bits(arguments), "cpu", backend)
+
+
+@every_backend
+@pytest.mark.parametrize(("f", "cast"), exact_cases(), ids=str)
+@pytest.mark.parametrize("op", EXACT_OPS)
+def test_every_combination_of_exact_types(
+    op: str, f: torch.dtype, cast: torch.dtype | None, backend: str
+) -> None:
+    arguments = good_arguments(op, (257,), f=f, cast=cast)
+    check(op, arguments, "cpu", backend)
+    check(op, any_bits(arguments), "cpu", backend)
+
+
+@every_backend
+@pytest.mark.parametrize("beta", FORM_BETAS)
+@pytest.mark.parametrize("op", EXACT_OPS)
+def test_every_form_of_the_exact_step(op: str, beta: float, backend: str) -> None:
+    check(op, any_bits(good_arguments(op, (600,), beta=beta)), "cpu", backend)
+
+
+@every_backend
+@pytest.mark.parametrize("f", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("op", ["quantize", "dequantize"])
+def test_conversions_of_any_bits(op: str, f: torch.dtype, backend: str) -> None:
+    if (op, f) != ("quantize", torch.float64):
+        for bits in (0, 16, 30):
+            check(op, any_bits(good_arguments(op, (3000,), f=f, frac_bits=bits)), "cpu", backend)
+
+
+@every_backend
+@every_op
+def test_layouts(op: str, backend: str) -> None:
+    check_layouts(op, "cpu", backend)
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("beta", [0.5, 0.8, 0.7312, 1.3])
+def test_round_trip(beta: float, backend: str) -> None:
+    check_round_trip(beta, torch.bfloat16, "cpu", backend)
+
+
+@every_backend
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), 16385.0, -1e30])
+def test_flag(bad: float, backend: str) -> None:
+    check_flag(bad, "cpu", backend)
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_large_tensors_in_small(backend: str) -> None:
+    for op in FLOAT_OPS:
+        check_large_update(op, 2**13 + 1000, 2**11, "cpu", backend)
+    check_large_exact(2**13 + 1000, 2**11, "cpu", backend)
+
+
+# ---- the checks themselves -------------------------------------------------------------------
+
+
+def test_betas_reach_every_kernel_of_the_exact_step() -> None:
+    """As in csrc/cuda/half_step_exact.cu: by the form of the step, and the digits in a byte."""
+    reached = set()
+    for beta in FORM_BETAS:
+        c = contraction(beta)
+        whole = c.q % 2**ONE == 0
+        form = "general" if not whole else "integer" if c.base & (c.base - 1) else "shift"
+        reached.add((form, c.digits_per_byte))
+    assert reached == {
+        *(("shift", digits) for digits in (8, 4, 2, 1)),
+        *(("integer", digits) for digits in (5, 3, 2, 1)),
+        *(("general", digits) for digits in (8, 5, 4, 3, 2, 1)),
+    }
+
+
+def test_any_bits_has_every_kind_of_number() -> None:
+    for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+        arguments = any_bits(good_arguments("quantize", (100_000,), f=dtype))
+        size = arguments["x"].abs()
+        assert size.isnan().any()
+        assert ((size > 0) & (size < torch.finfo(dtype).tiny)).any()
+    state = any_bits(good_arguments("update_exact_", (1000,)))["state"]
+    assert state.min() < -(2**30)
+    assert state.max() > 2**30
+
+
+def test_writing_beside_a_tensor_is_noticed() -> None:
+    for index in (0, 1, 7, 14):
+        mine = placed(good_arguments("update_", (5,), optional=False), "cpu", offset=2)
+        assert_nothing_around_was_written(mine)
+        mine["f"]._base[index] = 0
+        if 2 <= index < 7:
+            assert_nothing_around_was_written(mine)
+        else:
+            with pytest.raises(AssertionError, match="beside f"):
+                assert_nothing_around_was_written(mine)
+
+
+def test_views_are_misaligned_by_their_offset() -> None:
+    t = place(torch.zeros(5, dtype=torch.int32), "cpu", offset=3)
+    assert (t.data_ptr() - t.untyped_storage().data_ptr()) == 12
+    assert t._base is not None
+    assert t._base.numel() == 3 + 5 + 8
+
+
+def test_a_wrong_bit_is_noticed() -> None:
+    want = expected("update_exact_", good_arguments("update_exact_"))
+    for name, t in want.items():
+        wrong = t.clone()
+        flat = wrong.view(-1).view(
+            {1: torch.uint8, 2: torch.int16, 4: torch.int32}[t.element_size()]
+        )
+        flat[-1] ^= 1
+        with pytest.raises(AssertionError, match=f"here: {name}: 1 of {t.numel()} elements differ"):
+            assert_same_outcome(want | {name: wrong}, want, "here")
+    with pytest.raises(AssertionError, match="here"):
+        assert_same_outcome({"state": want["state"]}, want, "here")
+
+
+def test_a_wrong_sign_of_zero_is_noticed_and_another_nan_is_not() -> None:
+    zeros = {"x": torch.tensor([0.0])}
+    with pytest.raises(AssertionError):
+        assert_same_outcome({"x": torch.tensor([-0.0])}, zeros, "here")
+    nan = torch.tensor([0x7FC00000, 0x7FC00001], dtype=torch.int32).view(torch.float32)
+    assert_same_outcome({"x": nan[:1]}, {"x": nan[1:]}, "here")

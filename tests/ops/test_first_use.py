@@ -1,0 +1,223 @@
+"""The check that a GPU kernel makes of itself at its first use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from revdeq_kernels import backends, first_use, fixed_point, reference
+from revdeq_kernels.registration import OPS as REGISTERED
+from tests.ops.arguments import (
+    NAMESPACES,
+    OPS,
+    WRITTEN,
+    call,
+    good_arguments,
+    tensors,
+)
+
+CPU = torch.device("cpu")
+GPU = torch.device("cuda", 0)
+"""Devices are named here, never used: no GPU is needed."""
+
+every_op = pytest.mark.parametrize("op", OPS)
+
+
+# ---- the comparison --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@every_op
+def test_right_kernels_pass(op: str, backend: str) -> None:
+    first_use.compare(backend, op, CPU, lambda *a, **k: REGISTERED[op].run(backend, *a, **k))
+
+
+def outputs(op: str) -> list[str]:
+    return sorted(WRITTEN[op]) or ["result"]
+
+
+def flipping(op: str, output: str, nth: int, place: int) -> Callable[..., Tensor | None]:
+    """The reference's op, one bit of one element of one output flipped in call `nth`."""
+    count = iter(range(10**6))
+
+    def run(*args: Any, **keywords: Any) -> Tensor | None:
+        result = getattr(reference, op)(*args, **keywords)
+        if next(count) == nth:
+            named = dict(zip(signature(op), args, strict=False)) | keywords | {"result": result}
+            flip(named[output], place)
+        return result
+
+    return run
+
+
+def signature(op: str) -> list[str]:
+    """The names of the positional arguments."""
+    arguments = getattr(torch.ops.revdeq, op).default._schema.arguments
+    return [a.name for a in arguments if not a.kwarg_only]
+
+
+def flip(t: Tensor, place: int) -> None:
+    integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[t.element_size()]
+    t.view(integers)[min(place, t.numel() - 1)] ^= 1
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize(("op", "output"), [(op, output) for op in OPS for output in outputs(op)])
+def test_one_wrong_bit_is_found(op: str, output: str, last: bool) -> None:
+    """In any output, in the first sample or the last, at the first element or the last."""
+    nth = len(list(first_use.samples(op))) - 1 if last else 0
+    wrong = flipping(op, output, nth, place=10**9 if last else 0)
+    with pytest.raises(RuntimeError) as caught:
+        first_use.compare("triton", op, CPU, wrong)
+    message = str(caught.value)
+    assert message.startswith(f"{op}: the triton kernel on cpu differs from the reference (dtypes ")
+    assert "must not be used" in message
+    assert "revdeq_kernels.backend('reference')" in message
+
+
+def test_a_wrong_sign_of_zero_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(state: Tensor, *args: Any, **keywords: Any) -> None:
+        reference.update_(state, *args, **keywords)
+        state.add_(0.0)  # turns -0 into +0
+
+    sample = [torch.tensor([-0.0]), torch.tensor([-0.0]), 0.5], {"cast": torch.zeros(1)}
+    monkeypatch.setattr(first_use, "samples", lambda op: [sample])
+    with pytest.raises(RuntimeError, match="differs"):
+        first_use.compare("triton", "update_", CPU, wrong)
+
+
+@every_op
+def test_samples_have_every_dtype_and_form(op: str) -> None:
+    seen = list(first_use.samples(op))
+    assert len(seen) >= 3
+    for args, keywords in seen:
+        given = dict(zip(signature(op), args, strict=False)) | keywords
+        assert given.keys() >= good_arguments(op).keys() - {"dtype"}
+        assert all(t.isfinite().all() for t in tensors(given).values())
+    if "exact" in op:
+        contractions = [
+            fixed_point.contraction(args[signature(op).index("beta")]) for args, _ in seen
+        ]
+        assert {c.q % 2**30 == 0 for c in contractions} == {True, False}
+        assert {c.base & (c.base - 1) == 0 for c in contractions} == {True, False}
+        assert {c.sign for c in contractions} == {1, -1}
+
+
+# ---- when it runs ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def compared(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, int]]:
+    """Grows with each comparison; no GPU is asked for anything."""
+    seen: list[tuple[str, str, int]] = []
+    monkeypatch.setattr(first_use, "_passed", set())
+    monkeypatch.setattr(first_use, "VALIDATED", {})
+    monkeypatch.setattr(first_use, "architecture", lambda device: "sm_90")
+    monkeypatch.setattr(
+        first_use, "compare", lambda b, op, device, run: seen.append((b, op, device.index))
+    )
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    return seen
+
+
+def no_run(*args: Any, **keywords: Any) -> None:
+    pytest.fail("was run")
+
+
+def test_it_runs_once_for_each_backend_op_and_device(compared: list[Any]) -> None:
+    uses = [
+        ("cuda", "update_", GPU),
+        ("triton", "update_", GPU),
+        ("cuda", "invert_", GPU),
+        ("cuda", "update_", torch.device("cuda", 1)),
+    ]
+    for _ in range(3):
+        for backend, op, device in uses:
+            first_use.require(backend, op, device, no_run)
+    assert compared == [(backend, op, device.index) for backend, op, device in uses]
+
+
+def test_it_does_not_run_on_the_cpu_or_for_the_reference(compared: list[Any]) -> None:
+    first_use.require("cpu", "update_", CPU, no_run)
+    first_use.require("triton", "update_", CPU, no_run)
+    first_use.require("reference", "update_", GPU, no_run)
+    assert compared == []
+
+
+def test_validated_kernels_are_not_compared(
+    compared: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validated = {("cuda", "sm_90"): frozenset({"update_"}), ("cuda", "sm_80"): frozenset(OPS)}
+    monkeypatch.setattr(first_use, "VALIDATED", validated)
+    for backend, op in (("cuda", "update_"), ("cuda", "invert_"), ("triton", "update_")):
+        first_use.require(backend, op, GPU, no_run)
+    assert compared == [("cuda", "invert_", 0), ("triton", "update_", 0)]
+
+
+def test_a_kernel_that_failed_is_compared_again(
+    compared: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any) -> None:
+        compared.append("failed")
+        raise RuntimeError("differs")
+
+    monkeypatch.setattr(first_use, "compare", fail)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="differs"):
+            first_use.require("cuda", "update_", GPU, no_run)
+    assert compared == ["failed", "failed"]
+
+
+def test_a_first_use_during_graph_capture_is_refused(
+    compared: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    with pytest.raises(RuntimeError, match=r"update_: .* call it once before the capture"):
+        first_use.require("cuda", "update_", GPU, no_run)
+    assert compared == []
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    first_use.require("cuda", "update_", GPU, no_run)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    first_use.require("cuda", "update_", GPU, no_run)
+    assert compared == [("cuda", "update_", 0)]
+
+
+@pytest.mark.parametrize("namespace", [None, *NAMESPACES.values()])
+@every_op
+def test_every_route_asks_before_the_kernel_runs(
+    op: str, namespace: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def refuse(backend: str, op: str, device: torch.device, run: Callable[..., Any]) -> None:
+        asked.append((backend, op))
+        raise RuntimeError("not yet")
+
+    monkeypatch.setattr(first_use, "require", refuse)
+    monkeypatch.setattr(backends, "chosen", "cpu")  # the short cut of the default is for the CPU
+    arguments = good_arguments(op)
+    before = {name: t.clone() for name, t in tensors(arguments).items()}
+    with pytest.raises(RuntimeError, match="not yet"):
+        call(op, arguments, namespace)
+    backend = {name: b for b, name in NAMESPACES.items()}.get(namespace or "", "cpu")
+    assert asked == [(backend, op)]
+    assert all(torch.equal(t, before[name]) for name, t in tensors(arguments).items())
+
+
+def test_architecture_of_an_nvidia_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (12, 0))
+    assert first_use.architecture(GPU) == "sm_120"
+
+
+def test_architecture_of_an_amd_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Properties:
+        gcnArchName = "gfx942:sramecc+:xnack-"  # noqa: N815
+
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Properties)
+    assert first_use.architecture(GPU) == "gfx942"

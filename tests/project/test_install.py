@@ -1,0 +1,128 @@
+"""The build's own logic; .ci/install_check.sh installs for real."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+import revdeq_build
+import revdeq_nvcc
+import revdeq_torch
+import torch
+from setuptools.errors import CompileError
+
+import revdeq_kernels
+from revdeq_kernels import _C
+from tests import ROOT
+
+KNOWN_ARCHS = {"75", "80", "90", "100", "120"}
+
+
+def test_the_version_is_stated_once():
+    assert re.fullmatch(r"\d+\.\d+\.\d+", revdeq_kernels.__version__)
+    assert _C.build_info()["version"] == revdeq_kernels.__version__
+    assert importlib.metadata.version("revdeq-kernels") == revdeq_kernels.__version__
+    for name in ("pyproject.toml", "setup.py", "constraints.txt"):
+        assert f'"{revdeq_kernels.__version__}"' not in (ROOT / name).read_text()
+
+
+def test_every_development_tool_is_pinned():
+    text = (ROOT / "pyproject.toml").read_text()
+    tools = set(
+        re.findall(r'^  "([\w-]+)[";]', text.split("\ndev = [")[1].split("\n]")[0], re.MULTILINE)
+    )
+    pins = re.findall(r"^([\w-]+)==", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert set(pins) == tools | {"torch", "triton"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "chosen"),
+    [
+        ("", ["8.0", "9.0a", "10.0+PTX"]),
+        ("9.0a", ["9.0a"]),
+        (" 8.0;9.0a 12.0+PTX ", ["8.0", "9.0a", "12.0+PTX"]),
+    ],
+)
+def test_architectures(asked, chosen):
+    assert revdeq_nvcc.choose_archs(asked, KNOWN_ARCHS) == chosen
+
+
+def test_the_default_leaves_out_what_an_old_nvcc_does_not_know():
+    assert revdeq_nvcc.choose_archs("", {"75", "80", "90"}) == ["8.0", "9.0a"]
+
+
+@pytest.mark.parametrize("wrong", ["Hopper", "9", "sm_90", "8.0,9.0", "13.7", "9.0+SASS"])
+def test_an_architecture_that_cannot_be_built_is_refused_by_name(wrong):
+    with pytest.raises(CompileError, match=re.escape(f"got '{wrong}'")):
+        revdeq_nvcc.choose_archs(f"8.0;{wrong}", KNOWN_ARCHS)
+
+
+def write_nvcc(folder: Path) -> Path:
+    """A stand-in that answers what the build asks of nvcc."""
+    nvcc = folder / "bin" / "nvcc"
+    nvcc.parent.mkdir()
+    nvcc.write_text(
+        "#!/bin/sh\necho compute_80 compute_90\necho Cuda tools, release 12.6, V12.6.1\n"
+    )
+    nvcc.chmod(0o755)
+    return nvcc
+
+
+def test_nvcc_of_cuda_home_is_asked_what_it_is(tmp_path, monkeypatch):
+    nvcc = write_nvcc(tmp_path)
+    monkeypatch.setenv("REVDEQ_BUILD_CUDA", "1")
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.0;9.0a+PTX")
+    found = revdeq_nvcc.find_nvcc()
+    assert found == revdeq_nvcc.Nvcc(str(nvcc), "12.6", ("8.0", "9.0a+PTX"))
+    assert found is not None
+    assert found.gencode() == [
+        "-gencode=arch=compute_80,code=sm_80",
+        "-gencode=arch=compute_90a,code=sm_90a",
+        "-gencode=arch=compute_90a,code=compute_90a",
+    ]
+
+
+def test_without_nvcc(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    monkeypatch.setenv("REVDEQ_BUILD_CUDA", "auto")
+    assert revdeq_nvcc.find_nvcc() is None
+    monkeypatch.setenv("REVDEQ_BUILD_CUDA", "1")
+    with pytest.raises(CompileError, match=r"no nvcc in .*REVDEQ_BUILD_CUDA=0"):
+        revdeq_nvcc.find_nvcc()
+
+
+def test_nvcc_that_is_not_wanted_is_not_used(tmp_path, monkeypatch):
+    write_nvcc(tmp_path)
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    monkeypatch.setenv("REVDEQ_BUILD_CUDA", "0")
+    assert revdeq_nvcc.find_nvcc() is None
+    monkeypatch.setenv("REVDEQ_BUILD_CUDA", "yes")
+    with pytest.raises(CompileError, match="expected auto, 0 or 1, got 'yes'"):
+        revdeq_nvcc.find_nvcc()
+
+
+def test_torch_is_found_where_the_build_is_isolated_from_it(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    folder, version = revdeq_torch.find_torch()
+    assert folder.samefile(Path(torch.__file__).parent)
+    assert version == torch.__version__
+    assert revdeq_build.get_requires_for_build_wheel() == []
+    assert revdeq_build.get_requires_for_build_editable() == []
+
+
+def test_torch_is_asked_for_where_there_is_none(monkeypatch):
+    monkeypatch.setattr(revdeq_build, "torch_folder", lambda: None)
+    assert revdeq_build.get_requires_for_build_wheel() == ["torch>=2.11"]
+    assert revdeq_build.get_requires_for_build_editable() == ["torch>=2.11"]
+    assert revdeq_build.get_requires_for_build_sdist() == []
+
+
+def test_an_old_torch_is_refused_with_the_remedy(tmp_path, monkeypatch):
+    (tmp_path / "version.py").write_text("__version__ = '2.9.1+cu126'\n")
+    monkeypatch.setattr(revdeq_torch, "torch_folder", lambda: tmp_path)
+    with pytest.raises(CompileError, match=r"got torch 2.9.1\+cu126 .*pip install 'torch>=2.11'"):
+        revdeq_torch.find_torch()

@@ -1,0 +1,97 @@
+"""``LinearCell`` as a module: its formula and weights, copies, parametrizations."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize
+
+from revdeq_kernels import cell_checks
+from tests.solver.cell.linear_layers import BF16, F32, cell, gradients, inputs, layer
+from tests.tolerances import unit_roundoff
+from torch_revdeq import LinearCell
+
+
+@pytest.mark.parametrize("dtype", [F32, torch.float64, BF16, torch.float16])
+@pytest.mark.parametrize("act", cell_checks.ACTS)
+def test_it_is_the_formula_and_begins_contractive(act: str, dtype: torch.dtype) -> None:
+    f = cell(act, dtype)
+    z, x = torch.randn(6, 16).to(dtype), inputs(dtype=dtype)
+    formulas = {
+        "tanh": torch.tanh,
+        "relu": torch.relu,
+        "gelu": nn.functional.gelu,
+        "silu": nn.functional.silu,
+    }
+    want = formulas[act](nn.functional.linear(z, f.W) + nn.functional.linear(x, f.U, f.b))
+    assert torch.equal(f(z, x), want)
+    # Orthogonal times 0.7, rounded to dtype entry by entry.
+    rounding = 16 * torch.finfo(dtype).eps
+    assert abs(torch.linalg.matrix_norm(f.W.double(), 2).item() - 0.7) < rounding
+    states = torch.randn(2, 50, 16, dtype=torch.float64)
+    far = f.double()(states, torch.zeros(50, 12, dtype=torch.float64))
+    ratio = (far[0] - far[1]).norm(dim=-1) / (states[0] - states[1]).norm(dim=-1)
+    assert ratio.max() < (0.7 + rounding) * 1.13
+
+
+def test_an_activation_that_it_does_not_know() -> None:
+    with pytest.raises(ValueError, match=r"act: expected one of 'tanh', .*, got 'sigmoid'"):
+        LinearCell(4, 4, "sigmoid")
+
+
+def test_copies_and_pickles_compute_the_same() -> None:
+    model = layer("composite")
+    want = model(inputs())
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(other(inputs()), want)
+
+
+def test_the_start_has_as_many_features_as_the_state() -> None:
+    for shape in ((12,), (5, 12), (2, 3, 12)):
+        for implementation in ("solver", "composite"):
+            out = layer(implementation)(torch.ones(shape))
+            assert out.shape == (*shape[:-1], 16)
+
+
+# ---- parametrized weights --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("implementation", ["solver", "composite"])
+def test_parametrizations(implementation: str) -> None:
+    f = cell()
+    parametrizations.orthogonal(f, "W")
+    grads = gradients(layer(implementation, f, max_steps=4), inputs())
+    assert grads["f.parametrizations.W.original"].abs().max() > 0
+    # It is a product of 16 reflections, and here once more with itself: sums of 16 products of 1.
+    bound = 2 * 16 * 16 * unit_roundoff(F32)
+    assert (f.W @ f.W.t() - torch.eye(16)).abs().max() <= bound
+
+
+class Counted(nn.Module):
+    """W itself, and how often it was computed."""
+
+    calls = 0
+
+    def forward(self, w: Tensor) -> Tensor:
+        self.calls += 1
+        return w
+
+
+def test_one_op_looks_at_a_parametrized_weight_once() -> None:
+    f, counted = cell(), Counted()
+    parametrize.register_parametrization(f, "W", counted)
+    counted.calls = 0
+    gradients(layer("composite", f), inputs())
+    assert counted.calls == 1
+
+
+def test_spectral_norm_in_training() -> None:
+    """Its power iteration changes W with every look at it; one op looks once."""
+    f = cell()
+    parametrizations.spectral_norm(f, "W")
+    model = layer("composite", f, max_steps=4)
+    assert gradients(model, inputs())["f.parametrizations.W.original"].abs().max() > 0

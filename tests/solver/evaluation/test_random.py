@@ -1,0 +1,250 @@
+"""Random numbers, autocast, buffers: f meets the conditions of the forward pass again."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.solver.cells import MLP, Block
+from torch_revdeq import ReconstructionError, solve
+from torch_revdeq.testing import assert_exact_gradients
+
+ADJOINTS = ["reversible", "hooks", "checkpoint"]
+
+
+def start() -> Tensor:
+    torch.manual_seed(0)
+    return torch.randn(6, 16)
+
+
+# ---- random numbers --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("adjoint", ADJOINTS)
+@pytest.mark.parametrize("rng", ["auto", "shared"])
+def test_dropout_comes_again(adjoint: str, rng: str) -> None:
+    x = start()
+    stats = assert_exact_gradients(MLP(p=0.3), x, x, adjoint=adjoint, rng=rng, max_steps=6)
+    assert stats.reconstruction_error == (None if adjoint == "checkpoint" else 0.0)
+
+
+def masks(f: MLP) -> list[Tensor]:
+    found: list[Tensor] = []
+    f.drop.register_forward_hook(lambda _, inputs, out: found.append((out != 0).detach()))
+    return found
+
+
+def test_masks_differ_from_half_step_to_half_step_and_from_solve_to_solve() -> None:
+    x = start() + 10.0  # no zeros of its own
+    f = MLP(p=0.5)
+    found = masks(f)
+    f.a.weight.data.zero_()
+    solve(lambda z: z + 0 * f(z), x, max_steps=4)
+    solve(lambda z: z + 0 * f(z), x, max_steps=4)
+    assert len(found) == 16
+    assert all(not torch.equal(a, b) for i, a in enumerate(found) for b in found[:i])
+
+
+def test_shared_is_one_mask_for_the_solve() -> None:
+    x = start() + 10.0
+    f = MLP(p=0.5)
+    found = masks(f)
+    for _ in range(2):
+        solve(lambda z: z + 0 * f(z), x, max_steps=4, rng="shared")
+    assert all(torch.equal(found[0], mask) for mask in found[:8])
+    assert all(torch.equal(found[8], mask) for mask in found[8:])
+    assert not torch.equal(found[0], found[8])
+
+
+def test_the_generators_are_left_as_users_expect() -> None:
+    """An f that draws nothing leaves them alone; the backward pass always does."""
+    x = start().requires_grad_()
+    before = torch.get_rng_state()
+    solve(MLP().eval(), x).z.sum().backward()
+    torch.manual_seed(0)
+    f = MLP(p=0.3)
+    before = torch.get_rng_state()
+    z = solve(f, x).z
+    after = torch.get_rng_state()
+    assert not torch.equal(before, after)
+    torch.rand(7)
+    drawn = torch.get_rng_state()
+    z.sum().backward()
+    assert torch.equal(drawn, torch.get_rng_state())
+    torch.set_rng_state(before)
+    with torch.no_grad():
+        again = solve(f, x).z
+    assert torch.equal(again, z)  # the same numbers under no_grad
+    assert torch.equal(after, torch.get_rng_state())
+
+
+def test_how_far_the_generator_moves_does_not_depend_on_the_depth() -> None:
+    x, f, ends = start(), MLP(p=0.3), []
+    for steps in (2, 6):
+        torch.manual_seed(0)
+        solve(f, x, max_steps=steps)
+        ends.append(torch.get_rng_state())
+    assert torch.equal(*ends)
+
+
+def test_f_that_draws_nothing_does_not_move_the_generator() -> None:
+    x, f = start(), MLP()
+    before = torch.get_rng_state()
+    solve(f, x)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("adjoint", ["reversible", "hooks"])
+def test_a_generator_of_its_own_is_noticed(adjoint: str) -> None:
+    x, generator = start().requires_grad_(), torch.Generator().manual_seed(1)
+    z = solve(
+        lambda z: torch.tanh(z) + torch.rand(6, 16, generator=generator),
+        x,
+        adjoint=adjoint,  # type: ignore[arg-type]
+    ).z
+    with pytest.raises(ReconstructionError, match="a Generator of its own"):
+        z.sum().backward()
+
+
+def test_without_replay_a_wrong_gradient_is_noticed() -> None:
+    x = start().requires_grad_()
+    z = solve(MLP(p=0.3), x, rng="none").z
+    with pytest.raises(ReconstructionError):
+        z.sum().backward()
+
+
+# ---- autocast --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("adjoint", ADJOINTS)
+def test_backward_outside_and_inside_of_autocast(adjoint: str) -> None:
+    """f has the dtypes of its forward pass wherever backward() is called."""
+    f, x = Block(), torch.randn(2, 5, 16)
+
+    def gradient(forward: bool, backward: bool, adjoint: str) -> list[Tensor]:
+        with torch.autocast("cpu", torch.bfloat16, enabled=forward):
+            z = solve(f, torch.zeros_like(x), x, adjoint=adjoint, max_steps=3).z  # type: ignore[arg-type]
+        with torch.autocast("cpu", torch.bfloat16, enabled=backward):
+            return list(torch.autograd.grad(z.float().square().sum(), list(f.parameters())))
+
+    for forward, backward in ((True, False), (True, True), (False, True)):
+        got, want = (gradient(forward, backward, how) for how in (adjoint, "backprop"))
+        assert all(map(torch.equal, got, want)), (forward, backward)
+
+
+def test_autocast_leaves_no_cast_weights_behind() -> None:
+    """A weight cast under no_grad must not serve a later evaluation that needs its gradient."""
+    f, x = MLP(), start()
+    with torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad():
+            solve(f, x)
+        out = f(x)
+    out.sum().backward()
+    assert f.a.weight.grad is not None and f.a.weight.grad.abs().sum() > 0
+
+
+def test_autocast_after_the_parameter_was_cast_outside() -> None:
+    f, x = MLP(), start()
+    with torch.autocast("cpu", torch.bfloat16):
+        outside = f(x)  # leaves its casts in autocast's cache
+        z = solve(f, x, max_steps=2).z
+    (outside.sum() + z.sum()).backward()
+    assert f.a.weight.grad is not None
+
+
+def test_fp16_with_a_grad_scaler() -> None:
+    """Scaled losses, unscaled gradients, a step: as with stored activations."""
+    x = start()
+
+    def trained(adjoint: str) -> list[Tensor]:
+        torch.manual_seed(1)
+        f = MLP()
+        optimizer = torch.optim.SGD(f.parameters(), lr=0.1)
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+        for _ in range(3):
+            optimizer.zero_grad()
+            with torch.autocast("cpu", torch.float16):
+                z = solve(f, torch.zeros_like(x), x, adjoint=adjoint, max_steps=3).z  # type: ignore[arg-type]
+            scaler.scale(z.float().square().mean()).backward()
+            scaler.step(optimizer)
+            scaler.update()
+        return [p.detach().clone() for p in f.parameters()]
+
+    assert all(map(torch.equal, trained("reversible"), trained("backprop")))
+
+
+def test_an_overflow_of_the_scaled_gradient_is_the_scalers_to_find() -> None:
+    f, x = MLP(), start()
+    with torch.autocast("cpu", torch.float16):
+        z = solve(f, torch.zeros_like(x), x, max_steps=2).z
+    (z.float().sum() * 1e30).backward()
+    assert not torch.isfinite(f.a.weight.grad).all()  # type: ignore[arg-type]
+
+
+# ---- buffers ---------------------------------------------------------------------------------
+
+
+class Normed(MLP):
+    """With batch statistics."""
+
+    def __init__(self, **options: bool) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(16, **options)
+
+    def forward(self, z: Tensor, x: Tensor | None = None) -> Tensor:
+        return self.norm(super().forward(z, x))
+
+
+@pytest.mark.parametrize("adjoint", ADJOINTS)
+def test_running_statistics_count_every_evaluation_once(adjoint: str) -> None:
+    x = start()
+    found = []
+    for how in (adjoint, "backprop"):
+        torch.manual_seed(0)
+        f = Normed()
+        solve(f, x, x, adjoint=how, max_steps=4).z.square().sum().backward()  # type: ignore[arg-type]
+        found.append([f.a.weight.grad, *(b.clone() for b in f.buffers())])
+    assert all(map(torch.equal, *found))
+    assert found[0][-1] == 8  # num_batches_tracked
+
+
+@pytest.mark.parametrize("wrap", ["lambda", "method", "partial"])
+def test_statistics_of_modules_that_f_closes_over(wrap: str) -> None:
+    from functools import partial
+
+    x, module = start(), Normed()
+
+    def call(cell: Normed, z: Tensor) -> Tensor:
+        return cell(z)
+
+    f = {
+        "lambda": lambda z: 1.0 * module(z),
+        "method": module.forward,
+        "partial": partial(call, module),
+    }[wrap]
+    solve(f, x.requires_grad_(), max_steps=4).z.sum().backward()
+    assert module.norm.num_batches_tracked == 8
+
+
+def test_a_buffer_that_f_reads_and_writes_is_refused() -> None:
+    x, f = start(), MLP()
+    nn.utils.parametrizations.spectral_norm(f.a)
+    with pytest.raises(RuntimeError, match=r"buffers.*_u.*eval mode.*adjoint='backprop'"):
+        solve(f, x)
+    solve(f, x, adjoint="backprop").z.sum().backward()
+    with torch.no_grad():
+        solve(f, x)
+    f.eval()
+    assert_exact_gradients(f, x)
+
+
+def test_weight_norm_and_its_cache() -> None:
+    x, f = start(), MLP()
+    nn.utils.parametrizations.weight_norm(f.a)
+    assert_exact_gradients(f, x)
+    with (
+        nn.utils.parametrize.cached(),
+        pytest.raises(RuntimeError, match=r"parametrize.cached\(\)"),
+    ):
+        solve(f, x)

@@ -1,0 +1,108 @@
+"""What the tests of ``per_sample`` share: samples that arrive one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tests.tolerances import beside_bound, gradient_bound
+
+ADJOINTS = ["reversible", "hooks", "checkpoint"]
+SAMPLES = 6
+TOL = 1e-2
+
+
+class Rows(nn.Module):
+    """Contracts every sample by a factor of its own, `rate`."""
+
+    def __init__(self, d: int = 8, p: float = 0.0) -> None:
+        super().__init__()
+        self.w, self.drop = nn.Linear(d, d), nn.Dropout(p)
+        with torch.no_grad():
+            self.w.weight.copy_(torch.linalg.qr(self.w.weight)[0])
+
+    def forward(self, z: Tensor, x: Tensor, rate: Tensor) -> Tensor:
+        return torch.tanh(rate * self.w(self.drop(z)) + x)
+
+
+class Mixing(Rows):
+    """The same, with a mean over the samples, as in BatchNorm: no sample is on its own."""
+
+    def forward(self, z: Tensor, x: Tensor, rate: Tensor) -> Tensor:
+        out = super().forward(z, x, rate)
+        return out - 0.2 * out.mean(0)
+
+
+class Normed(Rows):
+    """The same, with BatchNorm itself."""
+
+    def __init__(self, d: int = 8, p: float = 0.0) -> None:
+        super().__init__(d, p)
+        self.norm = nn.BatchNorm1d(d)
+
+    def forward(self, z: Tensor, x: Tensor, rate: Tensor) -> Tensor:
+        out = super().forward(z, x, rate)
+        return 0.8 * out + 0.2 * self.norm(out)
+
+
+CONTRACTIONS = {"rows": Rows, "mixing": Mixing, "normed": Normed}
+
+
+def problem(
+    name: str = "rows", dtype: torch.dtype = torch.float32, d: int = 8, **options: Any
+) -> tuple[Rows, Tensor, Tensor, Tensor]:
+    """f, z0, x and the rates, by which the samples arrive one after the other."""
+    torch.manual_seed(0)
+    f = CONTRACTIONS[name](d, **options).to(dtype)
+    x = torch.randn(SAMPLES, d, dtype=dtype)
+    rate = torch.linspace(0.1, 0.8, SAMPLES, dtype=dtype).view(-1, 1)
+    z0 = torch.tanh(x) + torch.logspace(-2, 0.5, SAMPLES, dtype=dtype).view(-1, 1)
+    return f, z0, x.requires_grad_(), rate.requires_grad_()
+
+
+def looped(
+    f: Callable[[Tensor], Tensor], z0: Tensor, beta: float | Tensor, steps: int, every: int = 1
+) -> tuple[Tensor, Tensor, list[int], list[float]]:
+    """z, y, and of each sample its steps and residual: the definition, sample by sample."""
+    y, z = list(z0), list(z0)
+    moves, taken, residuals = [True] * len(z0), [0] * len(z0), [0.0] * len(z0)
+    for n in range(steps):
+        value = f(torch.stack(z))
+        y = [(1 - beta) * a + beta * b if m else a for a, b, m in zip(y, value, moves, strict=True)]
+        value = f(torch.stack(y))
+        z = [(1 - beta) * a + beta * b if m else a for a, b, m in zip(z, value, moves, strict=True)]
+        taken = [t + m for t, m in zip(taken, moves, strict=True)]
+        if (n + 1) % every == 0 or n + 1 == steps:
+            for i in range(len(z0)):
+                if moves[i]:
+                    norms = (y[i] - value[i]).norm(), value[i].norm()
+                    residuals[i] = (norms[0] / (1e-5 + norms[1])).item()
+                    moves[i] = not residuals[i] < TOL
+        if not any(moves):
+            break
+    return torch.stack(z), torch.stack(y), taken, residuals
+
+
+def explained(steps: int, *stats: Any, f: torch.dtype = torch.float64) -> float:
+    """How far a gradient may be from a stored solve's, by how far the states came back.
+
+    Of solves with a float64 state: what is off at the start has grown on the way there. Curvature
+    and terms are those of these cells, with some room. An f in float32 reads roundings besides.
+    """
+    back = 4.0 * sum(s.reconstruction_error or 0.0 for s in stats)  # it is relative
+    bound = gradient_bound(f, back, steps, curvature=2.0, terms=32)
+    if f != torch.float64:
+        bound += beside_bound(steps, curvature=2.0, terms=0, magnitude=4.0, f=f)
+    assert bound < 1e-2, "the states came back so far off that this says nothing"
+    return bound
+
+
+def spread(stats: Any) -> list[int]:
+    """The steps of the samples, which must differ for a test to prove anything."""
+    taken = stats.sample_steps.tolist()
+    assert len(set(taken)) >= 2, taken
+    assert max(taken) == stats.steps
+    return taken
