@@ -28,7 +28,7 @@ from bench.ceilings import Ceilings
 from bench.cell import measure as cell
 from bench.cell import methods as cell_methods
 from bench.session import Bar, Record, Session
-from revdeq_kernels import cell_choice
+from revdeq_kernels.ops.cell import choice as cell_choice
 
 NAME = "nsight"
 PROVIDER = "Nsight Compute"

@@ -1,5 +1,5 @@
 // Argument checks of the ops. They run before anything is written, and every message says what was
-// expected, what came and what to do. revdeq_kernels/checks.py says the same for the Python
+// expected, what came and what to do. revdeq_kernels/ops/checks.py says the same for the Python
 // backends.
 #pragma once
 #include <torch/csrc/stable/tensor.h>

@@ -9,17 +9,17 @@ Importing this package registers them as
 
 from __future__ import annotations
 
-from . import backends, registration
+from .core import backends, registration
 
 __version__ = "0.1.0"
 
 backends.load_compiled()
 registration.register()
 
-from .backends import available_backends, backend  # noqa: E402
-from .fixed_point import digit_base, digit_bytes, effective_beta  # noqa: E402
-from .linear_cell import linear_cell_backward, linear_cell_forward  # noqa: E402
-from .ops import (  # noqa: E402
+from .core.backends import available_backends, backend  # noqa: E402
+from .exact_numbers import digit_base, digit_bytes, effective_beta  # noqa: E402
+from .ops.cell.linear_cell import linear_cell_backward, linear_cell_forward  # noqa: E402
+from .ops.half_step import (  # noqa: E402
     dequantize,
     invert_,
     invert_exact_,
@@ -28,7 +28,7 @@ from .ops import (  # noqa: E402
     update_,
     update_exact_,
 )
-from .passes import (  # noqa: E402
+from .ops.passes import (  # noqa: E402
     adjoint_,
     invert_y_adjoint_z0_,
     invert_y_adjoint_z0_exact_,

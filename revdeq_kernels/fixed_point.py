@@ -1,109 +1,15 @@
-"""The integers behind an exact half step: how beta is represented, and how digits are packed.
-
-``csrc/exact_step.h`` computes the same from the same formulas.
-"""
+"""The former path of ``revdeq_kernels.exact_numbers``; gone with the next release."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from functools import lru_cache
+import sys
+import warnings
 
-ONE = 30
-"""1 - beta is stored in units of 2**-ONE."""
+from . import exact_numbers
 
-RANGE = 2.0**30 - 256.0
-"""Values of F and of the new state must stay inside (-RANGE, RANGE)."""
-
-FIXED_MIN, FIXED_MAX = -(2.0**31), 2.0**31 - 128.0
-"""F saturates at the ends of int32; the upper one is the largest float32 below 2**31."""
-
-BLOCK_LANES = 32
-"""Digits are packed in blocks of digits_per_byte x BLOCK_LANES elements."""
-
-
-@dataclass(frozen=True)
-class Contraction:
-    """1 - beta as the ratio sign * 2**30 / q, and what follows from it."""
-
-    sign: int
-    q: int
-    base: int
-    digits_per_byte: int
-
-    @property
-    def one_minus_beta(self) -> float:
-        """The value of 1 - beta that the exact ops apply."""
-        return self.sign * 2.0**ONE / self.q
-
-    def blocks(self, numel: int) -> int:
-        """The number of blocks that hold one digit for each of `numel` elements."""
-        return -(-numel // (self.digits_per_byte * BLOCK_LANES))
-
-
-class BetaError(ValueError):
-    """A beta that an op cannot take; carries what was expected, what came and what to do."""
-
-    def __init__(self, expected: str, got: str, remedy: str) -> None:
-        """Keep the three parts for a message that names the op."""
-        self.expected, self.got, self.remedy = expected, got, remedy
-        super().__init__(f"beta: expected {expected}, got {got}; {remedy}")
-
-
-def check_beta(beta: float) -> None:
-    """Refuse a beta that has no contraction or no inverse."""
-    if not (0.0 < beta < 2.0 and beta != 1.0):
-        raise BetaError(
-            "a number inside (0, 2) other than 1",
-            f"{beta:.12g}",
-            "the step contracts only there, and at 1 it forgets the state and has no inverse",
-        )
-
-
-@lru_cache(maxsize=1024)
-def contraction(beta: float) -> Contraction:
-    """The exact representation of 1 - beta; ValueError where |1 - beta| < 1/256."""
-    check_beta(beta)
-    ratio = 2.0**ONE / abs(1.0 - beta)
-    q = 2 * round(ratio / 2.0)
-    if q > 2**38:
-        base = f", of base {math.ceil(ratio / 2.0**ONE):.12g}" if ratio <= 2.0**61 else ""
-        raise BetaError(
-            "|1 - beta| >= 1/256 for an exact step (digits of base 256 or less)",
-            f"{beta:.12g}{base}",
-            "move beta away from 1, or keep the state in a float format",
-        )
-    if q <= 2**ONE:
-        raise BetaError(
-            "|1 - beta| < 1 by more than 2^-30 for an exact step",
-            f"{beta:.12g}",
-            "move beta away from 0 or 2, or keep the state in a float format",
-        )
-    base = -(-q >> ONE)
-    digits = 1
-    while base ** (digits + 1) <= 256:
-        digits += 1
-    return Contraction(1 if beta < 1.0 else -1, q, base, digits)
-
-
-def effective_beta(beta: float) -> float:
-    """The beta that the exact ops apply in place of `beta`: the same number to within 1e-9.
-
-    Whoever computes with an exact state (an adjoint, a statistic) must use this value.
-    ValueError where an exact step cannot take `beta`.
-    """
-    return 1.0 - contraction(float(beta)).one_minus_beta
-
-
-def digit_base(beta: float) -> int:
-    """The base of the digits that an exact step with `beta` stores: 1 / |1 - beta|, rounded up."""
-    return contraction(float(beta)).base
-
-
-def digit_bytes(numel: int, beta: float) -> int:
-    """The bytes that the digits of one exact half step take, for a state of `numel` elements.
-
-    As many digits share a byte as fit (8 at base 2, 5 at base 3, ... 1 from base 17 on), in whole
-    blocks of 32 bytes: numel / digits_per_byte, rounded up to a multiple of 32.
-    """
-    return contraction(float(beta)).blocks(numel) * BLOCK_LANES
+warnings.warn(
+    "revdeq_kernels.fixed_point has moved: import from revdeq_kernels itself",
+    DeprecationWarning,
+    stacklevel=2,
+)
+sys.modules[__name__] = exact_numbers

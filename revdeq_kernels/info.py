@@ -8,8 +8,9 @@ from datetime import datetime, timezone
 
 import torch
 
-from . import __version__, backends, first_use
-from .registration import OPS
+from . import __version__
+from .core import backends, first_use
+from .core.registration import OPS
 
 
 def report() -> str:

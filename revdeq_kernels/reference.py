@@ -1,7 +1,7 @@
 """The definition of every op, in plain PyTorch: what each kernel must return, bit for bit.
 
 It is written to be read, runs on any device, and allocates freely. The arguments are those of the
-functions of the same names in ``ops.py``, which document them; they are expected to be checked.
+functions of the same names in ``ops/``, which document them; they are expected to be checked.
 The float equations are those of arXiv 2509.12917; the exact form is this project's own.
 """
 
@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .exact_reference import (
+from .core.lists import leaf_of
+from .exact_numbers import contraction, effective_beta
+from .ops.exact_step import (
     dequantize,
     invert_exact_,
     memory_order,
@@ -22,8 +24,6 @@ from .exact_reference import (
     quantize_to,
     update_exact_,
 )
-from .fixed_point import contraction, effective_beta
-from .list_checks import leaf_of
 
 __all__ = [
     "adjoint_",

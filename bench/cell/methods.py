@@ -12,7 +12,7 @@ from torch.nn import functional as F
 import revdeq_kernels as rk
 from bench import providers, timing
 from bench.case import Call
-from revdeq_kernels import cell_choice
+from revdeq_kernels.ops.cell import choice as cell_choice
 from torch_revdeq import solve
 
 BETA, ACT = 0.5, "tanh"

@@ -19,7 +19,7 @@ from bench.documents import stored
 from bench.documents.stored import table
 from bench.session import Record
 from revdeq_kernels import digit_bytes
-from revdeq_kernels.registration import OPS
+from revdeq_kernels.core.registration import OPS
 from tools.cuda.ptxas import CEILINGS
 from tools.cuda.resources import Family, Resources
 from tools.cuda.resources import read as read_resources

@@ -1,4 +1,4 @@
-"""Launches of the equilibrium cell's kernels; the arguments are those of ``composite.py``.
+"""Launches of the equilibrium cell's kernels; the arguments are those of ``ops/cell/reference.py``.
 
 The kernels are those of a module, ``linear_cell.py`` or ``gluon_cell.py``, which take the same
 arguments. Forward and back a cell is taken apart alike (their CONFIGURATIONS): an exact state would
@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from triton import knobs
 
-from revdeq_kernels import composite
-from revdeq_kernels.cell_arguments import Ends, Gradients, Inputs, Numbers, Solved
-from revdeq_kernels.conditions import BF16, F16, F32
-from revdeq_kernels.fixed_point import contraction, effective_beta
+from revdeq_kernels.core.checks import BF16, F16, F32
+from revdeq_kernels.exact_numbers import contraction, effective_beta
+from revdeq_kernels.ops.cell import reference as composite
+from revdeq_kernels.ops.cell.arguments import Ends, Gradients, Inputs, Numbers, Solved
 
 from . import cell_step
 from . import linear_cell as kernels
@@ -37,7 +37,7 @@ INTERPRETED_PROGRAMS = 2
 
 
 class Launcher:
-    """Launches the kernels of a module; what it offers is what ``composite.py`` does."""
+    """Launches the kernels of a module; what it offers is what ``ops/cell/reference.py`` does."""
 
     def __init__(self, kernels: Any) -> None:
         self.kernels = kernels

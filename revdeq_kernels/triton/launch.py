@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from revdeq_kernels.checks import channel_dimension
+from revdeq_kernels.ops.checks import channel_dimension
 from revdeq_kernels.reference import COLUMNS, ROWS
 
 from . import kernels

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from revdeq_kernels.conditions import same_strides
-from revdeq_kernels.fixed_point import BLOCK_LANES, ONE, contraction
+from revdeq_kernels.core.checks import same_strides
+from revdeq_kernels.exact_numbers import BLOCK_LANES, ONE, contraction
 
 from . import half_step as steps
 from . import kernels

@@ -3,9 +3,9 @@
     f(s) = act(W s + u)           y <- (1-b) y + b f(z)     z <- (1-b) z + b f(y)
 
 A program loads W once and takes tile after tile of TILE rows; a tile's states stay in registers
-for all of its steps. What the arithmetic is says ``composite.py``, in which order sums are taken
-does not: tolerances of this kernel are those of float32 (``tests/cell/tolerances.py``). With W in
-float32 a product is three of TF32 (tf32x3), which together err as one of float32 does.
+for all of its steps. What the arithmetic is says ``ops/cell/reference.py``, in which order sums are
+taken does not: tolerances of this kernel are those of float32 (``tests/cell/tolerances.py``). With
+W in float32 a product is three of TF32 (tf32x3), which together err as one of float32 does.
 
 An exact state comes back only if the way back evaluates f to the same bits. So both kernels call
 ``evaluate`` with the same shapes, number of warps and order of the sums, and without contraction

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from revdeq_kernels.fixed_point import contraction, effective_beta
+from revdeq_kernels.exact_numbers import contraction, effective_beta
 
 from . import kernels, passes
 from .leaves import (

@@ -11,7 +11,7 @@ import torch
 from bench import gate, harness, report
 from bench.benchmarks import lists, residual
 from bench.case import Call, Case, Plan, Provider, Tensors
-from revdeq_kernels.registration import OPS
+from revdeq_kernels.core.registration import OPS
 
 TINY = Plan(
     device=torch.device("cpu"),

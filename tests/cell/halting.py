@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from revdeq_kernels.cell_arguments import Gradients, Solved
+from revdeq_kernels.ops.cell.arguments import Gradients, Solved
 from tests.cell.linear_cells import Cell, Outcome, of_rows
 from tests.cell.tolerances import Bounded, bounded, residuals
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import revdeq_kernels as rk
-from revdeq_kernels.cell_arguments import Inputs, Numbers
+from revdeq_kernels.ops.cell.arguments import Inputs, Numbers
 
 
 class Act(NamedTuple):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import revdeq_kernels as rk
-from revdeq_kernels import cell_choice
+from revdeq_kernels.ops.cell import choice as cell_choice
 from tests.cell.linear_cells import ACTS, Cell, Outcome, make, of_rows, run
 from tests.cell.tolerances import assert_within_bounds
 from tests.conftest import same_bits

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from revdeq_kernels import backends, cell_choice, first_use
-from revdeq_kernels.cell_arguments import Gradients, Solved
+from revdeq_kernels.core import backends, first_use
+from revdeq_kernels.ops.cell import choice as cell_choice
+from revdeq_kernels.ops.cell.arguments import Gradients, Solved
 from tests.cell.halting import (
     assert_rows_are_those_of_fewer_steps,
     assert_rows_halt_when_they_should,

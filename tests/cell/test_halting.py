@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import revdeq_kernels as rk
-from revdeq_kernels.cell_arguments import Gradients, Solved
+from revdeq_kernels.ops.cell.arguments import Gradients, Solved
 from tests.cell.halting import (
     assert_rows_are_those_of_fewer_steps,
     assert_rows_halt_when_they_should,

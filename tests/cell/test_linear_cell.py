@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 import revdeq_kernels as rk
-from revdeq_kernels import cell_checks, cell_choice
-from revdeq_kernels.cell_arguments import Gradients, Solved
+from revdeq_kernels.ops.cell import checks as cell_checks
+from revdeq_kernels.ops.cell import choice as cell_choice
+from revdeq_kernels.ops.cell.arguments import Gradients, Solved
 from tests.cell.linear_cells import ACTS, Cell, Outcome, make, run
 from tests.cell.tolerances import assert_within_bounds
 from tests.conftest import BACKENDS, BETAS, same_bits

@@ -11,7 +11,10 @@ import torch
 from torch import Tensor
 
 import revdeq_kernels as rk
-from revdeq_kernels import backends, cell_checks, cell_choice, composite, first_use
+from revdeq_kernels.core import backends, first_use
+from revdeq_kernels.ops.cell import checks as cell_checks
+from revdeq_kernels.ops.cell import choice as cell_choice
+from revdeq_kernels.ops.cell import reference as composite
 from tests.cell.linear_cells import make, of_rows, run
 from tests.cell.tolerances import assert_within_bounds
 from tests.conftest import BACKENDS

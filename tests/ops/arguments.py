@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import revdeq_kernels as rk
-from revdeq_kernels.list_checks import SHARED
+from revdeq_kernels.core.lists import SHARED
 from tests.conftest import EXACT_F, FLOAT_PAIRS, random_state
 
 FLOAT_OPS = ("update_", "invert_")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import revdeq_kernels as rk
 from revdeq_kernels import reference
-from revdeq_kernels.fixed_point import FIXED_MAX, FIXED_MIN, RANGE
+from revdeq_kernels.exact_numbers import FIXED_MAX, FIXED_MIN, RANGE
 from tests.tolerances import (
     adjoint_error,
     grid_error,

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import revdeq_kernels as rk
-from revdeq_kernels import backends, reference
+from revdeq_kernels import reference
+from revdeq_kernels.core import backends
 from tests.ops.arguments import call, good_arguments
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from revdeq_kernels import first_use
+from revdeq_kernels.core import first_use
 from tests.ops.arguments import (
     EXACT_OPS,
     FLOAT_OPS,

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import revdeq_kernels as rk
-from revdeq_kernels import backends, first_use, reference
+from revdeq_kernels import reference
+from revdeq_kernels.core import backends, first_use
 from tests.ops.arguments import (
     EXACT_OPS,
     NAMESPACES,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from revdeq_kernels.fixed_point import ONE, contraction
+from revdeq_kernels.exact_numbers import ONE, contraction
 from tests.conftest import BACKENDS
 from tests.ops.arguments import (
     EXACT_OPS,

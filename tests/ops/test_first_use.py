@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from revdeq_kernels import backends, first_use, fixed_point, reference
-from revdeq_kernels.registration import OPS as REGISTERED
+from revdeq_kernels import exact_numbers, reference
+from revdeq_kernels.core import backends, first_use
+from revdeq_kernels.core.registration import OPS as REGISTERED
 from tests.ops.arguments import (
     NAMESPACES,
     OPS,
@@ -100,7 +101,7 @@ def test_samples_have_every_dtype_and_form(op: str) -> None:
         assert all(t.isfinite().all() for t in tensors(given).values())
     if "exact" in op:
         contractions = [
-            fixed_point.contraction(args[signature(op).index("beta")]) for args, _ in seen
+            exact_numbers.contraction(args[signature(op).index("beta")]) for args, _ in seen
         ]
         assert {c.q % 2**30 == 0 for c in contractions} == {True, False}
         assert {c.base & (c.base - 1) == 0 for c in contractions} == {True, False}

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from torch import Tensor
 
 import revdeq_kernels as rk
-from revdeq_kernels.conditions import same_strides
+from revdeq_kernels.core.checks import same_strides
 from tests.conftest import BACKENDS, in_a_thread
 from tests.ops.arguments import NAMESPACES, OPS, WRITTEN, bits, call
 from tests.ops.fuzz_example import Example, View

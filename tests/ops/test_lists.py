@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import revdeq_kernels as rk
-from revdeq_kernels.list_checks import SHARED, leaf_of
+from revdeq_kernels.core.lists import SHARED, leaf_of
 from tests.conftest import BACKENDS, random_state
 from tests.ops.arguments import (
     FLOAT_OPS,

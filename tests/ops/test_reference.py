@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from revdeq_kernels import digit_base, digit_bytes, effective_beta, reference
-from revdeq_kernels.fixed_point import RANGE, contraction
+from revdeq_kernels.exact_numbers import RANGE, contraction
 from tests.conftest import BETAS, EXACT_F, FLOAT_PAIRS, random_state
 from tests.tolerances import BETA_ERROR, grid_error, invert_error, round_trip_error, update_error
 

@@ -291,8 +291,8 @@ def test_a_refused_call_leaves_autograd_on(op: str, namespace: str | None) -> No
 
 def test_messages_for_a_missing_extension(monkeypatch: pytest.MonkeyPatch) -> None:
     """torch.compile of the ops needs their schemas, which the extension brings."""
-    from revdeq_kernels import backends
-    from revdeq_kernels.registration import OPS as REGISTERED
+    from revdeq_kernels.core import backends
+    from revdeq_kernels.core.registration import OPS as REGISTERED
 
     monkeypatch.setitem(backends._missing, "cpu", "it was not built")
     monkeypatch.setattr(REGISTERED["update_"], "overloads", {})

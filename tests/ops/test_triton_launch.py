@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from revdeq_kernels.samples import samples
+from revdeq_kernels.core.samples import samples
 from tests.conftest import BACKENDS, random_state
 from tests.ops.arguments import (
     CHANNELS,

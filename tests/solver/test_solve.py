@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import revdeq_kernels as rk
-from revdeq_kernels import fixed_point
+from revdeq_kernels import exact_numbers
 from tests.solver.cells import CELLS, cell_and_input
 from tests.tolerances import grid_error, unit_roundoff
 from torch_revdeq import RangeError, solve
@@ -23,7 +23,7 @@ def defined(
 
     What lies in the middle of two goes down and up by turns. f reads float32.
     """
-    ratio = fixed_point.contraction(beta)  # 1 - beta = sign 2^30 / q
+    ratio = exact_numbers.contraction(beta)  # 1 - beta = sign 2^30 / q
 
     def new(state: Tensor, value: Tensor, up: int) -> Tensor:
         fixed = (value.double() * 2**bits).round().long()

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from torch.nn.modules import module as torch_module
 
 import revdeq_kernels as rk
-from revdeq_kernels import cell_choice
-from revdeq_kernels.cell_arguments import Numbers
+from revdeq_kernels.ops.cell import choice as cell_choice
+from revdeq_kernels.ops.cell.arguments import Numbers
 
 from ..adjoints.problem import out_of_range
 from ..compile.entry import not_compiled

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from revdeq_kernels.composite import ACTIVATIONS
+from revdeq_kernels.ops.cell.reference import ACTIVATIONS
 
 ACTS: dict[str, Callable[[Tensor], Tensor]] = {name: act for name, (act, _) in ACTIVATIONS.items()}
 

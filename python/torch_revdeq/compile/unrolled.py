@@ -3,7 +3,7 @@
 For torch.export, whose programs run elsewhere, and for tensors without data (the meta device,
 FakeTensorMode). Imported for those alone, as it imports the compiler. No number is read and nothing
 is written in place. z and y have the bits of ``solve``: the operations are the definitions of
-``revdeq_kernels.reference`` and ``exact_reference``. Autograd differentiates them. Where ``solve``
+``revdeq_kernels.reference``. Autograd differentiates them. Where ``solve``
 raises for numbers that it finds, z and y are NaN here.
 """
 

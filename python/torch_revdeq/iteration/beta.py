@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from revdeq_kernels import effective_beta
-from revdeq_kernels.fixed_point import BetaError, check_beta
+from revdeq_kernels.exact_numbers import BetaError, check_beta
 
 from .halting import Halting
 

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from revdeq_kernels.fixed_point import FIXED_MAX, FIXED_MIN, ONE, RANGE, contraction
+from revdeq_kernels.exact_numbers import FIXED_MAX, FIXED_MIN, ONE, RANGE, contraction
 from revdeq_kernels.reference import updated
 
 from ..iteration.beta import as_beta

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import revdeq_kernels as rk
-from revdeq_kernels import cell_checks, cell_choice
+from revdeq_kernels.ops.cell import checks as cell_checks
+from revdeq_kernels.ops.cell import choice as cell_choice
 from tests.conftest import BACKENDS
 from tests.solver.cell.linear_layers import BF16, F32, cell, gradients, inputs, layer
 from torch_revdeq import LinearCell, RangeError, ReconstructionError, RevDEQ, solve

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
-from revdeq_kernels import cell_checks
+from revdeq_kernels.ops.cell import checks as cell_checks
 from tests.solver.cell.linear_layers import BF16, F32, cell, gradients, inputs, layer
 from tests.tolerances import unit_roundoff
 from torch_revdeq import LinearCell

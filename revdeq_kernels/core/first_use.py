@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from . import reference
+from .. import reference
 from .samples import samples
 
 VALIDATED: dict[tuple[str, str], frozenset[str]] = {}

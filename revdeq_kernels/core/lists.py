@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from .checks import Check
-from .conditions import Arguments, meet, refuse, refuse_overlap
+from ..ops.checks import Check
+from .checks import Arguments, meet, refuse, refuse_overlap
 
 SHARED = ("flag", "beta", "next_beta", "scale", "frac_bits", "tie", "dtype")
 """The arguments of which lists of leaves have one for all."""

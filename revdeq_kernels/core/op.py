@@ -19,7 +19,9 @@ import torch
 from torch import Tensor, is_grad_enabled
 from torch.compiler import is_compiling
 
-from . import backends, checks, first_use, list_checks
+from ..ops import checks
+from . import backends, first_use
+from . import lists as list_checks
 
 NAMESPACE = "revdeq"
 PLAIN = (Tensor, torch.nn.Parameter)

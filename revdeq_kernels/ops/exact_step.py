@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .fixed_point import (
+from ..exact_numbers import (
     BLOCK_LANES,
     FIXED_MAX,
     FIXED_MIN,

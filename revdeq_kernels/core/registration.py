@@ -1,6 +1,6 @@
 """The ops as torch sees them: fake kernels, grad and version bookkeeping, ops of Python backends.
 
-The schemas come from ``csrc/schema.cpp``. What a call from Python does is in ``dispatch.py``; here
+The schemas come from ``csrc/schema.cpp``. What a call from Python does is in ``op.py``; here
 the same is put one dispatch layer above the kernels (ADInplaceOrView, where torch's own in-place
 ops do it), for callers of ``torch.ops.revdeq``.
 """
@@ -14,8 +14,10 @@ from typing import Any, NoReturn
 import torch
 from torch import is_grad_enabled
 
-from . import backends, checks, first_use, list_checks, pass_checks
-from .dispatch import NAMESPACE, PLAIN, ListOp, Op, increment_version, leaves_of
+from ..ops import checks, pass_checks
+from . import backends, first_use
+from . import lists as list_checks
+from .op import NAMESPACE, PLAIN, ListOp, Op, increment_version, leaves_of
 
 PYTHON_BACKENDS = ("triton", "reference")
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .conditions import ADJOINT_DTYPES, EXACT_F_DTYPES, F32, F64, F_DTYPES
-from .fixed_point import digit_bytes
-from .list_checks import SHARED
+from ..exact_numbers import digit_bytes
+from .checks import ADJOINT_DTYPES, EXACT_F_DTYPES, F32, F64, F_DTYPES
+from .lists import SHARED
 
 NUMEL = 1003  # whole blocks, a partial one, and a tail that no vector covers
 LEAVES = (NUMEL, 1, 0, 4096 + 33)

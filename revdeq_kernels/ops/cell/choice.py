@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from . import backends, first_use
-from .cell_arguments import FORWARD, Numbers
-from .cell_checks import one_of_names
-from .conditions import BF16, F16, F32
-from .dispatch import NAMESPACE
+from ...core import backends, first_use
+from ...core.checks import BF16, F16, F32
+from ...core.op import NAMESPACE
+from .arguments import FORWARD, Numbers
+from .checks import one_of_names
 
 IMPLEMENTATIONS = {
     "composite": NAMESPACE,
@@ -30,7 +30,7 @@ triton     one launch for all steps, for cells of FEATURES on a GPU of WIDEST; s
 gluon      the same by the warpgroup instructions of sm_90; and with w in float32
 """
 
-_KERNELS = {"triton": ".triton.linear_cell", "gluon": ".triton.gluon_cell"}
+_KERNELS = {"triton": "...triton.linear_cell", "gluon": "...triton.gluon_cell"}
 """The modules of the kernels, which are imported when they are first named."""
 
 FEATURES: dict[str, dict[torch.dtype, tuple[int, ...]]] = {
@@ -142,7 +142,7 @@ def fastest(w: Tensor) -> str | None:
 @cache
 def launcher(implementation: str) -> Any:
     """What launches the kernels of an implementation: a ``cell_launch.Launcher``."""
-    launch = importlib.import_module(".triton.cell_launch", __package__)
+    launch = importlib.import_module("...triton.cell_launch", __package__)
     return launch.Launcher(importlib.import_module(_KERNELS[implementation], __package__))
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .checks import exact_step, float_step
-from .conditions import (
+from ..core.checks import (
     ADJOINT_DTYPES,
     F32,
     F64,
@@ -21,6 +20,7 @@ from .conditions import (
     check_tensors,
     given,
 )
+from .checks import exact_step, float_step
 
 # ---- the adjoint -----------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 ``csrc/arguments.h`` checks the same, in the same words and order, for the compiled backends. Each
 function takes the op's name and its arguments. The adjoint and the passes have theirs in
-``pass_checks.py``, lists of leaves in ``list_checks.py``.
+``pass_checks.py``, lists of leaves in ``core/lists.py``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .conditions import (
+from ..core.checks import (
     EXACT_F_DTYPES,
     F32,
     F64,

@@ -12,7 +12,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from . import fixed_point
+from .. import exact_numbers
 
 F64, F32, BF16, F16 = torch.float64, torch.float32, torch.bfloat16, torch.float16
 
@@ -83,8 +83,8 @@ def check_beta(op: str, name: str, beta: float, exact: bool) -> None:
     """Refuse a beta that the step, or its inverse, cannot have."""
     beta = check_number(op, name, beta)
     try:
-        fixed_point.contraction(beta) if exact else fixed_point.check_beta(beta)
-    except fixed_point.BetaError as error:
+        exact_numbers.contraction(beta) if exact else exact_numbers.check_beta(beta)
+    except exact_numbers.BetaError as error:
         refuse(ValueError, op, name, error.expected, error.got, error.remedy)
 
 
@@ -193,7 +193,7 @@ def check_digits(op: str, digits: Tensor, state: Tensor, lead: str, beta: float)
         got = f"shape {list(digits.shape)} with strides {list(digits.stride())}"
         remedy = "allocate it with torch.empty(digit_bytes(state.numel(), beta), dtype=torch.uint8)"
         refuse(ValueError, op, "digits", expected, got, remedy)
-    needed = fixed_point.digit_bytes(state.numel(), beta)
+    needed = exact_numbers.digit_bytes(state.numel(), beta)
     if digits.numel() < needed:
         expected = f"at least {needed} bytes for this state and beta"
         remedy = "allocate digit_bytes(state.numel(), beta) of them per half step"

@@ -20,11 +20,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .cell_arguments import Ends, Gradients, Inputs, Numbers, Solved
-from .conditions import F32
-from .fixed_point import digit_bytes, effective_beta
-from .ops import dequantize, quantize, update_, update_exact_
-from .passes import (
+from ...core.checks import F32
+from ...exact_numbers import digit_bytes, effective_beta
+from ..half_step import dequantize, quantize, update_, update_exact_
+from ..passes import (
     invert_y_adjoint_z0_,
     invert_y_adjoint_z0_exact_,
     invert_y_adjoint_z_,
@@ -32,6 +31,7 @@ from .passes import (
     invert_z_adjoint_y_,
     invert_z_adjoint_y_exact_,
 )
+from .arguments import Ends, Gradients, Inputs, Numbers, Solved
 
 aten = torch.ops.aten
 

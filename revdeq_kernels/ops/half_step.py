@@ -1,9 +1,9 @@
 """The public functions of the op layer: half steps, conversions, the residual.
 
 Each stands for ``torch.ops.revdeq.<name>`` (schema in ``csrc/schema.cpp``), or for the same op of a
-Python backend where one was chosen (``backends.py``). What autograd, fake tensors and torch.compile
-need beside the kernels is in ``dispatch.py`` and ``registration.py``. The backward pass has its ops
-in ``passes.py``.
+Python backend where one was chosen (``core/backends.py``). What autograd, fake tensors and
+torch.compile need beside the kernels is in ``core/op.py`` and ``core/registration.py``. The
+backward pass has its ops in ``passes.py``.
 
 A state of several leaves is given as a list of tensors, and so is every tensor that belongs to a
 leaf: one launch (on a GPU one for every 16 leaves of the same dtypes) then serves all of them. The
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from .registration import OPS
+from ..core.registration import OPS
 
 Leaves = TypeVar("Leaves", Tensor, Sequence[Tensor])
 """A tensor, or a list with one for each leaf of the state."""

@@ -9,9 +9,7 @@ from typing import Any
 import torch
 from torch.autograd import forward_ad
 
-from . import composite
-from .cell_arguments import BACKWARD, FORWARD, Ends, Inputs, Numbers
-from .conditions import (
+from ...core.checks import (
     BF16,
     F16,
     F32,
@@ -23,6 +21,8 @@ from .conditions import (
     check_tensors,
     refuse,
 )
+from . import reference as composite
+from .arguments import BACKWARD, FORWARD, Ends, Inputs, Numbers
 
 ACTS = tuple(composite.ACTIVATIONS)
 STATES = ("exact", "float32")

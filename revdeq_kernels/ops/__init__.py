@@ -1,0 +1,3 @@
+"""The ops, a file each: the definition, checks, the public function."""
+
+from __future__ import annotations
