@@ -1,1 +1,1 @@
-"""The Triton backend: ``half_step``, ``kernels`` and ``launch``."""
+"""The Triton backend: what a program does to its leaf, the kernels, and their launches."""

@@ -19,7 +19,7 @@ import triton.language as tl
 from triton.experimental.gluon._runtime import GluonJITFunction
 from triton.runtime.interpreter import InterpretedFunction, TensorHandle
 
-from revdeq_kernels.triton.half_step import widen
+from revdeq_kernels.triton.device.half_step import widen
 
 NARROW = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -72,7 +72,7 @@ class _Shared:
 
     def store(self, value: Any) -> None:
         assert list(value.shape) == [n.value for n in self.shape], "of another shape"
-        if value.dtype != self.dtype:  # as cell_step.operand leaves it for the interpreter
+        if value.dtype != self.dtype:  # as device/cell.operand leaves it for the interpreter
             numbers = torch.from_numpy(value.handle.data)
             rounded = numbers.to(NARROW[self.dtype.name]).to(numbers.dtype)
             assert torch.equal(rounded.nan_to_num(), numbers.nan_to_num()), "it was not rounded"

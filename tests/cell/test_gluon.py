@@ -25,7 +25,8 @@ from torch_revdeq import LinearCell, RevDEQ
 if "triton" not in BACKENDS:
     pytest.skip("Triton's interpreter is off", allow_module_level=True)
 
-from revdeq_kernels.triton import cell_launch, gluon_cell
+from revdeq_kernels.triton.kernels import gluon_cell
+from revdeq_kernels.triton.launch import cell as cell_launch
 from tests.cell.gluon_interpreter import interpreted
 
 F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16

@@ -23,8 +23,10 @@ from torch_revdeq.runtime.deferred import TOLERANCE
 if "triton" not in BACKENDS:
     pytest.skip("Triton's interpreter is off", allow_module_level=True)
 
-from revdeq_kernels.triton import cell_launch, cell_step, gluon_cell
-from revdeq_kernels.triton import linear_cell as kernels
+from revdeq_kernels.triton.device import cell as cell_step
+from revdeq_kernels.triton.kernels import cell as kernels
+from revdeq_kernels.triton.kernels import gluon_cell
+from revdeq_kernels.triton.launch import cell as cell_launch
 from tools.aot import cell as cells_compiled
 
 F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16

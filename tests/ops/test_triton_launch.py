@@ -24,7 +24,8 @@ from tests.ops.device_checks import FORM_BETAS, place
 if "triton" not in BACKENDS:
     pytest.skip("Triton's interpreter is off", allow_module_level=True)
 
-from revdeq_kernels.triton import launch, leaves, pass_launch
+from revdeq_kernels.triton import launch as launchers
+from revdeq_kernels.triton.launch import half_step, leaves, passes
 from tools.aot import signatures as compiled
 
 TYPES = {
@@ -51,7 +52,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> list[Launch]:
         types = {name: type_of(a) for name, a in zip(names, args, strict=True)}
         made.append((kernel.fn.__name__, types | constants))
 
-    for module in (launch, pass_launch):
+    for module in (half_step, passes):
         monkeypatch.setattr(module, "launch", record)
     return made
 
@@ -112,7 +113,7 @@ def assert_listed(made: list[Launch]) -> None:
 
 def call(op: str, args: Any, keywords: Any) -> None:
     """Call the launching function of an op."""
-    getattr(launch, op.partition(".")[0])(*args, **keywords)
+    getattr(launchers, op.partition(".")[0])(*args, **keywords)
 
 
 @pytest.mark.parametrize("op", [*OPS, *CHANNELS])

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
-from revdeq_kernels.triton import cell_step, gluon_cell, linear_cell
-from revdeq_kernels.triton.half_step import GENERAL, INTEGER, OPTIONS, SHIFT
+from revdeq_kernels.triton.device import cell as device
+from revdeq_kernels.triton.device.half_step import GENERAL, INTEGER, OPTIONS, SHIFT
+from revdeq_kernels.triton.kernels import cell, gluon_cell
 
 _TRITON, _WGMMA, _TF32 = {80: 64, 90: 128, 100: 128}, {90: 128}, {80: 64, 90: 128, 100: 128}
 
@@ -34,7 +35,7 @@ _MOST: Form = (GENERAL, 1, "i64")
 _WITH_ALL = {"triton": 64, "gluon": 128}
 """The features of the configuration that is here with all."""
 
-_KERNELS: dict[str, Any] = {"triton": linear_cell, "gluon": gluon_cell}
+_KERNELS: dict[str, Any] = {"triton": cell, "gluon": gluon_cell}
 
 
 def architectures() -> dict[str, tuple[int, ...]]:
@@ -54,11 +55,11 @@ def signatures() -> Iterator[tuple[str, Any, dict[str, Any], dict[str, Any]]]:
         for w, features in kernels.CONFIGURATIONS.items():
             forms, both = (None, _LEAST, _MOST), (False, True)
             for d, form, back, halt in product(features, forms, both, both):
-                yield _signature(name, w, d, cell_step.GELU, form, back, halt)
-        for act, back in product((cell_step.TANH, cell_step.RELU, cell_step.SILU), (False, True)):
+                yield _signature(name, w, d, device.GELU, form, back, halt)
+        for act, back in product((device.TANH, device.RELU, device.SILU), (False, True)):
             yield _signature(name, "bf16", _WITH_ALL[name], act, _LEAST, back)
         for form, back in product(((INTEGER, 2, "i64"), (GENERAL, 4, "i32")), (False, True)):
-            yield _signature(name, "bf16", _WITH_ALL[name], cell_step.SILU, form, back)
+            yield _signature(name, "bf16", _WITH_ALL[name], device.SILU, form, back)
     yield _sum_programs()
 
 
@@ -73,7 +74,7 @@ def _signature(
 ) -> tuple[str, Any, dict[str, Any], dict[str, Any]]:
     kernels = _KERNELS[implementation]
     types: dict[str, Any] = {"rows": "i32", "steps": "i32", "w": f"*{w}", "u": f"*{w}"}
-    types |= dict.fromkeys(linear_cell.STEP, "i32")
+    types |= dict.fromkeys(cell.STEP, "i32")
     types |= dict.fromkeys(("keep", "beta", "scale", "unscale"), "fp32") | {"z0": "*fp32"}
     configuration = kernels.CONFIGURATIONS[w][features]
     constants: dict[str, Any] = {"ACT": act.value, "EXACT": form is not None, "FORM": 0}
@@ -110,6 +111,6 @@ def _signature(
 def _sum_programs() -> tuple[str, Any, dict[str, Any], dict[str, Any]]:
     floats = ("grads_w", "distances", "grad_w", "distance")
     types = dict.fromkeys(floats, "*fp32") | dict.fromkeys(("losses", "lost"), "*i32")
-    constants = {"SIZE": 4096, "BLOCK": linear_cell.SUM_BLOCK.value, "INTERPRETED": False}
-    label, kernel = "cell sum of programs", linear_cell.sum_programs
+    constants = {"SIZE": 4096, "BLOCK": cell.SUM_BLOCK.value, "INTERPRETED": False}
+    label, kernel = "cell sum of programs", cell.sum_programs
     return label, kernel, types | {"programs": "i32"}, constants | OPTIONS

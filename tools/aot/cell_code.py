@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 
 EVALUATION = "x"
-"""What ``cell_step.evaluate`` calls the product of f; the compiler keeps the name."""
+"""What ``device/cell.evaluate`` calls the product of f; the compiler keeps the name."""
 
 
 def problem(label: str, ir: str, code: str) -> str:

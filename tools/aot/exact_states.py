@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import product
 
-from revdeq_kernels.triton import kernels, passes
-from revdeq_kernels.triton.half_step import GENERAL, INTEGER, SHIFT
+from revdeq_kernels.triton.device.half_step import GENERAL, INTEGER, SHIFT
+from revdeq_kernels.triton.kernels import half_step as kernels
+from revdeq_kernels.triton.kernels import passes
 
 from .specialisations import (
     LEAVES,

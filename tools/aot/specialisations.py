@@ -9,7 +9,7 @@ from __future__ import annotations
 from itertools import product
 from typing import Any
 
-from revdeq_kernels.triton import kernels
+from revdeq_kernels.triton.device.half_step import OPTIONS
 
 Specialisation = tuple[str, Any, dict[str, Any], dict[str, Any]]
 Types = dict[str, str | None]
@@ -41,7 +41,7 @@ def launch(
         else:
             signature[name] = (kind,) * leaves if leaves and name in _TUPLES else kind
     label += f" {leaves} leaves" if leaves not in (None, 1) else ""
-    return label, kernel, signature, constants | kernels.OPTIONS
+    return label, kernel, signature, constants | OPTIONS
 
 
 def casts(f: str) -> list[str | None]:

@@ -30,7 +30,7 @@ triton     one launch for all steps, for cells of FEATURES on a GPU of WIDEST; s
 gluon      the same by the warpgroup instructions of sm_90; and with w in float32
 """
 
-_KERNELS = {"triton": "...triton.linear_cell", "gluon": "...triton.gluon_cell"}
+_KERNELS = {"triton": "...triton.kernels.cell", "gluon": "...triton.kernels.gluon_cell"}
 """The modules of the kernels, which are imported when they are first named."""
 
 FEATURES: dict[str, dict[torch.dtype, tuple[int, ...]]] = {
@@ -141,8 +141,8 @@ def fastest(w: Tensor) -> str | None:
 
 @cache
 def launcher(implementation: str) -> Any:
-    """What launches the kernels of an implementation: a ``cell_launch.Launcher``."""
-    launch = importlib.import_module("...triton.cell_launch", __package__)
+    """What launches the kernels of an implementation: a ``triton.launch.cell.Launcher``."""
+    launch = importlib.import_module("...triton.launch.cell", __package__)
     return launch.Launcher(importlib.import_module(_KERNELS[implementation], __package__))
 
 

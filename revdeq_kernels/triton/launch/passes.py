@@ -1,4 +1,4 @@
-"""Launches of the adjoint and of the passes of a backward step; see ``launch.py``."""
+"""Launches of the adjoint and of the passes of a backward step; see ``half_step.py``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 
 from revdeq_kernels.exact_numbers import contraction, effective_beta
 
-from . import kernels, passes
+from ..kernels import half_step as kernels
+from ..kernels import passes
 from .leaves import (
     BLOCK,
     Group,

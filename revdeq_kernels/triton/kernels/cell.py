@@ -9,7 +9,7 @@ W in float32 a product is three of TF32 (tf32x3), which together err as one of f
 
 An exact state comes back only if the way back evaluates f to the same bits. So both kernels call
 ``evaluate`` with the same shapes, number of warps and order of the sums, and without contraction
-of multiply-adds; ``cell_launch.py`` tries it on every device before it offers it there.
+of multiply-adds; ``launch/cell.py`` tries it on every device before it offers it there.
 
 Bytes per element, each read or written once, u in 16 bits, G digits to a byte:
   forward   u 2, z0 4, y and z 8; an exact state 8 more, and 2 steps / G of digits
@@ -27,7 +27,7 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
-from .cell_step import (
+from ..device.cell import (
     evaluate,
     for_rows,
     from_start,
@@ -47,7 +47,7 @@ from .cell_step import (
     unjudged,
     update,
 )
-from .half_step import narrow, to_fixed
+from ..device.half_step import narrow, to_fixed
 
 SUM_BLOCK: tl.constexpr = tl.constexpr(1024)
 

@@ -2,13 +2,13 @@
 
     f(s) = act(W s + u)           y <- (1-b) y + b f(z)     z <- (1-b) z + b f(y)
 
-The ops, the memory they move and what happens to an element are those of ``linear_cell.py`` and
-``cell_step.py``. What differs is where things are (``gluon_step.py``). W lies in shared memory,
-loaded once by a program; both factors of every product are read from there (wgmma), and the sums
-are in registers. So are the gradient of W and that of the state which a half step changes; the
+The ops, the memory they move and what happens to an element are those of ``cell.py`` here and in
+``triton/device``. What differs is where things are (``device/gluon_cell.py``). W lies in shared
+memory, loaded once by a program; both factors of every product are read from there (wgmma), and the
+sums are in registers. So are the gradient of W and that of the state which a half step changes; the
 states wait in shared memory. A tile has 64 rows, the fewest that the instruction takes.
 
-With W in float32 a product is three of TF32, as in ``linear_cell.py``, by the instructions of
+With W in float32 a product is three of TF32, as in ``cell.py``, by the instructions of
 sm_80, for which 16 rows are enough. Triton would keep W in registers, or several copies of it in
 shared memory; here slices of one are read for every product, and 128 features fit.
 
@@ -26,7 +26,7 @@ import triton.language as tl
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
-from .cell_step import (
+from ..device.cell import (
     activation,
     from_start,
     inside_act,
@@ -41,7 +41,7 @@ from .cell_step import (
     unjudged,
     update,
 )
-from .gluon_step import (
+from ..device.gluon_cell import (
     accumulator,
     adjoint,
     before_act,
@@ -52,8 +52,8 @@ from .gluon_step import (
     tie_of,
     write_factor,
 )
-from .half_step import narrow, to_fixed
-from .linear_cell import STEP, Configuration
+from ..device.half_step import narrow, to_fixed
+from .cell import STEP, Configuration
 
 _OF_16_BITS = {64: Configuration(64, 4, 2), 128: Configuration(64, 8)}
 

@@ -1,8 +1,8 @@
 """One half step in Triton: the arithmetic of ``reference.py``, bit for bit, one pass over memory.
 
-The functions here are what one program does to one leaf; ``kernels.py`` calls them for all leaves
-of a launch. `part` counts the programs of a leaf. Bytes per element (state type, f type), each read
-or written once:
+The functions here are what one program does to one leaf; ``triton/kernels`` calls them for all
+leaves of a launch. `part` counts the programs of a leaf. Bytes per element (state type, f type),
+each read or written once:
   half_step, channel_step   2 sizeof(state) + sizeof(f) + sizeof(cast)
   adjoint                   2 sizeof(grad) + sizeof(vjp) + sizeof(seed)
   exact_step                8 + 1 / digits_per_byte + sizeof(f) + sizeof(cast)

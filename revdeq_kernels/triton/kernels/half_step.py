@@ -1,4 +1,4 @@
-"""The kernels that are launched: each finds the leaf of its program, as ``half_step.py`` wants it.
+"""The kernels that are launched: each finds the leaf of its program, as ``triton/device`` wants it.
 
 Tensors come as tuples with one for each leaf, all of one type, and `numel` says how many programs
 each leaf has. A tuple of another length is another kernel to Triton; so is an integer in a tuple
@@ -12,7 +12,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .half_step import (
+from ..device.half_step import (
     OPTIONS,
     STEP,
     adjoint,
@@ -22,7 +22,7 @@ from .half_step import (
     half_step,
     quantize,
 )
-from .residual import norms, residual
+from ..device.residual import norms, residual
 
 __all__ = ["OPTIONS", "STEP"]
 

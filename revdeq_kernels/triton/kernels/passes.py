@@ -1,6 +1,6 @@
 """The passes of a backward step in one launch: `steps` programs invert, then come the adjoint's.
 
-Bytes per element are those of the two (``half_step.py``).
+Bytes per element are those of the two (``device/half_step.py``).
 """
 
 # A jitted function has a type that only the compiler calls: pyright takes each call for an error.
@@ -10,8 +10,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .half_step import STEP, adjoint, exact_step, half_step
-from .kernels import at, find
+from ..device.half_step import STEP, adjoint, exact_step, half_step
+from .half_step import at, find
 
 
 @triton.jit(do_not_specialize=["steps", "keep", "beta", "scale", "seed_beta", "after"])

@@ -1,6 +1,6 @@
 """Launches of the equilibrium cell's kernels; the arguments are those of ``ops/cell/reference.py``.
 
-The kernels are those of a module, ``linear_cell.py`` or ``gluon_cell.py``, which take the same
+The kernels are those of a module, ``kernels/cell.py`` or ``gluon_cell.py``, which take the same
 arguments. Forward and back a cell is taken apart alike (their CONFIGURATIONS): an exact state would
 not come back otherwise.
 """
@@ -18,18 +18,18 @@ from revdeq_kernels.exact_numbers import contraction, effective_beta
 from revdeq_kernels.ops.cell import reference as composite
 from revdeq_kernels.ops.cell.arguments import Ends, Gradients, Inputs, Numbers, Solved
 
-from . import cell_step
-from . import linear_cell as kernels
-from .half_step import STEP as EXACT_STEP
+from ..device import cell as device
+from ..device.half_step import STEP as EXACT_STEP
+from ..kernels import cell as kernels
 from .leaves import exact_step, launch
 
 TYPES = {BF16: "bf16", F16: "fp16", F32: "fp32"}
 
 ACTS = {
-    "tanh": cell_step.TANH,
-    "relu": cell_step.RELU,
-    "gelu": cell_step.GELU,
-    "silu": cell_step.SILU,
+    "tanh": device.TANH,
+    "relu": device.RELU,
+    "gelu": device.GELU,
+    "silu": device.SILU,
 }
 
 INTERPRETED_PROGRAMS = 2

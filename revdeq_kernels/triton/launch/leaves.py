@@ -18,8 +18,8 @@ from torch import Tensor
 from revdeq_kernels.core.checks import same_strides
 from revdeq_kernels.exact_numbers import BLOCK_LANES, ONE, contraction
 
-from . import half_step as steps
-from . import kernels
+from ..device import half_step as steps
+from ..device.half_step import OPTIONS
 
 BLOCK = 1024
 LEAVES = 16
@@ -72,7 +72,7 @@ def launch(kernel: Any, programs: int, lead: Tensor, *args: Any, **constants: An
     """Launch on the device of `lead`, without fused multiply-adds."""
     device = torch.cuda.device(lead.device) if lead.is_cuda else contextlib.nullcontext()
     with device:
-        kernel[(programs,)](*args, **constants, **kernels.OPTIONS)
+        kernel[(programs,)](*args, **constants, **OPTIONS)
 
 
 def as_scalars(dtype: torch.dtype, *values: float) -> tuple[float | int, ...]:

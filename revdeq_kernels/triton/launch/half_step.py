@@ -13,7 +13,7 @@ from torch import Tensor
 from revdeq_kernels.ops.checks import channel_dimension
 from revdeq_kernels.reference import COLUMNS, ROWS
 
-from . import kernels
+from ..kernels import half_step as kernels
 from .leaves import (
     BLOCK,
     Leaves,
@@ -26,32 +26,6 @@ from .leaves import (
     numels_of,
     programs_of,
 )
-from .pass_launch import (
-    adjoint_,
-    invert_y_adjoint_z0_,
-    invert_y_adjoint_z0_exact_,
-    invert_y_adjoint_z_,
-    invert_y_adjoint_z_exact_,
-    invert_z_adjoint_y_,
-    invert_z_adjoint_y_exact_,
-)
-
-__all__ = [
-    "adjoint_",
-    "dequantize",
-    "invert_",
-    "invert_exact_",
-    "invert_y_adjoint_z0_",
-    "invert_y_adjoint_z0_exact_",
-    "invert_y_adjoint_z_",
-    "invert_y_adjoint_z_exact_",
-    "invert_z_adjoint_y_",
-    "invert_z_adjoint_y_exact_",
-    "quantize",
-    "residual",
-    "update_",
-    "update_exact_",
-]
 
 # ---- float states ----------------------------------------------------------------------------
 

@@ -1,0 +1,1 @@
+"""What one program does to its leaf or its tile."""
