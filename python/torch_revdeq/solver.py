@@ -234,7 +234,7 @@ def solve(
         frac_bits=bits,
         adjoint=chosen,
         check=given["check"],
-        wide=accumulate == "float32",
+        accumulate_float32=accumulate == "float32",
         store_last=None if store_last == "auto" else given["store_last"],
         memory_budget=given["memory_budget"],
         save_at=steps_to_save(given["save_at"], steps),

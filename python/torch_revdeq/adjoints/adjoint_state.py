@@ -28,7 +28,7 @@ class AdjointState:
         adjoint = pair.layout.adjoint
         self.grad_z = _begin(pair.z, grad_z, adjoint)
         self.grad_y = _begin(pair.y, grad_y, adjoint)
-        rows = zip(self.grad_z, pair.layout.f, strict=True)
+        rows = zip(self.grad_z, pair.layout.output, strict=True)
         self.seed = [torch.empty_like(grad, dtype=f) for grad, f in rows]
 
     def begin(self, last: int) -> None:
@@ -123,7 +123,7 @@ class AdjointStateOfBeta(AdjointState):
         assert beta is not None
         # Backwards, as autograd meets the nodes of the leaves.
         for g, value, state in reversed(list(zip(grad, f, before, strict=True))):
-            part = beta_part(beta, g, value, self.pair.value(state, g.dtype), moving)
+            part = beta_part(beta, g, value, self.pair.decode(state, g.dtype), moving)
             self.grad_beta = part if self.grad_beta is None else self.grad_beta + part
 
 

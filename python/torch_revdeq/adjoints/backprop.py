@@ -115,7 +115,7 @@ class _FloatNodes:
         self.y = self.z if problem.y0 is None else self._begun(problem.y0)
 
     def _begun(self, leaves: Sequence[Tensor]) -> Leaves:
-        rows = zip(leaves, self.layout.kept, strict=True)
+        rows = zip(leaves, self.layout.state, strict=True)
         return [(leaf.detach() if self.first else leaf).to(kept) for leaf, kept in rows]
 
     @property
@@ -128,7 +128,7 @@ class _FloatNodes:
 
     def read(self, state: Leaves) -> Leaves:
         """What f reads, as one node: all that f makes of it joins, then meets the adjoint."""
-        return [_read(s, dtype) for s, dtype in zip(state, self.layout.read, strict=True)]
+        return [_read(s, dtype) for s, dtype in zip(state, self.layout.input, strict=True)]
 
     def update_y(self, n: int, f: Leaves) -> None:
         self.y = self._updated(n, self.y, f)

@@ -93,7 +93,7 @@ class Run:
     leaves: int
     second: bool
     read: list[torch.dtype]  # what f reads, leaf by leaf
-    wide: bool  # add up 16-bit gradients in float32
+    accumulate_float32: bool  # add up 16-bit gradients in float32
     measure: Callable[[Leaves, Leaves], None] | None = None
     compare: Callable[[Leaves, Leaves, Leaves, Leaves], Leaves] | None = None
     around_backward: Callable[[], AbstractContextManager[None]] = nullcontext
@@ -153,7 +153,10 @@ class Run:
 
     def product(self, given: Leaves, wanted: Sequence[bool], grads: Leaves) -> Product:
         """What evaluates f on the way back of the gradients that came, and differentiates it."""
-        rest = {"wide": self.wide, "auxiliary": self._gradients_of_aux(grads)}
+        rest = {
+            "accumulate_float32": self.accumulate_float32,
+            "auxiliary": self._gradients_of_aux(grads),
+        }
         if self.transformed or torch.compiler.is_compiling():
             return Traced(self.call, self.reading, given, **rest)
         plain = Once if is_batched(grads) else InPlace
@@ -200,7 +203,14 @@ def solve_functional(problem: Problem) -> Outputs:
     evaluation, state, schedule = problem.evaluation, problem.format.stored, problem.schedule
     start = [leaf.to(state) for leaf in (*problem.z0, *(problem.y0 or ()))]
     read = [leaf.dtype for leaf in problem.z0]
-    run = Run(evaluation, schedule.numbers, len(read), problem.y0 is not None, read, problem.wide)
+    run = Run(
+        evaluation,
+        schedule.numbers,
+        len(read),
+        problem.y0 is not None,
+        read,
+        problem.accumulate_float32,
+    )
     run.transformed, run.aux = inside_transform(), problem.aux
     run.checked = problem.check is not False
     run.measure = problem.stopping.measure

@@ -123,7 +123,7 @@ class InPlace(Product):
         given: Sequence[Tensor],
         wanted: Sequence[bool],
         *,
-        wide: bool,
+        accumulate_float32: bool,
         auxiliary: AuxiliaryGradients | None = None,
         prints: dict[int, int] | None = None,
     ) -> None:
@@ -133,7 +133,7 @@ class InPlace(Product):
         self.targets = [t for t in self.given if t.requires_grad]
         once = [False] * len(self.targets)  # no order of sums is promised here
         again = SameOperations(prints) if prints and not is_asked_for_leaves() else None
-        rest = {"wide": wide, "auxiliary": auxiliary, "again": again}
+        rest = {"accumulate_float32": accumulate_float32, "auxiliary": auxiliary, "again": again}
         self.products = VJPs(call, self.given, self.targets, once, **rest)  # type: ignore[arg-type]
 
     def __call__(self, k: int, state: Leaves, seed: Leaves) -> tuple[Leaves, Leaves]:
@@ -157,12 +157,17 @@ class Once(Product):
         given: Sequence[Tensor],
         wanted: Sequence[bool],
         *,
-        wide: bool,
+        accumulate_float32: bool,
         auxiliary: AuxiliaryGradients | None = None,
     ) -> None:
         """Differentiate with respect to the wanted ones."""
         self.auxiliary = auxiliary
-        self.call, self.reading, self.given, self.wide = call, reading, given, wide
+        self.call, self.reading, self.given, self.accumulate_float32 = (
+            call,
+            reading,
+            given,
+            accumulate_float32,
+        )
         self.places = [i for i, want in enumerate(wanted) if want]
         self.sums: list[Tensor | None] = [None] * len(given)
 
@@ -190,9 +195,11 @@ class Once(Product):
         )
         for i, part in zip(self.places, found[len(read) :], strict=True):
             if part is not None:
-                wide = part.to(_sum_dtype(self.given[i], wide=self.wide))
+                summand = part.to(
+                    _sum_dtype(self.given[i], accumulate_float32=self.accumulate_float32)
+                )
                 total = self.sums[i]
-                self.sums[i] = wide if total is None else total + wide
+                self.sums[i] = summand if total is None else total + summand
         rows = zip(found[: len(read)], seed, strict=True)
         return values, [torch.zeros_like(s) if part is None else part for part, s in rows]
 
@@ -234,7 +241,7 @@ class Traced(Product):
         reading: Reading,
         given: Sequence[Tensor],
         *,
-        wide: bool,
+        accumulate_float32: bool,
         auxiliary: AuxiliaryGradients | None = None,
     ) -> None:
         """Begin with sums of zero."""
@@ -243,7 +250,7 @@ class Traced(Product):
         self.places = [i for i, t in enumerate(given) if is_differentiable(t)]
         self.sums: list[Tensor | None] = [None] * len(given)
         for i in self.places:
-            dtype = _sum_dtype(given[i], wide=wide)
+            dtype = _sum_dtype(given[i], accumulate_float32=accumulate_float32)
             self.sums[i] = torch.zeros_like(given[i], dtype=dtype)
 
     def __call__(self, k: int, state: Leaves, seed: Leaves) -> tuple[Leaves, Leaves]:
@@ -276,9 +283,9 @@ def is_differentiable(tensor: Tensor) -> bool:
     return tensor.is_floating_point() or tensor.is_complex()
 
 
-def _sum_dtype(tensor: Tensor, *, wide: bool) -> torch.dtype:
+def _sum_dtype(tensor: Tensor, *, accumulate_float32: bool) -> torch.dtype:
     half = tensor.dtype in (torch.bfloat16, torch.float16)
-    return torch.float32 if wide and half else tensor.dtype
+    return torch.float32 if accumulate_float32 and half else tensor.dtype
 
 
 def _narrowed(sums: Sequence[Tensor | None], given: Sequence[Tensor]) -> list[Tensor | None]:

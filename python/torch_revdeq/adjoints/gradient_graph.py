@@ -70,7 +70,7 @@ class GradientGraph:
         if beta is None or not beta.requires_grad:
             return [None] * len(state)
         dtypes = self.pair.layout.adjoint
-        return [self.pair.value(s, dtype) for s, dtype in zip(state, dtypes, strict=True)]
+        return [self.pair.decode(s, dtype) for s, dtype in zip(state, dtypes, strict=True)]
 
     def _step(self, n: int, nodes: Leaves, f: Leaves, before: list[Tensor | None]) -> Leaves:
         if n < self.first:

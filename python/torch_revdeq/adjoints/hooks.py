@@ -142,9 +142,9 @@ class _Recomputation:
 
     def finish(self, pair: Pair, steps: int, stats: Stats) -> None:
         """After the forward pass: keep its end."""
-        self.states = pair.tensors()
+        self.states = pair.saved_tensors()
         self.leaves = len(pair.y)
-        pair.forget()
+        pair.release()
         self.pair, self.steps, self.stats = pair, steps, stats
 
     def unpack(self, saved: Saved) -> Tensor:
@@ -196,7 +196,7 @@ class _Recomputation:
         pairs = 2 * self.leaves
         states = [state.clone() for state in self.states[:pairs]] + self.states[pairs:]
         with torch.no_grad():
-            self.walk = self.pair.resumed(states)
+            self.walk = self.pair.from_saved(states)
             self.check = Check(self.problem, self.walk)
 
     def _recompute(self, k: int) -> None:
@@ -229,7 +229,7 @@ class _Recomputation:
     def _compare_with_start(self) -> None:
         """The self check. What is still to be handed out is spoiled if it fails on a device."""
         z0, y0 = self.problem.z0, self.problem.y0 or self.problem.z0
-        start = self.boundary or (self.walk.keeping(z0), self.walk.keeping(y0))
+        start = self.boundary or (self.walk.encode(z0), self.walk.encode(y0))
         steps = self.steps - self.problem.first_step
         pending = self.check.after(self.walk, *start, steps, self.stats)
         if self.aux is not None and self.aux.failed is not None:

@@ -52,7 +52,7 @@ class Problem:
     frac_bits: int | None  # None: auto
     adjoint: Adjoint
     check: bool | float
-    wide: bool
+    accumulate_float32: bool
     store_last: int | None = 0  # None: as many as the budget holds
     memory_budget: int | None = None
     save_at: tuple[int, ...] = ()

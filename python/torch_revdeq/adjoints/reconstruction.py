@@ -55,7 +55,7 @@ class Check:
             failed = _differs(pair, z0, y0)
         else:
             assert self.end is not None
-            tolerance = float_tolerance(self.problem.check, pair.layout.kept[0])
+            tolerance = float_tolerance(self.problem.check, pair.layout.state[0])
             error = _distance([*pair.z, *pair.y], [*z0, *y0], torch.maximum(scale, self.end))
             failed = ~(error <= tolerance)  # NaN fails
         stats._reconstruction_error = error

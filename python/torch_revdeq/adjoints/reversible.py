@@ -67,10 +67,10 @@ def solve_reversible(problem: Problem) -> Outputs:
     inputs = Primals.of(problem, forward.closure.leaves)
     if forward.grad and any(tensor.requires_grad for tensor in inputs.all()):
         walk = _Walk(problem, forward, pair, steps, stats)
-        states = [*noted.boundary, *pair.tensors()]
+        states = [*noted.boundary, *pair.saved_tensors()]
         outputs = _Reversible.apply(walk, (*outputs, *aux), states, *inputs.all())
         outputs, aux = outputs[: len(outputs) - len(aux)], outputs[len(outputs) - len(aux) :]
-        pair.forget()
+        pair.release()
     forward.close()
     count = len(problem.z0)
     parts = [list(outputs[i : i + count]) for i in range(0, len(outputs), count)]
@@ -303,7 +303,7 @@ def _walk_back(
         arguments,
         [read[i] for i in chosen],
         [walk.reached_twice[i] for i in chosen],
-        wide=problem.wide,
+        accumulate_float32=problem.accumulate_float32,
         kept=walk.kept,
         # What counts operations, then or now, adds some of its own.
         again=None if walk.aliased or is_asked_for_leaves() else again,
@@ -311,7 +311,7 @@ def _walk_back(
     )
     first = problem.first_step
     boundary = list(states[: 2 * leaves]) if first else []
-    pair = walk.pair.resumed(_consumable(states[len(boundary) :], 2 * leaves))
+    pair = walk.pair.from_saved(_consumable(states[len(boundary) :], 2 * leaves))
     check = Check(problem, pair)
     injected = dict(zip(problem.save_at, groups[2:], strict=True))
     adjoint = (AdjointStateOfBeta if inputs.beta else AdjointState)(pair, *groups[:2])
@@ -345,8 +345,8 @@ def _walk_back(
     if first:
         y_start, z_start = boundary[:leaves], boundary[leaves:]
     else:
-        z_start = pair.keeping(inputs.z0)
-        y_start = pair.keeping(inputs.y0) if inputs.y0 else z_start
+        z_start = pair.encode(inputs.z0)
+        y_start = pair.encode(inputs.y0) if inputs.y0 else z_start
     steps = walk.steps - first
     check.after(pair, z_start, y_start, steps, walk.stats, result.tensors())
     return result

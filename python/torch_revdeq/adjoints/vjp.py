@@ -36,7 +36,7 @@ class VJPs:
         targets: Sequence[Tensor],
         reached_twice: Sequence[bool],
         *,
-        wide: bool,
+        accumulate_float32: bool,
         kept: dict[int, StoredGraph] | None = None,
         again: ReadAgain | SameOperations | None = None,
         auxiliary: AuxiliaryGradients | None = None,
@@ -50,14 +50,16 @@ class VJPs:
             reached_twice: for each of them, whether one evaluation of f uses it more than once.
                 Autograd adds such uses to the running sum one by one. So the sum so far enters
                 the engine with them, by an alias.
-            wide: add up in float32 what has a 16-bit dtype.
+            accumulate_float32: add up in float32 what has a 16-bit dtype.
             kept: graphs of the forward pass, by half step, which need no evaluation. They are
                 taken out as they are used, unless autograd keeps its graph.
             again: the graphs of the forward pass, which f must make again.
             auxiliary: the gradients of what f returns beside the state.
         """
         self.evaluation, self.tensors, self.targets = evaluation, tensors, targets
-        dtypes = [torch.float32 if wide and t.dtype in _HALF else t.dtype for t in targets]
+        dtypes = [
+            torch.float32 if accumulate_float32 and t.dtype in _HALF else t.dtype for t in targets
+        ]
         self.dtypes = dtypes
         same = [dtype == t.dtype for dtype, t in zip(dtypes, targets, strict=True)]
         self.seeded = [i for i, twice in enumerate(reached_twice) if twice and same[i]]

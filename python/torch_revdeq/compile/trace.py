@@ -151,7 +151,9 @@ def functional_in_graph(
         return poisoned(back, start, end, found, constants.check, kept)
 
     read = [leaf.dtype for leaf in leaves]
-    run = Run(call, constants.betas, len(leaves), y0 is not None, read, constants.wide)
+    run = Run(
+        call, constants.betas, len(leaves), y0 is not None, read, constants.accumulate_float32
+    )
     run.compare = compare
     # Views: the compiler takes no tensor twice.
     start = [leaf.view_as(leaf).to(kept) for leaf in (*leaves, *second)]
@@ -210,7 +212,7 @@ class _Constants:
     betas: list[float]
     state: torch.dtype
     check: bool | float
-    wide: bool
+    accumulate_float32: bool
     pass_step: bool
     autocast: tuple[str, bool, torch.dtype]
     stats: Stats
@@ -239,7 +241,7 @@ def _constants(device: torch.device, options: dict[str, Any]) -> _Constants:
         betas=schedule.numbers,
         state=state,
         check=options["check"],
-        wide=options["accumulate"] == "float32",
+        accumulate_float32=options["accumulate"] == "float32",
         pass_step=options["pass_step"],
         autocast=autocast_state(device)[-1],
         stats=Stats(steps, name, "functional", state_bytes=0),

@@ -59,9 +59,9 @@ class ExactPair(Pair):
             y = [rk.quantize(leaf.detach(), frac_bits, flag=flag) for leaf in y0]
         return cls(y, z, layout, schedule, frac_bits, digits, flag)
 
-    def resumed(self, tensors: Sequence[Tensor]) -> ExactPair:
+    def from_saved(self, tensors: Sequence[Tensor]) -> ExactPair:
         """The pair at the end of its solve, for the way back, in the given tensors."""
-        n = len(self.layout.kept)
+        n = len(self.layout.state)
         y, z, buffers = list(tensors[:n]), list(tensors[n : 2 * n]), list(tensors[2 * n :])
         digits = self.digits.in_buffers(buffers)
         args = (self.layout, self.schedule, self.frac_bits, digits, self.flag)
@@ -69,20 +69,20 @@ class ExactPair(Pair):
         pair.read_y = pair.read(y)
         return pair
 
-    def tensors(self) -> Leaves:
+    def saved_tensors(self) -> Leaves:
         """Both states, and the digits."""
         return [*self.y, *self.z, *self.digits.buffers]
 
-    def forget(self) -> None:
+    def release(self) -> None:
         """Let go of the digits too."""
-        super().forget()
+        super().release()
         self.digits = self.digits.in_buffers(())
 
-    def value(self, leaf: Tensor, dtype: torch.dtype) -> Tensor:
+    def decode(self, leaf: Tensor, dtype: torch.dtype) -> Tensor:
         """The leaf as floating-point numbers."""
         return rk.dequantize(leaf, self.frac_bits, dtype)
 
-    def keeping(self, leaves: Sequence[Tensor]) -> Leaves:
+    def encode(self, leaves: Sequence[Tensor]) -> Leaves:
         """The leaves in fixed point."""
         return [rk.quantize(leaf.detach(), self.frac_bits) for leaf in leaves]
 

@@ -30,24 +30,24 @@ class FloatPair(Pair):
     @classmethod
     def begin(cls, y0: Leaves, z0: Leaves, layout: Layout, schedule: BetaSchedule) -> FloatPair:
         """The pair at the start of a solve."""
-        y = [leaf.detach().to(kept, copy=True) for leaf, kept in zip(y0, layout.kept, strict=True)]
-        z = [leaf.detach().to(kept, copy=True) for leaf, kept in zip(z0, layout.kept, strict=True)]
+        y = [leaf.detach().to(kept, copy=True) for leaf, kept in zip(y0, layout.state, strict=True)]
+        z = [leaf.detach().to(kept, copy=True) for leaf, kept in zip(z0, layout.state, strict=True)]
         return cls(y, z, layout, schedule)
 
-    def resumed(self, tensors: Sequence[Tensor]) -> FloatPair:
+    def from_saved(self, tensors: Sequence[Tensor]) -> FloatPair:
         """The pair at the end of its solve, for the way back, in the given tensors."""
-        n = len(self.layout.kept)
+        n = len(self.layout.state)
         pair = FloatPair(list(tensors[:n]), list(tensors[n:]), self.layout, self.schedule)
         pair.read_y = pair.read(pair.y)
         return pair
 
-    def value(self, leaf: Tensor, dtype: torch.dtype) -> Tensor:
+    def decode(self, leaf: Tensor, dtype: torch.dtype) -> Tensor:
         """The leaf in another dtype."""
         return leaf.to(dtype, copy=True)
 
-    def keeping(self, leaves: Sequence[Tensor]) -> Leaves:
+    def encode(self, leaves: Sequence[Tensor]) -> Leaves:
         """The leaves in the dtype of the state."""
-        rows = zip(leaves, self.layout.kept, strict=True)
+        rows = zip(leaves, self.layout.state, strict=True)
         return [leaf.detach().to(dtype) for leaf, dtype in rows]
 
     def _call(

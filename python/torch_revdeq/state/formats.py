@@ -78,7 +78,7 @@ class Exact(Format):
         z0, bits, schedule = start.z0, start.frac_bits, start.schedule
         if bits is None:
             seen = {"z0": z0, "y0": start.y0 or (), "f(z0)": start.first}
-            bits = choose_frac_bits(start.layout.f, seen, start.structure)
+            bits = choose_frac_bits(start.layout.output, seen, start.structure)
         steps = schedule.max_steps
         chunk = 0 if not start.keep else min(CHUNK, steps) if start.may_stop else steps
         room = {"chunk": chunk, "first": start.first_step}

@@ -39,30 +39,30 @@ class Group:
 class Layout:
     """The dtypes of a pair, leaf by leaf, and how f's copies come about."""
 
-    kept: list[torch.dtype]  # of the state: float, or int32 for an exact one
-    read: list[torch.dtype]  # that f reads: z0's
-    f: list[torch.dtype]  # that f returns
+    state: list[torch.dtype]  # float, or int32 for an exact one
+    input: list[torch.dtype]  # that f reads: z0's
+    output: list[torch.dtype]  # that f returns
     private: bool = False  # f's copies must outlive the step: no leaf is handed out itself
 
     @cached_property
     def itself(self) -> list[bool]:
         """Whether f reads the leaf itself."""
-        pairs = zip(self.kept, self.read, strict=True)
-        return [kept == read and not self.private for kept, read in pairs]
+        pairs = zip(self.state, self.input, strict=True)
+        return [state == read and not self.private for state, read in pairs]
 
     @cached_property
     def cast(self) -> list[bool]:
         """Whether the op writes f's copy: it can in f's dtype and in float32."""
-        rows = zip(self.itself, self.read, self.f, strict=True)
+        rows = zip(self.itself, self.input, self.output, strict=True)
         return [not itself and read in (f, torch.float32) for itself, read, f in rows]
 
     @cached_property
     def adjoint(self) -> list[torch.dtype]:
         """The dtypes of the gradients that are carried from step to step."""
-        return [torch.float64 if f == torch.float64 else torch.float32 for f in self.f]
+        return [torch.float64 if f == torch.float64 else torch.float32 for f in self.output]
 
     @cached_property
-    def by_hand(self) -> list[int]:
+    def uncast(self) -> list[int]:
         """The leaves whose copies are made after the op: it cannot write them."""
         rows = enumerate(zip(self.itself, self.cast, strict=True))
         return [i for i, (itself, cast) in rows if not itself and not cast]
@@ -87,29 +87,29 @@ class Pair:
         """Take the leaves over; the copies for f are made where a step writes them."""
         self.y, self.z = y, z
         self.layout, self.schedule = layout, schedule
-        self.groups, self.by_hand = layout.groups, layout.by_hand
+        self.groups, self.uncast = layout.groups, layout.uncast
         self.read_y, self.read_z = self._room(y), self._room(z)
 
     def _room(self, state: Leaves) -> Leaves:
-        rows = zip(state, self.layout.read, self.layout.itself, strict=True)
+        rows = zip(state, self.layout.input, self.layout.itself, strict=True)
         return [s if itself else torch.empty_like(s, dtype=read) for s, read, itself in rows]
 
-    def resumed(self, tensors: Sequence[Tensor]) -> Pair:
+    def from_saved(self, tensors: Sequence[Tensor]) -> Pair:
         """The pair at the end of its solve, for the way back, in what ``tensors`` gave."""
         raise NotImplementedError
 
-    def value(self, leaf: Tensor, dtype: torch.dtype) -> Tensor:
+    def decode(self, leaf: Tensor, dtype: torch.dtype) -> Tensor:
         """The numbers that a leaf stands for, in memory of their own."""
         raise NotImplementedError
 
-    def keeping(self, leaves: Sequence[Tensor]) -> Leaves:
+    def encode(self, leaves: Sequence[Tensor]) -> Leaves:
         """Leaves of a start in the format that keeps them."""
         raise NotImplementedError
 
     def read(self, state: Leaves) -> Leaves:
         """What f reads of these leaves, computed afresh."""
-        rows = zip(state, self.layout.read, self.layout.itself, strict=True)
-        return [s if itself else self.value(s, read) for s, read, itself in rows]
+        rows = zip(state, self.layout.input, self.layout.itself, strict=True)
+        return [s if itself else self.decode(s, read) for s, read, itself in rows]
 
     def outputs(self) -> tuple[Leaves, Leaves]:
         """z and y in z0's dtypes, in memory of their own."""
@@ -119,18 +119,18 @@ class Pair:
         rows = zip(read, self.layout.itself, strict=True)
         return [leaf.clone() if itself else leaf for leaf, itself in rows]
 
-    def tensors(self) -> Leaves:
+    def saved_tensors(self) -> Leaves:
         """All that the way back needs."""
         return [*self.y, *self.z]
 
-    def forget(self) -> None:
+    def release(self) -> None:
         """Let go of all memory. What is left can be resumed in other."""
         self.y, self.z, self.read_y, self.read_z = [], [], [], []
 
     def _fill(self, state: Leaves, read: Leaves, places: Sequence[int]) -> None:
         """f's copies, where no op writes them."""
         for i in places:
-            read[i].copy_(self.value(state[i], self.layout.read[i]))
+            read[i].copy_(self.decode(state[i], self.layout.input[i]))
 
     # ---- forward ----
 
@@ -170,8 +170,8 @@ class Pair:
         for group in self.groups:
             cast = group.of(read) if group.cast else None
             self._call(op, group, group.of(state), n, second, group.of(f), cast)
-        if self.by_hand:
-            self._fill(state, read, self.by_hand)
+        if self.uncast:
+            self._fill(state, read, self.uncast)
 
     def _half_step_of(
         self, moving: Tensor, op: str, state: Leaves, read: Leaves, n: int, second: int, f: Leaves
@@ -201,8 +201,8 @@ class Pair:
             adjoint = (group.of(grad_y), group.of(vjp), group.of(seed))
             cast = group.of(self.read_z) if group.cast else None
             self._first_pass(group, n, group.of(f), adjoint, cast)
-        if self.by_hand:
-            self._fill(self.z, self.read_z, self.by_hand)
+        if self.uncast:
+            self._fill(self.z, self.read_z, self.uncast)
 
     def invert_y_adjoint_z(
         self, n: int, f: Leaves, grad_z: Leaves, vjp: Leaves, seed: Leaves
@@ -212,8 +212,8 @@ class Pair:
             adjoint = (group.of(grad_z), group.of(vjp), group.of(seed))
             cast = group.of(self.read_y) if group.cast else None
             self._second_pass(group, n, group.of(f), adjoint, cast)
-        if self.by_hand:
-            self._fill(self.y, self.read_y, self.by_hand)
+        if self.uncast:
+            self._fill(self.y, self.read_y, self.uncast)
 
     def invert_y_adjoint_z0(self, f: Leaves, grad_z: Leaves, grad_y: Leaves, vjp: Leaves) -> None:
         """y back to the start it shares with z; grad_z becomes the gradient of that start."""

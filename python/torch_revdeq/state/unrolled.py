@@ -71,14 +71,14 @@ class FloatSteps:
     ) -> None:
         """The pair at the start; `numbers` are beta of every step, or one is `learned`."""
         self.layout, self.numbers, self.learned = layout, numbers, learned
-        self.z = [leaf.to(kept) for leaf, kept in zip(z0, layout.kept, strict=True)]
+        self.z = [leaf.to(kept) for leaf, kept in zip(z0, layout.state, strict=True)]
         self.y = self.z
         if y0 is not None:
-            self.y = [leaf.to(kept) for leaf, kept in zip(y0, layout.kept, strict=True)]
+            self.y = [leaf.to(kept) for leaf, kept in zip(y0, layout.state, strict=True)]
 
     def read(self, state: Leaves) -> Leaves:
         """What f reads of a state."""
-        rows = zip(state, self.layout.read, strict=True)
+        rows = zip(state, self.layout.input, strict=True)
         return [s.view_as(s) if s.dtype == dtype else s.to(dtype) for s, dtype in rows]
 
     def updated(
@@ -150,7 +150,7 @@ class ExactSteps:
         largest = torch.cat([*flat, flat[0].new_ones(1)]).amax()
         pattern = largest.view(torch.int32)
         exponent = (pattern >> 23) - 127 + (pattern & 0x7FFFFF).ne(0)
-        bits = (30 - int(math.log2(HEADROOM)) - exponent).clamp(max=most_bits(self.layout.f))
+        bits = (30 - int(math.log2(HEADROOM)) - exponent).clamp(max=most_bits(self.layout.output))
         self.bad = self.bad | ~largest.isfinite() | (bits < 0)
         bits = bits.clamp(min=0)
         self.up = ((127 + bits) << 23).to(torch.int32).view(torch.float32)
@@ -182,7 +182,7 @@ class ExactSteps:
 
     def read(self, state: Sequence[tuple[Tensor, Tensor]]) -> Leaves:
         """What f reads of a state."""
-        rows = zip(state, self.layout.read, strict=True)
+        rows = zip(state, self.layout.input, strict=True)
         return [value.to(dtype) for (_, value), dtype in rows]
 
     def updated(
