@@ -1,4 +1,4 @@
-// The loops around half_step.h, for any kind of lanes. Each half_step_*.cpp instantiates them for
+// The loops around half_step.h, for any kind of lanes. Each loops_*.cpp instantiates them for
 // its own instruction set, below its target pragma: nothing here may be included above one.
 #pragma once
 #include "cpu/channel_loops.h"

@@ -1,4 +1,4 @@
-// Eight floats, or four doubles, at a time. Include below the target pragma of half_step_avx2.cpp.
+// Eight floats, or four doubles, at a time. Include below the target pragma of loops_avx2.cpp.
 #pragma once
 #include <immintrin.h>
 

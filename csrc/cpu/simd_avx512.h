@@ -1,5 +1,5 @@
 // Sixteen floats, or eight doubles, at a time. Include below the target pragma of
-// half_step_avx512.cpp.
+// loops_avx512.cpp.
 #pragma once
 #include <immintrin.h>
 

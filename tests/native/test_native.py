@@ -76,7 +76,7 @@ def test_forms_of_the_exact_step(tmp_path: Path) -> None:
 
 def test_instruction_sets(tmp_path: Path) -> None:
     """Baseline, AVX2 and AVX-512 give the same bits, as far as this processor has them."""
-    loops = sorted(CPU.glob("half_step_*.cpp"))
+    loops = sorted(CPU.glob("loops_*.cpp"))
     assert len(loops) == 3
     objects = compile_all(tmp_path, NATIVE / "check_instruction_sets.cpp", *loops)
     output = link_and_run(tmp_path / "program", *objects)
@@ -91,7 +91,7 @@ def emulations(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the objects of the programs of GRIDS, and of the CPU loops."""
     folder = tmp_path_factory.mktemp("emulations")
     programs = [NATIVE / f"{program}.cpp" for program in GRIDS]
-    compile_all(folder, *programs, CPU / "half_step_baseline.cpp", flags=SANITIZED)
+    compile_all(folder, *programs, CPU / "loops_baseline.cpp", flags=SANITIZED)
     return folder
 
 
@@ -105,7 +105,7 @@ def test_every_cuda_grid_is_emulated() -> None:
 @pytest.mark.parametrize("program", GRIDS)
 def test_cuda_kernels_on_the_cpu(emulations: Path, program: str) -> None:
     """What each CUDA thread does, over the whole grid, under the sanitizers."""
-    objects = emulations / f"{program}.o", emulations / "half_step_baseline.o"
+    objects = emulations / f"{program}.o", emulations / "loops_baseline.o"
     output = link_and_run(emulations / program, *objects, flags=SANITIZE)
     assert output.endswith("\n0 failures\n")
     found = {grid: int(count) for grid, count in re.findall(r"(\w+): (\d+) comparisons", output)}

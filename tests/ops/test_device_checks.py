@@ -113,7 +113,7 @@ def test_large_tensors_in_small(backend: str) -> None:
 
 
 def test_betas_reach_every_kernel_of_the_exact_step() -> None:
-    """As in csrc/cuda/half_step_exact.cu: by the form of the step, and the digits in a byte."""
+    """As in csrc/cuda/exact_step.cu: by the form of the step, and the digits in a byte."""
     reached = set()
     for beta in FORM_BETAS:
         c = contraction(beta)

@@ -13,7 +13,7 @@ using Arguments = PassArguments<ExactArguments>;
 template <class F>
 using ExactPass = PassLaunch<ExactStep, ExactLeaf<F>, AdjointStep<float>, AdjointLeaf<float, F>>;
 
-// Bounds as in half_step_exact.cu.
+// Bounds as in exact_step.cu.
 template <Form kForm, int kDigits, class F>
 __global__ void __launch_bounds__(kThreads, 1)
     exact_pass_kernel(const __grid_constant__ ExactPass<F> p) {
