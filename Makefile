@@ -66,7 +66,7 @@ cuda-report: $(STATE)/.built  ## registers, spills and vector width of the CUDA 
 	$(PY) -m bench.readme --check
 
 docs-table: $(STATE)/.built  ## write docs/resources.json from this build, and the documents' figures
-	$(PY) -m tools.cuda.resources --write $(PTXAS_LOG) $(CUDA_LIBRARY)
+	$(PY) -m tools.cuda.resources --write $(ARGS) $(PTXAS_LOG) $(CUDA_LIBRARY)
 	$(PY) -m bench.readme
 
 triton-aot: $(STATE)/.built  ## compile the Triton kernels for every architecture, without a GPU

@@ -1,17 +1,20 @@
 """What ptxas says of the CUDA kernels; fails on a spill, a stack frame or a missing kernel.
 
-It also fails where a kernel takes more registers or shared memory than CEILINGS allows its family.
+It also fails where a kernel takes more registers or shared memory than CEILINGS allows its family:
+what docs/resources.json records.
 Usage: ptxas.py PTXAS_LOG [ARCH ...], where each ARCH ("sm_90a") must hold every kernel.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -22,23 +25,25 @@ class Ceiling:
     shared: int = 0
 
 
-# For each kernel family (see `family`). Registers: the next multiple of 8 above the most that any
-# instance takes on any architecture under nvcc 13.0, because GPUs hand them out by eights. Shared
-# memory: the most that any instance takes.
-CEILINGS = {
-    "adjoint_kernel": Ceiling(registers=32),
-    "channel_step_kernel": Ceiling(registers=48),
-    "dequantize_kernel": Ceiling(registers=24),
-    "exact_kernel": Ceiling(registers=184),
-    "exact_pass_kernel": Ceiling(registers=56),
-    "half_step_kernel": Ceiling(registers=48),
-    "norms_kernel": Ceiling(registers=32, shared=4096),
-    "pass_kernel": Ceiling(registers=48),
-    "quantize_kernel": Ceiling(registers=24),
-    "residual_kernel": Ceiling(registers=64, shared=4096),
-}
-PLACE = "CEILINGS in tools/cuda/ptxas.py"
+RESOURCES = Path(__file__).parents[2] / "docs" / "resources.json"
+PLACE = "docs/resources.json, which `make docs-table` writes"
 
+
+def ceilings(kernels: Mapping[str, Any]) -> dict[str, Ceiling]:
+    """What each family of docs/resources.json takes at the most, in any instance, anywhere.
+
+    Of registers the next multiple of 8, because GPUs hand them out by eights.
+    """
+    found = {}
+    for name, by_arch in kernels.items():
+        registers = max(row["registers"][1] for row in by_arch.values())
+        shared = max(row["shared"] for row in by_arch.values())
+        found[name] = Ceiling(registers + -registers % 8, shared)
+    return found
+
+
+RECORDED = json.loads(RESOURCES.read_text(encoding="utf-8")) if RESOURCES.exists() else {}
+CEILINGS = ceilings(RECORDED.get("kernels", {}))
 EXPECTED_ARCHS = ["sm_80", "sm_90a", "sm_100"]
 ENTRY = re.compile(r"Compiling entry function '(\S+)' for '(\w+)'")
 FUNCTION = re.compile(r"Function properties for (\S+)")
@@ -112,7 +117,7 @@ def family(name: str) -> str:
     return name.split("<", maxsplit=1)[0].removeprefix("revdeq::cuda::")
 
 
-def above_ceilings(kernels: list[Kernel], ceilings: Mapping[str, Ceiling]) -> list[str]:
+def above_ceilings(kernels: list[Kernel], allowed: Mapping[str, Ceiling]) -> list[str]:
     """What is above its ceiling, by its worst instance; families without one, and ceilings of none.
 
     The kernels have readable names.
@@ -124,23 +129,15 @@ def above_ceilings(kernels: list[Kernel], ceilings: Mapping[str, Ceiling]) -> li
             by_arch.setdefault(kernel.arch, []).append(kernel)
     found = []
     for name, by_arch in families.items():
-        if name not in ceilings:
-            found.append(_without_ceiling(name, by_arch))
+        if name not in allowed:
+            found.append(f"{name}: expected it in {PLACE}")
             continue
         for instances in by_arch.values():
-            found += _above_ceiling(ceilings[name], instances)
+            found += _above_ceiling(allowed[name], instances)
     if families:
-        stale = [name for name in ceilings if name not in families]
-        found += [f"{name}: no such kernel in the log; remove it from {PLACE}" for name in stale]
+        stale = [name for name in allowed if name not in families]
+        found += [f"{name}: no such kernel in the log, but in {PLACE}" for name in stale]
     return found
-
-
-def _without_ceiling(name: str, by_arch: dict[str, list[Kernel]]) -> str:
-    instances = [kernel for group in by_arch.values() for kernel in group]
-    registers = max(kernel.registers or 0 for kernel in instances) // 8 * 8 + 8
-    shared = max(kernel.shared for kernel in instances)
-    line = f'"{name}": Ceiling(registers={registers}{f", shared={shared}" if shared else ""}),'
-    return f"{name}: expected a ceiling, got none; unless it needs less, add `{line}` to {PLACE}"
 
 
 def _above_ceiling(ceiling: Ceiling, instances: list[Kernel]) -> list[str]:
@@ -152,7 +149,7 @@ def _above_ceiling(ceiling: Ceiling, instances: list[Kernel]) -> list[str]:
     ]
     return [
         f"{kernel.arch} {kernel.name}: expected at most {limit} {what}, got {got}; "
-        f"find out why, or raise the ceiling: {PLACE}"
+        "find out why, or raise it: `make docs-table ARGS=--raise`"
         for kernel, got, limit, what in rows
         if got > limit
     ]
@@ -181,12 +178,12 @@ def table(kernels: list[Kernel]) -> str:
     return "\n".join(lines)
 
 
-def main(log: str, archs: list[str], ceilings: Mapping[str, Ceiling] = CEILINGS) -> int:
+def main(log: str, archs: list[str], allowed: Mapping[str, Ceiling] = CEILINGS) -> int:
     kernels = parse(Path(log).read_text())
     for kernel, name in zip(kernels, readable([kernel.name for kernel in kernels]), strict=True):
         kernel.name = name
     print(table(kernels))
-    found = problems(kernels, archs) + above_ceilings(kernels, ceilings)
+    found = problems(kernels, archs) + above_ceilings(kernels, allowed)
     for problem in found:
         print(f"ptxas: {problem}", file=sys.stderr)
     entries = sum(kernel.entry for kernel in kernels)

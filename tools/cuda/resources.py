@@ -3,7 +3,9 @@
 docs/resources.json holds, for each kernel family and architecture, the instances, the registers,
 the bytes spilled, the shared memory and the instances that move 16 bytes at once. `--write` takes
 it from a build. `--check` fails where a build of the nvcc recorded there gives something else;
-another nvcc's counts differ without a fault, so then it says that it compared nothing.
+another nvcc's counts differ without a fault, so then it says that it compared nothing. What is
+recorded is what a kernel may take from then on (CEILINGS of ptxas.py): `--write` refuses more
+without `--raise`.
 """
 
 from __future__ import annotations
@@ -17,10 +19,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict
 
-from tools.cuda.ptxas import Kernel, family, parse, readable
+from tools.cuda.ptxas import CEILINGS, RESOURCES, Ceiling, Kernel, ceilings, family, parse, readable
 from tools.cuda.sass import Accesses, by_kernel, disassemble, wide_accesses, wide_instances
 
-RESOURCES = Path(__file__).parents[2] / "docs" / "resources.json"
 REMEDY = "write it with `make docs-table`"
 
 
@@ -127,11 +128,22 @@ def check(built: Resources, path: Path) -> int:
     return 1 if changes else 0
 
 
+def raised(built: Resources, allowed: Mapping[str, Ceiling]) -> list[str]:
+    """The kernels that would take more than their ceilings allow (ptxas.py)."""
+    return [
+        name
+        for name, taken in ceilings(built["kernels"]).items()
+        if (most := allowed.get(name))
+        and (taken.registers > most.registers or taken.shared > most.shared)
+    ]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     action = parser.add_mutually_exclusive_group(required=True)
     action.add_argument("--write", action="store_true")
     action.add_argument("--check", action="store_true")
+    parser.add_argument("--raise", action="store_true", dest="may_raise", help="allow more to any")
     parser.add_argument("log", type=Path, help="ptxas.log of the build")
     parser.add_argument("library", type=Path, help="librevdeq_cuda.so of the same build")
     chosen = parser.parse_args(arguments)
@@ -146,6 +158,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     if chosen.check:
         return check(built, RESOURCES)
+    if (more := raised(built, CEILINGS)) and not chosen.may_raise:
+        remedy = "find out why, or `make docs-table ARGS=--raise`"
+        print(f"resources: above their ceilings: {', '.join(more)}; {remedy}", file=sys.stderr)
+        return 1
     RESOURCES.write_text(as_text(built), encoding="utf-8")
     print(f"written: {RESOURCES.name}, of nvcc {built['nvcc']}")
     return 0
