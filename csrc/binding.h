@@ -6,7 +6,7 @@
 #include <array>
 #include <optional>
 
-#include "arguments.h"
+#include "lists.h"
 
 namespace revdeq {
 
@@ -36,6 +36,12 @@ inline Tensor empty_like(const Tensor& like, ScalarType dtype) {
   TORCH_ERROR_CODE_CHECK(
       torch_call_dispatcher("aten::empty_like", "", stack.data(), TORCH_ABI_VERSION));
   return torch::stable::detail::to<Tensor>(stack[0]);
+}
+
+inline Tensors empty_like(const Tensors& like, ScalarType dtype) {
+  Tensors made;
+  for (const Tensor& t : like) made.push_back(empty_like(t, dtype));
+  return made;
 }
 
 // `f` in the memory order of `state`: itself, or a copy where a layer returned another layout.

@@ -1,5 +1,7 @@
-// States with several leaves: each op takes lists in place of its tensors, checked leaf by leaf.
+// States with several leaves: each op takes lists in place of its tensors. From the tensors of a
+// call, or from its lists, come the checked arguments of one leaf, or of every leaf.
 #pragma once
+#include <array>
 #include <string>
 #include <vector>
 
@@ -9,45 +11,71 @@ namespace revdeq {
 
 using Tensors = std::vector<Tensor>;
 
-// Lists go together leaf by leaf: all are as long as the first.
-inline void check_count(const char* op, const char* name, size_t count, const char* lead,
-                        size_t leaves) {
-  if (count != leaves)
-    refuse(op, name, std::to_string(leaves) + " tensors, one for each leaf of " + lead,
-           std::to_string(count), "give every leaf its own, in the same order");
-}
-
-inline const Tensor* leaf_of(const Tensors* tensors, size_t leaf) {
-  return tensors ? &(*tensors)[leaf] : nullptr;
-}
-
-inline void check_same_device(const char* op, const Argument& a, const Argument& first) {
-  if (a.device != first.device)
-    refuse(op, a.name, device_name(first.device) + ", the device of leaf 0", device_name(a.device),
-           std::string("move it with ") + a.name + ".to(" + device_name(first.device) + ")");
-}
-
-// The checked arguments of every leaf. `make(leaf)` gives those of one; an error says which.
-template <class Make>
-auto checked_leaves(const char* op, const char* lead, size_t count, const Make& make) {
-  if (count == 0)
-    refuse(op, lead, "at least one tensor", "0", "leave out a call that has nothing to do");
-  using Arguments = decltype(make(size_t{0}));
-  std::vector<Arguments> all;
-  all.reserve(count);
-  LeafSpans spans(op);
-  for (size_t leaf = 0; leaf < count; ++leaf) {
-    try {
-      all.push_back(make(leaf));
-      check_same_device(op, all[leaf].lead(), all[0].lead());
-    } catch (const Refusal& refusal) {
-      throw Refusal(op, "leaf " + std::to_string(leaf) + ": " + refusal.reason);
-    }
-    all[leaf].visit(spans);
-    spans.next_leaf();
+// Names the tensors of a call without lists.
+struct OneLeaf {
+  Argument operator()(const char* name, const Tensor& tensor) const { return {name, tensor}; }
+  std::optional<Argument> operator()(const char* name, const std::optional<Tensor>& tensor) const {
+    if (!tensor) return std::nullopt;
+    return std::optional<Argument>(std::in_place, name, *tensor);
   }
-  spans.check();
-  return all;
+};
+
+// Names the tensors of one leaf of a call with lists, which are all as long as the first. What is
+// no list belongs to every leaf.
+struct LeafOfLists : OneLeaf {
+  using OneLeaf::operator();
+  Argument operator()(const char* name, const Tensors& list) const {
+    if (count == 0) refuse(name, "an empty list");
+    if (list.size() != count)
+      refuse(name, "a list of " + std::to_string(list.size()) + ", not " + std::to_string(count));
+    return {name, list[leaf]};
+  }
+  std::optional<Argument> operator()(const char* name, const std::optional<Tensors>& list) const {
+    if (!list) return std::nullopt;
+    return (*this)(name, *list);
+  }
+
+  size_t leaf;
+  size_t count;
+};
+
+// The arguments that `make` names for one leaf, checked with the numbers of the call. `lead` is the
+// first of its tensors.
+template <class Make, class... Numbers>
+auto checked(const char* op, const Tensor&, const Make& make, const Numbers&... numbers) {
+  return refusing(op, [&] {
+    std::array arguments{make(OneLeaf{})};
+    arguments[0].check(numbers...);
+    Spans spans;
+    arguments[0].visit(spans);
+    return arguments;
+  });
+}
+
+// Those of every leaf; a refusal says which. `lead` is the first of the lists.
+template <class Make, class... Numbers>
+auto checked(const char* op, const Tensors& lead, const Make& make, const Numbers&... numbers) {
+  return refusing(op, [&] {
+    std::vector<decltype(make(std::declval<LeafOfLists>()))> all;
+    all.reserve(lead.size());
+    LeafSpans memory;
+    for (size_t leaf = 0; leaf == 0 || leaf < lead.size(); ++leaf) {
+      all.push_back(make(LeafOfLists{{}, leaf, lead.size()}));
+      try {
+        all[leaf].check(numbers...);
+        Spans spans;
+        all[leaf].visit(spans);
+        if (all[leaf].lead().device != all[0].lead().device)
+          refuse(all[leaf].lead().name, "not on the device of leaf 0");
+      } catch (const Refusal& refusal) {
+        throw Refusal{"leaf " + std::to_string(leaf) + ": " + refusal.reason};
+      }
+      all[leaf].visit(memory);
+      memory.next_leaf();
+    }
+    memory.check();
+    return all;
+  });
 }
 
 }  // namespace revdeq

@@ -1,172 +1,189 @@
-// The ops as torch calls them: arguments are checked, then handed to a backend as plain spans of
-// leaves, of which a call without lists has one. A backend is a class of static functions:
+// The ops as torch calls them. Each is a struct with its name, the schema of its arguments, and
+// `run`, of which T is Tensor, or Tensors where the op takes lists of leaves: it has the arguments
+// checked, and hands them to a backend as a span of leaves, of which a call without lists has one.
+// A backend is a class of static functions:
 //
 //   half_step     (Direction, span of HalfStepArguments, beta)
 //   channel_step  (Direction, ChannelArguments)
 //   exact         (Direction, span of ExactArguments, beta, frac_bits, tie)
 //   adjoint       (span of AdjointArguments, AdjointStep)
-//   float_pass    (span of PassArguments<HalfStepArguments>, beta, AdjointStep)
-//   exact_pass    (span of PassArguments<ExactArguments>, beta, frac_bits, tie, AdjointStep)
+//   pass          (span of PassArguments<HalfStepArguments>, AdjointStep, beta)
+//   pass          (span of PassArguments<ExactArguments>, AdjointStep, beta, frac_bits, tie)
 //   residual      (span of ResidualArguments, Tensor of the norms)
 //   quantize      (span of QuantizeArguments, span of the states, frac_bits)
 //   dequantize    (span of DequantizeArguments, span of the numbers, frac_bits, dtype)
+//
+// In-place ops return nothing: one that returned its mutated argument would alias an input, which
+// torch's functionalization does not allow.
 #pragma once
 #include <torch/csrc/stable/library.h>
 
 #include <span>
 
 #include "binding.h"
-#include "lists.h"
-#include "passes.h"
 
 namespace revdeq {
 
-template <class Arguments>
-std::span<const Arguments> one(const Arguments& arguments) {
-  return {&arguments, 1};
-}
+inline std::span<const Tensor> each(const Tensor& tensor) { return {&tensor, 1}; }
+inline std::span<const Tensor> each(const Tensors& tensors) { return tensors; }
 
-template <class Backend>
-struct Ops {
-  using Cast = std::optional<Tensor>;
-  using Casts = std::optional<Tensors>;
-  static constexpr auto kUpdate = Direction::kUpdate, kInvert = Direction::kInvert;
+// ---- float states ----------------------------------------------------------------------------
 
-  // ---- float states
+template <Direction kDirection>
+struct HalfStep {
+  static constexpr const char* kName = kDirection == Direction::kUpdate ? "update_" : "invert_";
+  static constexpr const char* kSchema =
+      "(Tensor(a!) state, Tensor f, float beta, *, Tensor(b!)? cast=None) -> ()";
 
-  template <Direction kDirection>
-  static void half_step(Tensor state, const Tensor f, double beta, Cast cast) {
-    const char* op = kDirection == kUpdate ? "update_" : "invert_";
-    const auto a = checked<HalfStepArguments>(op, "state", state, f, beta, pointer(cast));
-    Backend::half_step(kDirection, one(a), beta);
+  template <class Backend, class T>
+  static void run(T state, const T f, double beta, std::optional<T> cast) {
+    const auto named = [&](const auto& leaf) {
+      return HalfStepArguments{leaf("state", state), leaf("f", f), leaf("cast", cast)};
+    };
+    const auto leaves = checked(kName, state, named, beta);
+    Backend::half_step(kDirection, std::span(leaves), beta);
   }
+};
 
-  template <Direction kDirection>
-  static void half_steps(Tensors state, const Tensors f, double beta, Casts cast) {
-    const char* op = kDirection == kUpdate ? "update_" : "invert_";
-    check_count(op, "f", f.size(), "state", state.size());
-    if (cast) check_count(op, "cast", cast->size(), "state", state.size());
-    const auto a = checked_leaves(op, "state", state.size(), [&](size_t k) {
-      return checked<HalfStepArguments>(op, "state", state[k], f[k], beta,
-                                        leaf_of(pointer(cast), k));
-    });
-    Backend::half_step(kDirection, std::span<const HalfStepArguments>(a), beta);
+template <Direction kDirection>
+struct ChannelStep {
+  static constexpr const char* kName =
+      kDirection == Direction::kUpdate ? "update_.channels" : "invert_.channels";
+  static constexpr const char* kSchema =
+      "(Tensor(a!) state, Tensor f, Tensor beta, *, Tensor(b!)? cast=None) -> ()";
+
+  template <class Backend, class T>
+  static void run(T state, const T f, const T beta, std::optional<T> cast) {
+    const auto named = [&](const auto& leaf) {
+      return ChannelArguments{{leaf("state", state), leaf("f", f), leaf("cast", cast)},
+                              leaf("beta", beta)};
+    };
+    const auto leaves = checked(HalfStep<kDirection>::kName, state, named);
+    Backend::channel_step(kDirection, leaves[0]);
   }
+};
 
-  template <Direction kDirection>
-  static void channel_step(Tensor state, const Tensor f, const Tensor beta, Cast cast) {
-    const char* op = kDirection == kUpdate ? "update_" : "invert_";
-    Backend::channel_step(kDirection, checked<ChannelArguments>(op, state, f, beta, pointer(cast)));
+// ---- exact states ----------------------------------------------------------------------------
+
+struct UpdateExact {
+  static constexpr const char* kName = "update_exact_";
+  static constexpr const char* kSchema =
+      "(Tensor(a!) state, Tensor(b!) digits, Tensor(c!) flag, Tensor f, float beta, "
+      "int frac_bits, int tie, *, Tensor(d!)? cast=None) -> ()";
+
+  template <class Backend, class T>
+  static void run(T state, T digits, Tensor flag, const T f, double beta, int64_t frac_bits,
+                  int64_t tie, std::optional<T> cast) {
+    const auto named = [&](const auto& leaf) {
+      return ExactArguments{leaf("state", state), leaf("digits", digits), leaf("flag", flag),
+                            leaf("f", f), leaf("cast", cast)};
+    };
+    const auto leaves = checked(kName, state, named, beta, frac_bits, tie);
+    Backend::exact(Direction::kUpdate, std::span(leaves), beta, frac_bits, tie);
   }
+};
 
-  // ---- exact states
+struct InvertExact {
+  static constexpr const char* kName = "invert_exact_";
+  static constexpr const char* kSchema =
+      "(Tensor(a!) state, Tensor digits, Tensor f, float beta, int frac_bits, int tie, *, "
+      "Tensor(b!)? cast=None) -> ()";
 
-  static void update_exact(Tensor state, Tensor digits, Tensor flag, const Tensor f, double beta,
-                           int64_t frac_bits, int64_t tie, Cast cast) {
-    const auto a = checked<ExactArguments>("update_exact_", "state", state, digits, &flag, f, beta,
-                                           frac_bits, tie, pointer(cast));
-    Backend::exact(kUpdate, one(a), beta, frac_bits, tie);
+  template <class Backend, class T>
+  static void run(T state, const T digits, const T f, double beta, int64_t frac_bits, int64_t tie,
+                  std::optional<T> cast) {
+    const auto named = [&](const auto& leaf) {
+      return ExactArguments{
+          leaf("state", state), leaf("digits", digits), {}, leaf("f", f), leaf("cast", cast)};
+    };
+    const auto leaves = checked(kName, state, named, beta, frac_bits, tie);
+    Backend::exact(Direction::kInvert, std::span(leaves), beta, frac_bits, tie);
   }
+};
 
-  static void invert_exact(Tensor state, const Tensor digits, const Tensor f, double beta,
-                           int64_t frac_bits, int64_t tie, Cast cast) {
-    const auto a = checked<ExactArguments>("invert_exact_", "state", state, digits, nullptr, f,
-                                           beta, frac_bits, tie, pointer(cast));
-    Backend::exact(kInvert, one(a), beta, frac_bits, tie);
+// ---- the adjoint -----------------------------------------------------------------------------
+
+struct Adjoint {
+  static constexpr const char* kName = "adjoint_";
+  static constexpr const char* kSchema =
+      "(Tensor(a!) grad, Tensor vjp, float scale, float beta, Tensor(b!) seed) -> ()";
+
+  template <class Backend, class T>
+  static void run(T grad, const T vjp, double scale, double beta, T seed) {
+    const auto named = [&](const auto& leaf) {
+      return AdjointArguments{leaf("grad", grad), {}, leaf("vjp", vjp), leaf("seed", seed)};
+    };
+    const auto leaves = checked(kName, grad, named, scale, beta);
+    Backend::adjoint(std::span(leaves), {scale, beta});
   }
+};
 
-  static void update_exacts(Tensors state, Tensors digits, Tensor flag, const Tensors f,
-                            double beta, int64_t frac_bits, int64_t tie, Casts cast) {
-    exacts("update_exact_", kUpdate, state, digits, &flag, f, beta, frac_bits, tie, pointer(cast));
-  }
+// ---- conversions and the residual ------------------------------------------------------------
 
-  static void invert_exacts(Tensors state, const Tensors digits, const Tensors f, double beta,
-                            int64_t frac_bits, int64_t tie, Casts cast) {
-    exacts("invert_exact_", kInvert, state, digits, nullptr, f, beta, frac_bits, tie,
-           pointer(cast));
-  }
+struct Quantize {
+  static constexpr const char* kName = "quantize";
+  static constexpr const char* kSchema =
+      "(Tensor x, int frac_bits, *, Tensor(a!)? flag=None) -> Tensor";
 
-  static void exacts(const char* op, Direction direction, const Tensors& state,
-                     const Tensors& digits, const Tensor* flag, const Tensors& f, double beta,
-                     int64_t frac_bits, int64_t tie, const Tensors* cast) {
-    check_count(op, "digits", digits.size(), "state", state.size());
-    check_count(op, "f", f.size(), "state", state.size());
-    if (cast) check_count(op, "cast", cast->size(), "state", state.size());
-    const auto a = checked_leaves(op, "state", state.size(), [&](size_t k) {
-      return checked<ExactArguments>(op, "state", state[k], digits[k], flag, f[k], beta, frac_bits,
-                                     tie, leaf_of(cast, k));
-    });
-    Backend::exact(direction, std::span<const ExactArguments>(a), beta, frac_bits, tie);
-  }
-
-  // ---- the adjoint
-
-  static void adjoint(Tensor grad, const Tensor vjp, double scale, double beta, Tensor seed) {
-    const auto a = checked<AdjointArguments>("adjoint_", grad, vjp, scale, beta, seed);
-    Backend::adjoint(one(a), {scale, beta});
-  }
-
-  static void adjoints(Tensors grad, const Tensors vjp, double scale, double beta, Tensors seed) {
-    check_count("adjoint_", "vjp", vjp.size(), "grad", grad.size());
-    check_count("adjoint_", "seed", seed.size(), "grad", grad.size());
-    const auto a = checked_leaves("adjoint_", "grad", grad.size(), [&](size_t k) {
-      return checked<AdjointArguments>("adjoint_", grad[k], vjp[k], scale, beta, seed[k]);
-    });
-    Backend::adjoint(std::span<const AdjointArguments>(a), {scale, beta});
-  }
-
-  // ---- conversions and the residual
-
-  static Tensor quantize(const Tensor x, int64_t frac_bits, std::optional<Tensor> flag) {
-    const auto a = checked<QuantizeArguments>("quantize", x, frac_bits, nullptr, pointer(flag));
-    const Tensor state = empty_like(x, ScalarType::Int);
-    Backend::quantize(one(a), one(state), frac_bits);
+  template <class Backend, class T>
+  static T run(const T x, int64_t frac_bits, std::optional<Tensor> flag) {
+    const auto named = [&](const auto& leaf) {
+      return QuantizeArguments{leaf("x", x), {}, leaf("flag", flag)};
+    };
+    const auto leaves = checked(kName, x, named, frac_bits);
+    T state = empty_like(x, ScalarType::Int);
+    Backend::quantize(std::span(leaves), each(state), frac_bits);
     return state;
   }
+};
 
-  static void quantizes(const Tensors x, int64_t frac_bits, Tensors out,
-                        std::optional<Tensor> flag) {
-    check_count("quantize", "out", out.size(), "x", x.size());
-    const auto a = checked_leaves("quantize", "x", x.size(), [&](size_t k) {
-      return checked<QuantizeArguments>("quantize", x[k], frac_bits, &out[k], pointer(flag));
-    });
-    Backend::quantize(std::span<const QuantizeArguments>(a), std::span<const Tensor>(out),
-                      frac_bits);
+// Has no list as its result: torch functionalizes no op that writes and returns one.
+struct QuantizeLists {
+  static constexpr const char* kName = "quantize.list";
+  static constexpr const char* kSchema =
+      "(Tensor[] x, int frac_bits, Tensor(a!)[] out, *, Tensor(b!)? flag=None) -> ()";
+
+  template <class Backend, class>
+  static void run(const Tensors x, int64_t frac_bits, Tensors out, std::optional<Tensor> flag) {
+    const auto named = [&](const auto& leaf) {
+      return QuantizeArguments{leaf("x", x), leaf("out", out), leaf("flag", flag)};
+    };
+    const auto leaves = checked(Quantize::kName, x, named, frac_bits);
+    Backend::quantize(std::span(leaves), each(out), frac_bits);
   }
+};
 
-  static Tensor dequantize(const Tensor state, int64_t frac_bits, ScalarType dtype) {
-    const auto a = checked<DequantizeArguments>("dequantize", state, frac_bits, dtype);
-    const Tensor x = empty_like(state, dtype);
-    Backend::dequantize(one(a), one(x), frac_bits, dtype);
-    return x;
+struct Dequantize {
+  static constexpr const char* kName = "dequantize";
+  static constexpr const char* kSchema =
+      "(Tensor state, int frac_bits, ScalarType dtype) -> Tensor";
+
+  template <class Backend, class T>
+  static T run(const T state, int64_t frac_bits, ScalarType dtype) {
+    const auto named = [&](const auto& leaf) { return DequantizeArguments{leaf("state", state)}; };
+    const auto leaves = checked(kName, state, named, frac_bits, dtype);
+    T numbers = empty_like(state, dtype);
+    Backend::dequantize(std::span(leaves), each(numbers), frac_bits, dtype);
+    return numbers;
   }
+};
 
-  static Tensors dequantizes(const Tensors state, int64_t frac_bits, ScalarType dtype) {
-    const auto a = checked_leaves("dequantize", "state", state.size(), [&](size_t k) {
-      return checked<DequantizeArguments>("dequantize", state[k], frac_bits, dtype);
-    });
-    Tensors x;
-    for (const Tensor& s : state) x.push_back(empty_like(s, dtype));
-    Backend::dequantize(std::span<const DequantizeArguments>(a), std::span<const Tensor>(x),
-                        frac_bits, dtype);
-    return x;
-  }
+struct Residual {
+  static constexpr const char* kName = "residual";
+  static constexpr const char* kSchema = "(Tensor z, Tensor f) -> Tensor";
+  static constexpr const char* kListSchema = "(Tensor[] z, Tensor[] f) -> Tensor";
 
-  static Tensor residual(const Tensor z, const Tensor f) {
-    const auto a = checked<ResidualArguments>("residual", z, f);
-    const Tensor norms = torch::stable::new_empty(z, {2}, ScalarType::Double);
-    Backend::residual(one(a), norms);
-    return norms;
-  }
-
-  static Tensor residuals(const Tensors z, const Tensors f) {
-    check_count("residual", "f", f.size(), "z", z.size());
-    const auto a = checked_leaves("residual", "z", z.size(), [&](size_t k) {
-      return checked<ResidualArguments>("residual", z[k], f[k]);
-    });
-    const int64_t leaves = static_cast<int64_t>(z.size());
-    const Tensor norms = torch::stable::new_empty(z[0], {leaves, 2}, ScalarType::Double);
-    Backend::residual(std::span<const ResidualArguments>(a), norms);
+  template <class Backend, class T>
+  static Tensor run(const T z, const T f) {
+    const auto named = [&](const auto& leaf) {
+      return ResidualArguments{leaf("z", z), leaf("f", f)};
+    };
+    const auto leaves = checked(kName, z, named);
+    const int64_t shape[] = {static_cast<int64_t>(leaves.size()), 2};
+    constexpr size_t kDimensions = std::is_same_v<T, Tensors> ? 2 : 1;
+    const Tensor norms = torch::stable::new_empty(
+        leaves[0].z.tensor, {shape + 2 - kDimensions, kDimensions}, ScalarType::Double);
+    Backend::residual(std::span(leaves), norms);
     return norms;
   }
 };

@@ -30,16 +30,9 @@ inline Span span(const Argument& a, bool written, size_t leaf = 0) {
   return {a.name, begin, end, written, leaf};
 }
 
-[[noreturn]] inline void refuse_overlap(const char* op, const Span& mine,
-                                        const std::string& other) {
-  refuse(op, mine.name, "memory of its own", "memory that overlaps " + other,
-         std::string("pass ") + mine.name + ".clone() or another buffer");
-}
-
 // The arguments of one call, each held against those before it.
 class Spans {
  public:
-  explicit Spans(const char* op) : op_(op) {}
   void written(const Argument& a) { add(span(a, true)); }
   void read(const Argument& a) { add(span(a, false)); }
   void shared(const Argument& a) { written(a); }
@@ -47,11 +40,10 @@ class Spans {
  private:
   void add(const Span& mine) {
     for (size_t i = 0; i < count_; ++i)
-      if (mine.meets(entries_[i])) refuse_overlap(op_, mine, entries_[i].name);
+      if (mine.meets(entries_[i])) refuse(mine.name, std::string("overlaps ") + entries_[i].name);
     entries_[count_++] = mine;
   }
 
-  const char* op_;
   Span entries_[8];
   size_t count_ = 0;
 };
@@ -59,7 +51,6 @@ class Spans {
 // The arguments of every leaf of a list, each held against those of the leaves before.
 class LeafSpans {
  public:
-  explicit LeafSpans(const char* op) : op_(op) {}
   void written(const Argument& a) { spans_.push_back(span(a, true, leaf_)); }
   void read(const Argument& a) { spans_.push_back(span(a, false, leaf_)); }
   void shared(const Argument&) {}  // one for all leaves, and held against each by its own call
@@ -88,15 +79,12 @@ class LeafSpans {
   void refuse_first() const {
     for (size_t i = 0; i < spans_.size(); ++i)
       for (size_t j = 0; j < i; ++j)
-        if (spans_[i].leaf != spans_[j].leaf && spans_[i].meets(spans_[j])) {
-          const std::string op = std::string(op_) + ": leaf " + std::to_string(spans_[i].leaf);
-          refuse_overlap(
-              op.c_str(), spans_[i],
-              std::string(spans_[j].name) + " of leaf " + std::to_string(spans_[j].leaf));
-        }
+        if (spans_[i].leaf != spans_[j].leaf && spans_[i].meets(spans_[j]))
+          refuse("leaf " + std::to_string(spans_[i].leaf) + ": " + spans_[i].name,
+                 std::string("overlaps ") + spans_[j].name + " of leaf " +
+                     std::to_string(spans_[j].leaf));
   }
 
-  const char* op_;
   size_t leaf_ = 0;
   std::vector<Span> spans_;
 };

@@ -1,142 +1,125 @@
-// The passes of a backward step (passes.h) as torch calls them, on one leaf or on lists of leaves.
+// The passes of a backward step (passes.h) as torch calls them.
 #pragma once
 #include "ops.h"
 #include "passes.h"
 
 namespace revdeq {
 
-// The lists of a pass; those that its kind lacks are null.
-struct PassLists {
-  const Tensors& state;
-  const Tensors* digits;
-  const Tensors& f;
-  const Tensors& grad;
-  const Tensors* other;
-  const Tensors& vjp;
-  const Tensors* seed;
-  const Tensors* cast;
+using FloatPassArguments = PassArguments<HalfStepArguments>;
+using ExactPassArguments = PassArguments<ExactArguments>;
 
-  void check_counts(const char* op, Carry carry) const {
-    const auto check = [&](const char* name, const Tensors* tensors) {
-      if (tensors) check_count(op, name, tensors->size(), state_name(carry), state.size());
+// Checks the leaves that `named` names, and runs the pass on them. `numbers` are those of the
+// inverse: beta, and on exact states frac_bits and tie.
+template <class Backend, class T, class Named, class... Numbers>
+void run_pass(const char* op, Pass pass, const T& lead, const Named& named, double next_beta,
+              double beta, const Numbers&... numbers) {
+  const auto leaves = checked(op, lead, named, next_beta, beta, numbers...);
+  constexpr bool kExact = sizeof...(numbers) > 0;
+  Backend::pass(std::span(leaves), adjoint_step(pass, beta, next_beta, kExact), beta, numbers...);
+}
+
+struct InvertZAdjointY {
+  static constexpr const char* kName = "invert_z_adjoint_y_";
+  static constexpr const char* kSchema =
+      "(Tensor(a!) z, Tensor f, float beta, Tensor(b!) grad_y, Tensor vjp, Tensor(c!) seed, *, "
+      "Tensor(d!)? cast=None) -> ()";
+
+  template <class Backend, class T>
+  static void run(T z, const T f, double beta, T grad_y, const T vjp, T seed,
+                  std::optional<T> cast) {
+    const auto named = [&](const auto& leaf) {
+      return FloatPassArguments{{leaf("z", z), leaf("f", f), leaf("cast", cast)},
+                                {leaf("grad_y", grad_y), {}, leaf("vjp", vjp), leaf("seed", seed)}};
     };
-    check("digits", digits);
-    check("f", &f);
-    check(grad_name(carry), &grad);
-    check("grad_y", other);
-    check("vjp", &vjp);
-    check("seed", seed);
-    check("cast", cast);
-  }
-
-  PassTensors leaf(size_t k) const {
-    return {state[k],         leaf_of(digits, k), f[k], grad[k], leaf_of(other, k), vjp[k],
-            leaf_of(seed, k), leaf_of(cast, k)};
+    run_pass<Backend>(kName, Pass::kY, z, named, beta, beta);
   }
 };
 
-template <class Backend>
-struct PassOps {
-  using Cast = std::optional<Tensor>;
-  using Casts = std::optional<Tensors>;
+struct InvertYAdjointZ {
+  static constexpr const char* kName = "invert_y_adjoint_z_";
+  static constexpr const char* kSchema =
+      "(Tensor(a!) y, Tensor f, float beta, Tensor(b!) grad_z, Tensor vjp, float next_beta, "
+      "Tensor(c!) seed, *, Tensor(d!)? cast=None) -> ()";
 
-  // ---- float states
+  template <class Backend, class T>
+  static void run(T y, const T f, double beta, T grad_z, const T vjp, double next_beta, T seed,
+                  std::optional<T> cast) {
+    const auto named = [&](const auto& leaf) {
+      return FloatPassArguments{{leaf("y", y), leaf("f", f), leaf("cast", cast)},
+                                {leaf("grad_z", grad_z), {}, leaf("vjp", vjp), leaf("seed", seed)}};
+    };
+    run_pass<Backend>(kName, Pass::kZ, y, named, next_beta, beta);
+  }
+};
 
-  static void carry_y(Tensor z, const Tensor f, double beta, Tensor grad_y, const Tensor vjp,
-                      Tensor seed, Cast cast) {
-    run<false>(Carry::kY, {z, nullptr, f, grad_y, nullptr, vjp, &seed, pointer(cast)},
-               {beta, beta});
-  }
-  static void carry_z(Tensor y, const Tensor f, double beta, Tensor grad_z, const Tensor vjp,
-                      double next_beta, Tensor seed, Cast cast) {
-    run<false>(Carry::kZ, {y, nullptr, f, grad_z, nullptr, vjp, &seed, pointer(cast)},
-               {beta, next_beta});
-  }
-  static void carry_z0(Tensor y, const Tensor f, double beta, Tensor grad_z, const Tensor grad_y,
-                       const Tensor vjp) {
-    run<false>(Carry::kZ0, {y, nullptr, f, grad_z, &grad_y, vjp, nullptr, nullptr}, {beta, beta});
-  }
+struct InvertYAdjointZ0 {
+  static constexpr const char* kName = "invert_y_adjoint_z0_";
+  static constexpr const char* kSchema =
+      "(Tensor(a!) y, Tensor f, float beta, Tensor(b!) grad_z, Tensor grad_y, Tensor vjp) -> ()";
 
-  static void carry_ys(Tensors z, const Tensors f, double beta, Tensors grad_y, const Tensors vjp,
-                       Tensors seed, Casts cast) {
-    run_all<false>(Carry::kY, {z, nullptr, f, grad_y, nullptr, vjp, &seed, pointer(cast)},
-                   {beta, beta});
+  template <class Backend, class T>
+  static void run(T y, const T f, double beta, T grad_z, const T grad_y, const T vjp) {
+    const auto named = [&](const auto& leaf) {
+      return FloatPassArguments{
+          {leaf("y", y), leaf("f", f), {}},
+          {leaf("grad_z", grad_z), leaf("grad_y", grad_y), leaf("vjp", vjp), {}}};
+    };
+    run_pass<Backend>(kName, Pass::kZ0, y, named, beta, beta);
   }
-  static void carry_zs(Tensors y, const Tensors f, double beta, Tensors grad_z, const Tensors vjp,
-                       double next_beta, Tensors seed, Casts cast) {
-    run_all<false>(Carry::kZ, {y, nullptr, f, grad_z, nullptr, vjp, &seed, pointer(cast)},
-                   {beta, next_beta});
-  }
-  static void carry_z0s(Tensors y, const Tensors f, double beta, Tensors grad_z,
-                        const Tensors grad_y, const Tensors vjp) {
-    run_all<false>(Carry::kZ0, {y, nullptr, f, grad_z, &grad_y, vjp, nullptr, nullptr},
-                   {beta, beta});
-  }
+};
 
-  // ---- exact states
+struct InvertZAdjointYExact {
+  static constexpr const char* kName = "invert_z_adjoint_y_exact_";
+  static constexpr const char* kSchema =
+      "(Tensor(a!) z, Tensor digits, Tensor f, float beta, int frac_bits, int tie, "
+      "Tensor(b!) grad_y, Tensor vjp, Tensor(c!) seed, *, Tensor(d!)? cast=None) -> ()";
 
-  static void carry_y_exact(Tensor z, const Tensor digits, const Tensor f, double beta,
-                            int64_t frac_bits, int64_t tie, Tensor grad_y, const Tensor vjp,
-                            Tensor seed, Cast cast) {
-    run<true>(Carry::kY, {z, &digits, f, grad_y, nullptr, vjp, &seed, pointer(cast)},
-              {beta, beta, frac_bits, tie});
+  template <class Backend, class T>
+  static void run(T z, const T digits, const T f, double beta, int64_t frac_bits, int64_t tie,
+                  T grad_y, const T vjp, T seed, std::optional<T> cast) {
+    const auto named = [&](const auto& leaf) {
+      return ExactPassArguments{
+          {leaf("z", z), leaf("digits", digits), {}, leaf("f", f), leaf("cast", cast)},
+          {leaf("grad_y", grad_y), {}, leaf("vjp", vjp), leaf("seed", seed)}};
+    };
+    run_pass<Backend>(kName, Pass::kY, z, named, beta, beta, frac_bits, tie);
   }
-  static void carry_z_exact(Tensor y, const Tensor digits, const Tensor f, double beta,
-                            int64_t frac_bits, int64_t tie, Tensor grad_z, const Tensor vjp,
-                            double next_beta, Tensor seed, Cast cast) {
-    run<true>(Carry::kZ, {y, &digits, f, grad_z, nullptr, vjp, &seed, pointer(cast)},
-              {beta, next_beta, frac_bits, tie});
-  }
-  static void carry_z0_exact(Tensor y, const Tensor digits, const Tensor f, double beta,
-                             int64_t frac_bits, int64_t tie, Tensor grad_z, const Tensor grad_y,
-                             const Tensor vjp) {
-    run<true>(Carry::kZ0, {y, &digits, f, grad_z, &grad_y, vjp, nullptr, nullptr},
-              {beta, beta, frac_bits, tie});
-  }
+};
 
-  static void carry_ys_exact(Tensors z, const Tensors digits, const Tensors f, double beta,
-                             int64_t frac_bits, int64_t tie, Tensors grad_y, const Tensors vjp,
-                             Tensors seed, Casts cast) {
-    run_all<true>(Carry::kY, {z, &digits, f, grad_y, nullptr, vjp, &seed, pointer(cast)},
-                  {beta, beta, frac_bits, tie});
-  }
-  static void carry_zs_exact(Tensors y, const Tensors digits, const Tensors f, double beta,
-                             int64_t frac_bits, int64_t tie, Tensors grad_z, const Tensors vjp,
-                             double next_beta, Tensors seed, Casts cast) {
-    run_all<true>(Carry::kZ, {y, &digits, f, grad_z, nullptr, vjp, &seed, pointer(cast)},
-                  {beta, next_beta, frac_bits, tie});
-  }
-  static void carry_z0s_exact(Tensors y, const Tensors digits, const Tensors f, double beta,
-                              int64_t frac_bits, int64_t tie, Tensors grad_z, const Tensors grad_y,
-                              const Tensors vjp) {
-    run_all<true>(Carry::kZ0, {y, &digits, f, grad_z, &grad_y, vjp, nullptr, nullptr},
-                  {beta, beta, frac_bits, tie});
-  }
+struct InvertYAdjointZExact {
+  static constexpr const char* kName = "invert_y_adjoint_z_exact_";
+  static constexpr const char* kSchema =
+      "(Tensor(a!) y, Tensor digits, Tensor f, float beta, int frac_bits, int tie, "
+      "Tensor(b!) grad_z, Tensor vjp, float next_beta, Tensor(c!) seed, *, "
+      "Tensor(d!)? cast=None) -> ()";
 
- private:
-  template <bool kExact>
-  static void run(Carry carry, const PassTensors& tensors, const PassNumbers& numbers) {
-    const auto a = checked_pass<kExact>(carry, tensors, numbers);
-    launch<kExact>(carry, one(a), numbers);
+  template <class Backend, class T>
+  static void run(T y, const T digits, const T f, double beta, int64_t frac_bits, int64_t tie,
+                  T grad_z, const T vjp, double next_beta, T seed, std::optional<T> cast) {
+    const auto named = [&](const auto& leaf) {
+      return ExactPassArguments{
+          {leaf("y", y), leaf("digits", digits), {}, leaf("f", f), leaf("cast", cast)},
+          {leaf("grad_z", grad_z), {}, leaf("vjp", vjp), leaf("seed", seed)}};
+    };
+    run_pass<Backend>(kName, Pass::kZ, y, named, next_beta, beta, frac_bits, tie);
   }
+};
 
-  template <bool kExact>
-  static void run_all(Carry carry, const PassLists& lists, const PassNumbers& numbers) {
-    const char* op = pass_name(carry, kExact);
-    lists.check_counts(op, carry);
-    const auto a = checked_leaves(op, state_name(carry), lists.state.size(), [&](size_t k) {
-      return checked_pass<kExact>(carry, lists.leaf(k), numbers);
-    });
-    launch<kExact>(carry, std::span(a), numbers);
-  }
+struct InvertYAdjointZ0Exact {
+  static constexpr const char* kName = "invert_y_adjoint_z0_exact_";
+  static constexpr const char* kSchema =
+      "(Tensor(a!) y, Tensor digits, Tensor f, float beta, int frac_bits, int tie, "
+      "Tensor(b!) grad_z, Tensor grad_y, Tensor vjp) -> ()";
 
-  template <bool kExact, class Leaves>
-  static void launch(Carry carry, const Leaves& leaves, const PassNumbers& n) {
-    const AdjointStep<double> step = adjoint_step(carry, n.beta, n.next_beta, kExact);
-    if constexpr (kExact)
-      Backend::exact_pass(leaves, n.beta, n.frac_bits, n.tie, step);
-    else
-      Backend::float_pass(leaves, n.beta, step);
+  template <class Backend, class T>
+  static void run(T y, const T digits, const T f, double beta, int64_t frac_bits, int64_t tie,
+                  T grad_z, const T grad_y, const T vjp) {
+    const auto named = [&](const auto& leaf) {
+      return ExactPassArguments{
+          {leaf("y", y), leaf("digits", digits), {}, leaf("f", f), {}},
+          {leaf("grad_z", grad_z), leaf("grad_y", grad_y), leaf("vjp", vjp), {}}};
+    };
+    run_pass<Backend>(kName, Pass::kZ0, y, named, beta, beta, frac_bits, tie);
   }
 };
 

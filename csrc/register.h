@@ -1,44 +1,64 @@
-// Every op of a backend under the name that schema.cpp gives it.
+// The list of ops (ops.h, pass_ops.h), from which each has its schema, and its place in a backend.
 #pragma once
+#include <string>
+
 #include "pass_ops.h"
 
 namespace revdeq {
 
+template <class... Op>
+struct OpList {};
+
+// These have an overload on lists of leaves, NAME.list.
+using OpsOnLists =
+    OpList<HalfStep<Direction::kUpdate>, HalfStep<Direction::kInvert>, UpdateExact, InvertExact,
+           Adjoint, Dequantize, Residual, InvertZAdjointY, InvertYAdjointZ, InvertYAdjointZ0,
+           InvertZAdjointYExact, InvertYAdjointZExact, InvertYAdjointZ0Exact>;
+// These are one overload.
+using OneOverload = OpList<ChannelStep<Direction::kUpdate>, ChannelStep<Direction::kInvert>,
+                           Quantize, QuantizeLists>;
+
+inline std::string on_lists(const char* name) { return std::string(name) + ".list"; }
+
+// The schema with lists of leaves for all tensors but the flag, one for all of them.
+template <class Op>
+std::string list_schema() {
+  if constexpr (requires { Op::kListSchema; }) return Op::kListSchema;
+  std::string schema = Op::kSchema;
+  for (size_t at = 0; (at = schema.find("Tensor", at)) != std::string::npos;) {
+    at += std::string("Tensor").size();
+    if (schema[at] == '(') at = schema.find(')', at) + 1;  // Tensor(a!)
+    if (schema.compare(at, 5, " flag") != 0) schema.insert(at, "[]");
+  }
+  return schema;
+}
+
+template <class Library, class... OnLists, class... One>
+void define(Library& m, OpList<OnLists...>, OpList<One...>) {
+  const auto add = [&](std::string name, const std::string& schema) {
+    m.def((name + schema).c_str());
+  };
+  (add(OnLists::kName, OnLists::kSchema), ...);
+  (add(on_lists(OnLists::kName), list_schema<OnLists>()), ...);
+  (add(One::kName, One::kSchema), ...);
+}
+
+template <class Backend, class Library, class... OnLists, class... One>
+void implement(Library& m, OpList<OnLists...>, OpList<One...>) {
+  (m.impl(OnLists::kName, TORCH_BOX((&OnLists::template run<Backend, Tensor>))), ...);
+  (m.impl(on_lists(OnLists::kName).c_str(), TORCH_BOX((&OnLists::template run<Backend, Tensors>))),
+   ...);
+  (m.impl(One::kName, TORCH_BOX((&One::template run<Backend, Tensor>))), ...);
+}
+
+template <class Library>
+void define_ops(Library& m) {
+  define(m, OpsOnLists{}, OneOverload{});
+}
+
 template <class Backend, class Library>
 void register_ops(Library& m) {
-  using O = Ops<Backend>;
-  using P = PassOps<Backend>;
-  constexpr auto kUpdate = Direction::kUpdate, kInvert = Direction::kInvert;
-  m.impl("update_", TORCH_BOX(&O::template half_step<kUpdate>));
-  m.impl("update_.list", TORCH_BOX(&O::template half_steps<kUpdate>));
-  m.impl("update_.channels", TORCH_BOX(&O::template channel_step<kUpdate>));
-  m.impl("invert_", TORCH_BOX(&O::template half_step<kInvert>));
-  m.impl("invert_.list", TORCH_BOX(&O::template half_steps<kInvert>));
-  m.impl("invert_.channels", TORCH_BOX(&O::template channel_step<kInvert>));
-  m.impl("update_exact_", TORCH_BOX(&O::update_exact));
-  m.impl("update_exact_.list", TORCH_BOX(&O::update_exacts));
-  m.impl("invert_exact_", TORCH_BOX(&O::invert_exact));
-  m.impl("invert_exact_.list", TORCH_BOX(&O::invert_exacts));
-  m.impl("adjoint_", TORCH_BOX(&O::adjoint));
-  m.impl("adjoint_.list", TORCH_BOX(&O::adjoints));
-  m.impl("quantize", TORCH_BOX(&O::quantize));
-  m.impl("quantize.list", TORCH_BOX(&O::quantizes));
-  m.impl("dequantize", TORCH_BOX(&O::dequantize));
-  m.impl("dequantize.list", TORCH_BOX(&O::dequantizes));
-  m.impl("residual", TORCH_BOX(&O::residual));
-  m.impl("residual.list", TORCH_BOX(&O::residuals));
-  m.impl("invert_z_adjoint_y_", TORCH_BOX(&P::carry_y));
-  m.impl("invert_z_adjoint_y_.list", TORCH_BOX(&P::carry_ys));
-  m.impl("invert_y_adjoint_z_", TORCH_BOX(&P::carry_z));
-  m.impl("invert_y_adjoint_z_.list", TORCH_BOX(&P::carry_zs));
-  m.impl("invert_y_adjoint_z0_", TORCH_BOX(&P::carry_z0));
-  m.impl("invert_y_adjoint_z0_.list", TORCH_BOX(&P::carry_z0s));
-  m.impl("invert_z_adjoint_y_exact_", TORCH_BOX(&P::carry_y_exact));
-  m.impl("invert_z_adjoint_y_exact_.list", TORCH_BOX(&P::carry_ys_exact));
-  m.impl("invert_y_adjoint_z_exact_", TORCH_BOX(&P::carry_z_exact));
-  m.impl("invert_y_adjoint_z_exact_.list", TORCH_BOX(&P::carry_zs_exact));
-  m.impl("invert_y_adjoint_z0_exact_", TORCH_BOX(&P::carry_z0_exact));
-  m.impl("invert_y_adjoint_z0_exact_.list", TORCH_BOX(&P::carry_z0s_exact));
+  implement<Backend>(m, OpsOnLists{}, OneOverload{});
 }
 
 }  // namespace revdeq

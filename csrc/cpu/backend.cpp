@@ -11,7 +11,6 @@
 #include <cmath>
 
 #include "cpu/work.h"
-#include "pass_ops.h"
 #include "register.h"
 
 namespace revdeq::cpu {
@@ -134,8 +133,8 @@ struct Backend {
                [&](const auto& a) { return AdjointWork(a, step, number_of(a.seed->dtype)); });
   }
 
-  static void float_pass(Leaves<PassArguments<HalfStepArguments>> leaves, double beta,
-                         const AdjointStep<double>& step) {
+  static void pass(Leaves<FloatPassArguments> leaves, const AdjointStep<double>& step,
+                   double beta) {
     const auto inverse = float_step<double>(beta);
     run_leaves(leaves, [&](const auto& a) {
       return PassWork<HalfStepWork>{HalfStepWork(Direction::kInvert, a.invert, inverse),
@@ -143,8 +142,8 @@ struct Backend {
     });
   }
 
-  static void exact_pass(Leaves<PassArguments<ExactArguments>> leaves, double beta,
-                         int64_t frac_bits, int64_t tie, const AdjointStep<double>& step) {
+  static void pass(Leaves<ExactPassArguments> leaves, const AdjointStep<double>& step, double beta,
+                   int64_t frac_bits, int64_t tie) {
     const ExactOp op(Direction::kInvert, beta, frac_bits, tie);
     run_leaves(leaves, [&](const auto& a) {
       return PassWork<ExactWork>{ExactWork(op, a.invert),

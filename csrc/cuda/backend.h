@@ -14,10 +14,9 @@ struct Backend {
   static void exact(Direction direction, Leaves<ExactArguments> leaves, double beta,
                     int64_t frac_bits, int64_t tie);
   static void adjoint(Leaves<AdjointArguments> leaves, const Step& step);
-  static void float_pass(Leaves<PassArguments<HalfStepArguments>> leaves, double beta,
-                         const Step& step);
-  static void exact_pass(Leaves<PassArguments<ExactArguments>> leaves, double beta,
-                         int64_t frac_bits, int64_t tie, const Step& step);
+  static void pass(Leaves<FloatPassArguments> leaves, const Step& step, double beta);
+  static void pass(Leaves<ExactPassArguments> leaves, const Step& step, double beta,
+                   int64_t frac_bits, int64_t tie);
   static void residual(Leaves<ResidualArguments> leaves, const Tensor& result);
   static void quantize(Leaves<QuantizeArguments> leaves, std::span<const Tensor> states,
                        int64_t frac_bits);

@@ -32,57 +32,35 @@ ConvertLeaf<F> convert_leaf(const Argument& from, const Tensor& to, int32_t* fla
 
 void Backend::quantize(Leaves<QuantizeArguments> leaves, std::span<const Tensor> states,
                        int64_t frac_bits) {
-  const Device device(leaves[0].x.tensor);
   const float scale = std::ldexp(1.0f, static_cast<int>(frac_bits));
-  Sources sources;
   const auto dtype = [](const auto& a) { return a.x.dtype; };
   by_dtypes(leaves, dtype, [&](const Alike<QuantizeArguments>& alike) {
     with_half_or_float(number_of(alike[0]->x.dtype), [&](auto x) {
       using F = decltype(x);
-      const auto blocks = [](const QuantizeArguments& a) { return most_blocks(a.x); };
-      in_launches(alike, blocks, [&](size_t begin, size_t end) {
-        Launch<float, ConvertLeaf<F>> p{scale, {}};
-        for (size_t k = begin; k < end; ++k)
-          p.leaves.add(convert_leaf<F, int32_t, F>(alike[k]->x, states[alike[k] - leaves.data()],
-                                                   pointer_to<int32_t>(alike[k]->flag), sources));
-        launch(device, quantize_kernel<F>, p, p.leaves.blocks());
-      });
+      const auto leaf_of = [&](const QuantizeArguments& a, Sources& sources) {
+        return convert_leaf<F, int32_t, F>(a.x, states[&a - leaves.data()],
+                                           pointer_to<int32_t>(a.flag), sources);
+      };
+      launch_leaves(alike, quantize_kernel<F>, scale, leaf_of);
     });
   });
 }
-
-namespace {
-
-template <class F>
-void dequantize_typed(const Device& device, std::span<const DequantizeArguments> leaves,
-                      std::span<const Tensor> numbers, float unscale) {
-  Sources sources;
-  const auto alike_in_all = [](const auto&) { return 0; };
-  by_dtypes(leaves, alike_in_all, [&](const Alike<DequantizeArguments>& alike) {
-    const auto blocks = [](const DequantizeArguments& a) { return most_blocks(a.state); };
-    in_launches(alike, blocks, [&](size_t begin, size_t end) {
-      Launch<float, ConvertLeaf<F>> p{unscale, {}};
-      for (size_t k = begin; k < end; ++k)
-        p.leaves.add(convert_leaf<int32_t, F, F>(alike[k]->state, numbers[alike[k] - leaves.data()],
-                                                 nullptr, sources));
-      launch(device, dequantize_kernel<F>, p, p.leaves.blocks());
-    });
-  });
-}
-
-}  // namespace
 
 void Backend::dequantize(Leaves<DequantizeArguments> leaves, std::span<const Tensor> numbers,
                          int64_t frac_bits, ScalarType dtype) {
-  const Device device(leaves[0].state.tensor);
   const float unscale = std::ldexp(1.0f, -static_cast<int>(frac_bits));
-  if (dtype == ScalarType::Double) {
-    dequantize_typed<double>(device, leaves, numbers, unscale);
-  } else {
-    with_half_or_float(number_of(dtype), [&](auto x) {
-      dequantize_typed<decltype(x)>(device, leaves, numbers, unscale);
-    });
-  }
+  const auto same = [](const auto&) { return 0; };  // all leaves are int32
+  by_dtypes(leaves, same, [&](const Alike<DequantizeArguments>& alike) {
+    const auto run = [&](auto x) {
+      using F = decltype(x);
+      const auto leaf_of = [&](const DequantizeArguments& a, Sources& sources) {
+        return convert_leaf<int32_t, F, F>(a.state, numbers[&a - leaves.data()], nullptr, sources);
+      };
+      launch_leaves(alike, dequantize_kernel<F>, unscale, leaf_of);
+    };
+    if (dtype == ScalarType::Double) return run(double{});
+    with_half_or_float(number_of(dtype), run);
+  });
 }
 
 }  // namespace revdeq::cuda

@@ -18,15 +18,11 @@ __global__ void __launch_bounds__(kThreads, 1)
 
 template <Direction kDirection, class F>
 void exacts(const Alike<ExactArguments>& alike, const ExactOp& op) {
-  const Device device(alike[0]->state.tensor);
-  Sources sources;
-  const auto blocks = [](const ExactArguments& a) { return most_blocks(a.state); };
-  in_launches(alike, blocks, [&](size_t begin, size_t end) {
-    Launch<ExactStep, ExactLeaf<F>> p{op.step, {}};
-    for (size_t k = begin; k < end; ++k) p.leaves.add(exact_leaf<F>(*alike[k], op.digits, sources));
-    op.with_constants([&]<Form kForm, int kDigits>() {
-      launch(device, exact_kernel<kDirection, kForm, kDigits, F>, p, p.leaves.blocks());
-    });
+  const auto leaf_of = [&](const ExactArguments& a, Sources& sources) {
+    return exact_leaf<F>(a, op.digits, sources);
+  };
+  op.with_constants([&]<Form kForm, int kDigits>() {
+    launch_leaves(alike, exact_kernel<kDirection, kForm, kDigits, F>, op.step, leaf_of);
   });
 }
 

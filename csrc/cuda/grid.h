@@ -49,10 +49,10 @@ struct Launch {
 };
 
 // A pass of the backward: the blocks of the inverse come first, then those of the adjoint.
-template <class InvertStep, class InvertLeaf, class CarryStep, class CarryLeaf>
+template <class InvertStep, class InvertLeaf, class GradStep, class GradLeaf>
 struct PassLaunch {
   Launch<InvertStep, InvertLeaf> invert;
-  Launch<CarryStep, CarryLeaf> adjoint;
+  Launch<GradStep, GradLeaf> adjoint;
   uint32_t invert_blocks;
 };
 

@@ -25,26 +25,17 @@ using RealOf = std::conditional_t<std::is_same_v<S, double>, double, float>;
 template <Direction kDirection, class S, class F>
 void half_steps(const Alike<HalfStepArguments>& alike, double beta) {
   using Real = RealOf<S>;
-  const Device device(alike[0]->state.tensor);
-  Sources sources;
-  const auto blocks = [](const HalfStepArguments& a) { return most_blocks(a.state); };
-  in_launches(alike, blocks, [&](size_t begin, size_t end) {
-    Launch<FloatStep<Real>, FloatLeaf<S, F>> p{float_step<Real>(beta), {}};
-    for (size_t k = begin; k < end; ++k) p.leaves.add(float_leaf<S, F>(*alike[k], sources));
-    launch(device, half_step_kernel<kDirection, S, F, Real>, p, p.leaves.blocks());
-  });
+  launch_leaves(alike, half_step_kernel<kDirection, S, F, Real>, float_step<Real>(beta),
+                float_leaf<S, F>);
 }
 
 template <Direction kDirection, class S, class F>
-void channel_step_typed(const ChannelArguments& a) {
+void channel_steps(const ChannelArguments& a) {
   using Real = RealOf<S>;
-  const Device device(a.lead().tensor);
-  Sources sources;
-  Launch<ChannelStep<Real>, FloatLeaf<S, F>> p{
-      {static_cast<const Real*>(a.beta.tensor.const_data_ptr()), a.inner, a.channels, a.stride},
-      {}};
-  p.leaves.add(float_leaf<S, F>(a.step, sources));
-  launch(device, channel_step_kernel<kDirection, S, F, Real>, p, p.leaves.blocks());
+  const ChannelStep<Real> step{static_cast<const Real*>(a.beta.tensor.const_data_ptr()), a.inner,
+                               a.channels, a.stride};
+  launch_leaves(Alike<HalfStepArguments>{&a.step}, channel_step_kernel<kDirection, S, F, Real>,
+                step, float_leaf<S, F>);
 }
 
 }  // namespace
@@ -66,9 +57,9 @@ void Backend::channel_step(Direction direction, const ChannelArguments& a) {
   if (a.lead().numel == 0) return;
   with_float_pair(number_of(a.lead().dtype), number_of(a.step.f.dtype), [&](auto s, auto f) {
     if (direction == Direction::kUpdate)
-      channel_step_typed<Direction::kUpdate, decltype(s), decltype(f)>(a);
+      channel_steps<Direction::kUpdate, decltype(s), decltype(f)>(a);
     else
-      channel_step_typed<Direction::kInvert, decltype(s), decltype(f)>(a);
+      channel_steps<Direction::kInvert, decltype(s), decltype(f)>(a);
   });
 }
 

@@ -1,5 +1,5 @@
-// From the checked arguments of a leaf to what its kernel sees. `sources` keeps copies of f alive
-// until the launch is issued; the allocator then waits for the stream.
+// From the checked arguments of a leaf to what its kernel sees, and the launches. `sources` keeps
+// copies of f alive until the launch is issued; the allocator then waits for the stream.
 #pragma once
 #include "cuda/exact_bodies.h"
 #include "cuda/launch.h"
@@ -57,9 +57,6 @@ AdjointLeaf<G, F> adjoint_leaf(const AdjointArguments& a, Sources& sources) {
   return leaf;
 }
 
-// How many blocks a leaf needs at the most, when it does not allow vectors.
-inline int64_t most_blocks(const Argument& state) { return blocks_of(state.numel); }
-
 template <class Real>
 AdjointStep<Real> adjoint_step_of(const AdjointStep<double>& step) {
   return {static_cast<Real>(step.scale), static_cast<Real>(step.beta),
@@ -94,5 +91,45 @@ struct ExactOp {
     if (!found) throw std::logic_error("no kernel for this form and number of digits");
   }
 };
+
+// ---- launches --------------------------------------------------------------------------------
+
+// How many blocks a leaf needs at the most, when it does not allow vectors.
+inline int64_t most_blocks(const Argument& state) { return blocks_of(state.numel); }
+
+// Launches the kernel on leaves of the same dtypes; `leaf_of(arguments, sources)` is one of them.
+template <class Step, class Leaf, class Arguments, class LeafOf>
+void launch_leaves(const Alike<Arguments>& alike, void (*kernel)(Launch<Step, Leaf>),
+                   const Step& step, const LeafOf& leaf_of) {
+  const Device device(alike[0]->lead().tensor);
+  Sources sources;
+  const auto blocks = [](const Arguments& a) { return most_blocks(a.lead()); };
+  in_launches(alike, blocks, [&](size_t begin, size_t end) {
+    Launch<Step, Leaf> p{step, {}};
+    for (size_t k = begin; k < end; ++k) p.leaves.add(leaf_of(*alike[k], sources));
+    launch(device, kernel, p, p.leaves.blocks());
+  });
+}
+
+// The same for a pass, of which `invert_leaf(arguments, sources)` is a leaf of the inverse.
+template <class Step, class Leaf, class G, class F, class Arguments, class InvertLeaf>
+void launch_passes(const Alike<Arguments>& alike,
+                   void (*kernel)(PassLaunch<Step, Leaf, AdjointStep<G>, AdjointLeaf<G, F>>),
+                   const Step& inverse, const AdjointStep<double>& adjoint,
+                   const InvertLeaf& invert_leaf) {
+  const Device device(alike[0]->lead().tensor);
+  Sources sources;
+  const auto blocks = [](const Arguments& a) { return 2 * most_blocks(a.lead()); };
+  in_launches(alike, blocks, [&](size_t begin, size_t end) {
+    PassLaunch<Step, Leaf, AdjointStep<G>, AdjointLeaf<G, F>> p{
+        {inverse, {}}, {adjoint_step_of<G>(adjoint), {}}, 0};
+    for (size_t k = begin; k < end; ++k) {
+      p.invert.leaves.add(invert_leaf(alike[k]->invert, sources));
+      p.adjoint.leaves.add(adjoint_leaf<G, F>(alike[k]->adjoint, sources));
+    }
+    p.invert_blocks = static_cast<uint32_t>(p.invert.leaves.blocks());
+    launch(device, kernel, p, p.invert_blocks + p.adjoint.leaves.blocks());
+  });
+}
 
 }  // namespace revdeq::cuda

@@ -25,36 +25,11 @@ __global__ void __launch_bounds__(kThreads)
   pass_grid(p, blockIdx.x, threadIdx.x);
 }
 
-template <class G, class F>
-void adjoints(const Alike<AdjointArguments>& alike, const AdjointStep<double>& step) {
-  const Device device(alike[0]->grad.tensor);
-  Sources sources;
-  const auto blocks = [](const AdjointArguments& a) { return most_blocks(a.grad); };
-  in_launches(alike, blocks, [&](size_t begin, size_t end) {
-    Launch<AdjointStep<G>, AdjointLeaf<G, F>> p{adjoint_step_of<G>(step), {}};
-    for (size_t k = begin; k < end; ++k) p.leaves.add(adjoint_leaf<G, F>(*alike[k], sources));
-    launch(device, adjoint_kernel<G, F>, p, p.leaves.blocks());
-  });
-}
-
-using Arguments = PassArguments<HalfStepArguments>;
-
 template <class S, class F>
-void passes(const Alike<Arguments>& alike, double beta, const AdjointStep<double>& step) {
+void passes(const Alike<FloatPassArguments>& alike, double beta, const AdjointStep<double>& step) {
   using Real = std::conditional_t<std::is_same_v<S, double>, double, float>;
   using G = std::conditional_t<std::is_same_v<F, double>, double, float>;
-  const Device device(alike[0]->lead().tensor);
-  Sources sources;
-  const auto blocks = [](const Arguments& a) { return 2 * most_blocks(a.lead()); };
-  in_launches(alike, blocks, [&](size_t begin, size_t end) {
-    FloatPass<S, F, Real, G> p{{float_step<Real>(beta), {}}, {adjoint_step_of<G>(step), {}}, 0};
-    for (size_t k = begin; k < end; ++k) {
-      p.invert.leaves.add(float_leaf<S, F>(alike[k]->invert, sources));
-      p.adjoint.leaves.add(adjoint_leaf<G, F>(alike[k]->adjoint, sources));
-    }
-    p.invert_blocks = static_cast<uint32_t>(p.invert.leaves.blocks());
-    launch(device, pass_kernel<S, F, Real, G>, p, p.invert_blocks + p.adjoint.leaves.blocks());
-  });
+  launch_passes(alike, pass_kernel<S, F, Real, G>, float_step<Real>(beta), step, float_leaf<S, F>);
 }
 
 }  // namespace
@@ -62,18 +37,21 @@ void passes(const Alike<Arguments>& alike, double beta, const AdjointStep<double
 void Backend::adjoint(Leaves<AdjointArguments> leaves, const Step& step) {
   const auto dtypes = [](const auto& a) { return std::pair(a.grad.dtype, a.seed->dtype); };
   by_dtypes(leaves, dtypes, [&](const Alike<AdjointArguments>& alike) {
-    if (alike[0]->grad.dtype == ScalarType::Double) return adjoints<double, double>(alike, step);
-    with_half_or_float(number_of(alike[0]->seed->dtype),
-                       [&](auto f) { adjoints<float, decltype(f)>(alike, step); });
+    const auto run = [&](auto g, auto f) {
+      using G = decltype(g);
+      using F = decltype(f);
+      launch_leaves(alike, adjoint_kernel<G, F>, adjoint_step_of<G>(step), adjoint_leaf<G, F>);
+    };
+    if (alike[0]->grad.dtype == ScalarType::Double) return run(double{}, double{});
+    with_half_or_float(number_of(alike[0]->seed->dtype), [&](auto f) { run(float{}, f); });
   });
 }
 
-void Backend::float_pass(Leaves<PassArguments<HalfStepArguments>> leaves, double beta,
-                         const Step& step) {
+void Backend::pass(Leaves<FloatPassArguments> leaves, const Step& step, double beta) {
   const auto dtypes = [](const auto& a) {
     return std::pair(a.invert.state.dtype, a.invert.f.dtype);
   };
-  by_dtypes(leaves, dtypes, [&](const Alike<Arguments>& alike) {
+  by_dtypes(leaves, dtypes, [&](const Alike<FloatPassArguments>& alike) {
     with_float_pair(number_of(alike[0]->invert.state.dtype), number_of(alike[0]->invert.f.dtype),
                     [&](auto s, auto f) { passes<decltype(s), decltype(f)>(alike, beta, step); });
   });

@@ -1,6 +1,6 @@
 """What is asked of single arguments, and the one form of the message that refuses them.
 
-``csrc/checks.h`` and ``csrc/overlap.h`` ask the same, in the same words and order.
+``csrc/checks.h`` and ``csrc/overlap.h`` ask the same in the same order, and refuse in a few words.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The ops as torch sees them: fake kernels, grad and version bookkeeping, ops of Python backends.
 
-The schemas come from ``csrc/schema.cpp``. What a call from Python does is in ``op.py``; here
+The schemas come from ``csrc/ops.h``. What a call from Python does is in ``op.py``; here
 the same is put one dispatch layer above the kernels (ADInplaceOrView, where torch's own in-place
 ops do it), for callers of ``torch.ops.revdeq``.
 """
@@ -118,7 +118,11 @@ def _guard(op: Op, overload: Any, served: tuple[str, ...]) -> Callable[..., Any]
         if type(lead) in PLAIN:
             backend = served[0] if len(served) == 1 else lead.device.type
             first_use.require(backend, op.label, lead.device, partial(op.run, backend))
-        result = overload.redispatch(keyset & _after_guard, *args, **kw)
+        try:
+            result = overload.redispatch(keyset & _after_guard, *args, **kw)
+        except RuntimeError:
+            _check(op, args, kw)  # a compiled op refuses in few words
+            raise
         values = (args[i] if i < len(args) else kw.get(name) for i, name in written)
         increment_version(list(leaves_of(values)))
         return result
@@ -132,12 +136,17 @@ def _refuse_negation(op: Op) -> Callable[..., Any]:
 
 
 def _refuse(op: Op, args: tuple[Any, ...], kw: dict[str, Any]) -> NoReturn:
-    """Raise what the checks say, as the compiled ops do."""
+    """Raise what the checks say, or that torch has no way to call the op."""
+    _check(op, args, kw)
+    raise RuntimeError(f"{op.name}: torch cannot hand these arguments to a kernel")
+
+
+def _check(op: Op, args: tuple[Any, ...], kw: dict[str, Any]) -> None:
+    """Raise what the checks say, as the error that torch makes of any."""
     try:
         op.check(*args, **kw)
     except (TypeError, ValueError) as error:
         raise RuntimeError(str(error)) from error
-    raise RuntimeError(f"{op.name}: torch cannot hand these arguments to a kernel")
 
 
 def _fake(op: Op) -> Callable[..., Any]:

@@ -1,6 +1,6 @@
 """Argument checks of the ops, for the Python backends, fake tensors and error messages.
 
-``csrc/arguments.h`` checks the same, in the same words and order, for the compiled backends. Each
+``csrc/arguments.h`` checks the same, in the same order, for the compiled backends. Each
 function takes the op's name and its arguments. The adjoint and the passes have theirs in
 ``pass_checks.py``, lists of leaves in ``core/lists.py``.
 """

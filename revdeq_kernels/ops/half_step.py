@@ -1,6 +1,6 @@
 """The public functions of the op layer: half steps, conversions, the residual.
 
-Each stands for ``torch.ops.revdeq.<name>`` (schema in ``csrc/schema.cpp``), or for the same op of a
+Each stands for ``torch.ops.revdeq.<name>`` (schema in ``csrc/ops.h``), or for the same op of a
 Python backend where one was chosen (``core/backends.py``). What autograd, fake tensors and
 torch.compile need beside the kernels is in ``core/op.py`` and ``core/registration.py``. The
 backward pass has its ops in ``passes.py``.

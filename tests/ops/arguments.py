@@ -6,6 +6,7 @@ then lists, or a tensor of betas.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -291,4 +292,19 @@ def refusal(op: str, arguments: dict[str, Any], backend: str, kind: type[Excepti
     with rk.backend(backend), pytest.raises(kind) as caught:
         call(op, arguments)
     assert type(caught.value) is kind
+    return str(caught.value)
+
+
+def assert_compiled_op_refuses(op: str, arguments: dict[str, Any], message: str) -> None:
+    """torch.ops.revdeq says `message`, and the kernel below it names the same op and argument."""
+    with pytest.raises(RuntimeError, match=f"^{re.escape(message)}$"):
+        call(op, arguments, "revdeq")
+    named = message.partition(" expected ")[0]
+    assert refusal_of_kernel(op, arguments).startswith(f"{named} ")
+
+
+def refusal_of_kernel(op: str, arguments: dict[str, Any]) -> str:
+    """What the compiled op says to a caller without Python: no Python check is asked."""
+    with torch._C._AutoDispatchBelowADInplaceOrView(), pytest.raises(Exception) as caught:  # noqa: PT011
+        call(op, arguments, "revdeq")
     return str(caught.value)

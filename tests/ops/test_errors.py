@@ -20,6 +20,7 @@ from tests.ops import bad_input, bad_input_back
 from tests.ops.arguments import (
     OPS,
     Memory,
+    assert_compiled_op_refuses,
     call,
     good_arguments,
     lead_of,
@@ -46,8 +47,7 @@ def test_bad_input_is_refused(op: str, case: bad_input.Case) -> None:
     pattern = ".*".join(re.escape(part) for part in f"{op}: {case.message}".split("..."))
     assert re.fullmatch(pattern, messages[0])
     assert set(messages) == {messages[0]}
-    with pytest.raises(RuntimeError, match=f"^{re.escape(messages[0])}"):
-        call(op, arguments, "revdeq")
+    assert_compiled_op_refuses(op, arguments, messages[0])
     memory.assert_untouched()
 
 
@@ -98,20 +98,23 @@ near = st.floats(-1e-3, 1e-3)
 @example(-math.nan)
 @example(1 - 2.0**-31)
 def test_compiled_and_python_checks_agree_on_beta(beta: float) -> None:
-    """The compiled ops refuse a beta where the Python checks do, in the same words."""
+    """The compiled ops refuse a beta where the Python checks do."""
     for op in ("update_", "update_exact_"):
         digits = torch.zeros(32, dtype=torch.uint8)
         arguments = good_arguments(op, (1,)) | {"beta": beta, "digits": digits}
         if op == "update_":
             del arguments["digits"]
         with rk.backend("reference"):
-            python = error_of(op, arguments, None)
-        assert error_of(op, arguments, "revdeq") == python
+            python = error_of(op, arguments)
+        if python is None:
+            call(op, arguments, "revdeq")
+        else:
+            assert_compiled_op_refuses(op, arguments, python)
 
 
-def error_of(op: str, arguments: dict[str, Any], namespace: str | None) -> str | None:
+def error_of(op: str, arguments: dict[str, Any]) -> str | None:
     try:
-        call(op, arguments, namespace)
-    except (RuntimeError, ValueError) as error:
-        return str(error).splitlines()[0]
+        call(op, arguments)
+    except ValueError as error:
+        return str(error)
     return None

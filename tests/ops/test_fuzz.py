@@ -23,7 +23,7 @@ from torch import Tensor
 import revdeq_kernels as rk
 from revdeq_kernels.core.checks import same_strides
 from tests.conftest import BACKENDS, in_a_thread
-from tests.ops.arguments import NAMESPACES, OPS, WRITTEN, bits, call
+from tests.ops.arguments import NAMESPACES, OPS, WRITTEN, bits, call, refusal_of_kernel
 from tests.ops.fuzz_example import Example, View
 from tests.ops.fuzz_table import DIGITS, ONE, SCALAR, SPECS, Spec
 from tests.ops.fuzzing import examples
@@ -154,6 +154,8 @@ def check(spec: Spec, example: Example, backend: str) -> None:
             assert_same_outcome(spec, example, got, want)
         if got.error is not None:
             assert_untouched(got, memory)
+    if backend == "cpu" and torch_takes(spec, example):
+        assert_kernel_refuses(example, memory, want)
 
 
 def assert_right(spec: Spec, example: Example, memory: list[Tensor], run: Run) -> None:
@@ -215,6 +217,14 @@ def assert_same_refusal(example: Example, got: Run, want: Run) -> None:
             assert str(got.error).startswith(str(want.error)), told
     else:
         assert type(got.error) is type(want.error) and str(got.error) == str(want.error), told
+
+
+def assert_kernel_refuses(example: Example, memory: list[Tensor], want: Run) -> None:
+    """The compiled op by itself refuses what the checks refuse, and names the same argument."""
+    if isinstance(want.error, (TypeError, ValueError)) and not NAMELESS & example.dtypes():
+        arguments = example.build([m.clone() for m in memory])
+        told = in_a_thread(refusal_of_kernel, example.op, arguments)
+        assert told.startswith(str(want.error).partition(" expected ")[0] + " "), told
 
 
 def assert_untouched(run: Run, memory: list[Tensor]) -> None:

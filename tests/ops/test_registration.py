@@ -97,6 +97,21 @@ def test_python_backends_have_the_schemas_of_the_compiled_ops() -> None:
         assert len(schemas) == 1
 
 
+def test_lists_stand_for_all_tensors_but_the_flag() -> None:
+    """The schemas on lists are derived (csrc/register.h), where no other is given."""
+    for op, schema in {
+        "update_.list": "Tensor(a!)[] state, Tensor[] f, float beta, *, "
+        "Tensor(b!)[]? cast=None) -> ()",
+        "update_exact_.list": "Tensor(a!)[] state, Tensor(b!)[] digits, Tensor(c!) flag, "
+        "Tensor[] f, float beta, int frac_bits, int tie, *, Tensor(d!)[]? cast=None) -> ()",
+        "quantize.list": "Tensor[] x, int frac_bits, Tensor(a!)[] out, *, "
+        "Tensor(b!)? flag=None) -> ()",
+        "dequantize.list": "Tensor[] state, int frac_bits, ScalarType dtype) -> Tensor[]",
+        "residual.list": "Tensor[] z, Tensor[] f) -> Tensor",
+    }.items():
+        assert str(overload_of(op)._schema) == f"revdeq::{op}({schema}"
+
+
 # ---- tensors without data --------------------------------------------------------------------
 
 LAYOUTS = {
