@@ -32,7 +32,7 @@ bench: $(STATE)/.built  ## run all benchmarks in minutes; ARGS="--full" in full,
 	$(PY) -m bench $(ARGS)
 
 readme: $(STATE)/.built  ## write the figures in the documents from bench/results/
-	$(PY) -m bench.readme
+	$(PY) -m bench.show.readme
 
 test: $(STATE)/.built  ## run the tests of the default tier, JOBS files at once (default: a core each, up to 4)
 	$(PY) -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
@@ -63,11 +63,11 @@ cuda-report: $(STATE)/.built  ## registers, spills and vector width of the CUDA 
 	$(PY) -m tools.cuda.ptxas $(PTXAS_LOG)
 	$(PY) -m tools.cuda.sass $(CUDA_LIBRARY)
 	$(PY) -m tools.cuda.resources --check $(PTXAS_LOG) $(CUDA_LIBRARY)
-	$(PY) -m bench.readme --check
+	$(PY) -m bench.show.readme --check
 
 docs-table: $(STATE)/.built  ## write docs/resources.json from this build, and the documents' figures
 	$(PY) -m tools.cuda.resources --write $(ARGS) $(PTXAS_LOG) $(CUDA_LIBRARY)
-	$(PY) -m bench.readme
+	$(PY) -m bench.show.readme
 
 triton-aot: $(STATE)/.built  ## compile the Triton kernels for every architecture, without a GPU
 	.ci/triton_aot.sh $(PY)

@@ -1,10 +1,8 @@
 """Benchmarks: `python -m bench` runs them, `bench/README.md` and the pages beside it explain them.
 
-`suite.py` names them all, `session.py` is what a run hands to each: `ceilings.py`, `ops.py`,
-`cell/`, `solver/`. `ops.py` runs the cases of `benchmarks/` by `harness.py`; `case.py` holds what a
-file there hands over. `families.py` says how stored lines are read; `figures.py` draws them,
-`html.py` makes a page of them, `compare.py` holds them to those of an earlier run, and `readme.py`
-writes the tables of the documents.
+`suite.py` names them all. `core/` is what they share: a run, clocks, cases, the ceilings, stored
+lines. `ops/`, `cell/`, `solver/` and `profile/` measure, and `show/` makes tables, figures, the
+page and the documents of what they have stored.
 """
 
 from __future__ import annotations

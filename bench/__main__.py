@@ -14,10 +14,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from bench import compare, families, figures, html, report, suite, timing
+from bench import suite
 from bench.arguments import parse, session
-from bench.drawing import ENDINGS
-from bench.session import Bar, Record, Session
+from bench.core import stored, timing
+from bench.core.session import Bar, Record, Session
+from bench.show import compare, families, figures, html, tables
+from bench.show.drawing import ENDINGS
 from bench.suite import Benchmark
 
 WIDTH = 160
@@ -117,8 +119,8 @@ def show(records: Sequence[Record], title: str, console: Console) -> None:
 
 def _finish(records: Sequence[Record], files: Sequence[Path], out: Path, console: Console) -> None:
     """The machine; the figures and the page, also of the lines that `--append` has kept."""
-    report.print_machine(console, records[0])
-    records = report.read_all([file for file in files if file.exists()])
+    tables.print_machine(console, records[0])
+    records = stored.read_all([file for file in files if file.exists()])
     page = out / "report.html"
     page.write_text(html.page(records), encoding="utf-8")
     drawn = [str(path) for path in figures.draw(records, out) if path.suffix == ENDINGS[0]]

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import torch
 
-from bench import compare, machine, timing
-from bench.session import Session, Tier
+from bench.core import machine, timing
+from bench.core.session import Session, Tier
+from bench.show import compare
 from bench.solver.models import MODELS
 
 OUT = Path(__file__).resolve().parent / "out"

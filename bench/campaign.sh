@@ -225,8 +225,8 @@ stage_profile() {
 
 stage_error() {
   measure error 300 --only solve.error
-  run_step report 60 "$python" -m bench.html "$work/measured" --out "$work/measured/report.html"
-  run_step figures 60 "$python" -m bench.figures "$work/measured" --out "$work/measured"
+  run_step report 60 "$python" -m bench.show.html "$work/measured" --out "$work/measured/report.html"
+  run_step figures 60 "$python" -m bench.show.figures "$work/measured" --out "$work/measured"
   keep
 }
 

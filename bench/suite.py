@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from bench import ceilings, nsight, ops
 from bench.cell import measure as cell_measure
-from bench.session import Bar, Record, Session
-from bench.solver import profiling
+from bench.core import ceilings
+from bench.core.session import Bar, Record, Session
+from bench.ops import run as ops
+from bench.profile import nsight, profiling
 from bench.solver import run as solver
 
 Run = Callable[[Session, Bar], Iterator[Record]]

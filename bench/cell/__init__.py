@@ -1,4 +1,1 @@
-"""The equilibrium cell against its rows: `measure.py` runs the ways to solve it of `methods.py`.
-
-`report.py` prints the stored lines, `figure.py` draws them.
-"""
+"""The equilibrium cell against its rows: `measure.py` runs the ways to solve it of `methods.py`."""

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bench import ceilings, timing
-from bench.case import Kind
-from bench.ceilings import Ceilings
 from bench.cell.methods import ACT, BETA, call_of, refusal, solves
-from bench.session import Bar, Record, Session
+from bench.core import ceilings, timing
+from bench.core.case import Kind
+from bench.core.ceilings import Ceilings
+from bench.core.session import Bar, Record, Session
 from revdeq_kernels import digit_bytes
 
 NAME = "cell"

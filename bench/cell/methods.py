@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import revdeq_kernels as rk
-from bench import providers, timing
-from bench.case import Call
+from bench.core import providers, timing
+from bench.core.case import Call
 from revdeq_kernels.ops.cell import choice as cell_choice
 from torch_revdeq import solve
 

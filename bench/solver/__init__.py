@@ -3,8 +3,6 @@
 `plan.py` says what each benchmark measures, `run.py` is what `python -m bench` calls. `maps.py`
 holds the maps that are solved and `models.py` their tensors; `methods.py` the ways to
 differentiate the solve, `peers.py` those of others, of which `jax_peer.py` runs the JAX library by
-`jax_worker.py`. `measure.py` takes the figures of one of them, `memory.py` counts bytes,
-`fresh.py` does so in another process, and `largest.py` looks for what fits. `report.py` prints the
-stored lines, `figures.py` and `bars.py` draw them. `profiling.py` says where the time of a step
-went: `ranges.py` names what runs, `attribution.py` reads the trace.
+`jax_worker.py`. `measure.py` takes the figures of one of them,
+`fresh.py` counts bytes in another process, and `largest.py` looks for what fits.
 """

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
+from bench.core.memory import peak_bytes
 from bench.solver import models
-from bench.solver.memory import peak_bytes
 from bench.solver.methods import Method, Run
 
 # Seconds for one answer.

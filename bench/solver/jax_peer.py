@@ -20,8 +20,8 @@ import numpy
 import torch
 from torch import Tensor
 
-from bench import timing
-from bench.case import Provider
+from bench.core import timing
+from bench.core.case import Provider
 from bench.solver.methods import Method, Skipped
 from bench.solver.models import Model
 

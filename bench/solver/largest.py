@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from bench import timing
-from bench.session import Record
+from bench.core import timing
+from bench.core.session import Record
 from bench.solver.fresh import Answer, Problem, Processes
 from bench.solver.measure import Point, Settings, blank_record
 from bench.solver.methods import Method, Skipped

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench import ceilings, timing
-from bench.session import Record, Session
+from bench.core import ceilings, timing
+from bench.core.memory import peak_bytes
+from bench.core.session import Record, Session
 from bench.solver import jax_peer, methods, models
 from bench.solver.fresh import Problem, Processes
-from bench.solver.memory import peak_bytes
 from bench.solver.methods import Method, Run, Skipped
 from torch_revdeq import Stats
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from bench.case import Kind
+from bench.core.case import Kind
 from bench.solver.models import Model
 from torch_revdeq import ReconstructionError, RevDEQ, Solution, Stats, graphed
 

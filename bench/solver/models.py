@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from bench.session import Tier
+from bench.core.session import Tier
 from bench.solver.maps import MLP, Block, Language, Tiny, Vision
 
 

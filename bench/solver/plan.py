@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from bench.session import Session, Tier
+from bench.core.session import Session, Tier
 from bench.solver import methods, models, peers
 from bench.solver.measure import Point
 from bench.solver.methods import Method

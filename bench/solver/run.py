@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bench.session import Bar, Record, Session
+from bench.core.session import Bar, Record, Session
 from bench.solver import largest, models, plan
 from bench.solver.fresh import Processes
 from bench.solver.largest import Limits

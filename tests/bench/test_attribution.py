@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bench.solver.attribution import Nodes, parts_of
+from bench.profile.attribution import Nodes, parts_of
 
 NODES = Nodes(solves={"_SolveBackward"}, half_steps={"_StepBackward"})
 ENGINE = "autograd::engine::evaluate_function: "

@@ -14,9 +14,11 @@ import pytest
 import torch
 
 from bench import __main__ as command
-from bench import arguments, gate, harness, ops, providers, timing
-from bench.benchmarks import half_step
-from bench.case import Bind, Call, Case, Plan, Provider, Tensors
+from bench import arguments
+from bench.core import gate, harness, providers, timing
+from bench.core.case import Bind, Call, Case, Plan, Provider, Tensors
+from bench.ops import half_step
+from bench.ops import run as ops
 from tests.bench.test_cases import TINY
 
 
@@ -239,9 +241,9 @@ def test_a_refusal_fails_the_run(
 def test_a_quick_run_takes_the_headlines_or_what_is_named() -> None:
     def benchmarks(*only: str) -> set[str]:
         plan = plan_of("--device", "cpu", "--quick", only=only)
-        return {case.benchmark for _, case in harness.planned_cases(plan)}
+        return {case.benchmark for _, case in ops.planned_cases(plan)}
 
-    assert benchmarks() == {"adjoint", "half_step", "half_step_exact", "passes"}
+    assert benchmarks() == {"adjoint", "half_step", "exact_step", "passes"}
     assert benchmarks("residual.") == {"residual"}
 
 

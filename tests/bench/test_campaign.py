@@ -38,7 +38,10 @@ IN_FULL = "-m bench --device cuda --full --out"
         ("overhead", ["--only solve.overhead", "--only solve.options", "bench/results/"]),
         ("ops", ["--only ops", "bench/results/"]),
         ("profile", ["--only solve.profile", "--only nsight", "bench/results/"]),
-        ("error", ["--only solve.error", "-m bench.html", "-m bench.figures", "bench/results/"]),
+        (
+            "error",
+            ["--only solve.error", "-m bench.show.html", "-m bench.show.figures", "bench/results/"],
+        ),
     ],
 )
 def test_campaign_names_the_steps_of_a_stage(stage: str, steps: list[str]) -> None:

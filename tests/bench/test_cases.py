@@ -8,9 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bench import gate, harness, report
-from bench.benchmarks import lists, residual
-from bench.case import Call, Case, Plan, Provider, Tensors
+from bench.core import gate, harness, labels
+from bench.core.case import Call, Case, Plan, Provider, Tensors
+from bench.ops import lists, residual
+from bench.ops import run as ops
 from revdeq_kernels.core.registration import OPS
 
 TINY = Plan(
@@ -20,7 +21,7 @@ TINY = Plan(
     samples=2,
     sample_seconds=0.001,
 )
-CASES = [case for _, case in harness.planned_cases(TINY)]
+CASES = [case for _, case in ops.planned_cases(TINY)]
 
 
 def case_id(case: Case) -> str:
@@ -37,7 +38,7 @@ def test_bytes_are_the_sizes_of_the_tensors_moved(case: Case) -> None:
         moved.pop(bystander, None)
     for name in ("state", "grad"):
         moved[f"{name} again"] = moved.get(name, 0)
-    if case.benchmark == "quantize":
+    if case.benchmark == "conversion":
         moved["result"] = moved["x"]
     assert case.bytes is not None
     assert case.bytes == sum(moved.values())
@@ -84,7 +85,7 @@ def test_bytes_per_element(op: str, f: str, beta: float | None, expected: float)
     plan = Plan(TINY.device, sizes_mb=(64.0,), threads=(1,))
     found = [
         case.bytes / case.elements
-        for _, case in harness.planned_cases(plan)
+        for _, case in ops.planned_cases(plan)
         if case.bytes is not None
         and (case.op, case.dtype_names.get("f"), case.beta) == (op, f, beta)
     ]
@@ -139,9 +140,9 @@ def test_no_two_cases_have_the_same_labels() -> None:
         next(iter(harness.run_case(TINY, 1.0, unrun(case), {}, on_sample=lambda: None)))
         for case in CASES
     ]
-    shown = [(report.op_label(r), report.types_label(r)) for r in records if r["bytes"] is not None]
+    shown = [(labels.op_label(r), labels.types_label(r)) for r in records if r["bytes"] is not None]
     assert len(set(shown)) == len(shown)
-    assert len(report.groups(records)) == len(records)
+    assert len(labels.groups(records)) == len(records)
 
 
 def unrun(case: Case) -> Case:

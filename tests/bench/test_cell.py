@@ -12,9 +12,9 @@ from torch import Tensor
 import revdeq_kernels as rk
 from bench import __main__ as command
 from bench import arguments
-from bench.ceilings import Ceilings
 from bench.cell import measure as cell
 from bench.cell import methods
+from bench.core.ceilings import Ceilings
 
 FEW = ["--quick", "--only", "cell", "--features", "32", "--depths", "2", "--device", "cpu"]
 EAGERLY = ["--providers", "eager", "solve", "composite"]

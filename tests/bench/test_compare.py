@@ -11,8 +11,10 @@ import pytest
 from rich.console import Console
 
 from bench import __main__ as command
-from bench import arguments, compare, timing
-from bench.session import Record
+from bench import arguments
+from bench.core import timing
+from bench.core.session import Record
+from bench.show import compare
 
 
 def line(seconds: float = 1.0, spread: float = 1.1, **changes: object) -> Record:

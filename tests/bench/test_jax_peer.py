@@ -13,7 +13,7 @@ import torch
 
 from bench import __main__ as command
 from bench import arguments
-from bench.session import Record
+from bench.core.session import Record
 from bench.solver import jax_peer, measure, methods, models, peers
 from bench.solver.methods import Method, Skipped
 from tests.bench.solver_tolerances import gradient_error, path_of, stored_error, walked_error

@@ -9,8 +9,8 @@ from concurrent.futures.process import BrokenProcessPool
 import pytest
 import torch
 
-from bench import timing
-from bench.solver import fresh, largest, memory, methods, models
+from bench.core import memory, timing
+from bench.solver import fresh, largest, methods, models
 from bench.solver.fresh import Problem, Processes
 from bench.solver.largest import Limits, Search
 from bench.solver.measure import Point, Settings

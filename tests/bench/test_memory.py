@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import revdeq_kernels as rk
-from bench.solver import memory
+from bench.core import memory
 
 CPU = torch.device("cpu")
 

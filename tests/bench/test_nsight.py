@@ -9,9 +9,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from bench import arguments, ceilings, html, nsight
-from bench.ceilings import Ceilings
-from bench.session import Bar, Record, Session
+from bench import arguments
+from bench.core import ceilings
+from bench.core.ceilings import Ceilings
+from bench.core.session import Bar, Record, Session
+from bench.profile import nsight
+from bench.show import html, profile_tables
 
 CPU = torch.device("cpu")
 LIMITS = Ceilings(copy=4e12, matmul={"bfloat16": 8e14})
@@ -95,14 +98,14 @@ def run_with(monkeypatch: pytest.MonkeyPatch, code: int, out: str, said: str) ->
 
     monkeypatch.setattr(subprocess, "run", answer)
     lines = [line | asked.facts for line in nsight.run(run, Bar())]
-    assert commands[0][0] == "/usr/bin/ncu" and commands[0][-2:] == ["-m", "bench.nsight"]
+    assert commands[0][0] == "/usr/bin/ncu" and commands[0][-2:] == ["-m", "bench.profile.nsight"]
     return lines
 
 
 def test_a_run_gives_a_line_for_each_kernel_and_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = run_with(monkeypatch, 0, SAMPLE, "")
     assert [line["kernel"] for line in lines] == ["half_step_kernel", "forward_kernel"]
-    (table,) = nsight.tables(lines)
+    (table,) = profile_tables.nsight_tables(lines)
     cells = [list(column.cells) for column in table.columns]
     assert [column[0] for column in cells] == [
         "update_", "fp32, f fp32", "half_step_kernel", "206 us", "200 us", "3900", "81%",

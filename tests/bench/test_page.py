@@ -12,8 +12,10 @@ import pytest
 import torch
 
 from bench import __main__ as command
-from bench import explained, html, inline_svg, machine, nsight, report
 from bench.cell.methods import solves
+from bench.core import machine, stored
+from bench.profile import nsight
+from bench.show import explained, html, inline_svg, tables
 from bench.solver import plan
 from tests import ROOT
 
@@ -55,13 +57,13 @@ class Seen(HTMLParser):
                 self.links.append(value or "")
 
 
-def stored() -> list[dict[str, object]]:
-    return report.read_all([path for path in sorted(RESULTS.glob("cpu/*")) if path.is_dir()])
+def every_line() -> list[dict[str, object]]:
+    return stored.read_all([path for path in sorted(RESULTS.glob("cpu/*")) if path.is_dir()])
 
 
 @pytest.fixture(scope="module")
 def whole() -> str:
-    return html.page(stored())
+    return html.page(every_line())
 
 
 def test_the_page_stands_alone(whole: str) -> None:
@@ -81,11 +83,11 @@ def test_the_page_stands_alone(whole: str) -> None:
 def test_the_page_holds_figures_tables_and_the_machine(whole: str) -> None:
     # Of the ops on two machines; of the cell; four of the solver.
     assert whole.count("<svg ") == 2 + 1 + 4
-    for record in stored():
+    for record in every_line():
         for name in html.FACTS:
             assert record[name] is None or str(record[name]) in whole
-    first = next(r for r in report.read(next(RESULTS.glob("cpu/Intel*/ops.jsonl"))))
-    for cell in report.figures(first)[:4]:
+    first = next(r for r in stored.read(next(RESULTS.glob("cpu/Intel*/ops.jsonl"))))
+    for cell in tables.figures(first)[:4]:
         assert f">{cell}</td>" in whole
     assert "Busy machine:" in whole
     assert "prefers-color-scheme: dark" in whole
@@ -100,10 +102,10 @@ def test_the_figures_have_colours_for_a_dark_ground(whole: str) -> None:
 
 
 def test_a_quiet_machine_is_not_called_busy() -> None:
-    (line,) = report.read(next(RESULTS.glob("cpu/Intel*/ops.jsonl")))[:1]
-    assert line["load_average"] <= report.BUSY
+    (line,) = stored.read(next(RESULTS.glob("cpu/Intel*/ops.jsonl")))[:1]
+    assert line["load_average"] <= stored.BUSY
     assert "Busy machine:" not in html.page([line])
-    assert "Busy machine:" in html.page([line | {"load_average": report.BUSY + 0.1}])
+    assert "Busy machine:" in html.page([line | {"load_average": stored.BUSY + 0.1}])
 
 
 def test_every_fact_is_named() -> None:
@@ -112,8 +114,8 @@ def test_every_fact_is_named() -> None:
 
 
 def test_refusals_and_commands_stand_in_full_and_as_text() -> None:
-    (op,) = report.read(next(RESULTS.glob("cpu/Intel*/ops.jsonl")))[:1]
-    (solve,) = report.read(next(RESULTS.glob("cpu/AMD*/solve.cost.jsonl")))[:1]
+    (op,) = stored.read(next(RESULTS.glob("cpu/Intel*/ops.jsonl")))[:1]
+    (solve,) = stored.read(next(RESULTS.glob("cpu/AMD*/solve.cost.jsonl")))[:1]
     reason = "ValueError: expected <b>1</b> & got 2"
     lines = [
         op | {"refused": reason, "command": "python -m bench --only 'a b'", "commit": "abc"},
@@ -128,7 +130,7 @@ def test_refusals_and_commands_stand_in_full_and_as_text() -> None:
 
 
 def test_who_was_skipped_has_a_reason_and_a_row() -> None:
-    (solve,) = report.read(next(RESULTS.glob("cpu/AMD*/solve.cost.jsonl")))[:1]
+    (solve,) = stored.read(next(RESULTS.glob("cpu/AMD*/solve.cost.jsonl")))[:1]
     absent = dict.fromkeys(("p50_seconds", "p20_seconds", "p80_seconds", "peak_bytes"))
     line = {"provider": "torchdeq IFT", "part": "peers", "skipped": "expected torchdeq <1>"}
     page = html.page([solve | {"part": "peers"}, solve | absent | line])
@@ -143,7 +145,7 @@ def test_who_was_skipped_has_a_reason_and_a_row() -> None:
 )
 @pytest.mark.parametrize("part", ["cost", "peers", "overhead", "largest"])
 def test_who_has_no_figures_has_a_row_that_says_so(part: str, reason: str, word: str) -> None:
-    (solve,) = report.read(next(RESULTS.glob("cpu/AMD*/solve.cost.jsonl")))[:1]
+    (solve,) = stored.read(next(RESULTS.glob("cpu/AMD*/solve.cost.jsonl")))[:1]
     line = solve | {"part": part, "refused": reason, "axis": "N"}
     page = html.page([line])
     assert re.search(rf"<td>lerp loop</td><td[^>]*>{word}</td>", page)
@@ -160,7 +162,7 @@ def test_the_pages_say_what_every_provider_is() -> None:
     known = {method.name for part in plan.PARTS.values() for method in part.methods}
     known |= set(solves(torch.zeros(64, 64))) | {"triton", "gluon", nsight.PROVIDER}
     known |= {"copy_", "matmul float32", "matmul bfloat16"}
-    known |= {str(record["provider"]) for record in stored()}
+    known |= {str(record["provider"]) for record in every_line()}
     known |= {"loop", "_foreach_lerp_", "revdeq cuda", "revdeq triton", "revdeq reference"}
     assert known - texts.keys() == set()
     assert texts["compile"] == "torch.compile of the same function"

@@ -16,9 +16,11 @@ from torch import Tensor, nn
 
 import revdeq_kernels as rk
 from bench import __main__ as command
-from bench import arguments, explained, html
-from bench.solver import methods, models, plan, profiling, ranges
-from bench.solver.attribution import PARTS
+from bench import arguments
+from bench.profile import profiling, ranges
+from bench.profile.attribution import PARTS
+from bench.show import explained, html, profile_tables
+from bench.solver import methods, models, plan
 from bench.solver.measure import Settings
 from bench.solver.methods import Method, Run
 from tests.bench.tiny import TINY
@@ -232,9 +234,9 @@ def test_a_table_of_the_device_stands_beside_that_of_the_host() -> None:
     record = {"op": "mlp", "beta": 0.5, "steps": 8, "provider": "lerp loop", "plain_seconds": 1.0}
     seconds = dict.fromkeys(PARTS, 0.25)
     lines = {"step_seconds": 2.0, "host_seconds": seconds, "device_seconds": seconds}
-    heads = [str(table.columns[0].header) for table in profiling.tables([record | lines])]
+    heads = [str(table.columns[0].header) for table in profile_tables.tables([record | lines])]
     assert heads == ["mlp, beta 0.5, N = 8: host", "mlp, beta 0.5, N = 8: device"]
-    assert len(profiling.tables([record | lines | {"device_seconds": None}])) == 1
+    assert len(profile_tables.tables([record | lines | {"device_seconds": None}])) == 1
 
 
 def test_a_refusal_fails_the_profile(

@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from bench import readme
-from bench.documents import kernels, ops, solver, stored
-from bench.session import Record
+from bench.core import stored
+from bench.core.session import Record
+from bench.show import kernel_tables as kernels
+from bench.show import ops_document as ops
+from bench.show import readme
+from bench.show import solver_document as solver
 from tests import ROOT
 
 
@@ -116,7 +119,7 @@ def test_an_op_without_a_row_is_an_error() -> None:
     with pytest.raises(ValueError, match="forget_") as error:
         kernels.ops(known=known)
     assert str(error.value) == (
-        "op forget_: expected a row, got none; add it to TABLE in bench/documents/kernels.py"
+        "op forget_: expected a row, got none; add it to TABLE in bench/show/kernel_tables.py"
     )
 
 

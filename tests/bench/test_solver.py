@@ -13,9 +13,10 @@ from torch import Tensor
 
 import revdeq_kernels as rk
 from bench import __main__ as command
-from bench import figures
-from bench.session import Record
-from bench.solver import measure, memory, methods, models
+from bench.core import memory
+from bench.core.session import Record
+from bench.show import figures
+from bench.solver import measure, methods, models
 from bench.solver.methods import Method, Run
 from tests.bench.tiny import TINY
 from tests.tolerances import gradient_bound, grid_error

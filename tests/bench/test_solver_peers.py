@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bench import __main__ as command
-from bench.session import Record
+from bench.core.session import Record
 from bench.solver import measure, methods, models, peers
 from bench.solver.methods import Run
 from tests.bench.solver_tolerances import gradient_error, path_of, stored_error, walked_error

@@ -16,8 +16,11 @@ import pytest
 import torch
 
 from bench import __main__ as command
-from bench import arguments, ceilings, families, figures, harness, machine, suite
-from bench.session import Bar, Record, Session
+from bench import arguments, suite
+from bench.core import ceilings, machine
+from bench.core.session import Bar, Record, Session
+from bench.ops import run as ops
+from bench.show import families, figures
 from bench.solver import fresh, measure
 from bench.suite import Benchmark
 from tests import ROOT
@@ -44,7 +47,7 @@ def test_the_list_names_every_benchmark_once(capsys: pytest.CaptureFixture[str])
     names = [line.split()[0] for line in printed]
     assert len(set(names)) == len(names)
     assert {benchmark.name for benchmark in suite.BENCHMARKS} <= set(names)
-    files = {module.__name__.rsplit(".", 1)[1] for module in harness.benchmarks()}
+    files = {module.__name__.rsplit(".", 1)[1] for module in ops.benchmarks()}
     assert files <= set(names)
     assert all(len(line.split(maxsplit=1)) == 2 for line in printed)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.solver.memory import peak_bytes
+from bench.core.memory import peak_bytes
 from torch_revdeq import solve
 
 CPU = torch.device("cpu")

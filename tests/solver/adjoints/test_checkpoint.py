@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from bench.solver.memory import peak_bytes
+from bench.core.memory import peak_bytes
 from torch_revdeq import solve
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.solver.memory import peak_bytes
+from bench.core.memory import peak_bytes
 from tests.solver.cells import CELLS, MLP, cell_and_input
 from tests.tolerances import gradient_bound, reconstruction_bound
 from torch_revdeq import ReconstructionError, solve

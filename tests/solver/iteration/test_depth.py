@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import revdeq_kernels as rk
-from bench.solver.memory import peak_bytes
+from bench.core.memory import peak_bytes
 from tests.solver.cells import CELLS, MLP, cell_and_input
 from tests.tolerances import assert_within, beside_bound
 from torch_revdeq import ReconstructionError, RevDEQ, solve

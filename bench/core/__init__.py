@@ -1,0 +1,1 @@
+"""What every benchmark needs: a run, clocks, cases, the gate, the ceilings, stored lines."""

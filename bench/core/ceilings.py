@@ -1,0 +1,109 @@
+"""What the device can do at best: bytes a second of `copy_`, operations a second of a matmul.
+
+Measured in the run whose figures are held to them, and by the fastest sample: other work makes a
+ceiling lower than it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from bench.core import machine, providers, timing
+from bench.core.case import Call
+from bench.core.session import Bar, Record, Session
+
+NAME = "ceilings"
+COPY = "copy_"
+DTYPES = (torch.float32, torch.bfloat16)
+# Bytes that the copy moves, and the side of the matrices.
+GPU_WORK, CPU_WORK, QUICK_WORK = (2**30, 8192), (2**27, 1024), (2**24, 256)
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """Bytes a second, and by dtype operations a second: multiplying and adding are two."""
+
+    copy: float
+    matmul: dict[str, float]
+
+
+def run(session: Session, bar: Bar) -> Iterator[Record]:
+    """One line for the copy and one for the matmul in each dtype."""
+    session.use_threads()
+    device = session.device
+    moved, side = GPU_WORK if device.type == "cuda" else CPU_WORK
+    if session.tier == "quick":
+        moved, side = QUICK_WORK
+    elif device.type == "cpu":
+        moved = max(moved, 2 * (machine.cache_bytes(device) or 0))
+    bar.total(1 + len(DTYPES))
+    copied = providers.copy_tensors(moved, device)
+    yield _record(session, COPY, providers.bind_copy(copied), size=moved)
+    bar.advance(1)
+    for dtype in DTYPES:
+        a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+        yield _record(session, _matmul(dtype), partial(torch.mm, a, b), operations=2 * side**3)
+        bar.advance(1)
+
+
+def _matmul(dtype: torch.dtype) -> str:
+    return f"matmul {str(dtype).removeprefix('torch.')}"
+
+
+def _record(
+    session: Session, name: str, call: Call, *, size: int | None = None, operations: int = 0
+) -> Record:
+    contender = timing.alone(name, "bound", call)
+    timing.race(
+        [contender],
+        timing.CLOCKS[session.device.type],
+        rounds=session.chosen.samples or 5,
+        minimum=session.sample_seconds,
+    )
+    about: Record = {
+        "benchmark": NAME,
+        "op": name.split(maxsplit=1)[0],
+        "provider": name,
+        "kind": "bound",
+        "bytes": size,
+        "operations": operations or None,
+        "threads": session.threads,
+        "refused": contender.failure,
+    }
+    if contender.failure is not None:
+        return about
+    times = timing.quantiles(contender.samples)
+    seconds = min(contender.samples)
+    return about | {
+        "samples": len(contender.samples),
+        **times,
+        "fastest_seconds": seconds,
+        "gb_per_second": size and size / seconds * 1e-9,
+        "tflop_per_second": operations / seconds * 1e-12 if operations else None,
+    }
+
+
+def of(session: Session) -> Ceilings:
+    """Those of this run, measured where somebody asks first."""
+    if session.ceilings is None:
+        session.ceilings = list(run(session, Bar()))
+    by_name = {record["provider"]: record for record in session.ceilings}
+    return Ceilings(
+        by_name[COPY]["gb_per_second"] * 1e9,
+        {
+            name.removeprefix("matmul "): record["tflop_per_second"] * 1e12
+            for name, record in by_name.items()
+            if name != COPY and not record["refused"]
+        },
+    )
+
+
+def rows(session: Session, bar: Bar) -> Iterator[Record]:
+    """The same lines, as a benchmark of their own."""
+    del bar
+    of(session)
+    yield from session.ceilings or []

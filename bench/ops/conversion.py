@@ -1,0 +1,81 @@
+"""`quantize` and `dequantize`: into fixed point at the start of a solve, out of it at the end.
+
+Both return a new tensor, so on a CPU every provider also pays for the pages of its result.
+Bytes per element: the input is read, the output is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+
+import revdeq_kernels
+from bench.core import providers
+from bench.core.case import Bind, Call, Case, Plan, Provider, Tensors, elements_of
+
+FRAC_BITS = 20
+
+
+def bytes_moved(elements: int, source: torch.dtype, result: torch.dtype) -> int:
+    """Bytes one conversion must move."""
+    return elements * (source.itemsize + result.itemsize)
+
+
+def eager_quantize(x: torch.Tensor, frac_bits: int) -> torch.Tensor:
+    """The conversion as a user writes it, without a care for NaN and range."""
+    return (x * 2.0**frac_bits).round_().to(torch.int32)
+
+
+def eager_dequantize(state: torch.Tensor, frac_bits: int) -> torch.Tensor:
+    """The conversion as a user writes it."""
+    return state.to(torch.float32).mul_(2.0**-frac_bits)
+
+
+EAGER: dict[str, Callable[..., torch.Tensor]] = {
+    "quantize": eager_quantize,
+    "dequantize": eager_dequantize,
+}
+
+
+def make(elements: int, *, op: str, device: torch.device) -> Tensors:
+    """Random floats in [-1, 1), or the fixed-point state made of them."""
+    x = torch.empty(elements, device=device).uniform_(-1, 1)
+    return {"x": x if op == "quantize" else x.mul_(2**FRAC_BITS).round_().to(torch.int32)}
+
+
+def bind_call(function: Callable[..., object]) -> Bind:
+    """Bind `function(x, frac_bits)`."""
+
+    def bind(tensors: Tensors) -> Call:
+        return partial(function, tensors["x"], FRAC_BITS)
+
+    return bind
+
+
+def case_providers(plan: Plan, op: str) -> Iterator[Provider]:
+    """What a user can write, then the backends of the project."""
+    definition = bind_call(getattr(revdeq_kernels, op))
+    compiled = providers.compiled(EAGER[op])
+    yield providers.alternative("eager", bind_call(EAGER[op]), definition)
+    yield providers.alternative("compile", bind_call(compiled), definition)
+    yield from providers.backend_providers(plan, definition)
+
+
+def cases(plan: Plan, size_mb: float) -> Iterator[Case]:
+    """float32 to int32 and back."""
+    elements = elements_of(size_mb, torch.float32)
+    for op in EAGER:
+        source, result = torch.float32, torch.int32
+        if op == "dequantize":
+            source, result = result, source
+        yield Case(
+            benchmark="conversion",
+            op=op,
+            dtypes={"x": source, "result": result},
+            elements=elements,
+            bytes=bytes_moved(elements, source, result),
+            make=partial(make, op=op, device=plan.device),
+            providers=tuple(case_providers(plan, op)),
+        )

@@ -1,0 +1,60 @@
+"""What all figures have in common: how lines look, the machine below them, the files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bench.core import labels as words
+from bench.core import stored
+from bench.core.session import Record
+
+__all__ = ["ENDINGS", "MARKERS", "finish", "plain", "pyplot"]
+
+# Of every figure that a run leaves.
+ENDINGS = (".png", ".svg")
+# Told apart by shape and by line where colours cannot be.
+MARKERS: tuple[dict[str, Any], ...] = (
+    {"color": "#5f5f5f", "marker": "o", "linestyle": "-"},
+    {"color": "#7a6fac", "marker": "s", "linestyle": "-"},
+    {"color": "#0072b2", "marker": "v", "linestyle": "-"},
+    {"color": "#c1272d", "marker": "D", "linestyle": "--"},
+    {"color": "#009e73", "marker": "P", "linestyle": "-."},
+    {"color": "#b07156", "marker": "X", "linestyle": ":"},
+)
+
+
+def plain(axes: Axes) -> None:
+    """A light grid behind the lines, and no frame."""
+    axes.grid(color="#dddddd", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def finish(
+    figure: Figure,
+    handles: Sequence[Any],
+    labels: Sequence[str],
+    records: Sequence[Record],
+    paths: Sequence[Path],
+) -> None:
+    """The legend above, the machine and the versions below; then the files."""
+    columns = min(len(labels), max(1, int(figure.get_figwidth() / 1.7)))
+    figure.legend(handles, labels, loc="outside upper center", ncols=columns, frameon=False)
+    machine, versions = words.heading(records[0]).split("; ", 1)
+    busy = " (busy)" if records[0]["load_average"] > stored.BUSY else ""
+    footer = f"{machine}{busy}\n{versions}"
+    figure.supxlabel(footer, x=0.01, horizontalalignment="left", fontsize=7, color="#555555")
+    for path in paths:
+        figure.savefig(path, dpi=150)
+        figure.set_layout_engine("none")  # where everything stands is known from here on
+    pyplot.close(figure)

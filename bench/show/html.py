@@ -1,0 +1,226 @@
+"""`python -m bench.show.html RESULTS.jsonl... --out report.html`: stored results as one file.
+
+It holds the tables, the figures, the machine, what the providers are, and the commands that make
+the lines again. It reads nothing else when it is looked at, and needs no network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from rich.table import Table
+
+from bench import suite
+from bench.core import stored
+from bench.core.session import Record
+from bench.profile import profiling
+from bench.profile.attribution import PARTS
+from bench.show import explained, families, figures, inline_svg
+from bench.show.families import Family
+
+PAGE = Path(__file__).resolve().parent / "page.html"
+# Facts of a line, and how they are named; `load_average` and `date` differ from run to run.
+FACTS = {
+    "device_name": "machine",
+    "device": "device",
+    "cache_bytes": "last cache, bytes",
+    "python": "python",
+    "torch": "torch",
+    "triton": "triton",
+    "revdeq_kernels": "revdeq-kernels",
+    "commit": "commit",
+}
+
+
+def page(records: Sequence[Record]) -> str:
+    """The whole file."""
+    if not records:
+        raise ValueError("results: expected at least one line, got none; run `python -m bench`")
+    by_family = families.split(records)
+    sections = [
+        ("machine", "The machine", environment(records)),
+        ("refused", "Refused", refused(records)),
+        *(
+            (family.name, family.title, section_of(family, by_family[family.name]))
+            for family in families.FAMILIES
+        ),
+        ("providers", "What the providers are", provider_list(records)),
+        ("again", "How to measure it again", commands(records)),
+    ]
+    shown = [section for section in sections if section[2]]
+    body = "\n".join(
+        f'<section id="{name}">\n<h2>{heading}</h2>\n{content}\n</section>'
+        for name, heading, content in shown
+    )
+    links = " ".join(f'<a href="#{name}">{heading}</a>' for name, heading, _ in shown)
+    light, dark = inline_svg.styles()
+    template = Template(PAGE.read_text(encoding="utf-8"))
+    return template.substitute(
+        title="what was measured", links=links, body=body, light=light, dark=dark
+    )
+
+
+# ---- the machine ------------------------------------------------------------------------------
+
+
+def environment(records: Sequence[Record]) -> str:
+    """One table for each machine and commit, and a mark where the machine had other work."""
+    by_facts: dict[tuple[object, ...], list[Record]] = {}
+    for record in records:
+        by_facts.setdefault(tuple(record[name] for name in FACTS), []).append(record)
+    return "\n".join(_machine(group) for group in by_facts.values())
+
+
+def _machine(records: Sequence[Record]) -> str:
+    rows = [(label, records[0][name]) for name, label in FACTS.items()]
+    threads = {record["threads"] for record in records} - {None}
+    rows.append(("threads", ", ".join(map(str, sorted(threads))) or "of the GPU"))
+    rows.append(("date", _span(record["date"] for record in records)))
+    rows.append(("load average at the start", _span(r["load_average"] for r in records)))
+    texts = [(label, "none" if value is None else str(value)) for label, value in rows]
+    cells = "\n".join(f"<tr><td>{label}</td><td>{escape(text)}</td></tr>" for label, text in texts)
+    table = f'<table class="facts">\n{cells}\n</table>'
+    busy = sum(record["load_average"] > stored.BUSY for record in records)
+    if not busy:
+        return table
+    return (
+        f'{table}\n<p class="busy"><strong>Busy machine:</strong> other work was running when '
+        f"{busy} of these {len(records)} lines were measured (load average above {stored.BUSY} at "
+        "the start of their run).</p>"
+    )
+
+
+def _span(values: Iterable[Any]) -> str:
+    found = sorted(set(values))
+    return str(found[0]) if len(found) == 1 else f"{found[0]} .. {found[-1]}"
+
+
+def refused(records: Sequence[Record]) -> str:
+    """Everyone without figures, and why, in full."""
+    texts = families.refusals(records)
+    return "\n".join(f'<p class="refused">{escape(text)}</p>' for text in texts)
+
+
+# ---- tables and figures -----------------------------------------------------------------------
+
+
+def section_of(family: Family, records: Sequence[Record]) -> str:
+    """How to read its figures; then, by machine, they and the tables; "" without lines."""
+    if not records:
+        return ""
+    parts = []
+    if family.heading is not None:
+        parts.append(details(family.heading, explained.section(family.heading)))
+    for i, (machine, lines) in enumerate(grouped(records, lambda r: r["device_name"]).items()):
+        parts.append(f"<h3>{escape(machine)}</h3>")
+        for figure in figures.FIGURES:
+            if figure.family == family.name:
+                name = f"{figure.name.replace('.', '-')}{i}"
+                parts.append(wide(inline_svg.inline(figure.draw, lines, name, figure.title)))
+        for part, of_part in grouped(lines, lambda record: record.get("part", "")).items():
+            parts += part_of(family, part, of_part)
+    parts += [f"<p>{escape(note)}</p>" for note in family.notes(records)]
+    return "\n".join(part for part in parts if part)
+
+
+def part_of(family: Family, part: str, records: Sequence[Record]) -> list[str]:
+    """The tables of one part below its name."""
+    tables = [wide(table_html(table)) for table in family.tables(records)]
+    about = {b.name: f"{part}: {b.about}" for b in suite.BENCHMARKS}.get(f"solve.{part}", part)
+    head = [f"<h4>{escape(about)}</h4>"] if part and tables else []
+    if part == profiling.PART:
+        head.append(details("What the parts are", meanings("part", PARTS)))
+    return head + tables
+
+
+def grouped(records: Iterable[Record], key: Callable[[Record], str]) -> dict[str, list[Record]]:
+    """Lines by what `key` says of them, in the order in which it says so first."""
+    found: dict[str, list[Record]] = {}
+    for record in records:
+        found.setdefault(key(record), []).append(record)
+    return found
+
+
+def table_html(table: Table) -> str:
+    """A table of the terminal, cell by cell."""
+    sides = [' class="right"' if column.justify == "right" else "" for column in table.columns]
+    heads = zip(sides, table.columns, strict=True)
+    head = "".join(f"<th{side}>{escape(str(column.header))}</th>" for side, column in heads)
+    lines = []
+    cells = zip(*(column.cells for column in table.columns), strict=True)
+    for row, values in zip(table.rows, cells, strict=True):
+        names = [name for name, wanted in (("bold", row.style), ("end", row.end_section)) if wanted]
+        content = "".join(
+            f"<td{side}>{escape(str(value))}</td>"
+            for side, value in zip(sides, values, strict=True)
+        )
+        lines.append(f'<tr class="{" ".join(names)}">{content}</tr>')
+    caption = f"<caption>{escape(str(table.caption))}</caption>" if table.caption else ""
+    body = "\n".join(lines)
+    return f"<table>{caption}\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
+
+
+def wide(content: str) -> str:
+    """A box that scrolls by itself."""
+    return f'<div class="wide">\n{content}\n</div>' if content else ""
+
+
+def details(summary: str, content: str) -> str:
+    """Words that open on demand."""
+    return f"<details><summary>{escape(summary)}</summary>\n{content}</details>"
+
+
+# ---- words ------------------------------------------------------------------------------------
+
+
+def provider_list(records: Sequence[Record]) -> str:
+    """Each provider among the lines, and what it is."""
+    return meanings("provider", dict.fromkeys(record["provider"] for record in records))
+
+
+def meanings(of: str, names: Iterable[str]) -> str:
+    """What names mean."""
+    texts = explained.meanings(of)
+    rows = [
+        f"<dt>{escape(name)}</dt><dd>{texts.get(name, 'No page in bench/ says.')}</dd>"
+        for name in names
+    ]
+    return "<dl>\n" + "\n".join(rows) + "\n</dl>"
+
+
+def commands(records: Sequence[Record]) -> str:
+    """What to type: the stored command lines, by commit."""
+    lines: dict[str, dict[str, None]] = {}
+    for record in records:
+        unknown = "python -m bench   # these lines do not hold the options of their run"
+        lines.setdefault(record["commit"], {})[record.get("command") or unknown] = None
+    parts = []
+    for commit, found in lines.items():
+        name = commit.removesuffix("-modified")
+        note = "   # and files that differed from it" if name != commit else ""
+        parts.append("\n".join([f"git checkout {name}{note}", "make build", *found]))
+    return f"<pre>{escape((chr(10) * 2).join(parts))}</pre>"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the page."""
+    parser = argparse.ArgumentParser(prog="python -m bench.show.html", description=__doc__)
+    parser.add_argument(
+        "results", nargs="+", type=Path, help="files of JSON lines, or their folders"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="the file to write")
+    chosen = parser.parse_args(arguments)
+    records = stored.read_all(chosen.results)
+    chosen.out.write_text(page(records), encoding="utf-8")
+    print(f"written: {chosen.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

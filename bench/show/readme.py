@@ -1,0 +1,104 @@
+"""`python -m bench.show.readme`: the figures in the documents, written from what is stored.
+
+And the table of the options of ``solve``, from the one that the solver reads them by.
+
+Each stands between `<!-- figures:begin NAME -->` and `<!-- figures:end -->`. `--check` writes
+nothing, and fails where a document says something else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from bench.core import machine
+from bench.show import kernel_tables as kernels
+from bench.show import ops_document as ops
+from bench.show import solver_document as solver
+from torch_revdeq.options.table import reference
+
+DOCUMENTS = (
+    "README.md",
+    "bench/README.md",
+    "bench/ops.md",
+    "bench/cell.md",
+    "bench/solver.md",
+    "bench/solver-figures.md",
+    "docs/kernels.md",
+    "docs/api/solver.md",
+)
+FIGURES: dict[str, Callable[[], str]] = {
+    "ops.half_steps": ops.half_steps,
+    "ops.summary": ops.summary,
+    "solver.headline": solver.headline,
+    "solver.cost": solver.cost,
+    "solver.paper_blocks": solver.paper_blocks,
+    "solver.options": solver.options,
+    "solver.peers": solver.peers,
+    "solver.largest": solver.largest,
+    "solver.overhead": solver.overhead,
+    "solver.profile": solver.profile,
+    "cell": solver.cell,
+    "kernels.ops": kernels.ops,
+    "options": reference,
+    "kernels.compiled": kernels.compiled,
+    "kernels.cpu": partial(kernels.shares, "cpu"),
+    "kernels.cuda": partial(kernels.shares, "cuda"),
+}
+BEGIN, END = "<!-- figures:begin {} -->", "<!-- figures:end -->"
+MARKED = re.compile(r"<!-- figures:begin (\S+) -->.*?<!-- figures:end -->", re.DOTALL)
+REMEDY = "write it with `make readme`"
+
+
+def filled(text: str, name: str, known: Mapping[str, Callable[[], str]] = FIGURES) -> str:
+    """The document `name` with its figures; ValueError where its markers are not in order.
+
+    A sentence stands within its line; a table, on lines of its own.
+    """
+    if len(MARKED.findall(text)) != text.count("<!-- figures:begin"):
+        raise ValueError(f"{name}: expected `{END}` after every beginning, and got another one")
+    if text.count("<!-- figures:begin") != text.count(END):
+        raise ValueError(f"{name}: expected `{BEGIN.format('NAME')}` before every `{END}`")
+
+    def figure(found: re.Match[str]) -> str:
+        if found[1] not in known:
+            raise ValueError(
+                f"{name}: expected one of {', '.join(known)}, got figures {found[1]!r}"
+            )
+        content = known[found[1]]()
+        space = "\n" if "\n" in content or found[0].count("\n") else ""
+        return f"{BEGIN.format(found[1])}{space}{content}{space}{END}"
+
+    return MARKED.sub(figure, text)
+
+
+def main(arguments: Sequence[str] | None = None, root: Path = machine.ROOT) -> int:
+    """Write the documents, or say how they differ; 1 where one does."""
+    parser = argparse.ArgumentParser(prog="python -m bench.show.readme", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing, fail on a difference")
+    chosen = parser.parse_args(arguments)
+    status = 0
+    for name in DOCUMENTS:
+        path = root / name
+        before = path.read_text(encoding="utf-8")
+        after = filled(before, name)
+        if before == after:
+            continue
+        if chosen.check:
+            status = 1
+            lines = (before.splitlines(keepends=True), after.splitlines(keepends=True))
+            sys.stderr.writelines(difflib.unified_diff(*lines, name, f"{name} from the results"))
+            print(f"{name}: what is stored gives another text: {REMEDY}", file=sys.stderr)
+        else:
+            path.write_text(after, encoding="utf-8")
+            print(f"written: {name}")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
