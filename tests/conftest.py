@@ -23,6 +23,11 @@ from hypothesis import settings
 
 import revdeq_kernels as rk
 
+if "triton" in rk.available_backends("cpu"):
+    from tests import interpreter
+
+    interpreter.remember()
+
 # No deadline: the first example of a kernel compiles or interprets it.
 settings.register_profile("default", deadline=None, max_examples=50)
 settings.load_profile("default")
