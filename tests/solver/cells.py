@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,6 +21,44 @@ class MLP(nn.Module):
     def forward(self, z: Tensor, x: Tensor | None = None) -> Tensor:
         h = torch.tanh(self.a(self.drop(z)))
         return torch.tanh(self.b(h) if x is None else self.b(h) + x)
+
+
+class TwoMaps(nn.Module):
+    """A linear map of the state and one of the input."""
+
+    def __init__(self, d: int = 16, *, dtype: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.of_z, self.of_x = (nn.Linear(d, d, dtype=dtype) for _ in range(2))
+
+    def forward(self, z: Tensor, x: Tensor) -> Any:
+        return torch.tanh(self.of_z(z) + self.of_x(x))
+
+
+class Normed(MLP):
+    """An MLP whose BatchNorm counts what it sees."""
+
+    def __init__(self, d: int = 16, *, dtype: torch.dtype | None = None) -> None:
+        super().__init__(d, dtype=dtype)
+        self.norm = nn.BatchNorm1d(d, dtype=dtype)
+
+    def forward(self, z: Tensor, x: Tensor | None = None) -> Tensor:
+        return self.norm(super().forward(z, x))
+
+
+class Energy(nn.Module):
+    """A step down an energy: f is itself a gradient."""
+
+    def __init__(self, d: int = 16, *, dtype: torch.dtype | None = None) -> None:
+        super().__init__()
+        maps = (nn.Linear(d, 8, dtype=dtype), nn.Linear(8, 1, dtype=dtype))
+        self.e = nn.Sequential(maps[0], nn.Softplus(), maps[1])
+
+    def forward(self, z: Tensor, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            if not z.requires_grad:
+                z = z.detach().requires_grad_()
+            (slope,) = torch.autograd.grad(self.e(z + x).sum(), z, create_graph=True)
+        return torch.tanh(z - slope)
 
 
 class Block(nn.Module):

@@ -1,13 +1,14 @@
-"""What the tests of the solver under autograd share: two ways to solve, and their comparison."""
+"""What the tests of the solver share: ways to solve, the steps themselves, comparisons of bits."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from torch_revdeq import solve
 
@@ -26,6 +27,36 @@ def run(adjoint: str, **options: object) -> Solver:
 
 REVERSIBLE = [pytest.param(run(adjoint), id=adjoint) for adjoint in ("reversible", "hooks")]
 defined = run("backprop")
+
+
+def loop(
+    f: Callable[..., Any], z0: Any, *args: Any, steps: int = STEPS, beta: float = 0.5
+) -> tuple[Any, Any]:
+    """z and y after these steps, by autograd alone: the definition."""
+    y = z = z0
+    for _ in range(steps):
+        y = (1 - beta) * y + beta * f(z, *args)
+        z = (1 - beta) * z + beta * f(y, *args)
+    return z, y
+
+
+def found_by(run: Callable[[Any], Any], *adjoints: Any) -> list[list[Any]]:
+    """What `run` finds with each of the adjoints, from the same random numbers, as leaves."""
+    found = []
+    for adjoint in adjoints:
+        torch.manual_seed(0)
+        found.append(pytree.tree_leaves(run(adjoint)))
+    return found
+
+
+def assert_alike(run: Callable[[Any], Any], *adjoints: Any) -> None:
+    """`run` finds the same, bit for bit, with each of the adjoints and where all is stored."""
+    *others, want = found_by(run, *adjoints, "backprop")
+    assert want
+    for adjoint, got in zip(adjoints, others, strict=True):
+        for i, (a, b) in enumerate(zip(got, want, strict=True)):
+            same = torch.equal(a, b) if isinstance(b, Tensor) else a == b
+            assert same, (adjoint, i, a, b)
 
 
 def inputs(*shape: int) -> Tensor:

@@ -128,19 +128,3 @@ def test_no_graph_outlives_the_backward_pass() -> None:
     assert any(ref() is not None for ref in seen)
     z.sum().backward()
     assert all(ref() is None for ref in seen)
-
-
-@pytest.mark.parametrize(
-    ("message", "options"),
-    [
-        ("store_last: expected 'auto' or an integer", {"store_last": -1}),
-        ("store_last: expected 'auto' or an integer", {"store_last": True}),
-        ("store_last: expected 0 with adjoint='hooks'", {"store_last": 1, "adjoint": "hooks"}),
-        ("memory_budget: expected bytes with store_last='auto'", {"store_last": "auto"}),
-        ("memory_budget: expected bytes with store_last='auto'", {"memory_budget": 5}),
-        ("memory_budget: expected an integer", {"store_last": "auto", "memory_budget": 0.5}),
-    ],
-)
-def test_errors(message: str, options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=message):
-        solve(lambda z: 0.5 * z, torch.zeros(3), **options)

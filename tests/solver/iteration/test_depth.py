@@ -164,24 +164,3 @@ def test_a_depth_drawn_for_every_call() -> None:
         assert layer.stats is not None and layer.stats.reconstruction_error == 0.0
         depths.add(layer.stats.steps)
     assert len(depths) > 2 and depths <= {1, 2, 3, 4, 5}
-
-
-# ---- errors ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("message", "options"),
-    [
-        ("save_at: expected integers of 1 to max_steps=8, got 9", {"save_at": [1, 9]}),
-        ("save_at: expected integers", {"save_at": [0]}),
-        ("save_at: expected integers", {"save_at": [True]}),
-        ("save_at: expected each step once", {"save_at": [1, 1]}),
-        ("save_at: expected without a tol", {"save_at": [1], "tol": 1e-3}),
-        ("backward_steps: expected None or an integer of at least 1", {"backward_steps": 0}),
-        ("backward_steps: expected without a tol", {"backward_steps": 1, "tol": 1e-3}),
-        ("max_steps: expected an integer", {"max_steps": lambda: 0}),
-    ],
-)
-def test_errors(message: str, options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=message):
-        solve(lambda z: 0.5 * z, torch.zeros(3), **options)

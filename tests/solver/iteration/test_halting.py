@@ -228,28 +228,6 @@ def test_a_layer() -> None:
     assert "per_sample=True" in repr(layer)
 
 
-@pytest.mark.parametrize(
-    ("message", "z0", "options"),
-    [
-        ("per_sample: expected with a tol.*pass the residual", torch.zeros(3), {"tol": None}),
-        (r"per_sample: expected leaves .* got shapes \(\); put", torch.zeros(()), {}),
-        (
-            r"per_sample: .* got shapes \(3, 2\), \(2, 3\)",
-            [torch.zeros(3, 2), torch.zeros(2, 3)],
-            {},
-        ),
-        ("per_sample: .*batch first", [torch.zeros(3, 2), torch.zeros(())], {}),
-        ("check_every: expected", torch.zeros(3), {"check_every": 0}),
-        ("save_at: expected without a tol", torch.zeros(3), {"save_at": [1]}),
-        ("backward_steps: expected without a tol", torch.zeros(3), {"backward_steps": 1}),
-    ],
-)
-def test_errors(message: str, z0: Any, options: dict[str, Any]) -> None:
-    for grad in (True, False):
-        with torch.set_grad_enabled(grad), pytest.raises(ValueError, match=message):
-            solve(lambda z: z, z0, **{"tol": 1e-3, "per_sample": True, **options})
-
-
 def test_a_transform_is_refused() -> None:
     def loss(z0: Tensor) -> Tensor:
         options: dict[str, Any] = {"tol": 1e-3, "per_sample": True, "adjoint": "backprop"}

@@ -219,16 +219,27 @@ def test_one_op_halts_rows_of_any_number_of_dimensions(state: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("z0", "message"),
+    ("dims", "z0", "message"),
     [
-        (torch.zeros(3), r"one size in each of the first 2 dimensions, .* got shapes \(3,\); put"),
-        ([torch.zeros(3, 2), torch.zeros(3, 4)], r"got shapes \(3, 2\), \(3, 4\)"),
-        ([torch.zeros(3, 2, 5), torch.zeros(3)], r"got shapes \(3, 2, 5\), \(3,\)"),
+        (True, torch.zeros(()), r"got shapes \(\); put"),
+        (True, [torch.zeros(3, 2), torch.zeros(2, 3)], r"got shapes \(3, 2\), \(2, 3\)"),
+        (True, [torch.zeros(3, 2), torch.zeros(())], "batch first"),
+        (
+            2,
+            torch.zeros(3),
+            r"in each of the first 2 dimensions, .* got shapes \(3,\); put",
+        ),
+        (2, [torch.zeros(3, 2), torch.zeros(3, 4)], r"got shapes \(3, 2\), \(3, 4\)"),
+        (2, [torch.zeros(3, 2, 5), torch.zeros(3)], r"got shapes \(3, 2, 5\), \(3,\)"),
     ],
 )
-def test_errors(z0: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=f"per_sample: expected leaves of z0 .*{message}"):
-        solve(lambda z: z, z0, tol=TOL, per_sample=2)
+def test_errors(dims: Any, z0: Any, message: str) -> None:
+    for grad in (True, False):
+        with (
+            torch.set_grad_enabled(grad),
+            pytest.raises(ValueError, match=f"per_sample: expected leaves .*{message}"),
+        ):
+            solve(lambda z: z, z0, tol=TOL, per_sample=dims)
 
 
 @pytest.mark.parametrize("shape", [(0, 3, 2), (3, 0, 2), (3, 2, 0), (3, 2)], ids=str)
