@@ -50,7 +50,7 @@ class Energy(nn.Module):
 
     def __init__(self, d: int = 16, *, dtype: torch.dtype | None = None) -> None:
         super().__init__()
-        maps = (nn.Linear(d, 8, dtype=dtype), nn.Linear(8, 1, dtype=dtype))
+        maps = (nn.Linear(d, 8, dtype=dtype), nn.Linear(8, 1, bias=False, dtype=dtype))
         self.e = nn.Sequential(maps[0], nn.Softplus(), maps[1])
 
     def forward(self, z: Tensor, x: Tensor) -> Tensor:
@@ -96,9 +96,9 @@ class Conv(nn.Module):
 class Tied(nn.Module):
     """One weight used three times, and the input twice."""
 
-    def __init__(self, d: int = 16) -> None:
+    def __init__(self, d: int = 16, *, dtype: torch.dtype | None = None) -> None:
         super().__init__()
-        self.w = nn.Linear(d, d)
+        self.w = nn.Linear(d, d, dtype=dtype)
 
     def forward(self, z: Tensor, x: Tensor | None = None) -> Tensor:
         h = torch.tanh(self.w(z))

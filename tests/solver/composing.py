@@ -12,7 +12,8 @@ from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.solver.cells import MLP
+from tests.solver.cells import MLP, Energy, Normed
+from tests.solver.solving import loop
 from torch_revdeq import RevDEQ, solve
 
 F32, F64 = torch.float32, torch.float64
@@ -31,91 +32,62 @@ def feature(name: str) -> Callable[[Feature], Feature]:
     return note
 
 
+def leaf(*shape: int, dtype: torch.dtype = F64) -> Tensor:
+    return torch.randn(shape, dtype=dtype, requires_grad=True)
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """Of real numbers, and dense."""
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor.to_dense()
+
+
+def differentiated(outputs: list[Tensor], *wrt: Any) -> list[Tensor]:
+    """The outputs, and the gradients of a loss of them all."""
+    tensors = [t for t in pytree.tree_leaves(wrt) if isinstance(t, Tensor) and t.requires_grad]
+    losses = torch.stack([t.double().square().sum() for t in outputs])
+    return [*outputs, *map(plain, torch.autograd.grad(losses.sum(), tensors))]
+
+
+def solved(adjoint: str, f: Callable[..., Any], x: Tensor, *args: Any, **options: Any) -> Any:
+    options = {"max_steps": 2, "beta": 0.4, "state": F64, "adjoint": adjoint, **options}
+    return solve(f, options.pop("z0", torch.zeros_like(x)), x, *args, **options)
+
+
 def found(
     adjoint: str,
     f: Callable[..., Any] | None = None,
-    *,
+    *args: Any,
     dtype: torch.dtype = F64,
     wrt: tuple[Tensor, ...] = (),
-    z0: Callable[[Tensor], Any] | None = None,
     **options: Any,
 ) -> list[Tensor]:
-    """z, y, all gradients and the saved states of a solve of f, by default of an MLP."""
-    f = MLP(dtype=dtype) if f is None else f
-    x = torch.randn(6, 16, dtype=dtype, requires_grad=True)
-    start = torch.zeros_like(x) if z0 is None else z0(x)
-    options = {"max_steps": 2, "beta": 0.4, "state": dtype, "adjoint": adjoint, **options}
-    solution = solve(f, start, x, **options)
-    outputs = pytree.tree_leaves([solution.z, solution.y, *solution.saved])
-    parameters = f.parameters() if isinstance(f, nn.Module) else ()
-    tensors = [x, *wrt, *(p for p in parameters if p.requires_grad)]
-    losses = torch.stack([t.double().square().sum() for t in outputs])
-    return [*outputs, *torch.autograd.grad(losses.sum(), tensors)]
+    """z, y, what was saved, aux and all gradients of a solve of f, by default of an MLP."""
+    f, x = MLP(dtype=dtype) if f is None else f, leaf(6, 16, dtype=dtype)
+    solution = solved(adjoint, f, x, *args, **{"state": dtype, **options})
+    ends = (solution.z, solution.y, solution.saved, solution.aux)
+    outputs = [t for t in pytree.tree_leaves(ends) if t is not None]
+    parameters = list(f.parameters()) if isinstance(f, nn.Module) else []
+    given = [options.get("y0"), options.get("beta"), args, wrt, parameters]
+    return differentiated(outputs, x, given)
+
+
+def of(make: Callable[[], Callable[..., Any]] = lambda: MLP(dtype=F64), **options: Any) -> Feature:
+    return lambda adjoint: found(adjoint, make(), **options)
+
+
+# ---- states and options --------------------------------------------------------------------------
 
 
 def of_state(state: Any, dtype: torch.dtype) -> Feature:
     return lambda adjoint: found(adjoint, dtype=dtype, state=state)
 
 
-FEATURES |= {
-    "exact state": of_state("exact", F32),
-    "float32 state": of_state(F32, F32),
-    "float64 state": of_state(F64, F64),
-    "bfloat16 state": of_state(torch.bfloat16, torch.bfloat16),
-}
-
-
-def of_options(**options: Any) -> Feature:
-    return lambda adjoint: found(adjoint, **options)
-
-
-FEATURES |= {
-    "beta for each step": of_options(beta=[0.3, 0.5]),
-    "random depth": of_options(max_steps=lambda: int(torch.randint(2, 4, ()))),
-    "tol": of_options(tol=0.3, max_steps=4),
-    "per_sample": of_options(tol=0.3, per_sample=True, max_steps=4),
-    "per_sample=2": of_options(tol=0.3, per_sample=2, max_steps=4),
-    "residual_mask": of_options(tol=0.3, residual_mask=torch.arange(6) < 4, max_steps=4),
-    "save_at": of_options(save_at=[1, 2]),
-    "backward_steps": of_options(backward_steps=1),
-    "store_last": of_options(store_last=1),
-}
-
-
-@feature("y0")
-def _y0(adjoint: str) -> list[Tensor]:
-    y0 = torch.randn(6, 16, dtype=F64, requires_grad=True)
-    return found(adjoint, y0=y0, wrt=(y0,))
-
-
-@feature("pytree as state")
-def _pytree(adjoint: str) -> list[Tensor]:
-    w = torch.randn(16, dtype=F64, requires_grad=True)
-
-    def f(z: dict[str, Tensor], x: Tensor, w: Tensor) -> dict[str, Tensor]:
-        h = torch.tanh(z["a"] * w + x)
-        return {"a": h, "b": torch.tanh(z["b"] + h.mean(1))}
-
-    x = torch.randn(6, 16, dtype=F64)
-    z0 = {"a": torch.zeros_like(x), "b": torch.zeros(6, dtype=F64)}
-    z = solve(f, z0, x, w, max_steps=2, beta=0.4, adjoint=adjoint).z  # type: ignore[arg-type]
-    return [*z.values(), *torch.autograd.grad(z["a"].sum() + z["b"].square().sum(), w)]
-
-
-def _learned(dtype: torch.dtype, state: Any, shape: tuple[int, ...] = ()) -> Feature:
+def learned(dtype: torch.dtype, state: Any, shape: tuple[int, ...] = ()) -> Feature:
     def run(adjoint: str) -> list[Tensor]:
         beta = torch.full(shape, 0.4, dtype=dtype, requires_grad=not shape)
-        wrt = () if shape else (beta,)
-        return found(adjoint, dtype=dtype, state=state, beta=beta, wrt=wrt)
+        return found(adjoint, dtype=dtype, state=state, beta=beta)
 
     return run
-
-
-FEATURES |= {
-    "beta that learns, exact state": _learned(F32, "exact"),
-    "beta that learns, float state": _learned(F64, F64),
-    "beta for each channel": _learned(F64, F64, (16,)),
-}
 
 
 class Auxiliary(MLP):
@@ -126,43 +98,58 @@ class Auxiliary(MLP):
         return new, {"penalty": new.square().mean(), "rows": (z * new).sum(1)}
 
 
-@feature("has_aux")
-def _has_aux(adjoint: str) -> list[Tensor]:
-    f, x = Auxiliary(dtype=F64), torch.randn(6, 16, dtype=F64, requires_grad=True)
-    options: dict[str, Any] = {"has_aux": True, "adjoint": adjoint, "state": F64}
-    solution = solve(f, torch.zeros_like(x), x, max_steps=2, beta=0.4, **options)
-    loss = solution.z.square().sum() + sum(t.sum() for t in solution.aux.values())
-    outputs = [solution.z, *solution.aux.values()]
-    return [*outputs, *torch.autograd.grad(loss, [x, *f.parameters()])]
+FEATURES |= {
+    "exact state": of_state("exact", F32),
+    "float32 state": of_state(F32, F32),
+    "float64 state": of_state(F64, F64),
+    "bfloat16 state": of_state(torch.bfloat16, torch.bfloat16),
+    "y0": lambda adjoint: found(adjoint, y0=leaf(6, 16)),
+    "beta for each step": of(beta=[0.3, 0.5]),
+    "beta that learns, exact state": learned(F32, "exact"),
+    "beta that learns, float state": learned(F64, F64),
+    "beta for each channel": learned(F64, F64, (16,)),
+    "random depth": of(max_steps=lambda: int(torch.randint(2, 4, ()))),
+    "tol": of(tol=0.3, max_steps=4),
+    "per_sample": of(tol=0.3, per_sample=True, max_steps=4),
+    "per_sample=2": of(tol=0.3, per_sample=2, max_steps=4),
+    "residual_mask": of(tol=0.3, residual_mask=torch.arange(6) < 4, max_steps=4),
+    "save_at": of(save_at=[1, 2]),
+    "backward_steps": of(backward_steps=1),
+    "store_last": of(store_last=1),
+    "has_aux": of(lambda: Auxiliary(dtype=F64), has_aux=True),
+}
+
+
+@feature("pytree as state")
+def _pytree(adjoint: str) -> list[Tensor]:
+    def f(z: dict[str, Tensor], x: Tensor, w: Tensor) -> dict[str, Tensor]:
+        h = torch.tanh(z["a"] * w + x)
+        return {"a": h, "b": torch.tanh(z["b"] + h.mean(1))}
+
+    z0 = {"a": torch.zeros(6, 16, dtype=F64), "b": torch.zeros(6, dtype=F64)}
+    return found(adjoint, f, leaf(16), z0=z0)
 
 
 @feature("pass_step")
 def _pass_step(adjoint: str) -> list[Tensor]:
-    of_step = torch.randn(2, 16, dtype=F64, requires_grad=True)
-
     def f(z: Tensor, x: Tensor, of_step: Tensor, step: int) -> Tensor:
         return torch.tanh(0.5 * z + x + of_step[step])
 
-    x = torch.randn(6, 16, dtype=F64, requires_grad=True)
-    options: dict[str, Any] = {"pass_step": True, "adjoint": adjoint, "state": F64}
-    z = solve(f, torch.zeros_like(x), x, of_step, max_steps=2, beta=0.4, **options).z
-    return [z, *torch.autograd.grad(z.square().sum(), [x, of_step])]
+    return found(adjoint, f, leaf(2, 16), pass_step=True)
 
 
 @feature("keyword arguments of f")
 def _keywords(adjoint: str) -> list[Tensor]:
-    mlp, scale = MLP(dtype=F64), torch.randn(16, dtype=F64, requires_grad=True)
-
     def f(z: Tensor, x: Tensor, mlp: Any, *, scale: Tensor, parts: dict[str, Any]) -> Tensor:
         weights = (parts["w"], parts["b"])
         return torch.tanh(torch.nn.functional.linear(z * scale, *weights) + x * parts["by"])
 
-    x = torch.randn(6, 16, dtype=F64, requires_grad=True)
-    b, w = (torch.randn(n, dtype=F64, requires_grad=True) for n in ((16,), (16, 16)))
+    scale, b, w = leaf(16), leaf(16), leaf(16, 16)
     kwargs = {"scale": scale, "parts": {"w": 0.1 * w, "b": b, "by": 2}}
-    options: dict[str, Any] = {"kwargs": kwargs, "adjoint": adjoint, "state": F64}
-    z = solve(f, torch.zeros_like(x), x, mlp, max_steps=2, beta=0.4, **options).z
-    return [z, *torch.autograd.grad(z.square().sum(), [x, scale, w, b])]
+    return found(adjoint, f, MLP(dtype=F64), wrt=(scale, b, w), kwargs=kwargs)
+
+
+# ---- what f is and does --------------------------------------------------------------------------
 
 
 class Leaving(MLP):
@@ -178,9 +165,8 @@ class Leaving(MLP):
 
 @feature("a loss left on f, not returned")
 def _left(adjoint: str) -> list[Tensor]:
-    f, x = Leaving(dtype=F64), torch.randn(6, 16, dtype=F64, requires_grad=True)
-    options: dict[str, Any] = {"adjoint": adjoint, "state": F64}
-    z = solve(f, torch.zeros_like(x), x, max_steps=2, beta=0.4, **options).z
+    f, x = Leaving(dtype=F64), leaf(6, 16)
+    z = solved(adjoint, f, x).z
     return [z, *torch.autograd.grad(z.square().sum() + f.penalty, [x, *f.parameters()])]
 
 
@@ -195,77 +181,8 @@ class Caching(MLP):
         return super().forward(z, self.once)
 
 
-@feature("an input injection that f computes once")
-def _cached(adjoint: str) -> list[Tensor]:
-    return found(adjoint, Caching(dtype=F64))
-
-
-def _loop_of_cached(_: str) -> list[Tensor]:
-    f, x = Caching(dtype=F64), torch.randn(6, 16, dtype=F64, requires_grad=True)
-    y = z = torch.zeros_like(x)
-    for _step in range(2):
-        y = 0.6 * y + 0.4 * f(z, x)
-        z = 0.6 * z + 0.4 * f(y, x)
-    loss = z.square().sum() + y.square().sum()
-    return [z, y, *torch.autograd.grad(loss, [x, *f.parameters()])]
-
-
-class Around(nn.Module):
-    """A solve in a module, for ``functional_call``."""
-
-    def __init__(self, adjoint: str) -> None:
-        super().__init__()
-        self.f, self.adjoint = MLP(dtype=F64), adjoint
-
-    def forward(self, x: Tensor) -> Tensor:
-        options: dict[str, Any] = {"adjoint": self.adjoint, "state": F64}
-        return solve(self.f, torch.zeros_like(x), x, max_steps=2, beta=0.4, **options).z
-
-
-@feature("functional_call around the solve")
-def _called(adjoint: str) -> list[Tensor]:
-    module, x = Around(adjoint), torch.randn(6, 16, dtype=F64)
-    copies = {n: (0.5 * p.detach()).requires_grad_() for n, p in module.named_parameters()}
-    z = functional_call(module, copies, (x,))
-    return [z, *torch.autograd.grad(z.square().sum(), list(copies.values()))]
-
-
-@feature("functional_call with computed weights")
-def _called_with_computed(adjoint: str) -> list[Tensor]:
-    module, x = Around(adjoint), torch.randn(6, 16, dtype=F64)
-    named = dict(module.named_parameters())
-    inner = torch.autograd.grad(module.f(x).square().mean(), list(named.values()))
-    rows = zip(named.items(), inner, strict=True)
-    fast = {name: p - 0.5 * g * p.sum() for (name, p), g in rows}
-    z = functional_call(module, fast, (x,))
-    return [z, *torch.autograd.grad(z.square().sum(), list(named.values()))]
-
-
-@feature("dropout")
-def _dropout(adjoint: str) -> list[Tensor]:
-    return found(adjoint, MLP(p=0.3, dtype=F64))
-
-
-@feature("autocast")
-def _autocast(adjoint: str) -> list[Tensor]:
-    with torch.autocast("cpu", torch.bfloat16):
-        return found(adjoint, dtype=F32)
-
-
-class Normed(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.mlp, self.norm = MLP(dtype=F64), nn.BatchNorm1d(16, dtype=F64)
-
-    def forward(self, z: Tensor, x: Tensor) -> Tensor:
-        return self.norm(self.mlp(z, x))
-
-
-@feature("BatchNorm in training")
-def _batch_norm(adjoint: str) -> list[Tensor]:
-    f = Normed()
-    result = found(adjoint, f)
-    return [*result, f.norm.running_mean, f.norm.num_batches_tracked]  # type: ignore[list-item]
+def _caching() -> MLP:
+    return Caching(dtype=F64)
 
 
 def _spectral() -> MLP:
@@ -274,91 +191,117 @@ def _spectral() -> MLP:
     return f
 
 
-@feature("spectral_norm in training")
-def _spectral_norm(adjoint: str) -> list[Tensor]:
-    return found(adjoint, _spectral())
+def of_the_loop(make: Callable[[], MLP]) -> Feature:
+    """What a row is held to that one adjoint alone can do: the steps themselves."""
 
+    def run(_: str) -> list[Tensor]:
+        f, x = make(), leaf(6, 16)
+        ends = loop(f, torch.zeros_like(x), x, steps=2, beta=0.4)
+        return differentiated([*ends], x, list(f.parameters()))
 
-def _spectral_loop(_: str) -> list[Tensor]:
-    f = _spectral()
-    x = torch.randn(6, 16, dtype=F64, requires_grad=True)
-    y = z = torch.zeros_like(x)
-    for _step in range(2):
-        y = 0.6 * y + 0.4 * f(z, x)
-        z = 0.6 * z + 0.4 * f(y, x)
-    loss = z.square().sum() + y.square().sum()
-    return [z, y, *torch.autograd.grad(loss, [x, *f.parameters()])]
+    return run
 
 
 ALONE: dict[str, Feature] = {
-    "an input injection that f computes once": _loop_of_cached,
-    "spectral_norm in training": _spectral_loop,
-    "store_last": lambda _: found("backprop"),
+    "an input injection that f computes once": of_the_loop(_caching),
+    "spectral_norm in training": of_the_loop(_spectral),
+    "store_last": of(),
 }
-"""What a row is held to that one adjoint alone can do."""
 
 
-class Energy(nn.Module):
-    """A step down an energy."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.e = nn.Sequential(nn.Linear(16, 8, dtype=F64), nn.Softplus())
-
-    def forward(self, z: Tensor, x: Tensor) -> Tensor:
-        with torch.enable_grad():
-            if not z.requires_grad:
-                z = z.detach().requires_grad_()
-            (slope,) = torch.autograd.grad(self.e(z + x).sum(), z, create_graph=True)
-        return torch.tanh(z - slope)
+@feature("autocast")
+def _autocast(adjoint: str) -> list[Tensor]:
+    with torch.autocast("cpu", torch.bfloat16):
+        return found(adjoint, dtype=F32)
 
 
-@feature("energy model (autograd.grad in f)")
-def _energy(adjoint: str) -> list[Tensor]:
-    return found(adjoint, Energy())
+@feature("BatchNorm in training")
+def _batch_norm(adjoint: str) -> list[Tensor]:
+    f = Normed(dtype=F64)
+    return [*found(adjoint, f), *(b for b in f.buffers())]
+
+
+def _compiled() -> MLP:
+    f = MLP(dtype=F64)
+    f.compile(backend="aot_eager")
+    return f
+
+
+FEATURES |= {
+    "an input injection that f computes once": of(_caching),
+    "dropout": of(lambda: MLP(p=0.3, dtype=F64)),
+    "spectral_norm in training": of(_spectral),
+    "energy model (autograd.grad in f)": of(lambda: Energy(dtype=F64)),
+    "compiled f": of(_compiled),
+}
 
 
 @feature("complex arguments")
 def _complex(adjoint: str) -> list[Tensor]:
-    w, c = (torch.randn(16, dtype=torch.complex128, requires_grad=True) for _ in range(2))
-    x = torch.randn(6, 16, dtype=F64)
-
     def f(z: Tensor, x: Tensor, w: Tensor, c: Tensor) -> Tensor:
         return torch.tanh((z * w + c).real + (x * c).imag)
 
-    z = solve(f, x * 0, x, w, c, max_steps=2, beta=0.4, adjoint=adjoint).z  # type: ignore[arg-type]
-    grads = torch.autograd.grad(z.square().sum(), [w, c])
-    return [z, *map(torch.view_as_real, grads)]
+    return found(adjoint, f, *(leaf(16, dtype=torch.complex128) for _ in range(2)))
 
 
 @feature("sparse argument")
 def _sparse(adjoint: str) -> list[Tensor]:
     a = torch.rand(6, 6, dtype=F64).relu().sub(0.5).relu().to_sparse().requires_grad_()
-    x = torch.randn(6, 16, dtype=F64, requires_grad=True)
-    options: dict[str, Any] = {"max_steps": 2, "beta": 0.4, "adjoint": adjoint}
-    z = solve(lambda z, x, a: torch.tanh(a @ z + x), torch.zeros_like(x), x, a, **options).z
-    of_x, of_a = torch.autograd.grad(z.square().sum(), [x, a])
-    return [z, of_x, of_a.to_dense()]
+    return found(adjoint, lambda z, x, a: torch.tanh(a @ z + x), a)
 
 
 @feature("f closes over a leaf")
 def _leaf(adjoint: str) -> list[Tensor]:
-    w = torch.randn(16, dtype=F64, requires_grad=True)
+    w = leaf(16)
     return found(adjoint, lambda z, x: torch.tanh(z * w + x), wrt=(w,))
 
 
 @feature("f closes over a computed tensor")
 def _computed(adjoint: str) -> list[Tensor]:
-    w = torch.randn(16, dtype=F64, requires_grad=True)
+    w = leaf(16)
     twice = 2 * w
     return found(adjoint, lambda z, x: torch.tanh(z * twice + x), wrt=(w,))
+
+
+# ---- what is around the solve --------------------------------------------------------------------
+
+
+class Around(nn.Module):
+    """A solve in a module, for ``functional_call``."""
+
+    def __init__(self, adjoint: str) -> None:
+        super().__init__()
+        self.f, self.adjoint = Normed(dtype=F64), adjoint
+
+    def forward(self, x: Tensor) -> Tensor:
+        return solved(self.adjoint, self.f, x).z
+
+
+def called(adjoint: str, *, computed: bool) -> list[Tensor]:
+    """With other weights and buffers than the module's own, to which nothing happens."""
+    module, x = Around(adjoint), torch.randn(6, 16, dtype=F64)
+    own = {n: (0.5 * p.detach()).requires_grad_() for n, p in module.named_parameters()}
+    given = {n: p - 0.1 * p.square() for n, p in own.items()} if computed else own
+    buffers = {n: b.clone() for n, b in module.named_buffers()}
+    before = [b.clone() for b in module.buffers()]
+    z = functional_call(module, {**given, **buffers}, (x,))
+    (z + x).square().sum().backward()  # BatchNorm keeps the norm of z alone
+    assert all(map(torch.equal, module.buffers(), before))
+    assert all(p.grad is None for p in module.parameters())
+    return [z, *(p.grad for p in own.values() if p.grad is not None), *buffers.values()]
+
+
+FEATURES |= {
+    "functional_call around the solve": lambda adjoint: called(adjoint, computed=False),
+    "functional_call with computed weights": lambda adjoint: called(adjoint, computed=True),
+}
 
 
 @feature("no_grad")
 def _no_grad(adjoint: str) -> list[Tensor]:
     f, x = MLP(dtype=F64), torch.randn(6, 16, dtype=F64)
     with torch.no_grad():
-        solution = solve(f, x * 0, x, state=F64, adjoint=adjoint)  # type: ignore[arg-type]
+        solution = solved(adjoint, f, x)
     assert not solution.z.requires_grad
     return [solution.z, solution.y]
 
@@ -366,17 +309,15 @@ def _no_grad(adjoint: str) -> list[Tensor]:
 @feature("retain_graph")
 def _retained(adjoint: str) -> list[Tensor]:
     f, x = MLP(dtype=F64), torch.randn(6, 16, dtype=F64)
-    z = solve(f, x * 0, x, max_steps=2, adjoint=adjoint).z  # type: ignore[arg-type]
-    parameters = list(f.parameters())
+    z, parameters = solved(adjoint, f, x).z, list(f.parameters())
     first = torch.autograd.grad(z.sum(), parameters, retain_graph=True)
     return [*first, *torch.autograd.grad(z.square().sum(), parameters)]
 
 
 def _second(dtype: torch.dtype, state: Any) -> Feature:
     def run(adjoint: str) -> list[Tensor]:
-        f, x = MLP(dtype=dtype), torch.randn(6, 16, dtype=dtype, requires_grad=True)
-        options: dict[str, Any] = {"max_steps": 2, "beta": 0.4, "state": state}
-        z = solve(f, x * 0, x, adjoint=adjoint, **options).z  # type: ignore[arg-type]
+        f, x = MLP(dtype=dtype), leaf(6, 16, dtype=dtype)
+        z = solved(adjoint, f, x, state=state).z
         (first,) = torch.autograd.grad(z.square().sum(), x, create_graph=True)
         return list(torch.autograd.grad(first.square().sum(), [x, *f.parameters()]))
 
@@ -392,30 +333,23 @@ FEATURES |= {
 @feature("batched gradients")
 def _batched(adjoint: str) -> list[Tensor]:
     f, x = MLP(dtype=F64), torch.randn(2, 16, dtype=F64)
-
-    def run(x: Tensor) -> Tensor:
-        return solve(f, x * 0, x, max_steps=2, beta=0.4, adjoint=adjoint).z  # type: ignore[arg-type]
-
+    run = lambda x: solved(adjoint, f, x).z  # noqa: E731
     rows: Any = torch.autograd.functional.jacobian(run, x, vectorize=True)
     return [rows]
 
 
 @feature("non-reentrant checkpoint around the solve")
 def _inside_checkpoint(adjoint: str) -> list[Tensor]:
-    f, x = MLP(p=0.3, dtype=F64), torch.randn(6, 16, dtype=F64, requires_grad=True)
-
-    def run(x: Tensor) -> Tensor:
-        return solve(f, x * 0, x, max_steps=2, beta=0.4, adjoint=adjoint).z  # type: ignore[arg-type]
-
-    z = checkpoint(run, x, use_reentrant=False)
-    return [z, *torch.autograd.grad(z.square().sum(), [x, *f.parameters()])]
+    f, x = MLP(p=0.3, dtype=F64), leaf(6, 16)
+    z: Any = checkpoint(lambda x: solved(adjoint, f, x).z, x, use_reentrant=False)
+    return differentiated([z], x, list(f.parameters()))
 
 
 @feature("FlopCounterMode")
 def _counted(adjoint: str) -> list[Tensor]:
-    f, x = MLP(dtype=F64), torch.randn(6, 16, dtype=F64, requires_grad=True)
+    f, x = MLP(dtype=F64), leaf(6, 16)
     with FlopCounterMode(display=False) as mode:
-        z = solve(f, x * 0, x, max_steps=2, beta=0.4, adjoint=adjoint).z  # type: ignore[arg-type]
+        z = solved(adjoint, f, x, z0=0 * x).z
         forward = mode.get_total_flops()
         z.square().sum().backward()
     assert mode.get_total_flops() >= 3 * forward > 0
@@ -427,9 +361,8 @@ def _transformed(transform: Callable[[Any, Tensor, Tensor], Any]) -> Feature:
         w, x = torch.randn(4, 4, dtype=F64), torch.randn(4, 4, dtype=F64)
 
         def loss(w: Tensor, x: Tensor) -> Tensor:
-            options: dict[str, Any] = {"max_steps": 2, "beta": 0.4, "adjoint": adjoint}
-            z = solve(lambda z, w, x: torch.tanh(z @ w + x), x * 0, w, x, **options).z
-            return z.square().sum()
+            f = lambda z, x, w: torch.tanh(z @ w + x)  # noqa: E731
+            return solved(adjoint, f, x, w, state="auto").z.square().sum()
 
         return [transform(loss, w, x)]
 
@@ -444,33 +377,25 @@ FEATURES |= {
 }
 
 
-@feature("compiled f")
-def _compiled(adjoint: str) -> list[Tensor]:
-    f = MLP(dtype=F64)
-    f.compile(backend="aot_eager")
-    return found(adjoint, f)
+def layer(adjoint: str, **options: Any) -> RevDEQ:
+    options = {"max_steps": 2, "beta": 0.4, "state": F64, "adjoint": adjoint, **options}
+    return RevDEQ(MLP(dtype=F64), **options)
 
 
 @feature("fullgraph")
 def _whole(adjoint: str) -> list[Tensor]:
-    f, x = MLP(dtype=F64), torch.randn(6, 16, dtype=F64, requires_grad=True)
-    rng = "none" if adjoint == "functional" else "auto"
-    layer = RevDEQ(f, max_steps=2, beta=0.4, state=F64, adjoint=adjoint, rng=rng)
-    z = torch.compile(layer, backend="aot_eager", fullgraph=True)(x)
-    return [z, *torch.autograd.grad(z.square().sum(), [x, *f.parameters()])]
+    made, x = layer(adjoint, rng="none" if adjoint == "functional" else "auto"), leaf(6, 16)
+    z = torch.compile(made, backend="aot_eager", fullgraph=True)(x)
+    return differentiated([z], x, list(made.parameters()))
 
 
 @feature("torch.export")
 def _exported(adjoint: str) -> list[Tensor]:
-    layer, x = (
-        RevDEQ(MLP(dtype=F64), max_steps=2, beta=0.4, state=F64, adjoint=adjoint),
-        torch.randn(6, 16),
-    )
-    x = x.double().requires_grad_()
-    program: Any = torch.export.export(layer, (x,)).module()
+    made, x = layer(adjoint), leaf(6, 16)
+    program: Any = torch.export.export(made, (x,)).module()
     z = program(x)
-    assert torch.equal(z, layer(x))
-    return [z, *torch.autograd.grad(z.square().sum(), [x, *program.parameters()])]
+    assert torch.equal(z, made(x))
+    return differentiated([z], x, list(program.parameters()))
 
 
 @feature("meta device")

@@ -257,29 +257,3 @@ def test_the_error_of_aux_is_a_reconstruction_error() -> None:
     x = torch.randn(4, 8)
     with pytest.raises(ReconstructionError, match="pass_step=True"):
         solve(OfCounter(), torch.zeros(4, 8), x, has_aux=True).aux.backward()
-
-
-class Target(Cell):
-    """A momentum copy of a map, in frozen parameters that f writes."""
-
-    def __init__(self, read: bool) -> None:
-        super().__init__()
-        self.target, self.read = nn.Linear(8, 8).requires_grad_(False), read
-
-    def forward(self, z: Tensor, x: Tensor) -> Any:
-        with torch.no_grad():
-            self.target.weight.lerp_(self.of_z.weight + 1, 0.1)
-        h = super().forward(z, x)
-        return h + 0.1 * self.target(z) if self.read else h
-
-
-def test_a_frozen_parameter_that_f_writes() -> None:
-    x, found = torch.randn(4, 8), []
-    for adjoint in ("reversible", "backprop"):
-        torch.manual_seed(0)
-        f = Target(read=False)
-        solve(f, torch.zeros(4, 8), x, max_steps=4, adjoint=adjoint).z.sum().backward()
-        found.append((f.target.weight, f.of_z.weight.grad))
-    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
-    with pytest.raises(RuntimeError, match="f: expected to read none of the buffers and tensors"):
-        solve(Target(read=True), torch.zeros(4, 8), x, max_steps=4)

@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import save_on_cpu
-from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
+from tests.solver.cells import Energy, Tied, TwoMaps
 from tests.solver.composing import BOUND
+from tests.solver.solving import assert_alike, found_by, loop
 from torch_revdeq import solve
 
 F64 = torch.float64
@@ -32,13 +33,10 @@ pytestmark = [
 
 def solved(adjoint: Any, f: Callable[..., Any], *args: Tensor) -> Tensor:
     """z by an adjoint, or by the plain loop."""
-    y = z = torch.zeros(3, 4, dtype=F64)
-    if adjoint is not None:
-        return solve(f, z, *args, adjoint=adjoint, state=F64, max_steps=STEPS).z
-    for _ in range(STEPS):
-        y = 0.5 * y + 0.5 * f(z, *args)
-        z = 0.5 * z + 0.5 * f(y, *args)
-    return z
+    z0 = torch.zeros(3, 4, dtype=F64)
+    if adjoint is None:
+        return loop(f, z0, *args, steps=STEPS)[0]
+    return solve(f, z0, *args, adjoint=adjoint, state=F64, max_steps=STEPS).z
 
 
 def derivatives(
@@ -69,30 +67,6 @@ def assert_near(got: Sequence[Tensor | None], want: Sequence[Tensor | None]) -> 
     assert any(b is not None and bool(b.any()) for b in want)
 
 
-class Cell(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b = (nn.Linear(4, 4, dtype=F64) for _ in range(2))
-
-    def forward(self, z: Tensor, x: Tensor) -> Tensor:
-        return torch.tanh(self.a(z) + self.b(x))
-
-
-class Energy(nn.Module):
-    """A step down an energy: f is itself a gradient."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.e = nn.Sequential(nn.Linear(4, 8, dtype=F64), nn.Softplus(), nn.Linear(8, 1).double())
-
-    def forward(self, z: Tensor, x: Tensor) -> Tensor:
-        with torch.enable_grad():
-            if not z.requires_grad:
-                z = z.detach().requires_grad_()
-            (slope,) = torch.autograd.grad(self.e(z + x).sum(), z, create_graph=True)
-        return torch.tanh(z - slope)
-
-
 class Sine(torch.autograd.Function):
     """Written in the older way, which transforms of torch.func do not take."""
 
@@ -106,7 +80,7 @@ class Sine(torch.autograd.Function):
         return grad * ctx.saved_tensors[0].cos()
 
 
-class Custom(Cell):
+class Custom(TwoMaps):
     def forward(self, z: Tensor, x: Tensor) -> Tensor:
         return Sine.apply(super().forward(z, x))
 
@@ -123,40 +97,44 @@ class Spectrum(nn.Module):
         return torch.tanh(turned.real + (torch.fft.fft(x) * c).imag)
 
 
-class Graph(Cell):
+class Graph(TwoMaps):
     """A layer of a graph network, with a sparse matrix among its arguments."""
 
     def forward(self, z: Tensor, x: Tensor, edges: Tensor) -> Tensor:
         return super().forward(edges @ z, x)
 
 
-class Hooked(Cell):
+class Hooked(TwoMaps):
     """Clamps a gradient inside of f."""
 
     def forward(self, z: Tensor, x: Tensor) -> Tensor:
-        h = self.a(z)
+        h = self.of_z(z)
         if h.requires_grad:
             h.register_hook(lambda grad: grad.clamp(-0.05, 0.05))
-        return torch.tanh(h + self.b(x))
+        return torch.tanh(h + self.of_x(x))
 
 
-def full_backward_hook(part: str) -> Callable[[], Cell]:
+def of(kind: Any) -> Callable[[], Any]:
+    return lambda: kind(4, dtype=F64)
+
+
+def full_backward_hook(part: str) -> Callable[[], TwoMaps]:
     """A cell with a module in it that halves the gradients of its inputs."""
 
     def half(module: nn.Module, inputs: Any, _: Any) -> Any:
         return tuple(None if grad is None else 0.5 * grad for grad in inputs)
 
-    def make() -> Cell:
-        f = Cell()
+    def make() -> TwoMaps:
+        f = TwoMaps(4, dtype=F64)
         f.get_submodule(part).register_full_backward_hook(half)
         return f
 
     return make
 
 
-def forward_hook() -> Cell:
-    f = Cell()
-    f.a.register_forward_hook(lambda module, inputs, out: out.mul(0.5))
+def forward_hook() -> TwoMaps:
+    f = TwoMaps(4, dtype=F64)
+    f.of_z.register_forward_hook(lambda module, inputs, out: out.mul(0.5))
     return f
 
 
@@ -171,23 +149,24 @@ def edges(layout: str, *, learned: bool) -> Tensor:
 
 
 CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[], tuple[Tensor, ...]], bool]] = {
-    "energy": (Energy, lambda: (x(),), True),
-    "energy of a constant": (Energy, lambda: (x().detach(),), True),
-    "Function without setup_context": (Custom, lambda: (x(),), True),
+    "tied": (of(Tied), lambda: (x(),), True),
+    "energy": (of(Energy), lambda: (x(),), True),
+    "energy of a constant": (of(Energy), lambda: (x().detach(),), True),
+    "Function without setup_context": (of(Custom), lambda: (x(),), True),
     "complex": (
         Spectrum,
         lambda: (x(), torch.randn(3, 4, dtype=torch.complex128, requires_grad=True)),
         True,
     ),
-    "sparse COO": (Graph, lambda: (x(), edges("coo", learned=False)), True),
-    "sparse CSR": (Graph, lambda: (x(), edges("csr", learned=False)), True),
-    "learned sparse COO": (Graph, lambda: (x(), edges("coo", learned=True)), False),
-    "learned sparse CSR": (Graph, lambda: (x(), edges("csr", learned=True)), False),
-    "a tensor's hook": (Hooked, lambda: (x(),), False),
+    "sparse COO": (of(Graph), lambda: (x(), edges("coo", learned=False)), True),
+    "sparse CSR": (of(Graph), lambda: (x(), edges("csr", learned=False)), True),
+    "learned sparse COO": (of(Graph), lambda: (x(), edges("coo", learned=True)), False),
+    "learned sparse CSR": (of(Graph), lambda: (x(), edges("csr", learned=True)), False),
+    "a tensor's hook": (of(Hooked), lambda: (x(),), False),
     "full backward hook": (full_backward_hook(""), lambda: (x(),), False),
-    "full backward hook inside": (full_backward_hook("a"), lambda: (x(),), False),
+    "full backward hook inside": (full_backward_hook("of_z"), lambda: (x(),), False),
     "forward hook": (forward_hook, lambda: (x(),), True),
-    "scripted": (lambda: torch.jit.script(Cell()), lambda: (x(),), False),
+    "scripted": (lambda: torch.jit.script(TwoMaps(4, dtype=F64)), lambda: (x(),), False),
 }
 """f, its arguments, and whether second derivatives are compared too."""
 
@@ -196,27 +175,21 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[], tuple[Tensor, ...]]
 @pytest.mark.parametrize("name", CASES)
 def test_the_derivatives_of_the_loop(name: str, adjoint: str) -> None:
     make, arguments, second = CASES[name]
-    found = []
-    for how in (adjoint, None):
-        torch.manual_seed(0)
-        f, args = make(), arguments()
-        found.append(derivatives(how, f, args, second=second))
-    assert_near(*found)
+    assert_near(
+        *found_by(lambda a: derivatives(a, make(), arguments(), second=second), adjoint, None)
+    )
 
 
 @pytest.mark.parametrize("learned", [False, True])
 @pytest.mark.parametrize("adjoint", ["hooks", "checkpoint"])
-def test_an_energy_has_the_bits_of_backprop(adjoint: Any, learned: bool) -> None:
-    found = []
-    for how in (adjoint, "backprop"):
-        torch.manual_seed(0)
-        f, start = Energy().float(), torch.randn(3, 4, requires_grad=learned)
-        z = solve(f, torch.zeros(3, 4), start, adjoint=how, state="exact", max_steps=8).z
+def test_an_energy_has_the_bits_of_backprop(adjoint: str, learned: bool) -> None:
+    def gradients(adjoint: Any) -> Any:
+        f, start = Energy(4), torch.randn(3, 4, requires_grad=learned)
+        z = solve(f, torch.zeros(3, 4), start, adjoint=adjoint, state="exact", max_steps=8).z
         wrt = [p for p in (start, *f.parameters()) if p.requires_grad]
-        found.append(torch.autograd.grad(z.square().sum(), wrt, allow_unused=True))
-    for a, b in zip(*found, strict=True):
-        assert (a is None) == (b is None)
-        assert a is None or torch.equal(a, b)
+        return torch.autograd.grad(z.square().sum(), wrt)
+
+    assert_alike(gradients, adjoint)
 
 
 # ---- in other surroundings ---------------------------------------------------------------------
@@ -230,76 +203,23 @@ def around(where: str, run: Callable[[Tensor], Tensor], start: Tensor) -> Tensor
 
 
 @pytest.mark.parametrize("where", ["nothing", "checkpoint", "save_on_cpu"])
-@pytest.mark.parametrize("make", [Cell, Energy], ids=["cell", "energy"])
+@pytest.mark.parametrize("make", [of(TwoMaps), of(Energy)], ids=["cell", "energy"])
 @pytest.mark.parametrize("adjoint", ADJOINTS)
 def test_a_hook_on_a_parameter_sees_its_whole_gradient_once(
     adjoint: str, make: Callable[[], nn.Module], where: str
 ) -> None:
-    found, calls = [], []
+    calls = []
 
     def hook(grad: Tensor) -> Tensor:
         calls.append(grad)
         return 0.5 * grad
 
-    for how in (adjoint, None):
-        torch.manual_seed(0)
+    def found(adjoint: Any) -> list[Any]:
         f, start = make(), x()
         next(f.parameters()).register_hook(hook)
-        around(where, lambda s, how=how, f=f: solved(how, f, s), start).square().sum().backward()
-        found.append([start.grad, *(p.grad for p in f.parameters())])
+        around(where, lambda s: solved(adjoint, f, s), start).square().sum().backward()
+        return [start.grad, *(p.grad for p in f.parameters())]
+
+    results = found_by(found, adjoint, None)
     assert len(calls) == 2
-    assert_near(*found)
-
-
-@pytest.mark.parametrize("computed", [False, True], ids=["leaves", "computed"])
-def test_other_weights_by_functional_call_around_the_solve(computed: bool) -> None:
-    class Layer(nn.Module):
-        def __init__(self, adjoint: str | None) -> None:
-            super().__init__()
-            self.f, self.adjoint = Cell(), adjoint
-
-        def forward(self, start: Tensor) -> Tensor:
-            return solved(self.adjoint, self.f, start)
-
-    found = []
-    for how in ("functional", None):
-        torch.manual_seed(0)
-        layer, start = Layer(how), x()
-        leaves = {k: p.detach().clone().requires_grad_() for k, p in layer.named_parameters()}
-        weights = {k: 0.5 * p if computed else p for k, p in leaves.items()}
-        functional_call(layer, weights, (start,)).square().sum().backward()
-        found.append([start.grad, *(p.grad for p in leaves.values())])
-        assert all(p.grad is None for p in layer.parameters())
-    assert_near(*found)
-
-
-def test_tied_parameters() -> None:
-    class Tied(Cell):
-        def __init__(self) -> None:
-            super().__init__()
-            self.b.weight = self.a.weight
-
-    found = []
-    for how in ("functional", None):
-        torch.manual_seed(0)
-        found.append(derivatives(how, Tied(), (x(),), second=True))
-    assert_near(*found)
-
-
-def test_statistics_are_counted_once() -> None:
-    class Normed(Cell):
-        def __init__(self) -> None:
-            super().__init__()
-            self.norm = nn.BatchNorm1d(4, dtype=F64)
-
-        def forward(self, z: Tensor, x: Tensor) -> Tensor:
-            return self.norm(super().forward(z, x))
-
-    found = []
-    for how in ("functional", None):
-        torch.manual_seed(0)
-        f = Normed()
-        gradients = derivatives(how, f, (x(),), second=False)
-        found.append([*gradients, f.norm.running_mean, f.norm.running_var])
-        assert int(f.norm.num_batches_tracked) == 2 * STEPS  # type: ignore[arg-type]
-    assert_near(*found)
+    assert_near(*results)

@@ -1,4 +1,4 @@
-"""Random numbers, autocast, buffers: f meets the conditions of the forward pass again."""
+"""Random numbers, autocast, parametrizations: f meets the conditions of the forward pass again."""
 
 from __future__ import annotations
 
@@ -182,55 +182,16 @@ def test_an_overflow_of_the_scaled_gradient_is_the_scalers_to_find() -> None:
     assert not torch.isfinite(f.a.weight.grad).all()  # type: ignore[arg-type]
 
 
-# ---- buffers ---------------------------------------------------------------------------------
-
-
-class Normed(MLP):
-    """With batch statistics."""
-
-    def __init__(self, **options: bool) -> None:
-        super().__init__()
-        self.norm = nn.BatchNorm1d(16, **options)
-
-    def forward(self, z: Tensor, x: Tensor | None = None) -> Tensor:
-        return self.norm(super().forward(z, x))
-
-
-@pytest.mark.parametrize("adjoint", ADJOINTS)
-def test_running_statistics_count_every_evaluation_once(adjoint: str) -> None:
-    x = start()
-    found = []
-    for how in (adjoint, "backprop"):
-        torch.manual_seed(0)
-        f = Normed()
-        solve(f, x, x, adjoint=how, max_steps=4).z.square().sum().backward()  # type: ignore[arg-type]
-        found.append([f.a.weight.grad, *(b.clone() for b in f.buffers())])
-    assert all(map(torch.equal, *found))
-    assert found[0][-1] == 8  # num_batches_tracked
-
-
-@pytest.mark.parametrize("wrap", ["lambda", "method", "partial"])
-def test_statistics_of_modules_that_f_closes_over(wrap: str) -> None:
-    from functools import partial
-
-    x, module = start(), Normed()
-
-    def call(cell: Normed, z: Tensor) -> Tensor:
-        return cell(z)
-
-    f = {
-        "lambda": lambda z: 1.0 * module(z),
-        "method": module.forward,
-        "partial": partial(call, module),
-    }[wrap]
-    solve(f, x.requires_grad_(), max_steps=4).z.sum().backward()
-    assert module.norm.num_batches_tracked == 8
+# ---- parametrizations ------------------------------------------------------------------------
 
 
 def test_a_buffer_that_f_reads_and_writes_is_refused() -> None:
     x, f = start(), MLP()
     nn.utils.parametrizations.spectral_norm(f.a)
-    with pytest.raises(RuntimeError, match=r"buffers.*_u.*eval mode.*adjoint='backprop'"):
+    with pytest.raises(
+        RuntimeError,
+        match=r"read none of the buffers.*'_u' in _SpectralNorm.*eval mode.*adjoint='backprop'",
+    ):
         solve(f, x)
     solve(f, x, adjoint="backprop").z.sum().backward()
     with torch.no_grad():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import types
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -13,11 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from tests.solver.cells import MLP
+from tests.solver.cells import MLP, Normed
+from tests.solver.evaluation.writing import WRITTEN, Counting, Statistics, Target
+from tests.solver.solving import found_by
 from torch_revdeq import ReconstructionError, solve
 
+F32 = torch.float32
 REPLAYED = ["reversible", "hooks", "checkpoint"]
-FLOAT: dict[str, dict[str, Any]] = {"functional": {"state": torch.float32}}
+FLOAT: dict[str, dict[str, Any]] = {"functional": {"state": F32}}
 
 
 def start() -> Tensor:
@@ -25,146 +27,110 @@ def start() -> Tensor:
     return torch.randn(6, 16)
 
 
-def trained(make: Callable[[], tuple[Any, Any]], adjoint: Any, steps: int = 4) -> Any:
-    """What f holds after one training step: `make` returns f, and a way to read it."""
-    torch.manual_seed(1)
-    f, read = make()
-    x = start().requires_grad_()
-    options = FLOAT.get(adjoint, {})
-    z = solve(f, torch.zeros_like(x), x, adjoint=adjoint, max_steps=steps, **options).z
-    z.square().sum().backward()
-    return read()
+# ---- counted once ------------------------------------------------------------------------------
+
+COUNTED = [
+    (name, adjoint, state)
+    for name, (_, adjoints) in WRITTEN.items()
+    for adjoint in adjoints
+    for state in ("exact", F32)
+    if (adjoint, state) != ("functional", "exact")
+]
 
 
-# ---- statistics and buffers --------------------------------------------------------------------
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.jit
+@pytest.mark.parametrize(("name", "adjoint", "state"), COUNTED)
+def test_what_f_writes_counts_once(name: str, adjoint: str, state: Any) -> None:
+    """In a training step; and with an exact state the gradient is that of backprop, too."""
 
+    def trained(adjoint: Any) -> Any:
+        written = WRITTEN[name][0]()
+        x = start().requires_grad_()
+        given = (torch.zeros_like(x), x, *written.args)
+        z = solve(written.f, *given, adjoint=adjoint, state=state, max_steps=4).z
+        z.square().sum().backward()
+        assert written.counted() == 8
+        return [written.read(), x.grad if state == "exact" else None]
 
-class Statistics(nn.Module):
-    """Writes what it does not read, in one of several ways."""
-
-    mean: Tensor
-    var: Tensor
-    count: Tensor
-    later: Tensor | None
-
-    def __init__(self, how: str) -> None:
-        super().__init__()
-        self.linear, self.how = nn.Linear(16, 16), how
-        self.register_buffer("mean", torch.zeros(16))
-        self.register_buffer("var", torch.ones(16))
-        self.register_buffer("count", torch.zeros(()))
-        self.register_buffer("later", None)
-
-    def forward(self, z: Tensor, x: Tensor) -> Tensor:
-        out = torch.tanh(self.linear(z) + x)
-        mean = out.detach().mean(0)
-        if self.how == "batch_norm":
-            return nn.functional.batch_norm(out, self.mean, self.var, training=True)
-        if self.how == "data":
-            self.mean.data.mul_(0.9).add_(mean, alpha=0.1)
-        elif self.how == "no_grad":
-            with torch.no_grad():
-                self.mean.mul_(0.9).add_(mean, alpha=0.1)
-        elif self.how == "reassigned":
-            self.mean = 0.9 * self.mean + 0.1 * mean
-        elif self.how == "first set":
-            self.later = mean if self.later is None else self.later + mean
-        self.count += 1.0
-        return out
-
-    def read(self) -> list[Tensor]:
-        return [b.clone() for b in self.buffers()]
-
-
-class Normed(MLP):
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm = nn.BatchNorm1d(16)
-
-    def forward(self, z: Tensor, x: Tensor | None = None) -> Tensor:
-        return self.norm(super().forward(z, x))
-
-
-HOW = ["batch_norm", "data", "no_grad", "reassigned", "first set"]
-
-
-@pytest.mark.parametrize("adjoint", REPLAYED)
-@pytest.mark.parametrize("how", HOW)
-def test_statistics_count_once(how: str, adjoint: str) -> None:
-    def make() -> tuple[Any, Any]:
-        f = Statistics(how)
-        return f, f.read
-
-    got, want = trained(make, adjoint), trained(make, "backprop")
-    assert all(map(torch.equal, got, want))
-    assert how == "batch_norm" or got[2] == 8
+    got, want = found_by(trained, adjoint, "backprop")
+    for a, b in zip(got, want, strict=True):
+        assert torch.equal(a, b) if isinstance(b, Tensor) else a == b
 
 
 @pytest.mark.parametrize("make", [Normed, lambda: Statistics("no_grad")])
-def test_statistics_of_a_function_of_tensors(make: Callable[[], nn.Module]) -> None:
-    """Once each in eager mode; inside of torch.func nothing may be written."""
-    x, found = start(), []
-    for adjoint in ("functional", "backprop"):
-        torch.manual_seed(0)
-        f = make()
-        options: dict[str, Any] = {"adjoint": adjoint, "state": torch.float32, "max_steps": 3}
-        solve(f, x, x, **options).z.sum().backward()
-        found.append([buffer.clone() for buffer in f.buffers()])
-    assert found[0] and all(map(torch.equal, *found))
-    options = {"adjoint": "functional", "state": torch.float32}
-    f, z0 = make(), torch.zeros_like(x)
+def test_inside_of_a_transform_nothing_may_be_written(make: Callable[[], nn.Module]) -> None:
+    x, f = start(), make()
+    options: dict[str, Any] = {"adjoint": "functional", "state": F32}
     # torch says so by itself of what it sees.
     refused = "f: expected to leave its buffers as they are|would mutate a captured Tensor"
     with pytest.raises(RuntimeError, match=refused):
-        torch.func.grad(lambda x: solve(f, z0, x, **options).z.sum())(x)
+        torch.func.grad(lambda x: solve(f, torch.zeros(6, 16), x, **options).z.sum())(x)
 
 
-@pytest.mark.parametrize("adjoint", REPLAYED)
-@pytest.mark.parametrize("state", ["exact", torch.float32])
-def test_a_float_counter_that_is_not_read_is_kept(adjoint: str, state: Any) -> None:
-    f, x = Statistics("no_grad"), start().requires_grad_()
-    z = solve(f, x, x, adjoint=adjoint, state=state, max_steps=3).z  # type: ignore[arg-type]
-    z.sum().backward()
-    assert f.count == 6
+def test_attributes_are_put_back_where_the_way_back_fails() -> None:
+    f, x = Counting(), start().requires_grad_()
+    z = solve(f, x, x, max_steps=2).z
 
+    def fail(*_: Any) -> None:
+        raise KeyError("stop")
 
-@pytest.mark.parametrize("adjoint", REPLAYED)
-def test_statistics_of_a_tensor_in_a_closure(adjoint: str) -> None:
-    def make() -> tuple[Any, Any]:
-        linear = nn.Linear(16, 16)
-        mean, var = torch.zeros(16), torch.ones(16)
-        space = types.SimpleNamespace(total=torch.zeros(16))
-
-        def f(z: Tensor, x: Tensor) -> Tensor:
-            out = nn.functional.batch_norm(linear(z) + x, mean, var, training=True)
-            space.total += out.detach().sum(0)
-            return torch.tanh(out)
-
-        return f, lambda: [mean, var, space.total]
-
-    assert all(map(torch.equal, trained(make, adjoint), trained(make, "backprop")))
-
-
-@pytest.mark.parametrize("adjoint", REPLAYED)
-def test_statistics_of_a_module_that_is_an_argument(adjoint: str) -> None:
-    found = []
-    for how in (adjoint, "backprop"):
-        torch.manual_seed(1)
-        net, x = nn.Sequential(nn.Linear(16, 16), nn.BatchNorm1d(16)), start()
-        held = {"net": [net]}
-        z = solve(lambda z, h: torch.tanh(h["net"][0](z)), x, held, adjoint=how).z  # type: ignore[arg-type]
+    f.register_forward_hook(fail)
+    with pytest.raises(KeyError):
         z.sum().backward()
-        found.append([b.clone() for b in net.buffers()])
-    assert all(map(torch.equal, *found))
+    assert f.calls == 4 and len(f.log) == 4
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_statistics_of_a_scripted_module() -> None:
-    def make() -> tuple[Any, Any]:
-        net: Any = torch.jit.script(nn.Sequential(nn.Linear(16, 16), nn.BatchNorm1d(16)))
-        return lambda z, x: torch.tanh(net(z) + x), lambda: list(net.buffers())
+# ---- arguments ---------------------------------------------------------------------------------
 
-    assert all(map(torch.equal, trained(make, "reversible"), trained(make, "backprop")))
+
+def counted(z: Tensor, x: Tensor, count: Tensor, *, step: int) -> Tensor:
+    count.detach().add_(1 + step)
+    return torch.tanh(0.5 * z + x)
+
+
+def caching(z: Tensor, x: Tensor, cache: Tensor, *, step: int) -> Tensor:
+    with torch.no_grad():
+        cache.copy_(z.sum())
+    return torch.tanh(0.5 * z + cache + x)
+
+
+def late(z: Tensor, x: Tensor, count: Tensor, *, step: int) -> Tensor:
+    if step == 2:
+        count.add_(1)
+    return torch.tanh(0.5 * z + x)
+
+
+@pytest.mark.parametrize("adjoint", ["reversible", "functional", "hooks", "checkpoint"])
+@pytest.mark.parametrize("f", [counted, caching, late])
+def test_an_argument_that_f_writes(f: Any, adjoint: Any) -> None:
+    """It is put back; with saved-tensor hooks, whose checks go by versions, the solve raises."""
+    options: dict[str, Any] = {"max_steps": 3, "pass_step": True, **FLOAT.get(adjoint, {})}
+
+    def left(adjoint: Any) -> Tensor:
+        count, x = torch.zeros(()), start().requires_grad_()
+        solve(f, torch.zeros_like(x), x, count, adjoint=adjoint, **options).z.sum().backward()
+        return count
+
+    if adjoint in ("hooks", "checkpoint"):
+        with pytest.raises(RuntimeError, match="an argument changed in place"):
+            left(adjoint)
+    else:
+        assert torch.equal(left(adjoint), left("backprop"))
+
+
+def test_an_argument_that_f_writes_and_reads_is_refused() -> None:
+    def f(z: Tensor, x: Tensor, count: Tensor) -> Tensor:
+        count.add_(1)
+        return torch.tanh(0.5 * z + count * x)
+
+    x = start().requires_grad_()
+    with pytest.raises(RuntimeError, match="expected to read none of the buffers and tensors"):
+        solve(f, x, x, torch.zeros(()))
+    with torch.no_grad():
+        solve(f, x, x, torch.zeros(()), adjoint="hooks")
+
+
+# ---- what is read, too ---------------------------------------------------------------------------
 
 
 class Reader(nn.Module):
@@ -194,6 +160,11 @@ def test_what_is_read_and_written_is_refused_in_the_forward_pass(where: str, adj
         with pytest.raises(RuntimeError, match=r"^f: expected to (read none of the|leave its) buf"):
             solve(Reader(where), x, x, adjoint=adjoint, check=check, **options)  # type: ignore[arg-type]
     solve(Reader(where), x, x, adjoint="backprop").z.sum().backward()
+
+
+def test_a_frozen_parameter_that_f_writes_and_reads_is_refused() -> None:
+    with pytest.raises(RuntimeError, match="f: expected to read none of the buffers and tensors"):
+        solve(Target(read=True), start(), start(), max_steps=4)
 
 
 class LateReader(Reader):
@@ -234,109 +205,6 @@ def test_a_graph_outside_may_have_saved_a_buffer() -> None:
     z.sum().backward()
     outside.sum().backward()
     assert torch.equal(weight.grad, torch.ones(16))  # type: ignore[arg-type]
-
-
-# ---- attributes and containers -----------------------------------------------------------------
-
-
-class Counting(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = nn.Linear(16, 16)
-        self.calls, self.last, self.log, self.recent = 0, None, [], deque(maxlen=3)
-        self.seen, self.totals, self.object = set(), {"calls": 0}, types.SimpleNamespace(n=0)
-
-    def forward(self, z: Tensor, x: Tensor) -> Tensor:
-        out = torch.tanh(self.linear(z) + x)
-        self.calls += 1
-        self.last = out.detach().sum()
-        self.log.append(float(out.detach().sum()))
-        self.recent.append(self.calls)
-        self.seen.add(self.calls)
-        self.totals["calls"] += 1
-        self.totals[f"call {self.calls}"] = self.calls
-        self.object.n += 1
-        return out
-
-    def read(self) -> list[Any]:
-        plain = [self.calls, float(self.last), self.log, list(self.recent), self.seen]  # type: ignore[arg-type]
-        return [*plain, self.totals, self.object.n]
-
-
-@pytest.mark.parametrize("adjoint", REPLAYED)
-def test_attributes_hold_what_the_forward_pass_left(adjoint: str) -> None:
-    def make() -> tuple[Any, Any]:
-        f = Counting()
-        return f, f.read
-
-    got = trained(make, adjoint)
-    assert got == trained(make, "backprop")
-    assert got[0] == 8 and len(got[2]) == 8
-
-
-@pytest.mark.parametrize("adjoint", REPLAYED)
-def test_the_same_list_keeps_its_old_contents(adjoint: str) -> None:
-    f, x = Counting(), start()
-    log = f.log
-    solve(f, x, x, adjoint=adjoint, max_steps=2).z.sum().backward()  # type: ignore[arg-type]
-    assert f.log is log and len(log) == 4
-
-
-def test_a_variable_of_a_closure() -> None:
-    calls, linear, x = 0, nn.Linear(16, 16), start()
-
-    def f(z: Tensor) -> Tensor:
-        nonlocal calls
-        calls += 1
-        return torch.tanh(linear(z))
-
-    solve(f, x, max_steps=3).z.sum().backward()
-    assert calls == 6
-
-
-CALLS = 0
-
-
-def counting_globally(z: Tensor) -> Tensor:
-    global CALLS
-    CALLS += 1
-    return torch.tanh(0.5 * z)
-
-
-def test_a_global_variable() -> None:
-    before = CALLS
-    solve(counting_globally, start().requires_grad_(), max_steps=3).z.sum().backward()
-    assert before + 6 == CALLS
-
-
-class WithSlots:
-    __slots__ = ("calls", "net")
-
-    def __init__(self) -> None:
-        self.calls, self.net = 0, nn.Linear(16, 16)
-
-    def __call__(self, z: Tensor) -> Tensor:
-        self.calls += 1
-        return torch.tanh(self.net(z))
-
-
-def test_an_object_with_slots() -> None:
-    f = WithSlots()
-    solve(f, start(), max_steps=3).z.sum().backward()
-    assert f.calls == 6
-
-
-def test_attributes_are_put_back_where_the_way_back_fails() -> None:
-    f, x = Counting(), start().requires_grad_()
-    z = solve(f, x, x, max_steps=2).z
-
-    def fail(*_: Any) -> None:
-        raise KeyError("stop")
-
-    f.register_forward_hook(fail)
-    with pytest.raises(KeyError):
-        z.sum().backward()
-    assert f.calls == 4 and len(f.log) == 4
 
 
 # ---- caches ------------------------------------------------------------------------------------
@@ -446,48 +314,6 @@ def test_what_changes_its_shape_and_does_not_grow() -> None:
         with torch.no_grad():
             solve(f, torch.randn(batch, 50), max_steps=4)
         assert f.last.shape == (batch, 50)
-
-
-# ---- functional_call around a solve ------------------------------------------------------------
-
-
-class Layer(nn.Module):
-    def __init__(self, adjoint: str) -> None:
-        super().__init__()
-        self.f, self.adjoint = MLP(), adjoint
-        self.norm = nn.BatchNorm1d(16)
-
-    def call(self, z: Tensor, x: Tensor) -> Tensor:
-        return self.norm(self.f(z, x))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return solve(self.call, torch.zeros_like(x), x, adjoint=self.adjoint, max_steps=3).z  # type: ignore[arg-type]
-
-
-def gradients(adjoint: str, scale: float, *, computed: bool) -> list[Tensor]:
-    torch.manual_seed(0)
-    layer, x = Layer(adjoint), start()
-    own = {k: (scale * v.detach()).clone().requires_grad_() for k, v in layer.named_parameters()}
-    given = {k: v - 0.1 * v.square() for k, v in own.items()} if computed else own
-    buffers = {k: v.clone() for k, v in layer.named_buffers()}
-    before = [b.clone() for b in layer.buffers()]
-    functional_call(layer, {**given, **buffers}, (x,)).square().sum().backward()
-    assert all(map(torch.equal, layer.buffers(), before))  # the module's own
-    assert all(p.grad is None for p in layer.parameters())
-    return [*(v.grad for v in own.values()), *buffers.values()]  # type: ignore[list-item]
-
-
-@pytest.mark.parametrize("adjoint", REPLAYED)
-@pytest.mark.parametrize("scale", [1.0, 0.5])
-def test_copies_of_parameters_get_their_gradients(adjoint: str, scale: float) -> None:
-    got, want = (gradients(how, scale, computed=False) for how in (adjoint, "backprop"))
-    assert all(map(torch.equal, got, want))
-
-
-@pytest.mark.parametrize("adjoint", ["hooks", "checkpoint"])
-def test_computed_parameters_get_their_gradients(adjoint: str) -> None:
-    got, want = (gradients(how, 0.5, computed=True) for how in (adjoint, "backprop"))
-    assert all(map(torch.equal, got, want))
 
 
 def test_the_slots_of_computed_parameters() -> None:
