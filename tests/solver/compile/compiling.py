@@ -5,11 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from tests.solver.cells import MLP
 from torch_revdeq import RevDEQ
+
+DYNAMO = [
+    # It looks at the .grad of every input, and silences torch's warning, but not where warnings
+    # are errors.
+    pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
+]
+"""The warnings of the compiler's own."""
 
 
 class Model(nn.Module):
@@ -27,6 +37,24 @@ class Model(nn.Module):
 def whole(model: Any, backend: Any = "aot_eager") -> Callable[..., Any]:
     """The model, to be compiled as one graph."""
     return torch.compile(model, fullgraph=True, backend=backend)
+
+
+def found(model: nn.Module, run: Callable[..., Any], *args: Any, **kwargs: Any) -> list[Tensor]:
+    """What `run` returns, and the gradients of its first argument and the model's parameters."""
+    first = args[0].clone().requires_grad_()
+    outputs = pytree.tree_leaves(run(first, *args[1:], **kwargs))
+    losses = [t.double().square().sum() for t in outputs if t.requires_grad]
+    wrt = [first, *(p for p in model.parameters() if p.requires_grad)]
+    return [*outputs, *torch.autograd.grad(torch.stack(losses).sum(), wrt)]
+
+
+def assert_like_eager(
+    model: nn.Module, compiled: Callable[..., Any], *args: Any, eager: Any = None, **kwargs: Any
+) -> None:
+    """Bit for bit what the model does by itself, or `eager`: aot_eager runs eager's operators."""
+    want = found(model, eager or model, *args, **kwargs)
+    got = found(model, compiled, *args, **kwargs)
+    assert len(got) == len(want) and all(map(torch.equal, got, want))
 
 
 def gradients(model: nn.Module, run: Callable[..., Tensor], x: Tensor) -> list[Tensor | None]:

@@ -11,18 +11,10 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils import _pytree as pytree
 
+from tests.solver.compile.compiling import DYNAMO, assert_like_eager
 from torch_revdeq import RevDEQ, solve
 
-pytestmark = [
-    # What Dynamo does.
-    pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning"),
-    pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
-]
-
-
-@pytest.fixture(autouse=True)
-def _fresh() -> None:
-    torch.compiler.reset()
+pytestmark = DYNAMO
 
 
 class Routed(nn.Module):
@@ -50,21 +42,6 @@ class Model(nn.Module):
         return z.square().mean() + aux["loss"].sum() + 0.1 * aux["parts"][0].square().sum(), aux
 
 
-def assert_like_eager(model: Model, compiled: Any, *args: Any, **kwargs: Any) -> None:
-    parameters = list(model.parameters())
-    results = []
-    for run in (model, compiled):
-        loss, aux = run(*args, **kwargs)
-        with torch.no_grad():
-            without = run(*args, **kwargs)[0]
-        leaves, structure = pytree.tree_flatten(aux)
-        grads = torch.autograd.grad(loss, parameters)
-        results.append(([loss.detach(), without, *(t.detach() for t in leaves), *grads], structure))
-    (want, form), (got, same) = results
-    assert form == same and len(want) == len(got)
-    assert all(map(torch.equal, want, got))
-
-
 @pytest.mark.parametrize("dynamic", [None, True])
 @pytest.mark.parametrize(
     "options",
@@ -85,7 +62,10 @@ def test_one_graph_for_aux(options: dict[str, Any], dynamic: bool | None) -> Non
     model, counter = Model(**options), CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(model, backend=counter, fullgraph=True, dynamic=dynamic)
     for rows in (4, 5, 6):
-        assert_like_eager(model, compiled, torch.randn(rows, 16))
+        x = torch.randn(rows, 16)
+        assert_like_eager(model, compiled, x)
+        with torch.no_grad():
+            assert all(map(torch.equal, *(pytree.tree_leaves(run(x)) for run in (model, compiled))))
     # With and without gradients; and a second time where sizes were not dynamic from the start.
     assert counter.frame_count <= (2 if dynamic else 4)
 

@@ -15,21 +15,20 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from tests import ROOT
 from tests.solver.cells import MLP
-from tests.solver.compile.compiling import Model, assert_same, gradients, whole
+from tests.solver.compile.compiling import (
+    DYNAMO,
+    Model,
+    assert_like_eager,
+    assert_same,
+    gradients,
+    whole,
+)
 from tests.tolerances import assert_within, gradient_bound, reconstruction_bound
 from torch_revdeq import Solution, solve
 from torch_revdeq.compile import operator
 from torch_revdeq.testing import assert_exact_gradients
 
-# Dynamo looks at the .grad of every input, and silences torch's warning, but not where warnings
-# are errors.
-pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")
-
-
-@pytest.fixture(autouse=True)
-def _fresh() -> None:
-    torch.compiler.reset()
-    torch.manual_seed(0)
+pytestmark = DYNAMO
 
 
 # ---- a compiled f --------------------------------------------------------------------------------
@@ -85,7 +84,7 @@ def test_sizes_that_vary_are_compiled_for_once() -> None:
     compiled = whole(model, counter)
     for size in (6, 6, 3, 9, 5, 12):
         x = torch.randn(size, 16)
-        assert_same(gradients(model, compiled, x), gradients(model, model, x))
+        assert_like_eager(model, compiled, x)
     assert counter.frame_count == 2
 
 
@@ -106,8 +105,7 @@ def test_autocast_is_carried_into_it() -> None:
         with torch.autocast("cpu", torch.bfloat16):
             return model(x)
 
-    want = gradients(model, run, x)
-    assert_same(gradients(model, whole(run), x), want)
+    assert_like_eager(model, whole(run), x, eager=run)
     assert model.equilibrium.stats.frac_bits == 16
     with torch.autocast("cpu", torch.bfloat16):  # entered outside of the graph
         z = whole(model)(x)
@@ -168,7 +166,7 @@ class Cell(nn.Module):
 
 def test_everything_a_call_can_hold() -> None:
     model, x = Everything(), torch.randn(5, 8)
-    assert_same(gradients(model, whole(model), x), gradients(model, model, x))
+    assert_like_eager(model, whole(model), x)
 
 
 def test_a_whole_solution_may_leave_the_graph() -> None:
@@ -184,8 +182,8 @@ def test_a_whole_solution_may_leave_the_graph() -> None:
 def test_two_runs_of_one_graph_before_their_backward_passes() -> None:
     model, x = Model(), torch.randn(2, 6, 16)
     compiled = whole(model)
-    want = gradients(model, lambda x: model(x[0]) * model(x[1]), x)
-    assert_same(gradients(model, lambda x: compiled(x[0]) * compiled(x[1]), x), want)
+    twice = lambda run: lambda x: run(x[0]) * run(x[1])  # noqa: E731
+    assert_like_eager(model, twice(compiled), x, eager=twice(model))
 
 
 def test_a_compiled_cell_is_called_as_it_was_compiled() -> None:
@@ -209,7 +207,7 @@ def test_copies_of_a_layer_solve_with_weights_of_their_own() -> None:
     with torch.no_grad():
         other.equilibrium.f.a.weight.mul_(0.5)
     for each in (model, other):
-        assert_same(gradients(each, whole(each), x), gradients(each, each, x))
+        assert_like_eager(each, whole(each), x)
 
 
 def test_frozen_parameters_and_hooks() -> None:
@@ -217,9 +215,7 @@ def test_frozen_parameters_and_hooks() -> None:
     cell = model.equilibrium.f
     cell.a.bias.requires_grad_(False)
     cell.b.weight.register_hook(lambda grad: 2 * grad)
-    want = [g for g in gradients(model, model, x) if g is not None]
-    got = [g for g in gradients(model, whole(model), x) if g is not None]
-    assert_same(got, want)  # type: ignore[arg-type]
+    assert_like_eager(model, whole(model), x)
 
 
 class Reusing(nn.Module):

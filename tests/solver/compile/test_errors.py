@@ -7,18 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from tests.solver.cells import MLP
-from tests.solver.compile.compiling import Model, assert_same, gradients, whole
+from tests.solver.compile.compiling import DYNAMO, Model, assert_same, gradients, whole
 from torch_revdeq import CaptureError, ReconstructionError, solve
 
-# Dynamo looks at the .grad of every input, and silences torch's warning, but not where warnings
-# are errors.
-pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")
-
-
-@pytest.fixture(autouse=True)
-def _fresh() -> None:
-    torch.compiler.reset()
-    torch.manual_seed(0)
+pytestmark = DYNAMO
 
 
 def test_another_callable_breaks_the_graph_and_says_why() -> None:

@@ -25,12 +25,6 @@ pytestmark = [
 F32 = torch.float32
 
 
-@pytest.fixture(autouse=True)
-def _fresh() -> None:
-    torch.compiler.reset()
-    torch.manual_seed(0)
-
-
 class Model(nn.Module):
     """A solve beside a path around it: a gradient that it lost would not be missed at once."""
 

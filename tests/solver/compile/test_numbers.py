@@ -11,20 +11,10 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils import _pytree as pytree
 
-from tests.solver.compile.compiling import whole
+from tests.solver.compile.compiling import DYNAMO, assert_like_eager, found, whole
 from torch_revdeq import RevDEQ, solve
 
-pytestmark = [
-    # What Dynamo does.
-    pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning"),
-    pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
-]
-
-
-@pytest.fixture(autouse=True)
-def _fresh() -> None:
-    torch.compiler.reset()
-    torch.manual_seed(0)
+pytestmark = DYNAMO
 
 
 class Scaled(nn.Module):
@@ -40,13 +30,6 @@ class Scaled(nn.Module):
         for value in pytree.tree_leaves(given):
             scale = scale * (3.0 if value is None else len(value) if value == "ab" else value)
         return torch.tanh(self.of_z(z) + scale * x)
-
-
-def found(layer: nn.Module, run: Callable[..., Tensor], x: Tensor, *given: Any) -> list[Tensor]:
-    """z, and the gradients of x and of the parameters."""
-    x = x.clone().requires_grad_()
-    z = run(x, *given)
-    return [z.detach(), *torch.autograd.grad(z.square().sum(), [x, *layer.parameters()])]
 
 
 def layer_of(**options: Any) -> RevDEQ:
@@ -72,7 +55,7 @@ def test_an_argument_that_changes(name: str, dynamic: bool | None) -> None:
     compiled = torch.compile(layer, backend=counter, fullgraph=True, dynamic=dynamic)
     for i in range(10):
         x = torch.randn(3, 4)
-        assert all(map(torch.equal, *(found(layer, r, x, make(i)) for r in (compiled, layer))))
+        assert_like_eager(layer, compiled, x, make(i))
     assert counter.frame_count <= most
 
 
@@ -133,7 +116,7 @@ def test_a_traced_solve_is_traced_anew(change: Callable[..., None]) -> None:
     for i in range(4):
         change(layer, i)
         x = torch.randn(3, 4)
-        assert all(map(torch.equal, *(found(layer, r, x, 0.2 * i) for r in (compiled, layer))))
+        assert_like_eager(layer, compiled, x, 0.2 * i)
 
 
 def test_numbers_of_a_solve_in_a_function() -> None:
@@ -147,7 +130,7 @@ def test_numbers_of_a_solve_in_a_function() -> None:
     for i in range(5):
         x = torch.randn(3, 4)
         given = (0.4 + 0.1 * i, 2 + i)
-        assert all(map(torch.equal, *(found(f, r, x, *given) for r in (compiled, run))))
+        assert_like_eager(f, compiled, x, *given, eager=run)
 
 
 def test_an_attribute_that_f_reads_is_read_when_it_runs() -> None:
@@ -156,7 +139,7 @@ def test_an_attribute_that_f_reads_is_read_when_it_runs() -> None:
     for gain in (1.0, 0.5, 2.0):
         layer.f.gain = gain  # type: ignore[union-attr]
         x = torch.randn(3, 4)
-        assert all(map(torch.equal, *(found(layer, r, x) for r in (compiled, layer))))
+        assert_like_eager(layer, compiled, x)
 
 
 class Settings:
@@ -188,7 +171,7 @@ def test_other_objects_break_the_graph_and_say_why() -> None:
         for gain in (0.1, 0.2, 0.3):
             x = torch.randn(3, 4)
             given = Settings(gain)
-            assert all(map(torch.equal, *(found(f, r, x, given) for r in (compiled, run))))
+            assert_like_eager(f, compiled, x, given, eager=run)
         torch.compiler.reset()
         with pytest.raises(Exception, match="solve: expected tensors, numbers, strings and plain"):
             whole(run)(torch.randn(3, 4), Settings(0.1))
