@@ -68,6 +68,19 @@ REVDEQ_INLINE void for_vector(int64_t thread, int64_t numel, const At& at) {
   for (int64_t i = begin; i < numel; ++i) at.template operator()<1>(i);
 }
 
+// Calls `body<width>(leaf, thread)` as on_leaf does: the width is the leaf's where it allows
+// vectors.
+template <class Leaf, class Body>
+REVDEQ_INLINE void on_vectors(const Leaves<Leaf>& leaves, int64_t block, int thread,
+                              const Body& body) {
+  on_leaf(leaves, block, thread, [&](const Leaf& leaf, int64_t i) {
+    if (leaf.vectors)
+      body.template operator()<Leaf::kWidth>(leaf, i);
+    else
+      body.template operator()<1>(leaf, i);
+  });
+}
+
 // ---- float states ----------------------------------------------------------------------------
 
 template <class S, class F>
@@ -102,20 +115,11 @@ REVDEQ_INLINE void float_body(const FloatLeaf<S, F>& leaf, int64_t thread, const
 }
 
 template <Direction kDirection, class Real, class S, class F>
-REVDEQ_INLINE void half_step_body(const FloatStep<Real>& step, const FloatLeaf<S, F>& leaf,
-                                  int64_t thread) {
-  const auto at = [&](int64_t, int, Real y, Real v) { return half_step<kDirection>(y, v, step); };
-  if (leaf.vectors)
-    float_body<FloatLeaf<S, F>::kWidth, Real>(leaf, thread, at);
-  else
-    float_body<1, Real>(leaf, thread, at);
-}
-
-template <Direction kDirection, class Real, class S, class F>
 REVDEQ_INLINE void half_step_grid(const Launch<FloatStep<Real>, FloatLeaf<S, F>>& p, int64_t block,
                                   int thread) {
-  on_leaf(p.leaves, block, thread, [&](const FloatLeaf<S, F>& leaf, int64_t i) {
-    half_step_body<kDirection>(p.step, leaf, i);
+  on_vectors(p.leaves, block, thread, [&]<int kWidth>(const FloatLeaf<S, F>& leaf, int64_t i) {
+    float_body<kWidth, Real>(
+        leaf, i, [&](int64_t, int, Real y, Real v) { return half_step<kDirection>(y, v, p.step); });
   });
 }
 
@@ -128,7 +132,7 @@ struct ChannelStep {
   int64_t stride;
 };
 
-template <Direction kDirection, class Real, class S, class F>
+template <Direction kDirection, int kWidth, class Real, class S, class F>
 REVDEQ_INLINE void channel_step_body(const ChannelStep<Real>& step, const FloatLeaf<S, F>& leaf,
                                      int64_t thread) {
   const int64_t period = step.inner * step.channels;
@@ -144,17 +148,14 @@ REVDEQ_INLINE void channel_step_body(const ChannelStep<Real>& step, const FloatL
     const Real beta = step.beta[channel * step.stride];
     return half_step<kDirection>(y, v, Real{1} - beta, beta);
   };
-  if (leaf.vectors)
-    float_body<FloatLeaf<S, F>::kWidth, Real>(leaf, thread, at);
-  else
-    float_body<1, Real>(leaf, thread, at);
+  float_body<kWidth, Real>(leaf, thread, at);
 }
 
 template <Direction kDirection, class Real, class S, class F>
 REVDEQ_INLINE void channel_step_grid(const Launch<ChannelStep<Real>, FloatLeaf<S, F>>& p,
                                      int64_t block, int thread) {
-  on_leaf(p.leaves, block, thread, [&](const FloatLeaf<S, F>& leaf, int64_t i) {
-    channel_step_body<kDirection>(p.step, leaf, i);
+  on_vectors(p.leaves, block, thread, [&]<int kWidth>(const FloatLeaf<S, F>& leaf, int64_t i) {
+    channel_step_body<kDirection, kWidth>(p.step, leaf, i);
   });
 }
 
@@ -177,8 +178,8 @@ struct AdjointLeaf {
 };
 
 template <int kWidth, class G, class F>
-REVDEQ_INLINE void adjoint_body_of(const AdjointStep<G>& step, const AdjointLeaf<G, F>& leaf,
-                                   int64_t thread) {
+REVDEQ_INLINE void adjoint_body(const AdjointStep<G>& step, const AdjointLeaf<G, F>& leaf,
+                                int64_t thread) {
   for_vector<kWidth>(thread, leaf.numel, [&]<int kCount>(int64_t i) {
     auto grad = load_vector<kCount>(leaf.grad + i);
     Vector<G, kCount> vjp, other;
@@ -204,19 +205,11 @@ REVDEQ_INLINE void adjoint_body_of(const AdjointStep<G>& step, const AdjointLeaf
 }
 
 template <class G, class F>
-REVDEQ_INLINE void adjoint_body(const AdjointStep<G>& step, const AdjointLeaf<G, F>& leaf,
-                                int64_t thread) {
-  if (leaf.vectors)
-    adjoint_body_of<AdjointLeaf<G, F>::kWidth>(step, leaf, thread);
-  else
-    adjoint_body_of<1>(step, leaf, thread);
-}
-
-template <class G, class F>
 REVDEQ_INLINE void adjoint_grid(const Launch<AdjointStep<G>, AdjointLeaf<G, F>>& p, int64_t block,
                                 int thread) {
-  on_leaf(p.leaves, block, thread,
-          [&](const AdjointLeaf<G, F>& leaf, int64_t i) { adjoint_body(p.step, leaf, i); });
+  on_vectors(p.leaves, block, thread, [&]<int kWidth>(const AdjointLeaf<G, F>& leaf, int64_t i) {
+    adjoint_body<kWidth>(p.step, leaf, i);
+  });
 }
 
 // The passes move every element once: an inverse and an adjoint share a launch, not data.
@@ -247,7 +240,7 @@ struct ConvertLeaf {
 };
 
 template <int kWidth, class F>
-REVDEQ_INLINE void quantize_body_of(float scale, const ConvertLeaf<F>& leaf, int64_t thread) {
+REVDEQ_INLINE void quantize_body(float scale, const ConvertLeaf<F>& leaf, int64_t thread) {
   for_vector<kWidth>(thread, leaf.numel, [&]<int kCount>(int64_t i) {
     const auto x = load_vector<kCount>(static_cast<const F*>(leaf.from) + i);
     Vector<int32_t, kCount> y;
@@ -261,22 +254,15 @@ REVDEQ_INLINE void quantize_body_of(float scale, const ConvertLeaf<F>& leaf, int
 }
 
 template <class F>
-REVDEQ_INLINE void quantize_body(float scale, const ConvertLeaf<F>& leaf, int64_t thread) {
-  if (leaf.vectors)
-    quantize_body_of<ConvertLeaf<F>::kWidth>(scale, leaf, thread);
-  else
-    quantize_body_of<1>(scale, leaf, thread);
-}
-
-template <class F>
 REVDEQ_INLINE void quantize_grid(const Launch<float, ConvertLeaf<F>>& p, int64_t block,
                                  int thread) {
-  on_leaf(p.leaves, block, thread,
-          [&](const ConvertLeaf<F>& leaf, int64_t i) { quantize_body(p.step, leaf, i); });
+  on_vectors(p.leaves, block, thread, [&]<int kWidth>(const ConvertLeaf<F>& leaf, int64_t i) {
+    quantize_body<kWidth>(p.step, leaf, i);
+  });
 }
 
 template <int kWidth, class F>
-REVDEQ_INLINE void dequantize_body_of(float unscale, const ConvertLeaf<F>& leaf, int64_t thread) {
+REVDEQ_INLINE void dequantize_body(float unscale, const ConvertLeaf<F>& leaf, int64_t thread) {
   for_vector<kWidth>(thread, leaf.numel, [&]<int kCount>(int64_t i) {
     const auto y = load_vector<kCount>(static_cast<const int32_t*>(leaf.from) + i);
     Vector<F, kCount> x;
@@ -292,18 +278,11 @@ REVDEQ_INLINE void dequantize_body_of(float unscale, const ConvertLeaf<F>& leaf,
 }
 
 template <class F>
-REVDEQ_INLINE void dequantize_body(float unscale, const ConvertLeaf<F>& leaf, int64_t thread) {
-  if (leaf.vectors)
-    dequantize_body_of<ConvertLeaf<F>::kWidth>(unscale, leaf, thread);
-  else
-    dequantize_body_of<1>(unscale, leaf, thread);
-}
-
-template <class F>
 REVDEQ_INLINE void dequantize_grid(const Launch<float, ConvertLeaf<F>>& p, int64_t block,
                                    int thread) {
-  on_leaf(p.leaves, block, thread,
-          [&](const ConvertLeaf<F>& leaf, int64_t i) { dequantize_body(p.step, leaf, i); });
+  on_vectors(p.leaves, block, thread, [&]<int kWidth>(const ConvertLeaf<F>& leaf, int64_t i) {
+    dequantize_body<kWidth>(p.step, leaf, i);
+  });
 }
 
 }  // namespace revdeq::cuda
