@@ -220,8 +220,13 @@ def assert_same_refusal(example: Example, got: Run, want: Run) -> None:
 
 
 def assert_kernel_refuses(example: Example, memory: list[Tensor], want: Run) -> None:
-    """The compiled op by itself refuses what the checks refuse, and names the same argument."""
-    if isinstance(want.error, (TypeError, ValueError)) and not NAMELESS & example.dtypes():
+    """The compiled op by itself refuses what the checks refuse, and names the same argument.
+
+    Torch finds no kernel for empty lists.
+    """
+    empty = any(isinstance(value, list) and not value for value in example.values.values())
+    refused = isinstance(want.error, (TypeError, ValueError))
+    if refused and not empty and not NAMELESS & example.dtypes():
         arguments = example.build([m.clone() for m in memory])
         told = in_a_thread(refusal_of_kernel, example.op, arguments)
         assert told.startswith(str(want.error).partition(" expected ")[0] + " "), told
