@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -43,22 +44,36 @@ GRIDS = {
 pytestmark = pytest.mark.skipif(shutil.which(CXX) is None, reason=f"no C++ compiler ({CXX})")
 
 
-def run_compiler(*arguments: str) -> None:
+KEPT = ROOT / "build" / "tests" / "native"
+"""Objects of earlier runs."""
+
+
+def run_compiler(*arguments: str) -> str:
     command = [CXX, *COMMON, *CXX_FLAGS, "-Werror", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
-def compile_all(folder: Path, *sources: Path, flags: tuple[str, ...] = ()) -> list[Path]:
+def compiled(folder: str, source: Path, flags: tuple[str, ...]) -> Path:
+    """The object of `source`; one of an earlier run, where its compilation read the same."""
+    read = [run_compiler("--version"), *flags, run_compiler(*flags, "-E", str(source))]
+    key = hashlib.sha256("\n".join([*COMMON, *CXX_FLAGS, *read]).encode()).hexdigest()[:16]
+    kept = KEPT / folder / f"{source.stem}-{key}.o"
+    if not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        for former in kept.parent.glob(f"{source.stem}-*.o"):
+            former.unlink(missing_ok=True)
+        part = kept.with_suffix(f".{os.getpid()}")
+        run_compiler(*flags, "-c", str(source), "-o", str(part))
+        part.replace(kept)
+    return kept
+
+
+def compile_all(folder: str, *sources: Path, flags: tuple[str, ...] = ()) -> list[Path]:
     """The objects of `sources`, compiled at once."""
-    objects = [folder / f"{source.stem}.o" for source in sources]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for job in [
-            pool.submit(run_compiler, *flags, "-c", str(source), "-o", str(target))
-            for source, target in zip(sources, objects, strict=True)
-        ]:
-            job.result()
-    return objects
+        return list(pool.map(lambda source: compiled(folder, source, flags), sources))
 
 
 def link_and_run(program: Path, *objects: Path, flags: tuple[str, ...] = ()) -> str:
@@ -70,7 +85,7 @@ def link_and_run(program: Path, *objects: Path, flags: tuple[str, ...] = ()) -> 
 
 def test_forms_of_the_exact_step(tmp_path: Path) -> None:
     """Shift, integer and general form agree with 128-bit division wherever they apply."""
-    objects = compile_all(tmp_path, NATIVE / "check_forms.cpp")
+    objects = compile_all("forms", NATIVE / "check_forms.cpp")
     assert link_and_run(tmp_path / "program", *objects) == "0 failures\n"
 
 
@@ -78,7 +93,7 @@ def test_instruction_sets(tmp_path: Path) -> None:
     """Baseline, AVX2 and AVX-512 give the same bits, as far as this processor has them."""
     loops = sorted(CPU.glob("loops_*.cpp"))
     assert len(loops) == 3
-    objects = compile_all(tmp_path, NATIVE / "check_instruction_sets.cpp", *loops)
+    objects = compile_all("sets", NATIVE / "check_instruction_sets.cpp", *loops)
     output = link_and_run(tmp_path / "program", *objects)
     assert output.endswith("\n0 failures\n")
     variants = re.findall(r"^baseline and [\w-]+: (\d+) variants$", output, re.MULTILINE)
@@ -87,12 +102,11 @@ def test_instruction_sets(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def emulations(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the objects of the programs of GRIDS, and of the CPU loops."""
-    folder = tmp_path_factory.mktemp("emulations")
-    programs = [NATIVE / f"{program}.cpp" for program in GRIDS]
-    compile_all(folder, *programs, CPU / "loops_baseline.cpp", flags=SANITIZED)
-    return folder
+def emulations() -> dict[str, Path]:
+    """The objects of the programs of GRIDS, and of the CPU loops, by their names."""
+    sources = [*(NATIVE / f"{program}.cpp" for program in GRIDS), CPU / "loops_baseline.cpp"]
+    objects = compile_all("emulations", *sources, flags=SANITIZED)
+    return {source.stem: target for source, target in zip(sources, objects, strict=True)}
 
 
 def test_every_cuda_grid_is_emulated() -> None:
@@ -103,10 +117,10 @@ def test_every_cuda_grid_is_emulated() -> None:
 
 
 @pytest.mark.parametrize("program", GRIDS)
-def test_cuda_kernels_on_the_cpu(emulations: Path, program: str) -> None:
+def test_cuda_kernels_on_the_cpu(emulations: dict[str, Path], program: str, tmp_path: Path) -> None:
     """What each CUDA thread does, over the whole grid, under the sanitizers."""
-    objects = emulations / f"{program}.o", emulations / "loops_baseline.o"
-    output = link_and_run(emulations / program, *objects, flags=SANITIZE)
+    objects = emulations[program], emulations["loops_baseline"]
+    output = link_and_run(tmp_path / program, *objects, flags=SANITIZE)
     assert output.endswith("\n0 failures\n")
     found = {grid: int(count) for grid, count in re.findall(r"(\w+): (\d+) comparisons", output)}
     assert found.keys() == GRIDS[program].keys()
