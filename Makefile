@@ -73,7 +73,7 @@ triton-aot: $(STATE)/.built  ## compile the Triton kernels for every architectur
 	.ci/triton_aot.sh $(PY)
 
 sanitize: $(STATE)/.built  ## test the CPU kernels under the address and undefined-behaviour sanitizers
-	.ci/sanitize.sh $(PY)
+	.ci/sanitize.sh $(PY) $(JOBS)
 
 oldest-torch: $(STATE)/.tools  ## compile against the headers of the oldest torch supported
 	.ci/oldest_torch.sh $(PY)

@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # Run the tests of the CPU kernels on a build under the address and undefined-behaviour sanitizers.
-# $1: a python that has torch and the tools. A copy in build/sanitize is built, the tree stays.
+# $1: a python that has torch and the tools; $2: how many files are tested at once.
+# A copy in build/sanitize is built, the tree stays.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=$(realpath --no-symlinks "$1")
+jobs=$2
 compiler=${CXX:-g++}
 
 rm -rf build/sanitize
@@ -20,10 +22,12 @@ export ASAN_OPTIONS=detect_leaks=0  # the interpreter leaves its own
 export UBSAN_OPTIONS=print_stacktrace=1
 "$python" -c 'from revdeq_kernels import _C; assert _C.build_info()["sanitize"], _C.__file__'
 # What starts processes, compiles, measures or trains is left out: it calls the same kernels, slowly.
+# So is what calls no C++ of this build: Gluon in Triton's interpreter, programs with sanitizers of their own.
 left_out=()
-for name in bench distributed models training project/test_{docs_site,documents,install}.py \
-  solver/test_{soak,composes,foreign,memory}.py solver/compile/test_compile.py solver/adjoints/test_functional.py; do
+for name in bench distributed models native project training cell/test_gluon.py \
+  solver/test_{soak,composes,foreign,memory}.py solver/compile solver/adjoints/test_functional.py; do
   left_out+=(--ignore "tests/$name")
 done
 # --capture=sys: pytest would swallow the report of a test that aborts, if it took the descriptors too.
-"$python" -m pytest -p no:cacheprovider --capture=sys -k "not triton" "${left_out[@]}" tests
+"$python" -m pytest -p no:cacheprovider --capture=sys --numprocesses "$jobs" --dist loadfile \
+  --max-worker-restart 0 -k "not triton" "${left_out[@]}" tests
