@@ -29,11 +29,11 @@ class Rows(nn.Module):
 
 
 class Mixing(Rows):
-    """The same, with a mean over the samples, as in BatchNorm: no sample is on its own."""
+    """The same, with a mean over the samples, as in BatchNorm: none is on its own."""
 
     def forward(self, z: Tensor, x: Tensor, rate: Tensor) -> Tensor:
         out = super().forward(z, x, rate)
-        return out - 0.2 * out.mean(0)
+        return out - 0.2 * out.flatten(0, -2).mean(0)
 
 
 class Normed(Rows):
@@ -48,7 +48,16 @@ class Normed(Rows):
         return 0.8 * out + 0.2 * self.norm(out)
 
 
-CONTRACTIONS = {"rows": Rows, "mixing": Mixing, "normed": Normed}
+ROWS, TOKENS = (6,), (2, 3)
+CONTRACTIONS: dict[str, tuple[type[Rows], tuple[int, ...], int]] = {
+    "rows": (Rows, ROWS, 1),
+    "mixing": (Mixing, ROWS, 1),
+    "normed": (Normed, ROWS, 1),
+    "lone tokens": (Rows, TOKENS, 2),
+    "tokens": (Mixing, TOKENS, 2),
+    "features": (Mixing, TOKENS, 3),
+}
+"""f, the shape of a state but for its features, and how many dimensions make a sample."""
 
 
 def problem(
@@ -56,34 +65,44 @@ def problem(
 ) -> tuple[Rows, Tensor, Tensor, Tensor]:
     """f, z0, x and the rates, by which the samples arrive one after the other."""
     torch.manual_seed(0)
-    f = CONTRACTIONS[name](d, **options).to(dtype)
-    x = torch.randn(SAMPLES, d, dtype=dtype)
-    rate = torch.linspace(0.1, 0.8, SAMPLES, dtype=dtype).view(-1, 1)
-    z0 = torch.tanh(x) + torch.logspace(-2, 0.5, SAMPLES, dtype=dtype).view(-1, 1)
+    kind, shape, _ = CONTRACTIONS[name]
+    f = kind(d, **options).to(dtype)
+    x = torch.randn(*shape, d, dtype=dtype)
+    rate = torch.linspace(0.1, 0.8, SAMPLES, dtype=dtype).view(*shape, 1)
+    z0 = torch.tanh(x) + torch.logspace(-2, 0.5, SAMPLES, dtype=dtype).view(*shape, 1)
     return f, z0, x.requires_grad_(), rate.requires_grad_()
 
 
 def looped(
-    f: Callable[[Tensor], Tensor], z0: Tensor, beta: float | Tensor, steps: int, every: int = 1
+    f: Callable[[Tensor], Tensor],
+    z0: Tensor,
+    beta: float | Tensor,
+    steps: int,
+    every: int = 1,
+    dims: int = 1,
 ) -> tuple[Tensor, Tensor, list[int], list[float]]:
     """z, y, and of each sample its steps and residual: the definition, sample by sample."""
-    y, z = list(z0), list(z0)
-    moves, taken, residuals = [True] * len(z0), [0] * len(z0), [0.0] * len(z0)
+
+    def whole(samples: list[Tensor]) -> Tensor:
+        return torch.stack(samples).view(z0.shape)
+
+    y, z = ([*z0.flatten(0, dims - 1)] for _ in range(2))
+    moves, taken, residuals = [True] * len(z), [0] * len(z), [0.0] * len(z)
     for n in range(steps):
-        value = f(torch.stack(z))
+        value = f(whole(z)).flatten(0, dims - 1)
         y = [(1 - beta) * a + beta * b if m else a for a, b, m in zip(y, value, moves, strict=True)]
-        value = f(torch.stack(y))
+        value = f(whole(y)).flatten(0, dims - 1)
         z = [(1 - beta) * a + beta * b if m else a for a, b, m in zip(z, value, moves, strict=True)]
         taken = [t + m for t, m in zip(taken, moves, strict=True)]
         if (n + 1) % every == 0 or n + 1 == steps:
-            for i in range(len(z0)):
+            for i in range(len(z)):
                 if moves[i]:
                     norms = (y[i] - value[i]).norm(), value[i].norm()
                     residuals[i] = (norms[0] / (1e-5 + norms[1])).item()
                     moves[i] = not residuals[i] < TOL
         if not any(moves):
             break
-    return torch.stack(z), torch.stack(y), taken, residuals
+    return whole(z), whole(y), taken, residuals
 
 
 def explained(steps: int, *stats: Any, f: torch.dtype = torch.float64) -> float:
@@ -102,7 +121,7 @@ def explained(steps: int, *stats: Any, f: torch.dtype = torch.float64) -> float:
 
 def spread(stats: Any) -> list[int]:
     """The steps of the samples, which must differ for a test to prove anything."""
-    taken = stats.sample_steps.tolist()
+    taken = stats.sample_steps.flatten().tolist()
     assert len(set(taken)) >= 2, taken
     assert max(taken) == stats.steps
     return taken

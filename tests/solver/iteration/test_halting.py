@@ -35,16 +35,18 @@ from torch_revdeq.iteration.stopping import sample_residuals
 def test_all_is_that_of_a_loop_over_the_samples(
     name: str, beta: float, every: int, adjoint: Any
 ) -> None:
-    f, z0, x, rate = problem(name, torch.float64)
+    (f, z0, x, rate), dims = problem(name, torch.float64), CONTRACTIONS[name][2]
     z0.requires_grad_()
     options: dict[str, Any] = {"tol": TOL, "check_every": every, "max_steps": 9}
-    got = solve(f, z0, x, rate, beta=beta, per_sample=True, adjoint=adjoint, **options)
+    got = solve(f, z0, x, rate, beta=beta, per_sample=dims, adjoint=adjoint, **options)
     towards = list(torch.randn(2, *z0.shape, dtype=z0.dtype))
     wrt = [z0, x, rate, *f.parameters()]
     # Before the loop, which writes the statistics of BatchNorm.
     grads = torch.autograd.grad([got.z, got.y], wrt, towards)
-    z, y, taken, residuals = looped(lambda z: f(z, x, rate), z0, beta, 9, every)
+    z, y, taken, residuals = looped(lambda z: f(z, x, rate), z0, beta, 9, every, dims)
     assert spread(got.stats) == taken
+    assert got.stats.sample_steps is not None
+    assert got.stats.sample_steps.shape == z0.shape[:dims]
     forward = gradient_bound(torch.float64, 0.0, 9, curvature=0.0, terms=32)  # of sums alone
     assert got.stats.residual == pytest.approx(max(residuals), abs=forward)
     assert got.stats.converged == (max(residuals) < TOL)
@@ -70,17 +72,27 @@ def test_a_sample_alone_takes_the_same_steps_to_the_same_z() -> None:
         assert_within([part], [grad], explained(taken[i], alone.stats, together.stats))
 
 
-@pytest.mark.parametrize("shape", [(5, 300), (3, 17, 40), (7,)], ids=str)
-def test_residuals_have_the_same_bits_whatever_the_strides(shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("dims", [1, 2, 3])
+@pytest.mark.parametrize("shape", [(5, 300), (3, 17, 40), (3, 5, 70), (7,)], ids=str)
+def test_residuals_have_the_same_bits_whatever_the_strides(
+    shape: tuple[int, ...], dims: int
+) -> None:
     torch.manual_seed(0)
     z, f = torch.randn(2, *shape)
     turned = [
-        t.mT.contiguous().mT if t.dim() > 1 else t[:, None].repeat(1, 2)[:, 0] for t in (z, f)
+        t.movedim(-1, 0).contiguous().movedim(0, -1)
+        if t.dim() > 1
+        else t[:, None].repeat(1, 2)[:, 0]
+        for t in (z, f)
     ]
-    got = sample_residuals([z], [f])
-    assert torch.equal(got, sample_residuals(turned[:1], turned[1:]))
-    rows = zip(z.double(), f.double(), strict=True)
-    want = torch.stack([(a - b).norm() / (1e-5 + b.norm()) for a, b in rows])
+    dims = min(dims, len(shape))
+    got = sample_residuals([z], [f], dims)
+    assert got.shape == shape[:dims]
+    assert torch.equal(got, sample_residuals(turned[:1], turned[1:], dims))
+    flat = [t.flatten(0, dims - 1) for t in (z, f)]
+    assert torch.equal(got.flatten(), sample_residuals(flat[:1], flat[1:]))
+    rows = zip(*(t.double() for t in flat), strict=True)
+    want = torch.stack([(a - b).norm() / (1e-5 + b.norm()) for a, b in rows]).view(shape[:dims])
     # Sums in float64, of which a float32 comes back: their own roundings are far below that one's.
     assert_within([got.double()], [want], 1.01 * unit_roundoff(torch.float32))
 
@@ -205,15 +217,19 @@ def test_where_none_halts_the_bits_are_those_without() -> None:
         assert all(map(torch.equal, *results))
 
 
-@pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0), (4,), (2, 3, 2)], ids=str)
-def test_any_shape_of_a_sample(shape: tuple[int, ...]) -> None:
+ONE = [(True, shape) for shape in [(0,), (0, 3), (3, 0), (4,), (2, 3, 2)]]
+TWO = [(2, shape) for shape in [(0, 3, 2), (3, 0, 2), (3, 2, 0), (3, 2)]]
+
+
+@pytest.mark.parametrize(("dims", "shape"), [*ONE, *TWO])
+def test_any_shape_of_a_sample(dims: int, shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     z0 = torch.randn(shape, requires_grad=True)
-    solution = solve(lambda z: 0.5 * z + 1.0, z0, max_steps=30, tol=1e-3, per_sample=True)
+    solution = solve(lambda z: 0.5 * z + 1.0, z0, max_steps=30, tol=1e-3, per_sample=dims)
     assert solution.stats.sample_steps is not None and solution.stats.converged
-    assert solution.stats.sample_steps.shape == shape[:1]
+    assert solution.stats.sample_steps.shape == shape[:dims]
     # z is never farther from the limit than y, whose residual was judged.
-    norm = 2 * max(1, math.prod(shape[1:])) ** 0.5
+    norm = 2 * max(1, math.prod(shape[dims:])) ** 0.5
     assert ((solution.z - 2).abs() <= limit_error(1e-3, norm, 0.5) + 4 * grid_error(20)).all()
     solution.z.sum().backward()
     assert z0.grad is not None and z0.grad.shape == shape

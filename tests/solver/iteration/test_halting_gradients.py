@@ -36,7 +36,7 @@ from torch_revdeq.testing import assert_exact_gradients
 def test_exact_gradients_have_the_bits_of_stored_activations(
     name: str, beta: Any, adjoint: str
 ) -> None:
-    f, z0, x, rate = problem(name)
+    (f, z0, x, rate), dims = problem(name), CONTRACTIONS[name][2]
     y0 = torch.randn_like(z0).requires_grad_()
     for every, start in ((1, None), (2, y0)):
         stats = assert_exact_gradients(
@@ -49,7 +49,7 @@ def test_exact_gradients_have_the_bits_of_stored_activations(
             max_steps=12,
             tol=TOL,
             check_every=every,
-            per_sample=True,
+            per_sample=dims,
             adjoint=adjoint,
         )
         spread(stats)
@@ -172,12 +172,13 @@ def test_a_batch_that_is_not_the_first_in_memory() -> None:
     [(torch.float64, 1e-6), (torch.float32, 1e-3), (torch.bfloat16, 0.1), (torch.float16, 0.03)],
     ids=str,
 )
-def test_float_states(state: torch.dtype, rtol: float, adjoint: str) -> None:
+@pytest.mark.parametrize("name", ["mixing", "tokens"])
+def test_float_states(name: str, state: torch.dtype, rtol: float, adjoint: str) -> None:
     dtype = state if state in (torch.bfloat16, torch.float16) else torch.float32
-    f, z0, x, rate = problem("mixing")
+    (f, z0, x, rate), dims = problem(name), CONTRACTIONS[name][2]
     f, z0, rate = f.to(dtype), z0.to(dtype), rate.detach().to(dtype)
     x = x.detach().to(dtype).requires_grad_()
-    options: dict[str, Any] = {"tol": 0.1, "max_steps": 6, "beta": 0.4, "per_sample": True}
+    options: dict[str, Any] = {"tol": 0.1, "max_steps": 6, "beta": 0.4, "per_sample": dims}
     stats = assert_exact_gradients(
         f, z0, x, rate, rtol=rtol, state=state, adjoint=adjoint, **options
     )
