@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -114,10 +115,12 @@ CELLS = {
     "tied": (Tied, (6, 16)),
 }
 """By name: the cell, and the shape of a state."""
+DRAWING = {"dropout": (partial(MLP, p=0.3), (6, 16))}
+"""Those that draw random numbers."""
 
 
 def cell_and_input(name: str, seed: int = 0) -> tuple[nn.Module, Tensor]:
     """A cell with fixed weights, and an input that requires grad."""
     torch.manual_seed(seed)
-    make, shape = CELLS[name]
+    make, shape = {**CELLS, **DRAWING}[name]
     return make(), torch.randn(shape, requires_grad=True)

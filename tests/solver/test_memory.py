@@ -4,29 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bench.core.memory import peak_bytes
+from tests.solver.memory import HIDDEN, model, peak
 from torch_revdeq import solve
 
 CPU = torch.device("cpu")
-
-
-def model() -> tuple[nn.Sequential, Tensor]:
-    """A cell whose activations are many times its state."""
-    torch.manual_seed(0)
-    f = nn.Sequential(nn.Linear(64, 512), nn.Tanh(), nn.Linear(512, 64), nn.Tanh())
-    return f, torch.zeros(256, 64)
-
-
-def peak(steps: int, **options: object) -> int:
-    f, z0 = model()
-
-    def train() -> None:
-        solve(f, z0, max_steps=steps, **options).z.sum().backward()  # type: ignore[arg-type]
-
-    train()  # the gradients' memory stays
-    return peak_bytes(train, CPU)
 
 
 @pytest.mark.parametrize("adjoint", ["reversible", "functional"])
@@ -85,7 +69,6 @@ def test_the_graph_holds_no_activations(adjoint: str) -> None:
 def test_aux_takes_its_own_memory_once(how: str, adjoint: str) -> None:
     """What it is made of, and its sum: no more at a greater depth than without it."""
     f, z0 = model()
-    size = 256 * 512 * 4
 
     def grown(has_aux: bool) -> int:
         def call(z: Tensor) -> object:
@@ -103,7 +86,7 @@ def test_aux_takes_its_own_memory_once(how: str, adjoint: str) -> None:
         return peak_bytes(lambda: train(32), CPU) - peak_bytes(lambda: train(4), CPU)
 
     # Autograd's own sums of "hooks" hold nodes, which are small.
-    assert abs(grown(True) - grown(False)) <= size / 8
+    assert abs(grown(True) - grown(False)) <= HIDDEN / 8
 
 
 def test_stacked_aux_grows() -> None:
@@ -116,4 +99,4 @@ def test_stacked_aux_grows() -> None:
 
     train(1)
     growth = peak_bytes(lambda: train(8), CPU) - peak_bytes(lambda: train(4), CPU)
-    assert growth >= 8 * 256 * 512 * 4
+    assert growth >= 8 * HIDDEN

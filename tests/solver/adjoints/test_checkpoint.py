@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from bench.core.memory import peak_bytes
 from tests.solver.cells import TwoMaps
+from tests.solver.memory import STATE, peak
 from tests.solver.solving import assert_alike
 from torch_revdeq import solve
 
@@ -172,18 +172,8 @@ def test_a_graph_of_some_half_steps_alone() -> None:
 @pytest.mark.parametrize("state", ["exact", torch.float32], ids=["exact", "float"])
 def test_its_memory_grows_by_states(state: Any) -> None:
     """What f reads in each half step, and no activation of it, which are 17 times as large."""
-    f = nn.Sequential(nn.Linear(64, 512), nn.Tanh(), nn.Linear(512, 64), nn.Tanh())
-    z0 = torch.zeros(256, 64)
-
-    def peak(steps: int) -> int:
-        def train() -> None:
-            options: dict[str, Any] = {"adjoint": "checkpoint", "state": state, "beta": 0.2}
-            solve(f, z0, max_steps=steps, **options).z.sum().backward()
-
-        train()  # the gradients' memory stays
-        return peak_bytes(train, torch.device("cpu"))
-
-    states = (peak(32) - peak(2)) / (60 * z0.nbytes)
+    options: dict[str, Any] = {"adjoint": "checkpoint", "state": state, "beta": 0.2}
+    states = (peak(32, **options) - peak(2, **options)) / (60 * STATE)
     assert 0.95 < states < 1.05
 
 

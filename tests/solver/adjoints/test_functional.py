@@ -13,6 +13,7 @@ from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
 from torch.utils import _pytree as pytree
 
 from tests.solver.cells import MLP
+from tests.solver.solving import loop
 from tests.tolerances import assert_within, gradient_bound, reconstruction_bound
 from torch_revdeq import CaptureError, ReconstructionError, solve
 
@@ -35,16 +36,13 @@ def cell(z: Tensor, w: Tensor, x: Tensor) -> Tensor:
     return torch.tanh(z @ w + x)
 
 
-def reversible(w: Tensor, x: Tensor, z0: Tensor) -> Tensor:
-    return solve(cell, z0, w, x, **OPTIONS).z.square().sum()
+def by(adjoint: Any) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    options = {**OPTIONS, "adjoint": adjoint}
+    return lambda w, x, z0: solve(cell, z0, w, x, **options).z.square().sum()
 
 
-def unrolled(w: Tensor, x: Tensor, z0: Tensor) -> Tensor:
-    y = z = z0
-    for _ in range(3):
-        y = 0.6 * y + 0.4 * cell(z, w, x)
-        z = 0.6 * z + 0.4 * cell(y, w, x)
-    return z.square().sum()
+def looped(w: Tensor, x: Tensor, z0: Tensor) -> Tensor:
+    return loop(cell, z0, w, x, steps=3, beta=0.4)[0].square().sum()
 
 
 def bound_of(w: Tensor, steps: int, beta: float) -> float:
@@ -76,12 +74,13 @@ TRANSFORMS: dict[str, Callable[[Any], Callable[..., Any]]] = {
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
-def test_transforms(name: str) -> None:
+@pytest.mark.parametrize("adjoint", ["functional", "backprop"])
+def test_transforms(adjoint: str, name: str) -> None:
     w, x, z0 = (torch.randn(4, 4, dtype=F64) for _ in range(3))
     if name == "vmap of jvp":
         w = torch.randn(4, 4, 4, dtype=F64)
     transform = TRANSFORMS[name]
-    got, want = (pytree.tree_leaves(transform(run)(w, x, z0)) for run in (reversible, unrolled))
+    got, want = (pytree.tree_leaves(transform(run)(w, x, z0)) for run in (by(adjoint), looped))
     assert_within(got, want, bound_of(w, 3, 0.4))
 
 

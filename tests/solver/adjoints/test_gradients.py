@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.solver.cells import CELLS, MLP, Block, cell_and_input
+from tests.solver.cells import CELLS, DRAWING, MLP, Block, cell_and_input
+from tests.solver.solving import loop
 from tests.tolerances import assert_within, beside_bound, gradient_bound, reconstruction_bound
 from torch_revdeq import solve
 from torch_revdeq.testing import assert_exact_gradients
@@ -42,29 +43,54 @@ def test_at_depth_32(cell: str, autocast: bool) -> None:
             assert stats.reconstruction_error == 0.0
 
 
-@pytest.mark.parametrize("adjoint", ["checkpoint", "hooks"])
-@pytest.mark.parametrize("cell", CELLS)
-def test_the_other_adjoints_have_the_same_bits(cell: str, adjoint: str) -> None:
+SITUATIONS: dict[str, dict[str, Any]] = {
+    "a start of zeros": {"z0": torch.zeros_like},
+    "a warm start": {"y0": torch.randn_like},
+    "a beta for each step": {"beta": [0.5, 0.8, 1.2, 0.6, 0.9]},
+    "a beta of the step": {"beta": lambda n: 0.5 + 0.1 * n},
+    "random numbers that are shared": {"rng": "shared"},
+    "autocast": {"autocast": True},
+    "a loss of one state on the way": {"save_at": [2]},
+    "losses of states on the way": {"save_at": [1, 5]},
+    "losses of states in another order": {"save_at": [4, 3, 1]},
+    "the last step alone": {"backward_steps": 1},
+    "the last steps, from a warm start": {"backward_steps": 3, "y0": torch.randn_like},
+    "the last steps, which are all": {"backward_steps": 5},
+    "more last steps than there are": {"backward_steps": 9},
+    "the last graph kept": {"store_last": 1},
+    "graphs kept, from a warm start": {"store_last": 3, "y0": torch.randn_like},
+    "all graphs kept": {"store_last": 10},
+    "graphs kept, autocast": {"store_last": 3, "autocast": True},
+    "everything at once": {"backward_steps": 4, "save_at": [5, 4, 2], "store_last": 3},
+}
+
+
+TAKEN = [
+    (name, adjoint)
+    for name, options in SITUATIONS.items()
+    for adjoint in ("reversible", "hooks", "checkpoint")
+    if adjoint == "reversible" or "store_last" not in options
+]
+
+
+@pytest.mark.parametrize(("name", "adjoint"), TAKEN)
+@pytest.mark.parametrize("cell", [*CELLS, *DRAWING])
+def test_every_adjoint_has_the_same_bits_with(cell: str, name: str, adjoint: str) -> None:
+    options = {"z0": torch.randn_like, "beta": 0.7, **SITUATIONS[name]}
     f, x = cell_and_input(cell)
-    start = torch.randn_like(x)
-    options = {"beta": 0.7, "max_steps": 5, "state": "exact", "adjoint": adjoint}
-    assert_exact_gradients(f, torch.zeros_like(x), x, **options)
-    assert_exact_gradients(f, torch.zeros_like(x), x, y0=start.requires_grad_(), **options)
-
-
-@pytest.mark.parametrize("beta", [[0.5, 0.8, 1.2, 0.6], lambda n: 0.5 + 0.1 * n], ids=["list", "f"])
-def test_a_beta_for_every_step(beta: object) -> None:
-    f, x = cell_and_input("block")
-    assert_exact_gradients(f, torch.zeros_like(x), x, beta=beta, max_steps=4)
+    z0, y0 = options.pop("z0")(x), options.pop("y0", None)
+    y0 = None if y0 is None else y0(x).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16, enabled=options.pop("autocast", False)):
+        stats = assert_exact_gradients(
+            f, z0, x, y0=y0, max_steps=5, state="exact", adjoint=adjoint, **options
+        )
+    assert stats.reconstruction_error == (None if adjoint == "checkpoint" else 0.0)
 
 
 def test_a_warm_start_has_gradients_for_both() -> None:
     f, x = cell_and_input("mlp")
-    z0, y0 = torch.randn_like(x), torch.randn_like(x).requires_grad_()
-    assert_exact_gradients(f, z0, x, y0=y0, max_steps=6, beta=0.8)
-    z0.requires_grad_()
-    solution = solve(f, z0, x, y0=y0, max_steps=2)
-    dz, dy = torch.autograd.grad(solution.z.sum(), [z0, y0])
+    z0, y0 = (torch.randn_like(x).requires_grad_() for _ in range(2))
+    dz, dy = torch.autograd.grad(solve(f, z0, x, y0=y0, max_steps=2).z.sum(), [z0, y0])
     assert not torch.equal(dz, dy)
 
 
@@ -158,14 +184,6 @@ def test_sums_inside_f_run_in_the_order_of_the_state(adjoint: str) -> None:
 # ---- float states ----------------------------------------------------------------------------
 
 
-def unrolled(f: nn.Module, z0: Tensor, x: Tensor, beta: float, steps: int) -> Tensor:
-    y = z = z0
-    for _ in range(steps):
-        y = (1 - beta) * y + beta * f(z, x)
-        z = (1 - beta) * z + beta * f(y, x)
-    return z
-
-
 @pytest.mark.parametrize("state", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("beta", [0.3, 0.5, 0.8, 1.2])
 @pytest.mark.parametrize("cell", CELLS)
@@ -179,7 +197,7 @@ def test_float_states_agree_with_the_unrolled_solve(
         f, x = f.double(), x.detach().double().requires_grad_()
     z0 = torch.zeros_like(x)
     wrt = [x, *f.parameters()]
-    want = torch.autograd.grad(unrolled(f, z0, x, beta, steps).square().sum(), wrt)
+    want = torch.autograd.grad(loop(f, z0, x, beta=beta, steps=steps)[0].square().sum(), wrt)
     solution = solve(f, z0, x, beta=beta, max_steps=steps, state=state)
     got = torch.autograd.grad(solution.z.square().sum(), wrt)
     back = reconstruction_bound(state, beta, steps, lipschitz=2.0, magnitude=4.0)
@@ -237,7 +255,7 @@ def test_the_second_derivative_does_not_count_a_parameter_twice() -> None:
         )
 
     got = second(lambda s: solve(f, torch.zeros_like(x), s, max_steps=3).z)
-    want = second(lambda s: unrolled(f, torch.zeros_like(x), s, 0.5, 3))
+    want = second(lambda s: loop(f, torch.zeros_like(x), s, steps=3)[0])
     assert_within(got, want, second_bound(3))
 
 
@@ -258,7 +276,7 @@ def test_double_backward_through_the_hooks() -> None:
         return torch.autograd.grad(grad.square().sum(), x)[0]
 
     got = second(lambda: solve(f, torch.zeros_like(x), x, max_steps=3, adjoint="hooks").z)
-    want = second(lambda: unrolled(f, torch.zeros_like(x), x, 0.5, 3))
+    want = second(lambda: loop(f, torch.zeros_like(x), x, steps=3)[0])
     assert_within([got], [want], second_bound(3))
 
 

@@ -1,4 +1,4 @@
-"""``store_last``: the same bits, f evaluated less often, memory as asked for."""
+"""``store_last``: the same gradients, f evaluated less often, memory as asked for."""
 
 from __future__ import annotations
 
@@ -10,22 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.core.memory import peak_bytes
-from tests.solver.cells import CELLS, MLP, cell_and_input
+from tests.solver.cells import cell_and_input
+from tests.solver.memory import HIDDEN, STATE, peak
 from tests.tolerances import gradient_bound, reconstruction_bound
 from torch_revdeq import ReconstructionError, solve
-from torch_revdeq.testing import assert_exact_gradients
-
-
-@pytest.mark.parametrize("count", [1, 3, 10, 100])
-@pytest.mark.parametrize("cell", CELLS)
-def test_the_same_bits(cell: str, count: int) -> None:
-    f, x = cell_and_input(cell)
-    for y0 in (None, torch.randn_like(x).requires_grad_()):
-        stats = assert_exact_gradients(
-            f, torch.randn_like(x), x, y0=y0, beta=0.7, max_steps=5, store_last=count
-        )
-        assert stats.reconstruction_error == 0.0
 
 
 @pytest.mark.parametrize("state", ["exact", torch.float32, torch.float64], ids=str)
@@ -78,35 +66,17 @@ def test_with_a_tol_it_is_the_last_steps_taken() -> None:
     assert len(calls) == 2 * taken - 6
 
 
-def test_dropout_and_autocast() -> None:
-    f, x = MLP(p=0.3), torch.randn(6, 16)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert_exact_gradients(f, x, x, max_steps=5, store_last=3)
-
-
-def peak(**options: Any) -> int:
-    torch.manual_seed(0)
-    f = torch.nn.Sequential(torch.nn.Linear(64, 512), torch.nn.Tanh(), torch.nn.Linear(512, 64))
-    z0 = torch.zeros(256, 64)
-
-    def train() -> None:
-        solve(f, z0, max_steps=16, **options).z.sum().backward()
-
-    train()
-    return peak_bytes(train, torch.device("cpu"))
-
-
 def test_memory_grows_by_what_is_kept() -> None:
-    graph = 256 * 512 * 4  # what tanh saves; the state and f's value come on top
-    none, four = peak(), peak(store_last=4)
-    assert 3 * graph <= four - none <= 6 * graph
+    """What tanh saves; the state and f's value come on top."""
+    none, four, six = (peak(16, store_last=count) for count in (0, 4, 6))
+    assert four - none <= 6 * HIDDEN and 2 * HIDDEN <= six - four <= 3 * HIDDEN
 
 
 @pytest.mark.parametrize("graphs", [0, 2, 6])
 def test_auto_keeps_within_the_budget(graphs: int) -> None:
-    budget = graphs * 256 * 512 * 4 + graphs * 256 * 64 * 4 + 100
-    growth = peak(store_last="auto", memory_budget=budget) - peak()
-    assert growth <= 1.3 * budget + 256 * 64 * 16
+    budget = graphs * (HIDDEN + STATE) + 100
+    growth = peak(16, store_last="auto", memory_budget=budget) - peak(16)
+    assert growth <= 1.3 * budget + 4 * STATE
     if graphs > 2:  # without any, the way back holds one or two at a time
         assert growth >= 0.5 * budget
 

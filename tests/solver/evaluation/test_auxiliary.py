@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from tests.solver.solving import assert_alike, found_by
 from torch_revdeq import RevDEQ, solve
 
 STEPS = 3
 F32, F64 = torch.float32, torch.float64
 REDUCTIONS = ("sum", "mean", "last", "stack")
-EXACT = [("reversible", "exact"), ("hooks", "exact"), ("checkpoint", "exact")]
-FLOAT = [(a, F64) for a in ("reversible", "hooks", "checkpoint", "functional")]
+FLOAT = ("reversible", "hooks", "checkpoint", "functional")
 
 
 class Routed(nn.Module):
@@ -44,11 +44,11 @@ def found(adjoint: str, how: str, dtype: torch.dtype, **options: Any) -> dict[st
     torch.manual_seed(0)
     f, encoder = Routed(dtype), nn.Linear(16, 16, dtype=dtype)
     x, z0 = encoder(torch.randn(4, 16, dtype=dtype)), torch.randn(4, 16, dtype=dtype)
-    z0.requires_grad_()
+    z0.requires_grad_("backward_steps" not in options)  # which gives the start no gradient
     options = {"max_steps": STEPS, **options}
     solution = solve(f, z0, x, has_aux=True, aux=how, adjoint=adjoint, **options)  # type: ignore[arg-type]
     loss = solution.z.square().mean() + weighed(solution.aux)
-    tensors = [z0, *f.parameters(), *encoder.parameters()]
+    tensors = [*f.parameters(), *encoder.parameters(), *([z0] if z0.requires_grad else [])]
     return {"aux": solution.aux, "grads": torch.autograd.grad(loss, tensors)}
 
 
@@ -60,18 +60,40 @@ def assert_equal(got: dict[str, Any], want: dict[str, Any]) -> None:
         assert torch.equal(x, y)
 
 
-@pytest.mark.parametrize("how", REDUCTIONS)
-@pytest.mark.parametrize(("adjoint", "state"), EXACT)
-def test_bits_of_stored_activations(adjoint: str, state: Any, how: str) -> None:
-    want = found("backprop", how, F32, state=state)
-    assert_equal(found(adjoint, how, F32, state=state), want)
+WITH: dict[str, dict[str, Any]] = {
+    "nothing else": {},
+    "tol": {"tol": 0.5, "max_steps": 6},
+    "per_sample": {"tol": 0.5, "max_steps": 6, "per_sample": True},
+    "save_at": {"save_at": [1, 2]},
+    "backward_steps": {"backward_steps": 1},
+    "beta": {"beta": [0.3, 0.5, 0.8]},
+    "learned beta": {"beta": torch.tensor(0.4, requires_grad=True)},
+    "one kept graph": {"store_last": 1},
+    "three kept graphs": {"store_last": 3},
+    "all graphs kept": {"store_last": 2 * STEPS},
+}
+
+
+TAKEN = [
+    (name, adjoint)
+    for name, options in WITH.items()
+    for adjoint in ("reversible", "hooks", "checkpoint")
+    if adjoint == "reversible" or "store_last" not in options
+]
 
 
 @pytest.mark.parametrize("how", REDUCTIONS)
-@pytest.mark.parametrize(("adjoint", "state"), FLOAT)
-def test_gradients_with_a_float_state(adjoint: str, state: Any, how: str) -> None:
+@pytest.mark.parametrize(("name", "adjoint"), TAKEN)
+def test_bits_of_stored_activations(adjoint: str, name: str, how: str) -> None:
+    want = found("backprop", how, F32, **{**WITH[name], "store_last": 0})
+    assert_equal(found(adjoint, how, F32, **WITH[name]), want)
+
+
+@pytest.mark.parametrize("how", REDUCTIONS)
+@pytest.mark.parametrize("adjoint", FLOAT)
+def test_gradients_with_a_float_state(adjoint: str, how: str) -> None:
     """The states come back to within roundings, multiplied by 2 in each of 2 STEPS half steps."""
-    got, want = (found(a, how, F64, state=state) for a in (adjoint, "backprop"))
+    got, want = (found(a, how, F64, state=F64) for a in (adjoint, "backprop"))
     for a, b in zip(pytree.tree_leaves(got["aux"]), pytree.tree_leaves(want["aux"]), strict=True):
         assert torch.equal(a, b) and a.requires_grad == b.requires_grad
     for a, b in zip(got["grads"], want["grads"], strict=True):
@@ -91,7 +113,7 @@ def test_the_plain_loop() -> None:
             new, aux = f((z, y)[half], x)
             seen.append(aux)
             y, z = (0.5 * y + 0.5 * new, z) if half == 0 else (y, 0.5 * z + 0.5 * new)
-    tensors = [z0, *f.parameters(), *encoder.parameters()]
+    tensors = [*f.parameters(), *encoder.parameters(), z0]
     for how in REDUCTIONS:
         stacked = pytree.tree_map(lambda *t: torch.stack(t), *seen)
         total = pytree.tree_map(lambda *t: torch.stack(t).sum(0), *seen)
@@ -111,64 +133,26 @@ def test_the_plain_loop() -> None:
             )
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"tol": 0.5, "max_steps": 6},
-        {"tol": 0.5, "max_steps": 6, "per_sample": True},
-        {"save_at": [1, 2]},
-        {"backward_steps": 1},
-        {"beta": [0.3, 0.5, 0.8]},
-        {"beta": torch.tensor(0.4, requires_grad=True)},
-    ],
-    ids=["tol", "per_sample", "save_at", "backward_steps", "beta", "learned beta"],
-)
-@pytest.mark.parametrize("how", REDUCTIONS)
-@pytest.mark.parametrize("adjoint", ["reversible", "hooks", "checkpoint"])
-def test_with_other_options(adjoint: str, how: str, options: dict[str, Any]) -> None:
-    if "backward_steps" in options:  # the start gets no gradient
-        given = {"has_aux": True, "aux": how, "max_steps": STEPS, **options}
-
-        def run(a: str) -> dict[str, Any]:
-            torch.manual_seed(0)
-            f, x = Routed(), torch.randn(4, 16, requires_grad=True)
-            s = solve(f, torch.zeros(4, 16), x, **{**given, "adjoint": a})
-            loss = s.z.square().mean() + weighed(s.aux)
-            return {"aux": s.aux, "grads": torch.autograd.grad(loss, [x, *f.parameters()])}
-
-        assert_equal(run(adjoint), run("backprop"))
-        return
-    assert_equal(found(adjoint, how, F32, **options), found("backprop", how, F32, **options))
-
-
-@pytest.mark.parametrize("how", REDUCTIONS)
-@pytest.mark.parametrize("kept", [1, 3, 2 * STEPS])
-def test_with_kept_graphs(how: str, kept: int) -> None:
-    got = found("reversible", how, F32, store_last=kept)
-    assert_equal(got, found("backprop", how, F32))
-
-
 def test_aux_alone_and_the_state_alone() -> None:
-    for use in (lambda s: weighed(s.aux), lambda s: s.z.sum()):
-        grads = []
-        for adjoint in ("reversible", "backprop"):
-            torch.manual_seed(0)
-            f, x = Routed(), torch.randn(4, 16, requires_grad=True)
-            s = solve(f, torch.zeros(4, 16), x, has_aux=True, adjoint=adjoint)
-            grads.append(torch.autograd.grad(use(s), [x, *f.parameters()]))
-        assert all(map(torch.equal, *grads))
+    def gradients(adjoint: Any) -> Any:
+        f, x = Routed(), torch.randn(4, 16, requires_grad=True)
+        s = solve(f, torch.zeros(4, 16), x, has_aux=True, adjoint=adjoint)
+        wrt = [x, *f.parameters()]
+        alone = torch.autograd.grad(weighed(s.aux), wrt, retain_graph=True)
+        return [alone, torch.autograd.grad(s.z.sum(), wrt)]
+
+    assert_alike(gradients, "reversible")
 
 
 def test_second_derivatives_run_through_it() -> None:
-    values = []
-    for adjoint in ("reversible", "backprop"):
-        torch.manual_seed(0)
+    def second(adjoint: Any) -> Any:
         f, x = Routed(F64), torch.randn(4, 16, dtype=F64, requires_grad=True)
         z0 = torch.zeros(4, 16, dtype=F64)
         s = solve(f, z0, x, has_aux=True, adjoint=adjoint, max_steps=2, state=F64)
         (first,) = torch.autograd.grad(s.z.square().mean() + weighed(s.aux), x, create_graph=True)
-        values.append((first, *torch.autograd.grad(first.square().sum(), [x, *f.parameters()])))
-    for a, b in zip(*values, strict=True):
+        return first, torch.autograd.grad(first.square().sum(), [x, *f.parameters()])
+
+    for a, b in zip(*found_by(second, "reversible", "backprop"), strict=True):
         assert (a - b).norm() <= 2.0**10 * torch.finfo(F64).eps * b.norm()
 
 

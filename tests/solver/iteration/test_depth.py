@@ -1,4 +1,7 @@
-"""Outputs on the way, truncated backward passes, random depth: what looped models ask for."""
+"""Outputs on the way, truncated backward passes, random depth: what looped models ask for.
+
+That their gradients have the bits of stored activations is in test_gradients.py.
+"""
 
 from __future__ import annotations
 
@@ -10,25 +13,13 @@ import torch
 from torch import Tensor
 
 import revdeq_kernels as rk
-from bench.core.memory import peak_bytes
-from tests.solver.cells import CELLS, MLP, cell_and_input
+from tests.solver.cells import MLP, cell_and_input
+from tests.solver.memory import STATE, peak
 from tests.tolerances import assert_within, beside_bound
 from torch_revdeq import ReconstructionError, RevDEQ, solve
 from torch_revdeq.testing import assert_exact_gradients
 
-ADJOINTS = ["reversible", "hooks", "checkpoint"]
-
 # ---- save_at ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("adjoint", ADJOINTS)
-@pytest.mark.parametrize("cell", CELLS)
-def test_gradients_that_arrive_on_the_way(cell: str, adjoint: str) -> None:
-    """Bit for bit those of stored activations, whichever steps are saved."""
-    f, x = cell_and_input(cell)
-    for save_at in ([2], [1, 5], [4, 3, 1]):
-        options: dict[str, Any] = {"beta": 0.7, "max_steps": 5, "adjoint": adjoint}
-        assert_exact_gradients(f, torch.randn_like(x), x, save_at=save_at, **options)
 
 
 def test_saved_states_are_those_of_shorter_solves() -> None:
@@ -70,44 +61,11 @@ def test_deep_supervision_in_float_with_a_beta_that_learns() -> None:
     assert torch.autograd.gradgradcheck(saved, x.detach()[:1, :].double().requires_grad_())
 
 
-def peak(**options: Any) -> int:
-    torch.manual_seed(0)
-    f = torch.nn.Sequential(torch.nn.Linear(64, 512), torch.nn.Tanh(), torch.nn.Linear(512, 64))
-    z0 = torch.zeros(256, 64)
-
-    def train() -> None:
-        solution = solve(f, z0, max_steps=16, beta=0.5, **options)
-        torch.stack([t.sum() for t in (solution.z, *solution.saved)]).sum().backward()
-
-    train()
-    return peak_bytes(train, torch.device("cpu"))
-
-
 def test_a_saved_state_takes_its_own_memory_and_no_more() -> None:
-    state = 256 * 64 * 4
-    assert peak(save_at=[2, 4, 6, 8]) - peak() <= 4 * state + 4096
+    assert peak(16, save_at=[2, 4, 6, 8]) - peak(16) <= 4 * STATE + 4096
 
 
 # ---- backward_steps --------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("adjoint", ADJOINTS)
-@pytest.mark.parametrize("count", [1, 3, 5, 9])
-@pytest.mark.parametrize("cell", CELLS)
-def test_truncated_gradients(cell: str, count: int, adjoint: str) -> None:
-    f, x = cell_and_input(cell)
-    stats = assert_exact_gradients(
-        f,
-        torch.randn_like(x),
-        x,
-        y0=torch.randn_like(x).requires_grad_() if count == 3 else None,
-        beta=0.8,
-        max_steps=5,
-        backward_steps=count,
-        adjoint=adjoint,
-    )
-    if adjoint != "checkpoint":
-        assert stats.reconstruction_error == 0.0
 
 
 def test_a_truncated_solve_is_one_from_a_given_pair() -> None:
@@ -134,12 +92,6 @@ def test_only_the_last_digits_are_kept_and_f_is_evaluated_there_alone() -> None:
     assert solution.stats.state_bytes == 8 * x.numel() + digits
     solution.z.sum().backward()
     assert len(calls) == 24 + 6
-
-
-def test_everything_at_once() -> None:
-    f, x = MLP(p=0.2), torch.randn(6, 16, requires_grad=True)
-    options: dict[str, Any] = {"backward_steps": 4, "save_at": [7, 4, 2], "store_last": 3}
-    assert_exact_gradients(f, torch.zeros_like(x), x, max_steps=7, beta=0.6, **options)
 
 
 @pytest.mark.parametrize("adjoint", ["reversible", "hooks"])
