@@ -2,13 +2,14 @@
 
 The reference is one process that sees the whole batch and lets autograd store every step. Each of
 the cases runs on all ranks, and returns how far its gradients are from the reference's.
+``test_distributed`` reads from the case what must come of it.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -19,7 +20,23 @@ from torch_revdeq import RevDEQ, solve
 STEPS = 5
 WIDTH = 8
 
-CASES: dict[str, Callable[[], float]] = {}
+Expected = Literal["right", "rounded", "wrong", "sharded f", "wrapped f", "another graph"]
+"""What must come of a case, see the test of each: gradients, or the name of a refusal."""
+
+
+class Case(NamedTuple):
+    """A function and what it is called with."""
+
+    function: Callable[..., float]
+    args: tuple[Any, ...]
+    keywords: dict[str, Any]
+    expect: Expected
+
+    def run(self) -> float:
+        return self.function(*self.args, **self.keywords)
+
+
+CASES: dict[str, Case] = {}
 """By name; filled by the modules that hold the cases."""
 
 Form = Literal["layer", "closure", "method"]
@@ -27,12 +44,12 @@ Form = Literal["layer", "closure", "method"]
 solve of a method of the model itself."""
 
 
-def case(name: str, *args: Any, **keywords: Any) -> Callable[..., Any]:
+def case(name: str, *args: Any, expect: Expected = "right", **keywords: Any) -> Callable[..., Any]:
     """Register a function as a case, called with these arguments; may be repeated."""
 
     def register(function: Callable[..., float]) -> Callable[..., float]:
         assert name not in CASES, name
-        CASES[name] = lambda: function(*args, **keywords)
+        CASES[name] = Case(function, args, keywords, expect)
         return function
 
     return register

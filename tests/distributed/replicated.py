@@ -28,7 +28,7 @@ from torch_revdeq import solve
 TOL = 1e-3
 
 
-@case("nothing exchanged")
+@case("nothing exchanged", expect="wrong")
 def alone() -> float:
     """Without any exchange every rank is far off, by its own amount: the others prove something."""
     model = Model()
@@ -125,9 +125,9 @@ def descended(model: nn.Module) -> float:
     return parameter_error(model, expected)
 
 
-@case("ddp around f")
-@case("ddp around f, hooks", adjoint="hooks")
-@case("ddp around f, backprop", adjoint="backprop")
+@case("ddp around f", expect="wrapped f")
+@case("ddp around f, hooks", adjoint="hooks", expect="wrapped f")
+@case("ddp around f, backprop", adjoint="backprop", expect="wrapped f")
 def wrapped_inside(**options: Any) -> float:
     """Refused: its gradients would be exchanged in every half step."""
     model = Model(**options)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ import torch.distributed as dist
 from torch.distributed import FileStore  # type: ignore[attr-defined]
 
 from tests.distributed import models, replicated, sharded  # noqa: F401  (they register cases)
-from tests.distributed.model import CASES, rank, world
+from tests.distributed.model import CASES, Case, rank, world
 
 HANGS = timedelta(seconds=20)
 """After this a rank whom nobody answers gives a case up."""
@@ -32,11 +31,11 @@ LATE = timedelta(seconds=60)
 Outcome = dict[str, Any]
 
 
-def run(case: Callable[[], float], store: FileStore) -> Outcome:
+def run(case: Case, store: FileStore) -> Outcome:
     """This rank's outcome of a case: its error, or the exception."""
     dist.init_process_group("gloo", store=store, rank=rank(), world_size=world(), timeout=HANGS)
     try:
-        return {"error": case(), "exception": None}
+        return {"error": case.run(), "exception": None}
     except Exception as exception:
         return {"error": None, "exception": f"{type(exception).__name__}: {exception}"}
     finally:
