@@ -161,7 +161,8 @@ stage_test() {
   # The tests that need the GPU are the point; those of the CPU ops are a spot check here.
   run_step gpu 330 "$python" -m pytest -q -m gpu tests
   run_step cpu 190 "$python" -m pytest -q -m 'not gpu and not slow and not nightly' \
-    tests/ops/test_{reference,half_step,exact,passes,lists}.py tests/cell/test_linear_cell.py \
+    tests/ops/test_{reference,half_step,exact,passes,lists}.py \
+    tests/cell/test_{implementations,linear_cell}.py \
     tests/solver/{adjoints/test_gradients,evaluation/test_closure,compile/test_compile}.py \
     tests/solver/{adjoints/test_functional,test_composes}.py
 }
@@ -172,7 +173,7 @@ stage_sanitize() {
   # access past its end is seen. pytest fails if it finds no such test.
   run_step memcheck 500 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
     "$(sanitizer)" --tool memcheck --target-processes all --error-exitcode 1 \
-    "$python" -m pytest -q -m gpu -k sanitize -p no:cacheprovider tests/ops/test_cuda.py \
+    "$python" -m pytest -q -m gpu -k sanitize -p no:cacheprovider tests/ops/test_devices.py \
     tests/cell/test_cuda.py
 }
 

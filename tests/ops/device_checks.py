@@ -1,7 +1,6 @@
 """What every backend must do on its device, as functions of (device, backend).
 
-test_cuda.py calls them for a GPU, test_device_checks.py for the CPU: so the checks themselves are
-known to work where there is no GPU.
+test_devices.py calls them for the CPU and for a GPU; test_device_checks.py plants what they notice.
 """
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -24,7 +24,15 @@ from tests.ops.arguments import (
     with_tensors,
 )
 
-SIZES = (0, 1, 3, 31, 32, 33, 255, 256, 257, 1_000_003)
+GPU = "cuda:0"
+GPU_BACKENDS = ["cuda", "triton"] if torch.version.hip is None else ["triton"]
+
+on_gpus = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device"),
+    pytest.mark.filterwarnings("default"),  # a GPU machine brings a torch of its own choice
+]
+
 TAILS = (33, 257)
 """Sizes that end within a vector and within a block of digits."""
 
@@ -116,9 +124,11 @@ def check_layouts(op: str, device: str, backend: str) -> None:
 # ---- exact steps -----------------------------------------------------------------------------
 
 
-def check_round_trip(beta: float, f_dtype: torch.dtype, device: str, backend: str) -> None:
-    """64 steps of the pair of updates, each reading the other state, and back: bit for bit."""
-    depth, shape = 64, (1003,)
+def check_round_trip(
+    beta: float, f_dtype: torch.dtype, device: str, backend: str, depth: int
+) -> None:
+    """Steps of the pair of updates, each reading the other state, and back: bit for bit."""
+    shape = (1003,)
     y, z = (place(good_arguments("dequantize", shape)["state"], device) for _ in range(2))
     z.neg_()
     began = y.clone(), z.clone()

@@ -32,20 +32,14 @@ from tests.ops.arguments import (
     with_tensors,
     written_by,
 )
-from tests.ops.device_checks import check, check_compiled_solve, placed
+from tests.ops.device_checks import GPU, GPU_BACKENDS, check, check_compiled_solve, on_gpus, placed
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device"),
-    pytest.mark.filterwarnings("default"),  # a GPU machine brings a torch of its own choice
-]
+pytestmark = on_gpus
 
-GPU = "cuda:0"
-BACKENDS = ["cuda", "triton"] if torch.version.hip is None else ["triton"]
 SHAPE = (100_003,)
 GPU_NAMESPACES = {"cuda": "revdeq", "triton": NAMESPACES["triton"]}
 
-every_backend = pytest.mark.parametrize("backend", BACKENDS)
+every_backend = pytest.mark.parametrize("backend", GPU_BACKENDS)
 every_op = pytest.mark.parametrize("op", OVERLOADS)
 
 
@@ -57,8 +51,8 @@ def warm_up(op: str, arguments: dict[str, Any], backend: str) -> None:
 
 
 def test_the_default_backend() -> None:
-    assert backends.select("cuda") == BACKENDS[0]
-    assert set(rk.available_backends("cuda")) == {*BACKENDS, "reference"}
+    assert backends.select("cuda") == GPU_BACKENDS[0]
+    assert set(rk.available_backends("cuda")) == {*GPU_BACKENDS, "reference"}
 
 
 @every_backend

@@ -1,4 +1,4 @@
-"""The checks that test_cuda.py makes on a GPU, here on the CPU."""
+"""The checks of device_checks.py notice what they are there for."""
 
 from __future__ import annotations
 
@@ -6,110 +6,18 @@ import pytest
 import torch
 
 from revdeq_kernels.exact_numbers import ONE, contraction
-from tests.conftest import BACKENDS
 from tests.ops.arguments import (
-    EXACT_OPS,
-    FLOAT_OPS,
-    OVERLOADS,
     assert_same_outcome,
-    exact_cases,
     expected,
-    float_cases,
     good_arguments,
 )
 from tests.ops.device_checks import (
     FORM_BETAS,
-    TAILS,
     any_bits,
     assert_nothing_around_was_written,
-    check,
-    check_flag,
-    check_large_exact,
-    check_large_update,
-    check_layouts,
-    check_round_trip,
     place,
     placed,
 )
-
-FAST = [name for name in BACKENDS if name != "triton"]  # the interpreter takes 100 times as long
-every_backend = pytest.mark.parametrize("backend", BACKENDS)
-every_op = pytest.mark.parametrize("op", OVERLOADS)
-
-
-@every_backend
-@every_op
-def test_tails_and_misaligned_views(op: str, backend: str) -> None:
-    for size in TAILS:
-        for offset in (0, 1, 2, 3) if backend != "triton" else (0, 3):
-            check(op, good_arguments(op, (size,)), "cpu", backend, offset=offset)
-
-
-@every_backend
-@pytest.mark.parametrize(("state", "f", "cast"), float_cases(), ids=str)
-@pytest.mark.parametrize("op", FLOAT_OPS)
-def test_every_combination_of_float_types(
-    op: str, state: torch.dtype, f: torch.dtype, cast: torch.dtype | None, backend: str
-) -> None:
-    for beta in (0.8, 1.3):
-        arguments = good_arguments(op, (257,), state=state, f=f, cast=cast, beta=beta)
-        check(op, arguments, "cpu", backend)
-        check(op, any_bits(arguments), "cpu", backend)
-
-
-@every_backend
-@pytest.mark.parametrize(("f", "cast"), exact_cases(), ids=str)
-@pytest.mark.parametrize("op", EXACT_OPS)
-def test_every_combination_of_exact_types(
-    op: str, f: torch.dtype, cast: torch.dtype | None, backend: str
-) -> None:
-    arguments = good_arguments(op, (257,), f=f, cast=cast)
-    check(op, arguments, "cpu", backend)
-    check(op, any_bits(arguments), "cpu", backend)
-
-
-@every_backend
-@pytest.mark.parametrize("beta", FORM_BETAS)
-@pytest.mark.parametrize("op", EXACT_OPS)
-def test_every_form_of_the_exact_step(op: str, beta: float, backend: str) -> None:
-    check(op, any_bits(good_arguments(op, (600,), beta=beta)), "cpu", backend)
-
-
-@every_backend
-@pytest.mark.parametrize("f", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("op", ["quantize", "dequantize"])
-def test_conversions_of_any_bits(op: str, f: torch.dtype, backend: str) -> None:
-    if (op, f) != ("quantize", torch.float64):
-        for bits in (0, 16, 30):
-            check(op, any_bits(good_arguments(op, (3000,), f=f, frac_bits=bits)), "cpu", backend)
-
-
-@every_backend
-@every_op
-def test_layouts(op: str, backend: str) -> None:
-    check_layouts(op, "cpu", backend)
-
-
-@pytest.mark.parametrize("backend", FAST)
-@pytest.mark.parametrize("beta", [0.5, 0.8, 0.7312, 1.3])
-def test_round_trip(beta: float, backend: str) -> None:
-    check_round_trip(beta, torch.bfloat16, "cpu", backend)
-
-
-@every_backend
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), 16385.0, -1e30])
-def test_flag(bad: float, backend: str) -> None:
-    check_flag(bad, "cpu", backend)
-
-
-@pytest.mark.parametrize("backend", FAST)
-def test_large_tensors_in_small(backend: str) -> None:
-    for op in FLOAT_OPS:
-        check_large_update(op, 2**13 + 1000, 2**11, "cpu", backend)
-    check_large_exact(2**13 + 1000, 2**11, "cpu", backend)
-
-
-# ---- the checks themselves -------------------------------------------------------------------
 
 
 def test_betas_reach_every_kernel_of_the_exact_step() -> None:

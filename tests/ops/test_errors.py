@@ -64,7 +64,7 @@ def test_good_input_is_taken(op: str, backend: str) -> None:
     [(op, name) for op in OPS for name in tensors(good_arguments(op)) if name != lead_of(op)],
 )
 def test_another_device_is_refused(op: str, name: str) -> None:
-    """The other device is torch's meta device; tests/ops/test_cuda.py has a real one."""
+    """The other device is torch's meta device; test_cuda_runtime.py has a real one."""
     arguments = good_arguments(op)
     arguments[name] = arguments[name].to("meta")
     like = owner_of(op, name)
