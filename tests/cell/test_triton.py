@@ -187,8 +187,10 @@ def test_a_gpu_that_does_not_hold_the_kernels_is_refused(
         assert "it takes GPUs of sm_80 up to 64 features" in reason and "'composite'" in reason
 
 
-def type_of(name: str, argument: Any) -> Any:
+def type_of(argument: Any) -> Any:
     """As in tools/aot/cell.py; `half` is an integer of 32 bits up to base 4."""
+    if isinstance(argument, tuple):
+        return tuple(map(type_of, argument))
     if isinstance(argument, Tensor):
         types = cell_launch.TYPES | {torch.int32: "i32", torch.uint8: "u8"}
         return f"*{types[argument.dtype]}"
@@ -204,7 +206,7 @@ def test_every_launch_is_compiled_ahead_of_time(monkeypatch: pytest.MonkeyPatch)
     def record(kernel: Any, programs: int, lead: Tensor, *args: Any, **constants: Any) -> None:
         assert programs > 0
         names = kernel.arg_names[: len(args)]
-        types = {n: type_of(n, a) for n, a in zip(names, args, strict=True)}
+        types = {n: type_of(a) for n, a in zip(names, args, strict=True)}
         made.append((kernel.fn.__name__, types | constants | {"INTERPRETED": False}))
 
     monkeypatch.setattr(cell_launch, "launch", record)

@@ -23,10 +23,12 @@ def product(name: str, k_width: int = 2, added_to: str = "cst_9", options: str =
 
 def kernel(*products: str, w_in_loop: bool = False) -> str:
     """A kernel that loads W and takes these products."""
-    load = "    %p = tt.addptr %w, %i : tensor<64x64xi32>\n    %w_t = tt.load %p : tensor<64x64>\n"
+    pointers = ", ".join(f"%inputs_{k}: !tt.ptr<bf16> {{tt.divisibility = 16}}" for k in range(3))
+    load = "    %p = tt.addptr %inputs_1, %i : tensor<64x64xi32>\n"
+    load += "    %w_t = tt.load %p : tensor<64x64>\n"
     loop = "    %r = scf.for %k = %c0 to %n step %c1 iter_args(%a = %b) -> (i32) : i32 {\n"
     body = loop + load if w_in_loop else load + loop
-    return f"#mma = {MMA}\n{body}{''.join(products)}    }} loc(#loc2)\n"
+    return f"#mma = {MMA}\ntt.func @k({pointers}) {{\n{body}{''.join(products)}    }} loc(#loc2)\n"
 
 
 def test_products_of_f_are_found_with_their_layouts() -> None:

@@ -49,12 +49,21 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> list[Launch]:
     def record(kernel: Any, programs: int, lead: Tensor, *args: Any, **constants: Any) -> None:
         assert programs > 0
         names = kernel.arg_names[: len(args)]
-        types = {name: type_of(a) for name, a in zip(names, args, strict=True)}
+        given = by_field(dict(zip(names, args, strict=True)))
+        types = {name: type_of(a) for name, a in given.items()}
         made.append((kernel.fn.__name__, types | constants))
 
     for module in (half_step, passes):
         monkeypatch.setattr(module, "launch", record)
     return made
+
+
+def by_field(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments, with the fields of a named tuple in its place."""
+    found = {}
+    for name, value in arguments.items():
+        found |= value._asdict() if hasattr(value, "_fields") else {name: value}
+    return found
 
 
 def type_of(argument: Any) -> Any:
@@ -74,11 +83,11 @@ def listed() -> list[Launch]:
     def plain(kind: Any) -> Any:
         if isinstance(kind, tuple):
             return tuple(map(plain, kind))
-        return "i32" if kind == "1" else kind.partition(":")[0]
+        return "i32" if kind == "1" else kind and kind.partition(":")[0]
 
     found = []
     for _, kernel, signature, keywords in compiled.signatures():
-        types = {name: plain(kind) for name, kind in signature.items()}
+        types = {name: plain(kind) for name, kind in by_field(signature).items()}
         constants = {name: v for name, v in keywords.items() if name in kernel.arg_names}
         found.append((kernel.fn.__name__, types | constants))
     return found

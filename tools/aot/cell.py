@@ -35,6 +35,9 @@ _MOST: Form = (GENERAL, 1, "i64")
 _WITH_ALL = {"triton": 64, "gluon": 128}
 """The features of the configuration that is here with all."""
 
+_OF_PROGRAMS = ("*fp32", "*fp32", "*i32")
+"""What every program of a way back leaves."""
+
 _KERNELS: dict[str, Any] = {"triton": cell, "gluon": gluon_cell}
 
 
@@ -43,7 +46,7 @@ def architectures() -> dict[str, tuple[int, ...]]:
     found: dict[str, tuple[int, ...]] = {}
     for label, _, types, constants in signatures():
         features = constants.get("FEATURES", 0)
-        kind = types.get("w", "*bf16").removeprefix("*")
+        kind = types.get("inputs", ["*bf16"])[0].removeprefix("*")
         widest = WIDEST["gluon" if label.startswith("gluon") else "triton"][kind]
         found[label] = tuple(a for a, most in widest.items() if features <= most)
     return found
@@ -73,32 +76,25 @@ def _signature(
     halt: bool = False,
 ) -> tuple[str, Any, dict[str, Any], dict[str, Any]]:
     kernels = _KERNELS[implementation]
-    types: dict[str, Any] = {"rows": "i32", "steps": "i32", "w": f"*{w}", "u": f"*{w}"}
-    types |= dict.fromkeys(cell.STEP, "i32")
-    types |= dict.fromkeys(("keep", "beta", "scale", "unscale"), "fp32") | {"z0": "*fp32"}
+    of_w, state = f"*{w}", "*fp32" if form is None else "*i32"
+    digits = None if form is None else "*u8"
+    taken = "*i32" if halt else None
+    types: dict[str, Any] = {"inputs": (of_w, of_w, "*fp32"), "rows": "i32", "steps": "i32"}
+    types |= dict.fromkeys(device.Step._fields, "i32")
+    types |= dict.fromkeys(("keep", "beta", "scale", "unscale"), "fp32")
     configuration = kernels.CONFIGURATIONS[w][features]
     constants: dict[str, Any] = {"ACT": act.value, "EXACT": form is not None, "FORM": 0}
     constants |= {"DIGITS_PER_BYTE": 1, "HALT": halt, "FEATURES": features}
     constants |= {"TILE": configuration.tile, "INTERPRETED": False}
-    state = "*fp32" if form is None else "*i32"
     if back:
-        types |= {"y_end": state, "z_end": state, "grad_u": f"*{w}", "losses": "*i32"}
-        floats = ("grad_y", "grad_z", "grad_z0", "grads_w", "distances")
-        written, judged = {"digits": "*u8"}, {"taken": "*i32"}
+        types |= {"ends": ("*fp32", "*fp32", state, state, digits, taken)}
+        types |= {"grads": (of_w, "*fp32"), "of_programs": _OF_PROGRAMS}
     else:
-        types |= {"tol": "fp32"}
-        floats = ("y_out", "z_out")
-        written = {"fixed": "*i32", "digits": "*u8", "flag": "*i32"}
-        judged = {"taken": "*i32", "residual": "*fp32"}
-    types |= dict.fromkeys(floats, "*fp32")
-    if halt:
-        types |= judged
-    else:
-        constants |= dict.fromkeys(judged)
-    if form is None:
-        constants |= dict.fromkeys(written)
-    else:
-        types |= written | {"half": form[2]}
+        exact = (None, None, None) if form is None else ("*i32", digits, "*i32")
+        judged = (taken, "*fp32" if halt else None)
+        types |= {"out": ("*fp32", "*fp32", *exact, *judged), "tol": "fp32"}
+    if form is not None:
+        types |= {"half": form[2]}
         constants |= {"FORM": form[0].value, "DIGITS_PER_BYTE": form[1]}
     kernel = kernels.backward_kernel if back else kernels.forward_kernel
     kind = "float32" if form is None else f"form {form[0].value} digits {form[1]}"
@@ -109,8 +105,6 @@ def _signature(
 
 
 def _sum_programs() -> tuple[str, Any, dict[str, Any], dict[str, Any]]:
-    floats = ("grads_w", "distances", "grad_w", "distance")
-    types = dict.fromkeys(floats, "*fp32") | dict.fromkeys(("losses", "lost"), "*i32")
+    types = {"of_programs": _OF_PROGRAMS, "out": ("*fp32", "*fp32", "*i32"), "programs": "i32"}
     constants = {"SIZE": 4096, "BLOCK": cell.SUM_BLOCK.value, "INTERPRETED": False}
-    label, kernel = "cell sum of programs", cell.sum_programs
-    return label, kernel, types | {"programs": "i32"}, constants | OPTIONS
+    return "cell sum of programs", cell.sum_programs, types, constants | OPTIONS

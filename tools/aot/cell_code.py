@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import re
 
+INPUTS = r"(%inputs[\w.]*): !tt.ptr"
+"""The pointers of ``arguments.Inputs`` in a kernel's parameters: u, w and z0."""
+
 EVALUATION = "x"
 """What ``device/cell.evaluate`` calls the product of f; the compiler keeps the name."""
 
@@ -19,7 +22,8 @@ def problem(label: str, ir: str, code: str) -> str:
 
     `ir` is Triton's intermediate language, with layouts; `code` is machine code.
     """
-    found = depths_of_loads(ir, "%w")
+    inputs = re.findall(INPUTS, ir)
+    found = depths_of_loads(ir, inputs[1]) if inputs else []
     if not found or max(found) > 0:
         return f"loads W at loop depths {found}, expected outside of loops"
     if label.startswith("gluon"):

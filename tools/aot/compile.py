@@ -140,8 +140,8 @@ def as_launched(
         """The type at `path`: the position of a parameter, then that in a tuple."""
         if isinstance(kind, tuple):
             return tuple(specialise((*path, k), element) for k, element in enumerate(kind))
-        if kind == "1":
-            constants[path] = 1
+        if kind is None or kind == "1":
+            constants[path] = None if kind is None else 1
             return "constexpr"
         kind, _, divisor = kind.partition(":")
         if divisor or kind.startswith("*"):

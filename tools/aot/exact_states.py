@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import product
 
-from revdeq_kernels.triton.device.half_step import GENERAL, INTEGER, SHIFT
+from revdeq_kernels.triton.device.half_step import (
+    GENERAL,
+    INTEGER,
+    SHIFT,
+    ExactlyStepped,
+    ExactStep,
+)
 from revdeq_kernels.triton.kernels import half_step as kernels
 from revdeq_kernels.triton.kernels import passes
 
@@ -17,8 +23,8 @@ from .specialisations import (
     Types,
     carried,
     launch,
+    pointer,
     step_numbers,
-    step_types,
 )
 
 _DIGITS = {SHIFT: (8, 4, 2, 1), INTEGER: (5, 3, 2, 1), GENERAL: (8, 5, 4, 3, 2, 1)}
@@ -47,9 +53,9 @@ def _forms() -> Iterator[tuple[int, int, str]]:
 
 
 def _exact_types(f: str, cast: str | None, numel: str, half: str) -> Types:
-    types = step_types("i32", f, cast, numel) | {"digits": "*u8"}
-    types |= {"num_bytes": "i64:16" if numel == "i64" else "i32:16"}
-    types |= dict.fromkeys(kernels.STEP, "i32") | {"scale": "fp32", "unscale": "fp32"}
+    types: Types = {"stepped": ExactlyStepped("*i32", "*u8", f"*{f}", pointer(cast))}
+    types |= {"numel": numel, "num_bytes": "i64:16" if numel == "i64" else "i32:16"}
+    types |= dict.fromkeys(ExactStep._fields, "i32") | {"scale": "fp32", "unscale": "fp32"}
     return types | {"half": half}
 
 
@@ -83,14 +89,9 @@ def _exact_step(
         f"{label} {f} cast {cast} numel {numel}",
         *(kernels.exact_kernel, types, leaves),
         FORM=form,
-        INVERT=invert,
         DIGITS_PER_BYTE=packed,
-        LANES=_lanes(packed),
+        LANES=kernels.lanes(packed),
     )
-
-
-def _lanes(packed: int) -> int:
-    return 1024 if packed == 1 else 512
 
 
 def _exact_passes() -> Iterator[Specialisation]:
@@ -124,7 +125,7 @@ def _exact_pass(
         *(passes.exact_pass_kernel, types, leaves),
         FORM=form,
         DIGITS_PER_BYTE=packed,
-        LANES=_lanes(packed),
+        LANES=kernels.lanes(packed),
         BLOCK=1024,
     )
 

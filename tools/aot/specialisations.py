@@ -9,10 +9,11 @@ from __future__ import annotations
 from itertools import product
 from typing import Any
 
-from revdeq_kernels.triton.device.half_step import OPTIONS
+from revdeq_kernels.triton.device.half_step import OPTIONS, Carried, Stepped
 
 Specialisation = tuple[str, Any, dict[str, Any], dict[str, Any]]
-Types = dict[str, str | None]
+Types = dict[str, Any]
+"""By parameter: a type, None, or a named tuple of them, which has tensors of all leaves."""
 
 STATE_F = [
     *product(("fp64",), ("fp64", "fp32", "bf16", "fp16")),
@@ -21,9 +22,8 @@ STATE_F = [
 ]
 """The dtypes of a state and of f."""
 
-_TUPLES = {"state", "f", "cast", "digits", "numel", "num_bytes", "grad", "other", "vjp", "seed"}
-_TUPLES |= {"x", "out", "z"}
-"""The parameters with one element for each leaf."""
+_OF_LEAVES = {"numel", "num_bytes", "x", "out", "state", "z", "f"}
+"""The other parameters with one element for each leaf."""
 
 LEAVES, MOST_LEAVES = 3, 16
 NUMELS = ("i32", "i64", "1")
@@ -34,12 +34,19 @@ def launch(
     label: str, kernel: Any, types: Types, leaves: int | None = 1, **constants: Any
 ) -> Specialisation:
     """With tuples for so many leaves; a type that is None stands for an argument that is."""
+
+    def of_leaves(kind: Any) -> Any:
+        """A type for each leaf, where a parameter has one."""
+        return (kind,) * leaves if leaves and kind is not None else kind
+
     signature: dict[str, Any] = {}
     for name, kind in types.items():
         if kind is None:
             constants[name] = None
+        elif isinstance(kind, tuple):
+            signature[name] = type(kind)(*map(of_leaves, kind))
         else:
-            signature[name] = (kind,) * leaves if leaves and name in _TUPLES else kind
+            signature[name] = of_leaves(kind) if name in _OF_LEAVES else kind
     label += f" {leaves} leaves" if leaves not in (None, 1) else ""
     return label, kernel, signature, constants | OPTIONS
 
@@ -49,10 +56,14 @@ def casts(f: str) -> list[str | None]:
     return list(dict.fromkeys((None, f, "fp32")))
 
 
+def pointer(kind: str | None) -> str | None:
+    """To such elements."""
+    return kind and f"*{kind}"
+
+
 def step_types(state: str, f: str, cast: str | None, numel: str) -> Types:
     """The tensors of a half step."""
-    pointers: Types = {"state": f"*{state}", "f": f"*{f}", "cast": cast and f"*{cast}"}
-    return pointers | {"numel": numel}
+    return {"stepped": Stepped(f"*{state}", f"*{f}", pointer(cast)), "numel": numel}
 
 
 def step_numbers(real: str, *names: str) -> Types:
@@ -69,4 +80,4 @@ def carried(f: str, vjp: str, start: bool) -> Types:
     """The tensors of an adjoint; the one of z_0 adds the gradient of y_0 and leaves no seed."""
     grad = f"*{real(f)}"
     other, seed = (grad, None) if start else (None, f"*{f}")
-    return {"grad": grad, "other": other, "vjp": f"*{vjp}", "seed": seed}
+    return {"carried": Carried(grad, other, f"*{vjp}", seed)}

@@ -8,26 +8,31 @@ byte holds those of one element, of as many half steps as fit, the last one in t
 # pyright: reportGeneralTypeIssues=false
 from __future__ import annotations
 
+from collections import namedtuple
+
 import triton
 import triton.language as tl
 
-from .half_step import SHIFT, divide, from_fixed, multiply, narrow, new_state, to_fixed, widen
+from .half_step import RANGE_INT, ExactStep, divide, from_fixed, narrow, new_state, to_fixed, widen
+from .half_step import invert as exact_invert
 
 TANH: tl.constexpr = tl.constexpr(0)
 RELU: tl.constexpr = tl.constexpr(1)
 GELU: tl.constexpr = tl.constexpr(2)
 SILU: tl.constexpr = tl.constexpr(3)
 
-RANGE_INT: tl.constexpr = tl.constexpr(2**30 - 256)
-ONE: tl.constexpr = tl.constexpr(30)
 TOLERANCE: tl.constexpr = tl.constexpr(1e-3)
 EPSILON: tl.constexpr = tl.constexpr(1e-5)
 ROOT_HALF: tl.constexpr = tl.constexpr(0.7071067811865476)
 DENSITY: tl.constexpr = tl.constexpr(0.3989422804014327)
 
+Step = namedtuple("Step", ("keep", "beta", *ExactStep._fields))
+"""The numbers of a step: 1 - beta and beta as the adjoint applies them, then those of an exact half
+step; `half` is that of tie 0."""
+
 
 @triton.jit
-def plain(number, INTERPRETED: tl.constexpr):
+def host_int(number, INTERPRETED: tl.constexpr):
     """As range takes it: the interpreter's numbers are arrays, which NumPy takes for no index.
 
     Returned at once, because the interpreter makes an array of what is given a name.
@@ -91,12 +96,12 @@ def operand(x, dtype: tl.constexpr, INTERPRETED: tl.constexpr):
     if INTERPRETED:
         y = widen(narrow(x, dtype))
     else:
-        y = hidden(x.to(tl.float32)).to(dtype)
+        y = hide_from_compiler(x.to(tl.float32)).to(dtype)
     return y
 
 
 @triton.jit
-def hidden(x):
+def hide_from_compiler(x):
     """x; what it was computed from is behind an assembly that does nothing.
 
     Triton orders the sums of a product by the narrowest type from which it sees that a factor was
@@ -116,10 +121,10 @@ def evaluate(read, w_t, u, ACT: tl.constexpr):
 
 
 @triton.jit
-def number_of(state, unscale, EXACT: tl.constexpr):
+def number_of(state, step, EXACT: tl.constexpr):
     """What a state stands for."""
     if EXACT:
-        s = from_fixed(state, unscale)
+        s = from_fixed(state, step.unscale)
     else:
         s = state
     return s
@@ -131,38 +136,25 @@ def number_of(state, unscale, EXACT: tl.constexpr):
 @triton.jit
 def update(state, f, packed, outside, tie, step, EXACT: tl.constexpr, FORM: tl.constexpr):
     """A half step forward; its digit becomes the lowest of `packed`."""
-    keep, beta, scale, negate, base, log2_base, _, reciprocal, q_whole, q_part, half = step
     if EXACT:
-        fixed, far = to_fixed(f, scale)
-        d = ((state - fixed) ^ negate) - negate
-        half = half.to(tl.int64) + tie
-        offset = (half >> ONE).to(tl.int32)
-        e, digit = divide(d, base, log2_base, reciprocal, q_whole, q_part, offset, half, FORM)
+        fixed, far = to_fixed(f, step.scale)
+        d = ((state - fixed) ^ step.negate) - step.negate
+        e, digit = divide(d, step, step.half.to(tl.int64) + tie, FORM)
         new = fixed + e
-        packed = packed * base + digit
+        packed = packed * step.base + digit
         outside = outside | far | (new >= RANGE_INT) | (new <= -RANGE_INT)
     else:
-        new = new_state(state, f, keep, beta, False)
+        new = new_state(state, f, step.keep, step.beta, False)
     return new, packed, outside
 
 
 @triton.jit
 def invert(state, f, packed, tie, step, EXACT: tl.constexpr, FORM: tl.constexpr):
     """A half step back; its digit is the lowest of `packed`."""
-    keep, beta, scale, negate, base, log2_base, inverse, _, q_whole, q_part, half = step
     if EXACT:
-        fixed, _ = to_fixed(f, scale)
-        if FORM == SHIFT:
-            rest = packed >> log2_base
-        else:
-            rest = (packed * inverse) >> 16
-        digit = packed - rest * base
-        half = half.to(tl.int64) + tie
-        offset = (half >> ONE).to(tl.int32)
-        d = multiply(state - fixed, digit, q_whole, q_part, offset, half, FORM)
-        new = fixed + ((d ^ negate) - negate)
+        new, _ = exact_invert(state, f, packed, step, tie, FORM)
     else:
-        new = new_state(state, f, keep, beta, True)
+        new = new_state(state, f, step.keep, step.beta, True)
     return new
 
 
@@ -263,27 +255,27 @@ def products(
 
 
 @triton.jit
-def store_ends(y, z, outside, y_out, z_out, fixed, plane, i, mask, unscale, EXACT: tl.constexpr):
+def store_ends(y, z, outside, y_out, z_out, fixed, plane, i, mask, step, EXACT: tl.constexpr):
     """What a solve returns: of an exact state its numbers too, NaN where it left its range."""
     if EXACT:
         tl.store(fixed + i, y, mask=mask)
         tl.store(fixed + plane + i, z, mask=mask)
-        y = tl.where(outside, float("nan"), from_fixed(y, unscale))
-        z = tl.where(outside, float("nan"), from_fixed(z, unscale))
+        y = tl.where(outside, float("nan"), from_fixed(y, step.unscale))
+        z = tl.where(outside, float("nan"), from_fixed(z, step.unscale))
     tl.store(y_out + i, y, mask=mask)
     tl.store(z_out + i, z, mask=mask)
 
 
 @triton.jit
-def from_start(y, z, start, size, inside, scale, unscale, EXACT: tl.constexpr):
+def from_start(y, z, start, size, inside, step, EXACT: tl.constexpr):
     """How far each row came back from its start, and whether that makes its gradient wrong.
 
     `size` is the largest magnitude of each row at its end.
     """
     if EXACT:
-        fixed, _ = to_fixed(start, scale)
+        fixed, _ = to_fixed(start, step.scale)
         far_y, far_z = (y - fixed).to(tl.float32), (z - fixed).to(tl.float32)
-        apart = tl.maximum(largest(far_y), largest(far_z)) * unscale
+        apart = tl.maximum(largest(far_y), largest(far_z)) * step.unscale
         wrong = apart != 0
     else:
         apart = tl.maximum(largest(y - start), largest(z - start))

@@ -174,7 +174,6 @@ def adjoint(
     buffers,
     place,
     step,
-    unscale,
     start,
     steps_of,
     layout: gl.constexpr,
@@ -194,7 +193,7 @@ def adjoint(
     """
     w, bias, factor, grads_u = buffers
     first, i, mask, plane = place
-    keep, beta, base = step[0], step[1], step[4]
+    keep, beta, base = step.keep, step.beta, step.base
     if HALT:
         beta = gl.where(took_step(steps_of, k, layout), beta, 0.0)[:, None]
     kind: gl.constexpr = w.dtype
@@ -216,7 +215,7 @@ def adjoint(
         tl.debug_barrier()  # again: what the state was is read once more, not kept
         before = gl.where(took_step(steps_of, k, layout)[:, None], before, state.load(layout))
     state.store(before)
-    s = number_of(before, unscale, EXACT)
+    s = number_of(before, step, EXACT)
     if not EXACT:  # the start itself, which a float pair has only nearly come back to
         s = gl.load(start + first + i, mask=mask & (k == 1), other=s)
     s = operand(s, kind, INTERPRETED)

@@ -18,6 +18,8 @@ Launch with OPTIONS. Constants follow ``csrc/half_step.h``, which explains the f
 # pyright: reportGeneralTypeIssues=false
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import triton
 import triton.language as tl
 
@@ -31,10 +33,56 @@ RANGE_INT: tl.constexpr = tl.constexpr(2**30 - 256)
 FIXED_MIN: tl.constexpr = tl.constexpr(-(2.0**31))
 FIXED_MAX: tl.constexpr = tl.constexpr(2.0**31 - 128.0)
 TWO_23: tl.constexpr = tl.constexpr(2.0**23)
+ONE: tl.constexpr = tl.constexpr(30)
 
 SHIFT: tl.constexpr = tl.constexpr(0)
 INTEGER: tl.constexpr = tl.constexpr(1)
 GENERAL: tl.constexpr = tl.constexpr(2)
+
+
+class Stepped(NamedTuple):
+    """What a half step reads and writes: of each leaf in a launch, of one for a program.
+
+    A cast that is None is not left.
+    """
+
+    state: Any
+    f: Any
+    cast: Any
+
+
+class ExactlyStepped(NamedTuple):
+    """As ``Stepped``, of an exact half step."""
+
+    state: Any
+    digits: Any
+    f: Any
+    cast: Any
+
+
+class Carried(NamedTuple):
+    """What an adjoint reads and writes; `other` is None, or else `seed` is."""
+
+    grad: Any
+    other: Any
+    vjp: Any
+    seed: Any
+
+
+class ExactStep(NamedTuple):
+    """The numbers of an exact half step: csrc's ExactStep, whose offset is half / 2^30."""
+
+    scale: Any
+    unscale: Any
+    negate: Any
+    base: Any
+    log2_base: Any
+    inverse: Any
+    reciprocal: Any
+    q_whole: Any
+    q_part: Any
+    half: Any
+
 
 # ---- storage ---------------------------------------------------------------------------------
 
@@ -77,7 +125,7 @@ def store_cast(cast, i, value, mask):
 
 
 @triton.jit
-def number(x, dtype: tl.constexpr):
+def as_real(x, dtype: tl.constexpr):
     """A number of the step. Triton passes a Python float as float32, so doubles come as bits."""
     if dtype == tl.float64:
         y = x.to(tl.int64).to(tl.float64, bitcast=True)  # one that fits comes as int32
@@ -119,33 +167,24 @@ def widen_to(x, state: tl.constexpr):
 
 
 @triton.jit
-def half_step(state, f, cast, numel, part, keep, beta, INVERT: tl.constexpr, BLOCK: tl.constexpr):
-    """update_ and invert_; `keep` = 1 - beta."""
+def half_step(tensors, numel, part, step, INVERT: tl.constexpr, BLOCK: tl.constexpr):
+    """update_ and invert_; the step is (1 - beta, beta)."""
+    state, f, cast = tensors
     i = part.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = i < numel
     y, v = load_pair(state, f, i, mask)
-    keep = number(keep, state.dtype.element_ty)
-    beta = number(beta, state.dtype.element_ty)
+    keep = as_real(step[0], state.dtype.element_ty)
+    beta = as_real(step[1], state.dtype.element_ty)
     stored = narrow(new_state(y, v, keep, beta, INVERT), state.dtype.element_ty)
     tl.store(state + i, stored, mask=mask)
     store_cast(cast, i, stored, mask)
 
 
 @triton.jit
-def channel_step(
-    state,
-    f,
-    cast,
-    numel,
-    part,
-    beta,
-    inner,
-    channels,
-    stride,
-    INVERT: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+def channel_step(tensors, numel, part, betas, INVERT: tl.constexpr, BLOCK: tl.constexpr):
     """update_ and invert_ where element i has beta[stride (i / inner % channels)]."""
+    state, f, cast = tensors
+    beta, inner, channels, stride = betas
     i = part.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = i < numel
     y, v = load_pair(state, f, i, mask)
@@ -159,21 +198,23 @@ def channel_step(
 
 
 @triton.jit
-def adjoint(grad, other, vjp, seed, numel, part, scale, beta, after, BLOCK: tl.constexpr):
+def adjoint(tensors, numel, part, numbers, BLOCK: tl.constexpr):
     """adjoint_ and the part of a pass that carries a gradient; `other` or `seed` may be None."""
+    grad, other, vjp, seed = tensors
+    scale, beta, after = numbers
     i = part.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = i < numel
     g = tl.load(grad + i, mask=mask)
     v = tl.load(vjp + i, mask=mask)
     if grad.dtype.element_ty != tl.float64:
         v = widen(v)
-    new = number(scale, grad.dtype.element_ty) * g
+    new = as_real(scale, grad.dtype.element_ty) * g
     if other is not None:
         new = new + tl.load(other + i, mask=mask)
     new = new + v
-    tl.store(grad + i, number(after, grad.dtype.element_ty) * new, mask=mask)
+    tl.store(grad + i, as_real(after, grad.dtype.element_ty) * new, mask=mask)
     if seed is not None:
-        value = number(beta, grad.dtype.element_ty) * new
+        value = as_real(beta, grad.dtype.element_ty) * new
         tl.store(seed + i, narrow(value, seed.dtype.element_ty), mask=mask)
 
 
@@ -238,107 +279,86 @@ def multiply_shift(a, b, c, SHIFT_BITS: tl.constexpr):
 
 
 @triton.jit
-def divide(d, base, log2_base, reciprocal, q_whole, q_part, offset, half, FORM: tl.constexpr):
+def divide(d, step, half, FORM: tl.constexpr):
     """E = floor((2^30 d + half) / Q), and the digit."""
+    offset = (half >> ONE).to(tl.int32)
     if FORM == SHIFT:
-        sum = (d & (base - 1)) + offset
-        return (d >> log2_base) + (sum >> log2_base), sum & (base - 1)
-    e = multiply_shift(d, reciprocal, 2147483648, 31)
-    whole = d - e * q_whole
+        sum = (d & (step.base - 1)) + offset
+        return (d >> step.log2_base) + (sum >> step.log2_base), sum & (step.base - 1)
+    e = multiply_shift(d, step.reciprocal, 2147483648, 31)
+    whole = d - e * step.q_whole
     if FORM == INTEGER:
         digit = whole + offset
         high = digit >> 31
-        return e + high, digit + (high & base)
-    part = (half.to(tl.int32) - e * q_part) & PART_MASK
-    digit = whole + multiply_shift(e, -q_part, half, 30)
+        return e + high, digit + (high & step.base)
+    part = (half.to(tl.int32) - e * step.q_part) & PART_MASK
+    digit = whole + multiply_shift(e, -step.q_part, half, 30)
     high = digit >> 31
-    return e + high, digit + (high & (((part + q_part) >> 30) + q_whole))
+    return e + high, digit + (high & (((part + step.q_part) >> 30) + step.q_whole))
 
 
 @triton.jit
-def multiply(e, digit, q_whole, q_part, offset, half, FORM: tl.constexpr):
+def multiply(e, digit, step, half, FORM: tl.constexpr):
     """The inverse of divide: d from E and the digit."""
-    whole = e * q_whole + digit
+    whole = e * step.q_whole + digit
     if FORM == GENERAL:
-        return whole + multiply_shift(e, q_part, 1073741823 - half, 30)
-    return whole - offset
+        return whole + multiply_shift(e, step.q_part, 1073741823 - half, 30)
+    return whole - (half >> ONE).to(tl.int32)
 
 
-STEP = [
-    "scale",
-    "unscale",
-    "negate",
-    "base",
-    "log2_base",
-    "inverse",
-    "reciprocal",
-    "q_whole",
-    "q_part",
-    "offset",
-    "half",
-]
-"""The fields of csrc's ExactStep, in the order in which exact_step takes them."""
+@triton.jit
+def invert(y, f, digits, step, tie, FORM: tl.constexpr):
+    """The state before, by the lowest of the digits; and the other digits."""
+    fixed, _ = to_fixed(f, step.scale)
+    if FORM == SHIFT:
+        rest = digits >> step.log2_base
+        digit = digits & (step.base - 1)
+    else:
+        rest = (digits * step.inverse) >> 16
+        digit = digits - rest * step.base
+    d = multiply(y - fixed, digit, step, step.half.to(tl.int64) + tie, FORM)
+    return fixed + ((d ^ step.negate) - step.negate), rest
 
 
 @triton.jit
 def exact_step(
-    state,
-    digits,
+    tensors,
     flag,
-    f,
-    cast,
     numel,
     num_bytes,
     part,
-    scale,
-    unscale,
-    negate,
-    base,
-    log2_base,
-    inverse,
-    reciprocal,
-    q_whole,
-    q_part,
-    offset,
-    half,
+    step,
     FORM: tl.constexpr,
-    INVERT: tl.constexpr,
     DIGITS_PER_BYTE: tl.constexpr,
     LANES: tl.constexpr,
 ):
     """update_exact_ (with a flag) and invert_exact_ (flag is None); one byte of digits per lane."""
+    state, digits, f, cast = tensors
     lane = part.to(tl.int64) * LANES + tl.arange(0, LANES)
     first = (lane // BLOCK_LANES) * (BLOCK_LANES * DIGITS_PER_BYTE) + lane % BLOCK_LANES
     in_plane = lane < num_bytes
     byte = tl.zeros([LANES], tl.int32)
     outside = tl.zeros([LANES], tl.int1)
-    weight = base * 0 + 1
-    if INVERT:
+    weight = step.base * 0 + 1
+    if flag is None:
         byte = tl.load(digits + lane, mask=in_plane, other=0).to(tl.int32)
     for g in tl.static_range(DIGITS_PER_BYTE):
         i = first + g * BLOCK_LANES
         mask = in_plane & (i < numel)
         y = tl.load(state + i, mask=mask, other=0)
-        fixed, far = to_fixed(tl.load(f + i, mask=mask, other=0.0), scale)
-        if INVERT:
-            if FORM == SHIFT:
-                digit = byte & (base - 1)
-                byte = byte >> log2_base
-            else:
-                rest = (byte * inverse) >> 16
-                digit = byte - rest * base
-                byte = rest
-            d = multiply(y - fixed, digit, q_whole, q_part, offset, half, FORM)
-            new = fixed + ((d ^ negate) - negate)
+        v = tl.load(f + i, mask=mask, other=0.0)
+        if flag is None:
+            new, byte = invert(y, v, byte, step, 0, FORM)
         else:
-            d = ((y - fixed) ^ negate) - negate
-            e, digit = divide(d, base, log2_base, reciprocal, q_whole, q_part, offset, half, FORM)
+            fixed, far = to_fixed(v, step.scale)
+            d = ((y - fixed) ^ step.negate) - step.negate
+            e, digit = divide(d, step, step.half, FORM)
             new = fixed + e
             byte += tl.where(mask, digit, 0) * weight
-            weight = weight * base
+            weight = weight * step.base
             outside = outside | (mask & (far | (new >= RANGE_INT) | (new <= -RANGE_INT)))
         tl.store(state + i, new, mask=mask)
-        store_cast(cast, i, from_fixed(new, unscale), mask)
-    if not INVERT:
+        store_cast(cast, i, from_fixed(new, step.unscale), mask)
+    if flag is not None:
         tl.store(digits + lane, byte.to(tl.uint8), mask=in_plane)
         raise_flag(flag, outside)

@@ -28,9 +28,11 @@ import triton
 import triton.language as tl
 
 from ..device.cell import (
+    Step,
     evaluate,
     for_rows,
     from_start,
+    host_int,
     invert,
     judge,
     largest,
@@ -39,7 +41,6 @@ from ..device.cell import (
     number_of,
     of_moving,
     operand,
-    plain,
     products,
     some,
     store_digits,
@@ -82,36 +83,11 @@ without a spill, which tools/aot/compile.py asserts. 128 features in float32 are
 and 1.2 KiB of spills a thread (Triton 3.6), or 48 and 3.3 (3.9). With 256 the gradient of W alone,
 256 KiB, fills a processor's registers."""
 
-STEP = [
-    "keep",
-    "beta",
-    "scale",
-    "unscale",
-    "negate",
-    "base",
-    "log2_base",
-    "inverse",
-    "reciprocal",
-    "q_whole",
-    "q_part",
-    "half",
-]
-"""The numbers of a step: 1 - beta and beta as the adjoint applies them, then those of
-``half_step.exact_step``; `half` is that of tie 0."""
 
-
-@triton.jit(do_not_specialize=["rows", "steps", *STEP])
+@triton.jit(do_not_specialize=["rows", "steps", *Step._fields])
 def forward_kernel(
-    u,
-    w,
-    z0,
-    y_out,
-    z_out,
-    fixed,
-    digits,
-    flag,
-    taken,
-    residual,
+    inputs,
+    out,
     rows,
     steps,
     tol,
@@ -138,9 +114,15 @@ def forward_kernel(
 ):
     """All steps of every tile that is this program's.
 
-    fixed, digits and flag are None for float32, taken and residual where no row halts.
+    `inputs` and `out` are those of the op, as launch/cell.py has them: fixed, digits and flag are
+    None for float32, taken and residual where no row halts.
     """
-    step = (keep, beta, scale, negate, base, log2_base, inverse, reciprocal, q_whole, q_part, half)
+    u, w, z0 = inputs
+    y_out, z_out, fixed, digits, flag, taken, residual = out
+    step = Step(
+        *(keep, beta, scale, unscale, negate, base, log2_base),
+        *(inverse, reciprocal, q_whole, q_part, half),
+    )
     row, column = tl.arange(0, TILE), tl.arange(0, FEATURES)
     i = row[:, None] * FEATURES + column[None, :]
     kind: tl.constexpr = w.dtype.element_ty
@@ -150,9 +132,9 @@ def forward_kernel(
     left_range = tl.program_id(0) * 0
     begin, end, by = tl.program_id(0), tl.cdiv(rows, TILE), tl.num_programs(0)
     for tile in tl.range(
-        plain(begin, INTERPRETED),
-        plain(end, INTERPRETED),
-        plain(by, INTERPRETED),
+        host_int(begin, INTERPRETED),
+        host_int(end, INTERPRETED),
+        host_int(by, INTERPRETED),
         disable_licm=True,
     ):
         first = (zero + tile) * (TILE * FEATURES)
@@ -166,11 +148,11 @@ def forward_kernel(
             z, outside = to_fixed(z, scale)
         y = z
         took, apart = inside.to(tl.int32) * 0, unjudged(inside)
-        for n in tl.range(plain(steps, INTERPRETED), disable_licm=True):
+        for n in tl.range(host_int(steps, INTERPRETED), disable_licm=True):
             go = 2 * n < last if HALT else True
             if go:
                 moving = moves(apart, tol)
-                read = operand(number_of(z, unscale, EXACT), kind, INTERPRETED)
+                read = operand(number_of(z, step, EXACT), kind, INTERPRETED)
                 _, _, f = evaluate(read, w_t, bias, ACT)
                 new, packed, outside = update(y, f, packed, outside, n % 2, step, EXACT, FORM)
                 y = of_moving(moving, new, y, HALT)
@@ -178,7 +160,7 @@ def forward_kernel(
                     packed = store_digits(
                         digits + first, packed, 2 * n, last, i, mask, plane, DIGITS_PER_BYTE
                     )
-                s = number_of(y, unscale, EXACT)
+                s = number_of(y, step, EXACT)
                 read = operand(s, kind, INTERPRETED)
                 _, _, f = evaluate(read, w_t, bias, ACT)
                 new, packed, outside = update(z, f, packed, outside, (n + 1) % 2, step, EXACT, FORM)
@@ -190,7 +172,7 @@ def forward_kernel(
                     packed = store_digits(
                         digits + first, packed, 2 * n + 1, last, i, mask, plane, DIGITS_PER_BYTE
                     )
-        store_ends(y, z, outside, y_out, z_out, fixed, plane, first + i, mask, unscale, EXACT)
+        store_ends(y, z, outside, y_out, z_out, fixed, plane, first + i, mask, step, EXACT)
         if HALT:
             tl.store(taken + tile * TILE + row, took, mask=inside)
             tl.store(residual + tile * TILE + row, apart, mask=inside)
@@ -201,22 +183,12 @@ def forward_kernel(
         tl.atomic_or(flag, left_range, mask=left_range != 0)
 
 
-@triton.jit(do_not_specialize=["rows", "steps", *STEP])
+@triton.jit(do_not_specialize=["rows", "steps", *Step._fields])
 def backward_kernel(
-    grad_y,
-    grad_z,
-    y_end,
-    z_end,
-    digits,
-    taken,
-    u,
-    w,
-    z0,
-    grad_u,
-    grad_z0,
-    grads_w,
-    distances,
-    losses,
+    ends,
+    inputs,
+    grads,
+    of_programs,
     rows,
     steps,
     keep,
@@ -242,10 +214,17 @@ def backward_kernel(
 ):
     """All steps back of every tile that is this program's, and its share of the gradient of W.
 
-    digits are None for float32, taken where all rows took all steps.
-    grads_w [programs, FEATURES, FEATURES], distances and losses [programs] get its sums.
+    `ends` and `inputs` are those of the op: digits are None for float32, taken where all rows took
+    all steps. grads_w [programs, FEATURES, FEATURES], distances and losses [programs] get its sums.
     """
-    step = (keep, beta, scale, negate, base, log2_base, inverse, reciprocal, q_whole, q_part, half)
+    grad_y, grad_z, y_end, z_end, digits, taken = ends
+    u, w, z0 = inputs
+    grad_u, grad_z0 = grads
+    grads_w, distances, losses = of_programs
+    step = Step(
+        *(keep, beta, scale, unscale, negate, base, log2_base),
+        *(inverse, reciprocal, q_whole, q_part, half),
+    )
     row, column = tl.arange(0, TILE), tl.arange(0, FEATURES)
     i = row[:, None] * FEATURES + column[None, :]
     kind: tl.constexpr = w.dtype.element_ty
@@ -258,9 +237,9 @@ def backward_kernel(
     lost = tl.program_id(0) * 0
     begin, end, by = tl.program_id(0), tl.cdiv(rows, TILE), tl.num_programs(0)
     for tile in tl.range(
-        plain(begin, INTERPRETED),
-        plain(end, INTERPRETED),
-        plain(by, INTERPRETED),
+        host_int(begin, INTERPRETED),
+        host_int(end, INTERPRETED),
+        host_int(by, INTERPRETED),
         disable_licm=True,
     ):
         first = (zero + tile) * (TILE * FEATURES)
@@ -280,7 +259,7 @@ def backward_kernel(
         if not EXACT:
             size = tl.maximum(largest(y), largest(z))
         # u is read again for every half step, as digits are: registers are what is short.
-        for back in tl.range(plain(most, INTERPRETED), disable_licm=True):
+        for back in tl.range(host_int(most, INTERPRETED), disable_licm=True):
             n = most - 1 - back
             moving = n < took
             keep_of, beta_of = for_rows(moving, keep, 1.0, HALT), for_rows(moving, beta, 0.0, HALT)
@@ -289,7 +268,7 @@ def backward_kernel(
                 packed, weight = load_digits(
                     digits + first, weight, base, 2 * n + 1, last, i, mask, plane, DIGITS_PER_BYTE
                 )
-            read = operand(number_of(y, unscale, EXACT), kind, INTERPRETED)
+            read = operand(number_of(y, step, EXACT), kind, INTERPRETED)
             bias = tl.load(u + first + i, mask=mask, other=0.0)
             f, g, factor, of_w = products(
                 read, gz, w_t, bias, beta_of, of_w, ACT, kind, INTERPRETED
@@ -303,7 +282,7 @@ def backward_kernel(
                 packed, weight = load_digits(
                     digits + first, weight, base, 2 * n, last, i, mask, plane, DIGITS_PER_BYTE
                 )
-            s = number_of(z, unscale, EXACT)
+            s = number_of(z, step, EXACT)
             if not EXACT:  # the start itself, which a float pair has only nearly come back to
                 s = tl.load(z0 + first + i, mask=mask & (n == 0), other=s)
             read = operand(s, kind, INTERPRETED)
@@ -317,7 +296,7 @@ def backward_kernel(
             new = invert(y, f, packed, n % 2, step, EXACT, FORM)
             y = of_moving(moving, new, y, HALT)
         start = tl.load(z0 + first + i, mask=mask, other=0.0)
-        apart, wrong = from_start(y, z, start, size, inside, scale, unscale, EXACT)
+        apart, wrong = from_start(y, z, start, size, inside, step, EXACT)
         distance = tl.maximum(distance, tl.max(apart, 0))
         lost += tl.sum(wrong.to(tl.int32), 0)
         nan = tl.where(wrong, float("nan"), 0.0)[:, None]
@@ -332,23 +311,16 @@ def backward_kernel(
 
 @triton.jit(do_not_specialize=["programs"])
 def sum_programs(
-    grads_w,
-    distances,
-    losses,
-    grad_w,
-    distance,
-    lost,
-    programs,
-    SIZE: tl.constexpr,
-    BLOCK: tl.constexpr,
-    INTERPRETED: tl.constexpr,
+    of_programs, out, programs, SIZE: tl.constexpr, BLOCK: tl.constexpr, INTERPRETED: tl.constexpr
 ):
     """grad_w [SIZE] <- the sum over the programs, in their order; and what became of the rows."""
+    grads_w, distances, losses = of_programs
+    grad_w, distance, lost = out
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     total = tl.zeros([BLOCK], tl.float32)
     far = tl.program_id(0) * 0.0
     count = tl.program_id(0) * 0
-    for program in range(plain(programs, INTERPRETED)):
+    for program in range(host_int(programs, INTERPRETED)):
         total += tl.load(grads_w + program * SIZE + i, mask=i < SIZE, other=0.0)
         far = tl.maximum(far, tl.load(distances + program))
         count += tl.load(losses + program)

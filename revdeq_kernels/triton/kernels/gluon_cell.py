@@ -27,14 +27,15 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
 from ..device.cell import (
+    Step,
     activation,
     from_start,
+    host_int,
     inside_act,
     judge,
     largest,
     moves,
     number_of,
-    plain,
     some,
     store_digits,
     store_ends,
@@ -53,7 +54,7 @@ from ..device.gluon_cell import (
     write_factor,
 )
 from ..device.half_step import narrow, to_fixed
-from .cell import STEP, Configuration
+from .cell import Configuration
 
 _OF_16_BITS = {64: Configuration(64, 4, 2), 128: Configuration(64, 8)}
 
@@ -70,18 +71,10 @@ multiply while the other applies act. In float32 the way back takes 122 KiB of s
 # ---- forward ---------------------------------------------------------------------------------
 
 
-@gluon.jit(do_not_specialize=["rows", "steps", *STEP])
+@gluon.jit(do_not_specialize=["rows", "steps", *Step._fields])
 def forward_kernel(
-    u,
-    w,
-    z0,
-    y_out,
-    z_out,
-    fixed,
-    digits,
-    flag,
-    taken,
-    residual,
+    inputs,
+    out,
     rows,
     steps,
     tol,
@@ -108,9 +101,15 @@ def forward_kernel(
 ):
     """All steps of every tile that is this program's.
 
-    fixed, digits and flag are None for float32, taken and residual where no row halts.
+    `inputs` and `out` are those of the op, as launch/cell.py has them: fixed, digits and flag are
+    None for float32, taken and residual where no row halts.
     """
-    step = (keep, beta, scale, negate, base, log2_base, inverse, reciprocal, q_whole, q_part, half)
+    u, w, z0 = inputs
+    y_out, z_out, fixed, digits, flag, taken, residual = out
+    step = Step(
+        *(keep, beta, scale, unscale, negate, base, log2_base),
+        *(inverse, reciprocal, q_whole, q_part, half),
+    )
     kind: gl.constexpr = w.dtype.element_ty
     layout: gl.constexpr = accumulator(kind, TILE, FEATURES, gl.num_warps())
     row = gl.arange(0, TILE, gl.SliceLayout(1, layout))
@@ -129,9 +128,9 @@ def forward_kernel(
     left_range = gl.program_id(0) * 0
     begin, end, by = gl.program_id(0), gl.cdiv(rows, TILE), gl.num_programs(0)
     for tile in tl.range(
-        plain(begin, INTERPRETED),
-        plain(end, INTERPRETED),
-        plain(by, INTERPRETED),
+        host_int(begin, INTERPRETED),
+        host_int(end, INTERPRETED),
+        host_int(by, INTERPRETED),
         disable_licm=True,
     ):
         first = (zero + tile) * (TILE * FEATURES)
@@ -145,11 +144,11 @@ def forward_kernel(
             z, outside = to_fixed(z, scale)
         states.index(0).store(z)
         states.index(1).store(z)
-        write_factor(factor, number_of(z, unscale, EXACT), kind, INTERPRETED)
+        write_factor(factor, number_of(z, step, EXACT), kind, INTERPRETED)
         if HALT:
             taken_of.store(inside.to(gl.int32) * 0)
             apart_of.store(unjudged(inside))
-        for k in tl.range(2 * plain(steps, INTERPRETED), disable_licm=True):
+        for k in tl.range(2 * host_int(steps, INTERPRETED), disable_licm=True):
             go = k <= last if HALT else True
             if go:
                 state = states.index(k % 2)
@@ -159,7 +158,7 @@ def forward_kernel(
                     apart = apart_of.load(by_row)
                     moving = moves(apart, tol)
                     if k % 2 == 1:
-                        y = number_of(states.index(0).load(layout), unscale, EXACT)
+                        y = number_of(states.index(0).load(layout), step, EXACT)
                         took, apart = judge(y, f, taken_of.load(by_row), apart, tol)
                         taken_of.store(took)
                         apart_of.store(apart)
@@ -169,13 +168,13 @@ def forward_kernel(
                 if HALT:
                     new = gl.where(moving[:, None], new, old)
                 state.store(new)
-                write_factor(factor, number_of(new, unscale, EXACT), kind, INTERPRETED)
+                write_factor(factor, number_of(new, step, EXACT), kind, INTERPRETED)
                 if EXACT:
                     packed = store_digits(
                         digits + first, packed, k, last, i, mask, plane, DIGITS_PER_BYTE
                     )
         y, z = states.index(0).load(layout), states.index(1).load(layout)
-        store_ends(y, z, outside, y_out, z_out, fixed, plane, first + i, mask, unscale, EXACT)
+        store_ends(y, z, outside, y_out, z_out, fixed, plane, first + i, mask, step, EXACT)
         if HALT:
             gl.store(taken + tile * TILE + row, taken_of.load(by_row), mask=inside)
             gl.store(residual + tile * TILE + row, apart_of.load(by_row), mask=inside)
@@ -189,22 +188,12 @@ def forward_kernel(
 # ---- back ------------------------------------------------------------------------------------
 
 
-@gluon.jit(do_not_specialize=["rows", "steps", *STEP])
+@gluon.jit(do_not_specialize=["rows", "steps", *Step._fields])
 def backward_kernel(
-    grad_y,
-    grad_z,
-    y_end,
-    z_end,
-    digits,
-    taken,
-    u,
-    w,
-    z0,
-    grad_u,
-    grad_z0,
-    grads_w,
-    distances,
-    losses,
+    ends,
+    inputs,
+    grads,
+    of_programs,
     rows,
     steps,
     keep,
@@ -230,10 +219,17 @@ def backward_kernel(
 ):
     """All steps back of every tile that is this program's, and its share of the gradient of W.
 
-    digits are None for float32, taken where all rows took all steps.
-    grads_w [programs, FEATURES, FEATURES], distances and losses [programs] get its sums.
+    `ends` and `inputs` are those of the op: digits are None for float32, taken where all rows took
+    all steps. grads_w [programs, FEATURES, FEATURES], distances and losses [programs] get its sums.
     """
-    step = (keep, beta, scale, negate, base, log2_base, inverse, reciprocal, q_whole, q_part, half)
+    grad_y, grad_z, y_end, z_end, digits, taken = ends
+    u, w, z0 = inputs
+    grad_u, grad_z0 = grads
+    grads_w, distances, losses = of_programs
+    step = Step(
+        *(keep, beta, scale, unscale, negate, base, log2_base),
+        *(inverse, reciprocal, q_whole, q_part, half),
+    )
     kind: gl.constexpr = w.dtype.element_ty
     layout: gl.constexpr = accumulator(kind, TILE, FEATURES, gl.num_warps())
     w_layout: gl.constexpr = accumulator(kind, FEATURES, FEATURES, gl.num_warps())
@@ -259,9 +255,9 @@ def backward_kernel(
     steps_of = of_rows(gl.int32, TILE, by_row)
     begin, end, by = gl.program_id(0), gl.cdiv(rows, TILE), gl.num_programs(0)
     for tile in tl.range(
-        plain(begin, INTERPRETED),
-        plain(end, INTERPRETED),
-        plain(by, INTERPRETED),
+        host_int(begin, INTERPRETED),
+        host_int(end, INTERPRETED),
+        host_int(by, INTERPRETED),
         disable_licm=True,
     ):
         first = (zero + tile) * (TILE * FEATURES)
@@ -281,24 +277,24 @@ def backward_kernel(
         states.index(0).store(y)
         if not EXACT:
             sizes.store(gl.maximum(sizes.load(by_row), largest(y)))
-        write_factor(read, number_of(y, unscale, EXACT), kind, INTERPRETED)
+        write_factor(read, number_of(y, step, EXACT), kind, INTERPRETED)
         its_grad.store(gl.load(grad_y + first + i, mask=mask, other=0.0))
         grads_u.store(gl.zeros([TILE, FEATURES], gl.float32, layout))
         grad = gl.load(grad_z + first + i, mask=mask, other=0.0)
         weight = base * 0 + 1
         place = (first, i, mask, plane)
-        for back in tl.range(2 * plain(most, INTERPRETED), disable_licm=True):
+        for back in tl.range(2 * host_int(most, INTERPRETED), disable_licm=True):
             k = last - back
             grad, of_w, weight = adjoint(
                 *(states.index(k % 2), read, grad, its_grad, digits, weight, k, last, of_w),
-                *(buffers, place, step, unscale, z0, steps_of),
+                *(buffers, place, step, z0, steps_of),
                 *(layout, w_layout, ACT, EXACT, FORM, DIGITS_PER_BYTE, HALT, INTERPRETED),
             )
         its_grad.store(grad + its_grad.load(layout))
         y, z = states.index(0).load(layout), states.index(1).load(layout)
         start = gl.load(z0 + first + i, mask=mask, other=0.0)
         size = sizes.load(by_row)
-        apart, wrong = from_start(y, z, start, size, inside, scale, unscale, EXACT)
+        apart, wrong = from_start(y, z, start, size, inside, step, EXACT)
         distances_of.store(gl.maximum(distances_of.load(by_row), apart))
         lost_of.store(lost_of.load(by_row) + wrong.to(gl.int32))
         nan = gl.where(wrong, float("nan"), 0.0)[:, None]

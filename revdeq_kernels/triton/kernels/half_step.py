@@ -13,8 +13,7 @@ import triton
 import triton.language as tl
 
 from ..device.half_step import (
-    OPTIONS,
-    STEP,
+    ExactStep,
     adjoint,
     channel_step,
     dequantize,
@@ -24,7 +23,10 @@ from ..device.half_step import (
 )
 from ..device.residual import norms, residual
 
-__all__ = ["OPTIONS", "STEP"]
+
+def lanes(digits_per_byte: int) -> int:
+    """How many bytes of digits a program has."""
+    return 1024 if digits_per_byte == 1 else 512
 
 
 @triton.jit
@@ -56,56 +58,34 @@ def at(values, leaf):
 
 
 @triton.jit(do_not_specialize=["keep", "beta"])
-def half_step_kernel(state, f, cast, numel, keep, beta, INVERT: tl.constexpr, BLOCK: tl.constexpr):
+def half_step_kernel(stepped, numel, keep, beta, INVERT: tl.constexpr, BLOCK: tl.constexpr):
     """update_ and invert_; for float64, keep and beta come as the bits of the double."""
     leaf, part = find(tl.program_id(0), numel, BLOCK)
-    half_step(
-        at(state, leaf),
-        at(f, leaf),
-        None if cast is None else at(cast, leaf),
-        at(numel, leaf),
-        part,
-        keep,
-        beta,
-        INVERT,
-        BLOCK,
-    )
+    tensors = [None if t is None else at(t, leaf) for t in stepped]
+    half_step(tensors, at(numel, leaf), part, (keep, beta), INVERT, BLOCK)
 
 
 @triton.jit
 def channel_step_kernel(
-    state, f, cast, numel, beta, inner, channels, stride, INVERT: tl.constexpr, BLOCK: tl.constexpr
+    stepped, numel, beta, inner, channels, stride, INVERT: tl.constexpr, BLOCK: tl.constexpr
 ):
     """update_ and invert_ with a tensor of betas, on one leaf."""
-    part = tl.program_id(0)
-    channel_step(state, f, cast, numel, part, beta, inner, channels, stride, INVERT, BLOCK)
+    betas = (beta, inner, channels, stride)
+    channel_step(stepped, numel, tl.program_id(0), betas, INVERT, BLOCK)
 
 
 @triton.jit(do_not_specialize=["scale", "beta", "after"])
-def adjoint_kernel(grad, other, vjp, seed, numel, scale, beta, after, BLOCK: tl.constexpr):
+def adjoint_kernel(carried, numel, scale, beta, after, BLOCK: tl.constexpr):
     """adjoint_; for float64 the numbers come as the bits of the double."""
     leaf, part = find(tl.program_id(0), numel, BLOCK)
-    adjoint(
-        at(grad, leaf),
-        None if other is None else at(other, leaf),
-        at(vjp, leaf),
-        None if seed is None else at(seed, leaf),
-        at(numel, leaf),
-        part,
-        scale,
-        beta,
-        after,
-        BLOCK,
-    )
+    tensors = [None if t is None else at(t, leaf) for t in carried]
+    adjoint(tensors, at(numel, leaf), part, (scale, beta, after), BLOCK)
 
 
-@triton.jit(do_not_specialize=STEP)
+@triton.jit(do_not_specialize=ExactStep._fields)
 def exact_kernel(
-    state,
-    digits,
+    stepped,
     flag,
-    f,
-    cast,
     numel,
     num_bytes,
     scale,
@@ -117,40 +97,19 @@ def exact_kernel(
     reciprocal,
     q_whole,
     q_part,
-    offset,
     half,
     FORM: tl.constexpr,
-    INVERT: tl.constexpr,
     DIGITS_PER_BYTE: tl.constexpr,
     LANES: tl.constexpr,
 ):
     """update_exact_ (with a flag) and invert_exact_ (flag is None)."""
     leaf, part = find(tl.program_id(0), num_bytes, LANES)
-    exact_step(
-        at(state, leaf),
-        at(digits, leaf),
-        flag,
-        at(f, leaf),
-        None if cast is None else at(cast, leaf),
-        at(numel, leaf),
-        at(num_bytes, leaf),
-        part,
-        scale,
-        unscale,
-        negate,
-        base,
-        log2_base,
-        inverse,
-        reciprocal,
-        q_whole,
-        q_part,
-        offset,
-        half,
-        FORM,
-        INVERT,
-        DIGITS_PER_BYTE,
-        LANES,
+    tensors = [None if t is None else at(t, leaf) for t in stepped]
+    sizes = (at(numel, leaf), at(num_bytes, leaf))
+    step = ExactStep(
+        scale, unscale, negate, base, log2_base, inverse, reciprocal, q_whole, q_part, half
     )
+    exact_step(tensors, flag, *sizes, part, step, FORM, DIGITS_PER_BYTE, LANES)
 
 
 @triton.jit

@@ -10,23 +10,18 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ..device.half_step import STEP, adjoint, exact_step, half_step
+from ..device.half_step import ExactStep, adjoint, exact_step, half_step
 from .half_step import at, find
 
 
 @triton.jit(do_not_specialize=["steps", "keep", "beta", "scale", "seed_beta", "after"])
 def pass_kernel(
-    state,
-    f,
-    cast,
+    stepped,
     numel,
     steps,
     keep,
     beta,
-    grad,
-    other,
-    vjp,
-    seed,
+    carried,
     scale,
     seed_beta,
     after,
@@ -36,39 +31,17 @@ def pass_kernel(
     program = tl.program_id(0)
     if program < steps:
         leaf, part = find(program, numel, BLOCK)
-        half_step(
-            at(state, leaf),
-            at(f, leaf),
-            None if cast is None else at(cast, leaf),
-            at(numel, leaf),
-            part,
-            keep,
-            beta,
-            True,
-            BLOCK,
-        )
+        state = [None if t is None else at(t, leaf) for t in stepped]
+        half_step(state, at(numel, leaf), part, (keep, beta), True, BLOCK)
     else:
         leaf, part = find(program - steps, numel, BLOCK)
-        adjoint(
-            at(grad, leaf),
-            None if other is None else at(other, leaf),
-            at(vjp, leaf),
-            None if seed is None else at(seed, leaf),
-            at(numel, leaf),
-            part,
-            scale,
-            seed_beta,
-            after,
-            BLOCK,
-        )
+        gradient = [None if t is None else at(t, leaf) for t in carried]
+        adjoint(gradient, at(numel, leaf), part, (scale, seed_beta, after), BLOCK)
 
 
-@triton.jit(do_not_specialize=["steps", *STEP, "grad_scale", "seed_beta", "after"])
+@triton.jit(do_not_specialize=["steps", *ExactStep._fields, "grad_scale", "seed_beta", "after"])
 def exact_pass_kernel(
-    state,
-    digits,
-    f,
-    cast,
+    stepped,
     numel,
     num_bytes,
     steps,
@@ -81,12 +54,8 @@ def exact_pass_kernel(
     reciprocal,
     q_whole,
     q_part,
-    offset,
     half,
-    grad,
-    other,
-    vjp,
-    seed,
+    carried,
     grad_scale,
     seed_beta,
     after,
@@ -99,42 +68,13 @@ def exact_pass_kernel(
     program = tl.program_id(0)
     if program < steps:
         leaf, part = find(program, num_bytes, LANES)
-        exact_step(
-            at(state, leaf),
-            at(digits, leaf),
-            None,
-            at(f, leaf),
-            None if cast is None else at(cast, leaf),
-            at(numel, leaf),
-            at(num_bytes, leaf),
-            part,
-            scale,
-            unscale,
-            negate,
-            base,
-            log2_base,
-            inverse,
-            reciprocal,
-            q_whole,
-            q_part,
-            offset,
-            half,
-            FORM,
-            True,
-            DIGITS_PER_BYTE,
-            LANES,
+        state = [None if t is None else at(t, leaf) for t in stepped]
+        sizes = (at(numel, leaf), at(num_bytes, leaf))
+        step = ExactStep(
+            scale, unscale, negate, base, log2_base, inverse, reciprocal, q_whole, q_part, half
         )
+        exact_step(state, None, *sizes, part, step, FORM, DIGITS_PER_BYTE, LANES)
     else:
         leaf, part = find(program - steps, numel, BLOCK)
-        adjoint(
-            at(grad, leaf),
-            None if other is None else at(other, leaf),
-            at(vjp, leaf),
-            None if seed is None else at(seed, leaf),
-            at(numel, leaf),
-            part,
-            grad_scale,
-            seed_beta,
-            after,
-            BLOCK,
-        )
+        gradient = [None if t is None else at(t, leaf) for t in carried]
+        adjoint(gradient, at(numel, leaf), part, (grad_scale, seed_beta, after), BLOCK)

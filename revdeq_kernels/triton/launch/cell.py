@@ -19,9 +19,8 @@ from revdeq_kernels.ops.cell import reference as composite
 from revdeq_kernels.ops.cell.arguments import Ends, Gradients, Inputs, Numbers, Solved
 
 from ..device import cell as device
-from ..device.half_step import STEP as EXACT_STEP
 from ..kernels import cell as kernels
-from .leaves import exact_step, launch
+from .leaves import launch, step_numbers
 
 TYPES = {BF16: "bf16", F16: "fp16", F32: "fp32"}
 
@@ -61,11 +60,13 @@ class Launcher:
             residual=z0.new_empty(rows),
         )
         if z0.numel() > 0:
-            kept = (out.fixed, out.digits, out.flag) if exact else (None, None, None)
-            judged = (out.taken, out.residual) if numbers.halting else (None, None)
+            written = out
+            if not exact:
+                written = written._replace(fixed=None, digits=None, flag=None)
+            if not numbers.halting:
+                written = written._replace(taken=None, residual=None)
             step, constants = self._step(inputs.w, numbers)
-            sizes = (z0.shape[0], numbers.steps, numbers.tol)
-            args = (*inputs, out.y, out.z, *kept, *judged, *sizes, *step)
+            args = (inputs, written, z0.shape[0], numbers.steps, numbers.tol, *step)
             programs = self._programs(inputs)
             launch(self.kernels.forward_kernel, programs, z0, *args, **constants)
         return out
@@ -88,29 +89,27 @@ class Launcher:
                 z0.new_empty(programs, dtype=torch.int32),
             )
             step, constants = self._step(w, numbers)
-            digits = ends.digits if numbers.exact else None
-            taken = ends.taken if numbers.halting else None
-            read = (*ends[:4], digits, taken, *inputs)
-            written = (out.grad_u, out.grad_z0, *of_programs)
-            args = (*read, *written, z0.shape[0], numbers.steps, *step)
+            read = ends if numbers.exact else ends._replace(digits=None)
+            if not numbers.halting:
+                read = read._replace(taken=None)
+            grads = (out.grad_u, out.grad_z0)
+            args = (read, inputs, grads, of_programs, z0.shape[0], numbers.steps, *step)
             launch(self.kernels.backward_kernel, programs, z0, *args, **constants)
-            args = (*of_programs, out.grad_w, out.distance, out.lost, programs)
+            args = (of_programs, (out.grad_w, out.distance, out.lost), programs)
             block = kernels.SUM_BLOCK.value
             blocks = -(-w.numel() // block)
             sizes = {"SIZE": w.numel(), "BLOCK": block, "INTERPRETED": constants["INTERPRETED"]}
             launch(kernels.sum_programs, blocks, z0, *args, **sizes)
         return out
 
-    def _step(self, w: Tensor, given: Numbers) -> tuple[tuple[float | int, ...], dict[str, Any]]:
-        """The numbers in the order of STEP, and the constants of a kernel."""
+    def _step(self, w: Tensor, given: Numbers) -> tuple[device.Step, dict[str, Any]]:
+        """The numbers and the constants of a kernel."""
         beta = given.beta
-        numbers: dict[str, float | int] = dict.fromkeys(kernels.STEP, 0)
-        numbers |= {"keep": 1.0 - beta, "beta": beta, "scale": 1.0, "unscale": 1.0}
-        form, packed = 0, 1
         if given.exact:
-            form, packed, step = exact_step(beta, given.frac_bits, 0)
-            numbers |= dict(zip(EXACT_STEP, step, strict=True))
-            numbers |= {"keep": contraction(beta).one_minus_beta, "beta": effective_beta(beta)}
+            form, packed, exact = step_numbers(beta, given.frac_bits, 0)
+            step = device.Step(contraction(beta).one_minus_beta, effective_beta(beta), *exact)
+        else:
+            form, packed, step = 0, 1, device.Step(1.0 - beta, beta, 1.0, 1.0, *[0] * 8)
         configuration = self.configuration(w)
         constants = {
             "ACT": ACTS[given.act].value,
@@ -122,7 +121,7 @@ class Launcher:
             "TILE": configuration.tile,
             "INTERPRETED": bool(knobs.runtime.interpret),
         }
-        return tuple(numbers[name] for name in kernels.STEP), constants | configuration.options
+        return step, constants | configuration.options
 
     def configuration(self, w: Tensor) -> kernels.Configuration:
         """How a cell with such a W is taken apart."""

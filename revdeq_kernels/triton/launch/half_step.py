@@ -13,18 +13,19 @@ from torch import Tensor
 from revdeq_kernels.ops.checks import channel_dimension
 from revdeq_kernels.reference import COLUMNS, ROWS
 
+from ..device.half_step import ExactlyStepped, Stepped
 from ..kernels import half_step as kernels
 from .leaves import (
     BLOCK,
     Leaves,
     as_scalars,
-    exact_step,
     grouped,
     laid_out_like,
     lanes_of,
     launch,
     numels_of,
     programs_of,
+    step_numbers,
 )
 
 # ---- float states ----------------------------------------------------------------------------
@@ -44,30 +45,28 @@ def _half_step(
     state: Leaves, f: Leaves, beta: float | Tensor, cast: Leaves | None, invert: bool
 ) -> None:
     for group in grouped(state=state, f=f, cast=cast):
-        states, casts = group["state"], group.get("cast")
-        if isinstance(beta, Tensor):
-            one_cast = None if casts is None else casts[0]
-            _channel_step(states[0], group["f"][0], beta, one_cast, invert)
-            continue
+        states = group["state"]
+        stepped = Stepped(states, laid_out_like(group["f"], states), group.get("cast"))
         numels = numels_of(states)
-        scalars = as_scalars(states[0].dtype, 1.0 - beta, beta)
-        args = (states, laid_out_like(group["f"], states), casts, numels, *scalars)
-        kernel = kernels.half_step_kernel
+        if isinstance(beta, Tensor):  # on one leaf
+            kernel, one = (
+                kernels.channel_step_kernel,
+                [None if t is None else t[0] for t in stepped],
+            )
+            args = (Stepped(*one), *numels, *_channels(states[0], beta))
+        else:
+            kernel = kernels.half_step_kernel
+            args = (stepped, numels, *as_scalars(states[0].dtype, 1.0 - beta, beta))
         launch(kernel, programs_of(numels), states[0], *args, INVERT=invert, BLOCK=BLOCK)
 
 
-def _channel_step(
-    state: Tensor, f: Tensor, beta: Tensor, cast: Tensor | None, invert: bool
-) -> None:
-    inner, channels, stride = 1, 1, 0
+def _channels(state: Tensor, beta: Tensor) -> tuple[Tensor, int, int, int]:
+    """The betas, and which one an element has: inner, channels and stride."""
     dimension = channel_dimension(state, beta)
-    if dimension is not None and dimension >= 0:
-        inner, channels = state.stride(dimension), state.shape[dimension]
-        stride = beta.stride(dimension - state.dim())
-    (source,) = laid_out_like([f], [state])
-    args = (state, source, cast, state.numel(), beta, inner, channels, stride)
-    blocks = programs_of([state.numel()])
-    launch(kernels.channel_step_kernel, blocks, state, *args, INVERT=invert, BLOCK=BLOCK)
+    if dimension is None or dimension < 0:
+        return beta, 1, 1, 0
+    stride = beta.stride(dimension - state.dim())
+    return beta, state.stride(dimension), state.shape[dimension], stride
 
 
 # ---- exact states ----------------------------------------------------------------------------
@@ -78,28 +77,18 @@ def update_exact_(
     digits: Leaves,
     flag: Tensor,
     f: Leaves,
-    beta: float,
-    frac_bits: int,
-    tie: int,
-    *,
+    *numbers: Any,
     cast: Leaves | None = None,
 ) -> None:
-    """See ``reference.update_exact_``."""
-    _exact(state, digits, flag, f, beta, frac_bits, tie, cast, invert=False)
+    """See ``reference.update_exact_``; the numbers are beta, frac_bits and tie."""
+    _exact(state, digits, flag, f, numbers, cast)
 
 
 def invert_exact_(
-    state: Leaves,
-    digits: Leaves,
-    f: Leaves,
-    beta: float,
-    frac_bits: int,
-    tie: int,
-    *,
-    cast: Leaves | None = None,
+    state: Leaves, digits: Leaves, f: Leaves, *numbers: Any, cast: Leaves | None = None
 ) -> None:
     """See ``reference.invert_exact_``."""
-    _exact(state, digits, None, f, beta, frac_bits, tie, cast, invert=True)
+    _exact(state, digits, None, f, numbers, cast)
 
 
 def _exact(
@@ -107,24 +96,22 @@ def _exact(
     digits: Leaves,
     flag: Tensor | None,
     f: Leaves,
-    beta: float,
-    frac_bits: int,
-    tie: int,
+    numbers: tuple[Any, ...],
     cast: Leaves | None,
-    invert: bool,
 ) -> None:
-    form, packed, step = exact_step(beta, frac_bits, tie)
+    form, packed, step = step_numbers(*numbers)
     for group in grouped(state=state, digits=digits, f=f, cast=cast):
         states = group["state"]
-        num_bytes, lanes = lanes_of(states, beta)
+        stepped = ExactlyStepped(
+            states, group["digits"], laid_out_like(group["f"], states), group.get("cast")
+        )
+        num_bytes, lanes = lanes_of(states, numbers[0])
         launch(
             kernels.exact_kernel,
             programs_of(num_bytes, lanes),
             states[0],
-            *(states, group["digits"], flag, laid_out_like(group["f"], states)),
-            *(group.get("cast"), numels_of(states), num_bytes, *step),
+            *(stepped, flag, numels_of(states), num_bytes, *step),
             FORM=form,
-            INVERT=invert,
             DIGITS_PER_BYTE=packed,
             LANES=lanes,
         )

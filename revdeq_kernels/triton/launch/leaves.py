@@ -18,8 +18,8 @@ from torch import Tensor
 from revdeq_kernels.core.checks import same_strides
 from revdeq_kernels.exact_numbers import BLOCK_LANES, ONE, contraction
 
-from ..device import half_step as steps
-from ..device.half_step import OPTIONS
+from ..device.half_step import GENERAL, INTEGER, OPTIONS, SHIFT, ExactStep
+from ..kernels.half_step import lanes
 
 BLOCK = 1024
 LEAVES = 16
@@ -86,28 +86,26 @@ def lanes_of(states: Sequence[Tensor], beta: float) -> tuple[tuple[int, ...], in
     """The bytes of digits of each leaf, and how many of them a program has."""
     c = contraction(beta)
     num_bytes = tuple(c.blocks(state.numel()) * BLOCK_LANES for state in states)
-    return num_bytes, 1024 if c.digits_per_byte == 1 else 512
+    return num_bytes, lanes(c.digits_per_byte)
 
 
 @lru_cache(maxsize=1024)
-def exact_step(beta: float, frac_bits: int, tie: int) -> tuple[int, int, tuple[float | int, ...]]:
-    """The form, the digits per byte and the step of csrc's ExactStep, in the order of STEP."""
+def step_numbers(beta: float, frac_bits: int, tie: int) -> tuple[int, int, ExactStep]:
+    """The form, the digits per byte and the numbers of an exact half step."""
     c = contraction(beta)
-    half = c.q // 2 + tie - 1
     whole, part = c.q >> ONE, c.q & (2**ONE - 1)
     power = part == 0 and whole & (whole - 1) == 0
-    form = steps.SHIFT if power else steps.INTEGER if part == 0 else steps.GENERAL
-    step = {
-        "scale": 2.0**frac_bits,
-        "unscale": 2.0**-frac_bits,
-        "negate": 0 if c.sign > 0 else -1,
-        "base": c.base,
-        "log2_base": math.ceil(math.log2(c.base)),
-        "inverse": -(-(2**16) // c.base),
-        "reciprocal": (2**62 // c.q + 1) // 2,
-        "q_whole": whole,
-        "q_part": part,
-        "offset": half >> ONE,
-        "half": half,
-    }
-    return form.value, c.digits_per_byte, tuple(step[name] for name in steps.STEP)
+    form = SHIFT if power else INTEGER if part == 0 else GENERAL
+    step = ExactStep(
+        scale=2.0**frac_bits,
+        unscale=2.0**-frac_bits,
+        negate=0 if c.sign > 0 else -1,
+        base=c.base,
+        log2_base=math.ceil(math.log2(c.base)),
+        inverse=-(-(2**16) // c.base),
+        reciprocal=(2**62 // c.q + 1) // 2,
+        q_whole=whole,
+        q_part=part,
+        half=c.q // 2 + tie - 1,
+    )
+    return form.value, c.digits_per_byte, step
