@@ -207,7 +207,7 @@ def test_every_launch_is_compiled_ahead_of_time(monkeypatch: pytest.MonkeyPatch)
         assert programs > 0
         names = kernel.arg_names[: len(args)]
         types = {n: type_of(a) for n, a in zip(names, args, strict=True)}
-        made.append((kernel.fn.__name__, types | constants | {"INTERPRETED": False}))
+        made.append((kernel.fn.__name__, types | constants))
 
     monkeypatch.setattr(cell_launch, "launch", record)
     listed = [

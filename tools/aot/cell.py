@@ -45,7 +45,7 @@ def architectures() -> dict[str, tuple[int, ...]]:
     """The compute capabilities of each signature, by its label."""
     found: dict[str, tuple[int, ...]] = {}
     for label, _, types, constants in signatures():
-        features = constants.get("FEATURES", 0)
+        features = constants["CELL"].features if "CELL" in constants else 0
         kind = types.get("inputs", ["*bf16"])[0].removeprefix("*")
         widest = WIDEST["gluon" if label.startswith("gluon") else "triton"][kind]
         found[label] = tuple(a for a, most in widest.items() if features <= most)
@@ -83,9 +83,10 @@ def _signature(
     types |= dict.fromkeys(device.Step._fields, "i32")
     types |= dict.fromkeys(("keep", "beta", "scale", "unscale"), "fp32")
     configuration = kernels.CONFIGURATIONS[w][features]
-    constants: dict[str, Any] = {"ACT": act.value, "EXACT": form is not None, "FORM": 0}
-    constants |= {"DIGITS_PER_BYTE": 1, "HALT": halt, "FEATURES": features}
-    constants |= {"TILE": configuration.tile, "INTERPRETED": False}
+    compiled_for = device.Cell(
+        *(act.value, form is not None, form[0].value if form else 0, form[1] if form else 1),
+        *(halt, features, configuration.tile),
+    )
     if back:
         types |= {"ends": ("*fp32", "*fp32", state, state, digits, taken)}
         types |= {"grads": (of_w, "*fp32"), "of_programs": _OF_PROGRAMS}
@@ -95,16 +96,15 @@ def _signature(
         types |= {"out": ("*fp32", "*fp32", *exact, *judged), "tol": "fp32"}
     if form is not None:
         types |= {"half": form[2]}
-        constants |= {"FORM": form[0].value, "DIGITS_PER_BYTE": form[1]}
     kernel = kernels.backward_kernel if back else kernels.forward_kernel
     kind = "float32" if form is None else f"form {form[0].value} digits {form[1]}"
     way = "back" if back else "forward"
     label = f"{implementation} cell {way} {w} {features} act {act.value} {kind}"
     label += " halting" if halt else ""
-    return label, kernel, types, constants | OPTIONS | configuration.options
+    return label, kernel, types, {"CELL": compiled_for} | OPTIONS | configuration.options
 
 
 def _sum_programs() -> tuple[str, Any, dict[str, Any], dict[str, Any]]:
     types = {"of_programs": _OF_PROGRAMS, "out": ("*fp32", "*fp32", "*i32"), "programs": "i32"}
-    constants = {"SIZE": 4096, "BLOCK": cell.SUM_BLOCK.value, "INTERPRETED": False}
+    constants = {"SIZE": 4096, "BLOCK": cell.SUM_BLOCK.value}
     return "cell sum of programs", cell.sum_programs, types, constants | OPTIONS

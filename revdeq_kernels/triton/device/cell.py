@@ -9,9 +9,11 @@ byte holds those of one element, of as many half steps as fit, the last one in t
 from __future__ import annotations
 
 from collections import namedtuple
+from typing import NamedTuple
 
 import triton
 import triton.language as tl
+from triton import knobs
 
 from .half_step import RANGE_INT, ExactStep, divide, from_fixed, narrow, new_state, to_fixed, widen
 from .half_step import invert as exact_invert
@@ -26,13 +28,28 @@ EPSILON: tl.constexpr = tl.constexpr(1e-5)
 ROOT_HALF: tl.constexpr = tl.constexpr(0.7071067811865476)
 DENSITY: tl.constexpr = tl.constexpr(0.3989422804014327)
 
+INTERPRETED: tl.constexpr = tl.constexpr(bool(knobs.runtime.interpret))
+
+
+class Cell(NamedTuple):
+    """What a kernel is compiled for, its parameter CELL."""
+
+    act: int
+    exact: bool
+    form: int
+    digits_per_byte: int
+    halting: bool
+    features: int
+    tile: int
+
+
 Step = namedtuple("Step", ("keep", "beta", *ExactStep._fields))
 """The numbers of a step: 1 - beta and beta as the adjoint applies them, then those of an exact half
 step; `half` is that of tie 0."""
 
 
 @triton.jit
-def host_int(number, INTERPRETED: tl.constexpr):
+def host_int(number):
     """As range takes it: the interpreter's numbers are arrays, which NumPy takes for no index.
 
     Returned at once, because the interpreter makes an array of what is given a name.
@@ -46,13 +63,13 @@ def host_int(number, INTERPRETED: tl.constexpr):
 
 
 @triton.jit
-def inside_act(x, ACT: tl.constexpr):
+def inside_act(x, CELL: tl.constexpr):
     """What is costly in act, and in its slope again; of tanh's magnitude, it may overflow."""
-    if ACT == TANH:
+    if CELL.act == TANH:
         e = tl.exp(2.0 * tl.abs(x))
-    elif ACT == GELU:
+    elif CELL.act == GELU:
         e = 1.0 + tl.erf(x * ROOT_HALF)
-    elif ACT == SILU:
+    elif CELL.act == SILU:
         e = 1.0 + tl.exp(-x)
     else:
         e = x
@@ -60,14 +77,14 @@ def inside_act(x, ACT: tl.constexpr):
 
 
 @triton.jit
-def activation(x, e, ACT: tl.constexpr):
+def activation(x, e, CELL: tl.constexpr):
     """act(x) in float32, where e = inside_act(x)."""
-    if ACT == TANH:
+    if CELL.act == TANH:
         magnitude = 1.0 - 2.0 / (1.0 + e)
         f = tl.where(x < 0, -magnitude, magnitude)
-    elif ACT == RELU:
+    elif CELL.act == RELU:
         f = tl.where(x <= 0, 0.0, x)  # NaN stays
-    elif ACT == GELU:
+    elif CELL.act == GELU:
         f = 0.5 * x * e
     else:
         f = x / e
@@ -75,13 +92,13 @@ def activation(x, e, ACT: tl.constexpr):
 
 
 @triton.jit
-def slope(x, e, f, ACT: tl.constexpr):
+def slope(x, e, f, CELL: tl.constexpr):
     """act'(x), where f = act(x) and e = inside_act(x)."""
-    if ACT == TANH:
+    if CELL.act == TANH:
         d = 1.0 - f * f
-    elif ACT == RELU:
+    elif CELL.act == RELU:
         d = tl.where(f > 0, 1.0, 0.0)
-    elif ACT == GELU:
+    elif CELL.act == GELU:
         density = tl.exp(-0.5 * x * x) * DENSITY
         d = 0.5 * e + x * density
     else:
@@ -91,7 +108,7 @@ def slope(x, e, f, ACT: tl.constexpr):
 
 
 @triton.jit
-def operand(x, dtype: tl.constexpr, INTERPRETED: tl.constexpr):
+def operand(x, dtype: tl.constexpr):
     """x rounded to W's dtype; as float32 again for the interpreter, which multiplies raw bits."""
     if INTERPRETED:
         y = widen(narrow(x, dtype))
@@ -113,17 +130,17 @@ def hide_from_compiler(x):
 
 
 @triton.jit
-def evaluate(read, w_t, u, ACT: tl.constexpr):
+def evaluate(read, w_t, u, CELL: tl.constexpr):
     """W s + u, e = inside_act of it, and f(s), of a factor that ``operand`` made."""
     x = tl.dot(read, w_t, input_precision="tf32x3") + widen(u)
-    e = inside_act(x, ACT)
-    return x, e, activation(x, e, ACT)
+    e = inside_act(x, CELL)
+    return x, e, activation(x, e, CELL)
 
 
 @triton.jit
-def number_of(state, step, EXACT: tl.constexpr):
+def number_of(state, step, CELL: tl.constexpr):
     """What a state stands for."""
-    if EXACT:
+    if CELL.exact:
         s = from_fixed(state, step.unscale)
     else:
         s = state
@@ -134,12 +151,12 @@ def number_of(state, step, EXACT: tl.constexpr):
 
 
 @triton.jit
-def update(state, f, packed, outside, tie, step, EXACT: tl.constexpr, FORM: tl.constexpr):
+def update(state, f, packed, outside, tie, step, CELL: tl.constexpr):
     """A half step forward; its digit becomes the lowest of `packed`."""
-    if EXACT:
+    if CELL.exact:
         fixed, far = to_fixed(f, step.scale)
         d = ((state - fixed) ^ step.negate) - step.negate
-        e, digit = divide(d, step, step.half.to(tl.int64) + tie, FORM)
+        e, digit = divide(d, step, step.half.to(tl.int64) + tie, CELL.form)
         new = fixed + e
         packed = packed * step.base + digit
         outside = outside | far | (new >= RANGE_INT) | (new <= -RANGE_INT)
@@ -149,35 +166,35 @@ def update(state, f, packed, outside, tie, step, EXACT: tl.constexpr, FORM: tl.c
 
 
 @triton.jit
-def invert(state, f, packed, tie, step, EXACT: tl.constexpr, FORM: tl.constexpr):
+def invert(state, f, packed, tie, step, CELL: tl.constexpr):
     """A half step back; its digit is the lowest of `packed`."""
-    if EXACT:
-        new, _ = exact_invert(state, f, packed, step, tie, FORM)
+    if CELL.exact:
+        new, _ = exact_invert(state, f, packed, step, tie, CELL.form)
     else:
         new = new_state(state, f, step.keep, step.beta, True)
     return new
 
 
 @triton.jit
-def store_digits(digits, packed, k, last, i, mask, plane, DIGITS_PER_BYTE: tl.constexpr):
+def store_digits(digits, packed, k, last, i, mask, plane, CELL: tl.constexpr):
     """The digits of the half steps up to k where they fill a byte, or end; then none are left."""
-    if (k % DIGITS_PER_BYTE == DIGITS_PER_BYTE - 1) | (k == last):
-        place = digits + (k // DIGITS_PER_BYTE) * plane
+    if (k % CELL.digits_per_byte == CELL.digits_per_byte - 1) | (k == last):
+        place = digits + (k // CELL.digits_per_byte) * plane
         tl.store(place + i, packed.to(tl.uint8), mask=mask)
         packed = packed * 0
     return packed
 
 
 @triton.jit
-def load_digits(digits, weight, base, k, last, i, mask, plane, DIGITS_PER_BYTE: tl.constexpr):
+def load_digits(digits, weight, base, k, last, i, mask, plane, CELL: tl.constexpr):
     """The byte with the digit of half step k in its lowest place; and the weight of that place.
 
     Read again for every half step: it is in the cache, and registers are what is short.
     """
     weight = weight * base
-    if (k % DIGITS_PER_BYTE == DIGITS_PER_BYTE - 1) | (k == last):
+    if (k % CELL.digits_per_byte == CELL.digits_per_byte - 1) | (k == last):
         weight = weight * 0 + 1
-    place = digits + (k // DIGITS_PER_BYTE) * plane
+    place = digits + (k // CELL.digits_per_byte) * plane
     byte = tl.load(place + i, mask=mask, other=0).to(tl.int32)
     return (byte * ((65535 + weight) // weight)) >> 16, weight
 
@@ -213,17 +230,17 @@ def some(rows):
 
 
 @triton.jit
-def of_moving(moving, new, old, HALT: tl.constexpr):
+def of_moving(moving, new, old, CELL: tl.constexpr):
     """`new` for the rows that move."""
-    if HALT:
+    if CELL.halting:
         new = tl.where(moving[:, None], new, old)
     return new
 
 
 @triton.jit
-def for_rows(moving, number, halted: tl.constexpr, HALT: tl.constexpr):
+def for_rows(moving, number, halted: tl.constexpr, CELL: tl.constexpr):
     """A number of the step: for rows that have halted another, which leaves them as they are."""
-    if HALT:
+    if CELL.halting:
         number = tl.where(moving, number, halted)[:, None]
     return number
 
@@ -239,14 +256,13 @@ def products(
     bias,
     beta,
     grad_w,
-    ACT: tl.constexpr,
     kind: tl.constexpr,
-    INTERPRETED: tl.constexpr,
+    CELL: tl.constexpr,
 ):
     """f at what is read, g of it from the gradient of the state that it entered, and grad_w."""
-    x, e, f = evaluate(read, w_t, bias, ACT)
-    g = beta * grad * slope(x, e, f, ACT)
-    factor = operand(g, kind, INTERPRETED)
+    x, e, f = evaluate(read, w_t, bias, CELL)
+    g = beta * grad * slope(x, e, f, CELL)
+    factor = operand(g, kind)
     grad_w = tl.dot(tl.trans(factor), read, acc=grad_w, input_precision="tf32x3")
     return f, g, factor, grad_w
 
@@ -255,9 +271,9 @@ def products(
 
 
 @triton.jit
-def store_ends(y, z, outside, y_out, z_out, fixed, plane, i, mask, step, EXACT: tl.constexpr):
+def store_ends(y, z, outside, y_out, z_out, fixed, plane, i, mask, step, CELL: tl.constexpr):
     """What a solve returns: of an exact state its numbers too, NaN where it left its range."""
-    if EXACT:
+    if CELL.exact:
         tl.store(fixed + i, y, mask=mask)
         tl.store(fixed + plane + i, z, mask=mask)
         y = tl.where(outside, float("nan"), from_fixed(y, step.unscale))
@@ -267,12 +283,12 @@ def store_ends(y, z, outside, y_out, z_out, fixed, plane, i, mask, step, EXACT: 
 
 
 @triton.jit
-def from_start(y, z, start, size, inside, step, EXACT: tl.constexpr):
+def from_start(y, z, start, size, inside, step, CELL: tl.constexpr):
     """How far each row came back from its start, and whether that makes its gradient wrong.
 
     `size` is the largest magnitude of each row at its end.
     """
-    if EXACT:
+    if CELL.exact:
         fixed, _ = to_fixed(start, step.scale)
         far_y, far_z = (y - fixed).to(tl.float32), (z - fixed).to(tl.float32)
         apart = tl.maximum(largest(far_y), largest(far_z)) * step.unscale

@@ -93,9 +93,9 @@ def of_rows(kind: gl.constexpr, TILE: gl.constexpr, layout: gl.constexpr):
 
 
 @gluon.jit
-def write_factor(buffer, x, kind: gl.constexpr, INTERPRETED: gl.constexpr):
+def write_factor(buffer, x, kind: gl.constexpr):
     """A factor of products, rounded to W's dtype, where wgmma sees it."""
-    buffer.store(operand(x, kind, INTERPRETED))
+    buffer.store(operand(x, kind))
     fence(kind)
 
 
@@ -178,12 +178,7 @@ def adjoint(
     steps_of,
     layout: gl.constexpr,
     w_layout: gl.constexpr,
-    ACT: gl.constexpr,
-    EXACT: gl.constexpr,
-    FORM: gl.constexpr,
-    DIGITS_PER_BYTE: gl.constexpr,
-    HALT: gl.constexpr,
-    INTERPRETED: gl.constexpr,
+    CELL: gl.constexpr,
 ):
     """Half a step back, of `state` by f of the other one, which `read` holds as a factor.
 
@@ -194,33 +189,31 @@ def adjoint(
     w, bias, factor, grads_u = buffers
     first, i, mask, plane = place
     keep, beta, base = step.keep, step.beta, step.base
-    if HALT:
+    if CELL.halting:
         beta = gl.where(took_step(steps_of, k, layout), beta, 0.0)[:, None]
     kind: gl.constexpr = w.dtype
     x = before_act(read, w.permute((1, 0)), bias, layout)
-    e = inside_act(x, ACT)
-    f = activation(x, e, ACT)
-    g = beta * grad * slope(x, e, f, ACT)
+    e = inside_act(x, CELL)
+    f = activation(x, e, CELL)
+    g = beta * grad * slope(x, e, f, CELL)
     grads_u.store(grads_u.load(layout) + g)
-    write_factor(factor, g, kind, INTERPRETED)
+    write_factor(factor, g, kind)
     of_w = multiply(factor.permute((1, 0)), read, of_w, True, kind, w_layout)
     tl.debug_barrier()  # what is read below is not read early: ptxas would spill for it
     digit = 0
-    if EXACT:
-        digit, weight = load_digits(
-            digits + first, weight, base, k, last, i, mask, plane, DIGITS_PER_BYTE
-        )
-    before = invert(state.load(layout), f, digit, tie_of(k), step, EXACT, FORM)
-    if HALT:
+    if CELL.exact:
+        digit, weight = load_digits(digits + first, weight, base, k, last, i, mask, plane, CELL)
+    before = invert(state.load(layout), f, digit, tie_of(k), step, CELL)
+    if CELL.halting:
         tl.debug_barrier()  # again: what the state was is read once more, not kept
         before = gl.where(took_step(steps_of, k, layout)[:, None], before, state.load(layout))
     state.store(before)
-    s = number_of(before, step, EXACT)
-    if not EXACT:  # the start itself, which a float pair has only nearly come back to
+    s = number_of(before, step, CELL)
+    if not CELL.exact:  # the start itself, which a float pair has only nearly come back to
         s = gl.load(start + first + i, mask=mask & (k == 1), other=s)
-    s = operand(s, kind, INTERPRETED)
+    s = operand(s, kind)
     other = other_grad.load(layout)
-    if HALT:
+    if CELL.halting:
         keep = gl.where(took_step(steps_of, k, layout), keep, 1.0)[:, None]
     other_grad.store(keep * grad)
     other = multiply(factor, w, other, True, kind, layout)

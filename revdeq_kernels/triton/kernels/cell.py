@@ -103,14 +103,7 @@ def forward_kernel(
     q_whole,
     q_part,
     half,
-    ACT: tl.constexpr,
-    EXACT: tl.constexpr,
-    FORM: tl.constexpr,
-    DIGITS_PER_BYTE: tl.constexpr,
-    HALT: tl.constexpr,
-    FEATURES: tl.constexpr,
-    TILE: tl.constexpr,
-    INTERPRETED: tl.constexpr,
+    CELL: tl.constexpr,
 ):
     """All steps of every tile that is this program's.
 
@@ -118,6 +111,8 @@ def forward_kernel(
     None for float32, taken and residual where no row halts.
     """
     u, w, z0 = inputs
+    TILE: tl.constexpr = CELL.tile
+    FEATURES: tl.constexpr = CELL.features
     y_out, z_out, fixed, digits, flag, taken, residual = out
     step = Step(
         *(keep, beta, scale, unscale, negate, base, log2_base),
@@ -126,17 +121,12 @@ def forward_kernel(
     row, column = tl.arange(0, TILE), tl.arange(0, FEATURES)
     i = row[:, None] * FEATURES + column[None, :]
     kind: tl.constexpr = w.dtype.element_ty
-    w_t = operand(tl.load(w + column[None, :] * FEATURES + column[:, None]), kind, INTERPRETED)
+    w_t = operand(tl.load(w + column[None, :] * FEATURES + column[:, None]), kind)
     plane = rows.to(tl.int64) * FEATURES
     zero = plane * 0
     left_range = tl.program_id(0) * 0
     begin, end, by = tl.program_id(0), tl.cdiv(rows, TILE), tl.num_programs(0)
-    for tile in tl.range(
-        host_int(begin, INTERPRETED),
-        host_int(end, INTERPRETED),
-        host_int(by, INTERPRETED),
-        disable_licm=True,
-    ):
+    for tile in tl.range(host_int(begin), host_int(end), host_int(by), disable_licm=True):
         first = (zero + tile) * (TILE * FEATURES)
         inside = row < rows - tile * TILE
         mask, last = inside[:, None], 2 * steps - 1
@@ -144,42 +134,40 @@ def forward_kernel(
         z = tl.load(z0 + first + i, mask=mask, other=0.0)
         outside = tl.zeros([TILE, FEATURES], tl.int1)
         packed = tl.zeros([TILE, FEATURES], tl.int32)
-        if EXACT:
+        if CELL.exact:
             z, outside = to_fixed(z, scale)
         y = z
         took, apart = inside.to(tl.int32) * 0, unjudged(inside)
-        for n in tl.range(host_int(steps, INTERPRETED), disable_licm=True):
-            go = 2 * n < last if HALT else True
+        for n in tl.range(host_int(steps), disable_licm=True):
+            go = 2 * n < last if CELL.halting else True
             if go:
                 moving = moves(apart, tol)
-                read = operand(number_of(z, step, EXACT), kind, INTERPRETED)
-                _, _, f = evaluate(read, w_t, bias, ACT)
-                new, packed, outside = update(y, f, packed, outside, n % 2, step, EXACT, FORM)
-                y = of_moving(moving, new, y, HALT)
-                if EXACT:
-                    packed = store_digits(
-                        digits + first, packed, 2 * n, last, i, mask, plane, DIGITS_PER_BYTE
-                    )
-                s = number_of(y, step, EXACT)
-                read = operand(s, kind, INTERPRETED)
-                _, _, f = evaluate(read, w_t, bias, ACT)
-                new, packed, outside = update(z, f, packed, outside, (n + 1) % 2, step, EXACT, FORM)
-                z = of_moving(moving, new, z, HALT)
-                if HALT:
+                read = operand(number_of(z, step, CELL), kind)
+                _, _, f = evaluate(read, w_t, bias, CELL)
+                new, packed, outside = update(y, f, packed, outside, n % 2, step, CELL)
+                y = of_moving(moving, new, y, CELL)
+                if CELL.exact:
+                    packed = store_digits(digits + first, packed, 2 * n, last, i, mask, plane, CELL)
+                s = number_of(y, step, CELL)
+                read = operand(s, kind)
+                _, _, f = evaluate(read, w_t, bias, CELL)
+                new, packed, outside = update(z, f, packed, outside, (n + 1) % 2, step, CELL)
+                z = of_moving(moving, new, z, CELL)
+                if CELL.halting:
                     took, apart = judge(s, f, took, apart, tol)
                     last = tl.where(some(moves(apart, tol)), last, 2 * n + 1)
-                if EXACT:
+                if CELL.exact:
                     packed = store_digits(
-                        digits + first, packed, 2 * n + 1, last, i, mask, plane, DIGITS_PER_BYTE
+                        digits + first, packed, 2 * n + 1, last, i, mask, plane, CELL
                     )
-        store_ends(y, z, outside, y_out, z_out, fixed, plane, first + i, mask, step, EXACT)
-        if HALT:
+        store_ends(y, z, outside, y_out, z_out, fixed, plane, first + i, mask, step, CELL)
+        if CELL.halting:
             tl.store(taken + tile * TILE + row, took, mask=inside)
             tl.store(residual + tile * TILE + row, apart, mask=inside)
-        if EXACT:
+        if CELL.exact:
             far = tl.max(tl.max((outside & mask).to(tl.int32), 1), 0)
             left_range = tl.maximum(left_range, far)
-    if EXACT:
+    if CELL.exact:
         tl.atomic_or(flag, left_range, mask=left_range != 0)
 
 
@@ -203,14 +191,7 @@ def backward_kernel(
     q_whole,
     q_part,
     half,
-    ACT: tl.constexpr,
-    EXACT: tl.constexpr,
-    FORM: tl.constexpr,
-    DIGITS_PER_BYTE: tl.constexpr,
-    HALT: tl.constexpr,
-    FEATURES: tl.constexpr,
-    TILE: tl.constexpr,
-    INTERPRETED: tl.constexpr,
+    CELL: tl.constexpr,
 ):
     """All steps back of every tile that is this program's, and its share of the gradient of W.
 
@@ -219,6 +200,8 @@ def backward_kernel(
     """
     grad_y, grad_z, y_end, z_end, digits, taken = ends
     u, w, z0 = inputs
+    TILE: tl.constexpr = CELL.tile
+    FEATURES: tl.constexpr = CELL.features
     grad_u, grad_z0 = grads
     grads_w, distances, losses = of_programs
     step = Step(
@@ -228,7 +211,7 @@ def backward_kernel(
     row, column = tl.arange(0, TILE), tl.arange(0, FEATURES)
     i = row[:, None] * FEATURES + column[None, :]
     kind: tl.constexpr = w.dtype.element_ty
-    w_t = operand(tl.load(w + column[None, :] * FEATURES + column[:, None]), kind, INTERPRETED)
+    w_t = operand(tl.load(w + column[None, :] * FEATURES + column[:, None]), kind)
     w_rows = tl.trans(w_t)
     plane = rows.to(tl.int64) * FEATURES
     zero = plane * 0
@@ -236,16 +219,11 @@ def backward_kernel(
     distance = tl.program_id(0) * 0.0
     lost = tl.program_id(0) * 0
     begin, end, by = tl.program_id(0), tl.cdiv(rows, TILE), tl.num_programs(0)
-    for tile in tl.range(
-        host_int(begin, INTERPRETED),
-        host_int(end, INTERPRETED),
-        host_int(by, INTERPRETED),
-        disable_licm=True,
-    ):
+    for tile in tl.range(host_int(begin), host_int(end), host_int(by), disable_licm=True):
         first = (zero + tile) * (TILE * FEATURES)
         inside = row < rows - tile * TILE
         mask, most, took = inside[:, None], steps, inside.to(tl.int32)
-        if HALT:
+        if CELL.halting:
             took = tl.load(taken + tile * TILE + row, mask=inside, other=0)
             most = tl.minimum(tl.max(took, 0), steps)
         last = 2 * most - 1
@@ -256,47 +234,43 @@ def backward_kernel(
         gu = tl.zeros([TILE, FEATURES], tl.float32)
         weight = base * 0 + 1
         size = tl.zeros([TILE], tl.float32)
-        if not EXACT:
+        if not CELL.exact:
             size = tl.maximum(largest(y), largest(z))
         # u is read again for every half step, as digits are: registers are what is short.
-        for back in tl.range(host_int(most, INTERPRETED), disable_licm=True):
+        for back in tl.range(host_int(most), disable_licm=True):
             n = most - 1 - back
             moving = n < took
-            keep_of, beta_of = for_rows(moving, keep, 1.0, HALT), for_rows(moving, beta, 0.0, HALT)
+            keep_of, beta_of = for_rows(moving, keep, 1.0, CELL), for_rows(moving, beta, 0.0, CELL)
             packed = tl.zeros([TILE, FEATURES], tl.int32)
-            if EXACT:
+            if CELL.exact:
                 packed, weight = load_digits(
-                    digits + first, weight, base, 2 * n + 1, last, i, mask, plane, DIGITS_PER_BYTE
+                    digits + first, weight, base, 2 * n + 1, last, i, mask, plane, CELL
                 )
-            read = operand(number_of(y, step, EXACT), kind, INTERPRETED)
+            read = operand(number_of(y, step, CELL), kind)
             bias = tl.load(u + first + i, mask=mask, other=0.0)
-            f, g, factor, of_w = products(
-                read, gz, w_t, bias, beta_of, of_w, ACT, kind, INTERPRETED
-            )
+            f, g, factor, of_w = products(read, gz, w_t, bias, beta_of, of_w, kind, CELL)
             gu += g
             gy = tl.dot(factor, w_rows, acc=gy, input_precision="tf32x3")
             gz = keep_of * gz
-            new = invert(z, f, packed, (n + 1) % 2, step, EXACT, FORM)
-            z = of_moving(moving, new, z, HALT)
-            if EXACT:
+            new = invert(z, f, packed, (n + 1) % 2, step, CELL)
+            z = of_moving(moving, new, z, CELL)
+            if CELL.exact:
                 packed, weight = load_digits(
-                    digits + first, weight, base, 2 * n, last, i, mask, plane, DIGITS_PER_BYTE
+                    digits + first, weight, base, 2 * n, last, i, mask, plane, CELL
                 )
-            s = number_of(z, step, EXACT)
-            if not EXACT:  # the start itself, which a float pair has only nearly come back to
+            s = number_of(z, step, CELL)
+            if not CELL.exact:  # the start itself, which a float pair has only nearly come back to
                 s = tl.load(z0 + first + i, mask=mask & (n == 0), other=s)
-            read = operand(s, kind, INTERPRETED)
+            read = operand(s, kind)
             bias = tl.load(u + first + i, mask=mask, other=0.0)
-            f, g, factor, of_w = products(
-                read, gy, w_t, bias, beta_of, of_w, ACT, kind, INTERPRETED
-            )
+            f, g, factor, of_w = products(read, gy, w_t, bias, beta_of, of_w, kind, CELL)
             gu += g
             gz = tl.dot(factor, w_rows, acc=gz, input_precision="tf32x3")
             gy = keep_of * gy
-            new = invert(y, f, packed, n % 2, step, EXACT, FORM)
-            y = of_moving(moving, new, y, HALT)
+            new = invert(y, f, packed, n % 2, step, CELL)
+            y = of_moving(moving, new, y, CELL)
         start = tl.load(z0 + first + i, mask=mask, other=0.0)
-        apart, wrong = from_start(y, z, start, size, inside, step, EXACT)
+        apart, wrong = from_start(y, z, start, size, inside, step, CELL)
         distance = tl.maximum(distance, tl.max(apart, 0))
         lost += tl.sum(wrong.to(tl.int32), 0)
         nan = tl.where(wrong, float("nan"), 0.0)[:, None]
@@ -310,9 +284,7 @@ def backward_kernel(
 
 
 @triton.jit(do_not_specialize=["programs"])
-def sum_programs(
-    of_programs, out, programs, SIZE: tl.constexpr, BLOCK: tl.constexpr, INTERPRETED: tl.constexpr
-):
+def sum_programs(of_programs, out, programs, SIZE: tl.constexpr, BLOCK: tl.constexpr):
     """grad_w [SIZE] <- the sum over the programs, in their order; and what became of the rows."""
     grads_w, distances, losses = of_programs
     grad_w, distance, lost = out
@@ -320,7 +292,7 @@ def sum_programs(
     total = tl.zeros([BLOCK], tl.float32)
     far = tl.program_id(0) * 0.0
     count = tl.program_id(0) * 0
-    for program in range(host_int(programs, INTERPRETED)):
+    for program in range(host_int(programs)):
         total += tl.load(grads_w + program * SIZE + i, mask=i < SIZE, other=0.0)
         far = tl.maximum(far, tl.load(distances + program))
         count += tl.load(losses + program)

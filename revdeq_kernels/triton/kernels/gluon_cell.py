@@ -90,14 +90,7 @@ def forward_kernel(
     q_whole,
     q_part,
     half,
-    ACT: gl.constexpr,
-    EXACT: gl.constexpr,
-    FORM: gl.constexpr,
-    DIGITS_PER_BYTE: gl.constexpr,
-    HALT: gl.constexpr,
-    FEATURES: gl.constexpr,
-    TILE: gl.constexpr,
-    INTERPRETED: gl.constexpr,
+    CELL: gl.constexpr,
 ):
     """All steps of every tile that is this program's.
 
@@ -105,6 +98,8 @@ def forward_kernel(
     None for float32, taken and residual where no row halts.
     """
     u, w, z0 = inputs
+    TILE: gl.constexpr = CELL.tile
+    FEATURES: gl.constexpr = CELL.features
     y_out, z_out, fixed, digits, flag, taken, residual = out
     step = Step(
         *(keep, beta, scale, unscale, negate, base, log2_base),
@@ -118,7 +113,7 @@ def forward_kernel(
     w_t = load_w(w, FEATURES).permute((1, 0))
     bias = gl.allocate_shared_memory(kind, [TILE, FEATURES], factors(kind))
     factor = gl.allocate_shared_memory(kind, [TILE, FEATURES], factors(kind))
-    number: gl.constexpr = gl.int32 if EXACT else gl.float32
+    number: gl.constexpr = gl.int32 if CELL.exact else gl.float32
     states = gl.allocate_shared_memory(number, [2, TILE, FEATURES], shared(32))
     by_row: gl.constexpr = gl.SliceLayout(1, layout)
     taken_of = of_rows(gl.int32, TILE, by_row)
@@ -127,12 +122,7 @@ def forward_kernel(
     zero = plane * 0
     left_range = gl.program_id(0) * 0
     begin, end, by = gl.program_id(0), gl.cdiv(rows, TILE), gl.num_programs(0)
-    for tile in tl.range(
-        host_int(begin, INTERPRETED),
-        host_int(end, INTERPRETED),
-        host_int(by, INTERPRETED),
-        disable_licm=True,
-    ):
+    for tile in tl.range(host_int(begin), host_int(end), host_int(by), disable_licm=True):
         first = (zero + tile) * (TILE * FEATURES)
         inside = row < rows - tile * TILE
         mask, last = inside[:, None], 2 * steps - 1
@@ -140,48 +130,46 @@ def forward_kernel(
         z = gl.load(z0 + first + i, mask=mask, other=0.0)
         outside = gl.zeros([TILE, FEATURES], gl.int1, layout)
         packed = gl.zeros([TILE, FEATURES], gl.int32, layout)
-        if EXACT:
+        if CELL.exact:
             z, outside = to_fixed(z, scale)
         states.index(0).store(z)
         states.index(1).store(z)
-        write_factor(factor, number_of(z, step, EXACT), kind, INTERPRETED)
-        if HALT:
+        write_factor(factor, number_of(z, step, CELL), kind)
+        if CELL.halting:
             taken_of.store(inside.to(gl.int32) * 0)
             apart_of.store(unjudged(inside))
-        for k in tl.range(2 * host_int(steps, INTERPRETED), disable_licm=True):
-            go = k <= last if HALT else True
+        for k in tl.range(2 * host_int(steps), disable_licm=True):
+            go = k <= last if CELL.halting else True
             if go:
                 state = states.index(k % 2)
                 x = before_act(factor, w_t, bias, layout)
-                f = activation(x, inside_act(x, ACT), ACT)
-                if HALT:
+                f = activation(x, inside_act(x, CELL), CELL)
+                if CELL.halting:
                     apart = apart_of.load(by_row)
                     moving = moves(apart, tol)
                     if k % 2 == 1:
-                        y = number_of(states.index(0).load(layout), step, EXACT)
+                        y = number_of(states.index(0).load(layout), step, CELL)
                         took, apart = judge(y, f, taken_of.load(by_row), apart, tol)
                         taken_of.store(took)
                         apart_of.store(apart)
                         last = gl.where(some(moves(apart, tol)), last, k)
                 old = state.load(layout)
-                new, packed, outside = update(old, f, packed, outside, tie_of(k), step, EXACT, FORM)
-                if HALT:
+                new, packed, outside = update(old, f, packed, outside, tie_of(k), step, CELL)
+                if CELL.halting:
                     new = gl.where(moving[:, None], new, old)
                 state.store(new)
-                write_factor(factor, number_of(new, step, EXACT), kind, INTERPRETED)
-                if EXACT:
-                    packed = store_digits(
-                        digits + first, packed, k, last, i, mask, plane, DIGITS_PER_BYTE
-                    )
+                write_factor(factor, number_of(new, step, CELL), kind)
+                if CELL.exact:
+                    packed = store_digits(digits + first, packed, k, last, i, mask, plane, CELL)
         y, z = states.index(0).load(layout), states.index(1).load(layout)
-        store_ends(y, z, outside, y_out, z_out, fixed, plane, first + i, mask, step, EXACT)
-        if HALT:
+        store_ends(y, z, outside, y_out, z_out, fixed, plane, first + i, mask, step, CELL)
+        if CELL.halting:
             gl.store(taken + tile * TILE + row, taken_of.load(by_row), mask=inside)
             gl.store(residual + tile * TILE + row, apart_of.load(by_row), mask=inside)
-        if EXACT:
+        if CELL.exact:
             far = gl.max(gl.max((outside & mask).to(gl.int32), 1), 0)
             left_range = gl.maximum(left_range, far)
-    if EXACT:
+    if CELL.exact:
         gl.atomic_or(flag, left_range, mask=left_range != 0)
 
 
@@ -208,14 +196,7 @@ def backward_kernel(
     q_whole,
     q_part,
     half,
-    ACT: gl.constexpr,
-    EXACT: gl.constexpr,
-    FORM: gl.constexpr,
-    DIGITS_PER_BYTE: gl.constexpr,
-    HALT: gl.constexpr,
-    FEATURES: gl.constexpr,
-    TILE: gl.constexpr,
-    INTERPRETED: gl.constexpr,
+    CELL: gl.constexpr,
 ):
     """All steps back of every tile that is this program's, and its share of the gradient of W.
 
@@ -224,6 +205,8 @@ def backward_kernel(
     """
     grad_y, grad_z, y_end, z_end, digits, taken = ends
     u, w, z0 = inputs
+    TILE: gl.constexpr = CELL.tile
+    FEATURES: gl.constexpr = CELL.features
     grad_u, grad_z0 = grads
     grads_w, distances, losses = of_programs
     step = Step(
@@ -254,16 +237,11 @@ def backward_kernel(
     lost_of = of_rows(gl.int32, TILE, by_row)
     steps_of = of_rows(gl.int32, TILE, by_row)
     begin, end, by = gl.program_id(0), gl.cdiv(rows, TILE), gl.num_programs(0)
-    for tile in tl.range(
-        host_int(begin, INTERPRETED),
-        host_int(end, INTERPRETED),
-        host_int(by, INTERPRETED),
-        disable_licm=True,
-    ):
+    for tile in tl.range(host_int(begin), host_int(end), host_int(by), disable_licm=True):
         first = (zero + tile) * (TILE * FEATURES)
         inside = row < rows - tile * TILE
         mask, most = inside[:, None], steps
-        if HALT:
+        if CELL.halting:
             took = gl.load(taken + tile * TILE + row, mask=inside, other=0)
             steps_of.store(took)
             most = gl.minimum(gl.max(took, 0), steps)
@@ -271,30 +249,30 @@ def backward_kernel(
         bias.store(gl.load(u + first + i, mask=mask, other=0.0))
         z = gl.load(z_end + first + i, mask=mask, other=0)
         states.index(1).store(z)
-        if not EXACT:
+        if not CELL.exact:
             sizes.store(largest(z))
         y = gl.load(y_end + first + i, mask=mask, other=0)
         states.index(0).store(y)
-        if not EXACT:
+        if not CELL.exact:
             sizes.store(gl.maximum(sizes.load(by_row), largest(y)))
-        write_factor(read, number_of(y, step, EXACT), kind, INTERPRETED)
+        write_factor(read, number_of(y, step, CELL), kind)
         its_grad.store(gl.load(grad_y + first + i, mask=mask, other=0.0))
         grads_u.store(gl.zeros([TILE, FEATURES], gl.float32, layout))
         grad = gl.load(grad_z + first + i, mask=mask, other=0.0)
         weight = base * 0 + 1
         place = (first, i, mask, plane)
-        for back in tl.range(2 * host_int(most, INTERPRETED), disable_licm=True):
+        for back in tl.range(2 * host_int(most), disable_licm=True):
             k = last - back
             grad, of_w, weight = adjoint(
                 *(states.index(k % 2), read, grad, its_grad, digits, weight, k, last, of_w),
                 *(buffers, place, step, z0, steps_of),
-                *(layout, w_layout, ACT, EXACT, FORM, DIGITS_PER_BYTE, HALT, INTERPRETED),
+                *(layout, w_layout, CELL),
             )
         its_grad.store(grad + its_grad.load(layout))
         y, z = states.index(0).load(layout), states.index(1).load(layout)
         start = gl.load(z0 + first + i, mask=mask, other=0.0)
         size = sizes.load(by_row)
-        apart, wrong = from_start(y, z, start, size, inside, step, EXACT)
+        apart, wrong = from_start(y, z, start, size, inside, step, CELL)
         distances_of.store(gl.maximum(distances_of.load(by_row), apart))
         lost_of.store(lost_of.load(by_row) + wrong.to(gl.int32))
         nan = gl.where(wrong, float("nan"), 0.0)[:, None]

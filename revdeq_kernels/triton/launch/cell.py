@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from triton import knobs
 
 from revdeq_kernels.core.checks import BF16, F16, F32
 from revdeq_kernels.exact_numbers import contraction, effective_beta
@@ -98,8 +97,7 @@ class Launcher:
             args = (of_programs, (out.grad_w, out.distance, out.lost), programs)
             block = kernels.SUM_BLOCK.value
             blocks = -(-w.numel() // block)
-            sizes = {"SIZE": w.numel(), "BLOCK": block, "INTERPRETED": constants["INTERPRETED"]}
-            launch(kernels.sum_programs, blocks, z0, *args, **sizes)
+            launch(kernels.sum_programs, blocks, z0, *args, SIZE=w.numel(), BLOCK=block)
         return out
 
     def _step(self, w: Tensor, given: Numbers) -> tuple[device.Step, dict[str, Any]]:
@@ -111,17 +109,11 @@ class Launcher:
         else:
             form, packed, step = 0, 1, device.Step(1.0 - beta, beta, 1.0, 1.0, *[0] * 8)
         configuration = self.configuration(w)
-        constants = {
-            "ACT": ACTS[given.act].value,
-            "EXACT": given.exact,
-            "FORM": form,
-            "DIGITS_PER_BYTE": packed,
-            "HALT": given.halting,
-            "FEATURES": w.shape[0],
-            "TILE": configuration.tile,
-            "INTERPRETED": bool(knobs.runtime.interpret),
-        }
-        return step, constants | configuration.options
+        cell = device.Cell(
+            *(ACTS[given.act].value, given.exact, form, packed, given.halting),
+            *(w.shape[0], configuration.tile),
+        )
+        return step, {"CELL": cell} | configuration.options
 
     def configuration(self, w: Tensor) -> kernels.Configuration:
         """How a cell with such a W is taken apart."""
