@@ -11,7 +11,8 @@ from itertools import product
 from typing import Any
 
 from revdeq_kernels.triton.device import cell as device
-from revdeq_kernels.triton.device.half_step import GENERAL, INTEGER, OPTIONS, SHIFT
+from revdeq_kernels.triton.device.exact_step import GENERAL, INTEGER, SHIFT
+from revdeq_kernels.triton.device.half_step import OPTIONS
 from revdeq_kernels.triton.kernels import cell, gluon_cell
 
 _TRITON, _WGMMA, _TF32 = {80: 64, 90: 128, 100: 128}, {90: 128}, {80: 64, 90: 128, 100: 128}

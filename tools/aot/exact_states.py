@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import product
 
-from revdeq_kernels.triton.device.half_step import (
+from revdeq_kernels.triton.device.exact_step import (
     GENERAL,
     INTEGER,
     SHIFT,

@@ -1,11 +1,12 @@
 """What the equilibrium cell's kernels do to a tile: f, its products, a half step and its digit.
 
-The forms of an exact half step are those of ``half_step.py``. Its digits are packed otherwise: a
+The forms of an exact half step are those of ``exact_step.py``. Its digits are packed otherwise: a
 byte holds those of one element, of as many half steps as fit, the last one in the lowest place.
 """
 
-# A jitted function has a type that only the compiler calls: pyright takes each call for an error.
-# pyright: reportGeneralTypeIssues=false
+# A jitted function has a type that only the compiler calls, and a constant that of its wrapper:
+# pyright takes each call and each field for an error.
+# pyright: reportGeneralTypeIssues=false, reportAttributeAccessIssue=false
 from __future__ import annotations
 
 from collections import namedtuple
@@ -15,8 +16,9 @@ import triton
 import triton.language as tl
 from triton import knobs
 
-from .half_step import RANGE_INT, ExactStep, divide, from_fixed, narrow, new_state, to_fixed, widen
-from .half_step import invert as exact_invert
+from .exact_step import RANGE_INT, ExactStep, divide, from_fixed, to_fixed
+from .exact_step import invert as exact_invert
+from .half_step import narrow, new_state, widen
 
 TANH: tl.constexpr = tl.constexpr(0)
 RELU: tl.constexpr = tl.constexpr(1)

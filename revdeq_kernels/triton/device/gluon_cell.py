@@ -2,7 +2,7 @@
 
 # What only the compiler calls, and what it knows to be constant, pyright takes for errors.
 # pyright: reportGeneralTypeIssues=false, reportCallIssue=false
-# pyright: reportArgumentType=false, reportAssignmentType=false
+# pyright: reportArgumentType=false, reportAssignmentType=false, reportAttributeAccessIssue=false
 from __future__ import annotations
 
 import triton.language as tl

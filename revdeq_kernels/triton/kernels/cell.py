@@ -18,8 +18,9 @@ Beside them each program of the way back leaves a matrix of d^2 floats, which ``
 up in the order of the programs.
 """
 
-# A jitted function has a type that only the compiler calls: pyright takes each call for an error.
-# pyright: reportGeneralTypeIssues=false
+# A jitted function has a type that only the compiler calls, and a constant that of its wrapper:
+# pyright takes each call and each field for an error.
+# pyright: reportGeneralTypeIssues=false, reportAttributeAccessIssue=false
 from __future__ import annotations
 
 from typing import NamedTuple
@@ -48,7 +49,8 @@ from ..device.cell import (
     unjudged,
     update,
 )
-from ..device.half_step import narrow, to_fixed
+from ..device.exact_step import to_fixed
+from ..device.half_step import narrow
 
 SUM_BLOCK: tl.constexpr = tl.constexpr(1024)
 

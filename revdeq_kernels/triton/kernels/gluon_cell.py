@@ -19,7 +19,7 @@ shared memory of a processor are 483 KiB.
 
 # What only the compiler calls, and what it knows to be constant, pyright takes for errors.
 # pyright: reportGeneralTypeIssues=false, reportCallIssue=false
-# pyright: reportArgumentType=false, reportAssignmentType=false
+# pyright: reportArgumentType=false, reportAssignmentType=false, reportAttributeAccessIssue=false
 from __future__ import annotations
 
 import triton.language as tl
@@ -42,6 +42,7 @@ from ..device.cell import (
     unjudged,
     update,
 )
+from ..device.exact_step import to_fixed
 from ..device.gluon_cell import (
     accumulator,
     adjoint,
@@ -53,7 +54,7 @@ from ..device.gluon_cell import (
     tie_of,
     write_factor,
 )
-from ..device.half_step import narrow, to_fixed
+from ..device.half_step import narrow
 from .cell import Configuration
 
 _OF_16_BITS = {64: Configuration(64, 4, 2), 128: Configuration(64, 8)}

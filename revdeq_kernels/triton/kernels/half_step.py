@@ -12,15 +12,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ..device.half_step import (
-    ExactStep,
-    adjoint,
-    channel_step,
-    dequantize,
-    exact_step,
-    half_step,
-    quantize,
-)
+from ..device.exact_step import ExactStep, dequantize, exact_step, quantize
+from ..device.half_step import adjoint, channel_step, half_step
 from ..device.residual import norms, residual
 
 

@@ -1,6 +1,7 @@
 """The passes of a backward step in one launch: `steps` programs invert, then come the adjoint's.
 
-Bytes per element are those of the two (``device/half_step.py``).
+Bytes per element are those of the two (``triton/device``). To Triton, what has a name in both
+branches is of one type: names differ between them.
 """
 
 # A jitted function has a type that only the compiler calls: pyright takes each call for an error.
@@ -10,7 +11,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ..device.half_step import ExactStep, adjoint, exact_step, half_step
+from ..device.exact_step import ExactStep, exact_step
+from ..device.half_step import adjoint, half_step
 from .half_step import at, find
 
 
@@ -31,11 +33,11 @@ def pass_kernel(
     program = tl.program_id(0)
     if program < steps:
         leaf, part = find(program, numel, BLOCK)
-        state = [None if t is None else at(t, leaf) for t in stepped]
+        state = [None if s is None else at(s, leaf) for s in stepped]
         half_step(state, at(numel, leaf), part, (keep, beta), True, BLOCK)
     else:
         leaf, part = find(program - steps, numel, BLOCK)
-        gradient = [None if t is None else at(t, leaf) for t in carried]
+        gradient = [None if c is None else at(c, leaf) for c in carried]
         adjoint(gradient, at(numel, leaf), part, (scale, seed_beta, after), BLOCK)
 
 
@@ -68,7 +70,7 @@ def exact_pass_kernel(
     program = tl.program_id(0)
     if program < steps:
         leaf, part = find(program, num_bytes, LANES)
-        state = [None if t is None else at(t, leaf) for t in stepped]
+        state = [None if s is None else at(s, leaf) for s in stepped]
         sizes = (at(numel, leaf), at(num_bytes, leaf))
         step = ExactStep(
             scale, unscale, negate, base, log2_base, inverse, reciprocal, q_whole, q_part, half
@@ -76,5 +78,5 @@ def exact_pass_kernel(
         exact_step(state, None, *sizes, part, step, FORM, DIGITS_PER_BYTE, LANES)
     else:
         leaf, part = find(program - steps, numel, BLOCK)
-        gradient = [None if t is None else at(t, leaf) for t in carried]
+        gradient = [None if c is None else at(c, leaf) for c in carried]
         adjoint(gradient, at(numel, leaf), part, (grad_scale, seed_beta, after), BLOCK)

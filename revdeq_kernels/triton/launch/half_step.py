@@ -13,7 +13,8 @@ from torch import Tensor
 from revdeq_kernels.ops.checks import channel_dimension
 from revdeq_kernels.reference import COLUMNS, ROWS
 
-from ..device.half_step import ExactlyStepped, Stepped
+from ..device.exact_step import ExactlyStepped
+from ..device.half_step import Stepped
 from ..kernels import half_step as kernels
 from .leaves import (
     BLOCK,
@@ -49,11 +50,9 @@ def _half_step(
         stepped = Stepped(states, laid_out_like(group["f"], states), group.get("cast"))
         numels = numels_of(states)
         if isinstance(beta, Tensor):  # on one leaf
-            kernel, one = (
-                kernels.channel_step_kernel,
-                [None if t is None else t[0] for t in stepped],
-            )
-            args = (Stepped(*one), *numels, *_channels(states[0], beta))
+            kernel = kernels.channel_step_kernel
+            one = Stepped(*(None if t is None else t[0] for t in stepped))
+            args = (one, *numels, *_channels(states[0], beta))
         else:
             kernel = kernels.half_step_kernel
             args = (stepped, numels, *as_scalars(states[0].dtype, 1.0 - beta, beta))

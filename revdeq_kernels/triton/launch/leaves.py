@@ -18,7 +18,8 @@ from torch import Tensor
 from revdeq_kernels.core.checks import same_strides
 from revdeq_kernels.exact_numbers import BLOCK_LANES, ONE, contraction
 
-from ..device.half_step import GENERAL, INTEGER, OPTIONS, SHIFT, ExactStep
+from ..device.exact_step import GENERAL, INTEGER, SHIFT, ExactStep
+from ..device.half_step import OPTIONS
 from ..kernels.half_step import lanes
 
 BLOCK = 1024

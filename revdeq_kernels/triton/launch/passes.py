@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from revdeq_kernels.exact_numbers import contraction, effective_beta
 
-from ..device.half_step import Carried, ExactlyStepped, Stepped
+from ..device.exact_step import ExactlyStepped
+from ..device.half_step import Carried, Stepped
 from ..kernels import half_step as kernels
 from ..kernels import passes
 from .leaves import (
@@ -25,9 +25,6 @@ from .leaves import (
     step_numbers,
 )
 
-Beta = Callable[[float], float]
-"""A beta as the adjoint applies it: the effective one of an exact state."""
-
 
 def adjoint_(grad: Leaves, vjp: Leaves, scale: float, beta: float, seed: Leaves) -> None:
     """See ``reference.adjoint_``."""
@@ -40,87 +37,40 @@ def adjoint_(grad: Leaves, vjp: Leaves, scale: float, beta: float, seed: Leaves)
 
 
 # ---- the passes ------------------------------------------------------------------------------
-# The arguments of a pass are those of its inverse, then those of its adjoint, as ``reference.py``
-# has them; `numbers` are the scale, the beta of the seed, and what the gradient has after it.
 
 
-class _FloatStep(NamedTuple):
-    state: Leaves
-    f: Leaves
-    beta: float
-
-
-class _ExactStep(NamedTuple):
-    state: Leaves
-    digits: Leaves
-    f: Leaves
-    beta: float
-    frac_bits: int
-    tie: int
-
-
-class _AdjointY(NamedTuple):
-    grad: Leaves
-    vjp: Leaves
-    seed: Leaves
-
-    def numbers(self, keep: float, beta: float, effective: Beta) -> tuple[float, float, float]:
-        return 1.0, effective(beta), keep
-
-
-class _AdjointZ(NamedTuple):
-    grad: Leaves
-    vjp: Leaves
-    next_beta: float
-    seed: Leaves
-
-    def numbers(self, keep: float, beta: float, effective: Beta) -> tuple[float, float, float]:
-        return keep, effective(self.next_beta), 1.0
-
-
-class _AdjointZ0(NamedTuple):
-    grad: Leaves
-    other: Leaves
-    vjp: Leaves
-
-    def numbers(self, keep: float, beta: float, effective: Beta) -> tuple[float, float, float]:
-        return keep, 0.0, 1.0
-
-
-def _pass(
-    inverse: type[_FloatStep | _ExactStep],
-    adjoint: type[_AdjointY | _AdjointZ | _AdjointZ0],
-    *args: Any,
-    cast: Leaves | None = None,
-) -> None:
-    """A pass of that inverse and that adjoint."""
-    places = len(inverse._fields)
-    step, carry = inverse(*args[:places]), adjoint(*args[places:])
-    beta = step.beta
-    if isinstance(step, _ExactStep):
-        numbers = carry.numbers(contraction(beta).one_minus_beta, beta, effective_beta)
-    else:
-        numbers = carry.numbers(1.0 - beta, beta, float)
-    lists = step._asdict() | carry._asdict() | {"cast": cast}
-    for group in grouped(**{name: lists[name] for name in _TENSORS if name in lists}):
-        states, fs = group["state"], laid_out_like(group["f"], group["state"])
-        numels, casts = numels_of(states), group.get("cast")
-        constants: dict[str, int] = {}
-        if isinstance(step, _ExactStep):
+def _pass(names: tuple[str, ...], *args: Any, cast: Leaves | None = None) -> None:
+    """A pass, whose arguments have these names: those of its inverse, then those of its adjoint."""
+    given = dict(zip(names, args, strict=True))
+    beta, exact = given["beta"], "digits" in given
+    keep = contraction(beta).one_minus_beta if exact else 1.0 - beta
+    effective = effective_beta if exact else float
+    if "next_beta" in given:  # grad <- keep grad + vjp
+        numbers = (keep, effective(given["next_beta"]), 1.0)
+    elif "other" in given:  # grad <- (keep grad + other) + vjp
+        numbers = (keep, 0.0, 1.0)
+    else:  # grad <- grad + vjp, and keep grad behind the seed
+        numbers = (1.0, effective(beta), keep)
+    lists = {name: given[name] for name in names if name not in _NUMBERS}
+    for group in grouped(**lists, cast=cast):
+        states, grads = group["state"], group["grad"]
+        fs, casts = laid_out_like(group["f"], states), group.get("cast")
+        numels = numels_of(states)
+        carried = (_carried(group), *as_scalars(grads[0].dtype, *numbers))
+        constants = {"BLOCK": BLOCK}
+        if exact:
             kernel = passes.exact_pass_kernel
-            form, packed, exact = step_numbers(beta, step.frac_bits, step.tie)
+            form, packed, step = step_numbers(beta, given["frac_bits"], given["tie"])
             num_bytes, lanes = lanes_of(states, beta)
-            steps = programs_of(num_bytes, lanes)
+            programs = programs_of(num_bytes, lanes)
             stepped = ExactlyStepped(states, group["digits"], fs, casts)
-            back = (stepped, numels, num_bytes, steps, *exact)
-            constants = {"FORM": form, "DIGITS_PER_BYTE": packed, "LANES": lanes}
+            back = (stepped, numels, num_bytes, programs, *step)
+            constants |= {"FORM": form, "DIGITS_PER_BYTE": packed, "LANES": lanes}
         else:
-            kernel, steps = passes.pass_kernel, programs_of(numels)
-            scalars = as_scalars(states[0].dtype, 1.0 - beta, beta)
-            back = (Stepped(states, fs, casts), numels, steps, *scalars)
-        carried = (_carried(group), *as_scalars(group["grad"][0].dtype, *numbers))
-        programs = steps + programs_of(numels)
-        launch(kernel, programs, states[0], *back, *carried, **constants, BLOCK=BLOCK)
+            kernel, programs = passes.pass_kernel, programs_of(numels)
+            scalars = as_scalars(states[0].dtype, keep, beta)
+            back = (Stepped(states, fs, casts), numels, programs, *scalars)
+        launch(kernel, programs + programs_of(numels), states[0], *back, *carried, **constants)
 
 
 def _carried(group: Group) -> Carried:
@@ -130,12 +80,19 @@ def _carried(group: Group) -> Carried:
     return Carried(grads, group.get("other"), vjps, group.get("seed"))
 
 
-_TENSORS = ("state", "digits", "f", "cast", "grad", "other", "vjp", "seed")
-"""The arguments that are leaves."""
+_NUMBERS = ("beta", "frac_bits", "tie", "next_beta")
 
-invert_z_adjoint_y_ = partial(_pass, _FloatStep, _AdjointY)
-invert_y_adjoint_z_ = partial(_pass, _FloatStep, _AdjointZ)
-invert_y_adjoint_z0_ = partial(_pass, _FloatStep, _AdjointZ0)
-invert_z_adjoint_y_exact_ = partial(_pass, _ExactStep, _AdjointY)
-invert_y_adjoint_z_exact_ = partial(_pass, _ExactStep, _AdjointZ)
-invert_y_adjoint_z0_exact_ = partial(_pass, _ExactStep, _AdjointZ0)
+_FLOAT = ("state", "f", "beta")
+_EXACT = ("state", "digits", "f", "beta", "frac_bits", "tie")
+_Y, _Z, _Z0 = (
+    ("grad", "vjp", "seed"),
+    ("grad", "vjp", "next_beta", "seed"),
+    ("grad", "other", "vjp"),
+)
+
+invert_z_adjoint_y_ = partial(_pass, (*_FLOAT, *_Y))
+invert_y_adjoint_z_ = partial(_pass, (*_FLOAT, *_Z))
+invert_y_adjoint_z0_ = partial(_pass, (*_FLOAT, *_Z0))
+invert_z_adjoint_y_exact_ = partial(_pass, (*_EXACT, *_Y))
+invert_y_adjoint_z_exact_ = partial(_pass, (*_EXACT, *_Z))
+invert_y_adjoint_z0_exact_ = partial(_pass, (*_EXACT, *_Z0))
