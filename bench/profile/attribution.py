@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.profile.ranges import CHECK, KERNEL
+from torch_revdeq.runtime.scopes import CHECK, KERNEL
 
 Event = dict[str, Any]
 Segment = tuple[float, float, str]

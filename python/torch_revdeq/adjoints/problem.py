@@ -18,6 +18,7 @@ from ..evaluation.replay import Evaluation
 from ..iteration.beta import BetaSchedule
 from ..iteration.stopping import Stopping
 from ..runtime.deferred import RangeError, deferred, report_check
+from ..runtime.scopes import CHECK, scope
 from ..solution import Stats
 from ..state.exact import ExactPair
 from ..state.formats import Format, Start
@@ -148,6 +149,7 @@ class Problem:
                 f"{len(out.saved)}; save those of problem.save_at"
             )
 
+    @scope(CHECK)
     def check_range(self, pair: Pair, stats: Stats, outputs: list[Tensor]) -> None:
         """Deal with the flag of an exact state: its numbers are wrong if it is raised."""
         if not isinstance(pair, ExactPair):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..runtime.deferred import TOLERANCE, PendingCheck, ReconstructionError, deferred, report_check
+from ..runtime.scopes import CHECK, scope
 from ..solution import Stats
 from ..state.exact import ExactPair
 from ..state.pair import Leaves, Pair
@@ -18,6 +19,7 @@ from .problem import Problem
 class Check:
     """The self check of one way back: made before it, so that it knows the end of the solve."""
 
+    @scope(CHECK)
     def __init__(self, problem: Problem, pair: Pair) -> None:
         """Measure the end, which an error of a float state is relative to."""
         self.problem = problem
@@ -25,6 +27,7 @@ class Check:
         measured = self.enabled and not problem.exact
         self.end = _largest([*pair.y, *pair.z]) if measured else None
 
+    @scope(CHECK)
     def after(
         self,
         pair: Pair,

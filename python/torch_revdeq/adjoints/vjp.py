@@ -18,6 +18,7 @@ from ..evaluation.auxiliary import AuxiliaryGradients
 from ..evaluation.boundary import guard, unguarded
 from ..evaluation.closure import ReadAgain, SameOperations, now
 from ..evaluation.replay import Evaluation
+from ..runtime.scopes import scope
 from .stored_graphs import StoredGraph
 
 set_grad_enabled = torch._C._set_grad_enabled
@@ -102,7 +103,7 @@ class VJPs:
         ]
         roots += [graph.aliases[id(self.targets[i])] for i in started]
         cotangents += [self._sum(i) for i in started]
-        grads = engine_vjp(roots, [*state, *self.targets], cotangents, keep=keep)
+        grads = engine_vjp(roots, [*state, *self.targets], cotangents, keep=keep, k=k)
         guard(state)
         self._add(grads[count:], set(started))
         vjp = zip(grads[:count], values, seed, strict=True)
@@ -179,14 +180,25 @@ def alias(tensor: Tensor) -> Tensor:
     return tensor.view_as(tensor) if tensor.layout == torch.strided else tensor.clone()
 
 
+def _of_half_step(*args: object, k: int | None = None, **options: object) -> str:
+    return "backward" if k is None else f"half step {k}: product"
+
+
+@scope(_of_half_step)
 def engine_vjp(
-    roots: Sequence[Tensor], wanted: Sequence[Tensor], cotangents: Sequence[Tensor], *, keep: bool
+    roots: Sequence[Tensor],
+    wanted: Sequence[Tensor],
+    cotangents: Sequence[Tensor],
+    *,
+    keep: bool,
+    k: int | None = None,
 ) -> tuple[Tensor | None, ...]:
     """``torch.autograd.grad(roots, wanted, cotangents, allow_unused=True, retain_graph=keep)``.
 
     Inside of a backward pass, and by the same call of autograd's engine. What torch does around it
     takes as long as the gradient of a small f, and none of it is missed: the pass that runs has
     given its context to the engine's threads, and the engine compares shapes itself.
+    `k` is the half step, after which its scope is named.
     """
     if has_torch_function((*roots, *wanted)):  # a subclass that wants a say, or a mode
         return torch.autograd.grad(roots, wanted, cotangents, allow_unused=True, retain_graph=keep)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from ..runtime.cuda_graphs import capturing
+from ..runtime.scopes import scope
 from .adjoint import Adjoint
 from .effects.holdings import Holdings, search
 from .effects.kept_state import Growth, KeptState
@@ -99,6 +100,10 @@ def hooks_masked(tensors: Sequence[Tensor]) -> Iterator[None]:
 # ---- all of them -----------------------------------------------------------------------------
 
 
+def _half_step(evaluation: Evaluation, k: int, *rest: object) -> str:
+    return f"half step {k}: f again" if evaluation.going_back else f"half step {k}: f"
+
+
 class Evaluation:
     """f as the solver evaluates it: half step k of a solve, forward or again on the way back."""
 
@@ -122,6 +127,7 @@ class Evaluation:
         self.restored: KeptState | None = None
         self.device = device
         self.switch_autocast = False
+        self.going_back = False
 
     @cached_property
     def computed(self) -> list[tuple[nn.Module, str, Tensor]]:
@@ -136,6 +142,7 @@ class Evaluation:
         rows = zip(self.computed, tensors, strict=True)
         return put([(module._parameters, name, tensor) for (module, name, _), tensor in rows])
 
+    @scope(_half_step)
     def __call__(self, k: int, leaves: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[Tensor]:
         """f in half step k, inside of ``forward`` or ``replay``."""
         alone = leaves[0] if len(leaves) == 1 else None  # the common case
@@ -317,6 +324,8 @@ class Evaluation:
         """Around the way back, which leaves nothing of itself behind; `leaves` lose their hooks."""
         self._enter()
         with ExitStack() as stack:
+            stack.callback(setattr, self, "going_back", self.going_back)
+            self.going_back = True
             if self.standing is not None and not self.standing.in_place():
                 stack.enter_context(self.standing.again())
             if any(leaf._backward_hooks for leaf in leaves):

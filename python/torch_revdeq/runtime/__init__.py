@@ -1,3 +1,3 @@
-"""Copies to the host, checks that wait for a device, CUDA graphs, transforms of torch.func."""
+"""Copies to the host, checks that wait for a device, CUDA graphs, torch.func, named scopes."""
 
 from __future__ import annotations

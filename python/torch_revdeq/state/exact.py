@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,11 +20,6 @@ EXACT_F = (torch.float32, torch.bfloat16, torch.float16)
 
 class ExactPair(Pair):
     """A pair in fixed point, with the digits of every half step: its inverse gives every bit."""
-
-    ops: dict[str, Callable[..., Any]] = {  # noqa: RUF012
-        "invert": rk.invert_exact_,
-        "update": rk.update_exact_,
-    }
 
     def __init__(
         self,
@@ -91,8 +86,10 @@ class ExactPair(Pair):
     ) -> None:
         digits = group.of(self.digits.planes(n, second))
         rest = (f, self.schedule.numbers[n], self.frac_bits, (n + second) % 2)
-        before = (state, digits, self.flag) if op == "update" else (state, digits)
-        self.ops[op](*before, *rest, cast=cast)
+        if op == "update":
+            rk.update_exact_(state, digits, self.flag, *rest, cast=cast)
+        else:
+            rk.invert_exact_(state, digits, *rest, cast=cast)
 
     def _first_pass(self, group: Group, n: int, f: Any, adjoint: Any, cast: Any) -> None:
         digits = group.of(self.digits.planes(n, 1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,8 +24,6 @@ FLOAT_STATES: dict[torch.dtype, tuple[torch.dtype, ...]] = {
 
 class FloatPair(Pair):
     """A pair in a floating-point format. Its inverse loses precision at every step."""
-
-    ops: dict[str, Callable[..., Any]] = {"update": rk.update_, "invert": rk.invert_}  # noqa: RUF012
 
     @classmethod
     def begin(cls, y0: Leaves, z0: Leaves, layout: Layout, schedule: BetaSchedule) -> FloatPair:
@@ -53,15 +51,16 @@ class FloatPair(Pair):
     def _call(
         self, op: str, group: Group, state: Any, n: int, second: int, f: Any, cast: Any
     ) -> None:
+        half_step = rk.update_ if op == "update" else rk.invert_
         beta = self.schedule.beta(n)
         if not isinstance(beta, Tensor):
-            self.ops[op](state, f, beta, cast=cast)
+            half_step(state, f, beta, cast=cast)
             return
         # A tensor of betas goes with one leaf at a time.
         states, fs = ([x] if isinstance(x, Tensor) else x for x in (state, f))
         casts = [cast] * len(states) if cast is None or isinstance(cast, Tensor) else cast
         for s, value, copy in zip(states, fs, casts, strict=True):
-            self.ops[op](s, value, as_beta(beta.detach(), s), cast=copy)
+            half_step(s, value, as_beta(beta.detach(), s), cast=copy)
 
     def _first_pass(self, group: Group, n: int, f: Any, adjoint: Any, cast: Any) -> None:
         rk.invert_z_adjoint_y_(group.of(self.z), f, self.schedule.numbers[n], *adjoint, cast=cast)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..iteration.beta import BetaSchedule
 from ..iteration.halting import by_sample, where_moving
+from ..runtime.scopes import half_step, scope
 
 Leaves = list[Tensor]
 
@@ -134,12 +135,14 @@ class Pair:
 
     # ---- forward ----
 
+    @scope(half_step(0, "update"))
     def update_y(self, n: int, f: Leaves) -> None:
         """y <- (1 - beta) y + beta f(z)."""
         if self.layout.private:
             self.read_y = self._room(self.y)
         self._half_step("update", self.y, self.read_y, n, 0, f)
 
+    @scope(half_step(1, "update"))
     def update_z(self, n: int, f: Leaves) -> None:
         """z <- (1 - beta) z + beta f(y)."""
         if self.layout.private:
@@ -148,12 +151,14 @@ class Pair:
 
     # ---- back ----
 
+    @scope(half_step(1, "invert"))
     def invert_z(self, n: int, f: Leaves) -> None:
         """z before ``update_z``."""
         if self.layout.private:
             self.read_z = self._room(self.z)
         self._half_step("invert", self.z, self.read_z, n, 1, f)
 
+    @scope(half_step(0, "invert"))
     def invert_y(self, n: int, f: Leaves) -> None:
         """y before ``update_y``."""
         if self.layout.private:
@@ -193,6 +198,7 @@ class Pair:
 
     # ---- back, merged with the adjoint ----
 
+    @scope(half_step(1, "invert + adjoint"))
     def invert_z_adjoint_y(
         self, n: int, f: Leaves, grad_y: Leaves, vjp: Leaves, seed: Leaves
     ) -> None:
@@ -204,6 +210,7 @@ class Pair:
         if self.uncast:
             self._fill(self.z, self.read_z, self.uncast)
 
+    @scope(half_step(0, "invert + adjoint"))
     def invert_y_adjoint_z(
         self, n: int, f: Leaves, grad_z: Leaves, vjp: Leaves, seed: Leaves
     ) -> None:
@@ -215,6 +222,7 @@ class Pair:
         if self.uncast:
             self._fill(self.y, self.read_y, self.uncast)
 
+    @scope(half_step(0, "invert + adjoint"))
     def invert_y_adjoint_z0(self, f: Leaves, grad_z: Leaves, grad_y: Leaves, vjp: Leaves) -> None:
         """y back to the start it shares with z; grad_z becomes the gradient of that start."""
         for group in self.groups:

@@ -1,0 +1,74 @@
+"""Names for what a solve is doing, for whoever listens: the ranges of a profiler, for instance.
+
+A function is given its name where it is defined. While nobody listens it is the function itself,
+so that a half step pays nothing for it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import wraps
+from typing import Any, TypeVar
+
+import revdeq_kernels as rk
+
+F = TypeVar("F", bound=Callable[..., Any])
+Name = str | Callable[..., str]
+Open = Callable[[str], AbstractContextManager[Any]]
+
+KERNEL = "kernel: "
+CHECK = "check"
+NOT_IN_PLACE = ("quantize", "dequantize", "residual")
+
+_named: list[tuple[str, str, Name]] = [
+    (rk.__name__, op, KERNEL + op) for op in rk.__all__ if op.endswith("_") or op in NOT_IN_PLACE
+]
+"""Module, path in it, and the name of the scope. The solver calls the ops as ``rk.update_``."""
+
+
+def scope(name: Name) -> Callable[[F], F]:
+    """Give a function or method a scope; its name may depend on the arguments."""
+
+    def register(function: F) -> F:
+        _named.append((function.__module__, function.__qualname__, name))
+        return function
+
+    return register
+
+
+def half_step(second: int, what: str) -> Callable[..., str]:
+    """The name of what a pair does in half step 2 n + second; without an n, in the first step."""
+
+    def name(pair: object, n: object, *rest: object) -> str:
+        return f"half step {2 * n + second if isinstance(n, int) else second}: {what}"
+
+    return name
+
+
+@contextmanager
+def listening(around: Open) -> Iterator[None]:
+    """Enter ``around(name)`` around every scope, in the whole process, for as long as this lasts.
+
+    The functions are replaced in their modules and classes, and put back at the end.
+    """
+    with ExitStack() as stack:
+        for module, path, name in _named:
+            owner: Any = sys.modules[module]
+            *parents, attribute = path.split(".")
+            for parent in parents:
+                owner = getattr(owner, parent)
+            function = getattr(owner, attribute)
+            stack.callback(setattr, owner, attribute, function)
+            setattr(owner, attribute, _within(around, name, function))
+        yield
+
+
+def _within(around: Open, name: Name, function: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(function)
+    def call(*args: Any, **options: Any) -> Any:
+        with around(name if isinstance(name, str) else name(*args, **options)):
+            return function(*args, **options)
+
+    return call
