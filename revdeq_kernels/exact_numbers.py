@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 ONE = 30
 """1 - beta is stored in units of 2**-ONE."""
@@ -22,8 +22,7 @@ BLOCK_LANES = 32
 """Digits are packed in blocks of digits_per_byte x BLOCK_LANES elements."""
 
 
-@dataclass(frozen=True)
-class Contraction:
+class Contraction(NamedTuple):
     """1 - beta as the ratio sign * 2**30 / q, and what follows from it."""
 
     sign: int

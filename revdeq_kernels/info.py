@@ -10,7 +10,7 @@ import torch
 
 from . import __version__
 from .core import backends, first_use
-from .core.registration import OPS
+from .core.op import OPS
 
 
 def report() -> str:

@@ -22,6 +22,8 @@ if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
 from hypothesis import settings
 
 import revdeq_kernels as rk
+from revdeq_kernels.core import roles
+from revdeq_kernels.core.checks import EXACT_F_DTYPES
 
 if "triton" in rk.available_backends("cpu"):
     from tests import interpreter
@@ -58,20 +60,8 @@ def in_a_thread(function: Callable[..., Any], *args: Any) -> Any:
 BACKENDS = rk.available_backends("cpu")
 """The backends for CPU tensors: cpu, triton (where its interpreter is on) and reference."""
 
-FLOAT_PAIRS = [
-    (torch.float32, torch.float32),
-    (torch.float32, torch.bfloat16),
-    (torch.float32, torch.float16),
-    (torch.float64, torch.float64),
-    (torch.float64, torch.float32),
-    (torch.float64, torch.bfloat16),
-    (torch.float64, torch.float16),
-    (torch.bfloat16, torch.bfloat16),
-    (torch.float16, torch.float16),
-]
-"""(state, f): all pairs of dtypes that the float ops take."""
-
-EXACT_F = [torch.float32, torch.bfloat16, torch.float16]
+FLOAT_PAIRS = roles.FLOAT_PAIRS
+EXACT_F = list(EXACT_F_DTYPES)
 """The dtypes of f that the exact ops take."""
 
 BETAS = [0.5, 0.6, 2 / 3, 0.75, 0.8, 0.9, 0.7312, 0.31, 1.2, 1.5, 1.6180339887, 1 - 1 / 256, 0.015]

@@ -1,8 +1,8 @@
 """The tables of docs/kernels.md: what every op computes and moves, and what became of its kernels.
 
-They are made of TABLE below, of the cases of the benchmarks (types and bytes), of
-docs/resources.json (see tools/cuda/resources.py) and of the figures in bench/results/. None of that
-needs nvcc or a GPU.
+They are made of what the ops say of themselves (TABLE below), of the cases of the benchmarks (types
+and bytes), of docs/resources.json (see tools/cuda/resources.py) and of the figures in
+bench/results/. None of that needs nvcc or a GPU.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from bench.core.session import Record
 from bench.ops import run as ops_run
 from bench.show import tables
 from revdeq_kernels import digit_bytes
-from revdeq_kernels.core.registration import OPS
+from revdeq_kernels.core.op import OPS
 from tools.cuda.ptxas import CEILINGS
 from tools.cuda.resources import Family, Resources
 from tools.cuda.resources import read as read_resources
 from tools.cuda.sass import EXEMPT
 
-PLACE = "TABLE in bench/show/kernel_tables.py"
+PLACE = "its Op in revdeq_kernels/ops/"
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Row:
     """One op: its equation, the bytes it moves per element, and its CUDA kernels.
 
     `bytes` is a sum of terms such as `2 state`: a role in the benchmark's types stands for the
-    size of its elements, `digits` for the bytes that one digit takes. `page` holds it to the bytes
+    size of its elements, `digits` for the bytes that one digit takes. `ops` holds it to the bytes
     that the benchmark counts.
     """
 
@@ -43,65 +43,7 @@ class Row:
 
 
 TABLE = {
-    "update_": Row(
-        "state <- (1 - beta) state + beta f",
-        "2 state + f + cast",
-        ("half_step_kernel", "channel_step_kernel"),
-    ),
-    "invert_": Row(
-        "state <- (state - beta f) / (1 - beta)", "2 state + f + cast", ("half_step_kernel",)
-    ),
-    "adjoint_": Row(
-        "grad <- scale grad + vjp; seed <- beta grad", "2 grad + vjp + seed", ("adjoint_kernel",)
-    ),
-    "update_exact_": Row(
-        "d = s (state - F); e = floor((2^30 d + q/2 + tie - 1) / q); "
-        "state <- F + e; digit <- d - first(e)",
-        "2 state + f + digits + cast",
-        ("exact_kernel",),
-    ),
-    "invert_exact_": Row(
-        "d = first(state - F) + digit; state <- F + s d",
-        "2 state + f + digits + cast",
-        ("exact_kernel",),
-    ),
-    "invert_z_adjoint_y_": Row(
-        "z <- (z - beta f) / (1 - beta); grad_y <- grad_y + vjp; seed <- beta grad_y; "
-        "grad_y <- (1 - beta) grad_y",
-        "2 z + f + cast + 2 grad_y + vjp + seed",
-        ("pass_kernel",),
-    ),
-    "invert_y_adjoint_z_": Row(
-        "y <- (y - beta f) / (1 - beta); grad_z <- (1 - beta) grad_z + vjp; "
-        "seed <- next_beta grad_z",
-        "2 y + f + cast + 2 grad_z + vjp + seed",
-        ("pass_kernel",),
-    ),
-    "invert_y_adjoint_z0_": Row(
-        "y <- (y - beta f) / (1 - beta); grad_z <- ((1 - beta) grad_z + grad_y) + vjp",
-        "2 y + f + 2 grad_z + grad_y + vjp",
-        ("pass_kernel",),
-    ),
-    "invert_z_adjoint_y_exact_": Row(
-        "z as in invert_exact_; grad_y and seed as in invert_z_adjoint_y_",
-        "2 z + digits + f + cast + 2 grad_y + vjp + seed",
-        ("exact_pass_kernel",),
-    ),
-    "invert_y_adjoint_z_exact_": Row(
-        "y as in invert_exact_; grad_z and seed as in invert_y_adjoint_z_",
-        "2 y + digits + f + cast + 2 grad_z + vjp + seed",
-        ("exact_pass_kernel",),
-    ),
-    "invert_y_adjoint_z0_exact_": Row(
-        "y as in invert_exact_; grad_z as in invert_y_adjoint_z0_",
-        "2 y + digits + f + 2 grad_z + grad_y + vjp",
-        ("exact_pass_kernel",),
-    ),
-    "residual": Row(
-        "result = [norm(z - f), norm(f)]", "z + f", ("residual_kernel", "norms_kernel")
-    ),
-    "quantize": Row("result = round(2^k x)", "x + result", ("quantize_kernel",)),
-    "dequantize": Row("result = 2^-k x", "x + result", ("dequantize_kernel",)),
+    op.label: Row(op.equation, op.moves, op.kernels) for op in OPS.values() if not op.overload_name
 }
 
 COMPILED = """\
@@ -144,21 +86,16 @@ def bytes_per_element(op: str, formula: str, case: Case) -> float:
     return counted
 
 
-def check_names(ops: Collection[str], rows: Mapping[str, Row], kernels: Collection[str]) -> None:
-    """ValueError where an op or a kernel is missing on one side; a dot marks an overload."""
+def check_names(rows: Mapping[str, Row], kernels: Collection[str]) -> None:
+    """ValueError for an op without an equation, and for a kernel that is missing on one side."""
     complaints = [
-        f"op {op}: expected a row, got none; add it to {PLACE}"
-        for op in ops
-        if "." not in op and op not in rows
-    ]
-    complaints += [
-        f"op {op}: expected one that registration.OPS knows, got a row of {PLACE}; remove it"
-        for op in rows
-        if op not in ops
+        f"op {op}: expected an equation, got none; give {PLACE} one"
+        for op, row in rows.items()
+        if not row.equation
     ]
     named = {kernel for row in rows.values() for kernel in row.kernels}
     complaints += [
-        f"kernel {kernel}: expected an op that names it, got none; add it to a row of {PLACE}"
+        f"kernel {kernel}: expected an op that names it, got none; add it to {PLACE}"
         for kernel in kernels
         if kernel not in named
     ]
@@ -261,11 +198,10 @@ def figures(records: Iterable[Record], cases: Iterable[Case], device: str) -> st
 
 def ops(
     resources: Resources | None = None,
-    known: Collection[str] = tuple(OPS),
     rows: Mapping[str, Row] = TABLE,
 ) -> str:
-    """What they compute and move; ValueError where TABLE, ops, benchmarks and build disagree."""
-    check_names(known, rows, (resources or read_resources())["kernels"])
+    """What they compute and move; ValueError where ops, benchmarks and build disagree."""
+    check_names(rows, (resources or read_resources())["kernels"])
     return ops_table(rows, shown_cases())
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Collection
 from numbers import Integral, Real
 from typing import NoReturn
 
@@ -13,27 +14,28 @@ import torch
 from torch import Tensor
 
 from .. import exact_numbers
+from ..dtypes import F_OF_EXACT, F_OF_STATE, SEED_OF_GRAD
+from .memory import is_dense, meet, same_strides
 
 F64, F32, BF16, F16 = torch.float64, torch.float32, torch.bfloat16, torch.float16
 
-F_DTYPES: dict[torch.dtype, tuple[torch.dtype, ...]] = {
-    F32: (F32, BF16, F16),
-    F64: (F64, F32, BF16, F16),
-    BF16: (BF16,),
-    F16: (F16,),
-}
-"""The dtypes of f that each float state takes."""
 
-ADJOINT_DTYPES: dict[torch.dtype, tuple[torch.dtype, ...]] = {F32: (F32, BF16, F16), F64: (F64,)}
-"""The dtypes of seed, which are those of f, that each grad takes; vjp is of these or float32."""
+def _named(*names: str) -> tuple[torch.dtype, ...]:
+    return tuple(getattr(torch, name) for name in names)
+
+
+F_DTYPES = {_named(state)[0]: _named(*fs) for state, fs in F_OF_STATE.items()}
+ADJOINT_DTYPES = {_named(grad)[0]: _named(*seeds) for grad, seeds in SEED_OF_GRAD.items()}
+EXACT_F_DTYPES = _named(*F_OF_EXACT)
+"""The tables of ``dtypes.py``, in torch's dtypes."""
 
 CHECK = "check how it was computed"
 
-EXACT_F_DTYPES = (F32, BF16, F16)
-"""The dtypes of f that an exact (int32) state takes."""
+Memory = list[tuple[str, Tensor | None]]
+"""The tensors of a call by name, in the order in which their memory is compared."""
 
-Arguments = list[tuple[str, Tensor | None, bool]]
-"""The tensors of a call, as (name, tensor, written), in the order in which they are compared."""
+Check = Callable[..., Memory]
+"""What an op asks of its arguments, which follow its name."""
 
 
 def refuse(
@@ -134,28 +136,6 @@ def check_shape(op: str, name: str, t: Tensor, like: Tensor, like_name: str) -> 
         refuse(ValueError, op, name, expected, str(list(t.shape)), remedy)
 
 
-def same_strides(a: Tensor, b: Tensor) -> bool:
-    """Whether every element has the same place in memory order; size 1 does not count."""
-    if a.numel() == 0:
-        return True
-    pairs = zip(a.shape, a.stride(), b.stride(), strict=True)
-    return all(size == 1 or x == y for size, x, y in pairs)
-
-
-def is_dense(t: Tensor) -> bool:
-    """Whether the tensor fills its span of memory, in whatever order of its dimensions."""
-    if t.numel() == 0 or t.is_contiguous():
-        return True
-    expected = 1
-    for stride, size in sorted(zip(t.stride(), t.shape, strict=True)):
-        if size == 1:
-            continue
-        if stride != expected:
-            return False
-        expected *= size
-    return True
-
-
 def check_dense(op: str, name: str, t: Tensor) -> None:
     """Refuse gaps between elements."""
     if not is_dense(t):
@@ -209,41 +189,19 @@ def check_flag(op: str, flag: Tensor, like: Tensor, like_name: str) -> None:
         refuse(ValueError, op, "flag", "one element", f"{flag.numel()} elements", remedy)
 
 
-def _span(t: Tensor) -> tuple[int, int]:
-    if t.numel() == 0:
-        return t.data_ptr(), t.data_ptr()
-    last = sum((size - 1) * stride for size, stride in zip(t.shape, t.stride(), strict=True))
-    return t.data_ptr(), t.data_ptr() + (last + 1) * t.element_size()
-
-
-def check_overlap(op: str, arguments: Arguments) -> Arguments:
-    """Hold each argument against those before it, and give them back for lists of leaves."""
-    seen: list[tuple[str, int, int, bool]] = []
-    for name, tensor, written in arguments:
-        if tensor is None or not has_memory(tensor):
+def check_overlap(op: str, memory: Memory, written: Collection[str]) -> None:
+    """Hold each tensor against those before it; names in `written` are those that the op writes."""
+    seen: list[tuple[str, Tensor]] = []
+    for name, tensor in memory:
+        if tensor is None:
             continue
-        begin, end = _span(tensor)
-        for other, other_begin, other_end, other_written in seen:
-            if (written or other_written) and begin < other_end and other_begin < end:
+        for other, before in seen:
+            if (name in written or other in written) and meet(tensor, before):
                 refuse_overlap(op, name, other)
-        seen.append((name, begin, end, written))
-    return arguments
+        seen.append((name, tensor))
 
 
 def refuse_overlap(op: str, name: str, other: str) -> NoReturn:
     """Say that the argument `name` shares memory with `other`, one of them written."""
     got, remedy = f"memory that overlaps {other}", f"pass {name}.clone() or another buffer"
     refuse(ValueError, op, name, "memory of its own", got, remedy)
-
-
-def meet(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors can touch a common byte."""
-    if not (has_memory(a) and has_memory(b)):
-        return False
-    (begin, end), (other_begin, other_end) = _span(a), _span(b)
-    return begin < other_end and other_begin < end
-
-
-def has_memory(t: Tensor) -> bool:
-    """Whether the tensor holds data: fake, meta and traced tensors have no addresses to compare."""
-    return type(t) in (Tensor, torch.nn.Parameter) and t.device.type != "meta"

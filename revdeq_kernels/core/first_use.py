@@ -12,23 +12,30 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from .. import reference
-from .samples import samples
+from .samples import Described, samples
 
 VALIDATED: dict[tuple[str, str], frozenset[str]] = {}
 """(backend, architecture such as "sm_90") -> names of the ops whose `gpu` tests passed there."""
+
+
+class Tried(Described, Protocol):
+    """What the check needs of an op."""
+
+    label: str
+    define: Callable[..., Any]
+
 
 _passed: set[tuple[str, str, int | None]] = set()
 _lock = threading.RLock()
 
 
-def require(backend: str, op: str, device: torch.device, run: Callable[..., Tensor | None]) -> None:
+def require(backend: str, op: Tried, device: torch.device, run: Callable[..., Any]) -> None:
     """Check `op` of `backend` on `device` unless that was done; `run` calls it, unchecked.
 
     RuntimeError if a result differs from the reference in any bit, or if this is the first use and
@@ -36,14 +43,15 @@ def require(backend: str, op: str, device: torch.device, run: Callable[..., Tens
     """
     if device.type != "cuda" or backend == "reference":
         return
-    key = (backend, op, device.index)
+    key = (backend, op.label, device.index)
     if key in _passed:
         return
-    if op not in VALIDATED.get((backend, architecture(device)), frozenset()):
+    if op.label not in VALIDATED.get((backend, architecture(device)), frozenset()):
         if torch.cuda.is_current_stream_capturing():
             raise RuntimeError(
-                f"{op}: the {backend} kernel checks itself at its first use on a device, which "
-                "cannot happen while a CUDA graph is captured; call it once before the capture"
+                f"{op.label}: the {backend} kernel checks itself at its first use on a device, "
+                "which cannot happen while a CUDA graph is captured; call it once before the "
+                "capture"
             )
         with _lock:
             compare(backend, op, device, run)
@@ -57,29 +65,23 @@ def architecture(device: torch.device) -> str:
     return "sm_{}{}".format(*torch.cuda.get_device_capability(device))
 
 
-def compare(backend: str, op: str, device: torch.device, run: Callable[..., Tensor | None]) -> None:
+def compare(backend: str, op: Tried, device: torch.device, run: Callable[..., Any]) -> None:
     """Run `op` on `device` and the reference on the CPU; RuntimeError if any bit differs."""
-    definition = _definition(op)
     for args, keywords in samples(op):
         expected, actual = _copies(args, keywords, "cpu"), _copies(args, keywords, device)
         results = [
             [*args, *keywords.values(), function(*args, **keywords)]
-            for function, (args, keywords) in ((definition, expected), (run, actual))
+            for function, (args, keywords) in ((op.define, expected), (run, actual))
         ]
         for want, got in zip(*(tree_leaves(result) for result in results), strict=True):
             if isinstance(want, Tensor) and not torch.equal(_bits(want), _bits(got.cpu())):
                 leaves = tree_leaves(args)
                 dtypes = ", ".join(str(a.dtype) for a in leaves if isinstance(a, Tensor))
                 raise RuntimeError(
-                    f"{op}: the {backend} kernel on {device} differs from the reference (dtypes "
-                    f"{dtypes}) and must not be used; take another backend, for instance with "
-                    "revdeq_kernels.backend('reference'), and report this"
+                    f"{op.label}: the {backend} kernel on {device} differs from the reference "
+                    f"(dtypes {dtypes}) and must not be used; take another backend, for instance "
+                    "with revdeq_kernels.backend('reference'), and report this"
                 )
-
-
-def _definition(op: str) -> Callable[..., Any]:
-    name, _, overload = op.partition(".")
-    return reference.on_lists(name) if overload == "list" else getattr(reference, name)
 
 
 def _bits(t: Tensor) -> Tensor:

@@ -1,32 +1,18 @@
-"""Argument checks of ops on lists of leaves: how many, each by itself, and what they share."""
+"""Arguments of ops on lists of leaves: one leaf of them, and what is asked of them together."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
+from typing import Any, TypeVar
 
 from torch import Tensor
 
-from ..ops.checks import Check
-from .checks import Arguments, meet, refuse, refuse_overlap
+from .checks import Check, Memory, check_overlap, refuse, refuse_overlap
+from .memory import meet
+from .roles import Arguments
 
-SHARED = ("flag", "beta", "next_beta", "scale", "frac_bits", "tie", "dtype")
-"""The arguments of which lists of leaves have one for all."""
-
-
-def check_leaves(check: Check, op: str, *args: Any, **kw: Any) -> None:
-    """Check the arguments of an op that takes lists: how many, each leaf by itself, and memory."""
-    names = list(inspect.signature(check).parameters)[1:]
-    named = dict(zip(names, args, strict=False)) | kw
-    named = {name: value for name, value in named.items() if value is not None}
-    _check_counts(op, named)
-    memories: list[Arguments] = []
-    for k in range(len(named[names[0]])):
-        label = f"{op}: leaf {k}"
-        memories.append(check(label, *leaf_of(args, k), **leaf_of(kw, k)))
-        _check_same_device(label, names[0], named[names[0]][k], named[names[0]][0])
-    _check_overlap_of_leaves(op, memories)
+Leaves = TypeVar("Leaves", Tensor, Sequence[Tensor])
+"""A tensor, or a list with one for each leaf of the state."""
 
 
 def leaf_of(values: Any, k: int) -> Any:
@@ -36,11 +22,29 @@ def leaf_of(values: Any, k: int) -> Any:
     return tuple(value[k] if isinstance(value, (list, tuple)) else value for value in values)
 
 
-def _check_counts(op: str, named: dict[str, Any]) -> None:
-    lists = {name: value for name, value in named.items() if name not in SHARED}
-    lead = next(iter(lists))
+def check_leaves(
+    check: Check, op: str, arguments: Arguments, args: tuple[Any, ...], kw: dict[str, Any]
+) -> None:
+    """Check the arguments of an op that takes lists: how many, each leaf by itself, and memory."""
+    named = dict(zip((a.name for a in arguments), args, strict=False)) | kw
+    named = {name: value for name, value in named.items() if value is not None}
+    shared = {a.name for a in arguments if a.shared}
+    written = {a.name for a in arguments if a.written}
+    lead = arguments[0].name
+    _check_counts(op, lead, named, shared)
+    memories: list[Memory] = []
+    for k in range(len(named[lead])):
+        label = f"{op}: leaf {k}"
+        memories.append(check(label, *leaf_of(args, k), **leaf_of(kw, k)))
+        check_overlap(label, memories[-1], written)
+        _check_same_device(label, lead, named[lead][k], named[lead][0])
+    _check_overlap_of_leaves(op, memories, shared, written)
+
+
+def _check_counts(op: str, lead: str, named: dict[str, Any], shared: Collection[str]) -> None:
+    lists = {name: value for name, value in named.items() if name not in shared}
     for name, value in named.items():
-        if name in SHARED and isinstance(value, (list, tuple)):
+        if name in shared and isinstance(value, (list, tuple)):
             remedy = "give one, or call the op leaf by leaf"
             refuse(TypeError, op, name, "one for all leaves", type(value).__name__, remedy)
     for name, value in lists.items():
@@ -66,12 +70,14 @@ def _check_same_device(op: str, name: str, t: Tensor, first: Tensor) -> None:
         refuse(ValueError, op, name, expected, str(t.device), remedy)
 
 
-def _check_overlap_of_leaves(op: str, memories: Sequence[Arguments]) -> None:
-    seen: list[tuple[str, int, Tensor, bool]] = []
-    for k, arguments in enumerate(memories):
-        mine = [(n, t, w) for n, t, w in arguments if t is not None and n not in SHARED]
-        for name, tensor, written in mine:
-            for other, leaf, other_tensor, other_written in seen:
-                if (written or other_written) and meet(tensor, other_tensor):
+def _check_overlap_of_leaves(
+    op: str, memories: Sequence[Memory], shared: Collection[str], written: Collection[str]
+) -> None:
+    seen: list[tuple[str, int, Tensor]] = []
+    for k, memory in enumerate(memories):
+        mine = [(name, t) for name, t in memory if t is not None and name not in shared]
+        for name, tensor in mine:
+            for other, leaf, other_tensor in seen:
+                if (name in written or other in written) and meet(tensor, other_tensor):
                     refuse_overlap(f"{op}: leaf {k}", name, f"{other} of leaf {leaf}")
-        seen += [(name, k, tensor, written) for name, tensor, written in mine]
+        seen += [(name, k, tensor) for name, tensor in mine]

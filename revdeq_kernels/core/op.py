@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import operator
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
@@ -19,71 +19,92 @@ import torch
 from torch import Tensor, is_grad_enabled
 from torch.compiler import is_compiling
 
-from ..ops import checks
 from . import backends, first_use
-from . import lists as list_checks
+from .checks import Check, check_overlap
+from .lists import check_leaves, leaf_of
+from .roles import DENSE, NUMBERS, Arguments, Dtypes
 
 NAMESPACE = "revdeq"
 PLAIN = (Tensor, torch.nn.Parameter)
 """The types of tensors whose data can be looked at; others are fake or traced."""
+
+OPS: dict[str, Op] = {}
+"""Every overload of every op, by its name in the schema ("update_", "update_.list", ...)."""
 
 increment_version = torch._C._increment_version
 _below_guard = torch._C._AutoDispatchBelowADInplaceOrView
 
 
 class Op:
-    """One overload of an op: its name, its checks, and what runs it, by backend."""
+    """One overload of an op: its arguments, its definition, its checks, and what runs it."""
 
     def __init__(
         self,
-        name: str,
-        check: checks.Check,
-        differentiable: str,
-        output: str = "cast",
-        numbers: dict[int, type] | None = None,
+        label: str,
+        arguments: Arguments,
+        define: Callable[..., Any],
+        check: Check,
+        *,
+        instead: str,
+        dtypes: Sequence[Dtypes],
+        result: Callable[..., Tensor] | None = None,
+        equation: str = "",
+        moves: str = "",
+        kernels: tuple[str, ...] = (),
     ) -> None:
-        """Describe the op.
+        """Describe the op, and enter it and its overload for lists into OPS.
 
-        `differentiable` is what an error recommends where a gradient is wanted, `output` the name
-        of the optional tensor that is written, `numbers` the types of what is no tensor, by place.
+        `define` is the op in plain torch, the "reference" backend; `instead` what an error
+        recommends where a gradient is wanted; `dtypes` all that the tensors may have together;
+        `result` makes what the op returns, without values. The documents show `equation`, the
+        bytes that an element `moves`, which follow from `arguments` for an op that returns nothing,
+        and the names of the CUDA `kernels`.
         """
-        self.name, _, self.overload_name = name.partition(".")
-        self.label = name
-        self.check_arguments = check
-        self.check: Callable[..., Any] = partial(check, self.name)
-        self.differentiable = differentiable
-        self.output = output
-        self.numbers = tuple((numbers or {}).items())
+        self.label = label
+        self.name, _, self.overload_name = label.partition(".")
+        self.arguments, self.define, self.check_arguments = arguments, define, check
+        self.instead, self.dtypes, self.result = instead, dtypes, result
+        self.equation, self.kernels, self.moves = equation, kernels, moves or _moved(arguments)
+        places = list(enumerate(a for a in arguments if not a.optional))
+        self.numbers = tuple((k, NUMBERS[a.role]) for k, a in places if not a.is_tensor)
+        self.written = _picker([k for k, a in places if a.written])
+        self.written_names = {a.name for a in arguments if a.written}
+        self.output = next((a.name for a in arguments if a.optional), "")
         self.overloads: dict[str, Any] = {}
         self.cpu: Any = None  # what overloads["cpu"] calls, where the extension is built
-        self.lists: Op | None = None  # this op on lists of leaves
         self.channels: Op | None = None  # this op where beta is a tensor
+        self.lists: Op | None = None  # this op on lists of leaves
+        OPS[label] = self
+        if not self.overload_name:
+            ListOp(self)
 
-    def __call__(
-        self,
-        written: tuple[Any, ...],
-        read: tuple[Any, ...],
-        args: tuple[Any, ...],
-        output: Any = None,
-    ) -> Any:
+    def check(self, *args: Any, **kw: Any) -> None:
+        """TypeError or ValueError, in words, for arguments that the op cannot take."""
+        memory = self.check_arguments(self.name, *args, **kw)
+        check_overlap(self.name, memory, self.written_names)
+
+    def fake(self, *args: Any, **kw: Any) -> Any:
+        """The op on tensors without data: the checks, and what it returns."""
+        self.check(*args, **kw)
+        return self.result(*args) if self.result is not None else None
+
+    def __call__(self, args: tuple[Any, ...], output: Any = None) -> Any:
         """Run the op on the backend chosen for the device of its first argument.
 
-        `written` and `read` are the tensors among `args`; `output` is the optional tensor that the
-        op writes as well. A call costs as much here as the kernel of a small tensor takes, hence
-        the short cuts.
+        `args` are those by position, `output` the optional tensor that the op writes as well. A
+        call costs as much here as the kernel of a small tensor takes, hence the short cuts.
         """
         lead = args[0]
         plain = type(lead) in PLAIN
         if not plain and self.lists is not None and type(lead) in (list, tuple):
-            return self.lists(written, read, args, output)
+            return self.lists(args, output)
         kw: dict[str, Any] = {}
         if output is not None:
             kw[self.output] = output
-            written = (*written, output)
         for place, kind in self.numbers:
             if type(args[place]) is not kind:
                 if self.channels is not None and isinstance(args[place], Tensor):
-                    return self.channels(written, (*read, args[place]), args, output)
+                    return self.channels(args, output)
                 args = self.plain_numbers(args, kw)
                 break
         if not plain or is_compiling():
@@ -91,11 +112,15 @@ class Op:
                 self.check(*args, **kw)
             return self.overload(backends.select(lead.device.type))(*args, **kw)
         if is_grad_enabled():
-            for tensor in (*written, *read):
-                if getattr(tensor, "requires_grad", False):  # the checks refuse what is no tensor
+            for value in args if output is None else (*args, output):
+                if getattr(value, "requires_grad", False):
                     self.refuse_grad()
-        result = self.run_chosen(lead, args, kw)
-        increment_version(written)
+        if self.cpu is not None and lead.is_cpu and backends.chosen is None:  # a call less
+            result = self.run_compiled(self.cpu, args, kw)
+        else:
+            result = self.run_chosen(lead, args, kw)
+        pick = self.written
+        increment_version(pick(args) if output is None else (*pick(args), output))
         return result
 
     def plain_numbers(self, args: tuple[Any, ...], kw: dict[str, Any]) -> tuple[Any, ...]:
@@ -118,7 +143,7 @@ class Op:
         if lead.is_cpu and backends.chosen is None and self.cpu is not None:
             return self.run_compiled(self.cpu, args, kw)
         backend = backends.select(lead.device.type)
-        first_use.require(backend, self.label, lead.device, partial(self.run, backend))
+        first_use.require(backend, self, lead.device, partial(self.run, backend))
         return self.run(backend, *args, **kw)
 
     def run(self, backend: str, *args: Any, **kw: Any) -> Any:
@@ -131,6 +156,8 @@ class Op:
 
     def run_python(self, backend: str, args: tuple[Any, ...], kw: dict[str, Any]) -> Any:
         """Run a Python backend on arguments that were checked."""
+        if backend == "reference":
+            return self.define(*args, **kw)
         return getattr(backends.implementation(backend), self.name)(*args, **kw)
 
     def run_compiled(self, call: Any, args: tuple[Any, ...], kw: dict[str, Any]) -> Any:
@@ -154,7 +181,7 @@ class Op:
     def overload(self, backend: str) -> Any:
         """The torch op of a backend; RuntimeError where the compiled extension is missing."""
         if backend not in self.overloads:
-            reason = backends.why_not("cpu")
+            reason = backends.why_not("cpu") or "it is newer than the compiled extension"
             raise RuntimeError(f"torch.ops.{NAMESPACE}.{self.name} is not registered: {reason}")
         return self.overloads[backend]
 
@@ -162,7 +189,7 @@ class Op:
         """Raise where autograd would have to differentiate this op."""
         raise RuntimeError(
             f"{self.name}: an argument requires grad, and the op has no derivative; call it under "
-            f"torch.no_grad(), or use what autograd can differentiate: {self.differentiable}"
+            f"torch.no_grad(), or use what autograd can differentiate: {self.instead}"
         )
 
 
@@ -183,20 +210,52 @@ def _forget_frames(error: BaseException | None) -> None:
 class ListOp(Op):
     """The overload of an op that takes lists of leaves in place of its tensors."""
 
-    def __init__(self, op: Op) -> None:
-        """Take checks and words from the op on one leaf."""
-        super().__init__(
-            f"{op.name}.list", op.check_arguments, op.differentiable, op.output, dict(op.numbers)
-        )
-        self.check = partial(list_checks.check_leaves, op.check_arguments, op.name)
-
-    def __call__(
+    def __init__(
         self,
-        written: tuple[Any, ...],
-        read: tuple[Any, ...],
-        args: tuple[Any, ...],
-        output: Any = None,
+        op: Op,
+        arguments: Arguments | None = None,
+        define: Callable[..., Any] | None = None,
+        dtypes: Sequence[Dtypes] | None = None,
+        join: Callable[[list[Tensor]], Any] = list,
+    ) -> None:
+        """Take everything from the op on one leaf, but for what is given.
+
+        `define` is the op on one leaf, `join` makes one result of theirs. Other arguments are where
+        the results of the leaves are written to, and none is returned.
+        """
+        self.join, self.define_leaf = join, define or op.define
+        super().__init__(
+            f"{op.name}.list",
+            arguments or op.arguments,
+            self.define_leaves,
+            op.check_arguments,
+            instead=op.instead,
+            dtypes=dtypes or op.dtypes,
+            result=op.result if arguments is None else None,
+        )
+        op.lists = self
+
+    def define_leaves(self, *args: Any, **kw: Any) -> Any:
+        """One leaf after the other."""
+        return self._of_leaves(self.define_leaf, args, kw)
+
+    def check(self, *args: Any, **kw: Any) -> None:
+        """As ``Op.check``, for each leaf and for all of them together."""
+        check_leaves(self.check_arguments, self.name, self.arguments, args, kw)
+
+    def fake(self, *args: Any, **kw: Any) -> Any:
+        """As ``Op.fake``."""
+        self.check(*args, **kw)
+        return None if self.result is None else self._of_leaves(self.result, args, {})
+
+    def _of_leaves(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kw: dict[str, Any]
     ) -> Any:
+        leaves = range(len(args[0]))
+        results = [function(*leaf_of(args, k), **leaf_of(kw, k)) for k in leaves]
+        return None if results[0] is None else self.join(results)
+
+    def __call__(self, args: tuple[Any, ...], output: Any = None) -> Any:
         """As ``Op.__call__``; a tuple of leaves is as good as a list."""
         kw = {} if output is None else {self.output: output}
         args = tuple(list(a) if isinstance(a, tuple) else a for a in args)
@@ -207,21 +266,11 @@ class ListOp(Op):
             args = self.plain_numbers(args, kw)
         if is_compiling() or any(type(lead) not in PLAIN for lead in leads):
             return self.overload(backends.select(leads[0].device.type))(*args, **kw)
-        written_leaves = list(leaves_of((*written, output)))
-        if is_grad_enabled():
-            for tensor in (*written_leaves, *leaves_of(read)):
-                if tensor.requires_grad:
-                    self.refuse_grad()
+        if is_grad_enabled() and any(t.requires_grad for t in leaves_of((*args, output))):
+            self.refuse_grad()
         result = self.run_chosen(leads[0], args, kw)
-        increment_version(written_leaves)
+        increment_version(list(leaves_of((*self.written(args), output))))
         return result
-
-    def run_python(self, backend: str, args: tuple[Any, ...], kw: dict[str, Any]) -> Any:
-        """One launch for all leaves, or one leaf after the other in the reference."""
-        module = backends.implementation(backend)
-        if backend == "reference":
-            return module.on_lists(self.name)(*args, **kw)
-        return getattr(module, self.name)(*args, **kw)
 
 
 def leaves_of(values: Iterable[Any]) -> Iterable[Tensor]:
@@ -231,3 +280,16 @@ def leaves_of(values: Iterable[Any]) -> Iterable[Tensor]:
             yield from (t for t in value if isinstance(t, Tensor))
         elif isinstance(value, Tensor):
             yield value
+
+
+def _picker(places: list[int]) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:
+    """What takes a tuple's elements at these places, as a tuple and at little cost."""
+    if places == list(range(len(places))):
+        return operator.itemgetter(slice(len(places)))
+    return operator.itemgetter(*places) if len(places) > 1 else lambda args: (args[places[0]],)
+
+
+def _moved(arguments: Arguments) -> str:
+    """What an element moves, such as "2 state + f + cast": a state is read and written."""
+    moved = [a for a in arguments if a.is_tensor and not a.shared]
+    return " + ".join("2 " * (a.written and a.role == DENSE) + a.name for a in moved)

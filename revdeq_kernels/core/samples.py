@@ -2,181 +2,104 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from itertools import product
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from ..exact_numbers import digit_bytes
-from .checks import ADJOINT_DTYPES, EXACT_F_DTYPES, F32, F64, F_DTYPES
-from .lists import SHARED
+from .checks import F_DTYPES
+from .roles import BETA, BETAS, DIGITS, DTYPE, EXACT_BETA, FLAG, Arguments, Dtypes
 
 NUMEL = 1003  # whole blocks, a partial one, and a tail that no vector covers
 LEAVES = (NUMEL, 1, 0, 4096 + 33)
 """The sizes of the leaves in samples of lists."""
 
-BETAS = (0.5, 0.8, 0.7312, 1.3)  # digits by shift, by integer, in general; 1 - beta < 0
-FRAC_BITS = 16
+ROWS, COLUMNS = 17, 59
+"""The shape where beta is a tensor."""
+
+VALUES_OF_BETA = (0.5, 0.8, 0.7312, 1.3)  # digits by shift, by integer, in general; 1 - beta < 0
+OTHER_NUMBERS = {"frac_bits": 16, "next_beta": 0.31, "scale": 0.2688, "beta": 0.7312}
 
 Named = dict[str, Any]
-Sample = tuple[list[Any], dict[str, Any]]
+Sample = tuple[list[Any], Named]
 """Arguments by position, and by keyword; the tensors are on the CPU."""
 
 
-def samples(op: str) -> Iterator[Sample]:
-    """The arguments with which `op` is compared with the reference, the same in every process.
+class Described(Protocol):
+    """What samples follow from: an ``Op``."""
 
-    `op` is a name of ``registration.OPS``, overloads among them.
-    """
-    name, _, overload = op.partition(".")
-    if overload == "channels":
-        named = _channel_step(_Random(NUMEL))
-    elif overload == "list":
-        named = _lists([_MAKERS[name](_Random(numel)) for numel in LEAVES])
+    arguments: Arguments
+    dtypes: Sequence[Dtypes]
+    overload_name: str
+
+
+def samples(op: Described) -> Iterator[Sample]:
+    """The arguments with which `op` is compared with the reference, the same in every process."""
+    if op.overload_name == "list":
+        leaves = zip(*(_samples(op, _Random((numel,))) for numel in LEAVES), strict=True)
+        found = (_joined(op.arguments, together) for together in leaves)
     else:
-        named = _MAKERS[name](_Random(NUMEL))
-    keyword = "flag" if name == "quantize" else "cast"
-    for arguments in named:
-        keywords = {keyword: arguments.pop(keyword)} if keyword in arguments else {}
-        yield list(arguments.values()), keywords
+        found = _samples(op, _Random((ROWS, COLUMNS) if op.overload_name else (NUMEL,)))
+    for named in found:
+        by_place = [named[a.name] for a in op.arguments if not a.optional]
+        yield by_place, {a.name: named[a.name] for a in op.arguments if a.optional}
 
 
-def _lists(leaves: list[Iterator[Named]]) -> Iterator[Named]:
-    """The samples of several sizes, leaf by leaf; numbers and flags are one for all."""
-    for together in zip(*leaves, strict=True):
-        lists = {name: [leaf[name] for leaf in together] for name in together[0]}
-        if "x" in lists:  # quantize, which is given its results then
-            lists["out"] = [torch.zeros_like(x, dtype=torch.int32) for x in lists["x"]]
-        yield {name: v[0] if name in SHARED else v for name, v in lists.items()}
+def _joined(arguments: Arguments, leaves: Sequence[Named]) -> Named:
+    """One call for the leaves; numbers and flags are one for all."""
+    return {
+        a.name: leaves[0][a.name] if a.shared else [leaf[a.name] for leaf in leaves]
+        for a in arguments
+    }
+
+
+def _samples(op: Described, random: _Random) -> Iterator[Named]:
+    names = [a.name for a in op.arguments if a.is_tensor]
+    cases = [case for case in op.dtypes if None not in case]
+    for case, numbers in product(cases, list(_numbers(op.arguments))):
+        dtypes = dict(zip(names, case, strict=True))
+        yield {
+            a.name: random.tensor(a.role, dtypes[a.name], numbers) if a.is_tensor else value
+            for a in op.arguments
+            for value in [numbers.get(a.name)]
+        }
+
+
+def _numbers(arguments: Arguments) -> Iterator[Named]:
+    """What is no tensor, in several ways; and the shape of a beta that is a tensor."""
+    roles = {a.role for a in arguments}
+    fixed = {a.name: OTHER_NUMBERS.get(a.name) for a in arguments if not a.is_tensor}
+    if BETAS in roles:
+        yield from ({"shape": shape} for shape in ((1,), (ROWS, 1), (COLUMNS,)))
+    elif DTYPE in roles:
+        yield from (fixed | {"dtype": dtype} for dtype in F_DTYPES)
+    elif roles & {BETA, EXACT_BETA}:
+        tie = {"tie": 0} if "tie" in fixed else {}
+        for n, beta in enumerate(VALUES_OF_BETA):
+            yield fixed | {"beta": beta} | dict.fromkeys(tie, n % 2)
+    else:
+        yield fixed
 
 
 class _Random:
-    def __init__(self, numel: int) -> None:
-        self.numel = numel
-        self.generator = torch.Generator().manual_seed(numel)
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.shape = torch.Size(shape)
+        self.generator = torch.Generator().manual_seed(self.shape.numel())
 
-    def normal(self, dtype: torch.dtype) -> Tensor:
-        return torch.randn(self.numel, generator=self.generator).to(dtype)
-
-    def grid(self) -> Tensor:
-        """An exact state, some of it far from 0."""
-        values = torch.randint(-(2**21), 2**21, (self.numel,), generator=self.generator)
-        return values.to(torch.int32)
-
-    def digits(self, beta: float) -> Tensor:
-        size = (digit_bytes(self.numel, beta),)
-        return torch.randint(0, 256, size, generator=self.generator).to(torch.uint8)
-
-
-# ---- half steps ------------------------------------------------------------------------------
-
-
-def _half_step(random: _Random) -> Iterator[Named]:
-    for state, f in _float_pairs():
-        for beta in BETAS:
-            yield {"state": random.normal(state), "f": random.normal(f), "beta": beta} | {
-                "cast": random.normal(f)
-            }
-
-
-def _channel_step(random: _Random) -> Iterator[Named]:
-    """One beta for all, one for every row, one for every place in a row."""
-    rows, columns = 17, 59
-    for state, f in _float_pairs():
-        for shape in ((1,), (rows, 1), (columns,)):
-            beta = torch.rand(shape, generator=random.generator, dtype=torch.float64) * 0.9
-            arguments = {"state": random.normal(state), "f": random.normal(f)}
-            arguments |= {"beta": beta.to(F64 if state == F64 else F32), "cast": random.normal(f)}
-            yield {
-                name: t if name == "beta" else t.view(rows, columns)
-                for name, t in arguments.items()
-            }
-
-
-def _float_pairs() -> list[tuple[torch.dtype, torch.dtype]]:
-    return [(state, f) for state, fs in F_DTYPES.items() for f in fs]
-
-
-def _exact(random: _Random, lead: str) -> Iterator[Named]:
-    for f in EXACT_F_DTYPES:
-        for n, beta in enumerate(BETAS):
-            arguments = {lead: random.grid(), "digits": random.digits(beta)}
-            arguments |= {"f": random.normal(f), "beta": beta, "frac_bits": FRAC_BITS, "tie": n % 2}
-            yield arguments | {"cast": random.normal(f)}
-
-
-def _update_exact(random: _Random) -> Iterator[Named]:
-    for arguments in _exact(random, "state"):
-        flag = torch.zeros(1, dtype=torch.int32)
-        state, digits = arguments.pop("state"), arguments.pop("digits")
-        yield {"state": state, "digits": digits, "flag": flag} | arguments
-
-
-# ---- the adjoint and the passes --------------------------------------------------------------
-
-
-def _adjoint(random: _Random) -> Iterator[Named]:
-    for grad, seed in ((grad, s) for grad, seeds in ADJOINT_DTYPES.items() for s in seeds):
-        for vjp in dict.fromkeys((seed, grad)):
-            arguments = {"grad": random.normal(grad), "vjp": random.normal(vjp)}
-            yield arguments | {"scale": 0.2688, "beta": 0.7312, "seed": random.normal(seed)}
-
-
-def _pass(random: _Random, carry: str, exact: bool) -> Iterator[Named]:
-    lead = "z" if carry == "y" else "y"
-    half_steps = _exact(random, lead) if exact else _half_step(random)
-    for arguments in half_steps:
-        state = arguments.pop(lead if exact else "state")
-        half_step = {lead: state, **arguments}
-        cast, f = half_step.pop("cast"), half_step["f"].dtype
-        for wide in (False, True):
-            grad = F64 if f == F64 else F32
-            vjp = random.normal(grad if wide else f)
-            seed = {"seed": random.normal(f)}
-            step = {n: v.clone() if isinstance(v, Tensor) else v for n, v in half_step.items()}
-            if carry == "y":
-                yield {**step, "grad_y": random.normal(grad), "vjp": vjp, **seed, "cast": cast}
-            elif carry == "z":
-                step |= {"grad_z": random.normal(grad), "vjp": vjp, "next_beta": 0.31}
-                yield {**step, **seed, "cast": cast}
-            else:
-                grads = {"grad_z": random.normal(grad), "grad_y": random.normal(grad)}
-                yield {**step, **grads, "vjp": vjp}
-
-
-# ---- conversions and the residual ------------------------------------------------------------
-
-
-def _quantize(random: _Random) -> Iterator[Named]:
-    for x in EXACT_F_DTYPES:
-        flag = torch.zeros(1, dtype=torch.int32)
-        yield {"x": random.normal(x), "frac_bits": FRAC_BITS, "flag": flag}
-
-
-def _dequantize(random: _Random) -> Iterator[Named]:
-    for dtype in F_DTYPES:
-        yield {"state": random.grid(), "frac_bits": FRAC_BITS, "dtype": dtype}
-
-
-def _residual(random: _Random) -> Iterator[Named]:
-    for z, f in _float_pairs():
-        yield {"z": random.normal(z), "f": random.normal(f)}
-
-
-_MAKERS = {
-    "update_": _half_step,
-    "invert_": _half_step,
-    "adjoint_": _adjoint,
-    "update_exact_": _update_exact,
-    "invert_exact_": lambda random: _exact(random, "state"),
-    "invert_z_adjoint_y_": lambda random: _pass(random, "y", exact=False),
-    "invert_y_adjoint_z_": lambda random: _pass(random, "z", exact=False),
-    "invert_y_adjoint_z0_": lambda random: _pass(random, "z0", exact=False),
-    "invert_z_adjoint_y_exact_": lambda random: _pass(random, "y", exact=True),
-    "invert_y_adjoint_z_exact_": lambda random: _pass(random, "z", exact=True),
-    "invert_y_adjoint_z0_exact_": lambda random: _pass(random, "z0", exact=True),
-    "quantize": _quantize,
-    "dequantize": _dequantize,
-    "residual": _residual,
-}
+    def tensor(self, role: str, dtype: torch.dtype | None, numbers: Named) -> Tensor:
+        """A tensor of that role beside those numbers."""
+        if role == FLAG:
+            return torch.zeros(1, dtype=torch.int32)
+        if role == BETAS:
+            betas = torch.rand(numbers["shape"], generator=self.generator, dtype=torch.float64)
+            return (betas * 0.9).to(dtype)
+        if role == DIGITS:
+            size = (digit_bytes(self.shape.numel(), numbers["beta"]),)
+            return torch.randint(0, 256, size, generator=self.generator).to(dtype)
+        if dtype == torch.int32:  # an exact state, some of it far from 0
+            values = torch.randint(-(2**21), 2**21, self.shape, generator=self.generator)
+            return values.to(dtype)
+        return torch.randn(self.shape, generator=self.generator).to(dtype)

@@ -1,4 +1,4 @@
-"""The definition of the exact ops, in plain PyTorch: what ``reference.py`` says of an exact state.
+"""The half steps on an exact state: ``update_exact_`` and ``invert_exact_``.
 
 The form is this project's own: a state in fixed point, and digits for what its steps round off.
 """
@@ -8,20 +8,41 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..exact_numbers import (
-    BLOCK_LANES,
-    FIXED_MAX,
-    FIXED_MIN,
-    ONE,
-    RANGE,
-    Contraction,
-    contraction,
+from ..core.checks import (
+    EXACT_F_DTYPES,
+    Memory,
+    check_beta,
+    check_cast,
+    check_dense,
+    check_device,
+    check_digits,
+    check_dtype,
+    check_flag,
+    check_integers,
+    check_shape,
+    check_tensors,
+    given,
 )
+from ..core.lists import Leaves
+from ..core.memory import memory_order
+from ..core.op import Op
+from ..core.roles import (
+    CAST,
+    DENSE,
+    DIGITS,
+    EXACT_CASES,
+    EXACT_NUMBERS,
+    FLAG_,
+    FREE,
+    Argument,
+)
+from ..exact_numbers import BLOCK_LANES, ONE, RANGE, Contraction, contraction
+from .conversion import from_fixed, to_fixed
 
-# ---- the half steps --------------------------------------------------------------------------
+# ---- the definition --------------------------------------------------------------------------
 
 
-def update_exact_(
+def define_update_exact(
     state: Tensor,
     digits: Tensor,
     flag: Tensor,
@@ -34,7 +55,7 @@ def update_exact_(
 ) -> None:
     """The point of the grid nearest to the update; what the rounding loses goes to `digits`."""
     c = contraction(beta)
-    fixed, outside = _to_fixed(f, frac_bits)
+    fixed, outside = to_fixed(f, frac_bits)
     d = _int32(c.sign * _int32(state.long() - fixed))
     e = (2**ONE * d + c.q // 2 + tie - 1) // c.q
     new = _int32(fixed + e)
@@ -43,10 +64,10 @@ def update_exact_(
     flag.bitwise_or_(outside.any().to(torch.int32))
     state.copy_(new)
     if cast is not None:
-        cast.copy_(_from_fixed(state, frac_bits))
+        cast.copy_(from_fixed(state, frac_bits))
 
 
-def invert_exact_(
+def define_invert_exact(
     state: Tensor,
     digits: Tensor,
     f: Tensor,
@@ -58,12 +79,12 @@ def invert_exact_(
 ) -> None:
     """The state before the update that wrote `digits`."""
     c = contraction(beta)
-    fixed, _ = _to_fixed(f, frac_bits)
+    fixed, _ = to_fixed(f, frac_bits)
     e = _int32(state.long() - fixed)
     d = _int32(_preimage(e, c, tie) + _unpack(digits, c, state))
     state.copy_(_int32(fixed + c.sign * d))
     if cast is not None:
-        cast.copy_(_from_fixed(state, frac_bits))
+        cast.copy_(from_fixed(state, frac_bits))
 
 
 def _preimage(e: Tensor, c: Contraction, tie: int) -> Tensor:
@@ -74,43 +95,6 @@ def _preimage(e: Tensor, c: Contraction, tie: int) -> Tensor:
 def _int32(x: Tensor) -> Tensor:
     """`x` modulo 2**32, as int64 within the range of int32."""
     return x.to(torch.int32).long()
-
-
-# ---- fixed point -----------------------------------------------------------------------------
-
-
-def quantize(x: Tensor, frac_bits: int, *, flag: Tensor | None = None) -> Tensor:
-    """`x` on the grid of 2**-frac_bits, as int32."""
-    state = torch.empty_like(x, dtype=torch.int32)
-    quantize_to(x, frac_bits, state, flag=flag)
-    return state
-
-
-def quantize_to(x: Tensor, frac_bits: int, out: Tensor, *, flag: Tensor | None = None) -> None:
-    """The same with a place for the result, which lists are given."""
-    fixed, outside = _to_fixed(x, frac_bits)
-    if flag is not None:
-        flag.bitwise_or_(outside.any().to(torch.int32))
-    out.copy_(fixed)
-
-
-def dequantize(state: Tensor, frac_bits: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """The numbers that `state` stands for; exact in float64, else rounded by way of float32."""
-    if dtype == torch.float64:
-        return state.to(dtype) * 2.0**-frac_bits
-    return _from_fixed(state, frac_bits).to(dtype)
-
-
-def _to_fixed(f: Tensor, frac_bits: int) -> tuple[Tensor, Tensor]:
-    """f 2**k rounded to nearest even (as int64), and where it left the range or is NaN."""
-    v = f.to(torch.float32) * 2.0**frac_bits
-    outside = ~(v.abs() < RANGE)
-    v = torch.where(v.isnan(), 0.0, v).clamp(FIXED_MIN, FIXED_MAX)
-    return v.round().long(), outside
-
-
-def _from_fixed(state: Tensor, frac_bits: int) -> Tensor:
-    return state.to(torch.float32) * 2.0**-frac_bits
 
 
 # ---- digits ----------------------------------------------------------------------------------
@@ -140,6 +124,156 @@ def _weights(c: Contraction, device: torch.device) -> Tensor:
     return (c.base**places).view(1, -1, 1)
 
 
-def memory_order(t: Tensor) -> Tensor:
-    """A one-dimensional view of a dense tensor, in the order of its memory."""
-    return t.as_strided((t.numel(),), (1,))
+# ---- what is asked of the arguments ----------------------------------------------------------
+
+
+def check_update_exact(
+    op: str,
+    state: Tensor,
+    digits: Tensor,
+    flag: Tensor,
+    f: Tensor,
+    beta: float,
+    frac_bits: int,
+    tie: int,
+    *,
+    cast: Tensor | None = None,
+) -> Memory:
+    """Check the arguments of update_exact_."""
+    check_tensors(op, flag=flag)
+    return check_exact_step(op, "state", state, digits, flag, f, beta, frac_bits, tie, cast)
+
+
+def check_invert_exact(
+    op: str,
+    state: Tensor,
+    digits: Tensor,
+    f: Tensor,
+    beta: float,
+    frac_bits: int,
+    tie: int,
+    *,
+    cast: Tensor | None = None,
+) -> Memory:
+    """Check the arguments of invert_exact_, which raises no flag and only reads the digits."""
+    return check_exact_step(op, "state", state, digits, None, f, beta, frac_bits, tie, cast)
+
+
+def check_exact_step(
+    op: str,
+    lead: str,
+    state: Tensor,
+    digits: Tensor,
+    flag: Tensor | None,
+    f: Tensor,
+    beta: float,
+    frac_bits: int,
+    tie: int,
+    cast: Tensor | None,
+) -> Memory:
+    """Check a half step on an exact state, which the op calls `lead`; what may not overlap."""
+    check_tensors(op, **{lead: state}, digits=digits, f=f, **given(flag=flag, cast=cast))
+    check_beta(op, "beta", beta, exact=True)
+    check_integers(op, frac_bits, tie)
+    check_dtype(op, lead, state, (torch.int32,))
+    check_dtype(op, "f", f, EXACT_F_DTYPES, " for an exact state")
+    check_device(op, "f", f, state, lead)
+    check_shape(op, "f", f, state, lead)
+    check_dense(op, lead, state)
+    check_digits(op, digits, state, lead, beta)
+    if flag is not None:
+        check_flag(op, flag, state, lead)
+    if cast is not None:
+        check_cast(op, cast, state, f, lead)
+    return [(lead, state), ("f", f), ("digits", digits), ("flag", flag), ("cast", cast)]
+
+
+# ---- the ops ---------------------------------------------------------------------------------
+
+_I32, _U8 = torch.int32, torch.uint8
+_STATE, _F = Argument("state", DENSE, written=True), Argument("f", FREE)
+
+_update = Op(
+    "update_exact_",
+    (_STATE, Argument("digits", DIGITS, written=True), FLAG_, _F, *EXACT_NUMBERS, CAST),
+    define_update_exact,
+    check_update_exact,
+    instead="torch.lerp(state, f, beta)",
+    dtypes=[(_I32, _U8, _I32, f, cast) for f, cast in EXACT_CASES],
+    equation="d = s (state - F); e = floor((2^30 d + q/2 + tie - 1) / q); "
+    "state <- F + e; digit <- d - first(e)",
+    kernels=("exact_kernel",),
+)
+_invert = Op(
+    "invert_exact_",
+    (_STATE, Argument("digits", DIGITS), _F, *EXACT_NUMBERS, CAST),
+    define_invert_exact,
+    check_invert_exact,
+    instead="(state - beta * f) / (1 - beta)",
+    dtypes=[(_I32, _U8, f, cast) for f, cast in EXACT_CASES],
+    equation="d = first(state - F) + digit; state <- F + s d",
+    kernels=("exact_kernel",),
+)
+
+# ---- the public functions --------------------------------------------------------------------
+
+
+def update_exact_(
+    state: Leaves,
+    digits: Leaves,
+    flag: Tensor,
+    f: Leaves,
+    beta: float,
+    frac_bits: int,
+    tie: int,
+    *,
+    cast: Leaves | None = None,
+) -> Leaves:
+    """One half step forward on a fixed-point state that ``invert_exact_`` takes back bit for bit.
+
+    The new state is the grid point nearest to (1 - beta) state + beta f, with beta replaced by
+    ``effective_beta(beta)``. What a contraction on a grid destroys, log2(1 / abs(1 - beta)) bits
+    per element, is kept in `digits`.
+
+    Args:
+        state: int32, standing for state / 2**frac_bits (see ``quantize``). Dense. Overwritten.
+        digits: uint8, contiguous, one dimension, at least ``digit_bytes(state.numel(), beta)``
+            elements, of which just that many are written. One per half step.
+        flag: int32, one element, one for all leaves. Becomes flag | 1 if a value of f or of the new
+            state leaves `(-2**30 + 256, 2**30 - 256) / 2**frac_bits` or is NaN. Read it after a
+            solve: such a state is wrong as a number (f saturates, the state wraps), though it still
+            inverts.
+        f: float32, bfloat16 or float16, of the state's shape.
+        beta: in (0, 2), with abs(1 - beta) >= 1/256.
+        frac_bits: 0 to 30, the same in a whole solve.
+        tie: 0 or 1: which way a point in the middle rounds. Alternate it (n % 2 for y and
+            (n + 1) % 2 for z in step n), and give the inverse the same.
+        cast: as in ``update_``: the new state as float32, rounded to its dtype.
+
+    Returns:
+        `state`.
+
+    Memory: 8 + sizeof(f) + sizeof(cast) bytes per element and one digit: 1/8 byte at beta 0.5, 1/3
+    at 0.8, at most 1. Errors as for ``update_``.
+    """
+    _update((state, digits, flag, f, beta, frac_bits, tie), cast)
+    return state
+
+
+def invert_exact_(
+    state: Leaves,
+    digits: Leaves,
+    f: Leaves,
+    beta: float,
+    frac_bits: int,
+    tie: int,
+    *,
+    cast: Leaves | None = None,
+) -> Leaves:
+    """The inverse of ``update_exact_``, bit for bit, given the same f, beta, frac_bits and tie.
+
+    It holds for all values, also where the update raised its flag. `digits` is read only.
+    Arguments, memory and errors are those of ``update_exact_``.
+    """
+    _invert((state, digits, f, beta, frac_bits, tie), cast)
+    return state

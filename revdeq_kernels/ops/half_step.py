@@ -1,33 +1,180 @@
-"""The public functions of the op layer: half steps, conversions, the residual.
-
-Each stands for ``torch.ops.revdeq.<name>`` (schema in ``csrc/ops.h``), or for the same op of a
-Python backend where one was chosen (``core/backends.py``). What autograd, fake tensors and
-torch.compile need beside the kernels is in ``core/op.py`` and ``core/registration.py``. The
-backward pass has its ops in ``passes.py``.
-
-A state of several leaves is given as a list of tensors, and so is every tensor that belongs to a
-leaf: one launch (on a GPU one for every 16 leaves of the same dtypes) then serves all of them. The
-lists are as long as the first, the leaves of any shapes and dtypes, on one device.
-"""
+"""The half steps on a float state: ``update_`` and ``invert_``."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypeVar, overload
-
 import torch
 from torch import Tensor
-from torch.compiler import is_compiling
 
-from ..core.registration import OPS
+from ..core.checks import (
+    F32,
+    F64,
+    F_DTYPES,
+    Memory,
+    check_beta,
+    check_cast,
+    check_dense,
+    check_device,
+    check_dtype,
+    check_shape,
+    check_tensors,
+    given,
+    refuse,
+)
+from ..core.lists import Leaves
+from ..core.op import Op
+from ..core.roles import BETA, BETAS, CAST, DENSE, FLOAT_CASES, FREE, Argument
 
-Leaves = TypeVar("Leaves", Tensor, Sequence[Tensor])
-"""A tensor, or a list with one for each leaf of the state."""
+# ---- the definition --------------------------------------------------------------------------
+# The equations of arXiv 2509.12917.
 
-_update, _invert = OPS["update_"], OPS["invert_"]
-_update_exact, _invert_exact = OPS["update_exact_"], OPS["invert_exact_"]
-_quantize, _dequantize = OPS["quantize"], OPS["dequantize"]
-_residual = OPS["residual"]
+
+def define_update(
+    state: Tensor, f: Tensor, beta: float | Tensor, *, cast: Tensor | None = None
+) -> None:
+    """state <- (1 - beta) state + beta f, in float32 (float64 for a float64 state)."""
+    _write(state, updated(state, f, beta), cast)
+
+
+def updated(state: Tensor, f: Tensor, beta: float | Tensor) -> Tensor:
+    """What ``update_`` writes, before it is rounded to the state's dtype. Differentiable."""
+    keep, beta_, y, f = _operands(state, f, beta)
+    return keep * y + beta_ * f
+
+
+def define_invert(
+    state: Tensor, f: Tensor, beta: float | Tensor, *, cast: Tensor | None = None
+) -> None:
+    """state <- (state - beta f) / (1 - beta)."""
+    _write(state, inverted(state, f, beta), cast)
+
+
+def inverted(state: Tensor, f: Tensor, beta: float | Tensor) -> Tensor:
+    """What ``invert_`` writes, before it is rounded to the state's dtype. Differentiable."""
+    keep, beta_, y, f = _operands(state, f, beta)
+    return (y - beta_ * f) / keep
+
+
+def _operands(
+    state: Tensor, f: Tensor, beta: float | Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    compute = torch.float64 if state.dtype == torch.float64 else torch.float32
+    if isinstance(beta, Tensor):
+        beta = beta.reshape(()) if beta.numel() == 1 else beta
+        return 1.0 - beta, beta, state.to(compute), f.to(compute)
+    # Tensors, not Python numbers: torch divides by a number on a GPU by way of its reciprocal.
+    keep, beta_ = (torch.tensor(x, dtype=compute, device=state.device) for x in (1.0 - beta, beta))
+    return keep, beta_, state.to(compute), f.to(compute)
+
+
+def _write(state: Tensor, new: Tensor, cast: Tensor | None) -> None:
+    state.copy_(new)
+    if cast is not None:
+        cast.copy_(state)
+
+
+# ---- what is asked of the arguments ----------------------------------------------------------
+
+
+def check_half_step(
+    op: str, state: Tensor, f: Tensor, beta: float, *, cast: Tensor | None = None
+) -> Memory:
+    """Check the arguments of update_ and invert_."""
+    return check_float_step(op, "state", state, f, beta, cast)
+
+
+def check_float_step(
+    op: str, lead: str, state: Tensor, f: Tensor, beta: float | None, cast: Tensor | None
+) -> Memory:
+    """Check a half step on a float state, which the op calls `lead`; what may not overlap."""
+    check_tensors(op, **{lead: state}, f=f, **given(cast=cast))
+    if beta is not None:
+        check_beta(op, "beta", beta, exact=False)
+    check_float_pair(op, lead, state, f)
+    check_dense(op, lead, state)
+    if cast is not None:
+        check_cast(op, cast, state, f, lead)
+    return [(lead, state), ("f", f), ("cast", cast)]
+
+
+def check_float_pair(op: str, lead: str, state: Tensor, f: Tensor) -> None:
+    """Check that f fits to the state: dtypes, device and shape."""
+    check_dtype(op, lead, state, tuple(F_DTYPES))
+    check_dtype(op, "f", f, F_DTYPES[state.dtype], f" for a state of {state.dtype}")
+    check_device(op, "f", f, state, lead)
+    check_shape(op, "f", f, state, lead)
+
+
+def check_channel_step(
+    op: str, state: Tensor, f: Tensor, beta: Tensor, *, cast: Tensor | None = None
+) -> Memory:
+    """Check the arguments of update_ and invert_ where beta is a tensor."""
+    check_tensors(op, beta=beta)
+    memory = check_float_step(op, "state", state, f, None, cast)
+    real = F64 if state.dtype == F64 else F32
+    check_dtype(op, "beta", beta, (real,), f" for a state of {state.dtype}")
+    check_device(op, "beta", beta, state, "state")
+    if channel_dimension(state, beta) is None:
+        expected = "one element, or one for each place along one dimension of state"
+        got = f"shape {list(beta.shape)} for a state of shape {list(state.shape)}"
+        remedy = "give it 1 in the other dimensions, such as beta.view(-1, 1, 1)"
+        refuse(ValueError, op, "beta", expected, got, remedy)
+    return [*memory, ("beta", beta)]
+
+
+def channel_dimension(state: Tensor, beta: Tensor) -> int | None:
+    """The dimension of `state` along which `beta` varies; -1 for none, None if it does not fit."""
+    if beta.numel() == 1:
+        return -1
+    if beta.dim() > state.dim() or beta.numel() == 0:
+        return None
+    found = -1
+    for dimension, size in enumerate(beta.shape, state.dim() - beta.dim()):
+        if size == 1:
+            continue
+        if size != state.shape[dimension] or found >= 0:
+            return None
+        found = dimension
+    return found
+
+
+# ---- the ops ---------------------------------------------------------------------------------
+
+_STATE, _F = Argument("state", DENSE, written=True), Argument("f", FREE)
+_STEP = (_STATE, _F, Argument("beta", BETA), CAST)
+_CHANNEL_STEP = (_STATE, _F, Argument("beta", BETAS), CAST)
+_CHANNEL_CASES = [(s, f, F64 if s == F64 else F32, cast) for s, f, cast in FLOAT_CASES]
+
+_update = Op(
+    "update_",
+    _STEP,
+    define_update,
+    check_half_step,
+    instead="torch.lerp(state, f, beta)",
+    dtypes=FLOAT_CASES,
+    equation="state <- (1 - beta) state + beta f",
+    kernels=("half_step_kernel", "channel_step_kernel"),
+)
+_invert = Op(
+    "invert_",
+    _STEP,
+    define_invert,
+    check_half_step,
+    instead="(state - beta * f) / (1 - beta)",
+    dtypes=FLOAT_CASES,
+    equation="state <- (state - beta f) / (1 - beta)",
+    kernels=("half_step_kernel", "channel_step_kernel"),
+)
+for _op in (_update, _invert):
+    _op.channels = Op(
+        f"{_op.name}.channels",
+        _CHANNEL_STEP,
+        _op.define,
+        check_channel_step,
+        instead=_op.instead,
+        dtypes=_CHANNEL_CASES,
+    )
+
+# ---- the public functions --------------------------------------------------------------------
 
 
 def update_(
@@ -66,7 +213,7 @@ def update_(
 
     Source: arXiv 2509.12917, the reversible solver's forward step.
     """
-    _update((state,), (f,), (state, f, beta), cast)
+    _update((state, f, beta), cast)
     return state
 
 
@@ -81,130 +228,5 @@ def invert_(
 
     Source: arXiv 2509.12917, the reversible solver's backward step.
     """
-    _invert((state,), (f,), (state, f, beta), cast)
+    _invert((state, f, beta), cast)
     return state
-
-
-def update_exact_(
-    state: Leaves,
-    digits: Leaves,
-    flag: Tensor,
-    f: Leaves,
-    beta: float,
-    frac_bits: int,
-    tie: int,
-    *,
-    cast: Leaves | None = None,
-) -> Leaves:
-    """One half step forward on a fixed-point state that ``invert_exact_`` takes back bit for bit.
-
-    The new state is the grid point nearest to (1 - beta) state + beta f, with beta replaced by
-    ``effective_beta(beta)``. What a contraction on a grid destroys, log2(1 / abs(1 - beta)) bits
-    per element, is kept in `digits`.
-
-    Args:
-        state: int32, standing for state / 2**frac_bits (see ``quantize``). Dense. Overwritten.
-        digits: uint8, contiguous, one dimension, at least ``digit_bytes(state.numel(), beta)``
-            elements, of which just that many are written. One per half step.
-        flag: int32, one element, one for all leaves. Becomes flag | 1 if a value of f or of the new
-            state leaves `(-2**30 + 256, 2**30 - 256) / 2**frac_bits` or is NaN. Read it after a
-            solve: such a state is wrong as a number (f saturates, the state wraps), though it still
-            inverts.
-        f: float32, bfloat16 or float16, of the state's shape.
-        beta: in (0, 2), with abs(1 - beta) >= 1/256.
-        frac_bits: 0 to 30, the same in a whole solve.
-        tie: 0 or 1: which way a point in the middle rounds. Alternate it (n % 2 for y and
-            (n + 1) % 2 for z in step n), and give the inverse the same.
-        cast: as in ``update_``: the new state as float32, rounded to its dtype.
-
-    Returns:
-        `state`.
-
-    Memory: 8 + sizeof(f) + sizeof(cast) bytes per element and one digit: 1/8 byte at beta 0.5, 1/3
-    at 0.8, at most 1. Errors as for ``update_``.
-    """
-    args = (state, digits, flag, f, beta, frac_bits, tie)
-    _update_exact((state, digits, flag), (f,), args, cast)
-    return state
-
-
-def invert_exact_(
-    state: Leaves,
-    digits: Leaves,
-    f: Leaves,
-    beta: float,
-    frac_bits: int,
-    tie: int,
-    *,
-    cast: Leaves | None = None,
-) -> Leaves:
-    """The inverse of ``update_exact_``, bit for bit, given the same f, beta, frac_bits and tie.
-
-    It holds for all values, also where the update raised its flag. `digits` is read only.
-    Arguments, memory and errors are those of ``update_exact_``.
-    """
-    args = (state, digits, f, beta, frac_bits, tie)
-    _invert_exact((state,), (digits, f), args, cast)
-    return state
-
-
-@overload
-def quantize(x: Tensor, frac_bits: int, *, flag: Tensor | None = None) -> Tensor: ...
-@overload
-def quantize(
-    x: Sequence[Tensor], frac_bits: int, *, flag: Tensor | None = None
-) -> list[Tensor]: ...
-def quantize(
-    x: Tensor | Sequence[Tensor], frac_bits: int, *, flag: Tensor | None = None
-) -> Tensor | list[Tensor]:
-    """A fixed-point state: x 2**frac_bits, rounded to nearest even, as int32.
-
-    Args:
-        x: float32, bfloat16 or float16, any shape and strides.
-        frac_bits: 0 to 30.
-        flag: as in ``update_exact_``, for the values of x.
-
-    Returns:
-        int32, of x's shape and order of dimensions. NaN gives 0, values out of range saturate.
-
-    Memory: 4 + sizeof(x) bytes per element. Errors as for ``update_``.
-    """
-    if isinstance(x, (list, tuple)):
-        out = [torch.empty_like(t, dtype=torch.int32) for t in x if isinstance(t, Tensor)]
-        OPS["quantize.list"]((out,), (x,), (x, frac_bits, out), flag)
-        return out
-    if flag is None and isinstance(x, Tensor) and is_compiling():
-        # Inductor (torch 2.13) cannot take an op that returns a tensor and writes nothing but an
-        # optional argument which is absent.
-        flag = torch.zeros(1, dtype=torch.int32, device=x.device)
-    return _quantize((), (x,), (x, frac_bits), flag)
-
-
-def dequantize(state: Leaves, frac_bits: int, dtype: torch.dtype = torch.float32) -> Leaves:
-    """The numbers that a fixed-point state stands for: state / 2**frac_bits.
-
-    Exact in float64, rounded to nearest even in float32; bfloat16 and float16 are rounded from
-    float32, as `cast` is. Memory: 4 + sizeof(dtype) bytes per element. Errors as for ``update_``.
-    """
-    return _dequantize((), (state,), (state, frac_bits, dtype))
-
-
-def residual(z: Tensor | Sequence[Tensor], f: Tensor | Sequence[Tensor]) -> Tensor:
-    """The norms that a stopping test compares: of z - f and of f, over all elements.
-
-    Args:
-        z: what f read, as it was given to f. float32, float64, bfloat16 or float16, dense.
-        f: what f returned: the same shape, any strides, a dtype that ``update_`` takes with z's.
-
-    Returns:
-        float64, ``[norm(z - f), norm(f)]``, on z's device: nothing waits for it. For lists one row
-        for each leaf.
-
-    Everything is computed in float64, in an order that follows from the number of elements alone:
-    the same bits on every backend and number of threads. Overflow gives inf, NaN gives NaN.
-
-    Memory: sizeof(z) + sizeof(f) bytes per element. Errors as for ``update_``.
-
-    Source: arXiv 2509.12917, the stopping criterion of its solver.
-    """
-    return _residual((), (z, f), (z, f))

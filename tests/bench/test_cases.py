@@ -12,7 +12,7 @@ from bench.core import gate, harness, labels
 from bench.core.case import Call, Case, Plan, Provider, Tensors
 from bench.ops import lists, residual
 from bench.ops import run as ops
-from revdeq_kernels.core.registration import OPS
+from revdeq_kernels.core.op import OPS
 
 TINY = Plan(
     device=torch.device("cpu"),

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from revdeq_kernels.ops.cell.reference import EPSILON
+from revdeq_kernels.dtypes import EPSILON
 from tests.cell.linear_cells import ACTS, Cell, Outcome, stored
 from tests.tolerances import BETA_ERROR, grid_error, invert_error, unit_roundoff
 

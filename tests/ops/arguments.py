@@ -6,6 +6,7 @@ then lists, or a tensor of betas.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -15,8 +16,9 @@ import torch
 from torch import Tensor
 
 import revdeq_kernels as rk
-from revdeq_kernels.core.lists import SHARED
-from tests.conftest import EXACT_F, FLOAT_PAIRS, random_state
+from revdeq_kernels.core import roles
+from revdeq_kernels.core.op import OPS as KNOWN
+from tests.conftest import random_state
 
 FLOAT_OPS = ("update_", "invert_")
 EXACT_OPS = ("update_exact_", "invert_exact_")
@@ -24,7 +26,7 @@ STEPS = FLOAT_OPS + EXACT_OPS
 FLOAT_PASSES = ("invert_z_adjoint_y_", "invert_y_adjoint_z_", "invert_y_adjoint_z0_")
 EXACT_PASSES = tuple(op.removesuffix("_") + "_exact_" for op in FLOAT_PASSES)
 PASSES = FLOAT_PASSES + EXACT_PASSES
-OPS = (*STEPS, "adjoint_", *PASSES, "quantize", "dequantize", "residual")
+OPS = tuple(op for op in KNOWN if "." not in op)
 LISTS = tuple(f"{op}.list" for op in OPS)
 CHANNELS = tuple(f"{op}.channels" for op in FLOAT_OPS)
 OVERLOADS = OPS + LISTS + CHANNELS
@@ -59,21 +61,8 @@ def owner_of(op: str, name: str) -> str:
     return lead_of(op)
 
 
-WRITTEN: dict[str, set[str]] = {
-    "update_": {"state", "cast"},
-    "invert_": {"state", "cast"},
-    "adjoint_": {"grad", "seed"},
-    "update_exact_": {"state", "digits", "flag", "cast"},
-    "invert_exact_": {"state", "cast"},
-    "quantize": {"flag"},
-    "dequantize": set(),
-    "residual": set(),
-}
-for _op in PASSES:
-    WRITTEN[_op] = {state_of(_op), grad_of(_op)} | ({"seed", "cast"} if "z0" not in _op else set())
-for _op in OVERLOADS:
-    WRITTEN[_op] = WRITTEN[_op.partition(".")[0]] | ({"out"} if _op == "quantize.list" else set())
-"""The arguments that each op writes."""
+WRITTEN = {op: {a.name for a in KNOWN[op].arguments if a.written} for op in OVERLOADS}
+"""The arguments that each op writes; test_registration.py holds them to the schemas."""
 
 
 def good_arguments(op: str, shape: tuple[int, ...] = (5, 7), **options: Any) -> dict[str, Any]:
@@ -81,20 +70,17 @@ def good_arguments(op: str, shape: tuple[int, ...] = (5, 7), **options: Any) -> 
 
     Of a list, three leaves: of the shape, of one element, and of the shape again.
     """
-    name, _, overload = op.partition(".")
-    if overload == "list":
+    if op.endswith(".list"):
         shapes = (shape, (1,), shape)
-        leaves = [arguments_of_leaf(name, s, seed=10 * k, **options) for k, s in enumerate(shapes)]
-        joined = {n: [leaf[n] for leaf in leaves] for n in leaves[0]}
-        if name == "quantize":
-            joined["out"] = [torch.zeros_like(x, dtype=torch.int32) for x in joined["x"]]
-        return {n: v[0] if n in SHARED else v for n, v in joined.items()}
-    arguments = arguments_of_leaf(name, shape, **options)
-    if overload == "channels":
-        real = torch.float64 if arguments["state"].dtype == torch.float64 else torch.float32
-        channels = shape[-1] if shape else 1
-        arguments["beta"] = torch.linspace(0.2, 0.9, channels, dtype=real)
-    return arguments
+        leaves = [arguments_of_leaf(op, s, seed=10 * k, **options) for k, s in enumerate(shapes)]
+        return lists_of(op, leaves)
+    return arguments_of_leaf(op, shape, **options)
+
+
+def lists_of(op: str, leaves: list[dict[str, Any]]) -> dict[str, Any]:
+    """One call for the arguments of several; what lists share is the first one's."""
+    shared = {a.name for a in KNOWN[op].arguments if a.shared}
+    return {n: v if n in shared else [leaf[n] for leaf in leaves] for n, v in leaves[0].items()}
 
 
 def arguments_of_leaf(
@@ -115,42 +101,32 @@ def arguments_of_leaf(
 
     `f` stands for the dtype of quantize's x and of dequantize's result too; `vjp` is f's if None.
     """
-    flag = {"flag": torch.zeros(1, dtype=torch.int32)}
-    if op == "quantize":
-        x = {"x": random_state(shape, f, seed), "frac_bits": frac_bits}
-        return x | (flag if optional else {})
-    if op == "residual":
-        return {"z": random_state(shape, state, seed), "f": random_state(shape, f, seed + 2)}
-    grad = torch.float64 if f == torch.float64 else torch.float32
-    carried: dict[str, Any] = {
-        "grad": random_state(shape, grad, seed + 4),
-        "vjp": random_state(shape, vjp or f, seed + 5),
-        "seed": random_state(shape, f, seed + 3),
-    }
-    if op == "adjoint_":
-        return carried | {"scale": 1 - beta, "beta": beta}
-    integers = random_state(shape, torch.int32, seed)
-    if op == "dequantize":
-        return {"state": integers, "frac_bits": frac_bits, "dtype": f}
-    lead = state_of(op) if op in PASSES else "state"
-    if op in FLOAT_OPS + FLOAT_PASSES:
-        chosen: dict[str, Any] = {lead: random_state(shape, state, seed)}
-    else:
-        generator = torch.Generator().manual_seed(seed + 1)
-        size = (rk.digit_bytes(integers.numel(), beta),)
-        digits = torch.randint(0, 256, size, generator=generator, dtype=torch.uint8)
-        chosen = {lead: integers, "digits": digits, "frac_bits": frac_bits, "tie": tie}
-        chosen |= flag if op == "update_exact_" else {}
-    chosen |= {"f": random_state(shape, f, seed + 2), "beta": beta}
-    if op in PASSES:
-        carried[grad_of(op)] = carried.pop("grad")
-        if "z0" in op:
-            carried["grad_y"] = random_state(shape, grad, seed + 3)
-            del carried["seed"]
-            return chosen | carried
-        chosen |= carried | ({"next_beta": 0.6} if op.startswith("invert_y") else {})
-    given = {"cast": random_state(shape, cast, seed + 6)} if optional and cast else {}
-    return chosen | given
+    arguments = KNOWN[op].arguments
+    exact = not {"digits", "frac_bits"}.isdisjoint(a.name for a in arguments)
+    grad = roles.wide(f)
+    numbers = {"beta": beta, "next_beta": 0.6, "scale": 1 - beta, "dtype": f}
+    numbers |= {"frac_bits": frac_bits, "tie": tie}
+    dtypes = {"x": f, "f": f, "out": torch.int32, "seed": f, "vjp": vjp or f, "cast": cast}
+    dtypes |= dict.fromkeys(("grad", "grad_y", "grad_z"), grad)
+    dtypes |= dict.fromkeys(("state", "z", "y"), torch.int32 if exact else state)
+    good: dict[str, Any] = {}
+    for k, a in enumerate(arguments):
+        if a.optional and (not optional or (a.name == "cast" and cast is None)):
+            continue
+        if not a.is_tensor:
+            good[a.name] = numbers[a.name]
+        elif a.role == roles.FLAG:
+            good[a.name] = torch.zeros(1, dtype=torch.int32)
+        elif a.role == roles.BETAS:
+            channels = shape[-1] if shape else 1
+            good[a.name] = torch.linspace(0.2, 0.9, channels, dtype=roles.wide(state))
+        elif a.role == roles.DIGITS:
+            size = (rk.digit_bytes(math.prod(shape), beta),)
+            generator = torch.Generator().manual_seed(seed + k)
+            good[a.name] = torch.randint(0, 256, size, generator=generator, dtype=torch.uint8)
+        else:
+            good[a.name] = random_state(shape, dtypes[a.name], seed + k)
+    return good
 
 
 def call(op: str, arguments: dict[str, Any], namespace: str | None = None) -> Any:
@@ -270,21 +246,6 @@ class Memory:
     @staticmethod
     def _bytes(t: Tensor) -> Tensor:
         return torch.empty(0, dtype=torch.uint8, device=t.device).set_(t.untyped_storage())
-
-
-def float_cases() -> list[tuple[torch.dtype, torch.dtype, torch.dtype | None]]:
-    """(state, f, cast) for every combination that the float ops take."""
-    return [(s, f, cast) for s, f in FLOAT_PAIRS for cast in casts(f)]
-
-
-def exact_cases() -> list[tuple[torch.dtype, torch.dtype | None]]:
-    """(f, cast) for every combination that the exact ops take."""
-    return [(f, cast) for f in EXACT_F for cast in casts(f)]
-
-
-def casts(f: torch.dtype) -> list[torch.dtype | None]:
-    """The dtypes that `cast` may have beside f; None for no cast."""
-    return list(dict.fromkeys([None, f, torch.float32]))
 
 
 def refusal(op: str, arguments: dict[str, Any], backend: str, kind: type[Exception]) -> str:

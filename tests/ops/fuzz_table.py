@@ -1,16 +1,8 @@
-"""What the arguments of every op are, for fuzzing.py, which draws them, and test_fuzz.py.
+"""Strategies for the numbers of every op, for fuzzing.py, which draws arguments, and test_fuzz.py.
 
-To add an op, add a line to SPECS: the role of each tensor, the dtypes that go together, and the
-numbers. The first tensor, the lead, decides about the shape. For example
-
-    "residual": Spec({"z": FREE, "f": FREE}, [(F32, BF16), (F32, F32)]),
-
-To add an argument, add it to that line. Another form of an op says whose it is: `op="update_"`. A
-number that is a tensor has the role SCALAR. With `lists=True` each tensor is a list of one to three
-tensors; the forms for lists follow from the forms for tensors.
-
-Beside SPECS, an op needs its lines in arguments.OPS and WRITTEN, and its meaning in real arithmetic
-may be added to real_arithmetic.CHECKS.
+What the arguments of an op are, the op says itself (``core/roles.py``). With "list" each tensor is
+a list of one to three tensors. The meaning of an op in real arithmetic may be added to
+real_arithmetic.CHECKS.
 """
 
 from __future__ import annotations
@@ -18,7 +10,7 @@ from __future__ import annotations
 import decimal
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -26,8 +18,9 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
-from tests.conftest import BETAS, EXACT_F, FLOAT_PAIRS
-from tests.ops.arguments import exact_cases, float_cases
+from revdeq_kernels.core import roles
+from revdeq_kernels.core.op import OPS, Op
+from tests.conftest import BETAS
 
 F64, F32, BF16, F16 = torch.float64, torch.float32, torch.bfloat16, torch.float16
 I32, U8 = torch.int32, torch.uint8
@@ -37,13 +30,6 @@ ALL_DTYPES = sorted(
     {d for d in vars(torch).values() if isinstance(d, torch.dtype) and ".q" not in str(d)},
     key=str,
 )
-
-DENSE = "of the lead's shape, without gaps, in any order of dimensions"
-LIKE = "of the lead's shape and strides"
-FREE = "of the lead's shape, any strides"
-DIGITS = "bytes, one digit for each element of the lead"
-ONE = "one element"
-SCALAR = "a number from 0.05 to 0.95, one for all tensors of a list"
 
 
 @dataclass(frozen=True)
@@ -61,9 +47,9 @@ class Spec:
 
     tensors: dict[str, str]
     dtypes: Sequence[tuple[torch.dtype | None, ...]]
-    numbers: dict[str, Number] = field(default_factory=dict)
-    op: str = ""  # where the name of the entry is another
-    lists: bool = False
+    numbers: dict[str, Number]
+    op: str
+    lists: bool
 
     @property
     def lead(self) -> str:
@@ -121,91 +107,23 @@ def beta(smallest: float, nearest: float) -> Number:
 
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
-BETA, EXACT_BETA = beta(1e-300, 1e-9), beta(2.0**-28, 1 / 256)
-FACTOR = Number(float, st.one_of(st.floats(-2, 2), FINITE), ANY_FLOAT)
-BITS = Number(int, st.integers(0, 30), ANY_INTEGER)
-TIE = Number(int, st.integers(0, 1), ANY_INTEGER)
-TYPE = Number(torch.dtype, st.sampled_from([F32, F64, BF16, F16]), ANY_TYPE)
-
-# ---- the table -------------------------------------------------------------------------------
-
-STEP = Spec({"state": DENSE, "f": FREE, "cast": LIKE}, float_cases(), {"beta": BETA})
-EXACT = {"beta": EXACT_BETA, "frac_bits": BITS, "tie": TIE}
-ADJOINT = [(F64, F64, F64), (F32, F32, F32)]
-ADJOINT += [(F32, vjp, seed) for seed in (BF16, F16) for vjp in (seed, F32)]
-
-
-def wide(f: torch.dtype) -> torch.dtype:
-    """The dtype of the gradients of such an f."""
-    return F64 if f == F64 else F32
-
-
-def vjps(f: torch.dtype) -> list[torch.dtype]:
-    """The dtypes that a product with f's Jacobian can have."""
-    return list(dict.fromkeys((f, wide(f))))
-
-
-def carry(lead: str, grad: str, exact: bool, numbers: dict[str, Number]) -> Spec:
-    """A pass with a seed and a cast."""
-    digits = {"digits": DIGITS} if exact else {}
-    tensors = {lead: DENSE, **digits, "f": FREE, grad: DENSE, "vjp": FREE, "seed": LIKE}
-    cases = [(I32, U8, f, cast) for f, cast in exact_cases()] if exact else float_cases()
-    dtypes = [
-        (*first, f, wide(f), vjp, f, cast)
-        for *first, f, cast in cases
-        if f is not None
-        for vjp in vjps(f)
-    ]
-    return Spec(tensors | {"cast": LIKE}, dtypes, numbers)
-
-
-def start(exact: bool, numbers: dict[str, Number]) -> Spec:
-    """The pass at the start, which takes in both gradients."""
-    digits = {"digits": DIGITS} if exact else {}
-    tensors = {"y": DENSE, **digits, "f": FREE, "grad_z": DENSE, "grad_y": LIKE, "vjp": FREE}
-    pairs = [(I32, U8, f) for f in EXACT_F] if exact else FLOAT_PAIRS
-    dtypes = [(*first, f, wide(f), wide(f), vjp) for *first, f in pairs for vjp in vjps(f)]
-    return Spec(tensors, dtypes, numbers)
-
-
-CHANNELS = replace(
-    STEP,
-    tensors={"state": DENSE, "f": FREE, "beta": SCALAR, "cast": LIKE},
-    dtypes=[(s, f, F64 if s == F64 else F32, cast) for s, f, cast in float_cases()],
-    numbers={},
-)
-
-SPECS = {
-    "update_": STEP,
-    "invert_": STEP,
-    "adjoint_": Spec(
-        *({"grad": DENSE, "vjp": FREE, "seed": LIKE}, ADJOINT, {"scale": FACTOR, "beta": FACTOR})
-    ),
-    "update_exact_": Spec(
-        {"state": DENSE, "digits": DIGITS, "flag": ONE, "f": FREE, "cast": LIKE},
-        [(I32, U8, I32, f, cast) for f, cast in exact_cases()],
-        EXACT,
-    ),
-    "invert_exact_": Spec(
-        {"state": DENSE, "digits": DIGITS, "f": FREE, "cast": LIKE},
-        [(I32, U8, f, cast) for f, cast in exact_cases()],
-        EXACT,
-    ),
-    "quantize": Spec(
-        *(
-            {"x": FREE, "flag": ONE},
-            [(f, i) for f in EXACT_F for i in (None, I32)],
-            {"frac_bits": BITS},
-        )
-    ),
-    "dequantize": Spec({"state": FREE}, [(I32,)], {"frac_bits": BITS, "dtype": TYPE}),
-    "residual": Spec({"z": DENSE, "f": FREE}, FLOAT_PAIRS),
-    "invert_z_adjoint_y_": carry("z", "grad_y", False, {"beta": BETA}),
-    "invert_y_adjoint_z_": carry("y", "grad_z", False, {"beta": BETA, "next_beta": BETA}),
-    "invert_y_adjoint_z0_": start(False, {"beta": BETA}),
-    "invert_z_adjoint_y_exact_": carry("z", "grad_y", True, EXACT),
-    "invert_y_adjoint_z_exact_": carry("y", "grad_z", True, EXACT | {"next_beta": EXACT_BETA}),
-    "invert_y_adjoint_z0_exact_": start(True, EXACT),
+NUMBERS = {
+    roles.BETA: beta(1e-300, 1e-9),
+    roles.EXACT_BETA: beta(2.0**-28, 1 / 256),
+    roles.FACTOR: Number(float, st.one_of(st.floats(-2, 2), FINITE), ANY_FLOAT),
+    roles.FRAC_BITS: Number(int, st.integers(0, 30), ANY_INTEGER),
+    roles.TIE: Number(int, st.integers(0, 1), ANY_INTEGER),
+    roles.DTYPE: Number(torch.dtype, st.sampled_from([F32, F64, BF16, F16]), ANY_TYPE),
 }
-SPECS |= {f"{name} list": replace(spec, op=name, lists=True) for name, spec in SPECS.items()}
-SPECS |= {f"{op} channels": replace(CHANNELS, op=op) for op in ("update_", "invert_")}
+
+
+def spec(op: Op) -> Spec:
+    """What the op says of its arguments; lists are drawn as the public functions take them."""
+    lists = op.overload_name == "list"
+    described = OPS[op.name] if lists else op
+    tensors = {a.name: a.role for a in described.arguments if a.is_tensor}
+    numbers = {a.name: NUMBERS[a.role] for a in described.arguments if not a.is_tensor}
+    return Spec(tensors, described.dtypes, numbers, op.name, lists)
+
+
+SPECS = {label: spec(op) for label, op in OPS.items()}

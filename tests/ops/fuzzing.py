@@ -15,8 +15,9 @@ import torch
 from hypothesis import strategies as st
 
 import revdeq_kernels as rk
+from revdeq_kernels.core.roles import BETAS, DIGITS, FLAG, FREE
 from tests.ops.fuzz_example import KINDS, Example, View
-from tests.ops.fuzz_table import ALL_DTYPES, DIGITS, F32, FREE, ONE, SCALAR, Spec
+from tests.ops.fuzz_table import ALL_DTYPES, F32, Spec
 
 # ---- drawing ---------------------------------------------------------------------------------
 
@@ -90,14 +91,14 @@ def draw_views(
         elif role == DIGITS:
             needed = rk.digit_bytes(math.prod(shape), example.values["beta"])
             size, strides = (needed + draw(EXTRA),), (1,)
-        elif role in (ONE, SCALAR):
-            size = draw(ONE_SHAPE) if role == ONE else ()
+        elif role in (FLAG, BETAS):
+            size = draw(ONE_SHAPE) if role == FLAG else ()
             strides = (1,) * len(size)
         elif odd is not None:
             strides = tuple(odd if n == 1 else s for n, s in zip(size, strides, strict=True))
         start = draw(OFFSETS) * dtype.itemsize
         views[name] = View(dtype, size, strides, len(example.fills), start)
-        example.fills.append(("beta" if role == SCALAR else kind, dtype, seed + len(example.fills)))
+        example.fills.append(("beta" if role == BETAS else kind, dtype, seed + len(example.fills)))
     return views
 
 
@@ -105,14 +106,14 @@ def draw_views(
 def examples(draw: Draw, spec: Spec, op: str) -> Example:
     """Good arguments for half of the examples and more, else with one to three mutations."""
     numbers = {name: draw(number.good) for name, number in spec.numbers.items()}
-    example = Example(spec.op or op, numbers, [], draw(TAILS))
+    example = Example(spec.op, numbers, [], draw(TAILS))
     dtypes = draw(st.sampled_from(spec.dtypes))
     if spec.lists:
         entries = [draw_views(draw, spec, dtypes, example) for _ in range(draw(st.integers(1, 3)))]
         for name, role in spec.tensors.items():
             if name in entries[0]:
                 found = [entry[name] for entry in entries]
-                example.values[name] = found[0] if role in (ONE, SCALAR) else found
+                example.values[name] = found[0] if role in (FLAG, BETAS) else found
     else:
         example.values |= draw_views(draw, spec, dtypes, example)
     for _ in range(draw(COUNTS)):

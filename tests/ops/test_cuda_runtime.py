@@ -10,8 +10,9 @@ import pytest
 import torch
 
 import revdeq_kernels as rk
-from revdeq_kernels import reference
 from revdeq_kernels.core import backends, first_use
+from revdeq_kernels.core.op import OPS as KNOWN
+from revdeq_kernels.core.op import Op
 from tests.ops.arguments import (
     EXACT_OPS,
     NAMESPACES,
@@ -180,8 +181,8 @@ def compared(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     seen: list[tuple[str, str]] = []
     compare = first_use.compare
 
-    def counted(backend: str, op: str, device: torch.device, run: Callable[..., Any]) -> None:
-        seen.append((backend, op))
+    def counted(backend: str, op: Op, device: torch.device, run: Callable[..., Any]) -> None:
+        seen.append((backend, op.label))
         compare(backend, op, device, run)
 
     monkeypatch.setattr(first_use, "_passed", set())
@@ -209,13 +210,13 @@ def test_a_wrong_kernel_is_stopped_at_its_first_use(
     op: str, backend: str, compared: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Wrong in the samples' expectation: the reference is changed, not the kernel."""
-    right = getattr(reference, op)
+    right = KNOWN[op].define
 
     def shifted(state: torch.Tensor, *args: Any, **keywords: Any) -> None:
         right(state, *args, **keywords)
         state.add_(1)
 
-    monkeypatch.setattr(reference, op, shifted)
+    monkeypatch.setattr(KNOWN[op], "define", shifted)
     mine = placed(good_arguments(op), GPU)
     before = mine["state"].clone()
     for _ in range(2):

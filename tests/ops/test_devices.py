@@ -15,14 +15,13 @@ import pytest
 import torch
 
 from revdeq_kernels.core import first_use
+from revdeq_kernels.core.roles import EXACT_CASES, FLOAT_CASES
 from tests.conftest import BACKENDS
 from tests.ops.arguments import (
     CHANNELS,
     EXACT_OPS,
     FLOAT_OPS,
     OVERLOADS,
-    exact_cases,
-    float_cases,
     good_arguments,
 )
 from tests.ops.device_checks import (
@@ -104,7 +103,7 @@ with_nvcc = on([p for p in GPUS if p.backend == "cuda"])
 every_op = pytest.mark.parametrize("op", OVERLOADS)
 every_exact_op = pytest.mark.parametrize("op", EXACT_OPS)
 every_float_op = pytest.mark.parametrize("op", FLOAT_OPS)
-float_types = pytest.mark.parametrize(("state", "f", "cast"), float_cases(), ids=str)
+float_types = pytest.mark.parametrize(("state", "f", "cast"), FLOAT_CASES, ids=str)
 every_form = pytest.mark.parametrize("beta", FORM_BETAS)
 
 # ---- every combination of types --------------------------------------------------------------
@@ -121,7 +120,7 @@ def test_float_types(
 
 
 @everywhere
-@pytest.mark.parametrize(("f", "cast"), exact_cases(), ids=str)
+@pytest.mark.parametrize(("f", "cast"), EXACT_CASES, ids=str)
 @every_exact_op
 def test_exact_types(op: str, f: torch.dtype, cast: torch.dtype | None, on: On) -> None:
     for beta in on.betas:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from revdeq_kernels import exact_numbers, reference
 from revdeq_kernels.core import backends, first_use
-from revdeq_kernels.core.registration import OPS as REGISTERED
+from revdeq_kernels.core.op import OPS as REGISTERED
+from revdeq_kernels.core.op import Op
 from tests.ops.arguments import (
     NAMESPACES,
     OPS,
@@ -34,7 +35,9 @@ every_op = pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
 @every_op
 def test_right_kernels_pass(op: str, backend: str) -> None:
-    first_use.compare(backend, op, CPU, lambda *a, **k: REGISTERED[op].run(backend, *a, **k))
+    first_use.compare(
+        backend, REGISTERED[op], CPU, lambda *a, **k: REGISTERED[op].run(backend, *a, **k)
+    )
 
 
 def outputs(op: str) -> list[str]:
@@ -70,10 +73,10 @@ def flip(t: Tensor, place: int) -> None:
 @pytest.mark.parametrize(("op", "output"), [(op, output) for op in OPS for output in outputs(op)])
 def test_one_wrong_bit_is_found(op: str, output: str, last: bool) -> None:
     """In any output, in the first sample or the last, at the first element or the last."""
-    nth = len(list(first_use.samples(op))) - 1 if last else 0
+    nth = len(list(first_use.samples(REGISTERED[op]))) - 1 if last else 0
     wrong = flipping(op, output, nth, place=10**9 if last else 0)
     with pytest.raises(RuntimeError) as caught:
-        first_use.compare("triton", op, CPU, wrong)
+        first_use.compare("triton", REGISTERED[op], CPU, wrong)
     message = str(caught.value)
     assert message.startswith(f"{op}: the triton kernel on cpu differs from the reference (dtypes ")
     assert "must not be used" in message
@@ -88,12 +91,12 @@ def test_a_wrong_sign_of_zero_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     sample = [torch.tensor([-0.0]), torch.tensor([-0.0]), 0.5], {"cast": torch.zeros(1)}
     monkeypatch.setattr(first_use, "samples", lambda op: [sample])
     with pytest.raises(RuntimeError, match="differs"):
-        first_use.compare("triton", "update_", CPU, wrong)
+        first_use.compare("triton", REGISTERED["update_"], CPU, wrong)
 
 
 @every_op
 def test_samples_have_every_dtype_and_form(op: str) -> None:
-    seen = list(first_use.samples(op))
+    seen = list(first_use.samples(REGISTERED[op]))
     assert len(seen) >= 3
     for args, keywords in seen:
         given = dict(zip(signature(op), args, strict=False)) | keywords
@@ -119,7 +122,7 @@ def compared(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, int]]:
     monkeypatch.setattr(first_use, "VALIDATED", {})
     monkeypatch.setattr(first_use, "architecture", lambda device: "sm_90")
     monkeypatch.setattr(
-        first_use, "compare", lambda b, op, device, run: seen.append((b, op, device.index))
+        first_use, "compare", lambda b, op, device, _: seen.append((b, op.label, device.index))
     )
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     return seen
@@ -138,14 +141,14 @@ def test_it_runs_once_for_each_backend_op_and_device(compared: list[Any]) -> Non
     ]
     for _ in range(3):
         for backend, op, device in uses:
-            first_use.require(backend, op, device, no_run)
+            first_use.require(backend, REGISTERED[op], device, no_run)
     assert compared == [(backend, op, device.index) for backend, op, device in uses]
 
 
 def test_it_does_not_run_on_the_cpu_or_for_the_reference(compared: list[Any]) -> None:
-    first_use.require("cpu", "update_", CPU, no_run)
-    first_use.require("triton", "update_", CPU, no_run)
-    first_use.require("reference", "update_", GPU, no_run)
+    first_use.require("cpu", REGISTERED["update_"], CPU, no_run)
+    first_use.require("triton", REGISTERED["update_"], CPU, no_run)
+    first_use.require("reference", REGISTERED["update_"], GPU, no_run)
     assert compared == []
 
 
@@ -155,7 +158,7 @@ def test_validated_kernels_are_not_compared(
     validated = {("cuda", "sm_90"): frozenset({"update_"}), ("cuda", "sm_80"): frozenset(OPS)}
     monkeypatch.setattr(first_use, "VALIDATED", validated)
     for backend, op in (("cuda", "update_"), ("cuda", "invert_"), ("triton", "update_")):
-        first_use.require(backend, op, GPU, no_run)
+        first_use.require(backend, REGISTERED[op], GPU, no_run)
     assert compared == [("cuda", "invert_", 0), ("triton", "update_", 0)]
 
 
@@ -169,7 +172,7 @@ def test_a_kernel_that_failed_is_compared_again(
     monkeypatch.setattr(first_use, "compare", fail)
     for _ in range(2):
         with pytest.raises(RuntimeError, match="differs"):
-            first_use.require("cuda", "update_", GPU, no_run)
+            first_use.require("cuda", REGISTERED["update_"], GPU, no_run)
     assert compared == ["failed", "failed"]
 
 
@@ -178,12 +181,12 @@ def test_a_first_use_during_graph_capture_is_refused(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     with pytest.raises(RuntimeError, match=r"update_: .* call it once before the capture"):
-        first_use.require("cuda", "update_", GPU, no_run)
+        first_use.require("cuda", REGISTERED["update_"], GPU, no_run)
     assert compared == []
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
-    first_use.require("cuda", "update_", GPU, no_run)
+    first_use.require("cuda", REGISTERED["update_"], GPU, no_run)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
-    first_use.require("cuda", "update_", GPU, no_run)
+    first_use.require("cuda", REGISTERED["update_"], GPU, no_run)
     assert compared == [("cuda", "update_", 0)]
 
 
@@ -194,8 +197,8 @@ def test_every_route_asks_before_the_kernel_runs(
 ) -> None:
     asked: list[tuple[str, str]] = []
 
-    def refuse(backend: str, op: str, device: torch.device, run: Callable[..., Any]) -> None:
-        asked.append((backend, op))
+    def refuse(backend: str, op: Op, device: torch.device, run: Callable[..., Any]) -> None:
+        asked.append((backend, op.label))
         raise RuntimeError("not yet")
 
     monkeypatch.setattr(first_use, "require", refuse)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import revdeq_kernels as rk
-from revdeq_kernels.reference import memory_order
+from revdeq_kernels.core.memory import memory_order
 from tests.conftest import BACKENDS
 from tests.ops.arguments import (
     EXACT_OPS,

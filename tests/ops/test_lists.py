@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import revdeq_kernels as rk
-from revdeq_kernels.core.lists import SHARED, leaf_of
+from revdeq_kernels.core.lists import leaf_of
 from tests.conftest import BACKENDS, random_state
 from tests.ops.arguments import (
     FLOAT_OPS,
@@ -22,6 +22,7 @@ from tests.ops.arguments import (
     call,
     copies,
     good_arguments,
+    lists_of,
     outcome,
     refusal,
     refusal_of_kernel,
@@ -30,14 +31,6 @@ from tests.ops.arguments import (
 
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
 every_list = pytest.mark.parametrize("op", LISTS)
-
-
-def lists_of(leaves: list[dict[str, Any]]) -> dict[str, Any]:
-    """One call for the arguments of several; what lists share is the first one's."""
-    joined = {name: [leaf[name] for leaf in leaves] for name in leaves[0]}
-    if "x" in joined:
-        joined["out"] = [torch.zeros_like(x, dtype=torch.int32) for x in joined["x"]]
-    return {name: v[0] if name in SHARED else v for name, v in joined.items()}
 
 
 def assert_each_is_as_alone(op: str, arguments: dict[str, Any], backend: str) -> None:
@@ -66,9 +59,8 @@ def test_leaves_come_out_as_they_do_alone(op: str, backend: str) -> None:
     shapes = [(33,), (0,), (5, 7), (1,), (), (1003,), *[(3, n) for n in range(1, 16)]]
     if backend == "triton":
         shapes = shapes[:4]  # every number of leaves is another kernel to the interpreter
-    name = op.partition(".")[0]
-    leaves = [arguments_of_leaf(name, s, seed=9 * k) for k, s in enumerate(shapes)]
-    assert_each_is_as_alone(op, lists_of(leaves), backend)
+    leaves = [arguments_of_leaf(op, s, seed=9 * k) for k, s in enumerate(shapes)]
+    assert_each_is_as_alone(op, lists_of(op, leaves), backend)
 
 
 @every_backend
@@ -76,14 +68,13 @@ def test_leaves_come_out_as_they_do_alone(op: str, backend: str) -> None:
 def test_leaves_of_several_programs(op: str, backend: str) -> None:
     """Multiples of 16, which are of one kind to Triton: one launch finds all of them."""
     sizes = (1040, 9232, 16, 4112)
-    leaves = [arguments_of_leaf(op.partition(".")[0], (n,), seed=9 * n) for n in sizes]
-    assert_each_is_as_alone(op, lists_of(leaves), backend)
+    leaves = [arguments_of_leaf(op, (n,), seed=9 * n) for n in sizes]
+    assert_each_is_as_alone(op, lists_of(op, leaves), backend)
 
 
 @every_backend
 @pytest.mark.parametrize("op", [f"{name}.list" for name in (*FLOAT_OPS, "residual", *PASSES[:3])])
 def test_leaves_of_different_types(op: str, backend: str) -> None:
-    name = op.partition(".")[0]
     types = [
         (torch.float32, torch.bfloat16),
         (torch.float64, torch.float64),
@@ -92,29 +83,28 @@ def test_leaves_of_different_types(op: str, backend: str) -> None:
         (torch.float32, torch.bfloat16),
     ]
     leaves = [
-        arguments_of_leaf(name, (n + 30,), state=state, f=f, cast=f, seed=9 * n)
+        arguments_of_leaf(op, (n + 30,), state=state, f=f, cast=f, seed=9 * n)
         for n, (state, f) in enumerate(types)
     ]
-    assert_each_is_as_alone(op, lists_of(leaves), backend)
+    assert_each_is_as_alone(op, lists_of(op, leaves), backend)
 
 
 @every_backend
 def test_exact_leaves_of_different_types(backend: str) -> None:
     for op in ("update_exact_.list", "invert_y_adjoint_z_exact_.list"):
         leaves = [
-            arguments_of_leaf(op.partition(".")[0], (n + 30,), f=f, cast=f, seed=9 * n)
+            arguments_of_leaf(op, (n + 30,), f=f, cast=f, seed=9 * n)
             for n, f in enumerate((torch.float32, torch.bfloat16, torch.float32, torch.float16))
         ]
-        assert_each_is_as_alone(op, lists_of(leaves), backend)
+        assert_each_is_as_alone(op, lists_of(op, leaves), backend)
 
 
 def test_large_leaves_share_the_threads() -> None:
     """Several tasks, whose bounds fall inside leaves."""
     sizes = (100_003, 5, 70_001, 200_000)
     for op in ("update_.list", "update_exact_.list", "invert_z_adjoint_y_exact_.list"):
-        name = op.partition(".")[0]
-        leaves = [arguments_of_leaf(name, (n,), seed=9 * k) for k, n in enumerate(sizes)]
-        assert_each_is_as_alone(op, lists_of(leaves), "cpu")
+        leaves = [arguments_of_leaf(op, (n,), seed=9 * k) for k, n in enumerate(sizes)]
+        assert_each_is_as_alone(op, lists_of(op, leaves), "cpu")
 
 
 @every_backend

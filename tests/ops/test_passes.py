@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import revdeq_kernels as rk
+from revdeq_kernels.core.roles import casts
 from tests.conftest import BACKENDS, BETAS, EXACT_F, FLOAT_PAIRS
 from tests.ops.arguments import (
     EXACT_PASSES,
@@ -16,7 +17,6 @@ from tests.ops.arguments import (
     PASSES,
     assert_same_outcome,
     call,
-    casts,
     copies,
     good_arguments,
     grad_of,

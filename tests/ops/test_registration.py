@@ -11,6 +11,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import revdeq_kernels as rk
+from revdeq_kernels.core.op import OPS as KNOWN
 from tests.conftest import BACKENDS, in_a_thread
 from tests.ops.arguments import (
     NAMESPACES,
@@ -110,6 +111,24 @@ def test_lists_stand_for_all_tensors_but_the_flag() -> None:
         "residual.list": "Tensor[] z, Tensor[] f) -> Tensor",
     }.items():
         assert str(overload_of(op)._schema) == f"revdeq::{op}({schema}"
+
+
+def test_ops_describe_themselves_as_their_schemas_do() -> None:
+    """Every op, its arguments in their order, what is written, and what lists have one for all."""
+    names = [n for n in torch._C._dispatch_get_all_op_names() if n.startswith("revdeq::")]
+    assert {n.partition("::")[2] for n in names if "linear_cell" not in n} == KNOWN.keys()
+    for label, op in KNOWN.items():
+        schema = overload_of(label)._schema
+        for argument, declared in zip(op.arguments, schema.arguments, strict=True):
+            kind = str(declared.type).removeprefix("Optional[").removesuffix("]")
+            of_a_list = kind.startswith("List[")
+            written = declared.alias_info is not None and declared.alias_info.is_write
+            assert argument.name == declared.name
+            assert argument.written == written, (label, argument)
+            assert argument.optional == declared.kwarg_only, (label, argument)
+            assert of_a_list == (op.overload_name == "list" and not argument.shared)
+            assert argument.is_tensor == ("Tensor" in kind), (label, argument)
+        assert (op.result is not None) == bool(schema.returns), label
 
 
 # ---- tensors without data --------------------------------------------------------------------
@@ -307,10 +326,9 @@ def test_a_refused_call_leaves_autograd_on(op: str, namespace: str | None) -> No
 def test_messages_for_a_missing_extension(monkeypatch: pytest.MonkeyPatch) -> None:
     """torch.compile of the ops needs their schemas, which the extension brings."""
     from revdeq_kernels.core import backends
-    from revdeq_kernels.core.registration import OPS as REGISTERED
 
     monkeypatch.setitem(backends._missing, "cpu", "it was not built")
-    monkeypatch.setattr(REGISTERED["update_"], "overloads", {})
+    monkeypatch.setattr(KNOWN["update_"], "overloads", {})
     message = re.escape("torch.ops.revdeq.update_ is not registered: it was not built")
     with pytest.raises(RuntimeError, match=message):
-        REGISTERED["update_"].overload("reference")
+        KNOWN["update_"].overload("reference")

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from revdeq_kernels.core.op import OPS as KNOWN
 from revdeq_kernels.core.samples import samples
 from tests.conftest import BACKENDS, random_state
 from tests.ops.arguments import (
@@ -127,7 +128,7 @@ def call(op: str, args: Any, keywords: Any) -> None:
 
 @pytest.mark.parametrize("op", [*OPS, *CHANNELS])
 def test_every_launch_is_compiled_ahead_of_time(op: str, launches: list[Launch]) -> None:
-    for args, keywords in samples(op):
+    for args, keywords in samples(KNOWN[op]):
         call(op, args, keywords)
     assert launches
     assert_listed(launches)

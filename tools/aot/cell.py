@@ -10,22 +10,11 @@ from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
+from revdeq_kernels.dtypes import TRITON, WIDEST
 from revdeq_kernels.triton.device import cell as device
 from revdeq_kernels.triton.device.exact_step import GENERAL, INTEGER, SHIFT
 from revdeq_kernels.triton.device.half_step import OPTIONS
 from revdeq_kernels.triton.kernels import cell, gluon_cell
-
-_TRITON, _WGMMA, _TF32 = {80: 64, 90: 128, 100: 128}, {90: 128}, {80: 64, 90: 128, 100: 128}
-
-WIDEST: dict[str, dict[str, dict[int, int]]] = {
-    "triton": {"bf16": _TRITON, "fp16": _TRITON, "fp32": _TRITON | {80: 32, 100: 32}},
-    "gluon": {"bf16": _WGMMA, "fp16": _WGMMA, "fp32": _TF32},
-}
-"""By implementation and type of W, the compute capabilities for which these are compiled, and the
-most features that fit there without a spill, by Triton 3.6 and 3.9. Beyond them a thread spills on
-sm_80 up to 96 bytes of Triton's 128 features, and 24 of Gluon's in float32; of Triton's 64 in
-float32, where rows halt, up to 136 on sm_80 and 56 on sm_100. On other GPUs shared memory does not
-hold what these keep there."""
 
 Form = tuple[Any, int, str] | None
 """Of an exact state: the form, the digits per byte and the type of `half`; None for float32."""
@@ -38,6 +27,7 @@ _WITH_ALL = {"triton": 64, "gluon": 128}
 
 _OF_PROGRAMS = ("*fp32", "*fp32", "*i32")
 """What every program of a way back leaves."""
+_NAMES = {name: dtype for dtype, name in TRITON.items()}
 
 _KERNELS: dict[str, Any] = {"triton": cell, "gluon": gluon_cell}
 
@@ -47,8 +37,8 @@ def architectures() -> dict[str, tuple[int, ...]]:
     found: dict[str, tuple[int, ...]] = {}
     for label, _, types, constants in signatures():
         features = constants["CELL"].features if "CELL" in constants else 0
-        kind = types.get("inputs", ["*bf16"])[0].removeprefix("*")
-        widest = WIDEST["gluon" if label.startswith("gluon") else "triton"][kind]
+        w = _NAMES[types.get("inputs", ["*bf16"])[0].removeprefix("*")]
+        widest = WIDEST["gluon" if label.startswith("gluon") else "triton"][w]
         found[label] = tuple(a for a, most in widest.items() if features <= most)
     return found
 

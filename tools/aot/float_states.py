@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import product
 
+from revdeq_kernels.dtypes import SEED_OF_GRAD, TRITON
 from revdeq_kernels.triton.kernels import half_step as kernels
 from revdeq_kernels.triton.kernels import passes
 
@@ -23,9 +24,12 @@ from .specialisations import (
     step_types,
 )
 
-_ADJOINT = [("fp64", "fp64"), ("fp32", "fp32")]
-_ADJOINT += product(("fp32", "bf16"), ("bf16",))
-_ADJOINT += product(("fp32", "fp16"), ("fp16",))
+_ADJOINT = [
+    (vjp, TRITON[seed])
+    for grad, seeds in SEED_OF_GRAD.items()
+    for seed in seeds
+    for vjp in dict.fromkeys((TRITON[grad], TRITON[seed]))
+]
 """The dtypes of vjp and of seed, which is that of f."""
 
 

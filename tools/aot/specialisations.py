@@ -6,20 +6,16 @@ they are for.
 
 from __future__ import annotations
 
-from itertools import product
 from typing import Any
 
+from revdeq_kernels.dtypes import F_OF_STATE, TRITON
 from revdeq_kernels.triton.device.half_step import OPTIONS, Carried, Stepped
 
 Specialisation = tuple[str, Any, dict[str, Any], dict[str, Any]]
 Types = dict[str, Any]
 """By parameter: a type, None, or a named tuple of them, which has tensors of all leaves."""
 
-STATE_F = [
-    *product(("fp64",), ("fp64", "fp32", "bf16", "fp16")),
-    *product(("fp32",), ("fp32", "bf16", "fp16")),
-    *(("bf16", "bf16"), ("fp16", "fp16")),
-]
+STATE_F = [(TRITON[state], TRITON[f]) for state, fs in F_OF_STATE.items() for f in fs]
 """The dtypes of a state and of f."""
 
 _OF_LEAVES = {"numel", "num_bytes", "x", "out", "state", "z", "f"}

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from revdeq_kernels.reference import updated
+from revdeq_kernels.ops.half_step import updated
 
 from ..evaluation.adjoint import MOST, Adjoint
 from ..evaluation.auxiliary import collecting

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jvp
 
-from revdeq_kernels.reference import inverted, updated
+from revdeq_kernels.ops.half_step import inverted, updated
 
 from ..evaluation.adjoint import Adjoint
 from ..evaluation.auxiliary import Auxiliary, AuxiliaryGradients, Reduction, collecting

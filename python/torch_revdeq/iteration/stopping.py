@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.random import fork_rng
 
 import revdeq_kernels as rk
-from revdeq_kernels.ops.cell.reference import EPSILON
+from revdeq_kernels.dtypes import EPSILON
 
 from ..runtime.host_copy import HostCopy
 from ..runtime.transforms import inside_transform, is_from_outside

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from revdeq_kernels import dtypes
+
 from .cuda_graphs import capturing
 from .host_copy import HostCopy
 
@@ -29,9 +31,8 @@ class RangeError(RuntimeError):
     """A value left the range of an exact state: the solution would be wrong."""
 
 
-TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.bfloat16: 2**-4, torch.float16: 2**-4}
-"""By format of the state: how far from the start, relative to the largest number of start and end,
-a float state may come back before its gradient counts as wrong."""
+TOLERANCE = {getattr(torch, name): allowed for name, allowed in dtypes.TOLERANCE.items()}
+"""How far from the start a float state may come back, by its dtype."""
 
 
 @dataclass(eq=False)

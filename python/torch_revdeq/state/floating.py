@@ -9,17 +9,13 @@ import torch
 from torch import Tensor
 
 import revdeq_kernels as rk
+from revdeq_kernels.core.checks import F_DTYPES
 
 from ..iteration.beta import BetaSchedule, as_beta
 from .pair import Group, Layout, Leaves, Pair
 
-FLOAT_STATES: dict[torch.dtype, tuple[torch.dtype, ...]] = {
-    torch.float64: (torch.float64, torch.float32, torch.bfloat16, torch.float16),
-    torch.float32: (torch.float32, torch.bfloat16, torch.float16),
-    torch.bfloat16: (torch.bfloat16,),
-    torch.float16: (torch.float16,),
-}
-"""The dtypes of f that a float state takes: those of ``update_``."""
+FLOAT_STATES = dict(sorted(F_DTYPES.items(), key=lambda row: -row[0].itemsize))
+"""The dtypes of f that a float state takes: those of ``update_``, the widest state first."""
 
 
 class FloatPair(Pair):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from revdeq_kernels.exact_numbers import FIXED_MAX, FIXED_MIN, ONE, RANGE, contraction
-from revdeq_kernels.reference import updated
+from revdeq_kernels.ops.half_step import updated
 
 from ..iteration.beta import as_beta
 from ..iteration.halting import where_moving

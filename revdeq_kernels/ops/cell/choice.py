@@ -14,6 +14,7 @@ from torch.compiler import is_compiling
 from ...core import backends, first_use
 from ...core.checks import BF16, F16, F32
 from ...core.op import NAMESPACE
+from ...dtypes import WIDEST
 from .arguments import FORWARD, Numbers
 from .checks import one_of_names
 
@@ -25,7 +26,7 @@ IMPLEMENTATIONS = {
 """The implementations, and where torch.ops holds the ops of each.
 
 composite  matmuls and the half-step ops: the definition, on every device
-triton     one launch for all steps, for cells of FEATURES on a GPU of WIDEST; sums
+triton     one launch for all steps, for cells of FEATURES on a GPU of ``dtypes.WIDEST``; sums
            with w in float32 are of products in three TF32, which err as float32 does
 gluon      the same by the warpgroup instructions of sm_90; and with w in float32
 """
@@ -38,15 +39,6 @@ FEATURES: dict[str, dict[torch.dtype, tuple[int, ...]]] = {
     "gluon": {BF16: (64, 128), F16: (64, 128), F32: (64, 128)},
 }
 """The numbers of features that the kernels take, by dtype of w."""
-
-_TRITON, _WGMMA = {"sm_80": 64, "sm_90": 128, "sm_100": 128}, {"sm_90": 128}
-
-WIDEST: dict[str, dict[torch.dtype, dict[str, int]]] = {
-    "triton": {BF16: _TRITON, F16: _TRITON, F32: _TRITON | {"sm_80": 32, "sm_100": 32}},
-    "gluon": {BF16: _WGMMA, F16: _WGMMA, F32: {"sm_80": 64, "sm_90": 128, "sm_100": 128}},
-}
-"""Where the kernels fit into shared memory and registers, by dtype of w and architecture, and the
-most features that do; they were compiled, not run."""
 
 FASTEST: dict[tuple[str, int, torch.dtype], str] = {}
 """(architecture such as "sm_90", features, dtype of w) -> what is fastest there, if that is not the
@@ -89,13 +81,17 @@ def _reason(implementation: str, w: Tensor) -> str | None:
         return f"it takes features of {kinds}, got {w.shape[0]} in {w.dtype}"
     if reason := backends.why_not("triton", w.device.type):
         return reason
-    widest = WIDEST[implementation][w.dtype]
+    widest = {f"sm_{a}": d for a, d in _widest(implementation, w.dtype).items()}
     if w.device.type == "cuda":
         return _reason_on(first_use.architecture(w.device), w.shape[0], widest)
     if implementation == "gluon":
         gpus = ", ".join(widest)
         return f"Triton's interpreter knows no Gluon; it takes tensors on a GPU of {gpus}"
     return None
+
+
+def _widest(implementation: str, dtype: torch.dtype) -> dict[int, int]:
+    return WIDEST[implementation][str(dtype).removeprefix("torch.")]
 
 
 def _reason_on(architecture: str, features: int, widest: dict[str, int]) -> str | None:

@@ -21,8 +21,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...core.checks import F32
+from ...dtypes import EPSILON, TOLERANCE
 from ...exact_numbers import digit_bytes, effective_beta
-from ..half_step import dequantize, quantize, update_, update_exact_
+from ..conversion import dequantize, quantize
+from ..exact_step import update_exact_
+from ..half_step import update_
 from ..passes import (
     invert_y_adjoint_z0_,
     invert_y_adjoint_z0_exact_,
@@ -42,13 +45,6 @@ ACTIVATIONS: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
     "silu": (F.silu, lambda grad, x, f: aten.silu_backward(grad, x)),
 }
 """act(x), and the gradient of x from that of f = act(x): what autograd computes."""
-
-EPSILON = 1e-5
-"""Added to the norm of f in the relative residual, as the method's authors do."""
-
-TOLERANCE = 1e-3
-"""How far a row of a float32 state may come back from its start, relative to the largest number of
-its start and end, before its gradient counts as wrong; an exact state has none."""
 
 
 def digits_shape(z0: Tensor, numbers: Numbers) -> tuple[int, ...]:
@@ -134,7 +130,7 @@ def _distance(
         return (apart.max().to(F32) * 2.0**-frac_bits).reshape(1), apart != 0
     apart = apart.nan_to_num(nan=float("inf"))
     largest = torch.stack([t.abs().amax(1, keepdim=True) for t in (start, *end)]).amax(0)
-    return apart.max().reshape(1), ~(apart <= TOLERANCE * largest)
+    return apart.max().reshape(1), ~(apart <= TOLERANCE["float32"] * largest)
 
 
 # ---- rows that halt --------------------------------------------------------------------------

@@ -16,6 +16,8 @@ import triton
 import triton.language as tl
 from triton import knobs
 
+from revdeq_kernels import dtypes
+
 from .exact_step import RANGE_INT, ExactStep, divide, from_fixed, to_fixed
 from .exact_step import invert as exact_invert
 from .half_step import narrow, new_state, widen
@@ -25,8 +27,8 @@ RELU: tl.constexpr = tl.constexpr(1)
 GELU: tl.constexpr = tl.constexpr(2)
 SILU: tl.constexpr = tl.constexpr(3)
 
-TOLERANCE: tl.constexpr = tl.constexpr(1e-3)
-EPSILON: tl.constexpr = tl.constexpr(1e-5)
+TOLERANCE: tl.constexpr = tl.constexpr(dtypes.TOLERANCE["float32"])
+EPSILON: tl.constexpr = tl.constexpr(dtypes.EPSILON)
 ROOT_HALF: tl.constexpr = tl.constexpr(0.7071067811865476)
 DENSITY: tl.constexpr = tl.constexpr(0.3989422804014327)
 

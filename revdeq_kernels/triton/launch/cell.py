@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from revdeq_kernels.core.checks import BF16, F16, F32
+from revdeq_kernels.dtypes import TRITON
 from revdeq_kernels.exact_numbers import contraction, effective_beta
 from revdeq_kernels.ops.cell import reference as composite
 from revdeq_kernels.ops.cell.arguments import Ends, Gradients, Inputs, Numbers, Solved
@@ -21,7 +22,7 @@ from ..device import cell as device
 from ..kernels import cell as kernels
 from .leaves import launch, step_numbers
 
-TYPES = {BF16: "bf16", F16: "fp16", F32: "fp32"}
+TYPES = {dtype: TRITON[str(dtype).removeprefix("torch.")] for dtype in (BF16, F16, F32)}
 
 ACTS = {
     "tanh": device.TANH,

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from revdeq_kernels.ops.checks import channel_dimension
-from revdeq_kernels.reference import COLUMNS, ROWS
+from revdeq_kernels.ops.half_step import channel_dimension
+from revdeq_kernels.ops.residual import COLUMNS, ROWS
 
 from ..device.exact_step import ExactlyStepped
 from ..device.half_step import Stepped

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from revdeq_kernels.core.checks import same_strides
+from revdeq_kernels.core.memory import same_strides
 from revdeq_kernels.exact_numbers import BLOCK_LANES, ONE, contraction
 
 from ..device.exact_step import GENERAL, INTEGER, SHIFT, ExactStep

@@ -1,0 +1,53 @@
+"""Where the elements of a tensor lie: dense tensors, their order, and what shares memory."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def memory_order(t: Tensor) -> Tensor:
+    """A one-dimensional view of a dense tensor, in the order of its memory."""
+    return t.as_strided((t.numel(),), (1,))
+
+
+def same_strides(a: Tensor, b: Tensor) -> bool:
+    """Whether every element has the same place in memory order; size 1 does not count."""
+    if a.numel() == 0:
+        return True
+    pairs = zip(a.shape, a.stride(), b.stride(), strict=True)
+    return all(size == 1 or x == y for size, x, y in pairs)
+
+
+def is_dense(t: Tensor) -> bool:
+    """Whether the tensor fills its span of memory, in whatever order of its dimensions."""
+    if t.numel() == 0 or t.is_contiguous():
+        return True
+    expected = 1
+    for stride, size in sorted(zip(t.stride(), t.shape, strict=True)):
+        if size == 1:
+            continue
+        if stride != expected:
+            return False
+        expected *= size
+    return True
+
+
+def meet(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors can touch a common byte."""
+    if not (has_memory(a) and has_memory(b)):
+        return False
+    (begin, end), (other_begin, other_end) = _span(a), _span(b)
+    return begin < other_end and other_begin < end
+
+
+def has_memory(t: Tensor) -> bool:
+    """Whether the tensor holds data: fake, meta and traced tensors have no addresses to compare."""
+    return type(t) in (Tensor, torch.nn.Parameter) and t.device.type != "meta"
+
+
+def _span(t: Tensor) -> tuple[int, int]:
+    if t.numel() == 0:
+        return t.data_ptr(), t.data_ptr()
+    last = sum((size - 1) * stride for size, stride in zip(t.shape, t.stride(), strict=True))
+    return t.data_ptr(), t.data_ptr() + (last + 1) * t.element_size()
