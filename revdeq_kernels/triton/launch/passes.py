@@ -41,36 +41,38 @@ def adjoint_(grad: Leaves, vjp: Leaves, scale: float, beta: float, seed: Leaves)
 
 def _pass(names: tuple[str, ...], *args: Any, cast: Leaves | None = None) -> None:
     """A pass, whose arguments have these names: those of its inverse, then those of its adjoint."""
-    given = dict(zip(names, args, strict=True))
-    beta, exact = given["beta"], "digits" in given
+    lists = dict(zip(names, args, strict=True))
+    beta, next_beta = lists.pop("beta"), lists.pop("next_beta", None)
+    on_grid = (lists.pop("frac_bits", 0), lists.pop("tie", 0))
+    exact = "digits" in lists
     keep = contraction(beta).one_minus_beta if exact else 1.0 - beta
     effective = effective_beta if exact else float
-    if "next_beta" in given:  # grad <- keep grad + vjp
-        numbers = (keep, effective(given["next_beta"]), 1.0)
-    elif "other" in given:  # grad <- (keep grad + other) + vjp
+    if next_beta is not None:  # grad <- keep grad + vjp
+        numbers = (keep, effective(next_beta), 1.0)
+    elif "other" in lists:  # grad <- (keep grad + other) + vjp
         numbers = (keep, 0.0, 1.0)
     else:  # grad <- grad + vjp, and keep grad behind the seed
         numbers = (1.0, effective(beta), keep)
-    lists = {name: given[name] for name in names if name not in _NUMBERS}
     for group in grouped(**lists, cast=cast):
         states, grads = group["state"], group["grad"]
         fs, casts = laid_out_like(group["f"], states), group.get("cast")
         numels = numels_of(states)
+        programs = steps = programs_of(numels)
         carried = (_carried(group), *as_scalars(grads[0].dtype, *numbers))
         constants = {"BLOCK": BLOCK}
         if exact:
             kernel = passes.exact_pass_kernel
-            form, packed, step = step_numbers(beta, given["frac_bits"], given["tie"])
+            form, packed, step = step_numbers(beta, *on_grid)
             num_bytes, lanes = lanes_of(states, beta)
-            programs = programs_of(num_bytes, lanes)
+            steps = programs_of(num_bytes, lanes)
             stepped = ExactlyStepped(states, group["digits"], fs, casts)
-            back = (stepped, numels, num_bytes, programs, *step)
+            back = (stepped, numels, num_bytes, steps, *step)
             constants |= {"FORM": form, "DIGITS_PER_BYTE": packed, "LANES": lanes}
         else:
-            kernel, programs = passes.pass_kernel, programs_of(numels)
+            kernel = passes.pass_kernel
             scalars = as_scalars(states[0].dtype, keep, beta)
-            back = (Stepped(states, fs, casts), numels, programs, *scalars)
-        launch(kernel, programs + programs_of(numels), states[0], *back, *carried, **constants)
+            back = (Stepped(states, fs, casts), numels, steps, *scalars)
+        launch(kernel, steps + programs, states[0], *back, *carried, **constants)
 
 
 def _carried(group: Group) -> Carried:
@@ -80,15 +82,11 @@ def _carried(group: Group) -> Carried:
     return Carried(grads, group.get("other"), vjps, group.get("seed"))
 
 
-_NUMBERS = ("beta", "frac_bits", "tie", "next_beta")
-
 _FLOAT = ("state", "f", "beta")
 _EXACT = ("state", "digits", "f", "beta", "frac_bits", "tie")
-_Y, _Z, _Z0 = (
-    ("grad", "vjp", "seed"),
-    ("grad", "vjp", "next_beta", "seed"),
-    ("grad", "other", "vjp"),
-)
+_Y = ("grad", "vjp", "seed")
+_Z = ("grad", "vjp", "next_beta", "seed")
+_Z0 = ("grad", "other", "vjp")
 
 invert_z_adjoint_y_ = partial(_pass, (*_FLOAT, *_Y))
 invert_y_adjoint_z_ = partial(_pass, (*_FLOAT, *_Z))
