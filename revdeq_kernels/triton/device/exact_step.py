@@ -118,7 +118,7 @@ def multiply_shift(a, b, c, SHIFT_BITS: tl.constexpr):
 
 @triton.jit
 def divide(d, step, half, FORM: tl.constexpr):
-    """E = floor((2^30 d + half) / Q), and the digit."""
+    """E = floor((2^30 d + half) / Q), and the digit; `half` is an int64."""
     offset = (half >> ONE).to(tl.int32)
     if FORM == SHIFT:
         sum = (d & (step.base - 1)) + offset
@@ -177,6 +177,9 @@ def exact_step(
     in_plane = lane < num_bytes
     byte = tl.zeros([LANES], tl.int32)
     outside = tl.zeros([LANES], tl.int1)
+    half = (
+        step.half.to(tl.int64) + 0
+    )  # the interpreter has one of 2^31 as uint32, the sum widens it
     weight = step.base * 0 + 1
     if flag is None:
         byte = tl.load(digits + lane, mask=in_plane, other=0).to(tl.int32)
@@ -190,7 +193,7 @@ def exact_step(
         else:
             fixed, far = to_fixed(v, step.scale)
             d = ((y - fixed) ^ step.negate) - step.negate
-            e, digit = divide(d, step, step.half, FORM)
+            e, digit = divide(d, step, half, FORM)
             new = fixed + e
             byte += tl.where(mask, digit, 0) * weight
             weight = weight * step.base
