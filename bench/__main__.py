@@ -18,7 +18,7 @@ from bench import suite
 from bench.arguments import parse, session
 from bench.core import stored, timing
 from bench.core.session import Bar, Record, Session
-from bench.show import compare, families, figures, html, tables
+from bench.show import compare, figures, html, terminal
 from bench.show.drawing import ENDINGS
 from bench.suite import Benchmark
 
@@ -75,7 +75,7 @@ def _run_all(
                 stopped = f"{benchmark.name} stopped:\n{traceback.format_exc()}"
                 console.print(stopped, style="red", markup=False, highlight=False)
                 status = 1
-            show(own, f"{benchmark.name}, {time.monotonic() - begin:.0f} s", console)
+            terminal.show(own, f"{benchmark.name}, {time.monotonic() - begin:.0f} s", console)
             records += own
             if status == INTERRUPTED:
                 console.print("interrupted: what was measured is kept", style="yellow")
@@ -103,23 +103,9 @@ def _run_one(benchmark: Benchmark, run: Session, progress: Progress, records: li
         progress.remove_task(task)
 
 
-def show(records: Sequence[Record], title: str, console: Console) -> None:
-    """The tables of one benchmark, and below them whatever has to be said."""
-    if not records:
-        return
-    console.rule(title, align="left")
-    family = families.of(records[0])
-    for table in family.tables(records):
-        console.print(table)
-    for note in family.notes(records):
-        console.print(note, markup=False, highlight=False, soft_wrap=True)
-    for text in families.refusals(records):
-        console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
-
-
 def _finish(records: Sequence[Record], files: Sequence[Path], out: Path, console: Console) -> None:
     """The machine; the figures and the page, also of the lines that `--append` has kept."""
-    tables.print_machine(console, records[0])
+    terminal.print_machine(console, records[0])
     records = stored.read_all([file for file in files if file.exists()])
     page = out / "report.html"
     page.write_text(html.page(records), encoding="utf-8")

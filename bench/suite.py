@@ -2,47 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
-from bench.cell import measure as cell_measure
-from bench.core import ceilings
+from bench.cell import measure as cell
+from bench.core import ceilings, timing
 from bench.core.session import Bar, Record, Session
+from bench.core.table import Family
 from bench.ops import run as ops
+from bench.ops.columns import OPS
 from bench.profile import nsight, profiling
 from bench.solver import run as solver
+from bench.solver.columns import SOLVER
 
 Run = Callable[[Session, Bar], Iterator[Record]]
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """`run` yields the lines as they are measured; `name` names their file."""
+    """`run` yields the lines as they are measured; `name` names their file.
+
+    `family` says how they are shown.
+    """
 
     name: str
     about: str
     run: Run
+    family: Family
 
 
 def _solve(part: str, about: str) -> Benchmark:
-    return Benchmark(f"solve.{part}", about, partial(solver.run, part))
+    return Benchmark(f"solve.{part}", about, partial(solver.run, part), SOLVER)
 
 
 BENCHMARKS = (
-    Benchmark("ceilings", "what the device can do: copy_, and a matmul", ceilings.rows),
-    Benchmark("ops", "every op beside what a user could write", partial(ops.run, only=())),
-    Benchmark("cell", "the equilibrium cell against rows, beside its roofline", cell_measure.run),
+    Benchmark(
+        "ceilings", "what the device can do: copy_, and a matmul", ceilings.rows, ceilings.FAMILY
+    ),
+    Benchmark("ops", "every op beside what a user could write", partial(ops.run, only=()), OPS),
+    Benchmark(
+        "cell", "the equilibrium cell against rows, beside its roofline", cell.run, cell.FAMILY
+    ),
     _solve("cost", "time, memory and gradient error of a train step against N"),
     _solve("peers", "the same beside checkpoint, torchdeq, the authors' JAX library"),
     _solve("options", "what solve's options and torch.compile cost"),
     _solve("error", "what each format of the state does to the gradient, against N"),
-    Benchmark("solve.largest", "the largest N and batch that fit", solver.run_largest),
+    Benchmark("solve.largest", "the largest N and batch that fit", solver.run_largest, SOLVER),
     _solve("overhead", "what a half step costs where f costs nothing"),
-    Benchmark("solve.profile", "where the time of a step goes", profiling.run),
-    Benchmark("nsight", "our kernels by Nsight Compute, on a GPU where there is ncu", nsight.run),
+    Benchmark("solve.profile", "where the time of a step goes", profiling.run, SOLVER),
+    Benchmark(
+        "nsight",
+        "our kernels by Nsight Compute, on a GPU where there is ncu",
+        nsight.run,
+        nsight.FAMILY,
+    ),
 )
 """In the order in which a run takes them."""
+FAMILIES = tuple(dict.fromkeys(benchmark.family for benchmark in BENCHMARKS))
+
+
+def family_of(record: Record) -> Family:
+    """Lines of the ops hold the name of their file as `benchmark`, others that of the family."""
+    named = [family for family in FAMILIES if family.name == record["benchmark"]]
+    return named[0] if named else OPS
+
+
+def by_family(records: Iterable[Record]) -> dict[Family, list[Record]]:
+    """The families in their order, those without lines too."""
+    found: dict[Family, list[Record]] = {family: [] for family in FAMILIES}
+    for record in records:
+        found[family_of(record)].append(record)
+    return found
+
+
+def refusals(records: Iterable[Record]) -> list[str]:
+    """Who has no figures, and why, in full."""
+    return [
+        f"{'refused' if timing.is_fault(r['refused']) else 'no figures'}: "
+        f"{family_of(r).label(r)}, {r['provider']}: {r['refused']}"
+        for r in records
+        if r["refused"]
+    ]
 
 
 def select(parts: Sequence[str]) -> list[Benchmark]:
@@ -63,7 +104,7 @@ def select(parts: Sequence[str]) -> list[Benchmark]:
         if any(part in benchmark.name for part in parts):
             found.append(benchmark)
         elif benchmark.name == ops.NAME and of_ops:
-            found.append(Benchmark(ops.NAME, benchmark.about, partial(ops.run, only=of_ops)))
+            found.append(replace(benchmark, run=partial(ops.run, only=of_ops)))
     return found
 
 

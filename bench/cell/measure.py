@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from bench.cell.methods import ACT, BETA, call_of, refusal, solves
-from bench.core import ceilings, timing
+from bench.core import ceilings, labels, timing
 from bench.core.case import Kind
 from bench.core.ceilings import Ceilings
 from bench.core.session import Bar, Record, Session
+from bench.core.table import PROVIDER, Column, Family, listing
 from revdeq_kernels import digit_bytes
 
 NAME = "cell"
@@ -148,3 +149,36 @@ def about_of(size: Size, threads: int | None) -> Record:
         "threads": threads,
         "refused": None,
     }
+
+
+# ---- how its lines are shown ------------------------------------------------------------------
+
+
+def case_label(record: Record) -> str:
+    """The part, the features and the steps."""
+    return f"{record['part']}, {record['features']} features, N = {record['steps']}"
+
+
+def roofline(record: Record) -> str:
+    """As a time."""
+    return labels.seconds_cell(record["roofline_seconds"])
+
+
+KEYS = (Column("case", case_label, left=True), Column("rows", lambda record: str(record["rows"])))
+COLUMNS = (
+    PROVIDER,
+    Column("time", labels.time_cell),
+    Column("p20 .. p80", labels.spread_cell),
+    Column("roofline", roofline, always=True),
+    Column("of the roofline", lambda record: f"{record['share_of_roofline']:.1%}"),
+)
+FAMILY = Family(
+    NAME,
+    "The equilibrium cell",
+    lambda record: f"{case_label(record)}, {record['rows']} rows",
+    lambda records: [
+        listing(records, KEYS, COLUMNS, missing=lambda r: "refused" if r["refused"] else "")
+    ],
+    heading="How to read the cell's figures",
+    yardstick="eager loop",
+)

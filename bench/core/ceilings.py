@@ -7,14 +7,15 @@ ceiling lower than it is.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 
-from bench.core import machine, providers, timing
+from bench.core import labels, machine, providers, timing
 from bench.core.case import Call
 from bench.core.session import Bar, Record, Session
+from bench.core.table import PROVIDER, Column, Family, listing
 
 NAME = "ceilings"
 COPY = "copy_"
@@ -107,3 +108,25 @@ def rows(session: Session, bar: Bar) -> Iterator[Record]:
     del bar
     of(session)
     yield from session.ceilings or []
+
+
+def _three_digits(name: str) -> Column:
+    head = {"gb_per_second": "GB/s", "tflop_per_second": "TFLOP/s"}[name]
+    return Column(head, lambda record: "" if record[name] is None else f"{record[name]:.3g}")
+
+
+COLUMNS = (
+    replace(PROVIDER, head="ceiling"),
+    Column("fastest", lambda record: labels.seconds_cell(record["fastest_seconds"])),
+    Column("p20 .. p80", labels.spread_cell),
+    _three_digits("gb_per_second"),
+    _three_digits("tflop_per_second"),
+)
+FAMILY = Family(
+    NAME,
+    "The ceilings",
+    lambda record: record["op"],
+    lambda records: [
+        listing(records, (), COLUMNS, missing=lambda r: "refused" if r["refused"] else "")
+    ],
+)

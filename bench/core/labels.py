@@ -64,11 +64,23 @@ def seconds_cell(seconds: float) -> str:
     return f"{in_unit(seconds, unit)} {unit}"
 
 
-def time_cells(record: Record) -> tuple[str, str]:
-    """The median, and p20 .. p80 in the same unit."""
+def time_cell(record: Record) -> str:
+    """The median."""
+    return seconds_cell(record["p50_seconds"])
+
+
+def spread_cell(record: Record) -> str:
+    """p20 .. p80, in the unit of the median."""
     unit = "us" if record["p50_seconds"] < 1e-3 else "ms"
-    low, high = (in_unit(record[name], unit) for name in ("p20_seconds", "p80_seconds"))
-    return seconds_cell(record["p50_seconds"]), f"{low} .. {high}"
+    return " .. ".join(in_unit(record[name], unit) for name in ("p20_seconds", "p80_seconds"))
+
+
+def in_mebibytes(count: int | None) -> str:
+    """Three digits of a size."""
+    if count is None:
+        return ""
+    size = count / 2**20
+    return f"{size:.0f}" if size >= 100 else f"{size:.3g}"
 
 
 def heading(record: Record) -> str:

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import itemgetter
 
 import torch
 
@@ -26,6 +27,7 @@ from bench.core import ceilings, labels, machine
 from bench.core.case import Call, Case, Plan, Provider
 from bench.core.ceilings import Ceilings
 from bench.core.session import Bar, Record, Session
+from bench.core.table import Column, Family, Table, listing, never
 from bench.ops import run as ops
 from revdeq_kernels.ops.cell import choice as cell_choice
 
@@ -189,6 +191,46 @@ def run(session: Session, bar: Bar) -> Iterator[Record]:
         return
     for line in found:
         yield blank | line
+
+
+# ---- how its lines are shown ------------------------------------------------------------------
+
+
+def _shown(head: str, name: str, text: Callable[[float], str]) -> Column:
+    """A metric; nothing where this GPU does not have it."""
+    return Column(head, lambda record: "" if record[name] is None else text(record[name]))
+
+
+def _read(record: Record) -> str:
+    read = record["dram_bytes"]
+    return "" if read is None else f"{read / record['bytes']:.2f} of counted"
+
+
+COLUMNS = (
+    *(Column(h, itemgetter(n), left=True) for h, n in (("op", "op"), ("types", "dtypes"))),
+    Column("kernel", itemgetter("kernel"), left=True),
+    _shown("time", "device_seconds", labels.seconds_cell),
+    _shown("floor", "floor_seconds", labels.seconds_cell),
+    _shown("DRAM GB/s", "dram_bytes_per_second", lambda rate: f"{rate * 1e-9:.0f}"),
+    _shown("of its peak", "dram_percent", lambda share: f"{share:.0f}%"),
+    Column("bytes", _read),
+    _shown("warps active", "occupancy_percent", lambda share: f"{share:.0f}%"),
+    _shown("tensor cores", "tensor_percent", lambda share: f"{share:.0f}%"),
+)
+
+
+def tables(records: Sequence[Record]) -> list[Table]:
+    """One row for each kernel."""
+    measured = [record for record in records if not record["skipped"] and not record["refused"]]
+    return [listing(measured, (), COLUMNS, strong=never)] if measured else []
+
+
+def notes(records: Sequence[Record]) -> list[str]:
+    """Why there is nothing, where there is nothing."""
+    return [f"skipped: {r['provider']}: {r['skipped']}" for r in records if r["skipped"]]
+
+
+FAMILY = Family(NAME, "The kernels, by Nsight Compute", itemgetter("op"), tables, notes)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What is shown of stored lines: tables, figures, the page, and the figures of the documents.
 
-`families.py` says how lines are read. `compare.py` holds them to those of an earlier run, and
-`readme.py` writes the documents, of which `kernel_tables.py` makes docs/kernels.md.
+The columns stand beside what measures them. `terminal.py`, `html.py` and `readme.py` show tables
+of them, `compare.py` holds lines to those of an earlier run; `documents.py` says which tables the
+pages of bench/ have, `kernel_tables.py` those of docs/kernels.md.
 """

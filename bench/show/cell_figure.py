@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.cell.measure import case_label
 from bench.core.session import Record
 from bench.show import drawing
-from bench.show.cell_tables import case_label
 from bench.show.drawing import MARKERS, pyplot
 
 

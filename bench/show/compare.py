@@ -13,13 +13,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
+from bench import suite
 from bench.core import stored
 from bench.core.session import Record
-from bench.show import families
+from bench.core.table import Column, Table, listing
+from bench.show import terminal
+from bench.solver.columns import SOLVER
 
 # What must agree between two lines for one to be the other, measured again.
 SAME = (
@@ -32,7 +33,6 @@ ENOUGH, SOME = 5, 3
 BYTES, ERROR = 1.01, 1.25
 # Columns that the table needs; used where the output goes to a file.
 WIDTH = 154
-COLUMNS = ("case", "provider", "time new/old", "noise", "peak", "gradient error", "")
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def changes(old: Iterable[Record], new: Iterable[Record]) -> list[Change]:
     after = {(machine(r), identity(r)): r for r in new}
     pairs = [(before[key], record) for key, record in after.items() if key in before]
     yardsticks = {
-        case(n): _yardstick(o, n) for o, n in pairs if n["provider"] == families.of(n).yardstick
+        case(n): _yardstick(o, n) for o, n in pairs if n["provider"] == suite.family_of(n).yardstick
     }
     return [Change(o, n, yardsticks.get(case(n), 1.0)) for o, n in pairs]
 
@@ -138,7 +138,7 @@ def changes(old: Iterable[Record], new: Iterable[Record]) -> list[Change]:
 def case(record: Record) -> str:
     """What a line has in common with its yardstick."""
     names = [name for name in SAME if name != "provider"]
-    if families.of(record) is families.SOLVER:
+    if suite.family_of(record) is SOLVER:
         names.remove("dtypes")  # there they are the provider's
     return repr([record.get(name) for name in names])
 
@@ -148,24 +148,6 @@ def _yardstick(old: Record, new: Record) -> float:
     if not busy or old["refused"] or new["refused"] or "p50_seconds" not in old:
         return 1.0
     return new["p50_seconds"] / old["p50_seconds"]
-
-
-def table_of(found: Sequence[Change]) -> Table:
-    """One row for each provider of each case."""
-    table = Table(*COLUMNS, box=box.SIMPLE, header_style="bold", pad_edge=False)
-    for column in table.columns[2:6]:
-        column.justify, column.no_wrap = "right", True
-    last = None
-    for change in found:
-        name = families.of(change.new).label(change.new)
-        if last not in (None, name):
-            table.add_section()
-        marks = change.marks()
-        cells = (_cell(change.time), _noise(change), _cell(change.peak), _cell(change.error))
-        row = (name if name != last else "", change.new["provider"], *cells, ", ".join(marks))
-        table.add_row(*row, style="bold" if marks else None)
-        last = name
-    return table
 
 
 def _cell(ratio: float | None) -> str:
@@ -178,6 +160,22 @@ def _noise(change: Change) -> str:
     yardstick = "" if change.yardstick == 1 else f", yardstick {change.yardstick:.2f}x"
     noise = f"{change.noise:.2f}x" if math.isfinite(change.noise) else "few samples"
     return f"{noise}{yardstick}"
+
+
+COLUMNS = (
+    Column("provider", lambda change: change.new["provider"], left=True),
+    Column("time new/old", lambda change: _cell(change.time)),
+    Column("noise", _noise),
+    Column("peak", lambda change: _cell(change.peak)),
+    Column("gradient error", lambda change: _cell(change.error)),
+    Column("", lambda change: ", ".join(change.marks()), left=True),
+)
+
+
+def table_of(found: Sequence[Change]) -> Table:
+    """One row for each provider of each case."""
+    case = Column("case", lambda change: suite.family_of(change.new).label(change.new), left=True)
+    return listing(found, (case,), COLUMNS, strong=lambda change: bool(change.marks()))
 
 
 def print_changes(console: Console, old: Sequence[Record], new: Sequence[Record]) -> bool:
@@ -194,7 +192,7 @@ def print_changes(console: Console, old: Sequence[Record], new: Sequence[Record]
             highlight=False,
         )
         return False
-    console.print(table_of(found))
+    console.print(terminal.printed(table_of(found)))
     marked = sum(bool(change.marks()) for change in found)
     commits = [", ".join(sorted({record["commit"] for record in lines})) for lines in (old, new)]
     console.print(

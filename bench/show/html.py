@@ -10,19 +10,18 @@ import argparse
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
+from itertools import zip_longest
 from pathlib import Path
 from string import Template
 from typing import Any
 
-from rich.table import Table
-
 from bench import suite
 from bench.core import stored
 from bench.core.session import Record
+from bench.core.table import Family, Table
 from bench.profile import profiling
 from bench.profile.attribution import PARTS
-from bench.show import explained, families, figures, inline_svg
-from bench.show.families import Family
+from bench.show import explained, figures, inline_svg
 
 PAGE = Path(__file__).resolve().parent / "page.html"
 # Facts of a line, and how they are named; `load_average` and `date` differ from run to run.
@@ -42,13 +41,12 @@ def page(records: Sequence[Record]) -> str:
     """The whole file."""
     if not records:
         raise ValueError("results: expected at least one line, got none; run `python -m bench`")
-    by_family = families.split(records)
     sections = [
         ("machine", "The machine", environment(records)),
         ("refused", "Refused", refused(records)),
         *(
-            (family.name, family.title, section_of(family, by_family[family.name]))
-            for family in families.FAMILIES
+            (family.name, family.title, section_of(family, lines))
+            for family, lines in suite.by_family(records).items()
         ),
         ("providers", "What the providers are", provider_list(records)),
         ("again", "How to measure it again", commands(records)),
@@ -103,7 +101,7 @@ def _span(values: Iterable[Any]) -> str:
 
 def refused(records: Sequence[Record]) -> str:
     """Everyone without figures, and why, in full."""
-    texts = families.refusals(records)
+    texts = suite.refusals(records)
     return "\n".join(f'<p class="refused">{escape(text)}</p>' for text in texts)
 
 
@@ -148,20 +146,17 @@ def grouped(records: Iterable[Record], key: Callable[[Record], str]) -> dict[str
 
 
 def table_html(table: Table) -> str:
-    """A table of the terminal, cell by cell."""
-    sides = [' class="right"' if column.justify == "right" else "" for column in table.columns]
-    heads = zip(sides, table.columns, strict=True)
-    head = "".join(f"<th{side}>{escape(str(column.header))}</th>" for side, column in heads)
+    """A table, cell by cell."""
+    sides = ["" if left else ' class="right"' for left in table.left]
+    heads = zip(sides, table.heads, strict=True)
+    head = "".join(f"<th{side}>{escape(text)}</th>" for side, text in heads)
     lines = []
-    cells = zip(*(column.cells for column in table.columns), strict=True)
-    for row, values in zip(table.rows, cells, strict=True):
-        names = [name for name, wanted in (("bold", row.style), ("end", row.end_section)) if wanted]
-        content = "".join(
-            f"<td{side}>{escape(str(value))}</td>"
-            for side, value in zip(sides, values, strict=True)
-        )
+    for row in table.rows:
+        names = [name for name, wanted in (("bold", row.strong), ("end", row.ends)) if wanted]
+        cells = zip_longest(sides, row.cells, fillvalue="")
+        content = "".join(f"<td{side}>{escape(text)}</td>" for side, text in cells)
         lines.append(f'<tr class="{" ".join(names)}">{content}</tr>')
-    caption = f"<caption>{escape(str(table.caption))}</caption>" if table.caption else ""
+    caption = f"<caption>{escape(table.caption)}</caption>" if table.caption else ""
     body = "\n".join(lines)
     return f"<table>{caption}\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
 

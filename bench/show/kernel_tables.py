@@ -16,8 +16,9 @@ import torch
 from bench.core import labels, stored
 from bench.core.case import Case, Plan
 from bench.core.session import Record
+from bench.core.table import PROVIDER, listing, markdown, never
 from bench.ops import run as ops_run
-from bench.show import tables
+from bench.ops.columns import COPY, OP, PLACE, RATE, TIME, TYPES, missing
 from revdeq_kernels import digit_bytes
 from revdeq_kernels.core.op import OPS
 from tools.cuda.ptxas import CEILINGS
@@ -25,7 +26,7 @@ from tools.cuda.resources import Family, Resources
 from tools.cuda.resources import read as read_resources
 from tools.cuda.sass import EXEMPT
 
-PLACE = "its Op in revdeq_kernels/ops/"
+WHERE = "its Op in revdeq_kernels/ops/"
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ WIDE = "At least half of the instances load, and half store, 16 bytes at once, e
 NONE = {"cpu": "There are no CPU figures yet.", "cuda": "There are no GPU figures yet."}
 # By device: the providers whose figures are shown.
 PROVIDERS = {"cpu": ("revdeq cpu",), "cuda": ("revdeq cuda", "revdeq triton")}
+SHOWN = (OP, TYPES, PLACE, PROVIDER, TIME, RATE, COPY)
 
 
 # ---- what the ops are ------------------------------------------------------------------------
@@ -81,7 +83,7 @@ def bytes_per_element(op: str, formula: str, case: Case) -> float:
         raise ValueError(
             f"{op}: expected bytes per element that give the {counted:g} which bench/ops/"
             f"{case.benchmark}.py counts for {case.dtype_names}, got {formula!r}, {total:g}; "
-            f"correct {PLACE} or the benchmark"
+            f"correct {WHERE} or the benchmark"
         )
     return counted
 
@@ -89,13 +91,13 @@ def bytes_per_element(op: str, formula: str, case: Case) -> float:
 def check_names(rows: Mapping[str, Row], kernels: Collection[str]) -> None:
     """ValueError for an op without an equation, and for a kernel that is missing on one side."""
     complaints = [
-        f"op {op}: expected an equation, got none; give {PLACE} one"
+        f"op {op}: expected an equation, got none; give {WHERE} one"
         for op, row in rows.items()
         if not row.equation
     ]
     named = {kernel for row in rows.values() for kernel in row.kernels}
     complaints += [
-        f"kernel {kernel}: expected an op that names it, got none; add it to {PLACE}"
+        f"kernel {kernel}: expected an op that names it, got none; add it to {WHERE}"
         for kernel in kernels
         if kernel not in named
     ]
@@ -122,7 +124,7 @@ def ops_table(rows: Mapping[str, Row], cases: Sequence[Case]) -> str:
         kernels = ", ".join(f"`{kernel}`" for kernel in row.kernels)
         lines.append((f"`{op}`", f"`{row.equation}`", row.bytes, "<br>".join(numbers), kernels))
     columns = ("op", "equation", "bytes per element", "for the types measured", "CUDA kernel")
-    return tables.markdown(columns, lines, left=5)
+    return markdown(columns, lines, left=5)
 
 
 def types_of(case: Case) -> str:
@@ -160,7 +162,7 @@ def kernels_table(resources: Resources) -> str:
     exempt = [f"- `{name}`: {EXEMPT[name].reason}." for name in kernels if name in EXEMPT]
     if exempt:
         exempt = ["\n\n" + WIDE, "", *exempt]
-    return tables.markdown(columns, lines, left=1) + "\n".join(exempt)
+    return markdown(columns, lines, left=1) + "\n".join(exempt)
 
 
 def of_archs(by_arch: Mapping[str, Family], show: Callable[[Family], str]) -> str:
@@ -174,23 +176,15 @@ def of_archs(by_arch: Mapping[str, Family], show: Callable[[Family], str]) -> st
 
 def figures(records: Iterable[Record], cases: Iterable[Case], device: str) -> str:
     """The project's own rows of the shown cases, a table for each machine; "" without any."""
-    shown = [(case.benchmark, case.op, case.dtype_names, case.beta) for case in cases]
-    machines: dict[str, list[tuple[str, ...]]] = {}
+    known = [(case.benchmark, case.op, case.dtype_names, case.beta) for case in cases]
+    machines: dict[str, list[Record]] = {}
     for record in records:
         key = (record["benchmark"], record["op"], record["dtypes"], record["beta"])
         ours = record["device"] == device and record["provider"] in PROVIDERS[device]
-        if not ours or key not in shown:
-            continue
-        op, types, place = labels.case_labels(record)
-        time, _, rate, share, _ = tables.figures(record)
-        row = (f"`{op}`", types, place, record["provider"], time, rate, share)
-        machines.setdefault(labels.heading(record), []).append(row)
-    columns = ("op", "types", "size, threads", "provider", "time", "GB/s", "of `copy_`")
-    parts = [
-        f"{heading}\n\n{tables.markdown(columns, rows, left=4)}"
-        for heading, rows in machines.items()
-    ]
-    return "\n\n".join(parts)
+        if ours and key in known:
+            machines.setdefault(labels.heading(record), []).append(record)
+    tables = {m: listing(r, (), SHOWN, missing=missing, strong=never) for m, r in machines.items()}
+    return "\n\n".join(f"{machine}\n\n{table.markdown}" for machine, table in tables.items())
 
 
 # ---- the tables of the document --------------------------------------------------------------

@@ -17,9 +17,8 @@ from functools import partial
 from pathlib import Path
 
 from bench.core import machine
+from bench.show import documents
 from bench.show import kernel_tables as kernels
-from bench.show import ops_document as ops
-from bench.show import solver_document as solver
 from torch_revdeq.options.table import reference
 
 DOCUMENTS = (
@@ -33,17 +32,17 @@ DOCUMENTS = (
     "docs/api/solver.md",
 )
 FIGURES: dict[str, Callable[[], str]] = {
-    "ops.half_steps": ops.half_steps,
-    "ops.summary": ops.summary,
-    "solver.headline": solver.headline,
-    "solver.cost": solver.cost,
-    "solver.paper_blocks": solver.paper_blocks,
-    "solver.options": solver.options,
-    "solver.peers": solver.peers,
-    "solver.largest": solver.largest,
-    "solver.overhead": solver.overhead,
-    "solver.profile": solver.profile,
-    "cell": solver.cell,
+    "ops.half_steps": documents.half_steps,
+    "ops.summary": documents.summary,
+    "solver.headline": documents.headline,
+    "solver.cost": documents.cost,
+    "solver.paper_blocks": documents.paper_blocks,
+    "solver.options": documents.options,
+    "solver.peers": documents.peers,
+    "solver.largest": documents.largest,
+    "solver.overhead": documents.overhead,
+    "solver.profile": documents.profile,
+    "cell": documents.cell,
     "kernels.ops": kernels.ops,
     "options": reference,
     "kernels.compiled": kernels.compiled,

@@ -13,7 +13,7 @@ from bench.core.session import Record
 from bench.show import drawing
 from bench.show.drawing import pyplot
 from bench.show.solver_figures import of_part
-from bench.show.solver_tables import case_label, largest_label
+from bench.solver.columns import amount, case_label, each_half_step, largest_label
 
 OWN, OTHER, OPEN = "#c1272d", "#9a9a9a", "//"
 
@@ -22,14 +22,11 @@ def draw_largest(records: Sequence[Record], *paths: Path) -> bool:
     """A panel for each case and axis; hatched where `solve` raises at the largest amount."""
     shown = [record for record in of_part(records, "largest") if record["largest"]]
 
-    def words(record: Record) -> str:
-        return f"{record['largest']}{' or more' if record['at_cap'] else ''}"
-
     return _draw(
         shown,
         lambda record: f"largest {record['axis']}: {largest_label(record)}",
         lambda record: record["largest"],
-        words,
+        amount,
         paths,
     )
 
@@ -38,14 +35,11 @@ def draw_overhead(records: Sequence[Record], *paths: Path) -> bool:
     """A panel for each depth."""
     shown = of_part(records, "overhead")
 
-    def each(record: Record) -> float:
-        return 1e6 * record["p50_seconds"] / (2 * record["steps"])
-
     return _draw(
         shown,
         lambda record: f"us for each half step: {case_label(record)}, N = {record['steps']}",
-        each,
-        lambda record: labels.in_unit(1e-6 * each(record), "us"),
+        lambda record: 1e6 * each_half_step(record),
+        lambda record: labels.in_unit(each_half_step(record), "us"),
         paths,
     )
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bench.core.case import MEBIBYTE
 from bench.core.session import Record
 from bench.show import drawing
 from bench.show.drawing import pyplot
-from bench.show.solver_tables import MEBIBYTE, case_label, unmeasured
+from bench.solver.columns import case_label, unmeasured
 
 STYLES: dict[str, dict[str, str]] = {
     "lerp loop": {"color": "#5f5f5f", "marker": "o", "linestyle": "-"},

@@ -14,7 +14,7 @@ from bench.core import ceilings
 from bench.core.ceilings import Ceilings
 from bench.core.session import Bar, Record, Session
 from bench.profile import nsight
-from bench.show import html, profile_tables
+from bench.show import html
 
 CPU = torch.device("cpu")
 LIMITS = Ceilings(copy=4e12, matmul={"bfloat16": 8e14})
@@ -105,9 +105,8 @@ def run_with(monkeypatch: pytest.MonkeyPatch, code: int, out: str, said: str) ->
 def test_a_run_gives_a_line_for_each_kernel_and_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = run_with(monkeypatch, 0, SAMPLE, "")
     assert [line["kernel"] for line in lines] == ["half_step_kernel", "forward_kernel"]
-    (table,) = profile_tables.nsight_tables(lines)
-    cells = [list(column.cells) for column in table.columns]
-    assert [column[0] for column in cells] == [
+    (table,) = nsight.tables(lines)
+    assert list(table.rows[0].cells) == [
         "update_", "fp32, f fp32", "half_step_kernel", "206 us", "200 us", "3900", "81%",
         "1.01 of counted", "92%", "0%",
     ]  # fmt: skip

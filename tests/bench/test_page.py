@@ -14,8 +14,9 @@ import torch
 from bench import __main__ as command
 from bench.cell.methods import solves
 from bench.core import machine, stored
+from bench.ops import columns
 from bench.profile import nsight
-from bench.show import explained, html, inline_svg, tables
+from bench.show import explained, html, inline_svg
 from bench.solver import plan
 from tests import ROOT
 
@@ -87,8 +88,8 @@ def test_the_page_holds_figures_tables_and_the_machine(whole: str) -> None:
         for name in html.FACTS:
             assert record[name] is None or str(record[name]) in whole
     first = next(r for r in stored.read(next(RESULTS.glob("cpu/Intel*/ops.jsonl"))))
-    for cell in tables.figures(first)[:4]:
-        assert f">{cell}</td>" in whole
+    for column in (columns.TIME, columns.SPREAD, columns.RATE, columns.SHARE):
+        assert f">{column.cell(first)}</td>" in whole
     assert "Busy machine:" in whole
     assert "prefers-color-scheme: dark" in whole
 

@@ -19,8 +19,8 @@ from bench import __main__ as command
 from bench import arguments
 from bench.profile import profiling, ranges
 from bench.profile.attribution import PARTS
-from bench.show import explained, html, profile_tables
-from bench.solver import methods, models, plan
+from bench.show import explained, html
+from bench.solver import columns, methods, models, plan
 from bench.solver.measure import Settings
 from bench.solver.methods import Method, Run
 from tests.bench.tiny import TINY
@@ -231,11 +231,12 @@ def test_a_profile_is_stored_printed_and_on_the_page(
 
 def test_a_table_of_the_device_stands_beside_that_of_the_host() -> None:
     record = {"op": "mlp", "beta": 0.5, "steps": 8, "provider": "lerp loop", "plain_seconds": 1.0}
+    record |= {"refused": None}
     seconds = dict.fromkeys(PARTS, 0.25)
     lines = {"step_seconds": 2.0, "host_seconds": seconds, "device_seconds": seconds}
-    heads = [str(table.columns[0].header) for table in profile_tables.tables([record | lines])]
+    heads = [table.heads[0] for table in columns.profile([record | lines])]
     assert heads == ["mlp, beta 0.5, N = 8: host", "mlp, beta 0.5, N = 8: device"]
-    assert len(profile_tables.tables([record | lines | {"device_seconds": None}])) == 1
+    assert len(columns.profile([record | lines | {"device_seconds": None}])) == 1
 
 
 def test_a_refusal_fails_the_profile(

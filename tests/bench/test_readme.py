@@ -11,10 +11,8 @@ import pytest
 
 from bench.core import stored
 from bench.core.session import Record
+from bench.show import documents, readme
 from bench.show import kernel_tables as kernels
-from bench.show import ops_document as ops
-from bench.show import readme
-from bench.show import solver_document as solver
 from tests import ROOT
 
 
@@ -90,25 +88,26 @@ def op_line(**changes: object) -> Record:
 
 
 def test_the_table_of_the_ops() -> None:
-    table = ops.markdown([op_line(), op_line(provider="eager", kind="alternative")])
+    table = documents.of_ops([op_line(), op_line(provider="eager", kind="alternative")])
     assert "A CPU (last cache 32 MiB)" in table
     row = "| `update_` | fp32, f bf16 | 64 MiB, 2 threads | **revdeq cpu** | 5 ms | 33.6 | 125% |"
     assert row in table
     assert "|  |  |  | eager | 5 ms |" in table
     with pytest.raises(ValueError, match="at least one line"):
-        ops.markdown([])
+        documents.of_ops([])
 
 
 def test_of_lines_measured_twice_the_last_one_counts() -> None:
     lines = [{"op": "mlp", "steps": 2, "n": 1}, {"op": "mlp", "steps": 2, "n": 2}]
-    assert solver.find(lines, op="mlp", steps=2)["n"] == 2
+    assert documents.find(lines, op="mlp", steps=2)["n"] == 2
     with pytest.raises(ValueError, match="expected a line with"):
-        solver.find(lines, op="block")
+        documents.find(lines, op="block")
 
 
 def test_what_raises_is_marked() -> None:
-    assert solver.star("1.39", {"raises": True}) == "1.39 \\*"
-    assert solver.star("1.39", {"raises": False}) == "1.39"
+    cell = documents.star(lambda record: "1.39")
+    assert cell({"raises": True}) == "1.39 \\*"
+    assert cell({"raises": False}) == "1.39"
 
 
 # ---- docs/kernels.md ---------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from bench import arguments, suite
 from bench.core import ceilings, machine
 from bench.core.session import Bar, Record, Session
 from bench.ops import run as ops
-from bench.show import families, figures
+from bench.show import figures
 from bench.solver import fresh, measure
 from bench.suite import Benchmark
 from tests import ROOT
@@ -104,7 +104,7 @@ def test_every_other_benchmark_runs_at_its_smallest_size(
     for record in [line for lines in by_name.values() for line in lines] + largest:
         assert all(name in record for name in IN_EVERY_LINE)
         assert record["refused"] is None
-        assert families.of(record).label(record) is not None
+        assert suite.family_of(record).label(record) is not None
     providers = [record["provider"] for record in by_name["ceilings"]]
     assert providers == ["copy_", "matmul float32", "matmul bfloat16"]
     copy, matmul, _ = by_name["ceilings"]
@@ -198,7 +198,7 @@ def fake(name: str, *steps: Record | type[BaseException]) -> Benchmark:
             else:
                 raise step("not today")
 
-    return Benchmark(name, "", run)
+    return Benchmark(name, "", run, suite.FAMILIES[0])
 
 
 def test_a_benchmark_that_stops_does_not_stop_the_others(

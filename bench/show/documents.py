@@ -1,0 +1,242 @@
+"""The tables of the ops, the solver and the cell in bench/*.md and README.md, and a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+from bench.core import labels, stored
+from bench.core.session import Record
+from bench.core.stored import EPYC
+from bench.core.table import Column, Table, is_ours, listing, markdown, never, pivot
+from bench.ops.columns import BEST, COPY, OP, PLACE, RATE, TIME, TYPES
+from bench.ops.columns import missing as no_time
+from bench.profile.attribution import PARTS
+from bench.solver import columns as solver
+from bench.solver.columns import N, unmeasured
+
+NAMES = {"mlp": "MLP", "block": "block", "language": "language block", "vision": "vision block"}
+
+
+def provider(record: Record) -> str:
+    """As code, in a column of its own or at the head of one."""
+    return f"`{record['provider']}`"
+
+
+def find(records: Iterable[Record], **wanted: object) -> Record:
+    """The one line with these values; of lines that were measured twice the last one."""
+    found = [r for r in records if all(r.get(name) == value for name, value in wanted.items())]
+    if not found:
+        raise ValueError(f"bench/results: expected a line with {wanted}, got none")
+    return found[-1]
+
+
+def with_machine(table: Table, records: Sequence[Record]) -> str:
+    """The table, and the line that its figures are read with."""
+    return f"{table.markdown}\n\n{labels.provenance(records)}"
+
+
+# ---- the ops ----------------------------------------------------------------------------------
+
+
+def half_steps() -> str:
+    """The half steps with all cores: the machine, and every provider."""
+    return of_ops(_half_steps())
+
+
+def summary() -> str:
+    """The same in a line for each case: this project's time, and how often the others take it.
+
+    Of what is written in eager mode the fastest.
+    """
+    rows = []
+    for group in labels.groups(_half_steps()):
+        seconds = {record["provider"].split()[0]: record["p50_seconds"] for record in group}
+        (ours,) = filter(is_ours, group)
+        eager = min(seconds[name] for name in ("eager", "lerp_") if name in seconds)
+        ratios = (other / ours["p50_seconds"] for other in (eager, seconds["compile"]))
+        times = (f"{ratio:.2f}x" if ratio < 10 else f"{ratio:.0f}x" for ratio in ratios)
+        rows.append((*(column.cell(ours) for column in (OP, TYPES, TIME, COPY)), *times))
+    heads = ("op", "types", "time", "of `copy_`", "eager takes", "torch.compile takes")
+    return markdown(heads, rows, left=2)
+
+
+def _half_steps() -> list[Record]:
+    lines = stored.lines(stored.XEON, "ops")
+    shown = ("half_step", "exact_step")
+    return [r for r in lines if r["benchmark"] in shown and r["threads"] == 2]
+
+
+def of_ops(records: Sequence[Record]) -> str:
+    """One table for each machine and commit, each under the line that names them."""
+    if not records:
+        raise ValueError("results: expected at least one line, got none; run `python -m bench`")
+    by_machine: dict[str, list[Record]] = {}
+    for record in records:
+        by_machine.setdefault(labels.heading(record), []).append(record)
+    keys = (OP, TYPES, PLACE)
+    columns = (solver.PROVIDER, TIME, RATE, COPY, BEST)
+    tables = {m: listing(r, keys, columns, missing=no_time) for m, r in by_machine.items()}
+    return "\n\n".join(f"{machine}\n\n{table.markdown}" for machine, table in tables.items())
+
+
+# ---- figures of the solver, in the few digits that the documents have room for ----------------
+
+
+def star(cell: Callable[[Record], str]) -> Callable[[Record], str]:
+    """Marked where `solve` raises."""
+    return lambda record: f"{cell(record)} \\*" if record["raises"] else cell(record)
+
+
+def ratio(record: Record) -> str:
+    """The time over the loop's."""
+    return f"{record['ratio_to_loop']:.2f}" if record["ratio_to_loop"] != 1 else "1"
+
+
+def error(record: Record) -> str:
+    """Of the gradient, two digits."""
+    return f"{record['gradient_error']:.1e}".replace("e-0", "e-")
+
+
+PEAK = solver.PEAK.cell
+METHOD = Column("", provider, left=True)
+
+# ---- cost -------------------------------------------------------------------------------------
+
+METHODS = {
+    "lerp loop": "loop",
+    "backprop exact": "backprop",
+    "checkpoint exact": "checkpoint",
+    "reversible exact": "reversible, exact",
+    "reversible float32": "float32",
+    "reversible float64": "float64",
+}
+
+
+def cost() -> str:
+    """Time and memory at beta 0.5, for each model and two depths."""
+    records = [r for r in stored.lines(EPYC, "solve.cost") if r["beta"] == 0.5]
+    return _cost(records, ("mlp", "block"), (8, 32)).markdown
+
+
+def paper_blocks() -> str:
+    """The same of the paper's blocks, scaled down."""
+    records = [r for r in stored.lines(EPYC, "solve.cost") if r["op"] in ("language", "vision")]
+    return with_machine(_cost(records, ("language", "vision"), (8,)), records)
+
+
+def _cost(records: Sequence[Record], models: Sequence[str], depths: Sequence[int]) -> Table:
+    figures = {"time to the loop's": ratio, "peak in MiB": PEAK}
+    rows = [
+        (f"{NAMES[model]}, {what}", cell, find(records, op=model, steps=depth, provider=method))
+        for model in models
+        for what, cell in figures.items()
+        for depth in depths
+        for method in METHODS
+    ]
+    keys = (Column("", lambda row: row[0], left=True), Column("N", lambda row: N.cell(row[2])))
+    cell = Column("{}", lambda row: star(row[1])(row[2]))
+    return pivot(rows, keys, lambda row: METHODS[row[2]["provider"]], (cell,))
+
+
+def headline() -> str:
+    """What a reversible step costs, in a sentence."""
+    records = [r for r in stored.lines(EPYC, "solve.cost") if r["beta"] == 0.5]
+    own, loop = (
+        find(records, op="mlp", steps=32, provider=method)
+        for method in ("reversible exact", "lerp loop")
+    )
+    return (
+        f"An MLP of width 512 takes, at 32 steps, {PEAK(own)} MiB where a loop that stores its "
+        f"activations takes {PEAK(loop)}, and {ratio(own)} times its time."
+    )
+
+
+# ---- options, peers, largest, overhead, profile -----------------------------------------------
+
+
+def options() -> str:
+    """What the options cost, at N = 4."""
+    columns = (Column("{}: to loop", ratio), Column("peak MiB", PEAK))
+    return _beside(stored.lines(EPYC, "solve.options"), 4, columns)
+
+
+def peers() -> str:
+    """A train step beside others, at N = 8."""
+    columns = (
+        Column("{}: to loop", ratio),
+        Column("peak MiB", PEAK),
+        Column("gradient error", error),
+    )
+    return _beside(stored.lines(EPYC, "solve.peers"), 8, columns)
+
+
+def _beside(records: Sequence[Record], steps: int, columns: Sequence[Column]) -> str:
+    shown = [r for r in records if r["steps"] == steps and not unmeasured(r)]
+    models = list(dict.fromkeys(NAMES[record["op"]] for record in shown))
+    others = [record for record in shown if record["provider"] != "lerp loop"]
+    return pivot(others, (METHOD,), lambda r: NAMES[r["op"]], columns, names=models).markdown
+
+
+def largest() -> str:
+    """The largest N and batch within the budget."""
+    records = stored.lines(EPYC, "solve.largest")
+    budget = f"within {records[0]['budget_bytes'] / 2**20:g} MiB"
+    axes = {"N": "N", "batch": "batch, N = 8"}
+    shown = [record for record in records if not unmeasured(record)]
+    columns = (Column("largest {}", star(solver.amount)),)
+    key = replace(METHOD, head=budget)
+    return with_machine(pivot(shown, (key,), lambda r: axes[r["axis"]], columns), records)
+
+
+def overhead() -> str:
+    """The time for each half step with a tiny f, and over the loop's."""
+    records = [r for r in stored.lines(EPYC, "solve.overhead") if not unmeasured(r)]
+    steps = records[0]["steps"]
+    shown = [record for record in records if record["steps"] == steps]
+    columns = (
+        replace(METHOD, head=f"N = {steps}"),
+        Column("us for each half step", lambda r: labels.in_unit(solver.each_half_step(r), "us")),
+        Column("to loop", ratio),
+    )
+    return with_machine(listing(shown, (), columns, strong=never), records)
+
+
+def profile() -> str:
+    """Where the time of a step goes, in ms."""
+    records = stored.lines(EPYC, "solve.profile")
+    rows = [(f"`{part}`", r, r["host_seconds"][part]) for part in PARTS for r in records]
+    rows += [("the step", record, record["step_seconds"]) for record in records]
+    part = Column("ms", lambda row: row[0], left=True)
+    cell = Column("{}", lambda row: f"{1e3 * row[2]:.0f}")
+    return with_machine(pivot(rows, (part,), lambda row: provider(row[1]), (cell,)), records)
+
+
+# ---- the cell ---------------------------------------------------------------------------------
+
+
+def cell() -> str:
+    """The equilibrium cell, its times over those of the eager loop."""
+    records = stored.lines(EPYC, "cell")
+    names = ("part", "features", "rows")
+    loops = {tuple(r[name] for name in names): r for r in records if r["provider"] == "eager loop"}
+
+    def loop_of(record: Record) -> Record:
+        return loops[tuple(record[name] for name in names)]
+
+    def time(record: Record) -> str:
+        loop = loop_of(record)["p50_seconds"]
+        if record["provider"] == "eager loop":
+            return labels.seconds_cell(loop)
+        return f"{record['p50_seconds'] / loop:.2f}"
+
+    keys = (
+        Column("", lambda record: record["part"], left=True),
+        *(Column(name, lambda record, name=name: str(record[name])) for name in names[1:]),
+    )
+    table = pivot(records, keys, provider, (Column("{}", time),))
+    table.heads.append("roofline")
+    table.left.append(False)
+    for row, loop in zip(table.rows, loops.values(), strict=True):
+        row.cells += (labels.seconds_cell(loop["roofline_seconds"]),)
+    return with_machine(table, records)
