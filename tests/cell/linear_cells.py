@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import revdeq_kernels as rk
-from revdeq_kernels.ops.cell.arguments import Inputs, Numbers
+from revdeq_kernels.ops.cell.arguments import Gradients, Inputs, Numbers, Solved
 
 
 class Act(NamedTuple):
@@ -75,6 +75,19 @@ def make(rows: int, d: int, dtype: torch.dtype, seed: int = 0, **numbers: Any) -
     return Cell(u.to(dtype), w.to(dtype), z0, normal(rows, d), normal(rows, d), **numbers)
 
 
+SMALL = {
+    "composite": (32, torch.float32),
+    "triton": (32, torch.float32),
+    "gluon": (64, torch.float16),
+}
+"""Features and dtype of a cell that each implementation takes; the first are the fastest here."""
+
+
+def small(implementation: str, rows: int, **numbers: Any) -> Cell:
+    """A cell that the implementation takes."""
+    return make(rows, *SMALL[implementation], **numbers)
+
+
 def of_rows(cell: Cell, rows: Tensor | slice) -> Cell:
     """The same without the other rows."""
     names = ("u", "z0", "grad_y", "grad_z")
@@ -98,6 +111,14 @@ def run(cell: Cell, **options: Any) -> Outcome:
     y, z, *_ = rk.linear_cell_forward(u, w, z0, **cell.numbers._asdict(), **options)
     grads = torch.autograd.grad([y, z], leaves, [cell.grad_y, cell.grad_z])
     return Outcome(y.detach(), z.detach(), *grads)
+
+
+def both_ways(cell: Cell, implementation: str, **changed: Tensor) -> tuple[Solved, Gradients]:
+    """The results of both ops; on the way back arguments may be others than those forward."""
+    options: Any = cell.numbers._asdict() | {"implementation": implementation}
+    out = rk.linear_cell_forward(*cell.tensors, **options)
+    given = out.ends(cell.grad_y, cell.grad_z, cell.numbers)._asdict() | cell.tensors._asdict()
+    return out, rk.linear_cell_backward(**(given | changed), **options)
 
 
 def stored(cell: Cell) -> Outcome:

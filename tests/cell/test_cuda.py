@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
-import revdeq_kernels as rk
 from revdeq_kernels.ops.cell import choice as cell_choice
-from tests.cell.linear_cells import ACTS, Cell, Outcome, make, of_rows, run
+from tests.cell.linear_cells import ACTS, Cell, Outcome, both_ways, make, of_rows, run
 from tests.cell.tolerances import assert_within_bounds
 from tests.conftest import same_bits
 
@@ -35,38 +32,32 @@ def on_gpu(cell: Cell) -> Cell:
     return replace(cell, **moved)
 
 
-def assert_right(cell: Cell, implementation: str) -> None:
-    got = run(on_gpu(cell), implementation=implementation)
-    assert_within_bounds(cell, Outcome(*(t.cpu() for t in got)))
-
-
 def require(implementation: str, cell: Cell) -> None:
     if reason := cell_choice.why_not(implementation, cell.w.cuda()):
         pytest.skip(reason)
-
-
-@pytest.mark.parametrize("act", ACTS)
-@pytest.mark.parametrize("state", ["exact", "float32"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_the_composite_on_a_gpu(dtype: torch.dtype, state: str, act: str) -> None:
-    assert_right(make(37, 32, dtype, act=act, state=state, steps=1), "composite")
 
 
 # With many features in bfloat16 a float32 state leaves bounds that say nothing.
 STATES = [(*kernel, "exact") for kernel in KERNELS]
 STATES += [(*kernel, "float32") for kernel in KERNELS if kernel[1] != torch.bfloat16]
 STATES += [("triton", torch.bfloat16, 32, "float32")]
+STATES += [
+    ("composite", dtype, 32, state)
+    for dtype in (torch.float32, torch.bfloat16, torch.float16)
+    for state in ("exact", "float32")
+]
 
 
 @pytest.mark.parametrize("act", ACTS)
 @pytest.mark.parametrize(("implementation", "dtype", "d", "state"), STATES)
-def test_one_launch_on_a_gpu(
+def test_values_and_gradients_on_a_gpu(
     implementation: str, dtype: torch.dtype, d: int, state: str, act: str
 ) -> None:
-    """The first call of each kind also tries the kernel: bit for bit back, near the composite."""
+    """The first call of a kind of kernel also tries it: bit for bit back, near the composite."""
     cell = make(101, d, dtype, act=act, state=state, steps=1)
     require(implementation, cell)
-    assert_right(cell, implementation)
+    got = run(on_gpu(cell), implementation=implementation)
+    assert_within_bounds(cell, Outcome(*(t.cpu() for t in got)))
 
 
 @pytest.mark.parametrize("state", ["exact", "float32"])
@@ -80,18 +71,13 @@ def test_rows_that_halt_on_a_gpu(
     cell = on_gpu(make(2000, d, dtype, state=state, steps=6, tol=0.3))
     require(implementation, cell)
     out = run(cell, implementation=implementation)
-    taken = steps_taken(cell, implementation)
+    taken = both_ways(cell, implementation)[0].taken
     assert len(taken.unique()) > 1
     for steps in taken.unique().tolist():
         fixed = run(replace(cell, steps=steps, tol=0.0), implementation=implementation)
         rows = taken == steps
         for name in ("y", "z", "grad_u", "grad_z0"):
             assert same_bits(getattr(out, name)[rows], getattr(fixed, name)[rows]), name
-
-
-def steps_taken(cell: Cell, implementation: str) -> Tensor:
-    options: Any = cell.numbers._asdict() | {"implementation": implementation}
-    return rk.linear_cell_forward(*cell.tensors, **options).taken
 
 
 @kernels

@@ -7,101 +7,129 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 import revdeq_kernels as rk
-from revdeq_kernels.ops.cell.arguments import Gradients, Solved
+from tests.cell.conftest import Slow, each, every
 from tests.cell.halting import (
     assert_rows_are_those_of_fewer_steps,
     assert_rows_halt_when_they_should,
     by_steps,
 )
-from tests.cell.linear_cells import ACTS, Cell, make
-from tests.conftest import BACKENDS
+from tests.cell.linear_cells import ACTS, SMALL, both_ways, make, small
 from torch_revdeq import LinearCell, RevDEQ, solve
 
 F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
 
-IMPLEMENTATIONS = ["composite", *(["triton"] if "triton" in BACKENDS else [])]
-implementations = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+# ---- of every implementation --------------------------------------------------------------------
 
-CELLS = [
-    (F32, "exact", 0.5, 6, 0.1, "tanh"),
-    (F32, "exact", 0.8, 5, 0.05, "gelu"),
-    (F32, "exact", 1.3, 4, 0.5, "silu"),
-    (F32, "float32", 0.5, 4, 0.2, "gelu"),
-    (F16, "exact", 0.5, 4, 0.3, "silu"),
-    (F16, "exact", 0.75, 3, 0.15, "tanh"),
-    (BF16, "exact", 0.6, 2, 0.7, "tanh"),
+HALTING = [
+    (75, 32, F32, "exact", 0.5, 6, 0.1, "tanh"),
+    (75, 32, F32, "exact", 0.8, 5, 0.05, "gelu"),
+    (75, 32, F32, "exact", 1.3, 4, 0.5, "silu"),
+    (75, 32, F32, "float32", 0.5, 4, 0.2, "gelu"),
+    (75, 32, F16, "exact", 0.5, 4, 0.3, "silu"),
+    (75, 32, F16, "exact", 0.75, 3, 0.15, "tanh"),
+    (75, 32, BF16, "exact", 0.6, 2, 0.7, "tanh"),
 ]
-"""(dtype of w, state, beta, steps, tol, act): some rows halt, and some do not."""
+"""Some rows halt, and some do not."""
 
 
-def both_ways(cell: Cell, implementation: str, **changed: Tensor) -> tuple[Solved, Gradients]:
-    options: Any = {**cell.numbers._asdict(), "implementation": implementation}
-    out = rk.linear_cell_forward(*cell.tensors, **options)
-    given = out.ends(cell.grad_y, cell.grad_z, cell.numbers)._asdict() | cell.tensors._asdict()
-    return out, rk.linear_cell_backward(**(given | changed), **options)
-
-
-# ---- values and gradients --------------------------------------------------------------------
-
-
-@implementations
-@pytest.mark.parametrize(("dtype", "state", "beta", "steps", "tol", "act"), CELLS)
+@each(
+    "rows d dtype state beta steps tol act",
+    composite=HALTING,
+    triton=HALTING,
+    gluon=[
+        (133, 64, F16, "exact", 0.5, 3, 0.5, "silu"),
+        (70, 64, F16, "exact", 0.75, 2, 0.6, "tanh"),
+        Slow((70, 128, F16, "exact", 0.6, 2, 0.77, "tanh")),
+    ],
+)
 def test_rows_halt_below_tol_and_have_the_gradients_of_their_steps(
+    implementation: str,
+    rows: int,
+    d: int,
     dtype: torch.dtype,
     state: str,
     beta: float,
     steps: int,
     tol: float,
     act: str,
-    implementation: str,
 ) -> None:
-    cell = make(75, 32, dtype, state=state, beta=beta, steps=steps, tol=tol, act=act)
+    cell = make(rows, d, dtype, state=state, beta=beta, steps=steps, tol=tol, act=act)
     out, back = both_ways(cell, implementation)
     assert len(out.taken.unique()) > 1
     assert_rows_halt_when_they_should(cell, out)
     assert_rows_are_those_of_fewer_steps(cell, out, back)
 
 
-@implementations
-@pytest.mark.parametrize("state", ["exact", "float32"])
+@each(
+    "state rows steps tol",
+    composite=[(state, 40, 4, 0.3) for state in ("exact", "float32")],
+    triton=[(state, 40, 4, 0.3) for state in ("exact", "float32")],
+    gluon=[Slow(("exact", 70, 2, 0.95)), ("float32", 70, 2, 0.95)],
+)
 def test_a_row_that_halts_has_the_bits_of_a_solve_of_its_steps(
-    state: str, implementation: str
+    implementation: str, state: str, rows: int, steps: int, tol: float
 ) -> None:
-    cell = make(40, 32, F32, state=state, steps=4, tol=0.3)
+    cell = small(implementation, rows, state=state, steps=steps, tol=tol)
     out, back = both_ways(cell, implementation)
     assert len(out.taken.unique()) > 1
-    for rows, part in by_steps(cell, out.taken):
-        every = replace(cell, steps=part.steps, tol=0.0)
-        fixed, grads = both_ways(every, implementation)
-        for name in ("y", "z"):
-            assert torch.equal(getattr(out, name)[rows], getattr(fixed, name)[rows]), name
-        for name in ("grad_u", "grad_z0"):
-            assert torch.equal(getattr(back, name)[rows], getattr(grads, name)[rows]), name
+    for some, part in by_steps(cell, out.taken):
+        fixed, grads = both_ways(replace(cell, steps=part.steps, tol=0.0), implementation)
+        pairs = [(out.y, fixed.y), (out.z, fixed.z)]
+        pairs += [(back.grad_u, grads.grad_u), (back.grad_z0, grads.grad_z0)]
         if state == "exact":
-            assert torch.equal(out.fixed[:, rows], fixed.fixed[:, rows])
+            pairs += zip(out.fixed, fixed.fixed, strict=True)
+        assert [torch.equal(got[some], want[some]) for got, want in pairs] == [True] * len(pairs)
 
 
-@implementations
+@every
 def test_a_tol_that_nothing_reaches_changes_no_bit(implementation: str) -> None:
-    cell = make(40, 32, F32, steps=5)
+    cell = small(implementation, 20, steps=2)
     fixed, grads = both_ways(cell, implementation)
     out, back = both_ways(replace(cell, tol=1e-30), implementation)
-    assert out.taken.tolist() == [5] * 40
+    assert out.taken.tolist() == [2] * 20
     assert all(map(torch.equal, out[:5], fixed[:5])) and all(map(torch.equal, back, grads))
 
 
-@implementations
-def test_a_tile_takes_no_step_that_none_of_its_rows_needs(implementation: str) -> None:
+@each("rows steps tol", composite=[(80, 40, 0.5)], triton=[(80, 40, 0.5)], gluon=[(8, 6, 0.6)])
+def test_a_tile_takes_no_step_that_none_of_its_rows_needs(
+    implementation: str, rows: int, steps: int, tol: float
+) -> None:
     """Digits that were never written are 0; beta has a digit in every byte, and most are not 0."""
-    cell = make(80, 32, F32, steps=40, beta=0.95123, tol=0.5)
+    cell = small(implementation, rows, steps=steps, beta=0.95123, tol=tol)
     out, back = both_ways(cell, implementation)
     most = int(out.taken.max())
-    assert most < 5 and back.distance.item() == 0.0
+    assert most < min(steps, 5) + 1 and most < steps and back.distance.item() == 0.0
     written = out.digits.flatten(1).any(1).tolist()
-    assert written == [True] * 2 * most + [False] * 2 * (40 - most)
+    assert written == [True] * 2 * most + [False] * 2 * (steps - most)
+
+
+@every
+def test_nan_halts_no_row(implementation: str) -> None:
+    cell = small(implementation, 8, steps=3, tol=0.5)
+    u = cell.u.clone()
+    u[4, 7] = float("nan")
+    out, back = both_ways(replace(cell, u=u), implementation)
+    assert out.taken[4] == 3 and bool(out.residual[4].isnan())
+    assert out.flag.item() != 0 and bool(out.y[4].isnan().any())
+    assert back.lost.item() <= 1 and bool(back.grad_u[4].isnan().any())
+
+
+@every
+@pytest.mark.parametrize("steps", [-1, 1, 1000])
+def test_rows_that_took_other_steps_are_lost(steps: int, implementation: str) -> None:
+    cell = small(implementation, 20, steps=3, tol=0.5)
+    options: Any = cell.numbers._asdict() | {"implementation": implementation}
+    taken = rk.linear_cell_forward(*cell.tensors, **options).taken.clone()
+    row = int((taken < 3).nonzero()[0])
+    taken[row] += steps
+    _, back = both_ways(cell, implementation, taken=taken)
+    assert back.lost.item() == 1 and bool(back.grad_w.isnan().all())
+    assert bool(back.grad_u[row].isnan().all()) and back.grad_u.isnan().any(1).sum() == 1
+
+
+# ---- as the solver -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("state", ["exact", "float32"])
@@ -124,49 +152,6 @@ def test_it_has_the_bits_of_solve_per_sample(act: str, state: str) -> None:
     assert all(map(torch.equal, grads, back[:3]))
 
 
-# ---- what goes wrong -------------------------------------------------------------------------
-
-
-@implementations
-def test_nan_halts_no_row(implementation: str) -> None:
-    cell = make(20, 32, F32, steps=6, tol=0.3)
-    u = cell.u.clone()
-    u[4, 7] = float("nan")
-    out, back = both_ways(replace(cell, u=u), implementation)
-    assert out.taken[4] == 6 and bool(out.residual[4].isnan())
-    assert out.flag.item() != 0 and bool(out.y[4].isnan().any())
-    assert back.lost.item() <= 1 and bool(back.grad_u[4].isnan().any())
-
-
-@implementations
-@pytest.mark.parametrize("steps", [-1, 1, 1000])
-def test_rows_that_took_other_steps_are_lost(steps: int, implementation: str) -> None:
-    cell = make(20, 32, F32, steps=4, tol=0.3)
-    out, _ = both_ways(cell, implementation)
-    row = int((out.taken < 4).nonzero()[0])
-    taken = out.taken.clone()
-    taken[row] += steps
-    _, back = both_ways(cell, implementation, taken=taken)
-    assert back.lost.item() == 1 and bool(back.grad_w.isnan().all())
-    assert bool(back.grad_u[row].isnan().all()) and back.grad_u.isnan().any(1).sum() == 1
-
-
-ERRORS: list[tuple[dict[str, Any], type[Exception], str]] = [
-    ({"tol": -1.0}, ValueError, "tol: expected a number from 0 on, got -1.0"),
-    ({"tol": float("nan")}, ValueError, "tol: expected a number from 0 on"),
-    ({"tol": "small"}, TypeError, "tol: expected a Python number"),
-    ({"tol": torch.tensor(0.1)}, TypeError, "tol: expected a Python number"),
-]
-
-
-@pytest.mark.parametrize(("changed", "kind", "message"), ERRORS)
-def test_errors(changed: dict[str, Any], kind: type[Exception], message: str) -> None:
-    cell = make(6, 16, F32)
-    options: Any = {**cell.tensors._asdict(), **cell.numbers._asdict(), **changed}
-    with pytest.raises(kind, match=f"^linear_cell_forward: {message}"):
-        rk.linear_cell_forward(**options)
-
-
 @pytest.mark.parametrize(
     ("taken", "tol"), [(None, 0.1), (torch.ones(5, dtype=torch.int32), 0.1), ([1] * 6, 0.0)]
 )
@@ -179,27 +164,6 @@ def test_steps_of_another_solve_are_refused(taken: Any, tol: float) -> None:
         taken = torch.tensor(taken, dtype=torch.int32)
     with pytest.raises(ValueError, match=r"^linear_cell_backward: taken: expected shape"):
         rk.linear_cell_backward(*ends, *cell.tensors, **options, taken=taken)
-
-
-# ---- as torch and the layer call it ----------------------------------------------------------
-
-
-@implementations
-def test_opcheck(implementation: str) -> None:
-    cell = make(5, 32, F32, steps=3, tol=0.2)
-    space = getattr(torch.ops, {"composite": "revdeq", "triton": "revdeq_triton"}[implementation])
-    leaves = [t.clone().requires_grad_() for t in cell.tensors]
-    torch.library.opcheck(space.linear_cell_forward.default, (*leaves, *cell.numbers))
-    out = Solved(*space.linear_cell_forward.default(*cell.tensors, *cell.numbers))
-    ends = (t.clone() for t in out.ends(cell.grad_y, cell.grad_z, cell.numbers))
-    torch.library.opcheck(space.linear_cell_backward.default, (*ends, *cell.tensors, *cell.numbers))
-
-
-@implementations
-def test_no_rows(implementation: str) -> None:
-    out, back = both_ways(make(0, 32, F32, tol=0.1), implementation)
-    assert out.taken.shape == out.residual.shape == (0,)
-    assert torch.equal(back.grad_w, torch.zeros(32, 32))
 
 
 def test_of_no_rows_a_layer_tells_what_the_solver_tells() -> None:
@@ -221,14 +185,14 @@ def test_the_residual_has_no_gradient() -> None:
     assert out.z.requires_grad and not out.residual.requires_grad
 
 
-@implementations
+@every
 def test_a_layer_tells_what_its_rows_did(implementation: str) -> None:
     torch.manual_seed(0)
-    layer = RevDEQ(
-        LinearCell(12, 32), max_steps=16, tol=0.05, per_sample=True, implementation=implementation
-    )
-    general = RevDEQ(layer.f, max_steps=16, tol=0.05, per_sample=True, implementation="solver")
-    x = torch.randn(24, 12)
+    options: Any = {"max_steps": 16, "tol": 0.05, "per_sample": True}
+    cell = LinearCell(12, SMALL[implementation][0])
+    layer = RevDEQ(cell, implementation=implementation, **options)
+    general = RevDEQ(cell, implementation="solver", **options)
+    x = torch.randn(12, 12)
     results = []
     for model in (layer, general):
         model.zero_grad()

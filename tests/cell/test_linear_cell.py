@@ -1,4 +1,4 @@
-"""The equilibrium cell in one op: against float64 autograd, against solve, and what torch asks."""
+"""The equilibrium cell in one op: the bits of solve, what torch asks of an op, and its errors."""
 
 from __future__ import annotations
 
@@ -12,72 +12,14 @@ from torch.autograd import forward_ad
 
 import revdeq_kernels as rk
 from revdeq_kernels.ops.cell import checks as cell_checks
-from revdeq_kernels.ops.cell import choice as cell_choice
-from revdeq_kernels.ops.cell.arguments import Gradients, Solved
-from tests.cell.linear_cells import ACTS, Cell, Outcome, make, run
-from tests.cell.tolerances import assert_within_bounds
-from tests.conftest import BACKENDS, BETAS, same_bits
+from tests.cell.conftest import each
+from tests.cell.linear_cells import ACTS, Cell, Outcome, both_ways, make, run
+from tests.conftest import same_bits
 from torch_revdeq import solve
 
 F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
 
-PRECISIONS = [
-    (F32, "exact", 0.5, 4),
-    (F32, "exact", 0.8, 3),
-    (F32, "exact", 1.3, 2),
-    (F32, "float32", 0.5, 3),
-    (F16, "exact", 0.5, 3),
-    (F16, "exact", 0.75, 2),
-    (F16, "float32", 0.5, 1),
-    (BF16, "exact", 0.5, 2),
-    (BF16, "exact", 0.6, 2),
-    (BF16, "float32", 0.5, 1),
-]
-"""(dtype of w, state, beta, steps), so few that the bounds stay below the numbers they are of."""
-
-IMPLEMENTATIONS = ["composite", *(["triton"] if "triton" in BACKENDS else [])]
-
-implementations = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-precisions = pytest.mark.parametrize(("dtype", "state", "beta", "steps"), PRECISIONS)
 acts = pytest.mark.parametrize("act", list(ACTS))
-
-
-# ---- against the definition in real numbers --------------------------------------------------
-
-
-@implementations
-@acts
-@precisions
-def test_values_and_gradients_are_those_of_stored_activations(
-    implementation: str, act: str, dtype: torch.dtype, state: str, beta: float, steps: int
-) -> None:
-    cell = make(37, 32, dtype, act=act, state=state, beta=beta, steps=steps)
-    assert_within_bounds(cell, run(cell, implementation=implementation))
-
-
-@pytest.mark.parametrize(("rows", "d"), [(1, 1), (3, 7), (70, 33), (5, 64)])
-def test_any_shape(rows: int, d: int) -> None:
-    cell = make(rows, d, F32, steps=2)
-    assert_within_bounds(cell, run(cell))
-
-
-@implementations
-def test_no_rows(implementation: str) -> None:
-    got = run(make(0, 32, F32), implementation=implementation)
-    assert got.y.shape == got.grad_z0.shape == (0, 32)
-    assert torch.equal(got.grad_w, torch.zeros(32, 32))
-
-
-@implementations
-def test_arguments_of_any_strides(implementation: str) -> None:
-    cell = make(12, 32, F32)
-    given = [*cell.tensors, cell.grad_y, cell.grad_z]
-    u, w, z0, grad_y, grad_z = (t.t().contiguous().t() for t in given)
-    assert not u.is_contiguous()
-    results = [
-        run(cell, implementation=implementation) for cell in (cell, Cell(u, w, z0, grad_y, grad_z))
-    ]
-    assert all(map(torch.equal, *results))
 
 
 # ---- against the solver ----------------------------------------------------------------------
@@ -118,96 +60,10 @@ def test_a_float_cell_has_the_bits_of_solve() -> None:
     assert all(map(torch.equal, run(cell), by_solve(cell, "reversible")))
 
 
-# ---- the way back ----------------------------------------------------------------------------
-
-
-def both_ways(cell: Cell, implementation: str, **changed: Tensor) -> Gradients:
-    """The results of the backward op, where arguments may be others than those of the forward."""
-    options: Any = cell.numbers._asdict() | {"implementation": implementation}
-    out = rk.linear_cell_forward(*cell.tensors, **options)
-    given = out.ends(cell.grad_y, cell.grad_z, cell.numbers)._asdict() | cell.tensors._asdict()
-    return rk.linear_cell_backward(**(given | changed), **options)
-
-
-DEPTHS = [("composite", dtype, beta, (1, 2, 9, 40)) for dtype in (F32, BF16, F16) for beta in BETAS]
-if "triton" in IMPLEMENTATIONS:  # every form, base and sign with one dtype: the interpreter is slow
-    DEPTHS += [
-        ("triton", (BF16, F16, F32)[k % 3], beta, (1, 2, 3, 5)) for k, beta in enumerate(BETAS)
-    ]
-
-
-@pytest.mark.parametrize(("implementation", "dtype", "beta", "depths"), DEPTHS)
-def test_an_exact_cell_comes_back_bit_for_bit_from_any_depth(
-    implementation: str, dtype: torch.dtype, beta: float, depths: tuple[int, ...]
-) -> None:
-    for act, steps in zip(ACTS, depths, strict=True):
-        cell = make(40, 32, dtype, beta=beta, steps=steps, act=act, frac_bits=16)
-        *grads, distance, lost = both_ways(cell, implementation)
-        assert distance.item() == 0.0 and lost.item() == 0
-        assert all(bool(grad.isfinite().all()) for grad in grads)
-
-
-@implementations
-@pytest.mark.parametrize("changed", ["w", "u", "digits", "z0"])
-def test_what_changed_since_the_forward_pass_gives_nan(changed: str, implementation: str) -> None:
-    cell = make(40, 32, F32, steps=6)
-    if changed == "digits":
-        numbers: Any = cell.numbers[:3]
-        out = rk.linear_cell_forward(*cell.tensors, *numbers, implementation=implementation)
-        other = out[3].clone()
-        other.view(len(other), -1)[1, 40] ^= 1
-    else:
-        other = getattr(cell, changed).clone()
-        other[7, 3] += 1e-4
-    grad_u, grad_w, grad_z0, distance, lost = both_ways(cell, implementation, **{changed: other})
-    wrong = grad_u.isnan().any(1)
-    assert distance.item() > 0 and lost.item() == wrong.sum() and bool(grad_w.isnan().all())
-    assert torch.equal(wrong, grad_z0.isnan().all(1)) and torch.equal(wrong, grad_u.isnan().all(1))
-    assert wrong.all() if changed == "w" else wrong.sum() == 1  # rows have nothing in common else
-
-
-@implementations
-def test_a_float_state_past_its_precision_gives_nan(implementation: str) -> None:
-    cell = make(8, 32, F32, state="float32", beta=0.8, steps=24)
-    grad_u, grad_w, grad_z0, distance, lost = both_ways(cell, implementation)
-    assert distance.item() > 1e-3 and lost.item() == 8
-    assert all(bool(grad.isnan().all()) for grad in (grad_u, grad_w, grad_z0))
-
-
-@implementations
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 3e4])
-def test_a_number_out_of_range_raises_the_flag(bad: float, implementation: str) -> None:
-    cell = make(8, 32, F32)
-    numbers: Any = (0.5, 4, "relu")
-    options: Any = {"implementation": implementation}
-    u = cell.u.clone()
-    u[3, 5] = bad
-    out = rk.linear_cell_forward(u, cell.w, cell.z0, *numbers, **options)
-    assert out.flag.item() != 0
-    assert bool(out.y[3].isnan().any()) and bool(out.z[3].isnan().any())
-    out = rk.linear_cell_forward(*cell.tensors, *numbers, **options)
-    assert out.flag.item() == 0
-
-
 # ---- autograd and torch.compile --------------------------------------------------------------
 
 
-@implementations
-@pytest.mark.parametrize(("dtype", "state"), [(F32, "exact"), (BF16, "exact"), (F32, "float32")])
-def test_opcheck(dtype: torch.dtype, state: str, implementation: str) -> None:
-    cell = make(5, 32, dtype, state=state, steps=2)
-    namespace = getattr(torch.ops, cell_choice.IMPLEMENTATIONS[implementation])
-    leaves = [t.clone().requires_grad_() for t in cell.tensors]
-    op = namespace.linear_cell_forward.default
-    torch.library.opcheck(op, (*leaves, *cell.numbers))
-    out = Solved(*op(*(t.detach() for t in leaves), *cell.numbers))
-    ends = out.ends(cell.grad_y, cell.grad_z, cell.numbers)
-    given = (t.clone() for t in ends)
-    back = namespace.linear_cell_backward.default
-    torch.library.opcheck(back, (*given, *cell.tensors, *cell.numbers))
-
-
-@implementations
+@each(composite=[()], triton=[()])
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_compiled_it_has_the_bits_of_eager(dynamic: bool, implementation: str) -> None:
     torch._dynamo.reset()
@@ -301,6 +157,10 @@ ERRORS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"z0": torch.zeros(2, 3, 16)}, ValueError, "z0: expected shape .rows, 16."),
     ({"z0": torch.zeros(6, 16, device="meta")}, ValueError, "u: expected meta, the device of z0"),
     ({"w": [[1.0]]}, TypeError, "w: expected a tensor"),
+    ({"tol": -1.0}, ValueError, "tol: expected a number from 0 on, got -1.0"),
+    ({"tol": float("nan")}, ValueError, "tol: expected a number from 0 on"),
+    ({"tol": "small"}, TypeError, "tol: expected a Python number"),
+    ({"tol": torch.tensor(0.1)}, TypeError, "tol: expected a Python number"),
 ]
 
 
@@ -312,13 +172,12 @@ def test_errors(changed: dict[str, Any], kind: type[Exception], message: str) ->
         rk.linear_cell_forward(**(arguments | changed))
 
 
-@implementations
+@each(composite=[()], triton=[()])
 def test_digits_of_another_solve_are_refused(implementation: str) -> None:
     cell = make(6, 32, F32)
-    numbers: Any = (0.5, 9)
-    digits = rk.linear_cell_forward(*cell.tensors, *numbers, implementation=implementation)[3]
+    out, _ = both_ways(replace(cell, steps=9), implementation)
     with pytest.raises(ValueError, match=r"^linear_cell_backward: digits: expected shape"):
-        both_ways(cell, implementation, digits=digits)
+        both_ways(cell, implementation, digits=out.digits)
 
 
 def test_every_activation_is_tested() -> None:

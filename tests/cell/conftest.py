@@ -1,0 +1,47 @@
+"""The implementations of the equilibrium cell that run here, Gluon's in Triton's interpreter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from revdeq_kernels.ops.cell import choice
+from tests.conftest import BACKENDS
+
+HERE = ["composite", *(["triton", "gluon"] if "triton" in BACKENDS else [])]
+
+
+@pytest.fixture
+def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Its name, by which it runs in this test."""
+    if request.param == "gluon":
+        from revdeq_kernels.triton.kernels import gluon_cell
+        from revdeq_kernels.triton.launch.cell import Launcher
+        from tests.cell.gluon_interpreter import interpreted
+
+        launcher = Launcher(interpreted(gluon_cell))
+        monkeypatch.setattr(choice, "why_not", lambda implementation, w: None)
+        monkeypatch.setattr(choice, "launcher", lambda implementation: launcher)
+    return request.param
+
+
+class Slow(tuple[Any, ...]):
+    """A row of the slow tier."""
+
+
+def each(names: str = "", **rows: Sequence[tuple[Any, ...]]) -> pytest.MarkDecorator:
+    """A test of the implementations named, each with its own rows of arguments of these names."""
+    given = [
+        pytest.param(name, *row, marks=pytest.mark.slow if isinstance(row, Slow) else ())
+        for name in HERE
+        for row in rows.get(name, ())
+    ]
+    return pytest.mark.parametrize(
+        ("implementation", *names.split()), given, indirect=["implementation"]
+    )
+
+
+every = pytest.mark.parametrize("implementation", HERE, indirect=True)
+"""A test of every implementation."""
