@@ -6,12 +6,13 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from tests.solver.cells import MLP, Block, cell_and_input
+from tests.solver.cells import Block, cell_and_input
 from tests.tolerances import reconstruction_bound
 from torch_revdeq import RangeError, ReconstructionError, solve
 from torch_revdeq.adjoints import reconstruction
@@ -19,9 +20,8 @@ from torch_revdeq.runtime import deferred as late
 from torch_revdeq.testing import assert_exact_gradients
 
 
-def cell() -> tuple[MLP, Tensor]:
-    torch.manual_seed(0)
-    return MLP(), torch.randn(6, 16, requires_grad=True)
+def cell() -> tuple[Any, Tensor]:
+    return cell_and_input("mlp")
 
 
 ADJOINTS = ["reversible", "hooks"]

@@ -48,6 +48,7 @@ SITUATIONS: dict[str, dict[str, Any]] = {
     "a warm start": {"y0": torch.randn_like},
     "a beta for each step": {"beta": [0.5, 0.8, 1.2, 0.6, 0.9]},
     "a beta of the step": {"beta": lambda n: 0.5 + 0.1 * n},
+    "a beta that learns": {"beta": torch.tensor(0.7, requires_grad=True)},
     "random numbers that are shared": {"rng": "shared"},
     "autocast": {"autocast": True},
     "a loss of one state on the way": {"save_at": [2]},

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.solver.cells import MLP
+from tests.solver.cells import cell_and_input
 from tests.solver.solving import inputs
 from torch_revdeq import Adjoint, RevDEQ, solve
 from torch_revdeq.adjoints import Backprop, Checkpoint, Functional, Hooks, Reversible
@@ -24,9 +24,8 @@ class Named(Backprop):
     name = "named"
 
 
-def start() -> tuple[MLP, Tensor]:
-    torch.manual_seed(0)
-    return MLP(), inputs()
+def start() -> tuple[nn.Module, Tensor]:
+    return cell_and_input("mlp")
 
 
 @pytest.mark.parametrize("kind", [Reversible, Hooks, Checkpoint, Backprop])

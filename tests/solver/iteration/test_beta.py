@@ -1,4 +1,4 @@
-"""A beta that learns: its gradient, in exact form bit for bit that of stored activations."""
+"""A beta that learns, also beside test_gradients.py: of several leaves, and of channels."""
 
 from __future__ import annotations
 
@@ -21,29 +21,16 @@ def test_a_learned_beta_of_several_leaves_has_the_bits_of_backprop(adjoint: Any)
         h = torch.tanh(z[0] + x)
         return [h, torch.tanh(z[1] + h.mean(1)), torch.tanh(z[2] - z[1])]
 
-    for seed in range(5):
-        found = []
-        for each in (adjoint, "backprop"):
-            torch.manual_seed(seed)
-            x, beta = torch.randn(6, 16), torch.tensor(0.4, requires_grad=True)
-            z0 = [x * 0.1, x[:, 0], x[:, 1]]
-            solution = solve(f, z0, x, beta=beta, max_steps=5, adjoint=each)
-            loss = torch.stack([leaf.square().sum() for leaf in (*solution.z, *solution.y)]).sum()
-            found.append(torch.autograd.grad(loss, beta)[0])
-        assert torch.equal(*found)
+    def gradient(adjoint: Any) -> Tensor:
+        beta = torch.tensor(0.4, requires_grad=True)
+        z0 = [x * 0.1, x[:, 0], x[:, 1]]
+        solution = solve(f, z0, x, beta=beta, max_steps=5, adjoint=adjoint)
+        loss = torch.stack([leaf.square().sum() for leaf in (*solution.z, *solution.y)]).sum()
+        return torch.autograd.grad(loss, beta)[0]
 
-
-@pytest.mark.parametrize("adjoint", ["reversible", "hooks", "checkpoint"])
-def test_the_gradient_of_beta_in_exact_form(adjoint: str) -> None:
-    f, x = cell_and_input("block")
-    z0 = torch.randn_like(x).requires_grad_()
-
-    def gradients(adjoint: str) -> tuple[Tensor, ...]:
-        beta = torch.tensor(0.7, requires_grad=True)
-        z = solve(f, z0, x, beta=beta, max_steps=6, adjoint=adjoint).z  # type: ignore[arg-type]
-        return torch.autograd.grad(z.square().sum(), [beta, z0, x, *f.parameters()])
-
-    assert all(map(torch.equal, gradients(adjoint), gradients("backprop")))
+    for _ in range(5):
+        x = torch.randn(6, 16)
+        assert torch.equal(gradient(adjoint), gradient("backprop"))
 
 
 def test_the_gradient_of_beta_is_that_of_finite_differences() -> None:

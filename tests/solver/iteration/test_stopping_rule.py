@@ -11,8 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.solver.cells import MLP
-from tests.solver.solving import inputs
+from tests.solver.cells import cell_and_input
 from torch_revdeq import RevDEQ, StoppingRule, fixed_point, solve
 from torch_revdeq.testing import assert_exact_gradients
 
@@ -30,9 +29,8 @@ class Largest(StoppingRule):
         return (y - f).abs().max()
 
 
-def start() -> tuple[MLP, Tensor]:
-    torch.manual_seed(0)
-    return MLP(), inputs()
+def start() -> tuple[nn.Module, Tensor]:
+    return cell_and_input("mlp")
 
 
 @pytest.mark.parametrize("adjoint", ["reversible", "hooks", "checkpoint", "backprop"])
