@@ -14,6 +14,7 @@ from torch import Tensor
 from tests import ROOT
 from tests.solver.cells import MLP
 from tests.solver.composing import ALONE, BOUND, BOUNDS, FEATURES, GRAPHED, Auxiliary, Feature
+from tests.solver.surroundings import AROUND
 from torch_revdeq import solve
 
 pytestmark = [
@@ -37,6 +38,7 @@ def cells(heading: str) -> Iterator[tuple[str, str, str]]:
         yield from ((row, c, content) for c, content in zip(columns, contents, strict=True))
 
 
+ROWS = FEATURES | AROUND
 ADJOINTS = list(cells("With which adjoint"))
 OPTIONS = [cell for cell in cells("Options among each other") if cell[2]]
 
@@ -60,12 +62,12 @@ def seeded(run: Feature, adjoint: str) -> list[Tensor]:
 def test_adjoints(row: str, adjoint: str, content: str) -> None:
     if content == "refused":
         with pytest.raises((ValueError, TypeError, RuntimeError), match=EXPLAINS):
-            seeded(FEATURES[row], adjoint)
+            seeded(ROWS[row], adjoint)
         return
     assert content == "yes"
     others = [column for r, column, c in ADJOINTS if r == row and c == "yes" and column != adjoint]
-    got = seeded(FEATURES[row], adjoint)
-    want = seeded(FEATURES[row], others[0]) if others else seeded(ALONE[row], adjoint)
+    got = seeded(ROWS[row], adjoint)
+    want = seeded(ROWS[row], others[0]) if others else seeded(ALONE[row], adjoint)
     assert len(got) == len(want)
     for a, b in zip(got, want, strict=True):
         distance = (a.double() - b.double()).norm()
@@ -152,5 +154,5 @@ def test_options(row: str, column: str, content: str, monkeypatch: pytest.Monkey
 
 
 def test_every_choice_has_a_row_or_a_column() -> None:
-    assert {row for row, *_ in ADJOINTS} == set(FEATURES)
+    assert {row for row, *_ in ADJOINTS} == set(ROWS)
     assert {name for row, column, _ in OPTIONS for name in (row, column)} == set(CHOICES)

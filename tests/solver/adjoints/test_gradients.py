@@ -25,22 +25,12 @@ def test_exact_gradients_have_the_bits_of_stored_activations(
     cell: str, beta: float, autocast: bool
 ) -> None:
     f, x = cell_and_input(cell)
-    for steps in (1, 3, 12):
+    for steps in (1, 3, 12, 32) if beta in (0.5, 0.9) else (1, 3, 12):
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             stats = assert_exact_gradients(
                 f, torch.zeros_like(x), x, beta=beta, max_steps=steps, state="exact"
             )
         assert stats.reconstruction_error == 0.0
-
-
-@pytest.mark.parametrize("autocast", [False, True], ids=["fp32", "bf16"])
-@pytest.mark.parametrize("cell", CELLS)
-def test_at_depth_32(cell: str, autocast: bool) -> None:
-    f, x = cell_and_input(cell)
-    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        for beta in (0.5, 0.9):
-            stats = assert_exact_gradients(f, torch.zeros_like(x), x, beta=beta, max_steps=32)
-            assert stats.reconstruction_error == 0.0
 
 
 SITUATIONS: dict[str, dict[str, Any]] = {
