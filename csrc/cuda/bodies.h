@@ -132,7 +132,8 @@ struct ChannelStep {
   int64_t stride;
 };
 
-template <Direction kDirection, int kWidth, class Real, class S, class F>
+// The width is chosen in here: with on_vectors ptxas writes other code for sm_100.
+template <Direction kDirection, class Real, class S, class F>
 REVDEQ_INLINE void channel_step_body(const ChannelStep<Real>& step, const FloatLeaf<S, F>& leaf,
                                      int64_t thread) {
   const int64_t period = step.inner * step.channels;
@@ -148,14 +149,17 @@ REVDEQ_INLINE void channel_step_body(const ChannelStep<Real>& step, const FloatL
     const Real beta = step.beta[channel * step.stride];
     return half_step<kDirection>(y, v, Real{1} - beta, beta);
   };
-  float_body<kWidth, Real>(leaf, thread, at);
+  if (leaf.vectors)
+    float_body<FloatLeaf<S, F>::kWidth, Real>(leaf, thread, at);
+  else
+    float_body<1, Real>(leaf, thread, at);
 }
 
 template <Direction kDirection, class Real, class S, class F>
 REVDEQ_INLINE void channel_step_grid(const Launch<ChannelStep<Real>, FloatLeaf<S, F>>& p,
                                      int64_t block, int thread) {
-  on_vectors(p.leaves, block, thread, [&]<int kWidth>(const FloatLeaf<S, F>& leaf, int64_t i) {
-    channel_step_body<kDirection, kWidth>(p.step, leaf, i);
+  on_leaf(p.leaves, block, thread, [&](const FloatLeaf<S, F>& leaf, int64_t i) {
+    channel_step_body<kDirection>(p.step, leaf, i);
   });
 }
 
