@@ -1,15 +1,15 @@
-"""The former path of ``revdeq_kernels.ops.passes``; gone with the next release."""
+"""The former path of ``revdeq_kernels.ops``; gone with the next release."""
 
 from __future__ import annotations
 
 import sys
 import warnings
 
-from .ops import passes
+from . import ops
 
 warnings.warn(
     "revdeq_kernels.passes has moved: import from revdeq_kernels itself",
     DeprecationWarning,
     stacklevel=2,
 )
-sys.modules[__name__] = passes
+sys.modules[__name__] = ops

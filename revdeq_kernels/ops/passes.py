@@ -128,8 +128,9 @@ def check_pass(op: str, named: dict[str, str], p: Pass) -> Memory:
 # ---- the ops ---------------------------------------------------------------------------------
 
 
-def _op(name: str, state: str, grad: str, equation: str) -> Op:
-    """One of the six: its name says whether its state is exact, and whether it is the last."""
+def _op(name: str, equation: str) -> Op:
+    """One of the six: its name says what goes back, whether it is exact, and whether it is last."""
+    state, grad = ("z", "grad_y") if name.startswith("invert_z") else ("y", "grad_z")
     exact, start = "exact" in name, "z0" in name
     beta = EXACT_BETA if exact else BETA
     middle = (Argument("digits", DIGITS),) if exact else ()
@@ -173,40 +174,25 @@ def _dtypes(exact: bool, start: bool) -> list[Dtypes]:
 
 _carry_y = _op(
     "invert_z_adjoint_y_",
-    "z",
-    "grad_y",
     "z <- (z - beta f) / (1 - beta); grad_y <- grad_y + vjp; seed <- beta grad_y; "
     "grad_y <- (1 - beta) grad_y",
 )
 _carry_z = _op(
     "invert_y_adjoint_z_",
-    "y",
-    "grad_z",
     "y <- (y - beta f) / (1 - beta); grad_z <- (1 - beta) grad_z + vjp; seed <- next_beta grad_z",
 )
 _carry_z0 = _op(
     "invert_y_adjoint_z0_",
-    "y",
-    "grad_z",
     "y <- (y - beta f) / (1 - beta); grad_z <- ((1 - beta) grad_z + grad_y) + vjp",
 )
 _carry_y_exact = _op(
-    "invert_z_adjoint_y_exact_",
-    "z",
-    "grad_y",
-    "z as in invert_exact_; grad_y and seed as in invert_z_adjoint_y_",
+    "invert_z_adjoint_y_exact_", "z as in invert_exact_; grad_y and seed as in invert_z_adjoint_y_"
 )
 _carry_z_exact = _op(
-    "invert_y_adjoint_z_exact_",
-    "y",
-    "grad_z",
-    "y as in invert_exact_; grad_z and seed as in invert_y_adjoint_z_",
+    "invert_y_adjoint_z_exact_", "y as in invert_exact_; grad_z and seed as in invert_y_adjoint_z_"
 )
 _carry_z0_exact = _op(
-    "invert_y_adjoint_z0_exact_",
-    "y",
-    "grad_z",
-    "y as in invert_exact_; grad_z as in invert_y_adjoint_z0_",
+    "invert_y_adjoint_z0_exact_", "y as in invert_exact_; grad_z as in invert_y_adjoint_z0_"
 )
 
 # ---- the public functions ---------------------------------------------------------------------

@@ -60,8 +60,7 @@ def flipping(op: str, output: str, nth: int, place: int) -> Callable[..., Tensor
 
 def signature(op: str) -> list[str]:
     """The names of the positional arguments."""
-    arguments = getattr(torch.ops.revdeq, op).default._schema.arguments
-    return [a.name for a in arguments if not a.kwarg_only]
+    return [a.name for a in REGISTERED[op].arguments if not a.optional]
 
 
 def flip(t: Tensor, place: int) -> None:

@@ -27,6 +27,7 @@ _WITH_ALL = {"triton": 64, "gluon": 128}
 
 _OF_PROGRAMS = ("*fp32", "*fp32", "*i32")
 """What every program of a way back leaves."""
+
 _NAMES = {name: dtype for dtype, name in TRITON.items()}
 
 _KERNELS: dict[str, Any] = {"triton": cell, "gluon": gluon_cell}
