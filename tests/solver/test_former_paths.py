@@ -24,7 +24,7 @@ FORMER = {
 
 @pytest.mark.parametrize("path", FORMER)
 def test_a_former_path_warns_and_holds_the_same_objects(path: str) -> None:
-    package = sys.modules[path.partition(".")[0]]
+    package = importlib.import_module(path.partition(".")[0])
     sys.modules.pop(path, None)
     with pytest.warns(DeprecationWarning, match=f"{path} has moved"):
         former = importlib.import_module(path)
