@@ -177,9 +177,7 @@ def exact_step(
     in_plane = lane < num_bytes
     byte = tl.zeros([LANES], tl.int32)
     outside = tl.zeros([LANES], tl.int1)
-    half = (
-        step.half.to(tl.int64) + 0
-    )  # the interpreter has one of 2^31 as uint32, the sum widens it
+    half = step.half.to(tl.int64) + 0  # the sum widens the uint32 that the interpreter has
     weight = step.base * 0 + 1
     if flag is None:
         byte = tl.load(digits + lane, mask=in_plane, other=0).to(tl.int32)
