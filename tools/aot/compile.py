@@ -64,11 +64,10 @@ class Compiled:
 
 
 def load_signatures(root: Path) -> list[tuple[str, Any, dict[str, Any], dict[str, Any]]]:
-    """The signatures, imported without the `__init__` of the kernels' packages."""
-    for package in ("revdeq_kernels", "revdeq_kernels.triton"):
-        module = ModuleType(package)
-        module.__path__ = [str(root / package.replace(".", "/"))]
-        sys.modules[package] = module
+    """The signatures, imported without the `__init__` of the package, which imports torch."""
+    package = ModuleType("revdeq_kernels")
+    package.__path__ = [str(root / "revdeq_kernels")]
+    sys.modules["revdeq_kernels"] = package
     listed = importlib.import_module("tools.aot.signatures")
     ARCHITECTURES.update(listed.ARCHITECTURES)
     return list(listed.signatures())

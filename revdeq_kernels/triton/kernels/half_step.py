@@ -1,8 +1,10 @@
 """The kernels that are launched: each finds the leaf of its program, as ``triton/device`` wants it.
 
-Tensors come as tuples with one for each leaf, all of one type, and `numel` says how many programs
-each leaf has. A tuple of another length is another kernel to Triton; so is an integer in a tuple
-that is 1 or a multiple of 16, whatever do_not_specialize says. Launch with OPTIONS.
+A tensor comes as a tuple with one for each leaf, all of one type, and those of a half step or of an
+adjoint come together (``Stepped``, ``Carried``). `numel` says how many programs each leaf has. A
+tuple of another length is another kernel to Triton; so is an integer in a tuple that is 1 or a
+multiple of 16, whatever do_not_specialize says: the numbers of a step are parameters. Launch with
+OPTIONS.
 """
 
 # A jitted function has a type that only the compiler calls: pyright takes each call for an error.
