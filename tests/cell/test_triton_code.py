@@ -46,6 +46,7 @@ def test_products_of_f_are_found_with_their_layouts() -> None:
     ("ir", "problem"),
     [
         (kernel(product("x"), product("x_3")), ""),
+        (kernel(product("x"), product("x_3")).replace("%inputs_", "%inputs."), ""),  # Triton 3.9
         (kernel(product("x"), product("x_3", 4)), "evaluates f at z by .*= 2.* at y by .*= 4"),
         (kernel(product("x"), product("x_3", added_to="bias")), "evaluates f at z by "),
         (kernel(product("x")), "evaluates f at z by "),

@@ -41,8 +41,8 @@ def depths_of_loads(ir: str, pointer: str) -> list[int]:
     from_pointer, depths, loops = {pointer}, [], []
     for line in ir.splitlines():
         code = line.split(" loc(")[0]
-        operands = set(re.findall(r"%[\w-]+", code.partition("=")[2]))
-        if match := re.search(r"(%[\w-]+) = tt\.(addptr|splat|broadcast|load)\b", code):
+        operands = set(re.findall(r"%[\w.-]+", code.partition("=")[2]))
+        if match := re.search(r"(%[\w.-]+) = tt\.(addptr|splat|broadcast|load)\b", code):
             if operands & from_pointer and match[2] == "load":
                 depths.append(sum(loops))
             elif operands & from_pointer:
