@@ -59,24 +59,46 @@ def run(code: str, **environment: str) -> str:
 # ---- REVDEQ_BACKEND --------------------------------------------------------------------------
 
 
+ENVIRONMENTS = ("reference", "cpu", "", "gpu", "triton")
+
+IN_EACH = f"""
+import os, torch
+for name in {ENVIRONMENTS!r}:
+    if os.fork() == 0:
+        os.environ["REVDEQ_BACKEND"] = name
+        exec({CALL!r})
+        print(end="--", flush=True)
+        os._exit(0)
+    os.wait()
+"""
+
+
+@pytest.fixture(scope="module")
+def printed() -> dict[str, str]:
+    """What CALL prints, by REVDEQ_BACKEND: each in a process that has imported torch alone."""
+    *outputs, rest = run(IN_EACH).split("--")
+    assert not rest
+    return dict(zip(ENVIRONMENTS, outputs, strict=True))
+
+
 @pytest.mark.parametrize("name", ["reference", "cpu", ""])
-def test_the_environment_chooses(name: str) -> None:
-    assert run(CALL, REVDEQ_BACKEND=name) == f"ran [0.5, 0.5, 0.5] {name or 'cpu'}\n"
+def test_the_environment_chooses(name: str, printed: dict[str, str]) -> None:
+    assert printed[name] == f"ran [0.5, 0.5, 0.5] {name or 'cpu'}\n"
 
 
-def test_the_environment_names_no_backend() -> None:
-    assert run(CALL, REVDEQ_BACKEND="gpu") == (
+def test_the_environment_names_no_backend(printed: dict[str, str]) -> None:
+    assert printed["gpu"] == (
         "ValueError REVDEQ_BACKEND: expected one of cuda, cpu, triton, reference, got 'gpu' "
         "[1.0, 1.0, 1.0]\n"
     )
 
 
-def test_the_environment_names_a_backend_that_cannot_run() -> None:
+def test_the_environment_names_a_backend_that_cannot_run(printed: dict[str, str]) -> None:
     """Triton without its interpreter takes no CPU tensors, on any machine."""
-    printed = run(CALL, REVDEQ_BACKEND="triton")
-    assert printed.startswith("RuntimeError backend 'triton' cannot run for cpu tensors: Triton")
-    assert "TRITON_INTERPRET=1" in printed
-    assert printed.endswith("able: cpu, reference [1.0, 1.0, 1.0]\n")
+    text = printed["triton"]
+    assert text.startswith("RuntimeError backend 'triton' cannot run for cpu tensors: Triton")
+    assert "TRITON_INTERPRET=1" in text
+    assert text.endswith("able: cpu, reference [1.0, 1.0, 1.0]\n")
 
 
 # ---- what is missing -------------------------------------------------------------------------
