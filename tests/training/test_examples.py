@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests import ROOT
+from torch_revdeq import ReconstructionError
 
 QUICKSTART = ROOT / "examples" / "quickstart.py"
 
@@ -21,22 +22,23 @@ LAST_LINE = re.compile(
 )
 
 
-def quickstart(*options: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+def facts(printed: str) -> tuple[str, ...]:
+    """What the last line says."""
+    found = LAST_LINE.fullmatch(printed.splitlines()[-1])
+    assert found, printed
+    return found.groups()
+
+
+def last_line(*options: str) -> tuple[str, ...]:
+    run = subprocess.run(
         [sys.executable, str(QUICKSTART), "--device", "cpu", *options],
         capture_output=True,
         text=True,
         timeout=600,
         check=False,
     )
-
-
-def last_line(*options: str) -> tuple[str, ...]:
-    run = quickstart(*options)
     assert run.returncode == 0, run.stderr
-    found = LAST_LINE.fullmatch(run.stdout.splitlines()[-1])
-    assert found, run.stdout
-    return found.groups()
+    return facts(run.stdout)
 
 
 def test_quickstart() -> None:
@@ -58,10 +60,10 @@ def test_quickstart_with_other_seeds(seed: str) -> None:
 
 
 @pytest.mark.parametrize("adjoint", ["hooks", "checkpoint"])
-def test_quickstart_with_another_adjoint(adjoint: str) -> None:
-    accuracy, steps, _, named, _, ratio, error = last_line(
-        "--adjoint", adjoint, "--epochs", "1", "--steps", "4"
-    )
+def test_quickstart_with_another_adjoint(adjoint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    quickstart = importlib.import_module("quickstart")
+    quickstart.main(quickstart.Options(adjoint=adjoint, epochs=1, steps=4, device="cpu"))
+    accuracy, steps, _, named, _, ratio, error = facts(capsys.readouterr().out)
     assert (named, steps) == (adjoint, "4")
     assert float(accuracy) > 80
     assert float(ratio) > 1
@@ -69,10 +71,9 @@ def test_quickstart_with_another_adjoint(adjoint: str) -> None:
 
 
 def test_quickstart_past_the_precision_of_a_float_state() -> None:
-    run = quickstart("--state", "float32", "--epochs", "1")
-    assert run.returncode != 0
-    assert "ReconstructionError" in run.stderr
-    assert "use state='exact'" in run.stderr
+    quickstart = importlib.import_module("quickstart")
+    with pytest.raises(ReconstructionError, match="use state='exact'"):
+        quickstart.main(quickstart.Options(state="float32", epochs=1, device="cpu"))
 
 
 def test_the_readme_shows_such_a_line() -> None:
@@ -97,8 +98,7 @@ def memory_table() -> dict[tuple[int, str], float]:
     }
 
 
-def test_the_table_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(QUICKSTART.parent))
+def test_the_table_of_memory() -> None:
     quickstart = importlib.import_module("quickstart")
     torch.manual_seed(0)
     batch = torch.rand(64, 1, 8, 8), torch.randint(10, (64,))
