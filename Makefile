@@ -35,7 +35,7 @@ readme: $(STATE)/.built  ## write the figures in the documents from bench/result
 	$(PY) -m bench.show.readme
 
 test: $(STATE)/.built  ## run the tests of the default tier, JOBS files at once (default: a core each, up to 4)
-	$(PY) -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
+	$(PY) -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 slow: $(STATE)/.built  ## run the tests that take more than a few seconds
 	$(PY) -m pytest --numprocesses $(JOBS) --dist loadfile -m slow $(ARGS)
@@ -79,7 +79,7 @@ oldest-torch: $(STATE)/.tools  ## compile against the headers of the oldest torc
 	.ci/oldest_torch.sh $(PY)
 
 install-check: $(STATE)/.built  ## install in every supported way, each into an environment of its own
-	.ci/install_check.sh $(PY)
+	.ci/install_check.sh $(PY) $(JOBS)
 
 wheel: $(STATE)/.tools  ## build a wheel to give away, into dist/: manylinux, or any with REVDEQ_BUILD_CPP=0
 	source=$$(mktemp -d); trap 'rm -rf "$$source"' EXIT; \

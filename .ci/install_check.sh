@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # Install the package in every supported way, each into an environment of its own, and run it there.
 # $1: a python that has torch and the build tools; the environments see its packages.
+# $2: how many files are tested at once.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 python=$(cd "$root" && realpath --no-symlinks "$1")
+jobs=$2
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 src=$work/source
@@ -42,7 +44,7 @@ tests_in() {
   mkdir "$run"
   cp -r tests pyproject.toml "$run"
   (cd "$run" && "$work/$1/bin/python" -m pytest --quiet -p no:cacheprovider -o pythonpath= \
-    "${files[@]/%/.py}") || fail "the tests in $1"
+    --numprocesses "$jobs" --dist loadfile "${files[@]/%/.py}") || fail "the tests in $1"
 }
 
 say "copy the tree, without what is built in it"

@@ -34,6 +34,14 @@ if "triton" in rk.available_backends("cpu"):
 settings.register_profile("default", deadline=None, max_examples=50)
 settings.load_profile("default")
 
+FIRST = ("tests/native", "tests/training/test_examples", "tests/distributed", "tests/bench")
+"""Where few tests take long. `make test` gives them out first: no process ends on one, alone."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.nodeid.startswith(FIRST))
+
+
 SMALL = {"cell", "models", "solver", "training"}
 """The folders of tests whose tensors are so small that a second thread costs more than it does."""
 
