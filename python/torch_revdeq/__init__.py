@@ -6,18 +6,23 @@ with the number of steps; ``RevDEQ`` is the layer. The ops underneath are in ``r
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from .cell.linear import LinearCell
 from .evaluation.adjoint import Adjoint
 from .evaluation.boundary import CaptureError
 from .graphed import graphed
 from .iteration.stopping import StoppingRule
 from .layer import RevDEQ
-from .limit.fixed_point import FixedPoint, FixedPointStats, fixed_point
-from .limit.solvers import Anderson, Picard, Relaxed
-from .regularization import jacobian_penalty, spectral_radius
 from .runtime.deferred import RangeError, ReconstructionError
 from .solution import Solution, Stats
 from .solver import solve
+
+if TYPE_CHECKING:
+    from .limit.fixed_point import FixedPoint, FixedPointStats, fixed_point
+    from .limit.solvers import Anderson, Picard, Relaxed
+    from .regularization import jacobian_penalty, spectral_radius
 
 __all__ = [
     "Adjoint",
@@ -40,3 +45,19 @@ __all__ = [
     "solve",
     "spectral_radius",
 ]
+
+_LATER = {
+    "limit.fixed_point": ("FixedPoint", "FixedPointStats", "fixed_point"),
+    "limit.solvers": ("Anderson", "Picard", "Relaxed"),
+    "regularization": ("jacobian_penalty", "spectral_radius"),
+}
+"""What ``solve`` does not need: imported when somebody asks for it."""
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _LATER.items():
+        if name in names:
+            value = getattr(importlib.import_module(f".{module}", __name__), name)
+            globals()[name] = value
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

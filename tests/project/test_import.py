@@ -190,6 +190,13 @@ def test_importing_leaves_heavy_packages_alone() -> None:
     assert dynamo == "False"
 
 
+def test_what_is_imported_later_is_there() -> None:
+    code = "import torch_revdeq as rd, sys; print('torch_revdeq.limit' in sys.modules)"
+    code += "; print(*(n for n in rd.__all__ if getattr(rd, n).__name__ != n))"
+    code += "; from torch_revdeq import *; print(fixed_point.__module__, hasattr(rd, 'nothing'))"
+    assert run(code).split("\n") == ["False", "", "torch_revdeq.limit.fixed_point False", ""]
+
+
 # ---- python -m revdeq_kernels.info -----------------------------------------------------------
 
 

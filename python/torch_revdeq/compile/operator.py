@@ -16,6 +16,7 @@ import weakref
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext
+from functools import cache
 from itertools import count, cycle
 from typing import Any
 from unittest.mock import patch
@@ -210,6 +211,7 @@ class _SavedGraph(bytearray):
 # ---- when it runs ------------------------------------------------------------------------------
 
 
+@cache
 def _at_rest() -> tuple[Any, Any]:
     """What dispatch looks like where nobody has entered anything: in a thread of its own.
 
@@ -219,9 +221,6 @@ def _at_rest() -> tuple[Any, Any]:
     excluded = torch._C._dispatch_tls_local_exclude_set
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(lambda: (included(), excluded())).result()
-
-
-_AT_REST = _at_rest()  # not of this thread, which may import inside of inference_mode
 
 
 def _solve(
@@ -242,13 +241,13 @@ def _solve(
     if not grad:
         # Inference mode counts no versions. Without it f is watched as it is outside.
         inference = torch.is_inference_mode_enabled()
-        rest = nullcontext() if inference else torch._C._ForceDispatchKeyGuard(*_AT_REST)
+        rest = nullcontext() if inference else torch._C._ForceDispatchKeyGuard(*_at_rest())
         with rest, torch.no_grad():
             outputs = chosen.run(z0, tensors, floats, ints)
         return [*_outputs(chosen, outputs, z0), record.ticket()]
     kept = _fresh([*z0, *tensors]) if any(needs) or parameters else []
     read = kept or [*z0, *tensors]
-    with torch._C._ForceDispatchKeyGuard(*_AT_REST), torch.enable_grad():
+    with torch._C._ForceDispatchKeyGuard(*_at_rest()), torch.enable_grad():
         read = [t.detach().requires_grad_(need) for t, need in zip(read, needs, strict=True)]
         outputs = chosen.run(read[: len(z0)], read[len(z0) :], floats, ints)
     if kept:
@@ -277,7 +276,7 @@ def _solve_backward(
     rows = zip(record.edges, grads, strict=True)
     arrived = [(edge, grad) for edge, grad in rows if edge is not None and grad is not None]
     edges, cotangents = zip(*arrived, strict=True) if arrived else ((), ())
-    with torch._C._ForceDispatchKeyGuard(*_AT_REST), hooks_masked(record.targets):
+    with torch._C._ForceDispatchKeyGuard(*_at_rest()), hooks_masked(record.targets):
         found = torch.autograd.grad(
             edges, record.targets, cotangents, allow_unused=True, retain_graph=keeps_graph()
         )
