@@ -8,23 +8,17 @@ batch and ``adjoint="backprop"``, relative to the largest gradient.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 import torch.distributed as dist
-
-from tests import ROOT
 
 if not dist.is_available():
     pytest.skip("this torch is built without torch.distributed", allow_module_level=True)
 
 from tests.distributed import models, replicated, sharded  # noqa: F401  (they register cases)
 from tests.distributed.model import CASES, Expected
-
-SECONDS = 300
+from tests.torchrun import output_of, torchrun
 
 BOUND = 1e-6
 """Allowed error: some roundings of float32. The states agree bit for bit up to those of f."""
@@ -43,24 +37,8 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
     """What came of every case; the test fails where the processes did not get to the end."""
     folder = tmp_path_factory.mktemp("distributed")
     target = folder / "outcomes.json"
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    here = {"OMP_NUM_THREADS": "1"}
-    if sys.platform == "linux":
-        here["GLOO_SOCKET_IFNAME"] = "lo"  # whatever the name of this machine resolves to
-    with subprocess.Popen(
-        [*start, "-m", "tests.distributed.worker", str(target), str(folder)],
-        cwd=ROOT,
-        env={**here, **os.environ},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as process:
-        try:
-            output, _ = process.communicate(timeout=SECONDS)
-        except subprocess.TimeoutExpired:
-            process.terminate()  # torchrun ends its processes first
-            output, _ = process.communicate()
-            pytest.fail(f"the cases took more than {SECONDS} s:\n{output[-4000:]}")
+    process = torchrun("tests.distributed.worker", str(target), str(folder))
+    output = output_of(process)
     assert process.returncode == 0, output[-8000:]
     return json.loads(target.read_text())
 

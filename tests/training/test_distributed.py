@@ -5,10 +5,7 @@ All runs are made in one start of torchrun, by ``worker``; the tests read what c
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +13,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
 
-from tests import ROOT
+from tests.torchrun import output_of, torchrun
 from tests.training.toy import CutError, cut_after, losses, resumed, toy, trainer
 from tests.training.worker import ALIKE, COMPILED, RESUMED, RUNS
 from training import checkpoint as checkpoints
@@ -27,40 +24,13 @@ pytestmark = pytest.mark.skipif(
     not dist.is_available(), reason="this torch is built without torch.distributed"
 )
 
-SECONDS = 300
-
 BOUND = 1e-5
 """Allowed for losses, relative. Sums of gradients in another order differ by some 2^-24 of the
 largest; AdamW divides them by moments as small, so that a weight may move by some hundred such
 roundings of a step, lr 1e-2, of what it is, and a loss of 5 by a few 1e-6 in six updates."""
 
 
-def torchrun(*args: str) -> subprocess.Popen[str]:
-    """Two processes, with the packages of this one."""
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    paths = [str(ROOT / "examples"), os.environ.get("PYTHONPATH", "")]
-    here = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    if sys.platform == "linux":
-        here["GLOO_SOCKET_IFNAME"] = "lo"  # whatever the name of this machine resolves to
-    return subprocess.Popen(
-        [*start, "-m", "tests.training.worker", *args],
-        cwd=ROOT,
-        env={**os.environ, **here},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def output_of(process: subprocess.Popen[str]) -> str:
-    with process:
-        try:
-            output, _ = process.communicate(timeout=SECONDS)
-        except subprocess.TimeoutExpired:
-            process.terminate()  # torchrun ends its processes first
-            output, _ = process.communicate()
-            pytest.fail(f"the runs took more than {SECONDS} s:\n{output[-4000:]}")
-    return output
+WORKER = "tests.training.worker"
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in RESUMED:
         with pytest.raises(CutError):
             trainer(toy(**ALIKE), folder / name).train(cut_after(3))
-    process = torchrun(str(folder))
+    process = torchrun(WORKER, str(folder))
     for name in ("ddp", "ddp, accumulation", "ddp, one part", "fsdp, tol"):
         trainer(toy(**{**RUNS[name], "parallel": "none"}), folder / f"alone, {name}").train()
     output = output_of(process)
@@ -109,7 +79,7 @@ def test_the_losses_of_one_process(folder: Path, name: str, alone: str) -> None:
 
 @pytest.mark.slow
 def test_compiled_the_losses_are_the_same(folder: Path, tmp_path: Path) -> None:
-    process = torchrun(str(tmp_path), "compiled")
+    process = torchrun(WORKER, str(tmp_path), "compiled")
     output = output_of(process)
     assert process.returncode == 0, output[-8000:]
     for name in COMPILED:
@@ -141,7 +111,7 @@ def test_from_two_processes_to_one(folder: Path, name: str) -> None:
 @pytest.mark.slow
 def test_a_killed_process_ends_the_run(tmp_path: Path) -> None:
     """torchrun ends the other, and says which it was; one process goes on from the checkpoint."""
-    process = torchrun(str(tmp_path), "killed")
+    process = torchrun(WORKER, str(tmp_path), "killed")
     output = output_of(process)
     assert process.returncode != 0
     assert "Signal 9 (SIGKILL) received" in output
