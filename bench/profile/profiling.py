@@ -52,6 +52,8 @@ def measure(
         try:
             run = Run(method, model.to(method.f), point.beta, point.steps)
             yield blank | profiled(run, settings, folder)
+        except methods.Skipped as missing:
+            yield blank | {"skipped": str(missing)}
         except Exception as error:  # printed, stored, and makes the run fail
             yield blank | {"refused": timing.reason(error)}
 
