@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import torch
 
@@ -15,6 +16,20 @@ Bind = Callable[[Tensors], Call]
 Kind = Literal["bound", "alternative", "revdeq"]
 
 MEBIBYTE = 2**20
+
+
+def binds(function: Callable[..., object], *arguments: Any) -> Bind:
+    """Calls of `function`: a string among the arguments names a tensor of the set.
+
+    A set that holds `cast` has it passed by that name.
+    """
+
+    def bind(tensors: Tensors) -> Call:
+        values = [tensors[a] if isinstance(a, str) else a for a in arguments]
+        named = {"cast": tensors["cast"]} if "cast" in tensors else {}
+        return partial(function, *values, **named)
+
+    return bind
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 
 import revdeq_kernels
-from bench.core.case import Bind, Call, Plan, Provider, Tensors
+from bench.core.case import Bind, Call, Plan, Provider, Tensors, binds
 
 # An alternative rounds at most three times where the definition rounds once; the cast rounds again.
 ALTERNATIVE_TOLERANCE = 4.0
@@ -76,6 +77,27 @@ def bind_copy(tensors: Tensors) -> Call:
 def bind_copy_definition(tensors: Tensors) -> Call:
     """What `bind_copy` computes."""
     return partial(torch.mul, tensors["source"], 1.0, out=tensors["destination"])
+
+
+def beside_eager(
+    plan: Plan,
+    eager: Callable[..., object],
+    definition: Callable[..., object],
+    arguments: Sequence[Any],
+    *others: Provider,
+    own: Bind | None = None,
+    suffix: str = "",
+) -> Iterator[Provider]:
+    """`eager`, `others`, `eager` compiled, then the backends of the project.
+
+    All call with the arguments (see `binds`); `own` is the project's call where it is not that of
+    the definition.
+    """
+    expected = binds(definition, *arguments)
+    yield alternative(f"eager{suffix}", binds(eager, *arguments), expected)
+    yield from others
+    yield alternative(f"compile{suffix}", binds(compiled(eager), *arguments), expected)
+    yield from backend_providers(plan, own or expected)
 
 
 COPY_BLOCK = 2**20

@@ -7,14 +7,14 @@ Bytes per element: grad is read and written, vjp is read, seed is written.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 
 import torch
 
 import revdeq_kernels
 from bench.core import providers
-from bench.core.case import Bind, Call, Case, Plan, Tensors, elements_of
+from bench.core.case import Case, Plan, Tensors, elements_of
 
 BETA = 0.5
 
@@ -50,21 +50,14 @@ def settle(tensors: Tensors) -> None:
     tensors["grad"].copy_(tensors["vjp"])
 
 
-def bind_call(function: Callable[..., object]) -> Bind:
-    """Bind `function(grad, vjp, scale, beta, seed)`."""
-
-    def bind(tensors: Tensors) -> Call:
-        grad, vjp, seed = (tensors[name] for name in ("grad", "vjp", "seed"))
-        return partial(function, grad, vjp, 1 - BETA, BETA, seed)
-
-    return bind
+ARGUMENTS = ("grad", "vjp", 1 - BETA, BETA, "seed")
 
 
 def cases(plan: Plan, size_mb: float) -> Iterator[Case]:
     """The op on every row of `TYPES`."""
     elements = elements_of(size_mb, torch.float32)
-    definition = bind_call(revdeq_kernels.adjoint_)
-    compiled = bind_call(providers.compiled(eager_adjoint))
+    every = providers.beside_eager(plan, eager_adjoint, revdeq_kernels.adjoint_, ARGUMENTS)
+    found = tuple(every)
     for f, headline in TYPES:
         yield Case(
             benchmark="adjoint",
@@ -73,11 +66,7 @@ def cases(plan: Plan, size_mb: float) -> Iterator[Case]:
             elements=elements,
             bytes=bytes_moved(elements, f),
             make=partial(make, device=plan.device, f=f),
-            providers=(
-                providers.alternative("eager", bind_call(eager_adjoint), definition),
-                providers.alternative("compile", compiled, definition),
-                *providers.backend_providers(plan, definition),
-            ),
+            providers=found,
             beta=BETA,
             settle=settle,
             headline=headline,

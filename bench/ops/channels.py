@@ -6,14 +6,14 @@ Bytes: those of the half step (half_step.py), and each beta once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 
 import torch
 
 import revdeq_kernels
 from bench.core import providers
-from bench.core.case import Bind, Call, Case, Plan, Provider, Tensors, elements_of
+from bench.core.case import Case, Plan, Provider, Tensors, binds, elements_of
 from bench.ops import half_step
 
 # (channels, elements side by side that share a beta): tokens of a transformer, images of 64 x 64.
@@ -50,21 +50,15 @@ def make(elements: int, *, device: torch.device, channels: int, inner: int) -> T
     }
 
 
-def bind_call(function: Callable[..., object]) -> Bind:
-    """Bind `function(state, f, beta)`."""
-
-    def bind(tensors: Tensors) -> Call:
-        return partial(function, tensors["state"], tensors["f"], tensors["beta"])
-
-    return bind
+ARGUMENTS = ("state", "f", "beta")
 
 
 def case_providers(plan: Plan) -> Iterator[Provider]:
     """What a user can write, then the backends of the project."""
-    definition = bind_call(revdeq_kernels.update_)
+    definition = binds(revdeq_kernels.update_, *ARGUMENTS)
     compiled = providers.compiled(eager_update)
-    yield providers.alternative("lerp_", bind_call(torch.Tensor.lerp_), definition)
-    yield providers.alternative("compile", bind_call(compiled), definition)
+    yield providers.alternative("lerp_", binds(torch.Tensor.lerp_, *ARGUMENTS), definition)
+    yield providers.alternative("compile", binds(compiled, *ARGUMENTS), definition)
     yield from providers.backend_providers(plan, definition)
 
 

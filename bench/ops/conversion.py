@@ -13,7 +13,7 @@ import torch
 
 import revdeq_kernels
 from bench.core import providers
-from bench.core.case import Bind, Call, Case, Plan, Provider, Tensors, elements_of
+from bench.core.case import Case, Plan, Tensors, elements_of
 
 FRAC_BITS = 20
 
@@ -45,28 +45,15 @@ def make(elements: int, *, op: str, device: torch.device) -> Tensors:
     return {"x": x if op == "quantize" else x.mul_(2**FRAC_BITS).round_().to(torch.int32)}
 
 
-def bind_call(function: Callable[..., object]) -> Bind:
-    """Bind `function(x, frac_bits)`."""
-
-    def bind(tensors: Tensors) -> Call:
-        return partial(function, tensors["x"], FRAC_BITS)
-
-    return bind
-
-
-def case_providers(plan: Plan, op: str) -> Iterator[Provider]:
-    """What a user can write, then the backends of the project."""
-    definition = bind_call(getattr(revdeq_kernels, op))
-    compiled = providers.compiled(EAGER[op])
-    yield providers.alternative("eager", bind_call(EAGER[op]), definition)
-    yield providers.alternative("compile", bind_call(compiled), definition)
-    yield from providers.backend_providers(plan, definition)
+ARGUMENTS = ("x", FRAC_BITS)
 
 
 def cases(plan: Plan, size_mb: float) -> Iterator[Case]:
     """float32 to int32 and back."""
     elements = elements_of(size_mb, torch.float32)
-    for op in EAGER:
+    for op, eager in EAGER.items():
+        definition = getattr(revdeq_kernels, op)
+        every = providers.beside_eager(plan, eager, definition, ARGUMENTS)
         source, result = torch.float32, torch.int32
         if op == "dequantize":
             source, result = result, source
@@ -77,5 +64,5 @@ def cases(plan: Plan, size_mb: float) -> Iterator[Case]:
             elements=elements,
             bytes=bytes_moved(elements, source, result),
             make=partial(make, op=op, device=plan.device),
-            providers=tuple(case_providers(plan, op)),
+            providers=tuple(every),
         )

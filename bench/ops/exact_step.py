@@ -8,14 +8,14 @@ Bytes per element: the int32 state is read and written, f is read, the packed di
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 
 import torch
 
 import revdeq_kernels
 from bench.core import providers
-from bench.core.case import Bind, Call, Case, Plan, Provider, Tensors, elements_of
+from bench.core.case import Bind, Case, Plan, Provider, Tensors, binds, elements_of
 from bench.ops.half_step import EAGER
 
 TIE = 1
@@ -40,31 +40,8 @@ def bytes_moved(elements: int, beta: float, f: torch.dtype, cast: torch.dtype | 
 
 def bind_exact(op: str, beta: float, frac_bits: int) -> Bind:
     """Bind the public function of `op`."""
-
-    def bind_update(tensors: Tensors) -> Call:
-        state, digits, flag, f = (tensors[name] for name in ("state", "digits", "flag", "f"))
-        function = revdeq_kernels.update_exact_
-        return partial(
-            function, state, digits, flag, f, beta, frac_bits, TIE, cast=tensors.get("cast")
-        )
-
-    def bind_invert(tensors: Tensors) -> Call:
-        state, digits, f = (tensors[name] for name in ("state", "digits", "f"))
-        function = revdeq_kernels.invert_exact_
-        return partial(function, state, digits, f, beta, frac_bits, TIE, cast=tensors.get("cast"))
-
-    return bind_update if op == "update_exact_" else bind_invert
-
-
-def bind_float64(function: Callable[..., object], beta: float) -> Bind:
-    """Bind a float half step on the float64 state."""
-
-    def bind(tensors: Tensors) -> Call:
-        return partial(
-            function, tensors["float64_state"], tensors["f"], beta, cast=tensors.get("cast")
-        )
-
-    return bind
+    written = ("state", "digits", "flag") if op == "update_exact_" else ("state", "digits")
+    return binds(getattr(revdeq_kernels, op), *written, "f", beta, frac_bits, TIE)
 
 
 def make(
@@ -107,14 +84,12 @@ def settle(tensors: Tensors) -> None:
 
 def case_providers(plan: Plan, op: str, beta: float, frac_bits: int) -> Iterator[Provider]:
     """The float64 state, eager and compiled, then the backends of the project."""
-    float_op = op.replace("_exact", "")
-    eager = EAGER[float_op]
-    definition = bind_float64(getattr(revdeq_kernels, float_op), beta)
-    eager_call = bind_float64(eager, beta)
-    compiled_call = bind_float64(providers.compiled(eager), beta)
-    yield providers.alternative("eager float64", eager_call, definition)
-    yield providers.alternative("compile float64", compiled_call, definition)
-    yield from providers.backend_providers(plan, bind_exact(op, beta, frac_bits))
+    name = op.replace("_exact", "")
+    arguments = ("float64_state", "f", beta)
+    own = bind_exact(op, beta, frac_bits)
+    return providers.beside_eager(
+        plan, EAGER[name], getattr(revdeq_kernels, name), arguments, own=own, suffix=" float64"
+    )
 
 
 def cases(plan: Plan, size_mb: float) -> Iterator[Case]:

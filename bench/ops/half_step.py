@@ -16,7 +16,7 @@ import torch
 
 import revdeq_kernels
 from bench.core import providers
-from bench.core.case import Bind, Call, Case, Plan, Provider, Tensors, elements_of
+from bench.core.case import Case, Plan, Provider, Tensors, binds, elements_of
 
 BETA = 0.5
 
@@ -83,30 +83,16 @@ def settle(tensors: Tensors) -> None:
     tensors["state"].copy_(tensors["f"])
 
 
-def bind_call(function: Callable[..., object], beta: float) -> Bind:
-    """Bind `function(state, f, beta, cast=cast)`."""
-
-    def bind(tensors: Tensors) -> Call:
-        return partial(function, tensors["state"], tensors["f"], beta, cast=tensors.get("cast"))
-
-    return bind
-
-
-def bind_lerp(weight: float) -> Bind:
-    """Bind `state.lerp_(f, weight)`."""
-    return lambda tensors: partial(tensors["state"].lerp_, tensors["f"], weight)
+ARGUMENTS = ("state", "f", BETA)
 
 
 def case_providers(plan: Plan, op: str, with_lerp: bool) -> Iterator[Provider]:
     """What a user can write, then the backends of the project."""
-    definition = bind_call(getattr(revdeq_kernels, op), BETA)
-    eager = EAGER[op]
-    compiled = providers.compiled(eager)
-    yield providers.alternative("eager", bind_call(eager, BETA), definition)
-    if with_lerp:
-        yield providers.alternative("lerp_", bind_lerp(lerp_weight(op, BETA)), definition)
-    yield providers.alternative("compile", bind_call(compiled, BETA), definition)
-    yield from providers.backend_providers(plan, definition)
+    definition = getattr(revdeq_kernels, op)
+    lerp = binds(torch.Tensor.lerp_, "state", "f", lerp_weight(op, BETA))
+    fused = providers.alternative("lerp_", lerp, binds(definition, *ARGUMENTS))
+    others = (fused,) if with_lerp else ()
+    return providers.beside_eager(plan, EAGER[op], definition, ARGUMENTS, *others)
 
 
 def cases(plan: Plan, size_mb: float) -> Iterator[Case]:

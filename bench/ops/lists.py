@@ -16,7 +16,7 @@ import torch
 
 import revdeq_kernels
 from bench.core import providers
-from bench.core.case import Bind, Call, Case, Plan, Provider, Tensors, elements_of
+from bench.core.case import Bind, Call, Case, Plan, Provider, Tensors, binds, elements_of
 from bench.ops import half_step, passes
 
 BETA = 0.5
@@ -72,12 +72,6 @@ def bind_loop(bind: Bind) -> Bind:
     return bind_leaves
 
 
-def bind_foreach(tensors: Any) -> Call:
-    """The update of torch."""
-    foreach_lerp = torch._foreach_lerp_  # type: ignore[attr-defined]
-    return partial(foreach_lerp, tensors["state"], tensors["f"], BETA)
-
-
 def make_half_step(elements: int, *, device: torch.device) -> Tensors:
     """The tensors of an update."""
     return half_step.make(elements, device=device, dtypes=HALF_STEP_TYPES)
@@ -92,7 +86,7 @@ def make_pass(elements: int, *, device: torch.device) -> Tensors:
     return tensors | {"digits": digits}
 
 
-bind_update = half_step.bind_call(revdeq_kernels.update_, BETA)
+bind_update = binds(revdeq_kernels.update_, *half_step.ARGUMENTS)
 bind_pass = passes.bind_op(PASS, BETA, PASS_F)
 
 
@@ -101,7 +95,8 @@ def case_providers(plan: Plan, bind: Bind, with_foreach: bool) -> Iterator[Provi
     loop = bind_loop(bind)
     yield providers.alternative("loop", loop, loop, tolerance=0)
     if with_foreach:
-        yield providers.alternative("_foreach_lerp_", bind_list(bind_foreach), loop)
+        foreach = binds(torch._foreach_lerp_, *half_step.ARGUMENTS)  # type: ignore[attr-defined]
+        yield providers.alternative("_foreach_lerp_", bind_list(foreach), loop)
     yield from providers.backend_providers(plan, bind_list(bind), loop)
 
 

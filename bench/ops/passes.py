@@ -22,7 +22,7 @@ import torch
 
 import revdeq_kernels
 from bench.core import providers
-from bench.core.case import Bind, Call, Case, Plan, Provider, Tensors, elements_of
+from bench.core.case import Bind, Case, Plan, Provider, Tensors, binds, elements_of
 from bench.ops import adjoint, exact_step, half_step
 from bench.ops.exact_step import FRAC_BITS, TIE
 
@@ -159,60 +159,29 @@ def settle(tensors: Tensors) -> None:
         tensors["other"].copy_(tensors["vjp"])
 
 
-def bind_call(op: str, function: Callable[..., object], beta: float, state: str = "state") -> Bind:
-    """Bind a pass on a float state, which is called `state`."""
-
-    def bind(tensors: Tensors) -> Call:
-        carried = carried_arguments(op, tensors, beta)
-        call = partial(function, tensors[state], tensors["f"], beta, *carried)
-        return with_cast(call, tensors)
-
-    return bind
-
-
-def bind_exact(op: str, beta: float, frac_bits: int) -> Bind:
-    """Bind the public function of an exact pass."""
-
-    def bind(tensors: Tensors) -> Call:
-        state, digits, f = (tensors[name] for name in ("state", "digits", "f"))
-        carried = carried_arguments(op, tensors, beta)
-        function = getattr(revdeq_kernels, op)
-        call = partial(function, state, digits, f, beta, frac_bits, TIE, *carried)
-        return with_cast(call, tensors)
-
-    return bind
-
-
 def bind_op(op: str, beta: float, f: torch.dtype) -> Bind:
     """Bind the public function, of either kind."""
+    function = getattr(revdeq_kernels, op)
     if is_exact(op):
-        return bind_exact(op, beta, FRAC_BITS[f])
-    return bind_call(op, getattr(revdeq_kernels, op), beta)
+        step = ("state", "digits", "f", beta, FRAC_BITS[f], TIE)
+        return binds(function, *step, *carried_arguments(op, beta))
+    return binds(function, "state", "f", beta, *carried_arguments(op, beta))
 
 
-def carried_arguments(op: str, tensors: Tensors, beta: float) -> tuple[Any, ...]:
+def carried_arguments(op: str, beta: float) -> tuple[Any, ...]:
     """The arguments of the adjoint; every step of the solve has the same beta."""
     if at_start(op):
-        return tensors["grad"], tensors["other"], tensors["vjp"]
+        return "grad", "other", "vjp"
     between = (beta,) if op.startswith("invert_y_adjoint_z_") else ()
-    return tensors["grad"], tensors["vjp"], *between, tensors["seed"]
-
-
-def with_cast(call: Callable[..., object], tensors: Tensors) -> Call:
-    """Give the call its `cast`, where there is one."""
-    return partial(call, cast=tensors["cast"]) if "cast" in tensors else call
+    return "grad", "vjp", *between, "seed"
 
 
 def case_providers(plan: Plan, op: str, beta: float, f: torch.dtype) -> Iterator[Provider]:
     """The sequence, eager and compiled, then the backends of the project."""
     state, suffix = ("float64_state", " float64") if is_exact(op) else ("state", "")
-    eager = EAGER[float_op(op)]
-    definition = bind_call(op, getattr(revdeq_kernels, float_op(op)), beta, state)
-    eager_call = bind_call(op, eager, beta, state)
-    compiled_call = bind_call(op, providers.compiled(eager), beta, state)
-    yield providers.alternative(f"eager{suffix}", eager_call, definition)
-    yield providers.alternative(f"compile{suffix}", compiled_call, definition)
-    yield from providers.backend_providers(plan, bind_op(op, beta, f))
+    name, arguments = float_op(op), (state, "f", beta, *carried_arguments(op, beta))
+    own, definition = bind_op(op, beta, f), getattr(revdeq_kernels, name)
+    return providers.beside_eager(plan, EAGER[name], definition, arguments, own=own, suffix=suffix)
 
 
 def dtypes_of(op: str, f: torch.dtype) -> dict[str, torch.dtype]:

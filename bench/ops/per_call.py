@@ -14,7 +14,7 @@ import torch
 
 import revdeq_kernels
 from bench.core import providers
-from bench.core.case import Bind, Call, Case, Plan, Provider, Tensors
+from bench.core.case import Bind, Case, Plan, Provider, Tensors, binds
 from bench.ops import adjoint, channels, conversion, exact_step, half_step, lists, passes, residual
 
 BETA = half_step.BETA
@@ -34,14 +34,8 @@ class Row(NamedTuple):
     beta: float | None = BETA
 
 
-def bind_lerp(tensors: Tensors) -> Call:
-    """The cheapest call of torch that does a half step."""
-    return partial(tensors["lerp_state"].lerp_, tensors["lerp_f"], BETA)
-
-
-def bind_lerp_definition(tensors: Tensors) -> Call:
-    """What `bind_lerp` computes."""
-    return partial(revdeq_kernels.update_, tensors["lerp_state"], tensors["lerp_f"], BETA)
+LERP = ("lerp_state", "lerp_f", BETA)
+"""The cheapest call of torch that does a half step."""
 
 
 def make_with_lerp(
@@ -60,19 +54,20 @@ def rows(device: torch.device) -> Iterator[Row]:
     """Every op on float32 or on an exact state, with f in float32."""
     make: Callable[[int], Tensors] = partial(half_step.make, device=device, dtypes=FLOAT_TYPES)
     for op in half_step.EAGER:
-        bind = half_step.bind_call(getattr(revdeq_kernels, op), BETA)
+        bind = binds(getattr(revdeq_kernels, op), *half_step.ARGUMENTS)
         yield Row(op, FLOAT32, make, half_step.settle, bind)
     bind, definition = (of(lists.bind_update) for of in (lists.bind_list, lists.bind_loop))
     yield Row("update_.list", FLOAT32, make, half_step.settle, bind, definition)
     make = partial(channels.make, device=device, channels=1, inner=1)
-    bind = channels.bind_call(revdeq_kernels.update_)
+    bind = binds(revdeq_kernels.update_, *channels.ARGUMENTS)
     yield Row("update_.channels", FLOAT32, make, half_step.settle, bind)
     for op in ("update_exact_", "invert_exact_"):
         make = partial(exact_step.make, op=op, beta=BETA, device=device, f=FLOAT32, cast=None)
         bind = exact_step.bind_exact(op, BETA, exact_step.FRAC_BITS[FLOAT32])
         yield Row(op, INT32, make, as_made, bind)
     make = partial(adjoint.make, device=device, f=FLOAT32)
-    yield Row("adjoint_", FLOAT32, make, adjoint.settle, adjoint.bind_call(revdeq_kernels.adjoint_))
+    bind = binds(revdeq_kernels.adjoint_, *adjoint.ARGUMENTS)
+    yield Row("adjoint_", FLOAT32, make, adjoint.settle, bind)
     for op in dict.fromkeys(op for op, *_ in passes.ROWS):
         make = partial(passes.make, op=op, beta=BETA, device=device, f=FLOAT32)
         dtype = INT32 if passes.is_exact(op) else FLOAT32
@@ -81,12 +76,13 @@ def rows(device: torch.device) -> Iterator[Row]:
     yield Row("residual", FLOAT32, make, as_made, residual.bind_call, beta=None)
     for op in conversion.EAGER:
         make = partial(conversion.make, op=op, device=device)
-        bind = conversion.bind_call(getattr(revdeq_kernels, op))
+        bind = binds(getattr(revdeq_kernels, op), *conversion.ARGUMENTS)
         yield Row(op, INT32, make, as_made, bind, beta=None)
 
 
 def cases(plan: Plan, size_mb: float) -> Iterator[Case]:
     """Every op; `size_mb` does not matter to one element."""
+    lerp, lerp_definition = binds(torch.Tensor.lerp_, *LERP), binds(revdeq_kernels.update_, *LERP)
     for row in rows(plan.device):
         definition = providers.under_reference(row.definition or row.bind)
         yield Case(
@@ -97,7 +93,7 @@ def cases(plan: Plan, size_mb: float) -> Iterator[Case]:
             bytes=None,
             make=partial(make_with_lerp, make=row.make, device=plan.device),
             providers=(
-                providers.alternative("lerp_", bind_lerp, bind_lerp_definition),
+                providers.alternative("lerp_", lerp, lerp_definition),
                 Provider("revdeq", "revdeq", row.bind, definition),
             ),
             beta=row.beta,

@@ -13,7 +13,7 @@ import torch
 
 import revdeq_kernels
 from bench.core import providers
-from bench.core.case import Bind, Call, Case, Plan, Provider, Tensors, elements_of
+from bench.core.case import Case, Plan, Provider, Tensors, binds, elements_of
 from bench.core.gate import GATE_ELEMENTS
 
 # z and f, of one type: float32, or the 16-bit type that f reads and returns in mixed precision.
@@ -52,14 +52,7 @@ def make(elements: int, *, device: torch.device, dtype: torch.dtype) -> Tensors:
     }
 
 
-def bind_call(tensors: Tensors) -> Call:
-    """The public function."""
-    return partial(revdeq_kernels.residual, tensors["z"], tensors["f"])
-
-
-def bind_eager(function: Callable[..., object], dtype: torch.dtype) -> Bind:
-    """Bind `function(z, f, dtype)`."""
-    return lambda tensors: partial(function, tensors["z"], tensors["f"], dtype)
+bind_call = binds(revdeq_kernels.residual, "z", "f")
 
 
 def bind_definition(dtype: torch.dtype) -> Callable[[Tensors], Callable[[], torch.Tensor]]:
@@ -80,7 +73,7 @@ def case_providers(plan: Plan, elements: int) -> Iterator[Provider]:
             ("eager", eager_residual),
             ("compile", providers.compiled(eager_residual)),
         ):
-            call = bind_eager(function, dtype)
+            call = binds(function, "z", "f", dtype)
             yield providers.alternative(f"{name}{suffix}", call, definition, allowed)
     yield from providers.backend_providers(plan, bind_call)
 
