@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import assume, given
@@ -45,6 +47,15 @@ def test_same_bits_as_the_unfused_sequence(
             assert rk.adjoint_(carried, v, scale, beta, out) is carried
         assert same_bits(expected[0], carried)
         assert same_bits(expected[1], out)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_factor_that_float32_cannot_hold(backend: str) -> None:
+    """It is rounded to float32 before it multiplies: 0, and with an infinity NaN."""
+    grad, seed = torch.tensor([-math.inf, 1.0]), torch.ones(2)
+    with rk.backend(backend):
+        rk.adjoint_(grad, torch.zeros(2), 1.0, 1.4e-175, seed)
+    assert same_bits(seed, torch.tensor([math.nan, 0.0]))
 
 
 @pytest.mark.parametrize("backend", [name for name in BACKENDS if name != "reference"])

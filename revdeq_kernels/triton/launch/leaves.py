@@ -9,6 +9,7 @@ import contextlib
 import math
 import struct
 from collections.abc import Iterator, Sequence
+from ctypes import c_float
 from functools import lru_cache
 from typing import Any
 
@@ -77,9 +78,12 @@ def launch(kernel: Any, programs: int, lead: Tensor, *args: Any, **constants: An
 
 
 def as_scalars(dtype: torch.dtype, *values: float) -> tuple[float | int, ...]:
-    """Numbers as the kernels take them: Triton passes a Python float as float32."""
+    """Numbers as the kernels take them: float32, or the bits of float64.
+
+    A launch rounds a Python float to float32; Triton's interpreter would leave it as it is.
+    """
     if dtype != torch.float64:
-        return values
+        return tuple(c_float(x).value for x in values)
     return tuple(struct.unpack("<q", struct.pack("<d", x))[0] for x in values)
 
 
