@@ -38,9 +38,11 @@ void define(Library& m, OpList<OnLists...>, OpList<One...>) {
   const auto add = [&](std::string name, const std::string& schema) {
     m.def((name + schema).c_str());
   };
+  // First those that take a tensor as beta: torch.ops tries overloads in this order, and takes a
+  // tensor without dimensions for a number where it can.
+  (add(One::kName, One::kSchema), ...);
   (add(OnLists::kName, OnLists::kSchema), ...);
   (add(on_lists(OnLists::kName), list_schema<OnLists>()), ...);
-  (add(One::kName, One::kSchema), ...);
 }
 
 template <class Backend, class Library, class... OnLists, class... One>

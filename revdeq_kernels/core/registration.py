@@ -29,7 +29,9 @@ def register() -> None:
     An op that the compiled extension does not know, or any where there is none, has no schema: the
     public functions then still run on the Python backends, outside of torch.compile.
     """
-    ops = {label: op for label, op in OPS.items() if _is_declared(op)}
+    # As in csrc/register.h: where torch.ops gets a tensor as beta, the first overload takes it.
+    in_order = sorted(OPS.items(), key=lambda item: item[1].overload_name != "channels")
+    ops = {label: op for label, op in in_order if _is_declared(op)}
     if not ops:
         return
     _complete(ops, NAMESPACE, backends.COMPILED, torch.library.Library(NAMESPACE, "IMPL"))

@@ -14,6 +14,7 @@ import revdeq_kernels as rk
 from tests.conftest import BACKENDS, FLOAT_PAIRS, random_state
 from tests.ops.arguments import (
     FLOAT_OPS,
+    NAMESPACES,
     Memory,
     assert_same_outcome,
     call,
@@ -193,3 +194,14 @@ def test_lists_take_a_number() -> None:
     for backend in BACKENDS:
         with rk.backend(backend), pytest.raises(TypeError, match="beta: expected a Python number"):
             rk.update_(**arguments)
+
+
+@pytest.mark.parametrize("namespace", NAMESPACES.values())
+@pytest.mark.parametrize("op", FLOAT_OPS)
+def test_torch_ops_take_no_tensor_for_a_number(op: str, namespace: str) -> None:
+    """A tensor without dimensions is a beta as any other: as a number it would lose its gradient."""
+    arguments = good_arguments(op, (5,)) | {"beta": torch.tensor(0.5, requires_grad=True)}
+    with pytest.raises(RuntimeError, match=f"{op}: an argument requires grad"):
+        call(op, arguments, namespace)
+    arguments["beta"] = torch.tensor(3.0)  # as a number it would be refused
+    call(op, arguments, namespace)
