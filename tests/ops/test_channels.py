@@ -199,7 +199,7 @@ def test_lists_take_a_number() -> None:
 @pytest.mark.parametrize("namespace", NAMESPACES.values())
 @pytest.mark.parametrize("op", FLOAT_OPS)
 def test_torch_ops_take_no_tensor_for_a_number(op: str, namespace: str) -> None:
-    """A tensor without dimensions is a beta as any other: as a number it would lose its gradient."""
+    """A tensor without dimensions is a beta as any other: a number would lose its gradient."""
     arguments = good_arguments(op, (5,)) | {"beta": torch.tensor(0.5, requires_grad=True)}
     with pytest.raises(RuntimeError, match=f"{op}: an argument requires grad"):
         call(op, arguments, namespace)
