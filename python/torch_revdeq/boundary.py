@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 
-from torch_revdeq import CaptureError
+from .evaluation.boundary import CaptureError
 
 __all__ = ["CaptureError"]
 

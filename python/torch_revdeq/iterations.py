@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 
-from torch_revdeq import Anderson, Picard, Relaxed
+from .limit.solvers import Anderson, Picard, Relaxed
 
 __all__ = ["Anderson", "Picard", "Relaxed"]
 

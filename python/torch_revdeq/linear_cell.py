@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 
-from torch_revdeq import LinearCell
+from .cell.linear import LinearCell
 
 __all__ = ["LinearCell"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 
-from torch_revdeq import RevDEQ
+from .layer import RevDEQ
 
 __all__ = ["RevDEQ"]
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .adjoints.problem import Problem, State
+from .adjoints.problem import Problem
 from .adjoints.registry import ADJOINTS
 from .compile.entry import for_compilers
 from .evaluation.adjoint import Adjoint
@@ -33,6 +33,7 @@ from .options.table import Accumulate, AdjointName
 from .runtime.cuda_graphs import capturing, check_capture
 from .runtime.deferred import deferred_checks
 from .solution import Solution
+from .state.formats import State
 
 
 @for_compilers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 
-from torch_revdeq import RangeError, ReconstructionError
+from .runtime.deferred import RangeError, ReconstructionError
 
 __all__ = ["RangeError", "ReconstructionError"]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -23,8 +22,6 @@ from ..solution import Stats
 from ..state.exact import ExactPair
 from ..state.formats import Format, Start
 from ..state.pair import Layout, Pair
-
-State: TypeAlias = Literal["auto", "exact"] | torch.dtype
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..evaluation.adjoint import Adjoint
+from ..evaluation.adjoint import ADJOINTS, Adjoint
 from .backprop import Backprop, Checkpoint
 from .functional import Functional
 from .hooks import Hooks
@@ -10,4 +10,4 @@ from .reversible import Reversible
 
 _ROWS: tuple[Adjoint, ...] = (Reversible(), Hooks(), Checkpoint(), Backprop(), Functional())
 
-ADJOINTS = {row.name: row for row in _ROWS}
+ADJOINTS.update((row.name, row) for row in _ROWS)

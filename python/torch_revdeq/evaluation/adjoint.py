@@ -91,3 +91,7 @@ class Adjoint:
                 "torch.float64"
             )
         return True
+
+
+ADJOINTS: dict[str, Adjoint] = {}
+"""The adjoints that have names: ``adjoints/registry.py`` enters them, and options ask them."""

@@ -9,12 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from ..adjoints.problem import State
-from ..adjoints.registry import ADJOINTS
-from ..evaluation.adjoint import Adjoint
+from ..evaluation.adjoint import ADJOINTS, Adjoint
 from ..evaluation.effects.modules import is_sharded
 from ..evaluation.flat_function import flatten
-from ..state.formats import EXACT, FORMATS, Format
+from ..state.formats import EXACT, FORMATS, Format, State
 from .reading import adjoint_of, bits_of_a_float, check_adjoint
 from .table import TABLE
 from .values import UNFIT, shown

@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..adjoints.registry import ADJOINTS
-from ..evaluation.adjoint import Adjoint
+from ..evaluation.adjoint import ADJOINTS, Adjoint
 from ..iteration.beta import BetaSchedule
 from ..iteration.stopping import StoppingRule
 from .table import DEFAULTS, LIMITED, TABLE, takes

@@ -12,8 +12,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from torch import Tensor
 
-from ..adjoints.registry import ADJOINTS
-from ..evaluation.adjoint import Adjoint
+from ..evaluation.adjoint import ADJOINTS, Adjoint
 from ..evaluation.auxiliary import REDUCTIONS
 from ..evaluation.rng import RNG
 from ..state.floating import FLOAT_STATES

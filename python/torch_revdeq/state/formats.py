@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -15,6 +15,8 @@ from .digits import CHUNK, Digits, choose_frac_bits
 from .exact import EXACT_F, ExactPair
 from .floating import FLOAT_STATES, FloatPair
 from .pair import Layout, Leaves, Pair
+
+State: TypeAlias = Literal["auto", "exact"] | torch.dtype
 
 
 @dataclass
