@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+_DISPATCH = "__torch_dispatch__"  # as a name, type checkers do not know it
+
 
 def memory_order(t: Tensor) -> Tensor:
     """A one-dimensional view of a dense tensor, in the order of its memory."""
@@ -42,8 +44,12 @@ def meet(a: Tensor, b: Tensor) -> bool:
 
 
 def has_memory(t: Tensor) -> bool:
-    """Whether the tensor holds data: fake, meta and traced tensors have no addresses to compare."""
-    return type(t) in (Tensor, torch.nn.Parameter) and t.device.type != "meta"
+    """Whether the tensor holds data: fake, meta and traced tensors have no addresses to compare.
+
+    Nor have subclasses that dispatch by themselves: what they stand for may lie elsewhere.
+    """
+    plain = getattr(type(t), _DISPATCH) is getattr(Tensor, _DISPATCH)
+    return plain and t.device.type != "meta" and not torch._is_functional_tensor(t)  # type: ignore[attr-defined]
 
 
 def _span(t: Tensor) -> tuple[int, int]:

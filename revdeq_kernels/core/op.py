@@ -158,7 +158,16 @@ class Op:
         """Run a Python backend on arguments that were checked."""
         if backend == "reference":
             return self.define(*args, **kw)
-        return getattr(backends.implementation(backend), self.name)(*args, **kw)
+        return self.written_in(backend)(*args, **kw)
+
+    def written_in(self, backend: str) -> Callable[..., Any]:
+        """The op in a backend of Python; NotImplementedError where that has not got it."""
+        try:
+            return getattr(backends.implementation(backend), self.name)
+        except AttributeError as error:
+            raise NotImplementedError(
+                f"{self.name}: expected a backend that has this op, got {backend!r}; choose another"
+            ) from error
 
     def run_compiled(self, call: Any, args: tuple[Any, ...], kw: dict[str, Any]) -> Any:
         """Run a kernel behind torch.ops, which checks its arguments itself."""

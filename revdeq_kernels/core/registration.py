@@ -2,7 +2,8 @@
 
 The schemas come from ``csrc/ops.h``. What a call from Python does is in ``op.py``; here
 the same is put one dispatch layer above the kernels (ADInplaceOrView, where torch's own in-place
-ops do it), for callers of ``torch.ops.revdeq``.
+ops do it), for callers of ``torch.ops.revdeq``. Tensors made in inference mode pass that layer by:
+what C++ refuses of them is said in its own few words.
 """
 
 from __future__ import annotations

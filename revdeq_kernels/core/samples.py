@@ -11,7 +11,18 @@ from torch import Tensor
 
 from ..exact_numbers import digit_bytes
 from .checks import F_DTYPES
-from .roles import BETA, BETAS, DIGITS, DTYPE, EXACT_BETA, FLAG, Arguments, Dtypes
+from .roles import (
+    BETA,
+    BETAS,
+    DIGITS,
+    DTYPE,
+    EXACT_BETA,
+    FACTOR,
+    FLAG,
+    FRAC_BITS,
+    Arguments,
+    Dtypes,
+)
 
 NUMEL = 1003  # whole blocks, a partial one, and a tail that no vector covers
 LEAVES = (NUMEL, 1, 0, 4096 + 33)
@@ -21,7 +32,7 @@ ROWS, COLUMNS = 17, 59
 """The shape where beta is a tensor."""
 
 VALUES_OF_BETA = (0.5, 0.8, 0.7312, 1.3)  # digits by shift, by integer, in general; 1 - beta < 0
-OTHER_NUMBERS = {"frac_bits": 16, "next_beta": 0.31, "scale": 0.2688, "beta": 0.7312}
+OTHER_NUMBERS = {BETA: 0.31, EXACT_BETA: 0.31, FACTOR: 0.2688, FRAC_BITS: 16}
 
 Named = dict[str, Any]
 Sample = tuple[list[Any], Named]
@@ -71,7 +82,7 @@ def _samples(op: Described, random: _Random) -> Iterator[Named]:
 def _numbers(arguments: Arguments) -> Iterator[Named]:
     """What is no tensor, in several ways; and the shape of a beta that is a tensor."""
     roles = {a.role for a in arguments}
-    fixed = {a.name: OTHER_NUMBERS.get(a.name) for a in arguments if not a.is_tensor}
+    fixed = {a.name: OTHER_NUMBERS.get(a.role) for a in arguments if not a.is_tensor}
     if BETAS in roles:
         yield from ({"shape": shape} for shape in ((1,), (ROWS, 1), (COLUMNS,)))
     elif DTYPE in roles:

@@ -104,8 +104,8 @@ def arguments_of_leaf(
     arguments = KNOWN[op].arguments
     exact = not {"digits", "frac_bits"}.isdisjoint(a.name for a in arguments)
     grad = roles.wide(f)
-    numbers = {"beta": beta, "next_beta": 0.6, "scale": 1 - beta, "dtype": f}
-    numbers |= {"frac_bits": frac_bits, "tie": tie}
+    numbers = {roles.BETA: 0.6, roles.EXACT_BETA: 0.6, roles.FACTOR: 1 - beta, roles.DTYPE: f}
+    numbers |= {roles.FRAC_BITS: frac_bits, roles.TIE: tie}
     dtypes = {"x": f, "f": f, "out": torch.int32, "seed": f, "vjp": vjp or f, "cast": cast}
     dtypes |= dict.fromkeys(("grad", "grad_y", "grad_z"), grad)
     dtypes |= dict.fromkeys(("state", "z", "y"), torch.int32 if exact else state)
@@ -114,7 +114,7 @@ def arguments_of_leaf(
         if a.optional and (not optional or (a.name == "cast" and cast is None)):
             continue
         if not a.is_tensor:
-            good[a.name] = numbers[a.name]
+            good[a.name] = beta if a.name == "beta" else numbers[a.role]
         elif a.role == roles.FLAG:
             good[a.name] = torch.zeros(1, dtype=torch.int32)
         elif a.role == roles.BETAS:
@@ -192,9 +192,9 @@ def copies(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def outcome(arguments: dict[str, Any], result: Any) -> dict[str, Tensor]:
-    """All that a call can have changed: its tensors and its result, which a half step has not."""
-    half_step = "beta" in arguments
-    return tensors(arguments) | ({} if half_step else tensors({"result": result}))
+    """All that a call can have changed: its tensors, and its result if that is none of them."""
+    in_place = any(result is value for value in arguments.values())
+    return tensors(arguments) | ({} if in_place else tensors({"result": result}))
 
 
 def expected(op: str, arguments: dict[str, Any]) -> dict[str, Tensor]:

@@ -70,8 +70,8 @@ def linear_cell_forward(
             takes in. No row depends on another; a launch ends for a tile when all of its rows have
             halted. Norms are summed up in an order of the implementation's own, so that a row
             whose residual is within roundings of tol may take a step more in one than in another.
-        implementation: who runs and differentiates: a name of ``choice.IMPLEMENTATIONS``, or
-            None; see ``choice.choose``.
+        implementation: who runs and differentiates: a name of ``IMPLEMENTATIONS`` in
+            ``revdeq_kernels.ops.cell.choice``, or None; see ``choose`` there.
 
     Returns:
         y, z: [rows, d], float32. NaN where an exact state left its range, or everywhere then.
