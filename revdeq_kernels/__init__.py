@@ -9,6 +9,9 @@ Importing this package registers them as
 
 from __future__ import annotations
 
+import importlib
+from typing import Any
+
 from .core import backends, registration
 
 __version__ = "0.1.0"
@@ -34,3 +37,10 @@ __all__ = [
     "linear_cell_forward",
 ]
 __all__ += ops.__all__
+
+
+def __getattr__(name: str) -> Any:
+    """The modules that this one used to import: of those that moved, the former paths warn."""
+    if name in ("fixed_point", "linear_cell", "passes", "reference"):
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

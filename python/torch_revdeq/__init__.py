@@ -55,9 +55,17 @@ _LATER = {
 
 
 def __getattr__(name: str) -> Any:
+    if name in ("limit", "regularization"):
+        for module in _LATER:
+            importlib.import_module(f".{module}", __name__)
+        return importlib.import_module(f".{name}", __name__)
     for module, names in _LATER.items():
         if name in names:
             value = getattr(importlib.import_module(f".{module}", __name__), name)
             globals()[name] = value
             return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

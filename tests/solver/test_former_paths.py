@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
 import sys
 
 import pytest
@@ -30,3 +31,17 @@ def test_a_former_path_warns_and_holds_the_same_objects(path: str) -> None:
         former = importlib.import_module(path)
     for name in FORMER[path]:
         assert getattr(former, name) is getattr(package, name)
+
+
+def test_former_modules_are_found_as_attributes() -> None:
+    """``import revdeq_kernels`` alone gave them, and ``import torch_revdeq`` its lazy ones."""
+    program = """
+import warnings; warnings.simplefilter("ignore")
+import revdeq_kernels as rk, torch_revdeq as t
+assert not set(t.__all__) - set(dir(t))
+assert rk.fixed_point.effective_beta is rk.effective_beta and rk.passes.adjoint_ is rk.adjoint_
+assert rk.linear_cell.linear_cell_forward is rk.linear_cell_forward and rk.reference.update_
+assert t.regularization.jacobian_penalty is t.jacobian_penalty
+assert t.limit.solvers.Picard is t.Picard
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
