@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 import torch
@@ -12,7 +12,9 @@ import revdeq_kernels as rk
 from torch_revdeq import solve
 from torch_revdeq.adjoints.vjp import VJPs, engine_vjp
 from torch_revdeq.evaluation.replay import Evaluation
+from torch_revdeq.iteration.beta import BetaSchedule
 from torch_revdeq.runtime import scopes
+from torch_revdeq.state.formats import FORMATS, Start
 from torch_revdeq.state.pair import Pair
 
 
@@ -63,3 +65,46 @@ def test_while_nobody_listens_the_functions_are_themselves() -> None:
 @contextmanager
 def nothing() -> Iterator[None]:
     yield
+
+
+def test_listeners_may_end_in_any_order() -> None:
+    plain = rk.update_exact_
+    heard: dict[str, list[str]] = {"first": [], "second": []}
+
+    def listener(who: str) -> scopes.Open:
+        def around(name: str) -> AbstractContextManager[None]:
+            heard[who].append(name)
+            return nothing()
+
+        return around
+
+    first, second = scopes.listening(listener("first")), scopes.listening(listener("second"))
+    first.__enter__()
+    second.__enter__()
+    solved()
+    first.__exit__(None, None, None)
+    count = len(heard["first"])
+    solved()
+    second.__exit__(None, None, None)
+    assert rk.update_exact_ is plain
+    assert len(heard["first"]) == count and len(heard["second"]) == 2 * count > 0
+
+
+def test_a_scope_takes_what_its_function_takes() -> None:
+    pair = FORMATS[torch.float32].begin(
+        Start(
+            [torch.zeros(2)],
+            None,
+            [torch.ones(2)],
+            FORMATS[torch.float32].layout([torch.float32], [torch.float32]),
+            BetaSchedule(0.5, 1, exact=False),
+            None,
+            frac_bits=None,
+            keep=False,
+            may_stop=False,
+            first_step=0,
+        )
+    )
+    with scopes.listening(lambda name: nothing()):
+        pair.update_y(0, f=[torch.ones(2)])
+    assert torch.equal(pair.y[0], torch.full((2,), 0.5))

@@ -100,7 +100,7 @@ def hooks_masked(tensors: Sequence[Tensor]) -> Iterator[None]:
 # ---- all of them -----------------------------------------------------------------------------
 
 
-def _half_step(evaluation: Evaluation, k: int, *rest: object) -> str:
+def _half_step(evaluation: Evaluation, k: int, *rest: object, **options: object) -> str:
     return f"half step {k}: f again" if evaluation.going_back else f"half step {k}: f"
 
 

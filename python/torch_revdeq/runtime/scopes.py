@@ -7,6 +7,7 @@ so that a half step pays nothing for it.
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import wraps
@@ -27,6 +28,10 @@ _named: list[tuple[str, str, Name]] = [
 ]
 """Module, path in it, and the name of the scope. The solver calls the ops as ``rk.update_``."""
 
+_lock = threading.Lock()
+_listeners: list[Open] = []
+_replaced = ExitStack()  # puts the functions back
+
 
 def scope(name: Name) -> Callable[[F], F]:
     """Give a function or method a scope; its name may depend on the arguments."""
@@ -41,7 +46,7 @@ def scope(name: Name) -> Callable[[F], F]:
 def half_step(second: int, what: str) -> Callable[..., str]:
     """The name of what a pair does in half step 2 n + second; without an n, in the first step."""
 
-    def name(pair: object, n: object, *rest: object) -> str:
+    def name(pair: object, n: object, *rest: object, **options: object) -> str:
         return f"half step {2 * n + second if isinstance(n, int) else second}: {what}"
 
     return name
@@ -51,24 +56,39 @@ def half_step(second: int, what: str) -> Callable[..., str]:
 def listening(around: Open) -> Iterator[None]:
     """Enter ``around(name)`` around every scope, in the whole process, for as long as this lasts.
 
-    The functions are replaced in their modules and classes, and put back at the end.
+    The functions are replaced in their modules and classes while anybody listens.
     """
-    with ExitStack() as stack:
-        for module, path, name in _named:
-            owner: Any = sys.modules[module]
-            *parents, attribute = path.split(".")
-            for parent in parents:
-                owner = getattr(owner, parent)
-            function = getattr(owner, attribute)
-            stack.callback(setattr, owner, attribute, function)
-            setattr(owner, attribute, _within(around, name, function))
+    with _lock:
+        if not _listeners:
+            _replace_all()
+        _listeners.append(around)
+    try:
         yield
+    finally:
+        with _lock:
+            _listeners.remove(around)
+            if not _listeners:
+                _replaced.close()
 
 
-def _within(around: Open, name: Name, function: Callable[..., Any]) -> Callable[..., Any]:
+def _replace_all() -> None:
+    for module, path, name in _named:
+        owner: Any = sys.modules[module]
+        *parents, attribute = path.split(".")
+        for parent in parents:
+            owner = getattr(owner, parent)
+        function = getattr(owner, attribute)
+        _replaced.callback(setattr, owner, attribute, function)
+        setattr(owner, attribute, _within(name, function))
+
+
+def _within(name: Name, function: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(function)
     def call(*args: Any, **options: Any) -> Any:
-        with around(name if isinstance(name, str) else name(*args, **options)):
+        scope_name = name if isinstance(name, str) else name(*args, **options)
+        with ExitStack() as stack:
+            for around in tuple(_listeners):
+                stack.enter_context(around(scope_name))
             return function(*args, **options)
 
     return call
