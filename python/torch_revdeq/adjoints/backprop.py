@@ -65,7 +65,7 @@ def solve_backprop(problem: Problem, *, again: bool) -> Outputs:
     """
     # A checkpoint gives f the buffers of then: it may read what it writes.
     with problem.evaluation.forward(replayed=again, may_read=True):
-        run = _run_exact if problem.exact else _run_float
+        run = _run_float if problem.format.plain else _run_pair
         z, y, saved, pair, steps, aux = run(problem, problem.stopping, again=again)
     stats = problem.stats(pair, steps)
     outputs = [leaf for leaves in (z, y, *saved, aux) for leaf in leaves]
@@ -173,7 +173,7 @@ def differentiated_again(
     grads: Sequence[Tensor | None],
 ) -> Primals[Tensor | None]:
     """The gradients of the inputs as differentiable tensors; its memory grows with the steps."""
-    if problem.exact:
+    if not problem.format.plain:
         refuse_second_derivative()
     gate = _Gate()
     outer = inputs.all()[: len(inputs.all()) - len(inputs.closure)]
@@ -230,10 +230,10 @@ class _Cut(torch.autograd.Function):
         return None, grad if ctx.gate.open else None
 
 
-# ---- exact states ----------------------------------------------------------------------------
+# ---- other states ----------------------------------------------------------------------------
 
 
-def _run_exact(problem: Problem, stopping: Stopping, *, again: bool = False) -> _Run:
+def _run_pair(problem: Problem, stopping: Stopping, *, again: bool = False) -> _Run:
     auxiliary, cut = problem.auxiliary(), problem.first_step
     evaluate = collecting(_evaluate(problem, again=again), auxiliary)
     start = begun(problem.z0, cut)

@@ -1,4 +1,4 @@
-"""The adjoints that have names."""
+"""The adjoints that have names, which ``options.table.AdjointName`` tells type checkers."""
 
 from __future__ import annotations
 

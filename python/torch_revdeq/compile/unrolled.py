@@ -63,6 +63,10 @@ def solve_unrolled(
 
     value = evaluate(0, [leaf.view_as(leaf) for leaf in leaves])
     layout = form.layout([v.dtype for v in value], [leaf.dtype for leaf in leaves])
+    if not (form.exact or form.plain):
+        raise NotImplementedError(
+            f"state: expected one that a compiler can trace, got {form.name}; choose a float dtype"
+        )
     pair: Any = ExactSteps if form.exact else FloatSteps
     pair = pair(leaves, y0, value, layout, plan.numbers, learned, plan.bits)
     arrived = None

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..evaluation.adjoint import ADJOINTS, Adjoint
 from ..evaluation.auxiliary import REDUCTIONS
 from ..evaluation.rng import RNG
-from ..state.floating import FLOAT_STATES
+from ..state.formats import FORMATS
 from .values import (
     UNFIT,
     at_least,
@@ -35,6 +35,7 @@ from .values import (
     word_of,
 )
 
+# The rows of adjoints/registry.py; a Literal cannot be computed.
 AdjointName: TypeAlias = Literal[
     "auto", "reversible", "backprop", "checkpoint", "hooks", "functional"
 ]
@@ -91,7 +92,8 @@ GPU it waits for the device."""
 
 # ---- the table -----------------------------------------------------------------------------------
 
-_DTYPES = ", ".join(map(str, FLOAT_STATES))
+_WORDS = ["auto", *(name for name in FORMATS if isinstance(name, str))]
+_DTYPES = ", ".join(str(name) for name in FORMATS if not isinstance(name, str))
 
 
 def _choice(name: str, default: str, choices: Sequence[str], remedy: str) -> Option:
@@ -185,10 +187,10 @@ _OPTIONS = (
     ),
     Option(
         "state",
-        '"auto", "exact", or a floating-point dtype',
+        f"""{", ".join(f'"{word}"' for word in _WORDS)}, or a floating-point dtype""",
         "auto",
         read_state,
-        f"'auto', 'exact' or one of {_DTYPES}",
+        f"{', '.join(map(repr, _WORDS))} or one of {_DTYPES}",
         "pass a dtype of torch itself, such as state=torch.float32",
     ),
     Option(

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..iteration.stopping import StoppingRule
-from ..state.floating import FLOAT_STATES
+from ..state.formats import FORMATS
 
 UNFIT: Any = object()
 """What a reader returns for a value that the option does not take."""
@@ -112,9 +112,8 @@ def read_process_group(value: Any) -> Any:
 
 def read_state(value: Any) -> Any:
     """A word, or the dtype of a float state."""
-    if isinstance(value, str):
-        return value if value in ("auto", "exact") else UNFIT
-    return value if isinstance(value, torch.dtype) and value in FLOAT_STATES else UNFIT
+    known = isinstance(value, (str, torch.dtype)) and (value == "auto" or value in FORMATS)
+    return value if known else UNFIT
 
 
 def read_flag(value: Any) -> Any:

@@ -60,7 +60,7 @@ class ExactPair(Pair):
         y, z, buffers = list(tensors[:n]), list(tensors[n : 2 * n]), list(tensors[2 * n :])
         digits = self.digits.in_buffers(buffers)
         args = (self.layout, self.schedule, self.frac_bits, digits, self.flag)
-        pair = ExactPair(y, z, *args)
+        pair = type(self)(y, z, *args)
         pair.read_y = pair.read(y)
         return pair
 

@@ -31,7 +31,7 @@ class FloatPair(Pair):
     def from_saved(self, tensors: Sequence[Tensor]) -> FloatPair:
         """The pair at the end of its solve, for the way back, in the given tensors."""
         n = len(self.layout.state)
-        pair = FloatPair(list(tensors[:n]), list(tensors[n:]), self.layout, self.schedule)
+        pair = type(self)(list(tensors[:n]), list(tensors[n:]), self.layout, self.schedule)
         pair.read_y = pair.read(pair.y)
         return pair
 

@@ -48,12 +48,15 @@ class Format:
         stored: the dtype of its leaves.
         takes_f: the dtypes of f that its steps take.
         exact: whether every step can be taken back bit for bit.
+        plain: whether its steps are those of the float ops, which autograd differentiates and a
+            compiler traces in place of the pair.
     """
 
     name: str
     stored: torch.dtype
     takes_f: tuple[torch.dtype, ...]
     exact = False
+    plain = False
 
     def layout(
         self, f: Sequence[torch.dtype], read: Sequence[torch.dtype], *, private: bool = False
@@ -98,6 +101,8 @@ class Exact(Format):
 
 class Floating(Format):
     """A floating-point dtype, which loses precision on the way back."""
+
+    plain = True
 
     def __init__(self, dtype: torch.dtype) -> None:
         """One of ``FLOAT_STATES``."""
