@@ -47,7 +47,7 @@ def rows() -> list[tuple[list[str], str]]:
 @pytest.mark.parametrize(("kinds", "quoted"), rows(), ids=[text for _, text in rows()])
 def test_the_solver_says_so(kinds: list[str], quoted: str) -> None:
     said = [kind for kind, text in messages(SOLVER) if text.startswith(quoted)]
-    assert said
+    assert said, f"docs/debugging.md quotes what no error begins with: {quoted}"
     assert all(any(name in kind for name in kinds) for kind in said)
 
 
