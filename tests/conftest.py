@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -90,6 +91,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No other thread runs: tests before this one may have left some, as inductor's do."""
+    monkeypatch.setattr(threading, "enumerate", lambda: [threading.current_thread()])
 
 
 def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:

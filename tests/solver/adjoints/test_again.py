@@ -156,6 +156,7 @@ def test_a_leaf_of_one_step_that_was_replaced() -> None:
 # ---- random numbers, and what is not seen by the graph -------------------------------------------
 
 
+@pytest.mark.usefixtures("alone")
 @pytest.mark.parametrize("adjoint", ADJOINTS)
 def test_random_numbers_from_a_later_evaluation_on(adjoint: str) -> None:
     def f(z: Tensor, x: Tensor, step: int) -> Tensor:

@@ -101,6 +101,7 @@ def test_a_late_draw_beside_another_thread_is_found_on_the_way_back(
         z.sum().backward()
 
 
+@pytest.mark.usefixtures("alone")
 def test_a_late_draw_is_refused_at_once() -> None:
     x = torch.randn(4, 4, requires_grad=True)
     with pytest.raises(RuntimeError, match="f: expected to draw random numbers in its first"):
