@@ -251,3 +251,17 @@ def test_a_gradient_inside_of_f_by_its_weights() -> None:
         return torch.autograd.grad(z.square().sum(), [module["w"], *encoder.parameters()])
 
     assert_alike(gradients, "reversible", "hooks", "checkpoint")
+
+
+def test_a_loss_of_the_first_state_alone_raises() -> None:
+    """Of a start without gradient it could do no harm: the rule is one for all evaluations."""
+    held: list[Tensor] = []
+
+    def f(z: Tensor, x: Tensor) -> Tensor:
+        held.append(2 * z)
+        return torch.tanh(0.3 * z + x)
+
+    x = torch.randn(4, requires_grad=True)
+    z = solve(f, torch.zeros(4), x, max_steps=3).z
+    with pytest.raises(CaptureError, match="f: expected what it computes to reach the loss"):
+        (z.sum() + held[0].sum()).backward()
