@@ -58,6 +58,12 @@ def test_values_are_those_of_the_format_with_every_adjoint() -> None:
         assert gradient.min() > 0 and gradient.max() < 2, adjoint
 
 
+def test_an_adjoint_with_steps_of_its_own_refuses_it() -> None:
+    options: dict[str, Any] = {"max_steps": 2, "state": "rounded", "adjoint": "functional"}
+    with pytest.raises(ValueError, match=r"state: expected torch\.float32 or .*, got rounded"):
+        solve(f, torch.zeros(9), torch.ones(9, requires_grad=True), **options)
+
+
 def test_a_compiler_leaves_it_to_eager_mode() -> None:
     """It traces the steps of the formats that it knows, never those of another one."""
 

@@ -199,8 +199,9 @@ class Functional(Adjoint):
 
 def solve_functional(problem: Problem) -> Outputs:
     """z, y and the statistics of a solve that is one function of tensors."""
-    check_functional("exact" if problem.exact else problem.format.stored, problem.schedule)
-    evaluation, state, schedule = problem.evaluation, problem.format.stored, problem.schedule
+    form = problem.format  # it has the steps of the float ops and no others
+    check_functional(form.stored if form.plain else form.name, problem.schedule)
+    evaluation, state, schedule = problem.evaluation, form.stored, problem.schedule
     start = [leaf.to(state) for leaf in (*problem.z0, *(problem.y0 or ()))]
     read = [leaf.dtype for leaf in problem.z0]
     run = Run(

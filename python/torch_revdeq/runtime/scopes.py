@@ -1,4 +1,4 @@
-"""Names for what a solve is doing, for whoever listens: the ranges of a profiler, for instance.
+"""Names for what a solve is doing, told to listeners: the ranges of a profiler, for instance.
 
 A function is given its name where it is defined. While nobody listens it is the function itself,
 so that a half step pays nothing for it.

@@ -20,7 +20,7 @@ from revdeq_kernels.ops.cell.arguments import Ends, Gradients, Inputs, Numbers, 
 
 from ..device import cell as device
 from ..kernels import cell as kernels
-from .leaves import launch, step_numbers
+from .leaves import as_scalars, launch, step_numbers
 
 TYPES = {dtype: TRITON[str(dtype).removeprefix("torch.")] for dtype in (BF16, F16, F32)}
 
@@ -108,7 +108,8 @@ class Launcher:
             form, packed, exact = step_numbers(beta, given.frac_bits, 0)
             step = device.Step(contraction(beta).one_minus_beta, effective_beta(beta), *exact)
         else:
-            form, packed, step = 0, 1, device.Step(1.0 - beta, beta, 1.0, 1.0, *[0] * 8)
+            numbers = as_scalars(F32, 1.0 - beta, beta)
+            form, packed, step = 0, 1, device.Step(*numbers, 1.0, 1.0, *[0] * 8)
         configuration = self.configuration(w)
         cell = device.Cell(
             *(ACTS[given.act].value, given.exact, form, packed, given.halting),
