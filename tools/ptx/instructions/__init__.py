@@ -1,0 +1,29 @@
+"""A function for each instruction, in a file for each family; ``registry.py`` finds them."""
+
+from __future__ import annotations
+
+from tools.ptx.instructions import (
+    arithmetic,
+    atomics,
+    bits,
+    comparison,
+    conversion,
+    floats,
+    memory_access,
+    moves,
+    warps,
+)
+from tools.ptx.instructions.registry import find
+
+__all__ = [
+    "arithmetic",
+    "atomics",
+    "bits",
+    "comparison",
+    "conversion",
+    "find",
+    "floats",
+    "memory_access",
+    "moves",
+    "warps",
+]

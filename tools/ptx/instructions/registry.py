@@ -1,0 +1,66 @@
+"""The instructions that the executor has: a row for each, and what its modifiers may be."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from tools.ptx.errors import Missing
+from tools.ptx.kernel import Instruction
+
+Step = Callable[[], None]
+"""A compiled instruction: it runs for the threads of ``machine.mask``."""
+
+Compiler = TypeVar("Compiler", bound=Callable[..., Step])
+
+UNITS = ("", "warp", "warpgroup", "block")
+
+
+@dataclass(frozen=True)
+class Row:
+    """How an instruction is compiled: `compile` gets the machine, it, and the form's groups."""
+
+    compile: Callable[..., Step]
+    form: re.Pattern[str] | None
+    together: str
+
+
+ROWS: dict[str, list[Row]] = {}
+
+
+def instruction(
+    *names: str, form: str | None = None, together: str = ""
+) -> Callable[[Compiler], Compiler]:
+    r"""Register a function ``(machine, instruction, **groups) -> step`` under `names`.
+
+    Args:
+        names: The first words of the instructions, such as "add".
+        form: A regular expression for all that may follow the name, such as
+            ``r"(\.rn)?(?P<ftz>\.ftz)?\.(?P<kind>f32)"``; its named groups are passed to the
+            function. A name may be registered with several forms. Without one, the function itself
+            refuses what it does not know.
+        together: "warp", "warpgroup" or "block": the threads that must run the instruction as one.
+    """
+    if together not in UNITS:
+        raise ValueError(f"together: expected one of {UNITS}, got {together!r}")
+
+    def register(function: Compiler) -> Compiler:
+        row = Row(function, None if form is None else re.compile(form), together)
+        for name in names:
+            ROWS.setdefault(name, []).append(row)
+        return function
+
+    return register
+
+
+def find(instruction: Instruction) -> tuple[Row, dict[str, Any]]:
+    """The row of an instruction and the groups of its form; raises Missing if there is none."""
+    modifiers = "".join(f".{word}" for word in instruction.op[1:])
+    for row in ROWS.get(instruction.op[0], ()):
+        if row.form is None:
+            return row, {}
+        if found := row.form.fullmatch(modifiers):
+            return row, found.groupdict()
+    raise Missing(instruction.text)

@@ -1,0 +1,229 @@
+"""Runs a kernel: many blocks at once, a NumPy operation for each instruction."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from tools.ptx.errors import Fault, Missing
+from tools.ptx.instructions import find
+from tools.ptx.instructions.registry import Step
+from tools.ptx.kernel import Instruction, Kernel
+from tools.ptx.memory import Memory
+from tools.ptx.operands import Operands
+from tools.ptx.schedule import Branch, Meeting, Program, run
+from tools.ptx.shared import Shared
+from tools.ptx.types import Array
+
+AT_ONCE = 1 << 14
+"""Threads that run at once: their registers stay in a core's cache."""
+
+SHARED_AT_ONCE = 1 << 25
+"""Bytes of shared memory of the blocks that run at once."""
+
+WARP = 32
+
+
+class Machine(Operands):
+    """A compiled kernel, and the state of the blocks that it runs.
+
+    Instructions use what is set while a kernel runs, beside what `Operands` has:
+
+    Attributes:
+        size: Threads of a block; those of a block are next to each other.
+        block, thread, warp: For each thread its block (counted among those that run), its number
+            in the block, and its warp's number in the block.
+        shared, memory: Shared memory of the blocks, and global memory.
+        parameters: The bytes of the kernel's parameters.
+    """
+
+    mask: Array | None
+    size: int
+    block: Array
+    thread: Array
+    warp: Array
+    memory: Memory
+    shared: Shared
+    parameters: Array
+
+    def __init__(self, kernel: Kernel) -> None:
+        """Compile `kernel`; raises Missing for the first instruction that is not modeled."""
+        super().__init__(kernel)
+        self.program = Program([], {})
+        for instruction in kernel.code:
+            self._compile(instruction)
+        self.program.finish()
+        self._granule = min([4, *map(shared_access, kernel.code)])
+
+    def execute(
+        self,
+        grid: int,
+        arguments: Sequence[bytes],
+        memory: Memory,
+        *,
+        threads: int | None = None,
+        shared_bytes: int = 0,
+        blocks: Sequence[int] | None = None,
+        at_once: int = AT_ONCE,
+    ) -> int:
+        """See ``execute``."""
+        size = threads or self.kernel.threads
+        if size is None or size != (self.kernel.threads or size):
+            raise ValueError(f"threads: expected {self.kernel.threads}, got {threads}")
+        if size % WARP and self.program.meets("warp"):
+            raise Missing(f"blocks of {size} threads, whose last warp is not whole")
+        self.size, self.memory = size, memory
+        self.parameters = self._pack(arguments)
+        total = self.kernel.shared_bytes + shared_bytes
+        per = max(1, min(at_once // size, SHARED_AT_ONCE // max(1, total)))
+        chosen = np.arange(grid) if blocks is None else np.asarray(blocks, np.int64)
+        executed = 0
+        with np.errstate(all="ignore"):
+            for first in range(0, len(chosen), per):
+                self._begin(grid, chosen[first : first + per], total)
+                executed += run(self, self.program)
+        return executed
+
+    def _pack(self, arguments: Sequence[bytes]) -> Array:
+        """The parameters' space, from the bytes of each."""
+        places = self.kernel.parameters
+        if len(arguments) != len(places):
+            raise ValueError(f"arguments: expected {len(places)}, got {len(arguments)}")
+        space = np.zeros(self.kernel.parameter_bytes, np.uint8)
+        for (name, (offset, size)), value in zip(places.items(), arguments, strict=True):
+            if len(value) != size:
+                raise ValueError(f"{name}: expected {size} bytes, got {len(value)}")
+            space[offset : offset + size] = np.frombuffer(value, np.uint8)
+        return space
+
+    def _begin(self, grid: int, blocks: Array, shared_bytes: int) -> None:
+        """The state in which these blocks of the grid start."""
+        size = self.size
+        self.count = len(blocks) * size
+        self.mask = None
+        lane = np.arange(self.count)
+        self.block, self.thread = lane // size, lane % size
+        self.warp = self.thread // WARP
+        self.registers[:] = self._unwritten
+        zero, one = np.zeros(1, np.uint32), np.ones(1, np.uint32)
+        self.special |= {
+            "%tid.x": self.thread.astype(np.uint32),
+            "%ntid.x": np.array([size], np.uint32),
+            "%ctaid.x": blocks.astype(np.uint32)[self.block],
+            "%nctaid.x": np.array([grid], np.uint32),
+            "%laneid": (self.thread % WARP).astype(np.uint32),
+            "%warpid": self.warp.astype(np.uint32),
+        }
+        for axis in "yz":
+            self.special |= {f"%tid.{axis}": zero, f"%ctaid.{axis}": zero}
+            self.special |= {f"%ntid.{axis}": one, f"%nctaid.{axis}": one}
+        self.shared = Shared(len(blocks), shared_bytes, -(-size // WARP), self._granule)
+
+    def unit_size(self, unit: str) -> int:
+        """How many threads a "warp", "warpgroup" or "block" has."""
+        return {"warp": WARP, "warpgroup": 4 * WARP, "block": self.size}[unit]
+
+    def complete(self, mask: Array, unit: str) -> Array:
+        """Those threads of `mask` whose whole unit is in it."""
+        size = self.unit_size(unit)
+        return np.repeat(mask.reshape(-1, size).all(axis=1), size)
+
+    def _compile(self, instruction: Instruction) -> None:
+        try:
+            if instruction.op[0] in ("bra", "ret", "exit"):
+                self.program.add_branch(self._branch(instruction))
+                return
+            row, groups = find(instruction)
+            step = row.compile(self, instruction, **groups)
+            if instruction.guard:
+                step = self._guarded(instruction, step, row.together)
+        except Missing as missing:
+            if instruction.text in str(missing):
+                raise
+            raise Missing(f"{missing}: {instruction.text}") from missing
+        meeting = Meeting(row.together, instruction.text) if row.together else None
+        self.program.add_step(step, meeting)
+
+    def _branch(self, instruction: Instruction) -> Branch:
+        if instruction.op not in (["bra"], ["bra", "uni"], ["ret"], ["exit"]):
+            raise Missing(instruction.text)
+        end = len(self.kernel.code)
+        target = self.kernel.labels[instruction.args[0]] if instruction.args else end
+        return Branch(target, self._chosen(instruction) if instruction.guard else None)
+
+    def _chosen(self, instruction: Instruction) -> Callable[[], Array]:
+        """A function that tells for which threads the guard holds."""
+        assert instruction.guard
+        read = self.read(instruction.guard, "pred")
+        return (lambda: ~read()) if instruction.negated else read
+
+    def _guarded(self, instruction: Instruction, step: Step, together: str) -> Step:
+        chosen = self._chosen(instruction)
+
+        def guarded() -> None:
+            outer, inner = self.mask, chosen()
+            if outer is not None:
+                inner = inner & outer
+            if inner.all():
+                step()
+            elif inner.any():
+                if together and not np.array_equal(inner, self.complete(inner, together)):
+                    raise Fault(f"part of a {together} runs {instruction.text}")
+                self.mask = inner
+                step()
+                self.mask = outer
+
+        return guarded
+
+
+def shared_access(instruction: Instruction) -> int:
+    """Bytes of an access to shared memory by ld, st, atom or red; of all else, a large number."""
+    name, *words = instruction.op
+    if name not in ("ld", "st", "atom", "red") or not any(w.startswith("shared") for w in words):
+        return 16
+    vector = next((int(w[1:]) for w in words if re.fullmatch(r"v\d", w)), 1)
+    return vector * int(re.sub(r"\D", "", words[-1])) // 8
+
+
+def execute(
+    kernel: Kernel,
+    grid: int,
+    arguments: Sequence[bytes],
+    memory: Memory,
+    *,
+    threads: int | None = None,
+    shared_bytes: int = 0,
+    blocks: Sequence[int] | None = None,
+    at_once: int = AT_ONCE,
+) -> int:
+    """Run a kernel; returns how many instructions its threads ran.
+
+    A kernel is compiled once, at its first call.
+
+    Args:
+        kernel: The kernel.
+        grid: Number of blocks.
+        arguments: The bytes of each parameter.
+        memory: Global memory.
+        threads: Threads of a block; needed where the kernel does not say it.
+        shared_bytes: Dynamic shared memory of a block.
+        blocks: Run these blocks of the grid, and no others.
+        at_once: Threads that run at once; at least a block does.
+
+    Raises:
+        Fault: The kernel did what no kernel may.
+        Missing: The kernel holds an instruction that is not modeled.
+    """
+    if kernel.machine is None:
+        kernel.machine = Machine(kernel)
+    return kernel.machine.execute(
+        grid,
+        arguments,
+        memory,
+        threads=threads,
+        shared_bytes=shared_bytes,
+        blocks=blocks,
+        at_once=at_once,
+    )

@@ -1,0 +1,116 @@
+"""Global memory: allocations at addresses, and every access checked for bounds and alignment."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from tools.ptx.errors import Fault
+from tools.ptx.types import Array
+
+
+class Piece:
+    """An allocation: `data` are its bytes, at `start`."""
+
+    def __init__(self, start: int, data: Array) -> None:
+        if data.dtype != np.uint8 or data.ndim != 1:
+            raise ValueError(f"expected a 1-D array of uint8, got {data.dtype} of {data.shape}")
+        self.start, self.data = start, data
+        self._views: dict[tuple[np.dtype[Any], int], Array] = {}
+
+    def rows(self, dtype: np.dtype[Any], count: int) -> tuple[int, Array]:
+        """The bytes as rows of `count` elements, and the offset of the first, aligned one."""
+        size = dtype.itemsize * count
+        skip = -self.start % size
+        view = self._views.get((dtype, count))
+        if view is None:
+            whole = max(0, len(self.data) - skip) // size * size
+            view = self.data[skip : skip + whole].view(dtype)
+            view = self._views[dtype, count] = view.reshape(-1, count) if count > 1 else view
+        return skip, view
+
+
+class Memory:
+    """Allocations, which do not overlap. Addresses need not be those of the arrays."""
+
+    def __init__(self, pieces: Iterable[tuple[int, Array]]) -> None:
+        """Pieces are (address, array of uint8); those without bytes hold nothing."""
+        self.pieces = sorted(
+            (Piece(start, data) for start, data in pieces if len(data)), key=lambda p: p.start
+        )
+        self.starts = [piece.start for piece in self.pieces]
+        for one, other in zip(self.pieces, self.pieces[1:], strict=False):
+            if one.start + len(one.data) > other.start:
+                raise ValueError(f"allocations overlap at {other.start:#x}")
+
+    @classmethod
+    def of(cls, arrays: Iterable[Array]) -> Memory:
+        """Contiguous arrays at their own addresses."""
+        return cls((a.ctypes.data, a.reshape(-1).view(np.uint8)) for a in arrays)
+
+    def groups(
+        self, addresses: Array, size: int, what: str
+    ) -> Iterator[tuple[Piece, Array | None, Array]]:
+        """Accesses of `size` bytes at `addresses` (uint64), by allocation.
+
+        Yields the piece, which accesses go there (None: all) and their offsets in it.
+        """
+        if size > 1 and int(np.bitwise_or.reduce(addresses)) & (size - 1):
+            raise Fault(f"misaligned access of {size} bytes to global memory: {what}")
+        index = bisect_right(self.starts, int(addresses[0])) - 1
+        if index >= 0:
+            piece = self.pieces[index]
+            offsets = addresses - np.uint64(piece.start)
+            if int(offsets.max()) <= len(piece.data) - size:
+                yield piece, None, offsets.view(np.int64)
+                return
+        found = np.searchsorted(np.array(self.starts, np.uint64), addresses, "right") - 1
+        for index in np.unique(found):
+            chosen = np.nonzero(found == index)[0]
+            piece = self.pieces[max(index, 0)]
+            offsets = addresses[chosen] - np.uint64(piece.start)
+            outside = offsets > np.uint64(max(0, len(piece.data) - size))
+            if index < 0 or outside.any() or len(piece.data) < size:
+                raise Fault(_outside(piece, addresses[chosen], offsets[outside], what))
+            yield piece, chosen, offsets.view(np.int64)
+
+    def load(self, addresses: Array, dtype: np.dtype[Any], count: int, what: str) -> list[Array]:
+        """`count` elements from each address: an array for each of them."""
+        size = dtype.itemsize * count
+        out: list[Array] | None = None
+        for piece, chosen, offsets in self.groups(addresses, size, what):
+            skip, rows = piece.rows(dtype, count)
+            values = rows.take((offsets - skip) // size, axis=0)
+            columns = [values] if count == 1 else [values[:, k] for k in range(count)]
+            if chosen is None:
+                return [np.ascontiguousarray(column) for column in columns]
+            out = out or [np.empty(len(addresses), dtype) for _ in range(count)]
+            for k, column in enumerate(columns):
+                out[k][chosen] = column
+        assert out is not None
+        return out
+
+    def store(self, addresses: Array, values: Sequence[Array], what: str) -> None:
+        """Store an array for each element; of two threads at one place, the last one wins."""
+        dtype, count = values[0].dtype, len(values)
+        size = dtype.itemsize * count
+        for piece, chosen, offsets in self.groups(addresses, size, what):
+            skip, rows = piece.rows(dtype, count)
+            at = (offsets - skip) // size
+            if count == 1:
+                rows[at] = values[0] if chosen is None else values[0][chosen]
+            else:
+                for k, column in enumerate(values):
+                    rows[at, k] = column if chosen is None else column[chosen]
+
+
+def _outside(piece: Piece, addresses: Array, offsets: Array, what: str) -> str:
+    count = max(1, len(offsets))
+    near = int(addresses[0]) - piece.start if not len(offsets) else int(offsets.view(np.int64)[0])
+    return (
+        f"access outside of every allocation: {what}; {count} threads, the first at byte {near} "
+        f"of the nearest one, which has {len(piece.data)}"
+    )
