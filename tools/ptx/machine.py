@@ -51,7 +51,7 @@ class Machine(Operands):
     def __init__(self, kernel: Kernel) -> None:
         """Compile `kernel`; raises Missing for the first instruction that is not modeled."""
         super().__init__(kernel)
-        self.program = Program([], {})
+        self.program = Program()
         for instruction in kernel.code:
             self._compile(instruction)
         self.program.finish()
@@ -133,7 +133,7 @@ class Machine(Operands):
     def _compile(self, instruction: Instruction) -> None:
         try:
             if instruction.op[0] in ("bra", "ret", "exit"):
-                self.program.add_branch(self._branch(instruction))
+                self.program.add(instruction.text, _nothing, self._branch(instruction))
                 return
             row, groups = find(instruction)
             step = row.compile(self, instruction, **groups)
@@ -143,8 +143,8 @@ class Machine(Operands):
             if instruction.text in str(missing):
                 raise
             raise Missing(f"{missing}: {instruction.text}") from missing
-        meeting = Meeting(row.together, instruction.text) if row.together else None
-        self.program.add_step(step, meeting)
+        meeting = Meeting(row.together) if row.together else None
+        self.program.add(instruction.text, step, meeting)
 
     def _branch(self, instruction: Instruction) -> Branch:
         if instruction.op not in (["bra"], ["bra", "uni"], ["ret"], ["exit"]):
@@ -176,6 +176,10 @@ class Machine(Operands):
                 self.mask = outer
 
         return guarded
+
+
+def _nothing() -> None:
+    pass
 
 
 def shared_access(instruction: Instruction) -> int:

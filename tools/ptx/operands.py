@@ -141,12 +141,9 @@ class Operands:
             if isinstance(old, np.ndarray):
                 registers[index] = np.where(mask, value, old.view(value.dtype))
             else:
-                registers[index] = old.merge(value, mask, self._current)
+                registers[index] = old.merge(value, mask)
 
         return write
-
-    def _current(self) -> Array | None:
-        return self.mask
 
     def address(self, operand: str) -> Callable[[], Array]:
         """A function that gives the addresses of ``[register+offset]`` or ``[symbol+offset]``.

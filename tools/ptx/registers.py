@@ -1,4 +1,4 @@
-"""What a register holds: an array, or what tells that not every thread has written it."""
+"""What a register holds: an array, or the mark that nothing has been written to it."""
 
 from __future__ import annotations
 
@@ -7,52 +7,39 @@ from typing import Any, NoReturn
 import numpy as np
 
 from tools.ptx.errors import Fault
-from tools.ptx.types import Array
+from tools.ptx.types import UNSIGNED, Array
+
+POISON = b"\xf7\x7f" * 8
+"""NaN in every format of floats, and far outside of every allocation as an address."""
 
 
 class Unwritten:
-    """A register that no thread has written; to read it is a fault."""
+    """A register that no thread has written: to read it is a fault.
+
+    Once some threads have, the others find a value there that spoils what is computed with it. To
+    read it is no fault, since compilers do so where they drop the result: a warp sums what some of
+    its lanes have loaded.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     @property
     def dtype(self) -> NoReturn:
-        """None: asking for it, as every read does, is the fault."""
+        """To ask for it, as every read does, is the fault."""
         raise Fault(f"reads {self.name}, which nothing has written")
 
     def view(self, dtype: np.dtype[Any]) -> NoReturn:
         """A fault, too."""
-        raise Fault(f"reads {self.name}, which nothing has written")
+        raise Fault(f"reads {self.name} as {dtype}, which nothing has written")
 
-    def merge(self, value: Array, mask: Array, current: Any) -> PartlyWritten:
+    def merge(self, value: Array, mask: Array) -> Array:
         """The register after `value` was stored where `mask` is true."""
-        return PartlyWritten(self.name, np.where(mask, value, value.dtype.type(0)), mask, current)
+        size = value.dtype.itemsize
+        if value.dtype == np.bool_:
+            return np.where(mask, value, True)
+        poison = np.frombuffer(POISON[:size], UNSIGNED[size]).view(value.dtype)
+        return np.where(mask, value, poison)
 
 
-class PartlyWritten:
-    """A register that the threads of `written` have written; only they may read it.
-
-    `current` gives the mask of the threads that run.
-    """
-
-    dtype = None
-
-    def __init__(self, name: str, values: Array, written: Array, current: Any) -> None:
-        self.name, self.values, self.written, self.current = name, values, written, current
-
-    def view(self, dtype: np.dtype[Any]) -> Array:
-        """The values, for the threads that run."""
-        mask = self.current()
-        if mask is None or (mask & ~self.written).any():
-            raise Fault(f"reads {self.name}, which only other threads have written")
-        return self.values.view(dtype)
-
-    def merge(self, value: Array, mask: Array, current: Any) -> PartlyWritten | Array:
-        """The register after `value` was stored where `mask` is true."""
-        values = np.where(mask, value, self.values.view(value.dtype))
-        written = self.written | mask
-        return values if written.all() else PartlyWritten(self.name, values, written, current)
-
-
-Register = Array | Unwritten | PartlyWritten
+Register = Array | Unwritten

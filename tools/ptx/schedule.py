@@ -34,7 +34,6 @@ class Meeting:
     """An instruction that all threads of a `unit` run as one."""
 
     unit: str
-    text: str
 
 
 class Threads(Protocol):
@@ -51,23 +50,20 @@ class Threads(Protocol):
 
 @dataclass
 class Program:
-    """Compiled code: a step for each position; `control` has the branches and meetings."""
+    """Compiled code: a step and a text for each position; `control` has branches and meetings."""
 
-    steps: list[Step]
-    control: dict[int, Branch | Meeting]
+    steps: list[Step] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    control: dict[int, Branch | Meeting] = field(default_factory=dict)
     stops: list[int] = field(default_factory=list)
     """For each position the next one, from there on, that `control` has."""
 
-    def add_step(self, step: Step, meeting: Meeting | None) -> None:
-        """Add an instruction that goes on to the next."""
-        if meeting:
-            self.control[len(self.steps)] = meeting
+    def add(self, text: str, step: Step, control: Branch | Meeting | None) -> None:
+        """Add an instruction; the step of a branch does nothing."""
+        if control:
+            self.control[len(self.steps)] = control
         self.steps.append(step)
-
-    def add_branch(self, branch: Branch) -> None:
-        """Add a branch."""
-        self.control[len(self.steps)] = branch
-        self.steps.append(lambda: None)
+        self.texts.append(text)
 
     def finish(self) -> None:
         """Find the stops, when all has been added."""
@@ -111,8 +107,13 @@ class Groups:
 
     def straight(self, position: int, stop: int) -> None:
         """Run the instructions of the current group up to `stop`."""
-        for step in self.program.steps[position:stop]:
-            step()
+        at, steps = position, self.program.steps
+        try:
+            for at in range(position, stop):
+                steps[at]()
+        except Fault as fault:
+            text = self.program.texts[at]
+            raise Fault(str(fault) if text in str(fault) else f"{fault}: {text}") from fault
         mask, number = self.threads.mask, stop - position
         self.run_by_threads += number * (
             self.threads.count if mask is None else int(np.count_nonzero(mask))
@@ -155,11 +156,7 @@ class Groups:
 
     def stuck(self) -> Fault:
         """The fault of threads that wait for others that do not come."""
-        places = []
-        for position in self.waiting:
-            meeting = self.program.control[position]
-            assert isinstance(meeting, Meeting)
-            places.append(meeting.text)
+        places = [self.program.texts[position] for position in self.waiting]
         alive, block = np.logical_or.reduce(list(self.waiting.values())), self.threads.block
         what = "wait for each other at different places"
         if np.isin(block[~alive], block[alive]).any():
