@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -52,8 +54,9 @@ class Machine(Operands):
         """Compile `kernel`; raises Missing for the first instruction that is not modeled."""
         super().__init__(kernel)
         self.program = Program()
-        for instruction in kernel.code:
-            self._compile(instruction)
+        with no_collection():
+            for instruction in kernel.code:
+                self._compile(instruction)
         self.program.finish()
         self._granule = min([4, *map(shared_access, kernel.code)])
 
@@ -80,10 +83,16 @@ class Machine(Operands):
         per = max(1, min(at_once // size, SHARED_AT_ONCE // max(1, total)))
         chosen = np.arange(grid) if blocks is None else np.asarray(blocks, np.int64)
         executed = 0
-        with np.errstate(all="ignore"):
-            for first in range(0, len(chosen), per):
-                self._begin(grid, chosen[first : first + per], total)
-                executed += run(self, self.program)
+        try:
+            with np.errstate(all="ignore"):
+                for first in range(0, len(chosen), per):
+                    self._begin(grid, chosen[first : first + per], total)
+                    executed += run(self, self.program)
+        finally:
+            self.registers.clear()
+            self.special.clear()
+            self.shared = Shared(0, 0, 1)
+            self.memory = Memory([])
         return executed
 
     def _pack(self, arguments: Sequence[bytes]) -> Array:
@@ -176,6 +185,18 @@ class Machine(Operands):
                 self.mask = outer
 
         return guarded
+
+
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """Without the collector of garbage: it would look through all of torch for every function."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _nothing() -> None:

@@ -45,12 +45,16 @@ def to_odd(values: Array, errors: Array) -> Array:
     return np.where(inexact & (values != 0), bits + step, bits).view(F64)
 
 
-def add_to_odd(a: Array, b: Array) -> Array:
-    """a + b in float64, rounded to odd (Knuth's two-sum)."""
-    total = a + b
-    part = total - a
-    error = (a - (total - part)) + (b - part)
-    return to_odd(total, np.where(np.isfinite(error), error, 0.0))
+def add_to_odd(a: Array, b: Array, rounding: str = "rn") -> Array:
+    """a + b in float64, rounded to odd.
+
+    `rounding` is what it is rounded by later: numbers that cancel are -0 if that is down.
+    """
+    total, error = _two_sum(a, b)
+    total = to_odd(total, np.where(np.isfinite(error), error, 0.0))
+    if rounding != "rm":
+        return total
+    return np.where((total == 0) & (np.signbit(a) | np.signbit(b)), -0.0, total)
 
 
 def narrow(values: Array, kind: str, rounding: str = "rn") -> Array:
@@ -114,7 +118,7 @@ def fma_f32(a: Array, b: Array, c: Array, rounding: str = "rn") -> Array:
         midway |= np.abs(total) < TINY[F32]
         if not midway.any():
             return nearest
-    return narrow(add_to_odd(product, addend), "f32", rounding)
+    return narrow(add_to_odd(product, addend, rounding), "f32", rounding)
 
 
 def fma_wide(a: Array, b: Array, c: Array) -> Array:
@@ -154,6 +158,7 @@ def _fma_exactly(a: float, b: float, c: float) -> float:
 
 
 def _two_sum(a: Array, b: Array) -> tuple[Array, Array]:
+    """The sum and its error (Knuth)."""
     total = a + b
     part = total - a
     return total, (a - (total - part)) + (b - part)

@@ -10,7 +10,7 @@ import numpy as np
 
 from tools.ptx.errors import Missing
 from tools.ptx.kernel import Kernel
-from tools.ptx.registers import Register, Unwritten
+from tools.ptx.registers import Register, Unwritten, poison
 from tools.ptx.types import DTYPES, SIGNED, UNSIGNED, Array, size_of
 
 SPECIAL = re.compile(r"%(n?tid|n?ctaid)\.[xyz]|%(laneid|warpid)")
@@ -36,6 +36,7 @@ class Operands:
         self.mask: Array | None = None
         self.special: dict[str, Array] = {}
         self.registers: list[Register] = []
+        self._readers: dict[tuple[str, str], Callable[[], Array]] = {}
         self._unwritten = [Unwritten(name) for name in kernel.registers]
         self._index = {name: k for k, name in enumerate(kernel.registers)}
         self._sizes = [size_of(kind) for kind in kernel.registers.values()]
@@ -48,6 +49,12 @@ class Operands:
         The array has an element for each thread, or a single one if all threads have the same. It
         must not be written to: registers share arrays.
         """
+        found = self._readers.get((operand, kind))
+        if found is None:
+            found = self._readers[operand, kind] = self._reader(operand, kind)
+        return found
+
+    def _reader(self, operand: str, kind: str) -> Callable[[], Array]:
         dtype = DTYPES[kind]
         index = self._index.get(operand)
         if index is None:
@@ -64,6 +71,14 @@ class Operands:
             return read
         whole, low = UNSIGNED[held], UNSIGNED[dtype.itemsize]
         return lambda: registers[index].view(whole).astype(low).view(dtype)
+
+    def read_even_unwritten(self, operand: str, kind: str) -> Callable[[], Array]:
+        """As `read`; a register that nothing has written holds what spoils a computation."""
+        read, index = self.read(operand, kind), self._index.get(operand)
+        if index is None:
+            return read
+        spoiled = poison(DTYPES[kind])
+        return lambda: spoiled if isinstance(self.registers[index], Unwritten) else read()
 
     def read_all(self, operand: str, kind: str) -> Callable[[], Array]:
         """As `read`, with an element for each thread."""

@@ -9,16 +9,19 @@ import numpy as np
 from tools.ptx.errors import Fault
 from tools.ptx.types import UNSIGNED, Array
 
-POISON = b"\xf7\x7f" * 8
-"""NaN in every format of floats, and far outside of every allocation as an address."""
+
+def poison(dtype: np.dtype[Any]) -> Array:
+    """What spoils a computation: NaN as a float, as an address far outside of every allocation."""
+    if dtype == np.bool_:
+        return np.ones(1, np.bool_)
+    return np.frombuffer(b"\xf7\x7f" * 8, UNSIGNED[dtype.itemsize], 1).view(dtype)
 
 
 class Unwritten:
     """A register that no thread has written: to read it is a fault.
 
-    Once some threads have, the others find a value there that spoils what is computed with it. To
-    read it is no fault, since compilers do so where they drop the result: a warp sums what some of
-    its lanes have loaded.
+    Once some threads have, the others find `poison` there. To read that is no fault: compilers do
+    so where they drop the result, as a warp that sums what some of its lanes have loaded.
     """
 
     def __init__(self, name: str) -> None:
@@ -35,11 +38,7 @@ class Unwritten:
 
     def merge(self, value: Array, mask: Array) -> Array:
         """The register after `value` was stored where `mask` is true."""
-        size = value.dtype.itemsize
-        if value.dtype == np.bool_:
-            return np.where(mask, value, True)
-        poison = np.frombuffer(POISON[:size], UNSIGNED[size]).view(value.dtype)
-        return np.where(mask, value, poison)
+        return np.where(mask, value, poison(value.dtype))
 
 
 Register = Array | Unwritten

@@ -33,9 +33,9 @@ class Shared:
         self.stride = -(-size // 16) * 16
         """Bytes from one block to the next."""
         self.data = np.zeros(blocks * self.stride, np.uint8)
-        self.epoch = np.zeros(blocks, np.int64)
+        self.epoch = np.zeros(blocks, np.int32)
         self.warps = warps
-        self.written = np.full(len(self.data) // granule, -1, np.int64)
+        self.written = np.full(len(self.data) // granule, -1, np.int32)
         self.read = self.written.copy()
 
     def barrier(self, blocks: Array | slice = slice(None)) -> None:
@@ -81,7 +81,7 @@ class Shared:
         """Check and remember a read; raises Fault for a race or what was never written."""
         granules = self.granules(at, size)
         epoch = self.epoch[blocks] * (self.warps + 1)
-        stamp = epoch + warps
+        stamp = (epoch + warps).astype(np.int32)
         written = self.written[granules]
         if (written < 0).any():
             raise Fault(f"reads shared memory that nothing has written: {what}")
@@ -100,7 +100,7 @@ class Shared:
         """Check and remember a write; raises Fault for a race."""
         granules = self.granules(at, size)
         epoch = self.epoch[blocks] * (self.warps + 1)
-        stamp = epoch + warps
+        stamp = (epoch + warps).astype(np.int32)
         for table, earlier in ((self.written, "write"), (self.read, "read")):
             before = table[granules]
             if ((before >= epoch) & (before != stamp)).any():

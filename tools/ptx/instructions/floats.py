@@ -75,7 +75,7 @@ def binary_f32(
 
     def step() -> None:
         x, y = a().astype(F64), b().astype(F64)
-        exact = x * y if name == "mul" else add_to_odd(x, y if name == "add" else -y)
+        exact = x * y if name == "mul" else add_to_odd(x, y if name == "add" else -y, direction)
         put(narrow(exact, "f32", direction))
 
     return step

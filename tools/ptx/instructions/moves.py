@@ -42,8 +42,9 @@ def _unpack(machine: Machine, parts: list[str], source: str, kind: str) -> Step:
 
 
 def _pack(machine: Machine, to: str, parts: list[str], kind: str) -> Step:
+    """Compilers leave a part unwritten that they do not use."""
     bits = 8 * size_of(kind) // len(parts)
-    reads = [machine.read(part, f"b{bits}") for part in parts]
+    reads = [machine.read_even_unwritten(part, f"b{bits}") for part in parts]
     put, whole = machine.writer(to, f"b{8 * size_of(kind)}"), UNSIGNED[size_of(kind)]
 
     def step() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from tools.ptx.errors import Missing
@@ -57,10 +58,17 @@ def instruction(
 
 def find(instruction: Instruction) -> tuple[Row, dict[str, Any]]:
     """The row of an instruction and the groups of its form; raises Missing if there is none."""
-    modifiers = "".join(f".{word}" for word in instruction.op[1:])
-    for row in ROWS.get(instruction.op[0], ()):
+    name, *words = instruction.op
+    if (found := _find(name, "".join(f".{word}" for word in words))) is None:
+        raise Missing(instruction.text)
+    return found
+
+
+@lru_cache(maxsize=1024)
+def _find(name: str, modifiers: str) -> tuple[Row, dict[str, Any]] | None:
+    for row in ROWS.get(name, ()):
         if row.form is None:
             return row, {}
         if found := row.form.fullmatch(modifiers):
             return row, found.groupdict()
-    raise Missing(instruction.text)
+    return None
