@@ -43,7 +43,7 @@ BINARY = {"add": exact.add, "sub": exact.subtract, "mul": exact.multiply, "div":
 @pytest.mark.parametrize("name", BINARY)
 @pytest.mark.parametrize("kind", ["f32", "f64"])
 def test_arithmetic_rounds_to_nearest(name: str, kind: str) -> None:
-    a, b = samples(kind, 400, columns=2)
+    a, b = samples(kind, 200, columns=2)
     found = apply(f"{name}.rn.{kind}", type_of(kind), a, b)
     agree(found, each(of_numbers(BINARY[name], kind), a.tolist(), b.tolist()), kind)
 
@@ -51,7 +51,7 @@ def test_arithmetic_rounds_to_nearest(name: str, kind: str) -> None:
 @pytest.mark.parametrize("name", ["add", "sub", "mul"])
 @pytest.mark.parametrize("rounding", ["rz", "rm", "rp"])
 def test_arithmetic_rounds_in_a_direction(name: str, rounding: str) -> None:
-    a, b = samples("f32", 400, columns=2)
+    a, b = samples("f32", 200, columns=2)
     found = apply(f"{name}.{rounding}.f32", TYPES[32], a, b)
 
     def function(x: Number, y: Number) -> Number:
@@ -62,7 +62,7 @@ def test_arithmetic_rounds_in_a_direction(name: str, rounding: str) -> None:
 
 @pytest.mark.parametrize("op", ["add.ftz", "sub.ftz", "mul.ftz", "div.rn.ftz", "div.full.ftz"])
 def test_subnormal_numbers_are_zeros_with_ftz(op: str) -> None:
-    a, b = samples("f32", 400, columns=2)
+    a, b = samples("f32", 200, columns=2)
     found = apply(f"{op}.f32", TYPES[32], a, b)
     function = of_numbers(BINARY[op[:3]], "f32", ftz=True)
     agree(found, each(function, a.tolist(), b.tolist()), "f32")
@@ -89,7 +89,7 @@ def fused(kind: str, rounding: str, ftz: bool = False) -> Callable[..., int | No
 
 def fused_samples(kind: str) -> list[Array]:
     """With sums that cancel, that lie midway between two numbers, and that are subnormal."""
-    a, b, c = samples(kind, 700, columns=3)
+    a, b, c = samples(kind, 300, columns=3)
     form, dtype = FORMATS[kind], type_of(kind).dtype
     floats = f"f{form.bits // 8}"
     rng = np.random.default_rng(1)
@@ -121,7 +121,7 @@ def test_fma_with_ftz() -> None:
 @pytest.mark.parametrize("op", ["add.sat", "mul.rz.sat", "fma.rn.sat", "fma.rn.ftz.sat"])
 def test_saturated_results_lie_between_zero_and_one(op: str) -> None:
     name = op[:3]
-    columns = samples("f32", 400, columns=3 if name == "fma" else 2)
+    columns = samples("f32", 200, columns=3 if name == "fma" else 2)
     plain = apply(f"{op.removesuffix('.sat')}.f32", TYPES[32], *columns).view(np.float32)
     found = apply(f"{op}.f32", TYPES[32], *columns).view(np.float32)
     expected = [min(max(v, 0.0), 1.0) if v == v else 0.0 for v in plain.tolist()]
@@ -130,7 +130,7 @@ def test_saturated_results_lie_between_zero_and_one(op: str) -> None:
 
 @pytest.mark.parametrize("name", ["add", "sub", "mul", "fma"])
 def test_pairs_of_float32(name: str) -> None:
-    columns = samples("f32", 400, columns=3 if name == "fma" else 2)
+    columns = samples("f32", 200, columns=3 if name == "fma" else 2)
     columns = [c[: len(c) // 2 * 2] for c in columns]
     found = apply(f"{name}.rn.f32x2", TYPES[64], *(c.view(np.uint64) for c in columns))
     function = fused("f32", "rn") if name == "fma" else of_numbers(BINARY[name], "f32")
@@ -140,7 +140,7 @@ def test_pairs_of_float32(name: str) -> None:
 @pytest.mark.parametrize("name", ["add", "sub", "mul", "fma"])
 @pytest.mark.parametrize("kind", ["f16", "bf16"])
 def test_halves_and_pairs_of_them(name: str, kind: str) -> None:
-    columns = fused_samples_of_halves(kind) if name == "fma" else samples(kind, 800, columns=2)
+    columns = fused_samples_of_halves(kind) if name == "fma" else samples(kind, 200, columns=2)
     function = fused(kind, "rn") if name == "fma" else of_numbers(BINARY[name], kind)
     expected = each(function, *(c.tolist() for c in columns))
     agree(apply(f"{name}.rn.{kind}", TYPES[16], *columns), expected, kind)
@@ -149,14 +149,14 @@ def test_halves_and_pairs_of_them(name: str, kind: str) -> None:
 
 
 def fused_samples_of_halves(kind: str) -> list[Array]:
-    columns = samples(kind, 1500, columns=3)
+    columns = samples(kind, 600, columns=3)
     return [c[: len(c) // 2 * 2] for c in columns]
 
 
 @pytest.mark.parametrize("kind", ["f32", "f64"])
 @pytest.mark.parametrize("name", ["sqrt", "rcp"])
 def test_roots_and_reciprocals(name: str, kind: str) -> None:
-    (a,) = samples(kind, 1500)
+    (a,) = samples(kind, 700)
     function = exact.square_root if name == "sqrt" else (lambda x: exact.divide(Fraction(1), x))
     found = apply(f"{name}.rn.{kind}", type_of(kind), a)
     agree(found, each(of_numbers(function, kind), a.tolist()), kind)
@@ -197,7 +197,7 @@ def ordered(a: Number, b: Number, largest: bool) -> Number:
 def test_extrema(name: str, kind: str, nan: str) -> None:
     if nan and kind == "f64":
         pytest.skip("no such instruction")
-    a, b = samples(kind, 400, columns=2)
+    a, b = samples(kind, 200, columns=2)
 
     def function(x: Number, y: Number) -> Number:
         return NAN if nan and NAN in (x, y) else ordered(x, y, name == "max")
@@ -219,7 +219,7 @@ def test_signs(kind: str) -> None:
 
 
 def test_signs_with_ftz_and_copysign() -> None:
-    a, b = samples("f32", 400, columns=2)
+    a, b = samples("f32", 200, columns=2)
     absolute = of_numbers(lambda x: x if isinstance(x, str) else abs(x), "f32", ftz=True)
     agree(apply("abs.ftz.f32", TYPES[32], a), each(absolute, a.tolist()), "f32")
     sign = np.uint32(1 << 31)
