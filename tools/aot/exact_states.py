@@ -17,14 +17,18 @@ from revdeq_kernels.triton.kernels import passes
 
 from .specialisations import (
     LEAVES,
+    MIXED,
+    MIXED_BYTES,
     MOST_LEAVES,
     NUMELS,
+    Size,
     Specialisation,
     Types,
     carried,
     launch,
     pointer,
     step_numbers,
+    words,
 )
 
 _DIGITS = {SHIFT: (8, 4, 2, 1), INTEGER: (5, 3, 2, 1), GENERAL: (8, 5, 4, 3, 2, 1)}
@@ -40,6 +44,16 @@ def signatures() -> Iterator[Specialisation]:
 
 # ---- half steps and passes -------------------------------------------------------------------
 
+Sizes = tuple[Size, Size]
+"""The types of numel and of num_bytes, which is a multiple of 32."""
+
+_SMALL: Sizes = ("i32:16", "i32:16")
+_SIZES: list[Sizes] = [
+    *((numel, "i32:16") for numel in NUMELS),
+    *((numel, "i64:16") for numel in ("i32", "i64")),
+]
+_SIZES_OF_LEAVES: list[Sizes] = list(zip(MIXED, MIXED_BYTES, strict=True))
+
 _TYPICAL = (GENERAL.value, 4, "i32")
 _F_CAST_VJP = (("fp32", None, "fp32"), ("bf16", "bf16", "fp32"), ("fp16", "fp32", "fp16"))
 
@@ -52,9 +66,9 @@ def _forms() -> Iterator[tuple[int, int, str]]:
     yield SHIFT.value, 4, "i64"
 
 
-def _exact_types(f: str, cast: str | None, numel: str, half: str) -> Types:
+def _exact_types(f: str, cast: str | None, sizes: Sizes, half: str) -> Types:
     types: Types = {"stepped": ExactlyStepped("*i32", "*u8", f"*{f}", pointer(cast))}
-    types |= {"numel": numel, "num_bytes": "i64:16" if numel == "i64" else "i32:16"}
+    types |= dict(zip(("numel", "num_bytes"), sizes, strict=True))
     types |= dict.fromkeys(ExactStep._fields, "i32") | {"scale": "fp32", "unscale": "fp32"}
     return types | {"half": half}
 
@@ -67,10 +81,12 @@ def _exact_steps() -> Iterator[Specialisation]:
         f, cast, _ = _F_CAST_VJP[k % 3]
         yield _exact_step(form, packed, half, True, f, cast)
     yield _exact_step(*_TYPICAL, False, "fp16", "fp16")
-    for numel in NUMELS:
-        yield _exact_step(*_TYPICAL, False, "bf16", "bf16", numel=numel)
+    for sizes in _SIZES:
+        yield _exact_step(*_TYPICAL, False, "bf16", "bf16", sizes)
     for leaves, invert in product((LEAVES, MOST_LEAVES), (False, True)):
         yield _exact_step(*_TYPICAL, invert, "bf16", "bf16", leaves=leaves)
+    for sizes, invert in product(_SIZES_OF_LEAVES, (False, True)):
+        yield _exact_step(*_TYPICAL, invert, "bf16", "bf16", sizes, leaves=LEAVES)
 
 
 def _exact_step(
@@ -80,13 +96,13 @@ def _exact_step(
     invert: bool,
     f: str,
     cast: str | None,
-    numel: str = "i32:16",
+    sizes: Sizes = _SMALL,
     leaves: int = 1,
 ) -> Specialisation:
-    types = _exact_types(f, cast, numel, half) | {"flag": None if invert else "*i32"}
+    types = _exact_types(f, cast, sizes, half) | {"flag": None if invert else "*i32"}
     label = f"{'invert' if invert else 'update'}_exact form {form} digits {packed} half {half}"
     return launch(
-        f"{label} {f} cast {cast} numel {numel}",
+        f"{label} {f} cast {cast} numel {words(sizes[0])} bytes {words(sizes[1])}",
         *(kernels.exact_kernel, types, leaves),
         FORM=form,
         DIGITS_PER_BYTE=packed,
@@ -105,6 +121,11 @@ def _exact_passes() -> Iterator[Specialisation]:
     for leaves in (LEAVES, MOST_LEAVES):
         yield _exact_pass(*_TYPICAL, "bf16", "bf16", "bf16", leaves=leaves)
         yield _exact_pass(*_TYPICAL, "bf16", None, "bf16", leaves=leaves, start=True)
+    for sizes in _SIZES:
+        yield _exact_pass(*_TYPICAL, "bf16", "bf16", "bf16", sizes)
+    for sizes, start in product(_SIZES_OF_LEAVES, (False, True)):
+        cast = None if start else "bf16"
+        yield _exact_pass(*_TYPICAL, "bf16", cast, "bf16", sizes, leaves=LEAVES, start=start)
 
 
 def _exact_pass(
@@ -114,14 +135,15 @@ def _exact_pass(
     f: str,
     cast: str | None,
     vjp: str,
+    sizes: Sizes = _SMALL,
     leaves: int = 1,
     start: bool = False,
 ) -> Specialisation:
-    types = _exact_types(f, cast, "i32:16", half) | carried(f, vjp, start) | {"steps": "i32"}
+    types = _exact_types(f, cast, sizes, half) | carried(f, vjp, start) | {"steps": "i32"}
     types |= step_numbers("fp32", "grad_scale", "seed_beta", "after")
     label = f"pass_exact{' start' if start else ''} form {form} digits {packed} half {half}"
     return launch(
-        f"{label} {f} cast {cast} vjp {vjp}",
+        f"{label} {f} cast {cast} vjp {vjp} numel {words(sizes[0])} bytes {words(sizes[1])}",
         *(passes.exact_pass_kernel, types, leaves),
         FORM=form,
         DIGITS_PER_BYTE=packed,
@@ -137,17 +159,22 @@ def _conversions() -> Iterator[Specialisation]:
     for f, flag in product(("fp32", "bf16", "fp16"), ("*i32", None)):
         yield _quantize(f, flag)
     yield _quantize("bf16", "*i32", leaves=LEAVES)
+    for numel in MIXED:
+        yield _quantize("bf16", "*i32", numel, leaves=LEAVES)
+        yield _dequantize("bf16", numel, leaves=LEAVES)
     for f in ("fp64", "fp32", "bf16", "fp16"):
         yield _dequantize(f)
     yield _dequantize("bf16", leaves=LEAVES)
 
 
-def _quantize(f: str, flag: str | None, leaves: int = 1) -> Specialisation:
-    types: Types = {"x": f"*{f}", "out": "*i32", "flag": flag, "numel": "i32:16", "scale": "fp32"}
-    label = f"quantize {f}" + (" flag" if flag else "")
+def _quantize(f: str, flag: str | None, numel: Size = "i32:16", leaves: int = 1) -> Specialisation:
+    types: Types = {"x": f"*{f}", "out": "*i32", "flag": flag, "numel": numel, "scale": "fp32"}
+    label = f"quantize {f} numel {words(numel)}" + (" flag" if flag else "")
     return launch(label, kernels.quantize_kernel, types, leaves, BLOCK=1024)
 
 
-def _dequantize(f: str, leaves: int = 1) -> Specialisation:
-    types: Types = {"state": "*i32", "out": f"*{f}", "numel": "i32:16", "unscale": "fp32"}
-    return launch(f"dequantize {f}", kernels.dequantize_kernel, types, leaves, BLOCK=1024)
+def _dequantize(f: str, numel: Size = "i32:16", leaves: int = 1) -> Specialisation:
+    types: Types = {"state": "*i32", "out": f"*{f}", "numel": numel, "unscale": "fp32"}
+    return launch(
+        f"dequantize {f} numel {words(numel)}", kernels.dequantize_kernel, types, leaves, BLOCK=1024
+    )

@@ -11,9 +11,11 @@ from revdeq_kernels.triton.kernels import passes
 
 from .specialisations import (
     LEAVES,
+    MIXED,
     MOST_LEAVES,
     NUMELS,
     STATE_F,
+    Size,
     Specialisation,
     Types,
     carried,
@@ -22,6 +24,7 @@ from .specialisations import (
     real,
     step_numbers,
     step_types,
+    words,
 )
 
 _ADJOINT = [
@@ -53,13 +56,15 @@ def _half_steps() -> Iterator[Specialisation]:
         yield _half_step("fp32", "bf16", "bf16", invert=True, numel=numel)
     for invert in (False, True):
         yield _half_step("fp32", "bf16", "bf16", invert, leaves=LEAVES)
+    for numel in MIXED:
+        yield _half_step("fp32", "bf16", "bf16", invert=True, numel=numel, leaves=LEAVES)
 
 
 def _half_step(
-    state: str, f: str, cast: str | None, invert: bool, numel: str = "i32:16", leaves: int = 1
+    state: str, f: str, cast: str | None, invert: bool, numel: Size = "i32:16", leaves: int = 1
 ) -> Specialisation:
     types = step_types(state, f, cast, numel) | step_numbers(state, "keep", "beta")
-    label = f"{'invert' if invert else 'update'} {state} {f} cast {cast} numel {numel}"
+    label = f"{'invert' if invert else 'update'} {state} {f} cast {cast} numel {words(numel)}"
     kernel = kernels.half_step_kernel
     return launch(label, kernel, types, leaves, INVERT=invert, BLOCK=1024)
 
@@ -99,12 +104,16 @@ def _adjoints() -> Iterator[Specialisation]:
         yield _adjoint(vjp, seed)
     yield _adjoint("fp64", "fp64", scale="i32")
     yield _adjoint("bf16", "bf16", leaves=LEAVES)
+    for numel in MIXED:
+        yield _adjoint("bf16", "bf16", numel, leaves=LEAVES)
 
 
-def _adjoint(vjp: str, seed: str, leaves: int = 1, **numbers: str | None) -> Specialisation:
-    types = carried(seed, vjp, start=False) | {"numel": "i32:16"}
+def _adjoint(
+    vjp: str, seed: str, numel: Size = "i32:16", leaves: int = 1, **numbers: str | None
+) -> Specialisation:
+    types = carried(seed, vjp, start=False) | {"numel": numel}
     types |= step_numbers(real(seed), "scale", "beta", "after") | numbers
-    label = f"adjoint {vjp} {seed}" + (" scale 0" if numbers else "")
+    label = f"adjoint {vjp} {seed} numel {words(numel)}" + (" scale 0" if numbers else "")
     return launch(label, kernels.adjoint_kernel, types, leaves, BLOCK=1024)
 
 
@@ -119,6 +128,9 @@ def _passes() -> Iterator[Specialisation]:
     yield _pass("fp32", "bf16", "bf16", "bf16", numel="i32")
     yield _pass("fp32", "bf16", "bf16", "bf16", leaves=LEAVES)
     yield _pass("fp32", "bf16", None, "bf16", start=True, leaves=LEAVES)
+    for numel in MIXED:
+        yield _pass("fp32", "bf16", "bf16", "bf16", numel, leaves=LEAVES)
+        yield _pass("fp32", "bf16", None, "bf16", numel, start=True, leaves=LEAVES)
 
 
 def _pass(
@@ -126,7 +138,7 @@ def _pass(
     f: str,
     cast: str | None,
     vjp: str,
-    numel: str = "i32:16",
+    numel: Size = "i32:16",
     leaves: int = 1,
     start: bool = False,
 ) -> Specialisation:
@@ -136,7 +148,9 @@ def _pass(
     )
     if start and f == "fp64":
         types["seed_beta"] = "i32"  # the bits of 0.0
-    label = f"pass{' start' if start else ''} {state} {f} cast {cast} vjp {vjp} numel {numel}"
+    label = (
+        f"pass{' start' if start else ''} {state} {f} cast {cast} vjp {vjp} numel {words(numel)}"
+    )
     return launch(label, passes.pass_kernel, types, leaves, BLOCK=1024)
 
 
@@ -152,15 +166,20 @@ def _residuals() -> Iterator[Specialisation]:
     for leaves in (LEAVES, MOST_LEAVES):
         yield _residual("fp32", "bf16", leaves=leaves)
         yield _norms(leaves=leaves)
+    for numel in MIXED:
+        yield _residual("fp32", "bf16", numel, leaves=LEAVES)
+        yield _norms(numel, leaves=LEAVES)
 
 
-def _residual(z: str, f: str, numel: str = "i32:16", leaves: int = 1) -> Specialisation:
+def _residual(z: str, f: str, numel: Size = "i32:16", leaves: int = 1) -> Specialisation:
     types: Types = {"z": f"*{z}", "f": f"*{f}", "sums": "*fp64", "numel": numel}
     kernel = kernels.residual_kernel
-    return launch(f"residual {z} {f} numel {numel}", kernel, types, leaves, COLUMNS=256, ROWS=16)
+    return launch(
+        f"residual {z} {f} numel {words(numel)}", kernel, types, leaves, COLUMNS=256, ROWS=16
+    )
 
 
-def _norms(numel: str = "i32:16", leaves: int = 1) -> Specialisation:
+def _norms(numel: Size = "i32:16", leaves: int = 1) -> Specialisation:
     types: Types = {"sums": "*fp64", "result": "*fp64", "numel": numel}
     kernel = kernels.norms_kernel
-    return launch(f"norms numel {numel}", kernel, types, leaves, COLUMNS=256, ROWS=16)
+    return launch(f"norms numel {words(numel)}", kernel, types, leaves, COLUMNS=256, ROWS=16)

@@ -25,14 +25,36 @@ LEAVES, MOST_LEAVES = 3, 16
 NUMELS = ("i32", "i64", "1")
 """Beside "i32:16", which nearly all tensors have."""
 
+Size = str | list[str]
+"""The type of a size, one for all leaves or one for each."""
+
+MIXED: tuple[list[str], ...] = (["i32", "i64", "i64"], ["i32", "i32", "i64"])
+"""The sizes of leaves in one launch, some of them from 2^31 elements on."""
+
+MIXED_BYTES: tuple[list[str], ...] = (
+    ["i32:16", "i32:16", "i64:16"],  # two digits to a byte and more: fewer bytes than elements
+    ["i64:16", "i32:16", "i64:16"],  # 2^31 - 1 elements have 2^31 bytes, where each has one
+)
+"""Their bytes of digits, whose types need not be those of the sizes."""
+
+
+def words(size: Size) -> str:
+    """A size in a label."""
+    return size if isinstance(size, str) else ",".join(size)
+
 
 def launch(
     label: str, kernel: Any, types: Types, leaves: int | None = 1, **constants: Any
 ) -> Specialisation:
-    """With tuples for so many leaves; a type that is None stands for an argument that is."""
+    """With tuples for so many leaves; a type that is None stands for an argument that is.
+
+    A list has the types of the leaves in it, one by one.
+    """
 
     def of_leaves(kind: Any) -> Any:
         """A type for each leaf, where a parameter has one."""
+        if isinstance(kind, list):
+            return tuple(kind)
         return (kind,) * leaves if leaves and kind is not None else kind
 
     signature: dict[str, Any] = {}
@@ -57,7 +79,7 @@ def pointer(kind: str | None) -> str | None:
     return kind and f"*{kind}"
 
 
-def step_types(state: str, f: str, cast: str | None, numel: str) -> Types:
+def step_types(state: str, f: str, cast: str | None, numel: Size) -> Types:
     """The tensors of a half step."""
     return {"stepped": Stepped(f"*{state}", f"*{f}", pointer(cast)), "numel": numel}
 

@@ -32,7 +32,11 @@ def programs(numel, BLOCK: tl.constexpr):
 
 @triton.jit
 def find(program, numel, BLOCK: tl.constexpr):
-    """The leaf of a program, and which of that leaf's programs it is."""
+    """The leaf of a program, and which of that leaf's programs it is, both in int32.
+
+    A grid has fewer than 2^31 programs. The sizes can be int64, and in a pass those of one branch
+    alone: a leaf has more elements than bytes of digits.
+    """
     leaf = program * 0
     part = program
     for k in tl.static_range(len(numel) - 1):
@@ -40,7 +44,7 @@ def find(program, numel, BLOCK: tl.constexpr):
         behind = (leaf == k) & (part >= count)
         leaf = tl.where(behind, k + 1, leaf)
         part = tl.where(behind, part - count, part)
-    return leaf, part
+    return leaf, part.to(tl.int32)
 
 
 @triton.jit
