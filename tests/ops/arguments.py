@@ -31,6 +31,22 @@ LISTS = tuple(f"{op}.list" for op in OPS)
 CHANNELS = tuple(f"{op}.channels" for op in FLOAT_OPS)
 OVERLOADS = OPS + LISTS + CHANNELS
 
+CHANNEL_PLACES = [
+    ((), (1,)),
+    ((7,), (7,)),
+    ((5, 7), (7,)),
+    ((5, 7), (5, 1)),
+    ((2, 3, 5, 7), (3, 1, 1)),
+    ((2, 3, 5, 7), (1, 3, 1, 1)),
+    ((2, 3, 5, 7), (2, 1, 1, 1)),
+    ((4, 3, 50, 40), (3, 1, 1)),  # more neighbours in a channel than a vector has lanes
+    ((3, 1000), (1000,)),
+    ((1, 1), (1, 1)),
+    ((0, 3), (3,)),
+    ((3, 2), (1, 1)),
+]
+"""(shape of the state, shape of beta)."""
+
 NAMESPACES = {"cpu": "revdeq", "triton": "revdeq_triton", "reference": "revdeq_reference"}
 """Where torch.ops holds the ops of each backend; `revdeq` serves "cuda" too."""
 
@@ -127,6 +143,16 @@ def arguments_of_leaf(
         else:
             good[a.name] = random_state(shape, dtypes[a.name], seed + k)
     return good
+
+
+def channel_arguments(
+    op: str, shape: tuple[int, ...], beta: tuple[int, ...], **options: Any
+) -> dict[str, Any]:
+    """Arguments of an op whose beta is a tensor, with those shapes."""
+    arguments = good_arguments(op, shape, **options)
+    real = torch.float64 if arguments["state"].dtype == torch.float64 else torch.float32
+    values = torch.rand(beta, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    return arguments | {"beta": (0.1 + 0.8 * values).to(real)}
 
 
 def call(op: str, arguments: dict[str, Any], namespace: str | None = None) -> Any:

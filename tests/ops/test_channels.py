@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import pytest
 import torch
@@ -13,11 +12,13 @@ from hypothesis import strategies as st
 import revdeq_kernels as rk
 from tests.conftest import BACKENDS, FLOAT_PAIRS, random_state
 from tests.ops.arguments import (
+    CHANNEL_PLACES,
     FLOAT_OPS,
     NAMESPACES,
     Memory,
     assert_same_outcome,
     call,
+    channel_arguments,
     good_arguments,
     outcome,
 )
@@ -27,39 +28,14 @@ from tests.tolerances import round_trip_error
 KERNELS = [name for name in BACKENDS if name != "reference"]
 F32, F64 = torch.float32, torch.float64
 
-PLACES = [
-    ((), (1,)),
-    ((7,), (7,)),
-    ((5, 7), (7,)),
-    ((5, 7), (5, 1)),
-    ((2, 3, 5, 7), (3, 1, 1)),
-    ((2, 3, 5, 7), (1, 3, 1, 1)),
-    ((2, 3, 5, 7), (2, 1, 1, 1)),
-    ((4, 3, 50, 40), (3, 1, 1)),  # more neighbours in a channel than a vector has lanes
-    ((3, 1000), (1000,)),
-    ((1, 1), (1, 1)),
-    ((0, 3), (3,)),
-    ((3, 2), (1, 1)),
-]
-"""(shape of the state, shape of beta)."""
-
-
-def arguments_of(
-    op: str, shape: tuple[int, ...], beta: tuple[int, ...], **options: Any
-) -> dict[str, Any]:
-    arguments = good_arguments(op, shape, **options)
-    real = F64 if arguments["state"].dtype == F64 else F32
-    values = torch.rand(beta, generator=torch.Generator().manual_seed(5), dtype=F64)
-    return arguments | {"beta": (0.1 + 0.8 * values).to(real)}
-
 
 @pytest.mark.parametrize("backend", KERNELS)
-@pytest.mark.parametrize(("shape", "beta"), PLACES, ids=str)
+@pytest.mark.parametrize(("shape", "beta"), CHANNEL_PLACES, ids=str)
 @pytest.mark.parametrize("op", FLOAT_OPS)
 def test_every_place_of_the_channels(
     op: str, shape: tuple[int, ...], beta: tuple[int, ...], backend: str
 ) -> None:
-    arguments = arguments_of(op, shape, beta)
+    arguments = channel_arguments(op, shape, beta)
     check(op, arguments, "cpu", backend)
     if len(shape) == 4:
         last = {
@@ -75,7 +51,7 @@ def test_every_place_of_the_channels(
 @pytest.mark.parametrize("op", FLOAT_OPS)
 def test_types(op: str, state: torch.dtype, f: torch.dtype, backend: str) -> None:
     for shape, beta in (((41, 29), (29,)), ((41, 29), (41, 1)), ((41, 29), ())):
-        arguments = arguments_of(op, shape, beta, state=state, f=f, cast=f)
+        arguments = channel_arguments(op, shape, beta, state=state, f=f, cast=f)
         check(op, any_bits(arguments), "cpu", backend)
 
 
@@ -88,7 +64,7 @@ def test_types(op: str, state: torch.dtype, f: torch.dtype, backend: str) -> Non
 def test_any_shape(before: int, channels: int, after: int, offset: int) -> None:
     shape = (before, channels, after)
     for op in FLOAT_OPS:
-        check(op, arguments_of(op, shape, (channels, 1)), "cpu", "cpu", offset=offset)
+        check(op, channel_arguments(op, shape, (channels, 1)), "cpu", "cpu", offset=offset)
 
 
 def test_a_tensor_is_the_number_in_every_channel() -> None:
@@ -130,7 +106,7 @@ def test_threads_share_the_work_without_changing_it(threads: int) -> None:
     try:
         torch.set_num_threads(threads)
         for shape, beta in (((1000, 301), (301,)), ((300, 1001), (300, 1))):
-            check("update_", arguments_of("update_", shape, beta), "cpu", "cpu")
+            check("update_", channel_arguments("update_", shape, beta), "cpu", "cpu")
     finally:
         torch.set_num_threads(before)
 

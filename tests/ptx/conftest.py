@@ -1,0 +1,18 @@
+"""What the tests of compiled Triton kernels share: a process that compiles them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.ptx.compiling import compiling_process
+
+
+@pytest.fixture(scope="session")
+def compiling() -> Iterator[Callable[..., Any]]:
+    """Calls a function of a module where Triton compiles; see ``compiling_process``."""
+    pytest.importorskip("triton", reason="triton is not installed")
+    with compiling_process() as call:
+        yield call
