@@ -1,0 +1,139 @@
+"""The CUDA ops on a CPU: csrc/cuda's host code launches, the executor runs nvcc's PTX."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from revdeq_kernels.core.op import OPS
+from tools.ptx.cuda import compiled
+from tools.ptx.cuda.recorder import NAMESPACE, Launch, recording
+from tools.ptx.errors import Fault
+from tools.ptx.kernel import Kernel
+from tools.ptx.machine import execute
+from tools.ptx.memory import Memory
+
+Piece = tuple[int, np.ndarray]
+"""Bytes, and the address at which kernels see them."""
+
+MOST_BLOCKS = 2**31 - 1
+POISON = 0xA5
+"""What fills memory that the host code allocates."""
+
+
+class Gpu:
+    """A GPU of one architecture, as far as PTX says what it does: "80", "90a", "100"."""
+
+    def __init__(self, arch: str) -> None:
+        self.arch = arch
+        self.launched: Counter[str] = Counter()
+        """How often each kernel ran."""
+        self._texts = compiled.kernels(arch)
+        self._kernels: dict[str, Kernel] = {}
+
+    @property
+    def kernels(self) -> list[str]:
+        """The readable names of all kernels of csrc/cuda."""
+        return list(self._texts)
+
+    def call(self, op: str, arguments: dict[str, Any]) -> Any:
+        """Call an op of csrc/cuda ("update_.list") with these arguments, on tensors on the CPU.
+
+        Kernels may read the tensors and what the host code allocates, and write those that the op
+        may write: a Fault is raised, or a ValueError, where they reach for other memory.
+        """
+        memory = pieces(op, arguments)
+
+        def allocated(address: int, size: int) -> None:
+            memory.append((address, bytes_at(address, size)))
+            memory[-1][1].fill(POISON)
+
+        with recording(lambda launch: self.launch(launch, memory), allocated):
+            return call_recorded(op, arguments)
+
+    def launch(
+        self, launch: Launch, memory: list[Piece], blocks: Sequence[int] | None = None
+    ) -> None:
+        """Run a launch on this memory, or only those blocks of its grid."""
+        kernel = self.kernel(launch.kernel)
+        grid, threads = launch.grid[0], launch.block[0]
+        if not 0 < grid <= MOST_BLOCKS or launch.grid[1:] != (1, 1) or launch.block[1:] != (1, 1):
+            raise Fault(f"{launch.kernel}: a grid of {launch.grid} blocks of {launch.block}")
+        bounds = re.search(r"\.maxntid (\d+)", self._texts[launch.kernel][1])
+        if bounds is None or threads > int(bounds[1]):
+            raise Fault(f"{launch.kernel}: {threads} threads, out of its launch bounds")
+        arguments = launch.arguments([size for _, size in kernel.parameters.values()])
+        self.launched[launch.kernel] += 1
+        execute(
+            kernel,
+            grid,
+            arguments,
+            Memory(memory),
+            threads=threads,
+            shared_bytes=launch.shared_bytes,
+            blocks=blocks,
+        )
+
+    def kernel(self, name: str) -> Kernel:
+        """The kernel of that readable name."""
+        if name not in self._kernels:
+            mangled, text = self._texts[name]
+            self._kernels[name] = Kernel(text, mangled)
+        return self._kernels[name]
+
+    def edit(self, name: str, text: str) -> None:
+        """Put other PTX in place of a kernel's."""
+        self._texts[name] = self._texts[name][0], text
+        self._kernels.pop(name, None)
+
+
+def call_recorded(op: str, arguments: dict[str, Any]) -> Any:
+    """Call the host code of an op, under ``recording``."""
+    name, _, overload = op.partition(".")
+    packet = getattr(getattr(torch.ops, NAMESPACE), name)
+    return getattr(packet, overload or "default")(**arguments)
+
+
+def pieces(op: str, arguments: dict[str, Any]) -> list[Piece]:
+    """The memory of the tensors of a call; what the op only reads cannot be written."""
+    return _apart(
+        (tensor.data_ptr(), _bytes_of(tensor, argument.written))
+        for argument in OPS[op].arguments
+        for tensor in tree_leaves(arguments.get(argument.name))
+        if isinstance(tensor, Tensor) and tensor.numel()
+    )
+
+
+def _bytes_of(tensor: Tensor, written: bool) -> np.ndarray:
+    """From the first to the last element."""
+    last = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
+    return bytes_at(tensor.data_ptr(), (last + 1) * tensor.element_size(), written)
+
+
+def bytes_at(address: int, size: int, written: bool = True) -> np.ndarray:
+    """The bytes at an address of this process."""
+    found = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
+    found.flags.writeable = written
+    return found
+
+
+def _apart(found: Iterable[Piece]) -> list[Piece]:
+    """The same memory, with tensors that overlap, which are only read, as one piece."""
+    merged: list[Piece] = []
+    for address, data in sorted(found, key=lambda piece: (piece[0], piece[1].size)):
+        start, before = merged[-1] if merged else (0, data[:0])
+        end = start + before.size
+        if address < end:
+            size = max(end, address + data.size) - start
+            merged[-1] = start, bytes_at(start, size, written=False)
+        else:
+            merged.append((address, data))
+    return merged
