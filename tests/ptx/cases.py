@@ -8,6 +8,7 @@ examples of tests/ops/fuzz_example.py, chosen by a seed, and without wrong argum
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -43,7 +44,7 @@ CHANNELS = (
 # From a base of 2 to 256, by a shift, by an integer and in general: every form of the exact step
 # with every number of digits in a byte.
 MAGNITUDES = (1 / 2, 1 / 4, 1 / 16, 1 / 128, 1 / 3, 1 / 5, 1 / 13, 1 / 100)
-MAGNITUDES += (0.65, 0.4, 0.3, 0.19, 0.1, 0.05, 1 / 255.5, 1 - 2.0**-29)
+MAGNITUDES += (0.65, 0.4, 0.3, 0.19, 0.12, 0.05, 1 / 255.5, 1 - 2.0**-29)
 EXACT_BETAS = (*BETAS, *(1 - sign * m for m in MAGNITUDES for sign in (1, -1)))
 FLOAT_BETAS = (*BETAS, 1e-3, 1e-7, 0.99, 1.01, 1.999)
 
@@ -64,8 +65,15 @@ def examples(label: str, seed: int = 0) -> Iterator[Example]:
         for _ in range(3):
             yield _list_example(label, choices)
         return
-    for dtypes in OPS[label].dtypes:
-        yield one_example(label, choices, dtypes, choices.choice(SIZES))
+    for dtypes, numbers in combinations(label):
+        yield one_example(label, choices, dtypes, choices.choice(SIZES), **numbers)
+
+
+def combinations(label: str) -> list[tuple[Dtypes, dict[str, Any]]]:
+    """All dtypes of the tensors, with all that the op is told of."""
+    told = [a for a in OPS[label].arguments if a.role == roles.DTYPE]
+    numbers = [{a.name: dtype} for a in told for dtype in NUMBERS[roles.DTYPE]] or [{}]
+    return list(itertools.product(OPS[label].dtypes, numbers))
 
 
 def one_example(

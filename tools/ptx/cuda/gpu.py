@@ -18,8 +18,10 @@ from tools.ptx.cuda import compiled
 from tools.ptx.cuda.recorder import NAMESPACE, Launch, recording
 from tools.ptx.errors import Fault
 from tools.ptx.kernel import Kernel
-from tools.ptx.machine import execute
+from tools.ptx.machine import Machine, execute
 from tools.ptx.memory import Memory
+from tools.ptx.registers import POISON as NAN
+from tools.ptx.types import DTYPES, size_of
 
 Piece = tuple[int, np.ndarray]
 """Bytes, and the address at which kernels see them."""
@@ -27,6 +29,18 @@ Piece = tuple[int, np.ndarray]
 MOST_BLOCKS = 2**31 - 1
 POISON = 0xA5
 """What fills memory that the host code allocates."""
+
+
+class _Machine(Machine):
+    """To read a register that nothing has written is no fault: it holds NaN.
+
+    nvcc computes with such registers, and then selects another value.
+    """
+
+    def _begin(self, grid: int, blocks: np.ndarray, shared_bytes: int) -> None:
+        super()._begin(grid, blocks, shared_bytes)
+        kinds = self.kernel.registers.values()
+        self.registers[:] = [np.frombuffer(NAN[: size_of(kind)], DTYPES[kind]) for kind in kinds]
 
 
 class Gpu:
@@ -50,13 +64,15 @@ class Gpu:
         Kernels may read the tensors and what the host code allocates, and write those that the op
         may write: a Fault is raised, or a ValueError, where they reach for other memory.
         """
-        memory = pieces(op, arguments)
+        memory, made = pieces(op, arguments), []
 
         def allocated(address: int, size: int) -> None:
-            memory.append((address, bytes_at(address, size)))
-            memory[-1][1].fill(POISON)
+            # What lay there before was freed since.
+            made[:] = [m for m in made if m[0] + m[1].size <= address or address + size <= m[0]]
+            made.append((address, bytes_at(address, size)))
+            made[-1][1].fill(POISON)
 
-        with recording(lambda launch: self.launch(launch, memory), allocated):
+        with recording(lambda launch: self.launch(launch, memory + made), allocated):
             return call_recorded(op, arguments)
 
     def launch(
@@ -86,7 +102,8 @@ class Gpu:
         """The kernel of that readable name."""
         if name not in self._kernels:
             mangled, text = self._texts[name]
-            self._kernels[name] = Kernel(text, mangled)
+            kernel = self._kernels[name] = Kernel(text, mangled)
+            kernel.machine = _Machine(kernel)
         return self._kernels[name]
 
     def edit(self, name: str, text: str) -> None:

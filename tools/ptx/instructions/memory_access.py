@@ -58,16 +58,19 @@ def _load_parameter(
     size = dtype.itemsize
 
     def step() -> None:
-        offsets = address()
+        offsets, mask = address(), machine.mask
+        partial = mask is not None and len(offsets) > 1
+        active = offsets[mask] if partial else offsets
         space, total = machine.parameters, size * len(puts)
-        if (offsets % np.uint64(total)).any():
+        if (active % np.uint64(total)).any():
             raise Fault(f"misaligned access to parameters: {inst.text}")
-        if int(offsets.max()) + total > len(space):
+        if int(active.max()) + total > len(space):
             raise Fault(f"access outside of the parameters: {inst.text}")
-        bytes_of = offsets.astype(np.int64)[:, None] + np.arange(total)
+        bytes_of = active.astype(np.int64)[:, None] + np.arange(total)
         values = space[bytes_of].view(dtype)
         for k, put in enumerate(puts):
-            put(np.ascontiguousarray(values[:, k]))
+            value = np.ascontiguousarray(values[:, k])
+            put(_expanded(value, mask) if partial else value)
 
     return step
 
