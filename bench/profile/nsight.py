@@ -111,9 +111,10 @@ def program() -> None:
 
 
 def command(ncu: str) -> list[str]:
-    """The command line of ncu."""
+    """The command line of ncu, which is to leave the clocks of the card as they are."""
     return [
-        ncu, "--csv", "--page", "raw", "--print-units", "base", "--profile-from-start", "off",
+        ncu, "--clock-control", "none", "--profile-from-start", "off",
+        "--csv", "--page", "raw", "--print-units", "base",
         "--kernel-name-base", "demangled", "--kernel-name", KERNELS,
         "--print-kernel-base", "function",
         "--metrics", ",".join(METRICS.values()), sys.executable, "-m", "bench.profile.nsight",

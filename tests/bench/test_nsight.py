@@ -123,6 +123,12 @@ def test_who_may_not_read_the_counters_is_skipped_and_who_fails_is_refused(
     assert "it ended with 9: cannot import bench" in line["refused"]
 
 
+def test_the_clocks_of_the_card_are_left_alone() -> None:
+    """Unasked, ncu locks them to the base clock while a kernel runs."""
+    command = nsight.command("ncu")
+    assert command[command.index("--clock-control") + 1] == "none"
+
+
 def test_every_metric_is_asked_for(tmp_path: Path) -> None:
     asked = nsight.command("ncu")[nsight.command("ncu").index("--metrics") + 1].split(",")
     assert set(asked) == set(nsight.METRICS.values())
