@@ -32,7 +32,9 @@ CXX_FLAGS = ["-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"]
 CXX_FLAGS += ["-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
 NVCC_FLAGS = ["-Xcompiler=-fPIC,-fvisibility=hidden,-ffp-contract=off", "-lineinfo"]
 NVCC_FLAGS += ["-DUSE_CUDA=1", "-Xptxas=-v,-warn-spills"]
-# torch is opened with RTLD_LOCAL: only a DT_NEEDED entry lets the library find torch's symbols.
+# torch is opened with RTLD_LOCAL: only a DT_NEEDED entry lets the library find torch's symbols. It
+# names libtorch.so, which every build of torch has; in a torch with CUDA that one needs
+# libtorch_cuda.so in turn, where three of the symbols are. So any torch will do for a build.
 NVCC_LINK_FLAGS = ["-shared", "-cudart=static", "-Xlinker=--no-as-needed,-z,noexecstack", "-ltorch"]
 SANITIZE = os.environ.get("REVDEQ_SANITIZE", "")
 SANITIZE_FLAGS = [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all", "-g", "-O1"]
