@@ -25,6 +25,7 @@ from hypothesis import settings
 import revdeq_kernels as rk
 from revdeq_kernels.core import roles
 from revdeq_kernels.core.checks import EXACT_F_DTYPES
+from tests.two_gpus import TwoGpus
 
 if "triton" in rk.available_backends("cpu"):
     from tests import interpreter
@@ -34,6 +35,15 @@ if "triton" in rk.available_backends("cpu"):
 # No deadline: the first example of a kernel compiles or interprets it.
 settings.register_profile("default", deadline=None, max_examples=50)
 settings.load_profile("default")
+
+
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> TwoGpus:
+    """Two GPUs that are none, of which the first is current."""
+    gpus = TwoGpus()
+    gpus.install(monkeypatch)
+    return gpus
+
 
 FIRST = ("tests/native", "tests/training/test_examples", "tests/distributed", "tests/bench")
 """Where few tests take long. `make test` gives them out first: no process ends on one, alone."""

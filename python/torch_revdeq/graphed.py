@@ -24,7 +24,8 @@ def graphed(layer: RevDEQ, *samples: Tensor, warmup: int = 3) -> RevDEQ:
         layer: on a CUDA device. Its `max_steps` must be a number, `tol` None, `rng` "none" and, for
             an exact state, `frac_bits` an integer and `beta` numbers.
         samples: inputs like those to come, on the layer's device, which require grad where those
-            will.
+            will. torch captures on one stream for the whole process, of the device that was current
+            at the first capture: graphs of two devices need two processes.
         warmup: calls before the capture, at least 1: kernels are compiled and checked in them.
 
     Returns:
@@ -62,12 +63,12 @@ def graphed(layer: RevDEQ, *samples: Tensor, warmup: int = 3) -> RevDEQ:
     before = torch.cuda.get_rng_state(device)
     with torch.cuda.device(device):
         layer(*(sample.detach() for sample in samples))
-    if not torch.equal(before, torch.cuda.get_rng_state(device)):
-        raise RuntimeError(
-            "f: expected to draw no random numbers in a CUDA graph, got some (dropout?); put f in "
-            "eval mode, or call the layer without a graph"
+        if not torch.equal(before, torch.cuda.get_rng_state(device)):
+            raise RuntimeError(
+                "f: expected to draw no random numbers in a CUDA graph, got some (dropout?); put f "
+                "in eval mode, or call the layer without a graph"
+            )
+        made: Any = torch.cuda.make_graphed_callables(
+            layer, samples, num_warmup_iters=warmup, allow_unused_input=True
         )
-    made: Any = torch.cuda.make_graphed_callables(
-        layer, samples, num_warmup_iters=warmup, allow_unused_input=True
-    )
     return made

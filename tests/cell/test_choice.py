@@ -13,6 +13,7 @@ from revdeq_kernels.core import backends, first_use
 from revdeq_kernels.ops.cell import choice as cell_choice
 from tests.cell.linear_cells import make, run
 from tests.conftest import BACKENDS
+from tests.two_gpus import SECOND, TwoGpus
 from torch_revdeq import LinearCell, RevDEQ
 
 if "triton" not in BACKENDS:
@@ -101,7 +102,9 @@ def test_the_backend_names_the_implementation(monkeypatch: pytest.MonkeyPatch) -
         assert cell_choice.choose("composite", w) == "composite"
 
 
-def test_a_trial_is_made_once_for_a_kind_of_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trial_is_made_once_for_a_kind_of_cell(
+    monkeypatch: pytest.MonkeyPatch, two_gpus: TwoGpus
+) -> None:
     outcomes = {"tanh": "", "relu": "it differs"}
     tried: list[str] = []
 
@@ -109,25 +112,27 @@ def test_a_trial_is_made_once_for_a_kind_of_cell(monkeypatch: pytest.MonkeyPatch
         @staticmethod
         def differs(device: Any, dtype: Any, d: int, act: str, state: str, halting: bool) -> str:
             tried.append(act)
+            assert device == SECOND
             return outcomes[act]
 
     class OnCuda:
-        device, dtype, shape = torch.device("cuda", 0), F32, (32, 32)
+        device, dtype, shape = SECOND, F32, (32, 32)
 
     w: Any = OnCuda()
     monkeypatch.setattr(cell_choice, "launcher", lambda implementation: Launcher)
     monkeypatch.setattr(cell_choice, "_tried", set())
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
-    with pytest.raises(RuntimeError, match="call it once before the capture"):
-        cell_choice.try_first("triton", w, "tanh", "exact", False)
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    for captured in (0, 1):  # of the current device, and of the cell's
+        two_gpus.captured = {captured}
+        with pytest.raises(RuntimeError, match="call it once before the capture"):
+            cell_choice.try_first("triton", w, "tanh", "exact", False)
+    two_gpus.captured = set()
     for _ in range(2):
         cell_choice.try_first("triton", w, "tanh", "exact", False)
-        with pytest.raises(RuntimeError, match="'triton' must not be used on cuda:0: it differs"):
+        with pytest.raises(RuntimeError, match="'triton' must not be used on cuda:1: it differs"):
             cell_choice.try_first("triton", w, "relu", "exact", False)
     assert tried == ["tanh", "relu", "relu"]
     cell_choice.try_first("triton", w, "tanh", "exact", True)
     cell_choice.try_first("gluon", w, "tanh", "exact", False)
     assert tried == ["tanh", "relu", "relu", "tanh", "tanh"]
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    two_gpus.captured = {1}
     cell_choice.try_first("triton", w, "tanh", "exact", False)

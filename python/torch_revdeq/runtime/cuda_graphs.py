@@ -9,13 +9,11 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
-import torch
 from torch import Tensor
 
+from revdeq_kernels.core.capture import capturing
 
-def capturing(device: torch.device) -> bool:
-    """Whether what is sent to the device now goes into a CUDA graph."""
-    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+__all__ = ["capturing", "check_capture"]
 
 
 def check_capture(

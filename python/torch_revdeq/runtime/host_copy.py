@@ -21,7 +21,7 @@ class HostCopy:
             self._host = torch.empty((), dtype=value.dtype, pin_memory=True)
             self._host.copy_(value, non_blocking=True)
             self._event = module.Event()
-            self._event.record()
+            self._event.record(module.current_stream(value.device))  # not the current device's
 
     def here(self) -> bool:
         """Whether it can be read without a wait."""

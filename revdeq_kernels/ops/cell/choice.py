@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.compiler import is_compiling
 
 from ...core import backends, first_use
+from ...core.capture import capturing
 from ...core.checks import BF16, F16, F32
 from ...core.op import NAMESPACE
 from ...dtypes import WIDEST
@@ -114,7 +115,7 @@ def try_first(implementation: str, w: Tensor, act: str, state: str, halting: boo
     key = (implementation, w.device.index, w.dtype, w.shape[0], act, state, halting)
     if w.device.type != "cuda" or key in _tried:
         return
-    if torch.cuda.is_current_stream_capturing():
+    if capturing(w.device):
         raise RuntimeError(
             f"{FORWARD}: {implementation!r} tries itself at its first use on a device, which "
             "cannot happen while a CUDA graph is captured; call it once before the capture"
