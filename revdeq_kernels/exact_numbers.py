@@ -85,6 +85,19 @@ def contraction(beta: float) -> Contraction:
     return Contraction(1 if beta < 1.0 else -1, q, base, digits)
 
 
+@lru_cache(maxsize=1024)
+def form_of(beta: float) -> tuple[str, int]:
+    """How a step with `beta` divides by q, and its digits per byte: what kernels are compiled for.
+
+    "shift" by a power of two, "integer" by another integer, "general" by a fraction.
+    """
+    c = contraction(beta)
+    whole = c.q >> ONE
+    if c.q % 2**ONE:
+        return "general", c.digits_per_byte
+    return "integer" if whole & (whole - 1) else "shift", c.digits_per_byte
+
+
 def effective_beta(beta: float) -> float:
     """The beta that the exact ops apply in place of `beta`: the same number to within 1e-9.
 

@@ -19,7 +19,7 @@ import importlib.util
 import os
 import warnings
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from types import ModuleType
 
@@ -82,6 +82,7 @@ def why_not(name: str, device_type: str | None = None) -> str | None:
     return None
 
 
+@cache
 def implementation(name: str) -> ModuleType:
     """The module with the functions of a Python backend."""
     module = {"triton": "..triton.launch", "reference": "..reference"}[name]

@@ -2,26 +2,36 @@
 
 Continuous integration has no GPU: it proves the kernels' arithmetic on the CPU and in Triton's
 interpreter, and that they compile. Until a run of the `gpu` tests on an architecture is recorded in
-VALIDATED, the first call of an op on a device compares it with the reference on small random
-inputs, which costs some milliseconds once per process, and raises on any difference. One way leads
-past the check: tensors made in inference mode and given to torch.ops.revdeq itself, for which torch
-skips the layer that asks for it. The public functions ask in every mode.
+``validated.py``, the first call on a device compares the kernel with the reference on small random
+inputs, once per process, and raises on any difference:
+
+- of a CUDA kernel, with every combination of dtypes that the op takes: up to half a second, which
+  the reference takes for the most part;
+- of a Triton kernel, with the combination of the call alone: an op has 3 to 78 kernels, and each
+  takes seconds to compile. A combination has one, and up to two more for other ways to divide or to
+  read beta; the call then runs what was compiled for its check. Others are checked as they come.
+
+One way leads past the check: tensors made in inference mode and given to torch.ops.revdeq itself,
+for which torch skips the layer that asks for it. The public functions ask in every mode.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from .samples import Described, samples
+from .capture import capturing
+from .samples import Described, Kind, Sample, kind_of, kinds_of, samples, samples_like
+from .validated import VALIDATED
 
-VALIDATED: dict[tuple[str, str], frozenset[str]] = {}
-"""(backend, architecture such as "sm_90") -> names of the ops whose `gpu` tests passed there."""
+COMPILED_AS_CALLED = "triton"
+"""The backend whose kernels are compiled when they are called, each for one kind of arguments."""
 
 
 class Tried(Described, Protocol):
@@ -29,33 +39,72 @@ class Tried(Described, Protocol):
 
     label: str
     define: Callable[..., Any]
+    check: Callable[..., None]
+    run: Callable[..., Any]
 
 
 _passed: set[tuple[str, str, int | None]] = set()
+"""(backend, op, index of the device) of what needs no further check, whatever it is called with.
+
+A CPU has no index, and a tensor on a GPU always has one.
+"""
+_passed_kinds: dict[tuple[str, str, int | None], set[Kind]] = {}
+"""The kinds of arguments with which the others were checked."""
 _lock = threading.RLock()
 
 
-def require(backend: str, op: Tried, device: torch.device, run: Callable[..., Any]) -> None:
-    """Check `op` of `backend` on `device` unless that was done; `run` calls it, unchecked.
+def require(
+    backend: str, op: Tried, device: torch.device, args: tuple[Any, ...], kw: dict[str, Any]
+) -> None:
+    """Check `op` of `backend` on `device`, for such arguments, unless that was done.
 
     RuntimeError if a result differs from the reference in any bit, or if this is the first use and
     a CUDA graph is being captured, which the check would break.
     """
-    if device.type != "cuda" or backend == "reference":
-        return
-    key = (backend, op.label, device.index)
+    key = (backend, op.label, device.index)  # what device.type says takes longer to read
     if key in _passed:
         return
-    if op.label not in VALIDATED.get((backend, architecture(device)), frozenset()):
-        if torch.cuda.is_current_stream_capturing():
-            raise RuntimeError(
-                f"{op.label}: the {backend} kernel checks itself at its first use on a device, "
-                "which cannot happen while a CUDA graph is captured; call it once before the "
-                "capture"
-            )
-        with _lock:
-            compare(backend, op, device, run)
-    _passed.add(key)
+    passed = _passed_kinds.get(key)
+    if passed is not None:
+        try:
+            if op.overload_name == "list":
+                known = passed.issuperset(kinds_of(op, args, kw))
+            else:
+                known = kind_of(op, args, kw) in passed
+        except Exception:
+            known = False  # what is wrong with the arguments comes from their check
+        if known:
+            return
+    _require_first(backend, op, device, args, kw)
+
+
+def _require_first(
+    backend: str, op: Tried, device: torch.device, args: tuple[Any, ...], kw: dict[str, Any]
+) -> None:
+    key = (backend, op.label, device.index)
+    checked = device.type == "cuda" and backend != "reference"
+    if not checked or op.label in VALIDATED.get((backend, architecture(device)), frozenset()):
+        _passed.add(key)
+    elif backend != COMPILED_AS_CALLED:
+        _check(backend, op, device, samples(op))
+        _passed.add(key)
+    else:
+        op.check(*args, **kw)
+        passed = _passed_kinds.setdefault(key, set())
+        for kind in set(kinds_of(op, args, kw)) - passed:
+            _check(backend, op, device, samples_like(op, kind, args))
+            passed.add(kind)
+
+
+def _check(backend: str, op: Tried, device: torch.device, given: Iterable[Sample]) -> None:
+    if capturing(device):
+        such = " with such arguments" if backend == COMPILED_AS_CALLED else ""
+        raise RuntimeError(
+            f"{op.label}: the {backend} kernel checks itself at its first use on a device{such}, "
+            "which cannot happen while a CUDA graph is captured; call it once before the capture"
+        )
+    with _lock:
+        compare(backend, op, device, partial(op.run, backend), given)
 
 
 def architecture(device: torch.device) -> str:
@@ -65,9 +114,18 @@ def architecture(device: torch.device) -> str:
     return "sm_{}{}".format(*torch.cuda.get_device_capability(device))
 
 
-def compare(backend: str, op: Tried, device: torch.device, run: Callable[..., Any]) -> None:
-    """Run `op` on `device` and the reference on the CPU; RuntimeError if any bit differs."""
-    for args, keywords in samples(op):
+def compare(
+    backend: str,
+    op: Tried,
+    device: torch.device,
+    run: Callable[..., Any],
+    given: Iterable[Sample] | None = None,
+) -> None:
+    """Run `op` on `device` by `run`, unchecked, and the reference on the CPU.
+
+    With the samples that are given, or all of the op's. RuntimeError if any bit differs.
+    """
+    for args, keywords in samples(op) if given is None else given:
         expected, actual = _copies(args, keywords, "cpu"), _copies(args, keywords, device)
         results = [
             [*args, *keywords.values(), function(*args, **keywords)]

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import operator
 import traceback
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, NoReturn
 
 import torch
@@ -23,6 +22,7 @@ from . import backends, first_use
 from .checks import Check, check_overlap
 from .lists import check_leaves, leaf_of
 from .roles import DENSE, NUMBERS, Arguments, Dtypes
+from .samples import compiled_number
 
 NAMESPACE = "revdeq"
 PLAIN = (Tensor, torch.nn.Parameter)
@@ -67,6 +67,10 @@ class Op:
         self.equation, self.kernels, self.moves = equation, kernels, moves or _moved(arguments)
         places = list(enumerate(a for a in arguments if not a.optional))
         self.numbers = tuple((k, NUMBERS[a.role]) for k, a in places if not a.is_tensor)
+        self.tensors_of = _picker([k for k, a in places if a.is_tensor])
+        compiled = ((k, compiled_number(a)) for k, a in places if not a.is_tensor)
+        self.compiled_numbers: Sequence[tuple[int, Callable[[Any], Hashable]]]
+        self.compiled_numbers = tuple((k, of) for k, of in compiled if of is not None)
         self.written = _picker([k for k, a in places if a.written])
         self.written_names = {a.name for a in arguments if a.written}
         self.output = next((a.name for a in arguments if a.optional), "")
@@ -143,7 +147,7 @@ class Op:
         if lead.is_cpu and backends.chosen is None and self.cpu is not None:
             return self.run_compiled(self.cpu, args, kw)
         backend = backends.select(lead.device.type)
-        first_use.require(backend, self, lead.device, partial(self.run, backend))
+        first_use.require(backend, self, lead.device, args, kw)
         return self.run(backend, *args, **kw)
 
     def run(self, backend: str, *args: Any, **kw: Any) -> Any:

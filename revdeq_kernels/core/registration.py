@@ -85,7 +85,7 @@ def _guard(op: Op, overload: Any, served: tuple[str, ...]) -> Callable[..., Any]
         lead = tensors[0]
         if type(lead) in PLAIN:
             backend = served[0] if len(served) == 1 else lead.device.type
-            first_use.require(backend, op, lead.device, partial(op.run, backend))
+            first_use.require(backend, op, lead.device, args, kw)
         try:
             result = overload.redispatch(keyset & _after_guard, *args, **kw)
         except RuntimeError:

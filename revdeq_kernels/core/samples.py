@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from itertools import product
+from operator import attrgetter
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from ..exact_numbers import digit_bytes
+from ..exact_numbers import digit_bytes, form_of
 from .checks import F_DTYPES
 from .roles import (
     BETA,
@@ -20,16 +21,21 @@ from .roles import (
     FACTOR,
     FLAG,
     FRAC_BITS,
+    Argument,
     Arguments,
     Dtypes,
 )
 
 NUMEL = 1003  # whole blocks, a partial one, and a tail that no vector covers
+WHOLE = 1040  # vectors all along, blocks and a partial one
 LEAVES = (NUMEL, 1, 0, 4096 + 33)
 """The sizes of the leaves in samples of lists."""
 
-ROWS, COLUMNS = 17, 59
-"""The shape where beta is a tensor."""
+LEAVES_LIKE = {1: (1, 1, 0), WHOLE: (WHOLE, 4096 + 32, 0), NUMEL: (NUMEL, 4096 + 33, 0)}
+"""The same where every leaf is to be of one kind, by the size that stands for the kind."""
+
+SHAPES = {1: (1, 1), WHOLE: (16, 65), NUMEL: (17, 59)}
+"""The shapes where beta is a tensor."""
 
 VALUES_OF_BETA = (0.5, 0.8, 0.7312, 1.3)  # digits by shift, by integer, in general; 1 - beta < 0
 OTHER_NUMBERS = {BETA: 0.31, EXACT_BETA: 0.31, FACTOR: 0.2688, FRAC_BITS: 16}
@@ -45,6 +51,28 @@ class Described(Protocol):
     arguments: Arguments
     dtypes: Sequence[Dtypes]
     overload_name: str
+    tensors_of: Callable[[tuple[Any, ...]], tuple[Any, ...]]
+    compiled_numbers: Sequence[tuple[int, Callable[[Any], Hashable]]]
+
+
+Kind = tuple[tuple[torch.dtype, ...], int, tuple[Hashable, ...]]
+"""What Triton compiles one kernel for, of a leaf: dtypes of the tensors that were given, in their
+order; the key of LEAVES_LIKE that stands for the leaf's size; what ``compiled_number`` makes of the
+numbers. A pointer that is not aligned is yet another, which is not told apart here."""
+
+_DTYPE = attrgetter("dtype")
+
+
+def compiled_number(argument: Argument) -> Callable[[Any], Hashable] | None:
+    """What a kernel is compiled for of this number, as a function of it; None for nothing."""
+    if argument.role == DTYPE:
+        return lambda dtype: dtype
+    if argument.role == EXACT_BETA and argument.name == "beta":  # that of its digits
+        return form_of
+    return None
+
+
+# ---- samples of all that an op takes ---------------------------------------------------------
 
 
 def samples(op: Described) -> Iterator[Sample]:
@@ -53,10 +81,78 @@ def samples(op: Described) -> Iterator[Sample]:
         leaves = zip(*(_samples(op, _Random((numel,))) for numel in LEAVES), strict=True)
         found = (_joined(op.arguments, together) for together in leaves)
     else:
-        found = _samples(op, _Random((ROWS, COLUMNS) if op.overload_name else (NUMEL,)))
-    for named in found:
-        by_place = [named[a.name] for a in op.arguments if not a.optional]
-        yield by_place, {a.name: named[a.name] for a in op.arguments if a.optional}
+        found = _samples(op, _Random(SHAPES[NUMEL] if op.overload_name else (NUMEL,)))
+    return (_by_place(op, named) for named in found)
+
+
+def _samples(op: Described, random: _Random) -> Iterator[Named]:
+    cases = [case for case in op.dtypes if None not in case]
+    for case, numbers in product(cases, list(_numbers(op, random.shape))):
+        yield _arguments(op, case, numbers, random)
+
+
+# ---- samples like a call ---------------------------------------------------------------------
+
+
+def kind_of(op: Described, args: tuple[Any, ...], kw: Named) -> Kind:
+    """The kind of a call on one leaf, read in a microsecond; arguments are not checked."""
+    dtypes = tuple(map(_DTYPE, op.tensors_of(args)))
+    if kw:
+        dtypes += tuple(map(_DTYPE, kw.values()))
+    return dtypes, _size(args[0]), _numbers_of(op, args) if op.compiled_numbers else ()
+
+
+def kinds_of(op: Described, args: tuple[Any, ...], kw: Named) -> set[Kind]:
+    """The kinds of the leaves of a call."""
+    if op.overload_name != "list":
+        return {kind_of(op, args, kw)}
+    leads, numbers = args[0], _numbers_of(op, args)
+    columns = [
+        map(_DTYPE, given) if type(given) is list else (given.dtype,) * len(leads)
+        for given in (*op.tensors_of(args), *kw.values())
+    ]
+    rows = zip(*columns, map(_size, leads), strict=True)
+    return {(tuple(dtypes), size, numbers) for *dtypes, size in rows}
+
+
+def _size(lead: Tensor) -> int:
+    numel = lead.numel()
+    return WHOLE if numel % 16 == 0 else NUMEL if numel != 1 else 1
+
+
+def _numbers_of(op: Described, args: tuple[Any, ...]) -> tuple[Hashable, ...]:
+    """What is compiled of the numbers; nothing of one that was left out."""
+    return tuple([of(args[place]) for place, of in op.compiled_numbers if place < len(args)])
+
+
+def samples_like(op: Described, kind: Kind, args: Sequence[Any]) -> Iterator[Sample]:
+    """Arguments for which the kernels are those of `kind`, which is one of a call with `args`."""
+    by_place = [a for a in op.arguments if not a.optional]
+    own = {by_place[k].name: args[k] for k, _ in op.compiled_numbers if k < len(args)}
+    dtypes, numel, _ = kind
+    sizes = LEAVES_LIKE[numel] if op.overload_name == "list" else (numel,)
+    shapes = [SHAPES[n] if op.overload_name == "channels" else (n,) for n in sizes]
+    randoms = [_Random(shape) for shape in shapes]
+    for numbers in _numbers(op, shapes[0], own):
+        leaves = [_arguments(op, dtypes, numbers, random) for random in randoms]
+        joined = _joined(op.arguments, leaves) if op.overload_name == "list" else leaves[0]
+        yield _by_place(op, joined)
+
+
+# ---- what they have in common ----------------------------------------------------------------
+
+
+def _arguments(
+    op: Described, dtypes: Sequence[torch.dtype | None], numbers: Named, random: _Random
+) -> Named:
+    """One leaf's arguments by name, without an optional tensor that dtypes has none for."""
+    names = [a.name for a in op.arguments if a.is_tensor]
+    of = dict(zip(names, dtypes, strict=False))
+    return {
+        a.name: random.tensor(a.role, of[a.name], numbers) if a.is_tensor else numbers.get(a.name)
+        for a in op.arguments
+        if not a.is_tensor or a.name in of
+    }
 
 
 def _joined(arguments: Arguments, leaves: Sequence[Named]) -> Named:
@@ -64,32 +160,35 @@ def _joined(arguments: Arguments, leaves: Sequence[Named]) -> Named:
     return {
         a.name: leaves[0][a.name] if a.shared else [leaf[a.name] for leaf in leaves]
         for a in arguments
+        if a.name in leaves[0]
     }
 
 
-def _samples(op: Described, random: _Random) -> Iterator[Named]:
-    names = [a.name for a in op.arguments if a.is_tensor]
-    cases = [case for case in op.dtypes if None not in case]
-    for case, numbers in product(cases, list(_numbers(op.arguments))):
-        dtypes = dict(zip(names, case, strict=True))
-        yield {
-            a.name: random.tensor(a.role, dtypes[a.name], numbers) if a.is_tensor else value
-            for a in op.arguments
-            for value in [numbers.get(a.name)]
-        }
+def _by_place(op: Described, named: Named) -> Sample:
+    by_place = [named[a.name] for a in op.arguments if not a.optional]
+    return by_place, {a.name: named[a.name] for a in op.arguments if a.optional and a.name in named}
 
 
-def _numbers(arguments: Arguments) -> Iterator[Named]:
-    """What is no tensor, in several ways; and the shape of a beta that is a tensor."""
-    roles = {a.role for a in arguments}
-    fixed = {a.name: OTHER_NUMBERS.get(a.role) for a in arguments if not a.is_tensor}
+def _numbers(op: Described, shape: Sequence[int], own: Named | None = None) -> Iterator[Named]:
+    """What is no tensor, in several ways; and the shape of a beta that is a tensor.
+
+    With the numbers of a call's `own`, those for which the same is compiled.
+    """
+    own = own or {}
+    roles = {a.role for a in op.arguments}
+    fixed = {a.name: OTHER_NUMBERS.get(a.role) for a in op.arguments if not a.is_tensor}
     if BETAS in roles:
-        yield from ({"shape": shape} for shape in ((1,), (ROWS, 1), (COLUMNS,)))
+        yield from ({"shape": each} for each in ((1,), (shape[0], 1), (shape[1],)))
     elif DTYPE in roles:
-        yield from (fixed | {"dtype": dtype} for dtype in F_DTYPES)
+        dtypes = [own["dtype"]] if "dtype" in own else F_DTYPES
+        yield from (fixed | {"dtype": dtype} for dtype in dtypes)
     elif roles & {BETA, EXACT_BETA}:
         tie = {"tie": 0} if "tie" in fixed else {}
-        for n, beta in enumerate(VALUES_OF_BETA):
+        betas = VALUES_OF_BETA
+        if "beta" in own:
+            form = form_of(own["beta"])
+            betas = [b for b in VALUES_OF_BETA if form_of(b) == form] or [own["beta"]]
+        for n, beta in enumerate(betas):
             yield fixed | {"beta": beta} | dict.fromkeys(tie, n % 2)
     else:
         yield fixed

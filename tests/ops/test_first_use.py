@@ -13,18 +13,29 @@ from revdeq_kernels import exact_numbers, reference
 from revdeq_kernels.core import backends, first_use
 from revdeq_kernels.core.op import OPS as REGISTERED
 from revdeq_kernels.core.op import Op
+from revdeq_kernels.core.samples import (
+    NUMEL,
+    WHOLE,
+    Kind,
+    kind_of,
+    kinds_of,
+    samples,
+    samples_like,
+)
 from tests.ops.arguments import (
     NAMESPACES,
     OPS,
+    OVERLOADS,
     WRITTEN,
+    as_called,
     call,
     good_arguments,
     tensors,
 )
+from tests.two_gpus import FIRST as GPU
+from tests.two_gpus import SECOND, TwoGpus
 
-CPU = torch.device("cpu")
-GPU = torch.device("cuda", 0)
-"""Devices are named here, never used: no GPU is needed."""
+CPU, F32 = torch.device("cpu"), torch.float32
 
 every_op = pytest.mark.parametrize("op", OPS)
 
@@ -110,25 +121,87 @@ def test_samples_have_every_dtype_and_form(op: str) -> None:
         assert {c.sign for c in contractions} == {1, -1}
 
 
+# ---- samples like a call ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("op", OVERLOADS)
+def test_samples_like_a_call_are_what_its_kernel_is_compiled_for(op: str) -> None:
+    """The dtypes, whether the size is a multiple of 16, and the form of the digits."""
+    described = REGISTERED[op]
+    for args, keywords in samples(described):
+        for kind in kinds_of(described, tuple(args), keywords):
+            found = list(samples_like(described, kind, tuple(args)))
+            for like, named in found:
+                (own,) = {k for k in kinds_of(described, tuple(like), named) if no_filler(k, kind)}
+                assert own == kind
+            assert 1 <= len(found) <= 4
+            described.check(*found[0][0], **found[0][1])
+
+
+def no_filler(found: Kind, wanted: Kind) -> bool:
+    """Whether it is not that of the empty leaf beside others, a multiple of 16."""
+    return found[1] == wanted[1] or found[1] != WHOLE
+
+
+def test_a_kind_is_told_from_others_by_all_that_is_compiled() -> None:
+    op = REGISTERED["update_exact_"]
+
+    def kind(numel: int = 40, beta: float = 0.5, f: torch.dtype = F32, cast: bool = False) -> Kind:
+        a = good_arguments("update_exact_", (numel,), beta=beta)
+        kw = {"cast": a["f"].clone()} if cast else {}
+        numbers = (beta, 16, 0)
+        return kind_of(op, (a["state"], a["digits"], a["flag"], a["f"].to(f), *numbers), kw)
+
+    assert kind() == kind(numel=24) == kind(numel=1000)
+    kinds = [kind(), kind(cast=True), kind(f=torch.bfloat16), kind(numel=48), kind(numel=1)]
+    kinds += [kind(beta=0.8), kind(beta=0.7312), kind(beta=0.75), kind(beta=0.875)]
+    kinds += [kind(beta=1 - 1 / q) for q in (32, 33, 33.5)]  # of one digit in a byte each
+    assert len(set(kinds)) == len(kinds)
+    assert kind(beta=1.5) == kind()  # the sign is a number like others
+
+
+def test_an_exact_step_is_tried_with_a_beta_of_its_own_form() -> None:
+    op = REGISTERED["update_exact_"]
+    for beta, tried in ((0.5, {0.5}), (1.5, {0.5}), (0.7312, {0.7312, 1.3}), (0.9375, {0.9375})):
+        arguments = good_arguments("update_exact_", beta=beta)
+        args, keywords = as_called("update_exact_", arguments)
+        (kind,) = kinds_of(op, args, keywords)
+        assert {like[4] for like, _ in samples_like(op, kind, args)} == tried
+
+
+def test_mixed_leaves_are_as_many_kinds() -> None:
+    op = REGISTERED["update_.list"]
+    leaves = [torch.zeros(7), torch.zeros(32), torch.zeros(9, dtype=torch.float64)]
+    f = [torch.zeros_like(leaf) for leaf in leaves]
+    dtypes = [(F32, F32), (F32, F32), (torch.float64, torch.float64)]
+    sizes = [NUMEL, WHOLE, NUMEL]
+    expected = {(pair, size, ()) for pair, size in zip(dtypes, sizes, strict=True)}
+    assert kinds_of(op, (leaves, f, 0.5), {}) == expected
+
+
 # ---- when it runs ----------------------------------------------------------------------------
 
 
+def require(backend: str, op: str, device: torch.device, **options: Any) -> None:
+    """Ask as a call of the op does."""
+    args, keywords = as_called(op, good_arguments(op, **options))
+    first_use.require(backend, REGISTERED[op], device, args, keywords)
+
+
 @pytest.fixture
-def compared(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, int]]:
+def compared(monkeypatch: pytest.MonkeyPatch, two_gpus: TwoGpus) -> list[tuple[str, str, Any]]:
     """Grows with each comparison; no GPU is asked for anything."""
-    seen: list[tuple[str, str, int]] = []
+    seen: list[tuple[str, str, Any]] = []
     monkeypatch.setattr(first_use, "_passed", set())
+    monkeypatch.setattr(first_use, "_passed_kinds", {})
     monkeypatch.setattr(first_use, "VALIDATED", {})
     monkeypatch.setattr(first_use, "architecture", lambda device: "sm_90")
-    monkeypatch.setattr(
-        first_use, "compare", lambda b, op, device, _: seen.append((b, op.label, device.index))
-    )
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+
+    def compare(backend: str, op: Op, device: torch.device, run: Any, given: Any) -> None:
+        seen.append((backend, op.label, device.index))
+
+    monkeypatch.setattr(first_use, "compare", compare)
     return seen
-
-
-def no_run(*args: Any, **keywords: Any) -> None:
-    pytest.fail("was run")
 
 
 def test_it_runs_once_for_each_backend_op_and_device(compared: list[Any]) -> None:
@@ -136,33 +209,60 @@ def test_it_runs_once_for_each_backend_op_and_device(compared: list[Any]) -> Non
         ("cuda", "update_", GPU),
         ("triton", "update_", GPU),
         ("cuda", "invert_", GPU),
-        ("cuda", "update_", torch.device("cuda", 1)),
+        ("cuda", "update_", SECOND),
+        ("triton", "update_", SECOND),
     ]
     for _ in range(3):
         for backend, op, device in uses:
-            first_use.require(backend, REGISTERED[op], device, no_run)
+            require(backend, op, device)
     assert compared == [(backend, op, device.index) for backend, op, device in uses]
 
 
+def test_a_compiled_kernel_is_tried_with_all_kinds_at_once_and_one_of_triton_with_its_own(
+    compared: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[set[Any]] = []
+
+    def compare(backend: str, op: Op, device: torch.device, run: Any, given: Any) -> None:
+        tried.append({kind for args, kw in given for kind in kinds_of(op, tuple(args), kw)})
+
+    monkeypatch.setattr(first_use, "compare", compare)
+    for dtype in (F32, torch.bfloat16, F32):
+        for shape in ((5, 7), (4, 8), (5, 9)):
+            x = torch.zeros(shape, dtype=dtype)
+            for backend in ("cuda", "triton"):
+                first_use.require(backend, REGISTERED["update_"], GPU, (x, x.clone(), 0.5), {})
+    of_cuda, *of_triton = tried
+    assert len(of_cuda) == 16
+    kinds = [((d, d), size, ()) for d in (F32, torch.bfloat16) for size in (NUMEL, WHOLE)]
+    assert of_triton == [{kind} for kind in kinds]
+
+
 def test_it_does_not_run_on_the_cpu_or_for_the_reference(compared: list[Any]) -> None:
-    first_use.require("cpu", REGISTERED["update_"], CPU, no_run)
-    first_use.require("triton", REGISTERED["update_"], CPU, no_run)
-    first_use.require("reference", REGISTERED["update_"], GPU, no_run)
+    require("cpu", "update_", CPU)
+    require("triton", "update_", CPU)
+    require("reference", "update_", GPU)
     assert compared == []
+    require("triton", "update_", GPU)
+    require("cuda", "update_", GPU)
+    assert len(compared) == 2
 
 
 def test_validated_kernels_are_not_compared(
     compared: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     validated = {("cuda", "sm_90"): frozenset({"update_"}), ("cuda", "sm_80"): frozenset(OPS)}
+    validated |= {("triton", "sm_90"): frozenset({"invert_"})}
     monkeypatch.setattr(first_use, "VALIDATED", validated)
-    for backend, op in (("cuda", "update_"), ("cuda", "invert_"), ("triton", "update_")):
-        first_use.require(backend, REGISTERED[op], GPU, no_run)
+    for backend in ("cuda", "triton"):
+        for op in ("update_", "invert_"):
+            require(backend, op, GPU)
     assert compared == [("cuda", "invert_", 0), ("triton", "update_", 0)]
 
 
+@pytest.mark.parametrize("backend", ["cuda", "triton"])
 def test_a_kernel_that_failed_is_compared_again(
-    compared: list[Any], monkeypatch: pytest.MonkeyPatch
+    backend: str, compared: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*args: Any) -> None:
         compared.append("failed")
@@ -171,22 +271,56 @@ def test_a_kernel_that_failed_is_compared_again(
     monkeypatch.setattr(first_use, "compare", fail)
     for _ in range(2):
         with pytest.raises(RuntimeError, match="differs"):
-            first_use.require("cuda", REGISTERED["update_"], GPU, no_run)
+            require(backend, "update_", GPU)
     assert compared == ["failed", "failed"]
 
 
+@pytest.mark.parametrize("captured", [0, 1])
+@pytest.mark.parametrize("backend", ["cuda", "triton"])
 def test_a_first_use_during_graph_capture_is_refused(
-    compared: list[Any], monkeypatch: pytest.MonkeyPatch
+    backend: str, captured: int, compared: list[Any], two_gpus: TwoGpus
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    """Of the device of the tensors, or of the current one, whose capture the check would break."""
+    two_gpus.captured = {captured}
     with pytest.raises(RuntimeError, match=r"update_: .* call it once before the capture"):
-        first_use.require("cuda", REGISTERED["update_"], GPU, no_run)
+        require(backend, "update_", SECOND)
     assert compared == []
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
-    first_use.require("cuda", REGISTERED["update_"], GPU, no_run)
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
-    first_use.require("cuda", REGISTERED["update_"], GPU, no_run)
-    assert compared == [("cuda", "update_", 0)]
+    two_gpus.captured = set()
+    require(backend, "update_", SECOND)
+    two_gpus.captured = {captured}
+    require(backend, "update_", SECOND)
+    assert compared == [(backend, "update_", 1)]
+
+
+def test_a_kind_that_was_not_checked_is_refused_in_a_capture_and_others_are_not(
+    compared: list[Any], two_gpus: TwoGpus
+) -> None:
+    require("triton", "update_", GPU)
+    two_gpus.captured = {0}
+    require("triton", "update_", GPU, shape=(3, 3))  # of the same kind
+    with pytest.raises(RuntimeError, match=r"with such arguments, .* while a CUDA graph is capt"):
+        require("triton", "update_", GPU, shape=(4, 4))
+    assert len(compared) == 1
+
+
+def test_arguments_that_are_no_good_are_refused_in_words_and_not_tried(
+    compared: list[Any],
+) -> None:
+    x = torch.zeros(3)
+    for _ in range(2):
+        for args in ((x, "f", 0.5), (x, torch.zeros(4), 0.5), (x, x.to(torch.complex64), 0.5)):
+            with pytest.raises((TypeError, ValueError), match=r"^update_: f: expected"):
+                first_use.require("triton", REGISTERED["update_"], GPU, args, {})
+        require("triton", "update_", GPU)
+    assert len(compared) == 1
+
+
+def test_an_argument_that_torch_leaves_out_is_no_kind_of_its_own(compared: list[Any]) -> None:
+    """As torch.ops calls an op with its defaults."""
+    x = torch.zeros(3, dtype=torch.int32)
+    first_use.require("triton", REGISTERED["dequantize"], GPU, (x, 16), {})
+    first_use.require("triton", REGISTERED["dequantize"], GPU, (x, 16), {})
+    assert len(compared) == 1
 
 
 @pytest.mark.parametrize("namespace", [None, *NAMESPACES.values()])
@@ -196,7 +330,7 @@ def test_every_route_asks_before_the_kernel_runs(
 ) -> None:
     asked: list[tuple[str, str]] = []
 
-    def refuse(backend: str, op: Op, device: torch.device, run: Callable[..., Any]) -> None:
+    def refuse(backend: str, op: Op, device: torch.device, args: Any, kw: Any) -> None:
         asked.append((backend, op.label))
         raise RuntimeError("not yet")
 

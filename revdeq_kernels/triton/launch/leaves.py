@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from revdeq_kernels.core.memory import same_strides
-from revdeq_kernels.exact_numbers import BLOCK_LANES, ONE, contraction
+from revdeq_kernels.exact_numbers import BLOCK_LANES, ONE, contraction, form_of
 
 from ..device.exact_step import GENERAL, INTEGER, SHIFT, ExactStep
 from ..device.half_step import OPTIONS
@@ -98,9 +98,7 @@ def lanes_of(states: Sequence[Tensor], beta: float) -> tuple[tuple[int, ...], in
 def step_numbers(beta: float, frac_bits: int, tie: int) -> tuple[int, int, ExactStep]:
     """The form, the digits per byte and the numbers of an exact half step."""
     c = contraction(beta)
-    whole, part = c.q >> ONE, c.q & (2**ONE - 1)
-    power = part == 0 and whole & (whole - 1) == 0
-    form = SHIFT if power else INTEGER if part == 0 else GENERAL
+    form = {"shift": SHIFT, "integer": INTEGER, "general": GENERAL}[form_of(beta)[0]]
     step = ExactStep(
         scale=2.0**frac_bits,
         unscale=2.0**-frac_bits,
@@ -109,8 +107,8 @@ def step_numbers(beta: float, frac_bits: int, tie: int) -> tuple[int, int, Exact
         log2_base=math.ceil(math.log2(c.base)),
         inverse=-(-(2**16) // c.base),
         reciprocal=(2**62 // c.q + 1) // 2,
-        q_whole=whole,
-        q_part=part,
+        q_whole=c.q >> ONE,
+        q_part=c.q & (2**ONE - 1),
         half=c.q // 2 + tie - 1,
     )
     return form.value, c.digits_per_byte, step
