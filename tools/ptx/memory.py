@@ -70,11 +70,16 @@ class Memory:
         found = np.searchsorted(np.array(self.starts, np.uint64), addresses, "right") - 1
         for index in np.unique(found):
             chosen = np.nonzero(found == index)[0]
-            piece = self.pieces[max(index, 0)]
-            offsets = addresses[chosen] - np.uint64(piece.start)
-            outside = offsets > np.uint64(max(0, len(piece.data) - size))
-            if index < 0 or outside.any() or len(piece.data) < size:
-                raise Fault(_outside(piece, addresses[chosen], offsets[outside], what))
+            if index < 0:
+                raise Fault(f"access below every allocation, at {addresses[chosen[0]]:#x}: {what}")
+            piece = self.pieces[index]
+            offsets, room = addresses[chosen] - np.uint64(piece.start), len(piece.data) - size
+            outside = (offsets > np.uint64(max(room, 0))) | (room < 0)
+            if outside.any():
+                raise Fault(
+                    f"access outside of every allocation, {outside.sum()} threads, one at byte "
+                    f"{offsets[outside][0]} of the nearest one's {len(piece.data)}: {what}"
+                )
             yield piece, chosen, offsets.view(np.int64)
 
     def load(self, addresses: Array, dtype: np.dtype[Any], count: int, what: str) -> list[Array]:
@@ -105,12 +110,3 @@ class Memory:
             else:
                 for k, column in enumerate(values):
                     rows[at, k] = column if chosen is None else column[chosen]
-
-
-def _outside(piece: Piece, addresses: Array, offsets: Array, what: str) -> str:
-    count = max(1, len(offsets))
-    near = int(addresses[0]) - piece.start if not len(offsets) else int(offsets.view(np.int64)[0])
-    return (
-        f"access outside of every allocation: {what}; {count} threads, the first at byte {near} "
-        f"of the nearest one, which has {len(piece.data)}"
-    )
