@@ -15,6 +15,9 @@ ONE = 30
 RANGE = 2.0**30 - 256.0
 """Values of F and of the new state must stay inside (-RANGE, RANGE)."""
 
+LEFT_RANGE = -(2**31)
+"""In the states at the end of an equilibrium cell an element that left the range."""
+
 FIXED_MIN, FIXED_MAX = -(2.0**31), 2.0**31 - 128.0
 """F saturates at the ends of int32; the upper one is the largest float32 below 2**31."""
 

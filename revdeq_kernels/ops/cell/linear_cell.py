@@ -70,12 +70,15 @@ def linear_cell_forward(
             takes in. No row depends on another; a launch ends for a tile when all of its rows have
             halted. Norms are summed up in an order of the implementation's own, so that a row
             whose residual is within roundings of tol may take a step more in one than in another.
+            Their squares are float32: where norm(f(y)) is 2^64 or more the residual is NaN, where
+            only the other is, inf; such a row does not halt.
         implementation: who runs and differentiates: a name of ``IMPLEMENTATIONS`` in
             ``revdeq_kernels.ops.cell.choice``, or None; see ``choose`` there.
 
     Returns:
         y, z: [rows, d], float32. NaN where an exact state left its range, or everywhere then.
-        fixed: an exact state, y's before z's, int32 [2, rows, d]; otherwise empty.
+        fixed: an exact state, y's before z's, int32 [2, rows, d]; otherwise empty. -2^31 where y
+            and z are NaN, by which ``linear_cell_backward`` knows it.
         digits: uint8, what an exact step rounds away, in a form of the implementation's own:
             log2(1 / abs(1 - beta)) bits for each half step and element; otherwise empty.
         flag: int32 [1], not 0 if an exact state or f left +-2**(30 - frac_bits), or was NaN.
@@ -129,12 +132,15 @@ def linear_cell_backward(
         grad_w: float32, whatever w's dtype; added up over steps and rows in a fixed order.
         grad_z0: float32.
         distance: float32 [1], the farthest that an element of y or z came back from its start: 0
-            for an exact state, if u, w and z0 are those of the forward pass. inf for NaN.
+            for an exact state, if u, w and z0 are those of the forward pass. inf for a row that is
+            not finite, or that left the range of an exact state.
         lost: int32 [1], how many rows did not come back.
 
     Lost rows have NaN for gradients, and then so has all of grad_w: they would be wrong. An exact
     state has to come back bit for bit; a float32 row to within 1e-3 of the largest number in its
-    start and end.
+    start and end. A row whose y or z is NaN or infinite at its end is lost, whatever it comes back
+    to: so is, of an exact state, one that left its range, and in the composite then every row.
+    NaN or infinity in grad_y or grad_z loses no row; its gradients are what the formulas give.
 
     Memory, in one launch: y, z, grad_y, grad_z, u, z0 and digits are read once, grad_u and grad_z0
     written once; with bfloat16 u, beta 0.5 and 8 steps 30 bytes per element.

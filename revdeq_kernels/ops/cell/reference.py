@@ -12,6 +12,7 @@ step. The arguments are checked.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -22,7 +23,7 @@ from torch.nn import functional as F
 
 from ...core.checks import F32
 from ...dtypes import EPSILON, TOLERANCE
-from ...exact_numbers import digit_bytes, effective_beta
+from ...exact_numbers import LEFT_RANGE, digit_bytes, effective_beta
 from ..conversion import dequantize, quantize
 from ..exact_step import update_exact_
 from ..half_step import update_
@@ -40,11 +41,16 @@ aten = torch.ops.aten
 
 ACTIVATIONS: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
     "tanh": (torch.tanh, lambda grad, x, f: aten.tanh_backward(grad, f)),
-    "relu": (torch.relu, lambda grad, x, f: aten.threshold_backward(grad, f, 0)),
+    "relu": (torch.relu, lambda grad, x, f: torch.where(f > 0, grad, f)),
     "gelu": (F.gelu, lambda grad, x, f: aten.gelu_backward(grad, x)),
     "silu": (F.silu, lambda grad, x, f: aten.silu_backward(grad, x)),
 }
-"""act(x), and the gradient of x from that of f = act(x): what autograd computes."""
+"""act(x), and the gradient of x from that of f = act(x): what autograd computes. But where x is NaN
+so is the gradient, which autograd's relu lets through."""
+
+
+OVERFLOW = 2.0**64
+"""Norms from here on have squares out of float32's range, in which kernels sum them up."""
 
 
 def digits_shape(z0: Tensor, numbers: Numbers) -> tuple[int, ...]:
@@ -79,18 +85,17 @@ def forward(inputs: Inputs, numbers: Numbers) -> Solved:
         fixed = z0.new_empty(0, dtype=torch.int32)
         return Solved(pair.y, pair.z, fixed, digits, flag, rows.taken, rows.residual)
     y, z = (read.masked_fill_(flag != 0, float("nan")) for read in (pair.read_y, pair.read_z))
-    fixed = torch.stack([pair.y, pair.z])
+    fixed = torch.stack([pair.y, pair.z]).masked_fill_(flag != 0, LEFT_RANGE)
     return Solved(y, z, fixed, digits, flag, rows.taken, rows.residual)
 
 
 def backward(ends: Ends, inputs: Inputs, numbers: Numbers) -> Gradients:
     """See ``linear_cell.linear_cell_backward``."""
     grad_y, grad_z, y, z, digits, taken = ends
-    z0 = inputs.z0
-    start, applied = z0, numbers.beta
+    z0, applied = inputs.z0, numbers.beta
     pair: _Pair = _FloatPair(y.clone(), z.clone(), numbers.beta)
     if numbers.exact:
-        start, applied = quantize(z0, numbers.frac_bits), effective_beta(numbers.beta)
+        applied = effective_beta(numbers.beta)
         flag = torch.zeros(1, dtype=torch.int32, device=z0.device)
         pair = _ExactPair(y.clone(), z.clone(), numbers, digits, flag)
     f = _Products(inputs, numbers.act)
@@ -109,7 +114,7 @@ def backward(ends: Ends, inputs: Inputs, numbers: Numbers) -> Gradients:
                 pair.back_y(2 * n, value, grad_z, vjp, seed)
             else:
                 pair.back_to_start(value, grad_z, grad_y, vjp)
-    distance, lost = _distance(pair, start, (y, z), numbers.frac_bits)
+    distance, lost = _distance(pair, z0, (y, z), numbers)
     nan = float("nan")
     grad_u = f.grad_u.masked_fill_(lost, nan).to(inputs.u.dtype)
     grad_w = f.grad_w.masked_fill_(lost.any(), nan)
@@ -118,19 +123,23 @@ def backward(ends: Ends, inputs: Inputs, numbers: Numbers) -> Gradients:
 
 
 def _distance(
-    pair: _Pair, start: Tensor, end: tuple[Tensor, Tensor], frac_bits: int
+    pair: _Pair, z0: Tensor, ends: tuple[Tensor, Tensor], numbers: Numbers
 ) -> tuple[Tensor, Tensor]:
-    """How far from the start the pair is, at most; and the rows, [rows, 1], that are too far."""
-    if start.numel() == 0:
-        return start.new_zeros(1, dtype=F32), start.new_zeros(start.shape[0], 1, dtype=torch.bool)
-    exact = start.dtype == torch.int32
-    wide = start.long() if exact else start
-    apart = torch.maximum((pair.y - wide).abs(), (pair.z - wide).abs()).amax(1, keepdim=True)
-    if exact:
-        return (apart.max().to(F32) * 2.0**-frac_bits).reshape(1), apart != 0
-    apart = apart.nan_to_num(nan=float("inf"))
-    largest = torch.stack([t.abs().amax(1, keepdim=True) for t in (start, *end)]).amax(0)
-    return apart.max().reshape(1), ~(apart <= TOLERANCE["float32"] * largest)
+    """How far from the start the pair is, at most; and the rows, [rows, 1], that are too far.
+
+    What is not finite, or left the range of an exact state, is infinitely far.
+    """
+    if z0.numel() == 0:
+        return z0.new_zeros(1), z0.new_zeros(z0.shape[0], 1, dtype=torch.bool)
+    start = quantize(z0, numbers.frac_bits).long() if numbers.exact else z0
+    apart = torch.maximum((pair.y - start).abs(), (pair.z - start).abs()).amax(1, keepdim=True)
+    if numbers.exact:
+        apart = apart.to(F32) * 2.0**-numbers.frac_bits
+        apart.masked_fill_(torch.stack(ends).amin((0, 2)).unsqueeze(1) == LEFT_RANGE, math.inf)
+        return apart.max().reshape(1), apart != 0
+    apart = apart.nan_to_num(nan=math.inf, posinf=math.inf)
+    size = torch.stack([z0, *ends]).abs().amax((0, 2)).unsqueeze(1)
+    return apart.max().reshape(1), (apart == math.inf) | ~(apart <= TOLERANCE["float32"] * size)
 
 
 # ---- rows that halt --------------------------------------------------------------------------
@@ -155,7 +164,11 @@ class _Rows:
         if self.moving is None:
             return
         norm = partial(torch.linalg.vector_norm, dim=1, keepdim=True, dtype=torch.float64)
-        residual = (norm(y - f) / (EPSILON + norm(f))).float()
+        distance, size = norm(y - f), norm(f)
+        residual = (distance / (EPSILON + size)).float()
+        residual.masked_fill_(distance >= OVERFLOW, math.inf).masked_fill_(
+            size >= OVERFLOW, math.nan
+        )
         self.taken += self.moving.squeeze(1)
         self.residual = torch.where(self.moving, residual, self.residual.unsqueeze(1)).squeeze(1)
         self.moving = self.moving & ~(residual < self.tol)

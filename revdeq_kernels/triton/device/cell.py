@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from triton import knobs
 
-from revdeq_kernels import dtypes
+from revdeq_kernels import dtypes, exact_numbers
 
 from .exact_step import RANGE_INT, ExactStep, divide, from_fixed, to_fixed
 from .exact_step import invert as exact_invert
@@ -29,6 +29,8 @@ SILU: tl.constexpr = tl.constexpr(3)
 
 TOLERANCE: tl.constexpr = tl.constexpr(dtypes.TOLERANCE["float32"])
 EPSILON: tl.constexpr = tl.constexpr(dtypes.EPSILON)
+LEFT_RANGE: tl.constexpr = tl.constexpr(exact_numbers.LEFT_RANGE)
+LARGEST: tl.constexpr = tl.constexpr(3.4028234663852886e38)
 ROOT_HALF: tl.constexpr = tl.constexpr(0.7071067811865476)
 DENSITY: tl.constexpr = tl.constexpr(0.3989422804014327)
 
@@ -96,19 +98,19 @@ def activation(x, e, CELL: tl.constexpr):
 
 
 @triton.jit
-def slope(x, e, f, CELL: tl.constexpr):
-    """act'(x), where f = act(x) and e = inside_act(x)."""
+def times_slope(grad, x, e, f, CELL: tl.constexpr):
+    """grad act'(x), where f = act(x) and e = inside_act(x)."""
     if CELL.act == TANH:
-        d = 1.0 - f * f
+        g = grad * (1.0 - f * f)
     elif CELL.act == RELU:
-        d = tl.where(f > 0, 1.0, 0.0)
+        g = tl.where(f > 0, grad, f)  # f is 0, or NaN, which stays
     elif CELL.act == GELU:
         density = tl.exp(-0.5 * x * x) * DENSITY
-        d = 0.5 * e + x * density
+        g = grad * (0.5 * e + x * density)
     else:
         s = 1.0 / e
-        d = s + f * (1.0 - s)
-    return d
+        g = grad * (s + f * (1.0 - s))
+    return g
 
 
 @triton.jit
@@ -223,6 +225,7 @@ def judge(y, f, taken, residual, tol):
     """The steps that each row has taken after this one, and its last residual."""
     far, size = tl.sum((y - f) * (y - f), 1), tl.sum(f * f, 1)
     ratio = tl.sqrt(far) / (EPSILON + tl.sqrt(size))
+    ratio = tl.where(size < float("inf"), ratio, float("nan"))  # not 0, where squares overflow
     moving = moves(residual, tol)
     return taken + moving.to(tl.int32), tl.where(moving, ratio, residual)
 
@@ -265,7 +268,7 @@ def products(
 ):
     """f at what is read, g of it from the gradient of the state that it entered, and grad_w."""
     x, e, f = evaluate(read, w_t, bias, CELL)
-    g = beta * grad * slope(x, e, f, CELL)
+    g = times_slope(beta * grad, x, e, f, CELL)
     factor = operand(g, kind)
     grad_w = tl.dot(tl.trans(factor), read, acc=grad_w, input_precision="tf32x3")
     return f, g, factor, grad_w
@@ -278,8 +281,8 @@ def products(
 def store_ends(y, z, outside, y_out, z_out, fixed, plane, i, mask, step, CELL: tl.constexpr):
     """What a solve returns: of an exact state its numbers too, NaN where it left its range."""
     if CELL.exact:
-        tl.store(fixed + i, y, mask=mask)
-        tl.store(fixed + plane + i, z, mask=mask)
+        tl.store(fixed + i, tl.where(outside, LEFT_RANGE, y), mask=mask)
+        tl.store(fixed + plane + i, tl.where(outside, LEFT_RANGE, z), mask=mask)
         y = tl.where(outside, float("nan"), from_fixed(y, step.unscale))
         z = tl.where(outside, float("nan"), from_fixed(z, step.unscale))
     tl.store(y_out + i, y, mask=mask)
@@ -290,20 +293,31 @@ def store_ends(y, z, outside, y_out, z_out, fixed, plane, i, mask, step, CELL: t
 def from_start(y, z, start, size, inside, step, CELL: tl.constexpr):
     """How far each row came back from its start, and whether that makes its gradient wrong.
 
-    `size` is the largest magnitude of each row at its end.
+    `size` is the largest magnitude of each row at its end; of an exact state what ``smallest`` says
+    of it. What is not finite, or left its range, is infinitely far, and no bound is infinite.
     """
     if CELL.exact:
         fixed, _ = to_fixed(start, step.scale)
         far_y, far_z = (y - fixed).to(tl.float32), (z - fixed).to(tl.float32)
         apart = tl.maximum(largest(far_y), largest(far_z)) * step.unscale
-        wrong = apart != 0
+        apart = tl.where(size == LEFT_RANGE, float("inf"), apart)
+        bound = 0.0
     else:
         apart = tl.maximum(largest(y - start), largest(z - start))
-        wrong = (apart <= tl.maximum(size, largest(start)) * TOLERANCE) == 0
-    return tl.where(inside, apart, 0.0), wrong & inside
+        bound = tl.minimum(tl.maximum(size, largest(start)) * TOLERANCE, LARGEST)
+    return tl.where(inside, apart, 0.0), ((apart <= bound) == 0) & inside
 
 
 @triton.jit
 def largest(x):
     """The largest magnitude of each row; NaN counts as infinite."""
     return tl.max(tl.where(x == x, tl.abs(x), float("inf")), 1)
+
+
+@triton.jit
+def smallest(end, mask):
+    """The smallest number of each row of an exact state's end: LEFT_RANGE if one left the range.
+
+    Read once more when all steps are done: for it to wait there are no registers.
+    """
+    return tl.min(tl.load(end, mask=mask, other=0), 1)

@@ -18,7 +18,7 @@ from .cell import (
     load_digits,
     number_of,
     operand,
-    slope,
+    times_slope,
 )
 from .half_step import widen
 
@@ -195,7 +195,7 @@ def adjoint(
     x = before_act(read, w.permute((1, 0)), bias, layout)
     e = inside_act(x, CELL)
     f = activation(x, e, CELL)
-    g = beta * grad * slope(x, e, f, CELL)
+    g = times_slope(beta * grad, x, e, f, CELL)
     grads_u.store(grads_u.load(layout) + g)
     write_factor(factor, g, kind)
     of_w = multiply(factor.permute((1, 0)), read, of_w, True, kind, w_layout)

@@ -43,6 +43,7 @@ from ..device.cell import (
     of_moving,
     operand,
     products,
+    smallest,
     some,
     store_digits,
     store_ends,
@@ -272,6 +273,8 @@ def backward_kernel(
             new = invert(y, f, packed, n % 2, step, CELL)
             y = of_moving(moving, new, y, CELL)
         start = tl.load(z0 + first + i, mask=mask, other=0.0)
+        if CELL.exact:
+            size = smallest(z_end + first + i, mask)
         apart, wrong = from_start(y, z, start, size, inside, step, CELL)
         distance = tl.maximum(distance, tl.max(apart, 0))
         lost += tl.sum(wrong.to(tl.int32), 0)

@@ -36,6 +36,7 @@ from ..device.cell import (
     largest,
     moves,
     number_of,
+    smallest,
     some,
     store_digits,
     store_ends,
@@ -273,6 +274,8 @@ def backward_kernel(
         y, z = states.index(0).load(layout), states.index(1).load(layout)
         start = gl.load(z0 + first + i, mask=mask, other=0.0)
         size = sizes.load(by_row)
+        if CELL.exact:
+            size = smallest(z_end + first + i, mask)
         apart, wrong = from_start(y, z, start, size, inside, step, CELL)
         distances_of.store(gl.maximum(distances_of.load(by_row), apart))
         lost_of.store(lost_of.load(by_row) + wrong.to(gl.int32))
