@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -83,6 +84,24 @@ def test_what_is_not_finite_shows(backend: str, bad: float, place: int) -> None:
     assert size == math.sqrt(4101)
     z[place], f[place] = 1.0, bad
     assert not math.isfinite(by(backend, z, f)[1].item())
+
+
+@pytest.mark.parametrize("backend", KERNELS)
+@pytest.mark.parametrize("dtypes", FLOAT_PAIRS, ids=str)
+def test_what_is_not_finite_is_the_same_everywhere(
+    backend: str, dtypes: tuple[torch.dtype, torch.dtype]
+) -> None:
+    """Differences that are NaN or overflow, and squares that do: in a whole chunk, and in part."""
+    inf, nan, most = math.inf, math.nan, [torch.finfo(dtype).max for dtype in dtypes]
+    pairs = [(inf, inf), (inf, -inf), (nan, 0), (0, nan), (0, inf), (-inf, nan)]
+    pairs += [(most[0], -most[1]), (most[0], 0), (0, most[1])]
+    for (a, b), place in itertools.product(pairs, (300, 4097)):
+        z, f = torch.ones(4100, dtype=dtypes[0]), torch.ones(4100, dtype=dtypes[1])
+        z[place], f[place] = a, b
+        got, want = by(backend, z, f), by("reference", z, f)
+        assert torch.equal(got.nan_to_num(nan=-1.0), want.nan_to_num(nan=-1.0)), (a, b)
+        expected = z.double() - f.double()
+        assert got[0].isnan() == expected.isnan().any() and got[1].isnan() == math.isnan(b)
 
 
 @given(

@@ -70,6 +70,7 @@ def solve_backprop(problem: Problem, *, again: bool) -> Outputs:
     stats = problem.stats(pair, steps)
     outputs = [leaf for leaves in (z, y, *saved, aux) for leaf in leaves]
     problem.check_range(pair, stats, [leaf.detach() for leaf in outputs])
+    problem.spoil_gradients(pair, outputs)
     return Outputs(z, y, saved, stats, aux)
 
 

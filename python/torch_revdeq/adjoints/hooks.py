@@ -79,7 +79,9 @@ def solve_hooks(problem: Problem) -> Outputs:
     outputs = [*z_leaves, *y_leaves, *beside]
     problem.check_range(pair, stats, outputs)
     again.finish(pair, steps, stats)
-    return Outputs(attached(nodes.z, z_leaves), attached(nodes.y, y_leaves), saved, stats, aux)
+    z, y = attached(nodes.z, z_leaves), attached(nodes.y, y_leaves)
+    problem.spoil_gradients(pair, [*z, *y, *(leaf for leaves in saved for leaf in leaves), *aux])
+    return Outputs(z, y, saved, stats, aux)
 
 
 class _Recomputation:
@@ -231,13 +233,13 @@ class _Recomputation:
         z0, y0 = self.problem.z0, self.problem.y0 or self.problem.z0
         start = self.boundary or (self.walk.encode(z0), self.walk.encode(y0))
         steps = self.steps - self.problem.first_step
-        pending = self.check.after(self.walk, *start, steps, self.stats)
+        outcomes = [self.check.after(self.walk, *start, steps, self.stats)]
         if self.aux is not None and self.aux.failed is not None:
             other = report_check(self.aux.failed, other_aux, ())
             self.stats._pending += [] if other is None else [other]
-            pending = pending or other
-        if pending is not None:
+            outcomes.append(other)
+        for failed in [pending.failed for pending in outcomes if pending is not None]:
             for key, tensor in self.cache.items():
                 if tensor is not None and (tensor.is_floating_point() or tensor.is_complex()):
                     # In new memory: it may be a parameter's.
-                    self.cache[key] = torch.where(pending.failed, float("nan"), tensor)
+                    self.cache[key] = torch.where(failed, float("nan"), tensor)

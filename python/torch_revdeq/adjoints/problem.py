@@ -162,6 +162,15 @@ class Problem:
         if pending is not None:
             stats._pending.append(pending)
 
+    def spoil_gradients(self, pair: Pair, outputs: Sequence[Tensor]) -> None:
+        """Where ``check_range`` raises later, let NaN into the gradients, too, if it will."""
+        if not isinstance(pair, ExactPair) or not deferred(pair.flag.device):
+            return
+        flag = pair.flag
+        for leaf in outputs:
+            if leaf.requires_grad:
+                leaf.register_hook(lambda grad: grad.masked_fill(flag.reshape(()) != 0, math.nan))
+
     def _beyond(self, limit: float) -> str:
         """What is known of where the range was left, and nothing where that is not known."""
         structure, count = self.mapping.structure, len(self.z0)

@@ -8,7 +8,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..runtime.deferred import TOLERANCE, PendingCheck, ReconstructionError, deferred, report_check
+from ..runtime.deferred import (
+    TOLERANCE,
+    PendingCheck,
+    ReconstructionError,
+    deferred,
+    report_check,
+    spoil,
+)
 from ..runtime.scopes import CHECK, scope
 from ..solution import Stats
 from ..state.exact import ExactPair
@@ -41,8 +48,11 @@ class Check:
 
         ReconstructionError, now or later, where it differs.
 
-        Where it comes later, `spoiled` become NaN if it will come; returns the outcome on its way.
+        Where it comes later, `poisoned` become NaN if it will come; returns the outcome on its way.
+        They do, too, if an exact state left its range: the error of that is on its way already.
         """
+        if isinstance(pair, ExactPair) and deferred(pair.flag.device):
+            spoil(poisoned, pair.flag)
         if not self.enabled:
             return None
         if not any(leaf.numel() for leaf in z0):
@@ -71,6 +81,8 @@ class Check:
         got = f"a relative distance of {float(error):.3g} from it"
         expected = "its start" if self.problem.exact else f"its start, to within {tolerance:.3g}"
         causes = [] if self.problem.exact else self._cliff(steps, tolerance)
+        if not math.isfinite(error):
+            causes = ["the state became NaN or infinite: look at z, its start and what f reads"]
         if self.problem.evaluation.random.active is False:
             causes.append(
                 "f draws random numbers that torch's default generators do not know of (a "

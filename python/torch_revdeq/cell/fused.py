@@ -276,9 +276,14 @@ class _OneOp(torch.autograd.Function):
 
 
 def _not_back(distance: float) -> ReconstructionError:
+    causes = (
+        "W, U, b or an input was changed since the forward pass, through .data; or, with "
+        "state=torch.float32, its precision is used up (use state='exact', fewer steps, or a beta "
+        "nearer to 0)"
+    )
+    if distance == math.inf:
+        causes = "the state became NaN or infinite: look at z, its start, the input and W, U and b"
     return ReconstructionError(
         f"LinearCell: expected the way back to end at its start, got a distance of {distance:.3g} "
-        "from it; the gradient would be wrong. Probable causes: W, U, b or an input was changed "
-        "since the forward pass, through .data; or, with state=torch.float32, its precision is "
-        "used up (use state='exact', fewer steps, or a beta nearer to 0)"
+        f"from it; the gradient would be wrong. Probable causes: {causes}"
     )

@@ -101,12 +101,17 @@ def report_check(
             raise error()
         return None
     failed = failed.reshape(()) != 0
-    for tensor in poisoned:
-        tensor.masked_fill_(failed, float("nan"))
+    spoil(poisoned, failed)
     pending = PendingCheck(failed, error)
     if not capturing(failed.device):  # a graph's own checks are there after a replay, not before
         deferred_checks.add(pending)
     return pending
+
+
+def spoil(tensors: Sequence[Tensor], failed: Tensor) -> None:
+    """Make the tensors NaN if `failed`, of one element, is not 0. Nothing waits for it."""
+    for tensor in tensors:
+        tensor.masked_fill_(failed.reshape(()) != 0, float("nan"))
 
 
 def _report_at_exit() -> None:

@@ -48,7 +48,6 @@ ACTIVATIONS: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
 """act(x), and the gradient of x from that of f = act(x): what autograd computes. But where x is NaN
 so is the gradient, which autograd's relu lets through."""
 
-
 OVERFLOW = 2.0**64
 """Norms from here on have squares out of float32's range, in which kernels sum them up."""
 
@@ -166,9 +165,8 @@ class _Rows:
         norm = partial(torch.linalg.vector_norm, dim=1, keepdim=True, dtype=torch.float64)
         distance, size = norm(y - f), norm(f)
         residual = (distance / (EPSILON + size)).float()
-        residual.masked_fill_(distance >= OVERFLOW, math.inf).masked_fill_(
-            size >= OVERFLOW, math.nan
-        )
+        residual.masked_fill_(distance >= OVERFLOW, math.inf)
+        residual.masked_fill_(size >= OVERFLOW, math.nan)
         self.taken += self.moving.squeeze(1)
         self.residual = torch.where(self.moving, residual, self.residual.unsqueeze(1)).squeeze(1)
         self.moving = self.moving & ~(residual < self.tol)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import re
 import subprocess
 import sys
@@ -15,7 +17,7 @@ from torch import Tensor
 from tests.solver.cells import Block, cell_and_input
 from tests.tolerances import reconstruction_bound
 from torch_revdeq import RangeError, ReconstructionError, solve
-from torch_revdeq.adjoints import reconstruction
+from torch_revdeq.adjoints import problem, reconstruction
 from torch_revdeq.runtime import deferred as late
 from torch_revdeq.testing import assert_exact_gradients
 
@@ -96,6 +98,29 @@ def test_before_the_cliff_nothing_is_raised() -> None:
     assert stats.reconstruction_error is not None and 0 < stats.reconstruction_error <= back
 
 
+@pytest.mark.parametrize("adjoint", ADJOINTS)
+@pytest.mark.parametrize("state", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("check", [True, 1e300])
+@pytest.mark.parametrize("options", [{}, {"tol": 0.1, "per_sample": True}], ids=str)
+def test_a_float_state_that_is_not_finite(
+    adjoint: str, state: torch.dtype, check: bool | float, options: dict[str, Any]
+) -> None:
+    """Where relu of NaN would have a gradient, from each place; Inf - Inf is no distance of 0."""
+    dtype = torch.bfloat16 if state == torch.bfloat16 else torch.float32
+    for place, bad in itertools.product(("z0", "u", "w"), (math.nan, math.inf)):
+        z0, u, w = (torch.full(shape, 0.1, dtype=dtype) for shape in ((4, 8), (4, 8), (8, 8)))
+        {"z0": z0, "u": u, "w": w}[place][1, 3] = bad
+
+        def f(z: Tensor, u: Tensor, w: Tensor) -> Tensor:
+            return torch.relu(z @ w + u)
+
+        args = (z0.requires_grad_(), u.requires_grad_(), w.requires_grad_())
+        shared: Any = {"adjoint": adjoint, "state": state, "check": check, "max_steps": 2}
+        z = solve(f, *args, **shared, **options).z
+        with pytest.raises(ReconstructionError, match="became NaN or infinite"):
+            torch.autograd.backward(z, torch.ones_like(z))
+
+
 def test_tolerances_and_no_check() -> None:
     f, x = cell_and_input("block")
 
@@ -140,6 +165,7 @@ def deferred(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Checks as on a GPU, on CPU tensors."""
     monkeypatch.setattr(late, "deferred", lambda device: True)
     monkeypatch.setattr(reconstruction, "deferred", lambda device: True)
+    monkeypatch.setattr(problem, "deferred", lambda device: True)
     yield
     late.deferred_checks.waiting.clear()
 
@@ -183,6 +209,26 @@ def test_a_state_out_of_range_becomes_nan() -> None:
     z0 = torch.ones(4, requires_grad=True)
     solution = solve(lambda z: z * 40.0, z0, max_steps=30, frac_bits=20)
     assert solution.z.isnan().all() and solution.y.isnan().all()
+    with pytest.raises(RangeError):
+        solution.verify()
+
+
+@pytest.mark.usefixtures("deferred")
+@pytest.mark.parametrize("adjoint", [*ADJOINTS, "backprop", "checkpoint"])
+@pytest.mark.parametrize("check", [True, False])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 1e6])
+def test_the_gradients_of_a_state_out_of_range_are_nan(
+    adjoint: str, check: bool, bad: float
+) -> None:
+    """It comes back, and the gradients that arrive are finite: where relu is 0, so would these."""
+    z0, u = torch.ones(4, 8, requires_grad=True), torch.ones(4, 8)
+    u[1, 3] = bad
+    u.requires_grad_()
+    options: Any = {"adjoint": adjoint, "check": check, "frac_bits": 16, "max_steps": 3}
+    solution = solve(lambda z, u: torch.relu(0.1 * z + u), z0, u, **options)
+    torch.autograd.backward([solution.z], [torch.ones_like(solution.z)])
+    for grad in (z0.grad, u.grad):
+        assert grad is not None and bool(grad.isnan().all())
     with pytest.raises(RangeError):
         solution.verify()
 

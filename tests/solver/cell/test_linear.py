@@ -259,6 +259,18 @@ def test_a_float_state_past_its_precision_raises() -> None:
         model(inputs()).sum().backward()
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("act", ["tanh", "relu"])
+def test_a_float_state_that_is_not_finite_raises(act: str, bad: float) -> None:
+    x = inputs()
+    z0 = torch.zeros(*x.shape[:-1], cell().features)
+    z0[..., 0, 3] = bad
+    model = layer("composite", cell(act), state=F32, max_steps=2)
+    z = model.solve(x, z0=z0).z
+    with pytest.raises(ReconstructionError, match=r"a distance of inf .* became NaN or infinite"):
+        z.sum().backward()
+
+
 def test_nan_from_outside_is_no_reconstruction_error() -> None:
     model = layer("composite", state=F32, max_steps=2)
     (model(inputs()) * float("nan")).sum().backward()
