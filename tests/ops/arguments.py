@@ -183,6 +183,14 @@ def as_called(op: str, arguments: dict[str, Any]) -> tuple[tuple[Any, ...], dict
     }
 
 
+def by_field(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments, with the fields of a named tuple in its place."""
+    found: dict[str, Any] = {}
+    for name, value in arguments.items():
+        found |= value._asdict() if hasattr(value, "_fields") else {name: value}
+    return found
+
+
 def tensors(arguments: dict[str, Any]) -> dict[str, Tensor]:
     """The arguments that are tensors, or those of their lists as "state[0]", "state[1]", ..."""
     found: dict[str, Tensor] = {}

@@ -18,6 +18,7 @@ from tests.ops.arguments import (
     LISTS,
     OPS,
     as_called,
+    by_field,
     good_arguments,
 )
 from tests.ops.device_checks import FORM_BETAS, place
@@ -57,14 +58,6 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> list[Launch]:
     for module in (half_step, passes):
         monkeypatch.setattr(module, "launch", record)
     return made
-
-
-def by_field(arguments: dict[str, Any]) -> dict[str, Any]:
-    """The arguments, with the fields of a named tuple in its place."""
-    found = {}
-    for name, value in arguments.items():
-        found |= value._asdict() if hasattr(value, "_fields") else {name: value}
-    return found
 
 
 def type_of(argument: Any) -> Any:

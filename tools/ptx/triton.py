@@ -100,7 +100,7 @@ class Gpu:
         if storage._cdata not in self._places:
             ends = [place + kept.nbytes() for kept, place in self._places.values()]
             begin = max(ends, default=2**48)  # above all that a process has
-            self._places[storage._cdata] = (storage, -(-begin // 2**12 + 1) * 2**12)
+            self._places[storage._cdata] = (storage, (-(-begin // 2**12) + 1) * 2**12)
         return self._places[storage._cdata][1] + t.data_ptr()
 
 
