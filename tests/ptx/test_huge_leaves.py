@@ -28,7 +28,7 @@ MIXED = [LARGE + 16, 16, 2**33, 32]
 """The first leaf has fewer than 2^31 bytes of digits, if two are in a byte."""
 
 NUMELS = [
-    *([LARGE - 1], [LARGE], [LARGE + 1], [LARGE + 16], [2 * LARGE + 5], [2**40 + 9]),
+    *([LARGE - 1], [LARGE], [LARGE + 1], [LARGE + 16], [2 * LARGE + 5], [2**39 + 9]),
     *([17, 2**33 + 3, 33, 2**34 + 2, LARGE - 4], MIXED, [LARGE - 16, 48]),
 ]
 OF_A_LAYOUT = [
