@@ -34,17 +34,17 @@ every_op = pytest.mark.parametrize("op", OVERLOADS)
 
 @every_op
 def test_one_call(op: str, compiling: Call) -> None:
-    assert compiling(triton_ops.check_one, op, turn(op)) > 0
+    assert compiling(triton_ops.check_first, op, turn(op)) > 0
 
 
 @pytest.mark.slow
 @every_op
 def test_some_calls(op: str, compiling: Call) -> None:
-    assert compiling(triton_ops.check_cases, op, turn(op), EVERY) > 0
+    assert compiling(triton_ops.check_all, op, turn(op), EVERY) > 0
 
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("sm", ARCHITECTURES)
 @every_op
 def test_all_calls(op: str, sm: int, compiling: Call) -> None:
-    assert compiling(triton_ops.check_cases, op, sm) > 0
+    assert compiling(triton_ops.check_all, op, sm) > 0

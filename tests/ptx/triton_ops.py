@@ -1,4 +1,4 @@
-"""Every op as Triton compiles it, against the reference: the cases, and how one is tried.
+"""Every op as Triton compiles it, against the reference: the calls, and how one is tried.
 
 What compiles runs in a process of its own (``compiling.py``): test_triton_ops.py calls it there.
 """
@@ -7,26 +7,23 @@ from __future__ import annotations
 
 import itertools
 import math
-import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 
 from revdeq_kernels.core import roles
-from revdeq_kernels.core.op import OPS as KNOWN
+from revdeq_kernels.core.op import OPS
 from revdeq_kernels.core.samples import samples
-from tests.ops.arguments import CHANNEL_PLACES as PLACES
 from tests.ops.arguments import (
     NAMESPACES,
     arguments_of_leaf,
     assert_same_outcome,
     call,
-    channel_arguments,
     expected,
     lists_of,
     outcome,
-    with_tensors,
 )
 from tests.ops.device_checks import (
     FORM_BETAS,
@@ -34,20 +31,19 @@ from tests.ops.device_checks import (
     assert_nothing_around_was_written,
     placed,
 )
+from tests.ops.fuzz_example import Example
+from tests.ptx import cases
 from tools.ptx.triton import executed
 
-SIZES = (257, 16, 1023, 1, 0, 33, 4097, 31, 1024, 2, 4096)
-"""Of leaves: what a block and a vector divide, what they do not, one element and none."""
+SEEDS = 3
+"""How often every combination of dtypes is tried, with other arguments."""
 
-OFFSETS = (0, 3, 1, 8, 2)
-"""Elements between an allocation and a tensor in it."""
-
-LISTS = ((33,) * 17 + (16,) * 2 + (1,) * 3, (31,) * 33 + (0,), SIZES)
-"""Sizes of many leaves: more than a launch has, of one size and of all."""
+EQUAL = (33,) * 17 + (16,) * 2 + (1,) * 3
+"""Sizes of leaves that Triton compiles one kernel for, of each, and more than a launch takes."""
 
 
 class Case(NamedTuple):
-    """A call of an op, with its tensors so many elements into their allocations."""
+    """Arguments of an op, to be placed so many elements into allocations of their own."""
 
     arguments: dict[str, Any]
     offset: int = 0
@@ -63,125 +59,78 @@ def check(op: str, case: Case) -> None:
     assert_nothing_around_was_written(mine)
 
 
-def check_cases(op: str, sm: int, every: int = 1) -> int:
-    """Try the cases of an op, or each of so many; returns how many launches there were."""
+def check_example(op: str, example: Example) -> None:
+    """The same for one of ``cases.py``."""
+    got = cases.outcome(example, lambda arguments: call(op, arguments, NAMESPACES["triton"]))
+    cases.assert_same(example, got, cases.expected(op, example))
+
+
+def check_first(op: str, sm: int) -> int:
+    """Try calls that need few kernels, up to the first that launches one."""
     with executed(sm) as gpu:
-        for case in itertools.islice(cases(op), 0, None, every):
-            check(op, case)
+        for attempt in [*equal_leaves(op), *examples(op)]:
+            attempt()
+            if gpu.launches:
+                return len(gpu.launches)
+    return 0
+
+
+def check_all(op: str, sm: int, every: int = 1) -> int:
+    """Try all calls, or each of so many; returns how many launches there were."""
+    with executed(sm) as gpu:
+        for attempt in itertools.islice(attempts(op), 0, None, every):
+            attempt()
         return len(gpu.launches)
 
 
-def check_one(op: str, sm: int) -> int:
-    """Try one case that has a tail, any bits, and memory before its tensors."""
-    with executed(sm) as gpu:
-        check(op, next(hard_cases(op)))
-        return len(gpu.launches)
+# ---- the calls -------------------------------------------------------------------------------
+
+Attempt = Callable[[], None]
 
 
-# ---- the cases -------------------------------------------------------------------------------
+def attempts(op: str) -> Iterator[Attempt]:
+    """What all calls of an op are compared by."""
+    yield from first_uses(op)
+    yield from examples(op)
+    yield from forms(op)
+    yield from flags(op)
+    yield from equal_leaves(op)
 
 
-def cases(op: str) -> Iterator[Case]:
-    """All of them: those of the first use, then what is harder."""
-    names = [a.name for a in KNOWN[op].arguments if not a.optional]
-    for by_place, keywords in samples(KNOWN[op]):
-        yield Case(dict(zip(names, by_place, strict=True)) | keywords)
-    yield from hard_cases(op)
+def first_uses(op: str) -> Iterator[Attempt]:
+    """With the arguments of its first use: every combination of dtypes, and numbers."""
+    names = [a.name for a in OPS[op].arguments if not a.optional]
+    for by_place, keywords in samples(OPS[op]):
+        yield partial(check, op, Case(dict(zip(names, by_place, strict=True)) | keywords))
 
 
-def hard_cases(op: str) -> Iterator[Case]:
-    """Any bits, sizes, offsets, betas and numbers of an exact step, with each of the dtypes."""
-    if op.endswith(".channels"):
-        yield from _channels(op)
-    elif op.endswith(".list"):
-        yield from _lists(op)
-    else:
-        yield from _leaves(op)
-        yield from _layouts(op)
-        yield from _flags(op)
+def examples(op: str) -> Iterator[Attempt]:
+    """With hard arguments."""
+    for seed in range(SEEDS):
+        for example in cases.examples(op, seed):
+            yield partial(check_example, op, example)
 
 
-def options(op: str) -> list[dict[str, Any]]:
-    """For ``arguments_of_leaf``: all dtypes of an op, each with other numbers beside."""
-    exact = any(a.role in (roles.DIGITS, roles.FRAC_BITS) for a in KNOWN[op].arguments)
-    types = list(_types(op))
-    count = max(len(types), len(FORM_BETAS) if exact else len(SIZES))
-    return [
-        types[k % len(types)]
-        | {"beta": FORM_BETAS[k % len(FORM_BETAS)], "frac_bits": (16, 0, 30)[k % 3], "tie": k % 2}
-        for k in range(count)
-    ]
+def forms(op: str) -> Iterator[Attempt]:
+    """Every form of the exact step with every number of digits in a byte, both ties, any bits."""
+    if any(a.role == roles.DIGITS for a in OPS[op].arguments) and not op.endswith(".list"):
+        for k, (beta, tie) in enumerate(itertools.product(FORM_BETAS, (0, 1))):
+            numbers = {"beta": beta, "tie": tie, "frac_bits": (16, 0, 30)[k % 3]}
+            arguments = any_bits(arguments_of_leaf(op, (1025,), **numbers), k)
+            yield partial(check, op, Case(arguments, 3 * tie))
 
 
-def _types(op: str) -> Iterator[dict[str, Any]]:
-    described = KNOWN[op.partition(".")[0]]
-    names = [a.name for a in described.arguments if a.is_tensor]
-    for dtypes in described.dtypes:
-        known = dict(zip(names, dtypes, strict=True))
-        if described.name == "dequantize":
-            yield from ({"f": f} for f in roles.F_DTYPES)
-            continue
-        of_option = {"state": ("state", "y", "z"), "f": ("f", "x", "seed")}
-        of_option |= {"vjp": ("vjp",), "cast": ("cast",)}
-        found = {o: known[n] for o, names in of_option.items() for n in names if n in known}
-        yield found | {"optional": None not in dtypes}
-
-
-def _leaves(op: str) -> Iterator[Case]:
-    for k, option in enumerate(options(op)):
-        arguments = arguments_of_leaf(op, (SIZES[k % len(SIZES)],), seed=k, **option)
-        bits = any_bits(arguments, k) if k % 4 < 3 else arguments
-        yield Case(bits, OFFSETS[(k + 1) % len(OFFSETS)])
-
-
-def _layouts(op: str) -> Iterator[Case]:
-    """channels_last throughout, and an f of another layout, which costs a copy."""
-    plain = arguments_of_leaf(op, (2, 3, 5, 7), beta=0.8)
-    last = with_tensors(
-        plain, lambda _, t: t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t
-    )
-    yield Case(last)
-    if "f" in plain:
-        yield Case(last | {"f": plain["f"]})
-
-
-def _flags(op: str) -> Iterator[Case]:
-    """One element out of range, in the first and the last program: the flag is raised."""
-    if any(a.role == roles.FLAG for a in KNOWN[op].arguments):
+def flags(op: str) -> Iterator[Attempt]:
+    """One element is out of range, in the first program or in the last: the flag is raised."""
+    if any(a.role == roles.FLAG for a in OPS[op].arguments) and not op.endswith(".list"):
         for place, bad in ((0, math.nan), (2047, math.inf), (2048, 16385.0)):
             arguments = arguments_of_leaf(op, (2049,), f=torch.float32, cast=torch.float32)
             arguments["f" if "f" in arguments else "x"][place] = bad
-            yield Case(arguments)
+            yield partial(check, op, Case(arguments))
 
 
-def _channels(op: str) -> Iterator[Case]:
-    types = list(_types(op))
-    for k, (shape, beta) in enumerate(PLACES):
-        arguments = channel_arguments(op, shape, beta, **types[k % len(types)])
-        yield Case(any_bits(arguments, k) if k % 2 else arguments, OFFSETS[k % len(OFFSETS)])
-        if len(shape) == 4:
-            yield Case(
-                with_tensors(
-                    arguments,
-                    lambda _, t: (
-                        t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t
-                    ),
-                )
-            )
-
-
-def _lists(op: str) -> Iterator[Case]:
-    """The leaves of a list share numbers, and whether they have a cast; dtypes may differ."""
-    every, shuffled = options(op), random.Random(op)
-    for k, option in enumerate(every):
-        sizes = LISTS[k] if k < len(LISTS) else (*shuffled.sample(SIZES, 4), 33, 33)
-        alike = [o for o in every if (o.get("cast") is None) == (option.get("cast") is None)]
-        numbers = {n: option[n] for n in ("beta", "frac_bits", "tie", "optional") if n in option}
-        leaves = []
-        for j, size in enumerate(sizes):
-            types = option if k < len(LISTS) - 1 else alike[(j + k) % len(alike)]
-            if op == "dequantize.list":  # the dtype is one for all
-                types = option
-            leaves.append(arguments_of_leaf(op, (size,), seed=7 * j + k, **types | numbers))
-        arguments = lists_of(op, leaves)
-        yield Case(any_bits(arguments, k) if k % 4 < 3 else arguments, OFFSETS[k % len(OFFSETS)])
+def equal_leaves(op: str) -> Iterator[Attempt]:
+    """Lists of more leaves of one kind than a launch takes."""
+    if op.endswith(".list"):
+        leaves = [arguments_of_leaf(op, (n,), seed=7 * k) for k, n in enumerate(EQUAL)]
+        yield partial(check, op, Case(any_bits(lists_of(op, leaves)), 1))
