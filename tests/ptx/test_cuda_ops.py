@@ -129,7 +129,9 @@ def test_arbitrary_arguments(label: str) -> None:
             return
         try:
             want = cases.expected(label, example)
-        except Exception:  # which, is for test_fuzz.py
+        except RuntimeError:  # grad is asked for: refused above the kernels
+            return
+        except Exception:
             with pytest.raises(RuntimeError):
                 cases.outcome(example, partial(gpu(ARCHS[-1]).call, label))
             return

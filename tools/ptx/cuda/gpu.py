@@ -122,14 +122,14 @@ def call_recorded(op: str, arguments: dict[str, Any]) -> Any:
 def pieces(op: str, arguments: dict[str, Any]) -> list[Piece]:
     """The memory of the tensors of a call; what the op only reads cannot be written."""
     return _apart(
-        (tensor.data_ptr(), _bytes_of(tensor, argument.written))
+        (tensor.data_ptr(), bytes_of(tensor, argument.written))
         for argument in OPS[op].arguments
         for tensor in tree_leaves(arguments.get(argument.name))
         if isinstance(tensor, Tensor) and tensor.numel()
     )
 
 
-def _bytes_of(tensor: Tensor, written: bool) -> np.ndarray:
+def bytes_of(tensor: Tensor, written: bool = True) -> np.ndarray:
     """From the first to the last element."""
     last = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
     return bytes_at(tensor.data_ptr(), (last + 1) * tensor.element_size(), written)
