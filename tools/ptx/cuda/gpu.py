@@ -5,7 +5,8 @@ from __future__ import annotations
 import ctypes
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,8 @@ from tools.ptx.errors import Fault
 from tools.ptx.kernel import Kernel
 from tools.ptx.machine import Machine, execute
 from tools.ptx.memory import Memory
-from tools.ptx.registers import POISON as NAN
-from tools.ptx.types import DTYPES, size_of
+from tools.ptx.registers import poison
+from tools.ptx.types import DTYPES
 
 Piece = tuple[int, np.ndarray]
 """Bytes, and the address at which kernels see them."""
@@ -40,7 +41,7 @@ class _Machine(Machine):
     def _begin(self, grid: int, blocks: np.ndarray, shared_bytes: int) -> None:
         super()._begin(grid, blocks, shared_bytes)
         kinds = self.kernel.registers.values()
-        self.registers[:] = [np.frombuffer(NAN[: size_of(kind)], DTYPES[kind]) for kind in kinds]
+        self.registers[:] = [poison(DTYPES[kind]) for kind in kinds]
 
 
 class Gpu:
@@ -50,7 +51,7 @@ class Gpu:
         self.arch = arch
         self.launched: Counter[str] = Counter()
         """How often each kernel ran."""
-        self._texts = compiled.kernels(arch)
+        self._texts = compiled.kernels(arch)  # name -> its mangled name, its PTX
         self._kernels: dict[str, Kernel] = {}
 
     @property
@@ -83,7 +84,7 @@ class Gpu:
         grid, threads = launch.grid[0], launch.block[0]
         if not 0 < grid <= MOST_BLOCKS or launch.grid[1:] != (1, 1) or launch.block[1:] != (1, 1):
             raise Fault(f"{launch.kernel}: a grid of {launch.grid} blocks of {launch.block}")
-        bounds = re.search(r"\.maxntid (\d+)", self._texts[launch.kernel][1])
+        bounds = re.search(r"\.maxntid (\d+)", self.text(launch.kernel))
         if bounds is None or threads > int(bounds[1]):
             raise Fault(f"{launch.kernel}: {threads} threads, out of its launch bounds")
         arguments = launch.arguments([size for _, size in kernel.parameters.values()])
@@ -106,10 +107,18 @@ class Gpu:
             kernel.machine = _Machine(kernel)
         return self._kernels[name]
 
-    def edit(self, name: str, text: str) -> None:
-        """Put other PTX in place of a kernel's."""
-        self._texts[name] = self._texts[name][0], text
-        self._kernels.pop(name, None)
+    def text(self, name: str) -> str:
+        """The PTX of a kernel."""
+        return self._texts[name][1]
+
+    def edited(self, edit: Callable[[str, str], str]) -> Gpu:
+        """The same with `edit(name, text)` for the PTX of each kernel."""
+        other = copy(self)
+        other.launched = Counter()
+        other._texts = {n: (m, edit(n, text)) for n, (m, text) in self._texts.items()}
+        same = {n for n in self._texts if other.text(n) == self.text(n)}
+        other._kernels = {n: kernel for n, kernel in self._kernels.items() if n in same}
+        return other
 
 
 def call_recorded(op: str, arguments: dict[str, Any]) -> Any:
