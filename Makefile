@@ -46,7 +46,7 @@ nightly: $(STATE)/.built  ## 10^5 calls with arbitrary arguments, 10^4 train ste
 check: $(STATE)/.tools  ## lint, formats, types, and what may import what
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' \
+	find csrc tests tools -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' \
 	  | xargs $(BIN)clang-format --dry-run --Werror
 	$(PY) -m pyright --pythonpath $(PY)
 	if [ -x "$$(command -v $(BIN)lint-imports)" ]; then PYTHONPATH=python:. $(BIN)lint-imports; \

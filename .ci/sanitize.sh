@@ -24,7 +24,7 @@ export UBSAN_OPTIONS=print_stacktrace=1
 # What starts processes, compiles, measures or trains is left out: it calls the same kernels, slowly.
 # So is what calls no C++ of this build: Gluon in Triton's interpreter, programs with sanitizers of their own.
 left_out=()
-for name in bench distributed models native project training \
+for name in bench distributed models native project ptx training \
   solver/test_{soak,composes,foreign,memory}.py solver/compile solver/adjoints/test_functional.py; do
   ls "tests/$name" > /dev/null  # pytest would not say that it is gone
   left_out+=(--ignore "tests/$name")

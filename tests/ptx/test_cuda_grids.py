@@ -12,9 +12,13 @@ import pytest
 import torch
 
 from revdeq_kernels.core.op import OPS
-from tests.ptx.sparse import Call, ChannelRun, Run
+from revdeq_kernels.ops.residual import _halve, _rows
+from tests.ops.fuzz_example import fill
+from tests.ptx.sparse import CHUNK, Call, ChannelRun, Run, Space
 from tests.ptx.test_cuda_ops import gpu
 from tools.ptx.cuda.compiled import ARCHS
+from tools.ptx.cuda.gpu import Piece, bytes_at, call_recorded
+from tools.ptx.cuda.recorder import Launch, recording
 
 F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
 I32, U8 = torch.int32, torch.uint8
@@ -99,6 +103,28 @@ def test_as_many_launches_as_blocks_need(label: str, vectors: bool) -> None:
     run = Run(gpu(ARCHS[-1]), call_of(label, vectors), [whole, whole, 1, 256, whole])
     run.check()
     assert run.launches == 2
+
+
+def test_norms_of_many_chunks() -> None:
+    """The second kernel of a residual, for sums that no first one computed."""
+    chunks = [1, 255, 256, 257, 3839, 3840, 4095, 4097, 9001, 70_001, *range(250, 260)]
+    space, device, sums = Space(), gpu(ARCHS[-1]), torch.empty(0)
+    made: list[Piece] = []
+
+    def launched(launch: Launch) -> None:
+        nonlocal sums
+        if launch.kernel == "norms_kernel":
+            device.launch(launch, made)
+            return
+        sums = fill("ordinary", torch.float64, 1, made[-1][1].size).view(torch.float64)
+        made[-1][1][:] = sums.abs().view(U8).numpy()
+
+    with recording(launched, lambda address, size: made.append((address, bytes_at(address, size)))):
+        leaves = [space.tensor(count * CHUNK, F32) for count in chunks]
+        norms = call_recorded("residual.list", {"z": leaves, "f": leaves})
+    parts = sums.abs().view(-1, 2).split(chunks)
+    expected = [_halve(_rows(column, -1)).sqrt() for part in parts for column in part.T]
+    assert torch.equal(norms, torch.cat(expected).view(-1, 2))
 
 
 CHANNELS = [
