@@ -6,6 +6,7 @@ import gc
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from tools.ptx.instructions.registry import Step
 from tools.ptx.kernel import Instruction, Kernel
 from tools.ptx.memory import Memory
 from tools.ptx.operands import Operands
-from tools.ptx.schedule import Branch, Meeting, Program, run
+from tools.ptx.schedule import Branch, Meeting, Program, Wait, run
 from tools.ptx.shared import Shared
 from tools.ptx.types import Array
 
@@ -26,6 +27,19 @@ SHARED_AT_ONCE = 1 << 25
 """Bytes of shared memory of the blocks that run at once."""
 
 WARP = 32
+
+
+class Part(Protocol):
+    """State that instructions keep for the blocks that run; see ``Machine.part``."""
+
+    def __init__(self, machine: Machine) -> None: ...
+
+    def finish(self) -> None:
+        """The blocks have ended."""
+        ...
+
+
+P = TypeVar("P", bound=Part)
 
 
 class Machine(Operands):
@@ -54,6 +68,7 @@ class Machine(Operands):
         """Compile `kernel`; raises Missing for the first instruction that is not modeled."""
         super().__init__(kernel)
         self.program = Program()
+        self._parts: dict[type[Any], Any] = {}
         with no_collection():
             for instruction in kernel.code:
                 self._compile(instruction)
@@ -88,11 +103,14 @@ class Machine(Operands):
                 for first in range(0, len(chosen), per):
                     self._begin(grid, chosen[first : first + per], total)
                     executed += run(self, self.program)
+                    for part in self._parts.values():
+                        part.finish()
         finally:
             self.registers.clear()
             self.special.clear()
             self.shared = Shared(0, 0, 1)
             self.memory = Memory([])
+            self._parts = dict.fromkeys(self._parts)
         return executed
 
     def _pack(self, arguments: Sequence[bytes]) -> Array:
@@ -129,6 +147,23 @@ class Machine(Operands):
             self.special |= {f"%tid.{axis}": zero, f"%ctaid.{axis}": zero}
             self.special |= {f"%ntid.{axis}": one, f"%nctaid.{axis}": one}
         self.shared = Shared(len(blocks), shared_bytes, -(-size // WARP), self._granule)
+        self._parts = dict.fromkeys(self._parts)
+        for kind in list(self._parts):
+            self.part(kind)()
+
+    def part(self, kind: type[P]) -> Callable[[], P]:
+        """A function that gives the state that some instructions keep for the blocks that run.
+
+        It is made by ``kind(machine)`` when they begin; ``finish`` is called when they have ended.
+        """
+        self._parts.setdefault(kind, None)
+
+        def found() -> P:
+            if self._parts[kind] is None:
+                self._parts[kind] = kind(self)
+            return self._parts[kind]
+
+        return found
 
     def unit_size(self, unit: str) -> int:
         """How many threads a "warp", "warpgroup" or "block" has."""
@@ -146,14 +181,19 @@ class Machine(Operands):
                 return
             row, groups = find(instruction)
             step = row.compile(self, instruction, **groups)
+            control = Meeting(row.together) if row.together else None
+            if row.waits:
+                ready, step = step
+                control = Wait(ready)
             if instruction.guard:
+                if row.waits:
+                    raise Missing("a guard")
                 step = self._guarded(instruction, step, row.together)
         except Missing as missing:
             if instruction.text in str(missing):
                 raise
             raise Missing(f"{missing}: {instruction.text}") from missing
-        meeting = Meeting(row.together) if row.together else None
-        self.program.add(instruction.text, step, meeting)
+        self.program.add(instruction.text, step, control)
 
     def _branch(self, instruction: Instruction) -> Branch:
         if instruction.op not in (["bra"], ["bra", "uni"], ["ret"], ["exit"]):

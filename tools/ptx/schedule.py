@@ -36,6 +36,13 @@ class Meeting:
     unit: str
 
 
+@dataclass(frozen=True)
+class Wait:
+    """An instruction that suspends threads until `ready` holds for them."""
+
+    ready: Callable[[], Array]
+
+
 class Threads(Protocol):
     """What is asked of a machine."""
 
@@ -50,15 +57,15 @@ class Threads(Protocol):
 
 @dataclass
 class Program:
-    """Compiled code: a step and a text for each position; `control` has branches and meetings."""
+    """Compiled code: a step and a text for each position; `control` has what is not just run."""
 
     steps: list[Step] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
-    control: dict[int, Branch | Meeting] = field(default_factory=dict)
+    control: dict[int, Branch | Meeting | Wait] = field(default_factory=dict)
     stops: list[int] = field(default_factory=list)
     """For each position the next one, from there on, that `control` has."""
 
-    def add(self, text: str, step: Step, control: Branch | Meeting | None) -> None:
+    def add(self, text: str, step: Step, control: Branch | Meeting | Wait | None) -> None:
         """Add an instruction; the step of a branch does nothing."""
         if control:
             self.control[len(self.steps)] = control
@@ -85,6 +92,7 @@ class Groups:
         self.threads, self.program = threads, program
         self.ready: dict[int, Array | None] = {0: None}
         self.waiting: dict[int, Array] = {}
+        self.suspended: dict[int, Array] = {}
         self.run_instructions = 0
         self.run_by_threads = 0
 
@@ -154,10 +162,36 @@ class Groups:
         self.straight(position, position + 1)
         return position + 1
 
+    def wait(self, position: int, wait: Wait) -> int | None:
+        """Go on with those of the current group that are ready; the others are suspended."""
+        mask, ready = self.threads.mask, wait.ready()
+        rest = ~ready if mask is None else mask & ~ready
+        if rest.any():
+            self.suspended[position] = rest | self.suspended.get(position, False)
+            ready = ready if mask is None else mask & ready
+            if not ready.any():
+                return None
+            self.threads.mask = ready
+        self.straight(position, position + 1)
+        return position + 1
+
+    def resume(self) -> bool:
+        """Let suspended threads go on, when no others can; False if none of them can, either."""
+        for position, mask in self.suspended.items():
+            wait = self.program.control[position]
+            assert isinstance(wait, Wait)
+            self.threads.mask = None if mask.all() else mask
+            if (wait.ready() & mask).any():
+                self.ready[position] = self.threads.mask
+                del self.suspended[position]
+                return True
+        return False
+
     def stuck(self) -> Fault:
         """The fault of threads that wait for others that do not come."""
-        places = [self.program.texts[position] for position in self.waiting]
-        alive, block = np.logical_or.reduce(list(self.waiting.values())), self.threads.block
+        stopped = self.waiting | self.suspended
+        places = [self.program.texts[position] for position in stopped]
+        alive, block = np.logical_or.reduce(list(stopped.values())), self.threads.block
         what = "wait for each other at different places"
         if np.isin(block[~alive], block[alive]).any():
             what = "wait for others of their block, which ended"
@@ -167,7 +201,7 @@ class Groups:
 def run(threads: Threads, program: Program) -> int:
     """Run the program to its end; returns how many instructions its threads ran."""
     groups = Groups(threads, program)
-    while groups.ready:
+    while groups.ready or groups.resume():
         here, until = groups.next_group()
         while here is not None and here < until:
             stop = min(program.stops[here], until)
@@ -178,10 +212,12 @@ def run(threads: Threads, program: Program) -> int:
             control = program.control[here]
             if isinstance(control, Branch):
                 here = groups.branch(here, control)
-            else:
+            elif isinstance(control, Meeting):
                 here = groups.meet(here, control)
+            else:
+                here = groups.wait(here, control)
         if here is not None:
             groups.add(here, threads.mask)
-    if groups.waiting:
+    if groups.waiting or groups.suspended:
         raise groups.stuck()
     return groups.run_by_threads

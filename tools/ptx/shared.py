@@ -6,13 +6,25 @@ between. Reading what nothing has written is a fault, too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
 from tools.ptx.errors import Fault
-from tools.ptx.types import Array
+from tools.ptx.types import UNSIGNED, Array
+
+
+class Watcher(Protocol):
+    """Who is told of writes and barriers: the asynchronous proxy."""
+
+    def wrote(self, granules: Array, blocks: Array, warps: Array) -> None:
+        """Warps of these blocks write to granules, [..., access]."""
+        ...
+
+    def barrier(self, blocks: Array | slice) -> None:
+        """These blocks have passed a barrier."""
+        ...
 
 
 class Shared:
@@ -37,10 +49,13 @@ class Shared:
         self.warps = warps
         self.written = np.full(len(self.data) // granule, -1, np.int32)
         self.read = self.written.copy()
+        self.watcher: Watcher | None = None
 
     def barrier(self, blocks: Array | slice = slice(None)) -> None:
         """These blocks (indices or a mask) have passed a barrier."""
         self.epoch[blocks] += 1
+        if self.watcher:
+            self.watcher.barrier(blocks)
 
     def positions(self, offsets: Array, blocks: Array, size: int, what: str) -> Array:
         """Where accesses of `size` bytes lie in `data`; checks bounds and alignment.
@@ -65,12 +80,23 @@ class Shared:
     def store(
         self, at: Array, blocks: Array, warps: Array, values: Sequence[Array], what: str
     ) -> None:
-        """Store an array for each element at the `positions`."""
-        dtype, count = values[0].dtype, len(values)
-        self.note_write(at, blocks, warps, dtype.itemsize * count, what)
-        rows = self.data.view(dtype).reshape(-1, count)
-        for k, column in enumerate(values):
-            rows[at // (dtype.itemsize * count), k] = column
+        """Store an array for each element at the `positions`.
+
+        Two warps may store the same bits at once: Triton does where threads hold the same element.
+        """
+        bits = UNSIGNED[values[0].itemsize]
+        size = bits.itemsize * len(values)
+        rows, row = self.data.view(bits).reshape(-1, len(values)), at // size
+        columns = [column.view(bits) for column in values]
+
+        def stored() -> bool:
+            return all((rows[row, k] == column).all() for k, column in enumerate(columns))
+
+        again = self.note_write(at, blocks, warps, size, what, stored)
+        for k, column in enumerate(columns):
+            rows[row, k] = column
+        if again and not stored():
+            raise Fault(f"race in shared memory, two warps write at once: {what}")
 
     def granules(self, at: Array, size: int) -> Array:
         """The granules that accesses of `size` bytes touch: [granule, access]."""
@@ -96,18 +122,38 @@ class Shared:
             many = np.broadcast_to(epoch + self.warps, granules.shape)
             self.read[granules[several]] = many[several]
 
-    def note_write(self, at: Array, blocks: Array, warps: Array, size: int, what: str) -> None:
-        """Check and remember a write; raises Fault for a race."""
+    def note_write(
+        self,
+        at: Array,
+        blocks: Array,
+        warps: Array,
+        size: int,
+        what: str,
+        stored: Callable[[], bool] = lambda: False,
+    ) -> bool:
+        """Check and remember a write; raises Fault for a race, unless what it writes is `stored`.
+
+        Returns whether several warps write to a granule now, which may not differ.
+        """
         granules = self.granules(at, size)
         epoch = self.epoch[blocks] * (self.warps + 1)
         stamp = (epoch + warps).astype(np.int32)
+        several = np.zeros(granules.shape, bool)
         for table, earlier in ((self.written, "write"), (self.read, "read")):
             before = table[granules]
-            if ((before >= epoch) & (before != stamp)).any():
+            other = (before >= epoch) & (before != stamp)
+            if other.any() and not (earlier == "write" and stored()):
                 raise Fault(
                     f"race in shared memory, a write after a {earlier} of another warp: {what}"
                 )
+            several = other if earlier == "write" else several
         stamp = np.broadcast_to(stamp, granules.shape)
         self.written[granules] = stamp
-        if (self.written[granules] != stamp).any():
-            raise Fault(f"race in shared memory, two warps write at once: {what}")
+        again = self.written[granules] != stamp
+        several |= again
+        if several.any():
+            many = np.broadcast_to(epoch + self.warps, granules.shape)
+            self.written[granules[several]] = many[several]
+        if self.watcher:
+            self.watcher.wrote(granules, blocks, warps)
+        return bool(again.any())

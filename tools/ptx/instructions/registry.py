@@ -14,7 +14,7 @@ from tools.ptx.kernel import Instruction
 Step = Callable[[], None]
 """A compiled instruction: it runs for the threads of ``machine.mask``."""
 
-Compiler = TypeVar("Compiler", bound=Callable[..., Step])
+Compiler = TypeVar("Compiler", bound=Callable[..., Any])
 
 UNITS = ("", "warp", "warpgroup", "block")
 
@@ -23,16 +23,17 @@ UNITS = ("", "warp", "warpgroup", "block")
 class Row:
     """How an instruction is compiled: `compile` gets the machine, it, and the form's groups."""
 
-    compile: Callable[..., Step]
+    compile: Callable[..., Any]
     form: re.Pattern[str] | None
     together: str
+    waits: bool
 
 
 ROWS: dict[str, list[Row]] = {}
 
 
 def instruction(
-    *names: str, form: str | None = None, together: str = ""
+    *names: str, form: str | None = None, together: str = "", waits: bool = False
 ) -> Callable[[Compiler], Compiler]:
     r"""Register a function ``(machine, instruction, **groups) -> step`` under `names`.
 
@@ -43,12 +44,14 @@ def instruction(
             function. A name may be registered with several forms. Without one, the function itself
             refuses what it does not know.
         together: "warp", "warpgroup" or "block": the threads that must run the instruction as one.
+        waits: The instruction suspends threads. The function returns (ready, step): a function that
+            tells which threads can go on, and what those do then.
     """
     if together not in UNITS:
         raise ValueError(f"together: expected one of {UNITS}, got {together!r}")
 
     def register(function: Compiler) -> Compiler:
-        row = Row(function, None if form is None else re.compile(form), together)
+        row = Row(function, None if form is None else re.compile(form), together, waits)
         for name in names:
             ROWS.setdefault(name, []).append(row)
         return function
