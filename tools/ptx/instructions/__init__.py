@@ -9,9 +9,14 @@ from tools.ptx.instructions import (
     comparison,
     conversion,
     floats,
+    matrix,
+    mbarrier,
     memory_access,
     moves,
+    proxy,
+    tcgen05,
     warps,
+    wgmma,
 )
 from tools.ptx.instructions.registry import find
 
@@ -23,7 +28,12 @@ __all__ = [
     "conversion",
     "find",
     "floats",
+    "matrix",
+    "mbarrier",
     "memory_access",
     "moves",
+    "proxy",
+    "tcgen05",
     "warps",
+    "wgmma",
 ]

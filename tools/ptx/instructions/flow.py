@@ -1,0 +1,93 @@
+"""What a kernel does to registers before and after an instruction, along every path through it.
+
+An asynchronous instruction (wgmma.mma_async, tcgen05.ld) leaves its registers to the hardware
+until it has been waited for. That is a property of the code, not of a run: it is checked once, when
+the instruction is compiled, on all paths that lead from it or to it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+
+from tools.ptx.errors import Fault
+from tools.ptx.kernel import Instruction, Kernel
+
+
+def names(instruction: Instruction) -> set[str]:
+    """The registers (and labels) that an instruction names, its guard included."""
+    found = set(re.findall(r"[%$\w@]+", " ".join(instruction.args)))
+    return found | {instruction.guard} if instruction.guard else found
+
+
+def position(kernel: Kernel, instruction: Instruction) -> int:
+    """Where an instruction stands in its kernel's code."""
+    return next(k for k, other in enumerate(kernel.code) if other is instruction)
+
+
+def walk(
+    kernel: Kernel, start: int, ends: Callable[[Instruction], bool], backward: bool = False
+) -> Iterator[int]:
+    """The positions that can come after (or before) `start`, on each path until `ends` holds.
+
+    Where it holds is one of them, and -1 for a path that leaves the kernel.
+    """
+    edges = _edges(kernel)[backward]
+    seen, left = set[int](), list(edges[start])
+    while left:
+        at = left.pop()
+        if at in seen:
+            continue
+        seen.add(at)
+        yield at
+        if at >= 0 and not ends(kernel.code[at]):
+            left += edges[at]
+
+
+@lru_cache(maxsize=8)
+def _edges(kernel: Kernel) -> tuple[dict[int, list[int]], dict[int, list[int]]]:
+    """What can follow each instruction, and come before it; -1 is outside of the kernel."""
+    after, before = defaultdict[int, list[int]](list), defaultdict[int, list[int]](list)
+    before[0].append(-1)
+    for at, instruction in enumerate(kernel.code):
+        last = at + 1 == len(kernel.code)
+        following = [-1 if last else at + 1]
+        if instruction.op[0] == "bra":
+            target = kernel.labels[instruction.args[0]]
+            target = target if target < len(kernel.code) else -1
+            following = [target] + (following if instruction.guard else [])
+        elif instruction.op[0] in ("ret", "exit", "trap"):
+            following = [-1] + ([at + 1] if instruction.guard and not last else [])
+        for target in following:
+            after[at].append(target)
+            before[target].append(at)
+    return after, before
+
+
+def refuse_use(
+    kernel: Kernel,
+    instruction: Instruction,
+    registers: set[str],
+    stages: Sequence[Callable[[Instruction], bool]],
+    allowed: Callable[[Instruction], bool] = lambda _: False,
+) -> None:
+    """Registers of an asynchronous instruction are not named until it was waited for.
+
+    `stages` are what has to come on every path, one after the other: a commit, a wait.
+
+    Raises:
+        Fault: they are, by an instruction that is not `allowed`, or a path ends without.
+    """
+    starts = {position(kernel, instruction)}
+    for ends in stages:
+        met = {at for start in starts for at in walk(kernel, start, ends)}
+        left = -1 in met
+        met.discard(-1)
+        starts = {at for at in met if ends(kernel.code[at])}
+        for other in (kernel.code[at] for at in sorted(met - starts)):
+            if registers & names(other) and not allowed(other):
+                raise Fault(f"used before it was waited for: {other.text} after {instruction.text}")
+        if left:
+            raise Fault(f"a path to the end does not wait for it: {instruction.text}")

@@ -1,0 +1,277 @@
+"""tcgen05: products that add up in tensor memory, and what moves numbers there (PTX ISA 9.7.16).
+
+A product is computed when it is issued; whether its sums and factors are left alone until a thread
+has waited at the mbarrier of its commit is checked in the run. Not asked for are tcgen05.fence::*
+around barriers between a store and a product: Triton's compiler leaves them out, and ptxas does not
+move these instructions over a barrier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tools.ptx.errors import Fault, Missing
+from tools.ptx.instructions import flow, fragments
+from tools.ptx.instructions.descriptors import Descriptor, Form
+from tools.ptx.instructions.matrix import vector
+from tools.ptx.instructions.mbarrier import Arrivals, accesses
+from tools.ptx.instructions.proxy import Proxy
+from tools.ptx.instructions.registry import Step, instruction
+from tools.ptx.instructions.tensor_memory import TensorMemory
+from tools.ptx.kernel import Instruction
+from tools.ptx.types import Array
+
+GROUP = r"\.cta_group::1"
+SHAPE = r"\.sync\.aligned\.(?P<shape>32x32b|16x32bx2)\.x(?P<count>1|2|4|8|16|32|64|128)\.b32"
+DEPTH = 16
+"""Numbers in a sum of 16-bit factors."""
+
+
+class Warp(NamedTuple):
+    """A warp that runs an instruction: its first thread, its block and its number there."""
+
+    first: int
+    block: int
+    warp: int
+
+
+def warps(machine: Any) -> list[Warp]:
+    """Those that run."""
+    firsts = np.arange(0, machine.count, 32)
+    if machine.mask is not None:
+        firsts = firsts[machine.mask[firsts]]
+    return [Warp(int(f), int(machine.block[f]), int(machine.warp[f])) for f in firsts]
+
+
+# ---- allocation ------------------------------------------------------------------------------
+
+
+@instruction("tcgen05", form=rf"\.alloc{GROUP}\.sync\.aligned\.shared::cta\.b32", together="warp")
+def alloc(machine: Any, code: Instruction) -> Step:
+    """Columns, whose address is written to shared memory."""
+    memory, address = machine.part(TensorMemory), machine.address(code.args[0])
+    columns = machine.read_all(code.args[1], "u32")
+
+    def act() -> None:
+        for first, block, warp in warps(machine):
+            given = memory().allocate(block, int(columns()[first]))
+            where, who = np.array([block]), np.array([warp])
+            offset = machine.spread(address())[first : first + 1]
+            at = machine.shared.positions(offset, where, 4, code.text)
+            machine.shared.store(at, where, who, [np.array([given], np.uint32)], code.text)
+
+    return act
+
+
+@instruction("tcgen05", form=rf"\.dealloc{GROUP}\.sync\.aligned\.b32", together="warp")
+def dealloc(machine: Any, code: Instruction) -> Step:
+    """The columns are free; before a kernel ends, all have to be."""
+    memory = machine.part(TensorMemory)
+    address, columns = (machine.read_all(operand, "u32") for operand in code.args)
+
+    def act() -> None:
+        for first, block, warp in warps(machine):
+            given = int(address()[first]), int(columns()[first])
+            memory().deallocate(block, warp, *given)
+
+    return act
+
+
+@instruction("tcgen05", form=rf"\.relinquish_alloc_permit{GROUP}\.sync\.aligned", together="warp")
+def relinquish(machine: Any, code: Instruction) -> Step:
+    """The block allocates no more."""
+    memory = machine.part(TensorMemory)
+
+    def act() -> None:
+        for _, block, _ in warps(machine):
+            memory().relinquished[block] = True
+
+    return act
+
+
+# ---- loads and stores ------------------------------------------------------------------------
+
+
+def cells(
+    machine: Any, code: Instruction, address: str, shape: str, count: int, offset: int
+) -> Callable[[Warp], Array]:
+    """A function that gives the cells [register, lane] that a warp accesses.
+
+    32x32b: lane by lane, a column for each register. 16x32bx2: the upper half of the warp has the
+    same 16 lanes, `offset` columns further on.
+    """
+    memory, read = machine.part(TensorMemory), machine.address(address)
+    lane, register = np.arange(32)[None, :], np.arange(count)[:, None]
+    rows = lane if shape == "32x32b" else lane % 16
+    columns = register + (0 * lane if shape == "32x32b" else lane // 16 * offset)
+
+    def found(one: Warp) -> Array:
+        given = machine.spread(read())[one.first : one.first + 32]
+        base = int(given[0])
+        if (given != base).any():
+            raise Fault("the lanes of a warp give several addresses")
+        lanes = (base >> 16) + rows
+        if int(lanes.min()) // 32 != one.warp % 4 or int(lanes.max()) // 32 != one.warp % 4:
+            raise Fault("a warp reaches the 32 lanes of its place in the warpgroup")
+        return memory().positions(one.block, lanes, (base & 0xFFFF) + columns)
+
+    return found
+
+
+def _half(shape: str, operands: list[str], code: Instruction) -> int:
+    """How far apart the halves of 16x32bx2 are: the operand that only it has."""
+    if len(operands) != (shape == "16x32bx2"):
+        raise Missing("its operands")
+    return int(operands[0], 0) if operands else 0
+
+
+@instruction("tcgen05", form=r"\.ld" + SHAPE, together="warp")
+def load(machine: Any, code: Instruction, shape: str, count: str) -> Step:
+    """Registers from tensor memory, there when tcgen05.wait::ld has passed."""
+    names = vector(code.args[0])
+    if len(names) != int(count):
+        raise Missing("its operands")
+    flow.refuse_use(machine.kernel, code, set(names), [_is("wait::ld")])
+    memory, writers = machine.part(TensorMemory), [machine.writer(name, "b32") for name in names]
+    found = cells(machine, code, code.args[1], shape, int(count), _half(shape, code.args[2:], code))
+
+    def act() -> None:
+        words = np.zeros((int(count), machine.count), np.uint32)
+        for one in warps(machine):
+            words[:, one.first : one.first + 32] = memory().load(found(one), one.block, one.warp)
+        for write, values in zip(writers, words, strict=True):
+            write(values)
+
+    return act
+
+
+@instruction("tcgen05", form=r"\.st" + SHAPE, together="warp")
+def store(machine: Any, code: Instruction, shape: str, count: str) -> Step:
+    """Registers into tensor memory, there when tcgen05.wait::st has passed."""
+    *operands, values = code.args
+    reads = [machine.read_all(name, "b32") for name in vector(values)]
+    if len(reads) != int(count):
+        raise Missing("its operands")
+    memory = machine.part(TensorMemory)
+    found = cells(machine, code, operands[0], shape, int(count), _half(shape, operands[1:], code))
+
+    def act() -> None:
+        words = np.stack([read() for read in reads])
+        for one in warps(machine):
+            given = words[:, one.first : one.first + 32]
+            memory().store(found(one), one.block, one.warp, given)
+
+    return act
+
+
+@instruction("tcgen05", form=r"\.wait::(?P<which>ld|st)\.sync\.aligned", together="warp")
+def wait(machine: Any, code: Instruction, which: str) -> Step:
+    """The warp's loads or stores have ended."""
+    memory = machine.part(TensorMemory)
+
+    def act() -> None:
+        for _, block, warp in warps(machine):
+            if which == "ld":
+                memory().loaded(block, warp)
+            else:
+                memory().stores.fence(np.array([block]), np.array([warp]))
+
+    return act
+
+
+def _is(name: str) -> Callable[[Instruction], bool]:
+    return lambda code: code.op[:2] == ["tcgen05", name]
+
+
+# ---- products --------------------------------------------------------------------------------
+
+
+class Shape(NamedTuple):
+    """What an instruction descriptor says (9.7.16.4.2)."""
+
+    rows: int
+    columns: int
+    kind: str
+    turned_a: bool
+    turned_b: bool
+
+    @classmethod
+    def of(cls, bits: int) -> Shape:
+        """Decode that of kind::f16; raises Missing for all but sums in float32 of one type."""
+        types = {0: "f16", 1: "bf16"}
+        a, b = bits >> 7 & 7, bits >> 10 & 7
+        other = bits & ~(0x3F << 17 | 0x1F << 24 | 3 << 15 | 0x3F << 7 | 1 << 4)
+        if other or not bits >> 4 & 1 or a != b or a not in types:
+            raise Missing(f"the instruction descriptor {bits:#x}")
+        rows, columns = (bits >> 24 & 0x1F) * 16, (bits >> 17 & 0x3F) * 8
+        step = {64: 8, 128: 16}.get(rows)
+        if step is None or columns % step or not step <= columns <= 256:
+            raise Fault(f"a product of {rows} by {columns}")
+        return cls(rows, columns, types[a], bool(bits >> 15 & 1), bool(bits >> 16 & 1))
+
+
+@instruction("tcgen05", form=rf"\.mma{GROUP}\.kind::f16")
+def mma(machine: Any, code: Instruction) -> Step:
+    """D = A B, or A B + D: a thread issues it for its block."""
+    if len(code.args) != 5 or code.args[1].startswith("["):
+        raise Missing("its operands")
+    memory, proxy = machine.part(TensorMemory), machine.part(Proxy)
+    address, add = machine.address(code.args[0]), machine.read_all(code.args[4], "pred")
+    a, b = (machine.read_all(operand, "b64") for operand in code.args[1:3])
+    shapes = machine.read_all(code.args[3], "b32")
+
+    def issue(thread: int) -> None:
+        block, warp = machine.block[thread : thread + 1], int(machine.warp[thread])
+        shape = Shape.of(int(shapes()[thread]))
+        memory().products.issued[0, block] += 1
+        factors = []
+        for rows, read, turned in (
+            (shape.rows, a, shape.turned_a),
+            (shape.columns, b, shape.turned_b),
+        ):
+            tile = Descriptor.of_tcgen05(int(read()[thread]))
+            form = Form(rows, DEPTH, shape.kind, not turned)
+            values, places = proxy().factor(tile, form, block, np.array([[warp]]))
+            memory().factors.note(np.zeros(1, int), block, places)
+            factors.append(values[0])
+        where = _sums(memory(), int(machine.spread(address())[thread]), int(block[0]), shape, code)
+        old = memory().accumulate(where, int(block[0]), warp, bool(add()[thread]))
+        memory().put(where, fragments.toward_zero(factors[0] @ factors[1].T + old))
+
+    def act() -> None:
+        threads = np.arange(machine.count) if machine.mask is None else np.nonzero(machine.mask)[0]
+        if len(np.unique(machine.block[threads])) != len(threads):
+            raise Fault("several threads of a block issue it")
+        for thread in threads:
+            issue(int(thread))
+
+    return act
+
+
+def _sums(memory: TensorMemory, base: int, block: int, shape: Shape, code: Instruction) -> Array:
+    """The cells [row, column] of D (9.7.16.10.5): with 64 rows, 16 of each 32 lanes hold some."""
+    row = np.arange(shape.rows)[:, None]
+    lanes = row if shape.rows == 128 else row // 16 * 32 + row % 16
+    first = base >> 16
+    if first not in ((0,) if shape.rows == 128 else (0, 16)):
+        raise Fault(f"sums that begin at lane {first}")
+    columns = (base & 0xFFFF) + np.arange(shape.columns)[None, :]
+    return memory.positions(block, first + lanes, columns)
+
+
+@instruction("tcgen05", form=rf"\.commit{GROUP}\.mbarrier::arrive::one(\.shared::cluster)?\.b64")
+def commit(machine: Any, code: Instruction) -> Step:
+    """All products that the thread has issued arrive at an mbarrier when they have ended."""
+    memory, arrivals = machine.part(TensorMemory), machine.part(Arrivals)
+    address = machine.address(code.args[0])
+
+    def act() -> None:
+        _, at, blocks, who = accesses(machine, address())
+        machine.shared.load(at, blocks, who, np.dtype(np.uint64), 1, code.text)
+        for position, block in zip(at, blocks, strict=True):
+            arrivals().commit(int(position), memory().products, int(block))
+
+    return act

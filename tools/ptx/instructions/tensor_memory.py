@@ -1,0 +1,143 @@
+"""Tensor memory: 128 lanes of 512 columns of 32 bits for each block (PTX ISA 9.7.16.2)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tools.ptx.errors import Fault
+from tools.ptx.instructions.proxy import Fences, Products, Proxy, Uses
+from tools.ptx.shared import Shared
+from tools.ptx.types import Array
+
+LANES, COLUMNS = 128, 512
+CELL = 4
+"""Bytes of a cell."""
+
+FEWEST = 32
+"""Columns of an allocation; a power of two."""
+
+
+class TensorMemory:
+    """The tensor memory of the blocks that run; a part of the machine.
+
+    Cells are read and written as shared memory is, with its checks, and by products: an accumulator
+    is whoever's has waited for its product. A cell is a position, counted in all blocks.
+    """
+
+    def __init__(self, machine: Any) -> None:
+        proxy = machine.part(Proxy)()
+        self.proxy, self.blocks = proxy, proxy.blocks
+        self.cells = Shared(self.blocks, LANES * COLUMNS * CELL, proxy.warps, CELL)
+        self.cells.epoch += 1  # so that no stamp of an epoch that has been is 0
+        self.products = Products(1, self.blocks, proxy.warps)
+        self.factors = proxy.uses_of(self.products)
+        self.sums = Uses(self.products, len(self.cells.written))
+        self.stores = Fences(self.blocks, proxy.warps, len(self.cells.written))
+        self.loads: dict[tuple[int, int], list[Array]] = {}  # of a warp that has not waited
+        self.allocated = np.zeros((self.blocks, COLUMNS), bool)
+        self.allocations: dict[tuple[int, int], int] = {}
+        self.relinquished = np.zeros(self.blocks, bool)
+        proxy.followers += [self.cells, self.stores]
+
+    # ---- allocation ----
+
+    def allocate(self, block: int, columns: int) -> int:
+        """The address of so many columns, all lanes of them.
+
+        Blocks get different ones, as they do where several run on a processor.
+        """
+        if self.relinquished[block]:
+            raise Fault("allocates after relinquish_alloc_permit")
+        if columns < FEWEST or columns > COLUMNS or columns & (columns - 1):
+            raise Fault(f"allocates {columns} columns")
+        firsts = range(0, COLUMNS - columns + 1, FEWEST)
+        free = [f for f in firsts if not self.allocated[block, f : f + columns].any()]
+        if not free:
+            raise Fault(f"no {columns} columns are free")
+        first = free[(block + 1) % len(free)]
+        self.allocated[block, first : first + columns] = True
+        self.allocations[block, first] = columns
+        return first
+
+    def deallocate(self, block: int, warp: int, address: int, columns: int) -> None:
+        """Free what was allocated, which this warp knows to be used no more."""
+        if self.allocations.pop((block, address), 0) != columns:
+            raise Fault(f"no {columns} columns were allocated there")
+        cells = self.positions(block, np.arange(LANES)[:, None], address + np.arange(columns))
+        self.store(cells, block, warp, np.zeros(cells.shape, np.uint32))
+        self.cells.written[cells] = -1
+        self.allocated[block, address : address + columns] = False
+
+    def finish(self) -> None:
+        """The blocks end; raises Fault for what they have not freed."""
+        if self.allocations:
+            raise Fault(f"tensor memory is not deallocated: {len(self.allocations)} blocks")
+
+    # ---- access ----
+
+    def positions(self, block: int, lanes: Array, columns: Array) -> Array:
+        """The cells of a block at these lanes and columns, which must be allocated."""
+        if int(lanes.max()) >= LANES or int(columns.max()) >= COLUMNS:
+            raise Fault("access outside of tensor memory")
+        if not self.allocated[block][columns].all():
+            raise Fault("access to tensor memory that is not allocated")
+        return (block * LANES + lanes) * COLUMNS + columns
+
+    def load(self, cells: Array, block: int, warp: int) -> Array:
+        """The words of these cells, as this warp reads them; until it waits it still does."""
+        self.check(cells, block, warp)
+        flat = cells.reshape(-1)
+        where = np.full(len(flat), block), np.full(len(flat), warp)
+        self.cells.note_read(flat * CELL, *where, CELL, "tensor memory")
+        self.loads.setdefault((block, warp), []).append(flat)
+        return self.cells.data.view(np.uint32)[cells]
+
+    def loaded(self, block: int, warp: int) -> None:
+        """The warp has waited for its loads: only now they have read."""
+        for flat in self.loads.pop((block, warp), []):
+            where = np.full(len(flat), block), np.full(len(flat), warp)
+            self.cells.note_read(flat * CELL, *where, CELL, "tensor memory")
+
+    def store(self, cells: Array, block: int, warp: int, words: Array) -> None:
+        """Words into these cells; others may see them after the warp has waited, and a barrier."""
+        self.check(cells, block, warp)
+        flat = cells.reshape(-1)
+        where = np.full(len(flat), block), np.full(len(flat), warp)
+        self.cells.note_write(flat * CELL, *where, CELL, "tensor memory")
+        self.stores.wrote(flat)
+        self.cells.data.view(np.uint32)[cells] = words
+
+    def check(self, cells: Array, block: int, warp: int) -> None:
+        """No product adds up there, as far as this warp knows, and what was stored is there."""
+        places, one = cells.reshape(-1), np.zeros(1, np.int64)
+        if self.sums.pending(places, one + block, one + warp):
+            raise Fault("touches sums of a product that it has not waited for")
+        self.check_stored(places, block, warp)
+
+    def check_stored(self, places: Array, block: int, warp: int) -> None:
+        """What threads stored there has been waited for."""
+        stored = places[self.cells.written[places] > 0]
+        writers = self.cells.written[stored] % (self.cells.warps + 1)
+        if self.stores.lacking(
+            stored, np.full(len(stored), block), writers, writers * 0 + warp
+        ).any():
+            raise Fault("touches what was stored without tcgen05.wait::st")
+
+    def accumulate(self, cells: Array, block: int, warp: int, add: bool) -> Array:
+        """The sums [row, column] of a new product of this warp as float64: old ones, or zeros."""
+        flat = cells.reshape(-1)
+        self.check_stored(flat, block, warp)
+        where = np.full(len(flat), block), np.full(len(flat), warp)
+        if add:
+            self.cells.note_read(flat * CELL, *where, CELL, "tensor memory")
+        self.cells.note_write(flat * CELL, *where, CELL, "tensor memory")
+        self.cells.written[flat] = 0  # by no warp: who has waited for the product may read
+        self.sums.note(np.zeros(1, int), np.full(1, block), flat[None])
+        old = self.cells.data.view(np.float32)[cells]
+        return old.astype(np.float64) if add else np.zeros(cells.shape)
+
+    def put(self, cells: Array, sums: Array) -> None:
+        """What a product has added up, float32."""
+        self.cells.data.view(np.float32)[cells] = sums
