@@ -1,0 +1,86 @@
+"""The equilibrium cells as compiled for GPUs, on the executor: forward, back, and rows that halt.
+
+An exact state has to come back bit for bit, so f has the same bits forward and back; values and
+gradients are within the bounds that ``tests/cell/tolerances.py`` derives, and near the composite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import cycle
+from typing import Any
+
+import pytest
+
+from revdeq_kernels.dtypes import TRITON, WIDEST
+from tests.cell.linear_cells import ACTS
+from tests.ptx import cells
+from tests.ptx.cells import Case
+
+Call = Callable[..., Any]
+
+FEATURES = {"triton": (32, 64, 128), "gluon": (64, 128)}
+
+
+def launched() -> Iterator[tuple[int, str, str, int]]:
+    """Architecture, implementation, dtype of W and features of every kernel that is launched."""
+    for implementation, dtypes in WIDEST.items():
+        for dtype, widest in dtypes.items():
+            for sm, most in widest.items():
+                for features in FEATURES[implementation]:
+                    if features <= most and (implementation, dtype, features) != NONE:
+                        yield sm, implementation, TRITON[dtype], features
+
+
+NONE = ("triton", "float32", 128)
+"""Triton has no such kernels."""
+
+SAMPLE = [
+    Case(80, "triton", "bf16", 32, "gelu"),
+    Case(80, "gluon", "fp32", 64, "tanh", "float32"),
+    Case(90, "triton", "fp16", 64, "silu", beta=0.7312),
+    Case(90, "gluon", "bf16", 64, "relu", steps=2, halting=True),
+    Case(100, "triton", "bf16", 64, "tanh"),
+]
+"""mma of 16 bits and of TF32, wgmma with A in registers and in shared memory, tcgen05."""
+
+EACH = [Case(*kernel, act) for kernel, act in zip(launched(), cycle(ACTS), strict=False)]
+
+VALUES = [
+    Case(*kernel, act, state)
+    for kernel in launched()
+    for act in ACTS
+    for state in ("exact", "float32")
+]
+
+BACK = [
+    Case(*kernel, act, beta=beta, steps=5)
+    for kernel, act in zip(launched(), cycle(reversed(ACTS)), strict=False)
+    for beta in (0.5, 0.75, 0.8, 0.7312, 1.3)
+]
+"""Every form of an exact step, and more half steps than a byte has digits."""
+
+HALTING = [
+    Case(*kernel, act, state, steps=3, halting=True)
+    for kernel, act in zip(launched(), cycle([*ACTS][1:]), strict=False)
+    for state in ("exact", "float32")
+]
+
+
+def tier(mark: pytest.MarkDecorator, cases: list[Case], *before: list[Case]) -> list[Any]:
+    """The cases that no tier before has."""
+    known = {case for others in before for case in others}
+    return [pytest.param(case, marks=mark) for case in dict.fromkeys(cases) if case not in known]
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        *SAMPLE,
+        *tier(pytest.mark.slow, EACH, SAMPLE),
+        *tier(pytest.mark.nightly, VALUES + BACK + HALTING, SAMPLE, EACH),
+    ],
+    ids=str,
+)
+def test_a_compiled_cell_is_its_definition(compiling: Call, case: Case) -> None:
+    assert compiling(cells.problems, case) == []
