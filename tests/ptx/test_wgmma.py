@@ -164,6 +164,7 @@ def test_the_rules_can_be_kept(order: list[str]) -> None:
         ({"wait": [], "use": []}, "wait for it"),
         ({"commit": ["wgmma.commit_group.sync.aligned;", "mov.b32 %r500, %r3;"]}, "waited for"),
         ({"commit": ["wgmma.commit_group.sync.aligned;", *to_shared(0, 128, 128)]}, "reads"),
+        ({"use": to_shared(0, 128, 128)}, "reads"),
         ({"descriptors": [*RIGHT["descriptors"], "add.s64 %d0, %d0, 960;"]}, "shared memory"),
         ({"multiply": ["setp.lt.u32 %p1, %thread, 64;", "@%p1 " + RIGHT["multiply"][0]]}, "warp"),
     ],

@@ -84,10 +84,11 @@ class Shared:
 
         Two warps may store the same bits at once: Triton does where threads hold the same element.
         """
-        bits = UNSIGNED[values[0].itemsize]
-        size = bits.itemsize * len(values)
-        rows, row = self.data.view(bits).reshape(-1, len(values)), at // size
-        columns = [column.view(bits) for column in values]
+        width = values[0].itemsize
+        bits, size = UNSIGNED[min(width, 8)], width * len(values)  # 16 bytes have no integer
+        parts = [column.view(bits).reshape(len(column), -1) for column in values]
+        columns = [part[:, k] for part in parts for k in range(part.shape[1])]
+        rows, row = self.data.view(bits).reshape(-1, len(columns)), at // size
 
         def stored() -> bool:
             return all((rows[row, k] == column).all() for k, column in enumerate(columns))

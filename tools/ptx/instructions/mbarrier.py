@@ -73,6 +73,7 @@ class Arrivals:
             products, block, number = self.of_position[position]
             known = products.known[0, block]
             known[warps] = np.maximum(known[warps], number)
+            products.waited[0, block] = max(products.waited[0, block], number)
 
     def finish(self) -> None:
         """Nothing is left to do."""

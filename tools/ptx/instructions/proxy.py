@@ -24,8 +24,8 @@ from tools.ptx.types import UNSIGNED, Array
 class Products:
     """Products that were issued, by streams in each of which they end in order.
 
-    Those of a stream and block are numbered from 1. A warp knows of those that it has waited for,
-    and after the next barrier of those that another warp of its block knew of before it.
+    Those of a stream and block are numbered from 1. A warp knows the last one that it has waited
+    for, and after the next barrier the last one that any warp of its block has.
 
     Args:
         streams: Of a block: its warpgroups for wgmma, 1 for tcgen05.
@@ -35,11 +35,12 @@ class Products:
     def __init__(self, streams: int, blocks: int, warps: int) -> None:
         self.issued = np.zeros((streams, blocks), np.int32)
         self.committed = np.zeros((streams, blocks), np.int32)
+        self.waited = np.zeros((streams, blocks), np.int32)
         self.known = np.zeros((streams, blocks, warps), np.int32)
 
     def barrier(self, blocks: Array | slice) -> None:
-        """All warps of these blocks know what one of them knows."""
-        self.known[:, blocks] = self.known[:, blocks].max(2, keepdims=True)
+        """All warps of these blocks know what one of them has waited for."""
+        self.known[:, blocks] = self.waited[:, blocks, None]
 
 
 class Uses:

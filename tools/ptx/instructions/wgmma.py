@@ -186,15 +186,18 @@ def commit_group(machine: Any, code: Instruction) -> Step:
 
 @instruction("wgmma", form=r"\.wait_group\.sync\.aligned", together="warpgroup")
 def wait_group(machine: Any, code: Instruction) -> Step:
-    """All groups have ended."""
+    """All groups have ended.
+
+    What they read may change after the next barrier: a warp that has waited is not taken to know of
+    what the instruction still does for the other three.
+    """
     if code.args != ["0"]:
         raise Missing("its operands")
     issued = machine.part(Issued)
 
     def wait() -> None:
         groups, products = Groups.of(machine), issued().products
-        ended = products.committed[groups.stream, groups.block]
-        for warp in range(4):
-            products.known[groups.stream, groups.block, 4 * groups.stream + warp] = ended
+        at = groups.stream, groups.block
+        products.waited[at] = products.committed[at]
 
     return wait
