@@ -81,7 +81,7 @@ class Check:
         got = f"a relative distance of {float(error):.3g} from it"
         expected = "its start" if self.problem.exact else f"its start, to within {tolerance:.3g}"
         causes = [] if self.problem.exact else self._cliff(steps, tolerance)
-        if not math.isfinite(error):
+        if self.end is not None and not math.isfinite(self.end):
             causes = ["the state became NaN or infinite: look at z, its start and what f reads"]
         if self.problem.evaluation.random.active is False:
             causes.append(

@@ -282,7 +282,7 @@ def _not_back(distance: float) -> ReconstructionError:
         "nearer to 0)"
     )
     if distance == math.inf:
-        causes = "the state became NaN or infinite: look at z, its start, the input and W, U and b"
+        causes = f"the state became NaN or infinite, if z is (look at what f reads); {causes}"
     return ReconstructionError(
         f"LinearCell: expected the way back to end at its start, got a distance of {distance:.3g} "
         f"from it; the gradient would be wrong. Probable causes: {causes}"
