@@ -174,6 +174,16 @@ def test_packing_and_unpacking() -> None:
     assert (out == np.stack([packed, low, high, np.full(32, 5, np.uint32)], 1)).all()
 
 
+def test_what_orders_memory_alone_does_nothing_here() -> None:
+    out = np.zeros(32, np.uint32)
+    body = f"""cvta.to.global.u64 %rd0, %rd0; {PLACE}
+    membar.gl; fence.acq_rel.gpu; fence.sc.sys;
+    st.global.u32 [%rd9], %r0;
+    """
+    launch(body, out)
+    assert out.tolist() == list(range(32))
+
+
 def test_immediates() -> None:
     literals = ["0x7b", "-1", "017", "12U", "0b101", "0f3F800000", "2147483648"]
     wanted = [0x7B, 2**32 - 1, 15, 12, None, 0x3F800000, 2**31]
@@ -204,6 +214,24 @@ def test_shared_memory_is_laid_out_as_declared() -> None:
     assert made.shared_bytes == 48 and made.threads == 32
     with pytest.raises(ValueError, match="expected 32, got 64"):
         execute(made, 1, [], Memory([]), threads=64)
+
+
+def test_threads_of_a_block_must_be_known() -> None:
+    with pytest.raises(ValueError, match="expected a number"):
+        execute(kernel("", []), 1, [], Memory([]))
+
+
+def test_what_threads_hold_that_do_not_run_is_no_fault() -> None:
+    """Divisors, addresses and members that only some threads have set."""
+    out = np.zeros(32, np.uint32)
+    body = f"""{PLACE}
+    setp.lt.u32 %p1, %r0, 7; mov.u32 %r4, 0; mov.u64 %rd2, 0; @!%p1 bra DONE;
+    mov.u32 %r4, 3; mov.b64 %rd2, p0; ld.param.u64 %rd3, [%rd2];
+    rem.u32 %r5, %r0, %r4; mad.wide.u32 %rd4, %r0, 4, %rd3; st.global.u32 [%rd4], %r5;
+    DONE:
+    """
+    launch(body, out)
+    assert out.tolist() == [0, 1, 2, 0, 1, 2, 0] + [0] * 25
 
 
 def test_an_entry_is_found_by_its_name() -> None:

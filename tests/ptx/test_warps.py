@@ -136,7 +136,8 @@ def test_a_barrier_that_votes() -> None:
         """
         mov.u32 %r1, %ctaid.x; mad.lo.s32 %r2, %r1, 64, %r0; mad.wide.u32 %rd4, %r2, 4, %rd0;
         mul.lo.s32 %r3, %r1, 32; setp.ge.u32 %p1, %r0, %r3;
-        bar.red.and.pred %p2, 0, %p1; bar.red.or.pred %p3, 0, !%p1;
+        bar.red.and.pred %p2, 0, %p1; barrier.cta.red.aligned.or.pred %p3, 0, !%p1;
+        barrier.sync.aligned 0, 64;
         selp.u32 %r4, 1, 0, %p2; selp.u32 %r5, 2, 0, %p3; add.s32 %r6, %r4, %r5;
         st.global.u32 [%rd4], %r6;
         """,

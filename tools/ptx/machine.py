@@ -87,15 +87,10 @@ class Machine(Operands):
         at_once: int = AT_ONCE,
     ) -> int:
         """See ``execute``."""
-        size = threads or self.kernel.threads
-        if size is None or size != (self.kernel.threads or size):
-            raise ValueError(f"threads: expected {self.kernel.threads}, got {threads}")
-        if size % WARP and self.program.meets("warp"):
-            raise Missing(f"blocks of {size} threads, whose last warp is not whole")
-        self.size, self.memory = size, memory
+        self.size, self.memory = self._block_size(threads), memory
         self.parameters = self._pack(arguments)
         total = self.kernel.shared_bytes + shared_bytes
-        per = max(1, min(at_once // size, SHARED_AT_ONCE // max(1, total)))
+        per = max(1, min(at_once // self.size, SHARED_AT_ONCE // max(1, total)))
         chosen = np.arange(grid) if blocks is None else np.asarray(blocks, np.int64)
         executed = 0
         try:
@@ -112,6 +107,18 @@ class Machine(Operands):
             self.memory = Memory([])
             self._parts = dict.fromkeys(self._parts)
         return executed
+
+    def _block_size(self, threads: int | None) -> int:
+        declared = self.kernel.threads
+        size = threads or declared
+        if size is None:
+            raise ValueError(f"threads: expected a number, as {self.kernel.name} does not say it")
+        if size != (declared or size):
+            raise ValueError(f"threads: expected {declared}, got {threads}")
+        for unit in ("warp", "warpgroup"):
+            if size % self.unit_size(unit) and self.program.meets(unit):
+                raise Missing(f"blocks of {size} threads, whose last {unit} is not whole")
+        return size
 
     def _pack(self, arguments: Sequence[bytes]) -> Array:
         """The parameters' space, from the bytes of each."""
@@ -167,7 +174,7 @@ class Machine(Operands):
 
     def unit_size(self, unit: str) -> int:
         """How many threads a "warp", "warpgroup" or "block" has."""
-        return {"warp": WARP, "warpgroup": 4 * WARP, "block": self.size}[unit]
+        return self.size if unit == "block" else {"warp": WARP, "warpgroup": 4 * WARP}[unit]
 
     def complete(self, mask: Array, unit: str) -> Array:
         """Those threads of `mask` whose whole unit is in it."""

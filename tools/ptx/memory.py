@@ -1,4 +1,7 @@
-"""Global memory: allocations at addresses, and every access checked for bounds and alignment."""
+"""Global memory: allocations at addresses, and every access checked for bounds and alignment.
+
+Races in it, between threads or blocks, are not looked for.
+"""
 
 from __future__ import annotations
 

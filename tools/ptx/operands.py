@@ -85,6 +85,10 @@ class Operands:
         read = self.read(operand, kind)
         return lambda: self.spread(read())
 
+    def running(self, value: Array) -> Array:
+        """The elements of the threads that run; what others hold may be anything."""
+        return value if self.mask is None or len(value) == 1 else value[self.mask]
+
     def spread(self, value: Array) -> Array:
         """The array with an element for each thread."""
         return value if len(value) == self.count else np.repeat(value, self.count)

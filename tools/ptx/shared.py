@@ -1,7 +1,8 @@
 """Shared memory of the blocks that run at once, and the races in it.
 
 Two warps that touch the same place, one of them writing, race unless a barrier of their block lies
-between. Reading what nothing has written is a fault, too.
+between. Reading what nothing has written is a fault, too. What the threads of one warp do to each
+other is not looked at: they are taken to run in step.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Shared:
     """Shared memory: `blocks` times `size` bytes, and who last wrote and read each granule.
 
     A stamp is epoch * (warps + 1) + warp; the epoch counts the barriers of a block. The last number
-    of an epoch stands for several warps, 0 for never.
+    of an epoch stands for several warps, -1 for never.
 
     Args:
         blocks: Number of blocks.
@@ -45,9 +46,10 @@ class Shared:
         self.stride = -(-size // 16) * 16
         """Bytes from one block to the next."""
         self.data = np.zeros(blocks * self.stride, np.uint8)
-        self.epoch = np.ones(blocks, np.int32)
+        self.epoch = np.zeros(blocks, np.int32)
         self.warps = warps
-        self.written, self.read = np.zeros((2, len(self.data) // granule), np.int32)
+        self.written = np.full(len(self.data) // granule, -1, np.int32)
+        self.read = self.written.copy()
         self.watcher: Watcher | None = None
 
     def barrier(self, blocks: Array | slice = slice(None)) -> None:
@@ -109,7 +111,7 @@ class Shared:
         epoch = self.epoch[blocks] * (self.warps + 1)
         stamp = (epoch + warps).astype(np.int32)
         written = self.written[granules]
-        if not written.all():
+        if (written < 0).any():
             raise Fault(f"reads shared memory that nothing has written: {what}")
         if ((written >= epoch) & (written != stamp)).any():
             raise Fault(f"race in shared memory, a read after a write of another warp: {what}")

@@ -114,8 +114,7 @@ def divide(machine: Machine, inst: Instruction, kind: str) -> Step:
 
     def step() -> None:
         x, y = a(), b()
-        zero = y == 0
-        if zero.any() and (machine.mask is None or (zero & machine.mask).any()):
+        if not machine.running(y).all():
             raise Fault(f"divides by zero: {inst.text}")
         remainder = np.fmod(x, y)
         put((x - remainder) // y if quotient else remainder)

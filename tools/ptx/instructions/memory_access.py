@@ -60,7 +60,7 @@ def _load_parameter(
     def step() -> None:
         offsets, mask = address(), machine.mask
         partial = mask is not None and len(offsets) > 1
-        active = offsets[mask] if partial else offsets
+        active = machine.running(offsets)
         space, total = machine.parameters, size * len(puts)
         if (active % np.uint64(total)).any():
             raise Fault(f"misaligned access to parameters: {inst.text}")
@@ -86,8 +86,7 @@ def _load_global(
         addresses, mask = address(), machine.mask
         # An address that all threads have is read once, for all.
         partial = mask is not None and len(addresses) > 1
-        active = addresses[mask] if partial else addresses
-        values = machine.memory.load(active, dtype, len(puts), inst.text)
+        values = machine.memory.load(machine.running(addresses), dtype, len(puts), inst.text)
         for put, value in zip(puts, values, strict=True):
             put(_expanded(value, mask) if partial else value)
 
@@ -113,9 +112,8 @@ def _load_shared(
 
     def step() -> None:
         mask, shared = machine.mask, machine.shared
-        offsets, block, warp = machine.spread(address()), machine.block, machine.warp
-        if mask is not None:
-            offsets, block, warp = offsets[mask], block[mask], warp[mask]
+        operands = (machine.spread(address()), machine.block, machine.warp)
+        offsets, block, warp = (machine.running(operand) for operand in operands)
         at = shared.positions(offsets, block, size, inst.text)
         values = shared.load(at, block, warp, dtype, len(puts), inst.text)
         for put, value in zip(puts, values, strict=True):
@@ -135,20 +133,15 @@ def store(machine: Machine, inst: Instruction, space: str, count: str | None, ki
     address = machine.address(inst.args[0])
 
     def operands() -> tuple[Array, list[Array]]:
-        addresses, values = machine.spread(address()), [read() for read in reads]
-        mask = machine.mask
-        if mask is None:
-            return addresses, values
-        return addresses[mask], [value[mask] for value in values]
+        addresses = machine.running(machine.spread(address()))
+        return addresses, [machine.running(read()) for read in reads]
 
     def to_global() -> None:
         machine.memory.store(*operands(), inst.text)
 
     def to_shared() -> None:
         offsets, values = operands()
-        mask, block, warp = machine.mask, machine.block, machine.warp
-        if mask is not None:
-            block, warp = block[mask], warp[mask]
+        block, warp = machine.running(machine.block), machine.running(machine.warp)
         size = values[0].dtype.itemsize * len(values)
         at = machine.shared.positions(offsets, block, size, inst.text)
         machine.shared.store(at, block, warp, values, inst.text)

@@ -86,7 +86,7 @@ def _member_mask(machine: Machine, inst: Instruction, operand: str) -> Step:
     read = machine.read(operand, "b32")
 
     def check() -> None:
-        if (read() != np.uint32(0xFFFFFFFF)).any():
+        if (machine.running(read()) != np.uint32(0xFFFFFFFF)).any():
             raise Missing(f"a part of a warp: {inst.text}")
 
     return check
@@ -129,6 +129,8 @@ def active_mask(machine: Machine, inst: Instruction) -> Step:
 
     def step() -> None:
         mask = machine.mask
+        if machine.size % WARP:
+            raise Missing(f"a warp that is not whole: {inst.text}")
         everyone = np.ones(machine.count, np.bool_)
         put(np.repeat(lanes_as_bits(everyone if mask is None else mask), WARP))
 
@@ -142,7 +144,7 @@ def barrier(machine: Machine, inst: Instruction) -> Step:
     number = machine.read(inst.args[1], "u32") if len(inst.args) > 1 else None
 
     def step() -> None:
-        if number is not None and (number() != machine.size).any():
+        if number is not None and (machine.running(number()) != machine.size).any():
             raise Missing(f"a barrier of a part of the block: {inst.text}")
         pass_barrier(machine)
 
