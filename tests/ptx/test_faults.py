@@ -224,3 +224,29 @@ def test_a_granule_is_as_small_as_the_smallest_access() -> None:
     run(body)
     with pytest.raises(Fault, match="two warps write at once"):
         run(body.replace("add.s32 %r4, %r4, %r2;", ""))
+
+
+def test_warps_may_store_the_same_bits_at_once_and_no_others() -> None:
+    """Triton does where threads of several warps hold the same element."""
+    body = """
+    mov.u32 %r1, buffer; and.b32 %r3, %r0, 31; mad.lo.s32 %r4, %r3, 4, %r1;
+    st.shared.b32 [%r4], %r3; bar.sync 0; ld.shared.b32 %r5, [%r4];
+    """
+    run(body)
+    with pytest.raises(Fault, match="two warps write at once"):
+        run(body.replace("st.shared.b32 [%r4], %r3", "st.shared.b32 [%r4], %r0"))
+    later = "st.shared.b32 [%r4], %r3; setp.eq.s32 %p1, %r0, 40; @%p1 st.shared.b32 [%r4], "
+    run(body.replace("st.shared.b32 [%r4], %r3;", later + "%r3;"))
+    with pytest.raises(Fault, match="a write after a write"):
+        run(body.replace("st.shared.b32 [%r4], %r3;", later + "%r0;"))
+
+
+def test_a_half_that_nothing_has_written_may_be_packed_and_dropped() -> None:
+    """Compilers write half of a register of 64 bits; who uses the other half finds NaN."""
+    body = "mov.b32 %r1, 0f40000000; mov.b64 %rd3, {%r1, %r2}; mul.rn.f32x2 %rd4, %rd3, %rd3;"
+    body += "mov.b64 {%r3, %r4}, %rd4; st.global.v2.f32 [%rd0], {%r3, %r4};"
+    values = np.zeros(2, np.float32)
+    launch(body, values)
+    assert values[0] == 4 and np.isnan(values[1])
+    with pytest.raises(Fault, match="reads %r2, which nothing has written: add"):
+        launch("add.s32 %r1, %r2, %r2;", values)
