@@ -11,6 +11,7 @@ import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -81,9 +82,7 @@ def check(op: str, numels: Sequence[int], sm: int, **options: Any) -> int:
     """
     call = Call(op, numels, options)
     with executed(sm) as gpu:
-        call.run(gpu)
-    for one in call.ranges:
-        call.compare(one)
+        call.check(gpu)
     return call.programs
 
 
@@ -95,7 +94,6 @@ class Call:
         self.beta = options.setdefault("beta", 0.7312)
         self.numels, self.options = list(numels), options
         self.programs = 0
-        self.ranges = [self.range(*place) for place in chosen(numels, self.unit())]
         of_leaf = [arguments_of_leaf(op, (16,), **options) for _ in numels]
         self.large = lists_of(
             op, [self.enlarged(a, n) for a, n in zip(of_leaf, numels, strict=True)]
@@ -103,6 +101,11 @@ class Call:
         self.leaf_of = {
             id(t): int(n.partition("[")[2][:-1]) for n, t in tensors(self.large).items() if "[" in n
         }
+
+    @cached_property
+    def ranges(self) -> list[Range]:
+        """What runs, with what is right."""
+        return [self.range(*place) for place in chosen(self.numels, self.unit())]
 
     def unit(self) -> int:
         """The elements of whole programs, of every kind that the op has."""
@@ -136,8 +139,15 @@ class Call:
             for n, t in arguments.items()
         }
 
-    def run(self, gpu: Gpu) -> None:
+    def check(self, gpu: Gpu) -> None:
+        """Launch; AssertionError unless each range holds the reference's bits."""
         gpu.part = lambda launch: self.part(gpu, launch)
+        self.launch()
+        for one in self.ranges:
+            self.compare(one)
+
+    def launch(self) -> None:
+        """Call what launches the op's kernels."""
         args, keywords = as_called(self.op, self.large)
         getattr(launchers, self.name)(*args, **keywords)
 

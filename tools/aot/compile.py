@@ -138,7 +138,8 @@ def as_launched(
     def specialise(path: tuple[int, ...], kind: Any) -> Any:
         """The type at `path`: the position of a parameter, then that in a tuple."""
         if isinstance(kind, tuple):
-            return tuple(specialise((*path, k), element) for k, element in enumerate(kind))
+            found = [specialise((*path, k), element) for k, element in enumerate(kind)]
+            return type(kind)(*found) if hasattr(kind, "_fields") else tuple(found)
         if kind is None or kind == "1":
             constants[path] = None if kind is None else 1
             return "constexpr"

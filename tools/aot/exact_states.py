@@ -47,19 +47,28 @@ def signatures() -> Iterator[Specialisation]:
 Sizes = tuple[Size, Size]
 """The types of numel and of num_bytes, which is a multiple of 32."""
 
-_SMALL: Sizes = ("i32:16", "i32:16")
-_SIZES: list[Sizes] = [
-    *((numel, "i32:16") for numel in NUMELS),
-    *((numel, "i64:16") for numel in ("i32", "i64")),
-]
-_SIZES_OF_LEAVES: list[Sizes] = list(zip(MIXED, MIXED_BYTES, strict=True))
+Form = tuple[int, int, str]
+"""The form of a step, the digits per byte, and the type of `half`."""
 
-_TYPICAL = (GENERAL.value, 4, "i32")
+_TYPICAL: Form = (GENERAL.value, 4, "i32")
+_ONE_DIGIT: Form = (GENERAL.value, 1, "i64")
+
+_SMALL: Sizes = ("i32:16", "i32:16")
+_SIZES: list[tuple[Form, Sizes]] = [
+    *((_TYPICAL, (numel, "i32:16")) for numel in NUMELS),
+    (_TYPICAL, ("i64", "i64:16")),
+    (_ONE_DIGIT, ("i32", "i64:16")),
+]
+_SIZES_OF_LEAVES: list[tuple[Form, Sizes]] = [
+    (_TYPICAL, (MIXED[0], MIXED_BYTES[0])),
+    (_ONE_DIGIT, (MIXED[1], MIXED_BYTES[1])),
+]
+
 _F_CAST_VJP = (("fp32", None, "fp32"), ("bf16", "bf16", "fp32"), ("fp16", "fp32", "fp16"))
 
 
-def _forms() -> Iterator[tuple[int, int, str]]:
-    """The form, the digits per byte, and the type of `half`, which has at most 2^31 at base 4."""
+def _forms() -> Iterator[Form]:
+    """All there are; `half` is at most 2^31 at base 4."""
     for form, digits in _DIGITS.items():
         for packed in digits:
             yield form.value, packed, "i32" if packed >= 4 else "i64"
@@ -81,12 +90,12 @@ def _exact_steps() -> Iterator[Specialisation]:
         f, cast, _ = _F_CAST_VJP[k % 3]
         yield _exact_step(form, packed, half, True, f, cast)
     yield _exact_step(*_TYPICAL, False, "fp16", "fp16")
-    for sizes in _SIZES:
-        yield _exact_step(*_TYPICAL, False, "bf16", "bf16", sizes)
+    for form, sizes in _SIZES:
+        yield _exact_step(*form, False, "bf16", "bf16", sizes)
     for leaves, invert in product((LEAVES, MOST_LEAVES), (False, True)):
         yield _exact_step(*_TYPICAL, invert, "bf16", "bf16", leaves=leaves)
-    for sizes, invert in product(_SIZES_OF_LEAVES, (False, True)):
-        yield _exact_step(*_TYPICAL, invert, "bf16", "bf16", sizes, leaves=LEAVES)
+    for (form, sizes), invert in product(_SIZES_OF_LEAVES, (False, True)):
+        yield _exact_step(*form, invert, "bf16", "bf16", sizes, leaves=LEAVES)
 
 
 def _exact_step(
@@ -121,11 +130,11 @@ def _exact_passes() -> Iterator[Specialisation]:
     for leaves in (LEAVES, MOST_LEAVES):
         yield _exact_pass(*_TYPICAL, "bf16", "bf16", "bf16", leaves=leaves)
         yield _exact_pass(*_TYPICAL, "bf16", None, "bf16", leaves=leaves, start=True)
-    for sizes in _SIZES:
-        yield _exact_pass(*_TYPICAL, "bf16", "bf16", "bf16", sizes)
-    for sizes, start in product(_SIZES_OF_LEAVES, (False, True)):
+    for form, sizes in _SIZES:
+        yield _exact_pass(*form, "bf16", "bf16", "bf16", sizes)
+    for (form, sizes), start in product(_SIZES_OF_LEAVES, (False, True)):
         cast = None if start else "bf16"
-        yield _exact_pass(*_TYPICAL, "bf16", cast, "bf16", sizes, leaves=LEAVES, start=start)
+        yield _exact_pass(*form, "bf16", cast, "bf16", sizes, leaves=LEAVES, start=start)
 
 
 def _exact_pass(

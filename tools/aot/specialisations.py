@@ -35,7 +35,7 @@ MIXED_BYTES: tuple[list[str], ...] = (
     ["i32:16", "i32:16", "i64:16"],  # two digits to a byte and more: fewer bytes than elements
     ["i64:16", "i32:16", "i64:16"],  # 2^31 - 1 elements have 2^31 bytes, where each has one
 )
-"""Their bytes of digits, whose types need not be those of the sizes."""
+"""Their bytes of digits: the types need not be those of the sizes."""
 
 
 def words(size: Size) -> str:

@@ -1,0 +1,54 @@
+"""Every signature of the ops' kernels that `make triton-aot` compiles is executed, too.
+
+Each has a call that launches just that; the executor has all instructions of what is compiled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+pytest.importorskip("triton", reason="triton is not installed")
+
+from tests.ptx import listed
+from tools.ptx.triton import SHARED_BYTES
+
+Call = Callable[..., Any]
+ARCHITECTURES = tuple(SHARED_BYTES)
+KERNELS = sorted({row.name for row in listed.listed()})
+EVERY = 9
+"""Of the signatures, in the slow tier."""
+
+every_architecture = pytest.mark.parametrize("sm", ARCHITECTURES)
+
+
+def test_every_signature_has_a_call_that_launches_it(compiling: Call) -> None:
+    assert compiling(listed.not_launched, 90) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_some_signatures(kernel: str, compiling: Call) -> None:
+    sm = ARCHITECTURES[KERNELS.index(kernel) % len(ARCHITECTURES)]
+    assert compiling(listed.check, kernel, sm, EVERY) > 0
+
+
+@pytest.mark.nightly
+@every_architecture
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_all_signatures(kernel: str, sm: int, compiling: Call) -> None:
+    assert compiling(listed.check, kernel, sm) > 0
+
+
+@pytest.mark.slow
+@every_architecture
+def test_the_executor_has_the_instructions_of_some(sm: int, compiling: Call) -> None:
+    assert compiling(listed.missing, sm, 4 * EVERY) == {}
+
+
+@pytest.mark.nightly
+@every_architecture
+def test_the_executor_has_the_instructions_of_all(sm: int, compiling: Call) -> None:
+    assert compiling(listed.missing, sm) == {}
