@@ -11,7 +11,7 @@ import torch
 
 from tests.ops.arguments import good_arguments
 from tests.ops.device_checks import any_bits
-from tests.ptx import huge_leaves, triton_ops
+from tests.ptx import triton_grids, triton_ops
 from tests.ptx.triton_ops import Case
 from tools.ptx.errors import Fault
 from tools.ptx.triton import Gpu, executed
@@ -181,6 +181,6 @@ def attempt_index(sm: int) -> str:
     cut = everywhere(
         r"shl\.b64(\s+%rd\d+), (%rd\d+), 2;", r"and.b64\1, \2, 0x3fffffff; shl.b64\1,\1, 2;"
     )
-    call = huge_leaves.Call("adjoint_.list", [2**33], {})
+    call = triton_grids.Call("adjoint_.list", [2**33], {})
     with executed(sm) as gpu:
         return noticed(gpu, cut, lambda: call.check(gpu))

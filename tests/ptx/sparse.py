@@ -25,8 +25,9 @@ from revdeq_kernels.exact_numbers import contraction
 from tests.ops.arguments import call
 from tests.ops.fuzz_example import fill
 from tests.ops.test_fuzz import assert_same_tensor
-from tools.ptx.cuda.gpu import Gpu, Piece, bytes_at, bytes_of, call_recorded
+from tools.ptx.cuda.gpu import Gpu, Piece, bytes_of, call_recorded
 from tools.ptx.cuda.recorder import Launch, recording
+from tools.ptx.memory import bytes_at
 
 BASE = 1 << 44
 """Far above what lies at the bottom of a process, and below its heap and its libraries."""

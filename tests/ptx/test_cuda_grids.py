@@ -17,8 +17,9 @@ from tests.ops.fuzz_example import fill
 from tests.ptx.sparse import CHUNK, Call, ChannelRun, Run, Space
 from tests.ptx.test_cuda_ops import gpu
 from tools.ptx.cuda.compiled import ARCHS
-from tools.ptx.cuda.gpu import Piece, bytes_at, call_recorded
+from tools.ptx.cuda.gpu import Piece, call_recorded
 from tools.ptx.cuda.recorder import Launch, recording
+from tools.ptx.memory import bytes_at
 
 F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
 I32, U8 = torch.int32, torch.uint8

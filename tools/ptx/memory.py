@@ -5,6 +5,7 @@ Races in it, between threads or blocks, are not looked for.
 
 from __future__ import annotations
 
+import ctypes
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -113,3 +114,10 @@ class Memory:
             else:
                 for k, column in enumerate(values):
                     rows[at, k] = column if chosen is None else column[chosen]
+
+
+def bytes_at(address: int, size: int, written: bool = True) -> Array:
+    """The memory of this process at an address; whoever owns it must outlive the array."""
+    found = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
+    found.flags.writeable = written
+    return found

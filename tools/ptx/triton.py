@@ -12,7 +12,6 @@ process must have started without it.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -32,7 +31,7 @@ from triton.runtime.driver import driver
 
 from tools.ptx.kernel import Kernel
 from tools.ptx.machine import execute
-from tools.ptx.memory import Memory
+from tools.ptx.memory import Memory, bytes_at
 
 CACHE = Path(__file__).parents[2] / "build" / "ptx"
 """Where compiled PTX is kept: apart from Triton's own cache, as no machine code is in it."""
@@ -246,8 +245,3 @@ def _pieces(tensors: Sequence[Tensor]) -> list[Piece]:
         else:
             joined.append([begin, end])
     return [(begin, bytes_at(begin, end - begin)) for begin, end in joined]
-
-
-def bytes_at(address: int, size: int) -> NDArray[np.uint8]:
-    """The memory of this process at an address; whoever owns it must outlive the array."""
-    return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -20,7 +19,7 @@ from tools.ptx.cuda.recorder import NAMESPACE, Launch, recording
 from tools.ptx.errors import Fault
 from tools.ptx.kernel import Kernel
 from tools.ptx.machine import Machine, execute
-from tools.ptx.memory import Memory
+from tools.ptx.memory import Memory, bytes_at
 from tools.ptx.registers import poison
 from tools.ptx.types import DTYPES
 
@@ -142,13 +141,6 @@ def bytes_of(tensor: Tensor, written: bool = True) -> np.ndarray:
     """From the first to the last element."""
     last = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
     return bytes_at(tensor.data_ptr(), (last + 1) * tensor.element_size(), written)
-
-
-def bytes_at(address: int, size: int, written: bool = True) -> np.ndarray:
-    """The bytes at an address of this process."""
-    found = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
-    found.flags.writeable = written
-    return found
 
 
 def _apart(found: Iterable[Piece]) -> list[Piece]:

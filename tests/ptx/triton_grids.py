@@ -2,7 +2,7 @@
 
 The large tensors are on "meta": they have sizes, and the executor gives them addresses, but no
 memory. In their place small tensors lie at the addresses of what some programs read and write, and
-hold the results. What compiles runs in a process of its own: test_huge_leaves.py calls it there.
+hold the results. What compiles runs in a process of its own: test_triton_grids.py calls it there.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ from tests.ops.arguments import (
     lists_of,
     tensors,
 )
-from tools.ptx.triton import Gpu, Launch, Part, Piece, bytes_at, executed
+from tools.ptx.memory import bytes_at
+from tools.ptx.triton import Gpu, Launch, Part, Piece, executed
 
 CHUNK = COLUMNS * ROWS
 """The elements that a program of the residual sums."""
@@ -245,55 +246,3 @@ def chosen(numels: Sequence[int], unit: int) -> Iterator[tuple[int, int, int]]:
 def memory_of(t: Tensor) -> Any:
     """The bytes of a small tensor, which a launch reads and writes."""
     return bytes_at(t.data_ptr(), t.numel() * t.element_size())
-
-
-# ---- a tensor of betas -----------------------------------------------------------------------
-
-
-def check_channels(
-    op: str, shape: tuple[int, ...], beta: tuple[int, ...], stride: int, sm: int
-) -> int:
-    """As ``check``, of update_ or invert_ with betas of that shape, so many elements apart."""
-    large = {n: torch.empty(shape, dtype=d, device="meta") for n, d in _CHANNEL_DTYPES.items()}
-    count = math.prod(beta)
-    strides = tuple(stride if n > 1 else count * stride for n in beta)
-    large["beta"] = torch.empty(count * stride, device="meta").as_strided(beta, strides)
-    ranges, programs = [], []
-
-    def part(launch: Launch) -> Part:
-        given, pieces = by_field(launch.arguments), {}
-        for _, first, size in chosen([given["numel"]], BLOCK):
-            of_element = (torch.arange(size) + first) // given["inner"] % given["channels"]
-            arguments = arguments_of_leaf(op, (size,), seed=first % 1000) | {
-                "beta": _beta(of_element)
-            }
-            one = Range(0, first, size, arguments, expected(op, arguments))
-            ranges.append(one)
-            programs.append(first // BLOCK)
-            for name in _CHANNEL_DTYPES:
-                place = gpu.address(large[name]) + first * large[name].element_size()
-                pieces[place] = memory_of(arguments[name])
-            # Neighbors may be loaded together: sixteen at a time.
-            for k in (of_element * stride // 16).unique().tolist():
-                place = torch.arange(16 * k, min(16 * k + 16, count * stride))
-                betas = _beta(place.double() / stride)
-                kept.append(betas)
-                pieces[gpu.address(large["beta"]) + 64 * k] = memory_of(betas)
-        return Part(programs, list(pieces.items()))
-
-    kept: list[Tensor] = []
-    with executed(sm) as gpu:
-        gpu.part = part
-        getattr(launchers, op.partition(".")[0])(
-            *(large[n] for n in ("state", "f", "beta")), cast=large["cast"]
-        )
-    for one in ranges:
-        assert_same_outcome(tensors(one.arguments), one.want, (op, shape, beta, one.first))
-    return len(programs)
-
-
-_CHANNEL_DTYPES = {"state": torch.float32, "f": torch.bfloat16, "cast": torch.bfloat16}
-
-
-def _beta(channel: Tensor) -> Tensor:
-    return (torch.sin(channel.double() * 0.7) * 0.4 + 0.5).float()

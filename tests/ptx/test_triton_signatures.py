@@ -12,12 +12,12 @@ import pytest
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from tests.ptx import listed
+from tests.ptx import triton_signatures
 from tools.ptx.triton import SHARED_BYTES
 
 Call = Callable[..., Any]
 ARCHITECTURES = tuple(SHARED_BYTES)
-KERNELS = sorted({row.name for row in listed.listed()})
+KERNELS = sorted({row.name for row in triton_signatures.listed()})
 EVERY = 9
 """Of the signatures, in the slow tier."""
 
@@ -25,30 +25,30 @@ every_architecture = pytest.mark.parametrize("sm", ARCHITECTURES)
 
 
 def test_every_signature_has_a_call_that_launches_it(compiling: Call) -> None:
-    assert compiling(listed.not_launched, 90) == []
+    assert compiling(triton_signatures.not_launched, 90) == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_some_signatures(kernel: str, compiling: Call) -> None:
     sm = ARCHITECTURES[KERNELS.index(kernel) % len(ARCHITECTURES)]
-    assert compiling(listed.check, kernel, sm, EVERY) > 0
+    assert compiling(triton_signatures.check, kernel, sm, EVERY) > 0
 
 
 @pytest.mark.nightly
 @every_architecture
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_all_signatures(kernel: str, sm: int, compiling: Call) -> None:
-    assert compiling(listed.check, kernel, sm) > 0
+    assert compiling(triton_signatures.check, kernel, sm) > 0
 
 
 @pytest.mark.slow
 @every_architecture
 def test_the_executor_has_the_instructions_of_some(sm: int, compiling: Call) -> None:
-    assert compiling(listed.missing, sm, 4 * EVERY) == {}
+    assert compiling(triton_signatures.missing, sm, 4 * EVERY) == {}
 
 
 @pytest.mark.nightly
 @every_architecture
 def test_the_executor_has_the_instructions_of_all(sm: int, compiling: Call) -> None:
-    assert compiling(listed.missing, sm) == {}
+    assert compiling(triton_signatures.missing, sm) == {}

@@ -1,6 +1,6 @@
 """A call for every signature that tools/aot lists, of the kernels of the ops.
 
-What compiles runs in a process of its own (``compiling.py``): test_listed.py calls it there.
+What compiles runs in a process of its own (``compiling.py``).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from tests.ops.arguments import (
     lists_of,
 )
 from tests.ops.device_checks import FORM_BETAS, any_bits, placed
-from tests.ptx import huge_leaves, triton_ops
+from tests.ptx import triton_grids, triton_ops
 from tests.ptx.triton_ops import Case
 from tools.aot.compile import as_launched
 from tools.aot.signatures import signatures
@@ -109,7 +109,7 @@ class Small(NamedTuple):
         call(self.op, placed(self.case.arguments, "cpu"), NAMESPACES["triton"])
 
 
-def call_of(row: Listed) -> Small | huge_leaves.Call:
+def call_of(row: Listed) -> Small | triton_grids.Call:
     """What launches the kernel with that signature."""
     kinds: dict[str, Any] = dict.fromkeys(n for n, v in row.keywords.items() if v is None)
     kinds |= by_field(row.signature)
@@ -125,7 +125,7 @@ def call_of(row: Listed) -> Small | huge_leaves.Call:
     bytes_of = kinds.get("num_bytes", ("i32:16",) * len(kinds["numel"]))
     sizes = [SIZES[pair] for pair in zip(kinds["numel"], bytes_of, strict=True)]
     if max(sizes) >= LARGE - 1:
-        return huge_leaves.Call(f"{op}.list", sizes, options)
+        return triton_grids.Call(f"{op}.list", sizes, options)
     if len(sizes) > 1:
         op = f"{op}.list"
         leaves = [arguments_of_leaf(op, (n,), seed=k, **options) for k, n in enumerate(sizes)]

@@ -12,7 +12,7 @@ from tests.ops.device_checks import FORM_BETAS
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from tests.ptx import huge_leaves
+from tests.ptx import triton_channel_grids, triton_grids
 from tools.ptx.triton import SHARED_BYTES
 
 Call = Callable[..., Any]
@@ -48,22 +48,22 @@ OF_A_LAYOUT = [
     [("update_.list", 80), (EXACT_PASS, 90), ("residual.list", 100), ("adjoint_.list", 120)],
 )
 def test_leaves_of_both_types_of_index(op: str, sm: int, compiling: Call) -> None:
-    assert compiling(huge_leaves.check, op, MIXED, sm) > 0
+    assert compiling(triton_grids.check, op, MIXED, sm) > 0
 
 
 def test_more_bytes_of_digits_than_int32_has_and_fewer_elements(compiling: Call) -> None:
-    assert compiling(huge_leaves.check, EXACT_PASS, [LARGE - 16, 48], 90, beta=0.99) > 0
+    assert compiling(triton_grids.check, EXACT_PASS, [LARGE - 16, 48], 90, beta=0.99) > 0
 
 
 def test_channels(compiling: Call) -> None:
-    assert compiling(huge_leaves.check_channels, "update_.channels", *OF_A_LAYOUT[3], 90) > 0
+    assert compiling(triton_channel_grids.check, "update_.channels", *OF_A_LAYOUT[3], 90) > 0
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("op", LISTS)
 def test_every_op(op: str, compiling: Call) -> None:
     for k, numels in enumerate(NUMELS[-4:]):
-        assert compiling(huge_leaves.check, op, numels, ARCHITECTURES[k]) > 0
+        assert compiling(triton_grids.check, op, numels, ARCHITECTURES[k]) > 0
 
 
 every_architecture = pytest.mark.parametrize("sm", ARCHITECTURES)
@@ -74,7 +74,7 @@ every_architecture = pytest.mark.parametrize("sm", ARCHITECTURES)
 @pytest.mark.parametrize("op", LISTS)
 def test_every_size(op: str, sm: int, compiling: Call) -> None:
     for numels in NUMELS:
-        assert compiling(huge_leaves.check, op, numels, sm) > 0
+        assert compiling(triton_grids.check, op, numels, sm) > 0
 
 
 @pytest.mark.nightly
@@ -83,7 +83,7 @@ def test_every_size(op: str, sm: int, compiling: Call) -> None:
 def test_every_form(op: str, sm: int, compiling: Call) -> None:
     for beta in FORM_BETAS:
         for numels in NUMELS[-3:]:
-            assert compiling(huge_leaves.check, op, numels, sm, beta=beta) > 0
+            assert compiling(triton_grids.check, op, numels, sm, beta=beta) > 0
 
 
 @pytest.mark.nightly
@@ -91,7 +91,7 @@ def test_every_form(op: str, sm: int, compiling: Call) -> None:
 @pytest.mark.parametrize("op", CHANNELS)
 def test_every_layout(op: str, sm: int, compiling: Call) -> None:
     for shape, beta, stride in OF_A_LAYOUT:
-        assert compiling(huge_leaves.check_channels, op, shape, beta, stride, sm) > 0
+        assert compiling(triton_channel_grids.check, op, shape, beta, stride, sm) > 0
 
 
 @pytest.mark.nightly
@@ -99,6 +99,6 @@ def test_every_layout(op: str, sm: int, compiling: Call) -> None:
 def test_as_many_programs_as_a_grid_has(sm: int, compiling: Call) -> None:
     """And sums of the residual that begin 2^31 numbers from the first."""
     for op in ("update_.list", "adjoint_.list", "dequantize.list"):
-        assert compiling(huge_leaves.check, op, [MOST], sm) > 0
+        assert compiling(triton_grids.check, op, [MOST], sm) > 0
     for small in (4096 * 300, 4096 * 300 + 1):
-        assert compiling(huge_leaves.check, "residual.list", [2**42 + 1, small], sm) > 0
+        assert compiling(triton_grids.check, "residual.list", [2**42 + 1, small], sm) > 0
