@@ -42,13 +42,18 @@ def test_all_signatures(kernel: str, sm: int, compiling: Call) -> None:
     assert compiling(triton_signatures.check, kernel, sm) > 0
 
 
+of_ops_and_cells = pytest.mark.parametrize("cells", [False, True], ids=["ops", "cells"])
+
+
 @pytest.mark.slow
 @every_architecture
-def test_the_executor_has_the_instructions_of_some(sm: int, compiling: Call) -> None:
-    assert compiling(triton_signatures.missing, sm, 4 * EVERY) == {}
+@of_ops_and_cells
+def test_the_executor_has_the_instructions_of_some(sm: int, cells: bool, compiling: Call) -> None:
+    assert compiling(triton_signatures.missing, sm, 4 * EVERY, cells) == {}
 
 
 @pytest.mark.nightly
 @every_architecture
-def test_the_executor_has_the_instructions_of_all(sm: int, compiling: Call) -> None:
-    assert compiling(triton_signatures.missing, sm) == {}
+@of_ops_and_cells
+def test_the_executor_has_the_instructions_of_all(sm: int, cells: bool, compiling: Call) -> None:
+    assert compiling(triton_signatures.missing, sm, 1, cells) == {}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -66,9 +66,9 @@ def check_example(op: str, example: Example) -> None:
 
 
 def check_first(op: str, sm: int) -> int:
-    """Try calls that need few kernels, up to the first that launches one."""
+    """Try calls that need one kernel, up to the first that launches it."""
     with executed(sm) as gpu:
-        for attempt in [*equal_leaves(op), *examples(op)]:
+        for attempt in [*equal_leaves(op, EQUAL[:3]), *examples(op)]:
             attempt()
             if gpu.launches:
                 return len(gpu.launches)
@@ -129,8 +129,8 @@ def flags(op: str) -> Iterator[Attempt]:
             yield partial(check, op, Case(arguments))
 
 
-def equal_leaves(op: str) -> Iterator[Attempt]:
-    """Lists of more leaves of one kind than a launch takes."""
+def equal_leaves(op: str, sizes: Sequence[int] = EQUAL) -> Iterator[Attempt]:
+    """Of a list op, a call with leaves of these sizes."""
     if op.endswith(".list"):
-        leaves = [arguments_of_leaf(op, (n,), seed=7 * k) for k, n in enumerate(EQUAL)]
+        leaves = [arguments_of_leaf(op, (n,), seed=7 * k) for k, n in enumerate(sizes)]
         yield partial(check, op, Case(any_bits(lists_of(op, leaves)), 1))

@@ -36,7 +36,7 @@ from tests.ops.device_checks import FORM_BETAS, any_bits, placed
 from tests.ptx import triton_grids, triton_ops
 from tests.ptx.triton_ops import Case
 from tools.aot.compile import as_launched
-from tools.aot.signatures import signatures
+from tools.aot.signatures import ARCHITECTURES, signatures
 from tools.ptx.errors import Missing
 from tools.ptx.kernel import Kernel
 from tools.ptx.machine import Machine
@@ -223,11 +223,16 @@ def check(kernel: str, sm: int, every: int = 1) -> int:
     return len(rows)
 
 
-def missing(sm: int, every: int = 1) -> dict[str, str]:
-    """The signatures that hold an instruction which the executor lacks, and which one that is."""
+def missing(sm: int, every: int = 1, cells: bool = False) -> dict[str, str]:
+    """The signatures that hold an instruction which the executor lacks, and which one that is.
+
+    Of the ops' kernels, or of the equilibrium cell's that are launched on this architecture.
+    """
+    ops = {row.label for row in listed()}
+    rows = [row for row in itertools.starmap(Listed, signatures()) if (row.label in ops) != cells]
     found = {}
     with executed(sm):
-        for row in listed()[::every]:
+        for row in [r for r in rows if sm in ARCHITECTURES.get(r.label, (sm,))][::every]:
             source, options = row.compiled()
             ptx = triton.compile(source, options=options).asm["cubin"].decode()
             try:

@@ -2,7 +2,9 @@
 
 Imports triton only, not torch, so that a compiler of another version can be tried by itself. With
 one leaf, every kernel is here with every combination of types, passes with a choice that takes each
-path of the code; with more leaves, and sizes that are not multiples of 16, one combination each.
+path of the code; with more leaves, sizes that are not multiples of 16, and leaves of which some
+have 2^31 elements, one combination each. ``tests/ptx/triton_signatures.py`` runs what is listed of
+the ops.
 """
 
 from __future__ import annotations
