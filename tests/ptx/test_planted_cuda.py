@@ -39,12 +39,18 @@ class Edit:
     op: str
     family: str
     pattern: str
-    by: str
+    by: str | Callable[[re.Match[str]], str]
     numbers: dict[str, Any] = field(default_factory=dict)
     count: int = 0
 
 
 V4 = r"(st\.global\.v)4(\.\w+ \[[^]]+\], \{)(%\w+), (%\w+), (%\w+), (%\w+)\}"
+
+# nvcc puts four bytes of digits together by a permutation or by shifts.
+OTHER_BYTES = (
+    r"0x5410U|(shl\.b32 %r\d+, %r\d+), 24;",
+    lambda found: f"{found[1]}, 16;" if found[1] else "0x1054U",
+)
 
 EDITS = [
     # vectors
@@ -115,7 +121,7 @@ EDITS = [
         r"\1\3, \2",
     ),
     # digits and flags
-    Edit("digits in another order", "update_exact_", "exact_kernel", "0x5410U", "0x1054U", SHIFT),
+    Edit("digits in another order", "update_exact_", "exact_kernel", *OTHER_BYTES, SHIFT),
     Edit(
         "the digits beside",
         "invert_exact_",
