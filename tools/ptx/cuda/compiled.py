@@ -46,6 +46,14 @@ def nvcc() -> str:
     return found.path
 
 
+@cache
+def known_archs() -> list[str]:
+    """Those of ARCHS that nvcc compiles for; NotCompiledError as `nvcc` says."""
+    command = [nvcc(), "--list-gpu-arch"]
+    known = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    return [arch for arch in ARCHS if f"compute_{arch.removesuffix('a')}" in known]
+
+
 def host_library() -> Path:
     """The host code of csrc/cuda with the recorder, as a library."""
     recorder = _kept(f"recorder-{_key(RECORDER)}.o", lambda to: _nvcc("-c", RECORDER, "-o", to))
@@ -105,7 +113,8 @@ def built_objects() -> list[Path]:
 
 def compiled_objects() -> list[Path]:
     """Objects of the same flags, with PTX alone."""
-    no_gpu = f"-gencode=arch=compute_{ARCHS[-1]},code=compute_{ARCHS[-1]}"
+    virtual = f"compute_{known_archs()[-1]}"
+    no_gpu = f"-gencode=arch={virtual},code={virtual}"
 
     def make(source: Path) -> Path:
         name = f"{source.stem}-{_key(source)}.o"
