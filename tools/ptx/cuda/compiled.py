@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import importlib.util
 import re
 import subprocess
 import sys
@@ -125,9 +126,10 @@ def compiled_objects() -> list[Path]:
 
 def ptx_of_objects(objects: list[Path], arch: str) -> list[str]:
     """The PTX for `arch` that the objects hold; none where one of them has none."""
-    import triton
-
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    triton = importlib.util.find_spec("triton")  # brings cuobjdump
+    if triton is None or triton.origin is None:
+        return []
+    tool = Path(triton.origin).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     texts = []
     for path in objects:
         command = [str(tool), "-arch", f"sm_{arch}", "-ptx", str(path)]
