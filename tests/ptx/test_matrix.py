@@ -44,10 +44,10 @@ def test_ldmatrix(count: int, trans: bool) -> None:
             *to_shared(0, memory.nbytes // 4, THREADS),
             "bar.sync 0;",
             *load(1, 0, 1, THREADS),
-            "shl.b32 %r0, %r0, 4;",
-            "mov.u32 %r1, shared;",
-            "add.s32 %r0, %r0, %r1;",
-            f"ldmatrix.sync.aligned.m8n8.{form}.shared.b16 {listed('%r', 10, count)}, [%r0];",
+            "shl.b32 %v0, %v0, 4;",
+            "mov.u32 %v1, shared;",
+            "add.s32 %v0, %v0, %v1;",
+            f"ldmatrix.sync.aligned.m8n8.{form}.shared.b16 {listed('%v', 10, count)}, [%v0];",
             *store(2, 10, count, THREADS),
         ],
         *(memory, ROWS, out),
@@ -73,11 +73,11 @@ def test_stmatrix(count: int, trans: bool) -> None:
             *to_shared(2, out.nbytes // 4, THREADS),
             "bar.sync 0;",
             *load(1, 0, 1, THREADS),
-            "shl.b32 %r0, %r0, 4;",
-            "mov.u32 %r1, shared;",
-            "add.s32 %r0, %r0, %r1;",
+            "shl.b32 %v0, %v0, 4;",
+            "mov.u32 %v1, shared;",
+            "add.s32 %v0, %v0, %v1;",
             *load(0, 10, count, THREADS),
-            f"stmatrix.sync.aligned.m8n8.{form}.shared.b16 [%r0], {listed('%r', 10, count)};",
+            f"stmatrix.sync.aligned.m8n8.{form}.shared.b16 [%v0], {listed('%v', 10, count)};",
             "bar.sync 0;",
             *from_shared(2, out.nbytes // 4, THREADS),
         ],
@@ -98,9 +98,9 @@ def test_stmatrix(count: int, trans: bool) -> None:
 def test_a_row_of_ldmatrix_is_aligned_and_within_shared_memory() -> None:
     for row, message in ((8, "aligned"), (1024, "shared memory")):
         lines = [
-            "mov.u32 %r0, shared;",
-            f"add.s32 %r0, %r0, {row};",
-            "ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%r10}, [%r0];",
+            "mov.u32 %v0, shared;",
+            f"add.s32 %v0, %v0, {row};",
+            "ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%v10}, [%v0];",
         ]
         with pytest.raises(Fault, match=message):
             run(lines, shared=1024)
@@ -108,9 +108,9 @@ def test_a_row_of_ldmatrix_is_aligned_and_within_shared_memory() -> None:
 
 def test_ldmatrix_needs_the_whole_warp() -> None:
     lines = [
-        "mov.u32 %r0, shared;",
+        "mov.u32 %v0, shared;",
         "setp.lt.u32 %p0, %thread, 16;",
-        "@%p0 ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%r10}, [%r0];",
+        "@%p0 ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%v10}, [%v0];",
     ]
     with pytest.raises(Fault, match="warp"):
         run(lines, shared=1024)
@@ -120,8 +120,8 @@ def test_ldmatrix_reads_what_a_barrier_has_ordered() -> None:
     """Without one, what another warp writes is a race."""
     lines = [
         *to_shared(0, 256, THREADS),
-        "mov.u32 %r0, shared;",
-        "ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%r10, %r11, %r12, %r13}, [%r0+512];",
+        "mov.u32 %v0, shared;",
+        "ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%v10, %v11, %v12, %v13}, [%v0+512];",
     ]
     with pytest.raises(Fault, match="race"):
         run(lines, np.zeros(256, np.uint32), threads=THREADS, shared=1024)
@@ -162,8 +162,8 @@ def d_held(lane: int, registers: int) -> Iterator[tuple[int, int]]:
 
 
 def mma(kind: str) -> str:
-    """The instruction on registers %r0 to %r3 (A), %r4 and %r5 (B), %r6 to %r9 (C and D)."""
-    a, b, c = listed("%r", 0, 4), listed("%r", 4, 2), listed("%r", 6, 4)
+    """The instruction on registers %v0 to %v3 (A), %v4 and %v5 (B), %v6 to %v9 (C and D)."""
+    a, b, c = listed("%v", 0, 4), listed("%v", 4, 2), listed("%v", 6, 4)
     shape = SHAPES[kind]
     return f"mma.sync.aligned.{shape}.row.col.f32.{kind}.{kind}.f32 {c}, {a}, {b}, {c};"
 
@@ -216,9 +216,9 @@ def test_sums_of_mma_are_rounded_once_to_the_nearest() -> None:
 @pytest.mark.parametrize(
     "other",
     [
-        "mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%r0}, {%r0}, {%r0}, {%r0};",
-        "mma.sync.aligned.m16n8k16.row.col.f16.f16.f16.f16 {%r0}, {%r0}, {%r0}, {%r0};",
-        "ldmatrix.sync.aligned.m8n16.x1.shared.b8 {%r0}, [%r0];",
+        "mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%v0}, {%v0}, {%v0}, {%v0};",
+        "mma.sync.aligned.m16n8k16.row.col.f16.f16.f16.f16 {%v0}, {%v0}, {%v0}, {%v0};",
+        "ldmatrix.sync.aligned.m8n16.x1.shared.b8 {%v0}, [%v0];",
     ],
 )
 def test_what_is_not_modeled_is_refused(other: str) -> None:

@@ -17,9 +17,9 @@ ADDRESS, BARRIER, FACTORS = 0, 16, 1024
 """Where shared memory has the address of tensor memory, an mbarrier, and the factors."""
 
 FIRST_WARP = "setp.lt.u32 %p1, %thread, 32;"
-ALLOC = "tcgen05.alloc.cta_group::1.sync.aligned.shared::cta.b32 [%r400], {columns};"
-DEALLOC = "tcgen05.dealloc.cta_group::1.sync.aligned.b32 %r401, {columns};"
-MULTIPLY = "tcgen05.mma.cta_group::1.kind::f16 [%r401+0], %d0, %d1, %r403, %p3;"
+ALLOC = "tcgen05.alloc.cta_group::1.sync.aligned.shared::cta.b32 [%v400], {columns};"
+DEALLOC = "tcgen05.dealloc.cta_group::1.sync.aligned.b32 %v401, {columns};"
+MULTIPLY = "tcgen05.mma.cta_group::1.kind::f16 [%v401+0], %d0, %d1, %v403, %p3;"
 COMMIT = "tcgen05.commit.cta_group::1.mbarrier::arrive::one.b64 [%d2];"
 
 
@@ -49,12 +49,12 @@ class Form(NamedTuple):
         return 32 * warp + 16 * half + lane, register
 
     def moved(self, way: str, first: int) -> str:
-        """tcgen05.ld or st of all of D, by registers of %r[first] on."""
+        """tcgen05.ld or st of all of D, by registers of %v[first] on."""
         count = self.columns if self.rows == 128 else self.columns // 2
         shape = "32x32b" if self.rows == 128 else "16x32bx2"
         half = "" if self.rows == 128 else f", {count}"
-        values = listed("%r", first, count)
-        operands = f"{values}, [%r402]{half}" if way == "ld" else f"[%r402]{half}, {values}"
+        values = listed("%v", first, count)
+        operands = f"{values}, [%v402]{half}" if way == "ld" else f"[%v402]{half}, {values}"
         return f"tcgen05.{way}.sync.aligned.{shape}.x{count}.b32 {operands};"
 
 
@@ -65,43 +65,43 @@ def parts(form: Form, add: bool, tiles: list[int], constants: list[int], words: 
         "write": to_shared(0, words, THREADS),
         "alloc": [
             FIRST_WARP,
-            f"mov.u32 %r400, shared; add.s32 %r400, %r400, {ADDRESS};",
+            f"mov.u32 %v400, shared; add.s32 %v400, %v400, {ADDRESS};",
             "@%p1 " + ALLOC.format(columns=form.columns),
         ],
         "ordered": ["bar.sync 0;"],
-        "address": ["ld.shared.b32 %r401, [%r400];", "bar.sync 0;"],
+        "address": ["ld.shared.b32 %v401, [%v400];", "bar.sync 0;"],
         "relinquish": ["@%p1 tcgen05.relinquish_alloc_permit.cta_group::1.sync.aligned;"],
-        "lanes": ["shl.b32 %r402, %warp, 21;", "add.s32 %r402, %r402, %r401;"],
+        "lanes": ["shl.b32 %v402, %warp, 21;", "add.s32 %v402, %v402, %v401;"],
         "old": load(1, 0, count, THREADS),
         "store": [form.moved("st", 0)],
         "stored": ["tcgen05.wait::st.sync.aligned;"],
         "fence": ["fence.proxy.async.shared::cta;"],
         "init": [
-            f"mov.u32 %r404, shared; add.s32 %r404, %r404, {BARRIER}; setp.eq.u32 %p2, %thread, 0;",
-            "@%p2 mbarrier.init.shared::cta.b64 [%r404], 1;",
+            f"mov.u32 %v404, shared; add.s32 %v404, %v404, {BARRIER}; setp.eq.u32 %p2, %thread, 0;",
+            "@%p2 mbarrier.init.shared::cta.b64 [%v404], 1;",
         ],
         "barrier": ["bar.sync 0;"],
         "descriptors": [
             *descriptor(0, FACTORS + tiles[0], constants[0]),
             *descriptor(1, FACTORS + tiles[1], constants[1]),
-            f"mov.b32 %r403, {form.descriptor};",
+            f"mov.b32 %v403, {form.descriptor};",
             f"setp.{'eq' if add else 'ne'}.u32 %p3, %thread, %thread;",
-            "cvt.u64.u32 %d2, %r404;",
+            "cvt.u64.u32 %d2, %v404;",
         ],
-        "one": ["@!%p1 bra done;", "elect.sync %r405|%p4, -1;"],
+        "one": ["@!%p1 bra done;", "elect.sync %v405|%p4, -1;"],
         "multiply": ["@%p4 " + MULTIPLY],
         "commit": ["@%p4 " + COMMIT],
         "done": ["done:"],
         "wait": [
             "{ .reg .pred complete;",
-            "again: mbarrier.try_wait.parity.shared.b64 complete, [%r404], 0;",
+            "again: mbarrier.try_wait.parity.shared.b64 complete, [%v404], 0;",
             "@!complete bra.uni again; }",
         ],
         "load": [form.moved("ld", 0)],
         "loaded": ["tcgen05.wait::ld.sync.aligned;"],
         "use": store(1, 0, count, THREADS),
         "end": ["bar.sync 0;"],
-        "inval": ["@%p2 mbarrier.inval.shared::cta.b64 [%r404];"],
+        "inval": ["@%p2 mbarrier.inval.shared::cta.b64 [%v404];"],
         "dealloc": ["@%p1 " + DEALLOC.format(columns=form.columns)],
     }
 
@@ -155,14 +155,14 @@ def test_the_shapes_of_loads_and_stores() -> None:
     for half in (0, 16):
         out = np.zeros((THREADS, 8), np.uint32)
         lines = [
-            *(FIRST_WARP, "mov.u32 %r400, shared;", "@%p1 " + ALLOC.format(columns=32)),
-            *("bar.sync 0;", "ld.shared.b32 %r401, [%r400];"),
-            *("shl.b32 %r402, %warp, 21;", "add.s32 %r402, %r402, %r401;"),
+            *(FIRST_WARP, "mov.u32 %v400, shared;", "@%p1 " + ALLOC.format(columns=32)),
+            *("bar.sync 0;", "ld.shared.b32 %v401, [%v400];"),
+            *("shl.b32 %v402, %warp, 21;", "add.s32 %v402, %v402, %v401;"),
             *load(0, 0, 32, THREADS),
-            f"tcgen05.st.sync.aligned.32x32b.x32.b32 [%r402], {listed('%r', 0, 32)};",
+            f"tcgen05.st.sync.aligned.32x32b.x32.b32 [%v402], {listed('%v', 0, 32)};",
             "tcgen05.wait::st.sync.aligned;",
-            f"add.s32 %r402, %r402, {half << 16 | 3};",
-            f"tcgen05.ld.sync.aligned.16x32bx2.x8.b32 {listed('%r', 100, 8)}, [%r402], 20;",
+            f"add.s32 %v402, %v402, {half << 16 | 3};",
+            f"tcgen05.ld.sync.aligned.16x32bx2.x8.b32 {listed('%v', 100, 8)}, [%v402], 20;",
             "tcgen05.wait::ld.sync.aligned;",
             *store(1, 100, 8, THREADS),
             *("bar.sync 0;", "@%p1 " + DEALLOC.format(columns=32)),
@@ -192,7 +192,7 @@ def test_the_rules_can_be_kept() -> None:
     attempt()
 
 
-NEXT = "add.s32 %r402, %r402, 2097152;"
+NEXT = "add.s32 %v402, %v402, 2097152;"
 
 
 @pytest.mark.parametrize(
@@ -208,23 +208,23 @@ NEXT = "add.s32 %r402, %r402, 2097152;"
         ({"wait": [], "load": [FORM.moved("st", 0)], "loaded": []}, "has not waited for"),
         ({"wait": [], "load": to_shared(0, WORDS, THREADS), "loaded": []}, "still reads"),
         ({"loaded": []}, "before it was waited for"),
-        ({"init": ["mov.u32 %r404, shared;"]}, "no mbarrier"),
+        ({"init": ["mov.u32 %v404, shared;"]}, "no mbarrier"),
         ({"dealloc": []}, "not deallocated"),
         ({"dealloc": ["@%p1 " + DEALLOC.format(columns=64)]}, "no 64 columns"),
         ({"end": []}, "race"),
         (
-            {"alloc": [FIRST_WARP, "mov.u32 %r400, shared;", "@%p1 st.shared.b32 [%r400], 0;"]},
+            {"alloc": [FIRST_WARP, "mov.u32 %v400, shared;", "@%p1 st.shared.b32 [%v400], 0;"]},
             "not alloc",
         ),
-        ({"old": [*load(1, 0, 16, THREADS), "add.s32 %r402, %r402, 1;"]}, "not allocated"),
-        ({"lanes": ["mov.b32 %r402, %r401;"]}, "32 lanes of its place"),
+        ({"old": [*load(1, 0, 16, THREADS), "add.s32 %v402, %v402, 1;"]}, "not allocated"),
+        ({"lanes": ["mov.b32 %v402, %v401;"]}, "32 lanes of its place"),
         ({"relinquish": ["@%p1 " + ALLOC.format(columns=32)]}, "race|not deallocated"),
         ({"multiply": ["@%p1 " + MULTIPLY]}, "several threads"),
         (
-            {"alloc": [FIRST_WARP, "mov.u32 %r400, shared;", "@%p1 " + ALLOC.format(columns=48)]},
+            {"alloc": [FIRST_WARP, "mov.u32 %v400, shared;", "@%p1 " + ALLOC.format(columns=48)]},
             "48",
         ),
-        ({"inval": ["@%p2 mbarrier.inval.shared::cta.b64 [%r400];"]}, "no mbarrier"),
+        ({"inval": ["@%p2 mbarrier.inval.shared::cta.b64 [%v400];"]}, "no mbarrier"),
     ],
 )
 def test_a_rule_that_is_broken_is_a_fault(changed: dict[str, list[str]], message: str) -> None:
@@ -236,10 +236,10 @@ def test_a_rule_that_is_broken_is_a_fault(changed: dict[str, list[str]], message
     "changed",
     [
         {"multiply": [line.replace("kind::f16", "kind::tf32") for line in ["@%p4 " + MULTIPLY]]},
-        {"multiply": ["@%p4 " + MULTIPLY.replace("%d0", "[%r402]")]},
-        {"multiply": ["xor.b32 %r403, %r403, 8192;", "@%p4 " + MULTIPLY]},
+        {"multiply": ["@%p4 " + MULTIPLY.replace("%d0", "[%v402]")]},
+        {"multiply": ["xor.b32 %v403, %v403, 8192;", "@%p4 " + MULTIPLY]},
         {"multiply": ["and.b64 %d0, %d0, 2305843009213693951;", "@%p4 " + MULTIPLY]},
-        {"load": ["tcgen05.ld.sync.aligned.16x64b.x16.b32 " + listed("%r", 0, 16) + ", [%r402];"]},
+        {"load": ["tcgen05.ld.sync.aligned.16x64b.x16.b32 " + listed("%v", 0, 16) + ", [%v402];"]},
     ],
 )
 def test_what_is_not_modeled_is_refused(changed: dict[str, list[str]]) -> None:

@@ -30,9 +30,9 @@ class Form(NamedTuple):
         return 8 if self.kind == "tf32" else 16
 
     def instruction(self, add: str = "%p0") -> str:
-        """On %d0 or %r500 to %r503 (A), %d1 (B), and the accumulators, %r0 on."""
-        a = listed("%r", 500, 4) if self.a == "registers" else "%d0"
-        sums = listed("%r", 0, self.n // 2)
+        """On %d0 or %v500 to %v503 (A), %d1 (B), and the accumulators, %v0 on."""
+        a = listed("%v", 500, 4) if self.a == "registers" else "%d0"
+        sums = listed("%v", 0, self.n // 2)
         shape = f"m64n{self.n}k{self.depth}.f32.{self.kind}.{self.kind}"
         turned = ", 1" if self.a == "m" else ", 0" if self.a == "k" else ""
         turned = "" if self.kind == "tf32" else turned + f", {int(self.b == 'n')}"
@@ -158,11 +158,11 @@ def test_the_rules_can_be_kept(order: list[str]) -> None:
         ({"fence": HALF}, "proxy"),
         ({"barrier": []}, "barrier"),
         ({"registers": []}, "wgmma.fence"),
-        ({"registers": ["wgmma.fence.sync.aligned;", "mov.b32 %r3, 0;"]}, "wgmma.fence"),
+        ({"registers": ["wgmma.fence.sync.aligned;", "mov.b32 %v3, 0;"]}, "wgmma.fence"),
         ({"commit": []}, "waited for"),
         ({"wait": []}, "waited for"),
         ({"wait": [], "use": []}, "wait for it"),
-        ({"commit": ["wgmma.commit_group.sync.aligned;", "mov.b32 %r500, %r3;"]}, "waited for"),
+        ({"commit": ["wgmma.commit_group.sync.aligned;", "mov.b32 %v500, %v3;"]}, "waited for"),
         ({"commit": ["wgmma.commit_group.sync.aligned;", *to_shared(0, 128, 128)]}, "reads"),
         ({"use": to_shared(0, 128, 128)}, "reads"),
         ({"descriptors": [*RIGHT["descriptors"], "add.s64 %d0, %d0, 960;"]}, "shared memory"),

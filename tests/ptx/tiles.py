@@ -49,10 +49,10 @@ def tile(elements: NDArray[Any], span: int, k_major: bool, modes: dict[int, int]
 def descriptor(register: int, offset: int, constant: int) -> list[str]:
     """%d[register]: of a tile that begins so many bytes into shared memory."""
     return [
-        "mov.u32 %r508, shared;",
-        f"add.s32 %r508, %r508, {offset};",
-        "bfe.u32 %r508, %r508, 4, 14;",
-        f"cvt.u64.u32 %d{register}, %r508;",
+        "mov.u32 %v508, shared;",
+        f"add.s32 %v508, %v508, {offset};",
+        "bfe.u32 %v508, %v508, 4, 14;",
+        f"cvt.u64.u32 %d{register}, %v508;",
         f"or.b64 %d{register}, %d{register}, {constant};",
     ]
 

@@ -32,7 +32,7 @@ class Shared:
     """Shared memory: `blocks` times `size` bytes, and who last wrote and read each granule.
 
     A stamp is epoch * (warps + 1) + warp; the epoch counts the barriers of a block. The last number
-    of an epoch stands for several warps, -1 for never.
+    of an epoch stands for several warps, 0 for never.
 
     Args:
         blocks: Number of blocks.
@@ -46,10 +46,9 @@ class Shared:
         self.stride = -(-size // 16) * 16
         """Bytes from one block to the next."""
         self.data = np.zeros(blocks * self.stride, np.uint8)
-        self.epoch = np.zeros(blocks, np.int32)
+        self.epoch = np.ones(blocks, np.int32)
         self.warps = warps
-        self.written = np.full(len(self.data) // granule, -1, np.int32)
-        self.read = self.written.copy()
+        self.written, self.read = np.zeros((2, len(self.data) // granule), np.int32)
         self.watcher: Watcher | None = None
 
     def barrier(self, blocks: Array | slice = slice(None)) -> None:
@@ -100,6 +99,21 @@ class Shared:
         if again and not stored():
             raise Fault(f"race in shared memory, two warps write at once: {what}")
 
+    def writers(self, granules: Array) -> tuple[Array, Array]:
+        """The epoch and the warp of the last write to each; raises Fault if there was none."""
+        written = self.written[granules]
+        if not written.all():
+            raise Fault("reads what nothing has written")
+        return np.divmod(written, self.warps + 1)
+
+    def forget(self, granules: Array) -> None:
+        """As if nothing had been written there."""
+        self.written[granules] = 0
+
+    def settle(self, granules: Array) -> None:
+        """As if what is there had been written before all that is remembered."""
+        self.written[granules] = 1
+
     def granules(self, at: Array, size: int) -> Array:
         """The granules that accesses of `size` bytes touch: [granule, access]."""
         first, count = at // self.granule, -(-size // self.granule)
@@ -111,7 +125,7 @@ class Shared:
         epoch = self.epoch[blocks] * (self.warps + 1)
         stamp = (epoch + warps).astype(np.int32)
         written = self.written[granules]
-        if (written < 0).any():
+        if not written.all():
             raise Fault(f"reads shared memory that nothing has written: {what}")
         if ((written >= epoch) & (written != stamp)).any():
             raise Fault(f"race in shared memory, a read after a write of another warp: {what}")

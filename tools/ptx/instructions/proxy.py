@@ -154,10 +154,7 @@ class Proxy:
         if (int(place.granules[-1]) + 1) * shared.granule > shared.size:
             raise Fault("access outside of shared memory")
         granules = place.granules + blocks[:, None] * (shared.stride // shared.granule)
-        written = shared.written[granules]
-        if (written < 0).any():
-            raise Fault("reads shared memory that nothing has written")
-        epochs, writers = np.divmod(written, shared.warps + 1)
+        epochs, writers = shared.writers(granules)
         if (epochs >= shared.epoch[blocks][:, None]).any():
             raise Fault("reads what no barrier has ordered")
         no_reader = np.full_like(writers, -1)

@@ -30,7 +30,6 @@ class TensorMemory:
         proxy = machine.part(Proxy)()
         self.proxy, self.blocks = proxy, proxy.blocks
         self.cells = Shared(self.blocks, LANES * COLUMNS * CELL, proxy.warps, CELL)
-        self.cells.epoch += 1  # so that no stamp of an epoch that has been is 0
         self.products = Products(1, self.blocks, proxy.warps)
         self.factors = proxy.uses_of(self.products)
         self.sums = Uses(self.products, len(self.cells.written))
@@ -67,7 +66,7 @@ class TensorMemory:
             raise Fault(f"no {columns} columns were allocated there")
         cells = self.positions(block, np.arange(LANES)[:, None], address + np.arange(columns))
         self.store(cells, block, warp, np.zeros(cells.shape, np.uint32))
-        self.cells.written[cells] = -1
+        self.cells.forget(cells)
         self.allocated[block, address : address + columns] = False
 
     def finish(self) -> None:
@@ -88,56 +87,62 @@ class TensorMemory:
     def load(self, cells: Array, block: int, warp: int) -> Array:
         """The words of these cells, as this warp reads them; until it waits it still does."""
         self.check(cells, block, warp)
-        flat = cells.reshape(-1)
-        where = np.full(len(flat), block), np.full(len(flat), warp)
-        self.cells.note_read(flat * CELL, *where, CELL, "tensor memory")
-        self.loads.setdefault((block, warp), []).append(flat)
+        self.note_read(cells, block, warp)
+        self.loads.setdefault((block, warp), []).append(cells)
         return self.cells.data.view(np.uint32)[cells]
 
     def loaded(self, block: int, warp: int) -> None:
         """The warp has waited for its loads: only now they have read."""
-        for flat in self.loads.pop((block, warp), []):
-            where = np.full(len(flat), block), np.full(len(flat), warp)
-            self.cells.note_read(flat * CELL, *where, CELL, "tensor memory")
+        for cells in self.loads.pop((block, warp), []):
+            self.note_read(cells, block, warp)
 
     def store(self, cells: Array, block: int, warp: int, words: Array) -> None:
         """Words into these cells; others may see them after the warp has waited, and a barrier."""
         self.check(cells, block, warp)
-        flat = cells.reshape(-1)
-        where = np.full(len(flat), block), np.full(len(flat), warp)
-        self.cells.note_write(flat * CELL, *where, CELL, "tensor memory")
-        self.stores.wrote(flat)
+        self.note_write(cells, block, warp)
+        self.stores.wrote(cells)
         self.cells.data.view(np.uint32)[cells] = words
-
-    def check(self, cells: Array, block: int, warp: int) -> None:
-        """No product adds up there, as far as this warp knows, and what was stored is there."""
-        places, one = cells.reshape(-1), np.zeros(1, np.int64)
-        if self.sums.pending(places, one + block, one + warp):
-            raise Fault("touches sums of a product that it has not waited for")
-        self.check_stored(places, block, warp)
-
-    def check_stored(self, places: Array, block: int, warp: int) -> None:
-        """What threads stored there has been waited for."""
-        stored = places[self.cells.written[places] > 0]
-        writers = self.cells.written[stored] % (self.cells.warps + 1)
-        if self.stores.lacking(
-            stored, np.full(len(stored), block), writers, writers * 0 + warp
-        ).any():
-            raise Fault("touches what was stored without tcgen05.wait::st")
 
     def accumulate(self, cells: Array, block: int, warp: int, add: bool) -> Array:
         """The sums [row, column] of a new product of this warp as float64: old ones, or zeros."""
-        flat = cells.reshape(-1)
-        self.check_stored(flat, block, warp)
-        where = np.full(len(flat), block), np.full(len(flat), warp)
+        self.check_stored(cells, block, warp)
         if add:
-            self.cells.note_read(flat * CELL, *where, CELL, "tensor memory")
-        self.cells.note_write(flat * CELL, *where, CELL, "tensor memory")
-        self.cells.written[flat] = 0  # by no warp: who has waited for the product may read
-        self.sums.note(np.zeros(1, int), np.full(1, block), flat[None])
+            self.note_read(cells, block, warp)
+        self.note_write(cells, block, warp)
+        self.cells.settle(cells)  # who has waited for the product may read
+        self.sums.note(np.zeros(1, int), np.full(1, block), cells.reshape(1, -1))
         old = self.cells.data.view(np.float32)[cells]
         return old.astype(np.float64) if add else np.zeros(cells.shape)
 
     def put(self, cells: Array, sums: Array) -> None:
         """What a product has added up, float32."""
         self.cells.data.view(np.float32)[cells] = sums
+
+    # ---- checks ----
+
+    def check(self, cells: Array, block: int, warp: int) -> None:
+        """No product adds up there, as far as this warp knows, and what was stored is there."""
+        if self.sums.pending(cells.reshape(-1), _one(block), _one(warp)):
+            raise Fault("touches sums of a product that it has not waited for")
+        self.check_stored(cells, block, warp)
+
+    def check_stored(self, cells: Array, block: int, warp: int) -> None:
+        """What threads stored there has been waited for."""
+        stored = cells[self.cells.written[cells] > self.cells.warps]  # others are of no warp
+        _, writers = self.cells.writers(stored)
+        if self.stores.lacking(stored, _one(block), writers, _one(warp)).any():
+            raise Fault("touches what was stored without tcgen05.wait::st")
+
+    def note_read(self, cells: Array, block: int, warp: int) -> None:
+        """As ``Shared.note_read``."""
+        at = cells.reshape(-1) * CELL
+        self.cells.note_read(at, _one(block), _one(warp), CELL, "tensor memory")
+
+    def note_write(self, cells: Array, block: int, warp: int) -> None:
+        """As ``Shared.note_write``."""
+        at = cells.reshape(-1) * CELL
+        self.cells.note_write(at, _one(block), _one(warp), CELL, "tensor memory")
+
+
+def _one(number: int) -> Array:
+    return np.full(1, number)
