@@ -5,9 +5,10 @@ What runs here does so in a process whose Triton compiles (``compiling.py``).
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unittest import mock
 
 import numpy as np
@@ -141,3 +142,11 @@ def _of_bounds(case: Case, cell: Cell, ran: Ran) -> list[str]:
             if not far <= 0:
                 found.append(f"{name} is {far:.3g} beyond its bound")
     return found
+
+
+def behave(sm: int, test: str, arguments: dict[str, Any]) -> None:
+    """Run a test of tests/cell, as "module.name", on what is compiled for an architecture."""
+    module, _, name = test.partition(".")
+    function = getattr(importlib.import_module(f"tests.cell.{module}"), name)
+    with mock.patch.object(choice, "why_not", return_value=None), executed(sm):
+        function(**arguments)
