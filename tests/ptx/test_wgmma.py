@@ -150,6 +150,14 @@ def test_the_rules_can_be_kept(order: list[str]) -> None:
     attempt(fence=[], barrier=order)
 
 
+def test_several_warps_may_write_the_same() -> None:
+    """As Triton does where threads hold the same element; then all of them have to fence it."""
+    again = ["mov.u32 %v510, shared;", "st.shared.b32 [%v510], 0;"]
+    attempt(write=[*RIGHT["write"], BARRIER, *again])
+    with pytest.raises(Fault, match=r"fence\.proxy\.async"):
+        attempt(write=[*RIGHT["write"], FENCE, BARRIER, *again], fence=HALF)
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,6 +11,9 @@ from tools.ptx.instructions import fragments
 from tools.ptx.instructions.registry import Step, instruction
 from tools.ptx.kernel import Instruction, split
 from tools.ptx.types import UNSIGNED, Array
+
+if TYPE_CHECKING:
+    from tools.ptx.machine import Machine
 
 ROW = 16
 """Bytes of a row of an 8x8 matrix of 16-bit elements: it is one access, aligned."""
@@ -30,14 +33,14 @@ def vector(operand: str) -> list[str]:
 
 
 @instruction("ldmatrix", form=MATRICES, together="warp")
-def ldmatrix(machine: Any, code: Instruction, count: str, trans: str | None) -> Step:
+def ldmatrix(machine: Machine, inst: Instruction, count: str, trans: str | None) -> Step:
     """Lane 8 m + r gives the address of row r of matrix m; each lane gets two of its elements."""
-    writers = [machine.writer(name, "b32") for name in vector(code.args[0])]
-    address = machine.address(code.args[1])
+    writers = [machine.writer(name, "b32") for name in vector(inst.args[0])]
+    address = machine.address(inst.args[1])
 
     def load() -> None:
-        lanes, at, blocks, warps = _rows(machine, address(), int(count), code.text)
-        rows = machine.shared.load(at, blocks, warps, UNSIGNED[ROW], 1, code.text)[0]
+        lanes, at, blocks, warps = _rows(machine, address(), int(count), inst.text)
+        rows = machine.shared.load(at, blocks, warps, UNSIGNED[ROW], 1, inst.text)[0]
         matrices = rows.view(np.uint16).reshape(-1, int(count), 8, 8)
         if trans:
             matrices = np.ascontiguousarray(matrices.swapaxes(2, 3))
@@ -51,27 +54,27 @@ def ldmatrix(machine: Any, code: Instruction, count: str, trans: str | None) -> 
 
 
 @instruction("stmatrix", form=MATRICES, together="warp")
-def stmatrix(machine: Any, code: Instruction, count: str, trans: str | None) -> Step:
+def stmatrix(machine: Machine, inst: Instruction, count: str, trans: str | None) -> Step:
     """The reverse of ldmatrix."""
-    reads = [machine.read_all(name, "b32") for name in vector(code.args[1])]
-    address = machine.address(code.args[0])
+    reads = [machine.read_all(name, "b32") for name in vector(inst.args[1])]
+    address = machine.address(inst.args[0])
     if len(reads) != int(count):
-        raise Missing(code.text)
+        raise Missing(inst.text)
 
     def store() -> None:
-        lanes, at, blocks, warps = _rows(machine, address(), int(count), code.text)
+        lanes, at, blocks, warps = _rows(machine, address(), int(count), inst.text)
         words = np.stack([read()[lanes] for read in reads]).reshape(int(count), -1, 8, 4)
         matrices = words.view(np.uint16).swapaxes(0, 1)
         if trans:
             matrices = matrices.swapaxes(2, 3)
         rows = np.ascontiguousarray(matrices).view(UNSIGNED[ROW]).reshape(-1)
-        machine.shared.store(at, blocks, warps, [rows], code.text)
+        machine.shared.store(at, blocks, warps, [rows], inst.text)
 
     return store
 
 
 def _rows(
-    machine: Any, addresses: Array, count: int, text: str
+    machine: Machine, addresses: Array, count: int, text: str
 ) -> tuple[Array | slice, Array, Array, Array]:
     """The lanes that run, and position, block and warp of each row that they address."""
     lanes = slice(None) if machine.mask is None else np.nonzero(machine.mask)[0]
@@ -83,11 +86,11 @@ def _rows(
 
 
 @instruction("mma", form=PRODUCT, together="warp")
-def mma(machine: Any, code: Instruction, depth: str, kind: str) -> Step:
+def mma(machine: Machine, inst: Instruction, depth: str, kind: str) -> Step:
     """D = A B + C of each warp, [16, depth] by [depth, 8]; the sums are rounded once."""
     if (depth == "8") != (kind == "tf32"):
-        raise Missing(code.text)
-    out, a, b, c = map(vector, code.args)
+        raise Missing(inst.text)
+    out, a, b, c = map(vector, inst.args)
     writers = [machine.writer(name, "f32") for name in out]
     read_a, read_b = ([machine.read_all(name, "b32") for name in names] for names in (a, b))
     read_c = [machine.read_all(name, "f32") for name in c]

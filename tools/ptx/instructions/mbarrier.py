@@ -6,7 +6,7 @@ pending, and the parity of the phase that is not complete.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from tools.ptx.instructions.proxy import Products
 from tools.ptx.instructions.registry import Step, instruction
 from tools.ptx.kernel import Instruction
 from tools.ptx.types import UNSIGNED, Array
+
+if TYPE_CHECKING:
+    from tools.ptx.machine import Machine
 
 MARK = 0x6D62
 SIZE = 8
@@ -52,7 +55,7 @@ class Arrivals:
     A part of the machine.
     """
 
-    def __init__(self, machine: Any) -> None:
+    def __init__(self, machine: Machine) -> None:
         self.shared = machine.shared
         self.of_position: dict[int, tuple[Products, int, int]] = {}
 
@@ -79,7 +82,7 @@ class Arrivals:
         """Nothing is left to do."""
 
 
-def accesses(machine: Any, addresses: Array) -> tuple[Array, Array, Array, Array]:
+def accesses(machine: Machine, addresses: Array) -> tuple[Array, Array, Array, Array]:
     """The threads that run, and position, block and warp of what each addresses, of 8 bytes."""
     threads = np.arange(machine.count) if machine.mask is None else np.nonzero(machine.mask)[0]
     blocks, warps = machine.block[threads], machine.warp[threads]
@@ -88,42 +91,42 @@ def accesses(machine: Any, addresses: Array) -> tuple[Array, Array, Array, Array
 
 
 @instruction("mbarrier", form=r"\.init(\.shared(::cta)?)\.b64")
-def init(machine: Any, code: Instruction) -> Step:
+def init(machine: Machine, inst: Instruction) -> Step:
     """An object that expects so many arrivals."""
-    address, count = machine.address(code.args[0]), machine.read_all(code.args[1], "u32")
+    address, count = machine.address(inst.args[0]), machine.read_all(inst.args[1], "u32")
 
     def act() -> None:
         threads, at, blocks, warps = accesses(machine, address())
         bits = [State(int(n), int(n), 0).bits for n in count()[threads]]
-        machine.shared.store(at, blocks, warps, [np.array(bits, np.uint64)], code.text)
+        machine.shared.store(at, blocks, warps, [np.array(bits, np.uint64)], inst.text)
 
     return act
 
 
 @instruction("mbarrier", form=r"\.inval(\.shared(::cta)?)\.b64")
-def inval(machine: Any, code: Instruction) -> Step:
+def inval(machine: Machine, inst: Instruction) -> Step:
     """What was an object is memory again, with nothing in it."""
-    address, arrivals = machine.address(code.args[0]), machine.part(Arrivals)
+    address, arrivals = machine.address(inst.args[0]), machine.part(Arrivals)
 
     def act() -> None:
         _, at, blocks, warps = accesses(machine, address())
         for position in at:
             arrivals().state(int(position))
             arrivals().of_position.pop(int(position), None)
-        machine.shared.store(at, blocks, warps, [np.zeros(len(at), np.uint64)], code.text)
+        machine.shared.store(at, blocks, warps, [np.zeros(len(at), np.uint64)], inst.text)
 
     return act
 
 
 @instruction("mbarrier", form=r"\.try_wait\.parity(\.shared(::cta)?)\.b64", waits=True)
-def try_wait(machine: Any, code: Instruction) -> tuple[Any, Step]:
+def try_wait(machine: Machine, inst: Instruction) -> tuple[Any, Step]:
     """True where the phase of that parity is complete; a thread is suspended until it is."""
-    address, parity = machine.address(code.args[1]), machine.read_all(code.args[2], "u32")
-    write, arrivals = machine.writer(code.args[0], "pred"), machine.part(Arrivals)
+    address, parity = machine.address(inst.args[1]), machine.read_all(inst.args[2], "u32")
+    write, arrivals = machine.writer(inst.args[0], "pred"), machine.part(Arrivals)
 
     def ready() -> Array:
         threads, at, blocks, warps = accesses(machine, address())
-        machine.shared.load(at, blocks, warps, UNSIGNED[SIZE], 1, code.text)
+        machine.shared.load(at, blocks, warps, UNSIGNED[SIZE], 1, inst.text)
         found = {int(p): arrivals().state(int(p)).parity for p in np.unique(at)}
         done = np.zeros(machine.count, bool)
         done[threads] = np.array([found[int(p)] for p in at]) != (parity()[threads] & 1)
@@ -139,11 +142,11 @@ def try_wait(machine: Any, code: Instruction) -> tuple[Any, Step]:
 
 
 @instruction("elect", form=r"\.sync", together="warp")
-def elect(machine: Any, code: Instruction) -> Step:
+def elect(machine: Machine, inst: Instruction) -> Step:
     """One lane of each warp. PTX leaves open which one: here the last."""
-    lane, _, chosen = code.args[0].partition("|")
+    lane, _, chosen = inst.args[0].partition("|")
     write_lane, write_chosen = machine.writer(lane, "u32"), machine.writer(chosen, "pred")
-    if machine.constant_bits(code.args[1], "u32") != 0xFFFFFFFF:
+    if machine.constant_bits(inst.args[1], "u32") != 0xFFFFFFFF:
         raise Fault("a mask of part of a warp")
 
     def act() -> None:

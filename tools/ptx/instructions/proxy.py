@@ -8,7 +8,7 @@ knows that they have ended, nothing they read may change.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from tools.ptx.instructions.registry import Step, instruction
 from tools.ptx.kernel import Instruction
 from tools.ptx.shared import Shared
 from tools.ptx.types import UNSIGNED, Array
+
+if TYPE_CHECKING:
+    from tools.ptx.machine import Machine
 
 
 class Products:
@@ -66,13 +69,14 @@ class Uses:
 class Fences:
     """Which writes to a memory their warps have fenced since, or waited for.
 
-    Other warps may count on it from the next barrier on.
+    Other warps may count on it from the next barrier on. The last column of warps is for what
+    several have written: it counts as fenced when all warps have.
     """
 
     def __init__(self, blocks: int, warps: int, places: int) -> None:
         self.clock = 0  # the fences so far
         self.written = np.zeros(places, np.int32)  # when a place was
-        self.fenced = np.zeros((blocks, warps), np.int32)  # when a warp did
+        self.fenced = np.zeros((blocks, warps + 1), np.int32)  # when a warp did
         self.published = self.fenced.copy()  # when it did, as of its block's last barrier
 
     def wrote(self, places: Array) -> None:
@@ -83,17 +87,17 @@ class Fences:
         """Warps fence what they have written."""
         self.clock += 1
         self.fenced[blocks, warps] = self.clock
+        self.fenced[:, -1] = self.fenced[:, :-1].min(1)
 
     def barrier(self, blocks: Array | slice) -> None:
         """Blocks pass a barrier."""
         self.published[blocks] = self.fenced[blocks]
 
-    def lacking(self, places: Array, blocks: Array, writers: Array, readers: Array) -> Array:
-        """Where a warp has written, and has not fenced it before a reader counts on it."""
-        counted = np.where(
-            writers == readers, self.fenced[blocks, writers], self.published[blocks, writers]
-        )
-        return self.written[places] >= counted
+    def lacking(self, places: Array, blocks: Array, writers: Array, reader: int = -1) -> bool:
+        """Whether a warp has written, and not fenced it before a reader (-1: any) counts on it."""
+        published = self.published[blocks, writers]
+        counted = np.where(writers == reader, self.fenced[blocks, writers], published)
+        return bool((self.written[places] >= counted).any())
 
 
 class Proxy:
@@ -102,7 +106,7 @@ class Proxy:
     A part of the machine (``Machine.part``), told of every write to shared memory and barrier.
     """
 
-    def __init__(self, machine: Any) -> None:
+    def __init__(self, machine: Machine) -> None:
         self.shared = machine.shared
         self.shared.watcher = self
         self.blocks, self.warps = len(self.shared.epoch), self.shared.warps
@@ -157,8 +161,7 @@ class Proxy:
         epochs, writers = shared.writers(granules)
         if (epochs >= shared.epoch[blocks][:, None]).any():
             raise Fault("reads what no barrier has ordered")
-        no_reader = np.full_like(writers, -1)
-        if self.fences.lacking(granules, blocks[:, None], writers, no_reader).any():
+        if self.fences.lacking(granules, blocks[:, None], writers):
             by_readers = self.epochs[blocks[:, None], readers].min(1)
             if (epochs >= by_readers[:, None]).any():
                 raise Fault("reads what no fence.proxy.async has shown it")
@@ -168,7 +171,7 @@ class Proxy:
 
 
 @instruction("fence", form=r"\.proxy\.async(\.shared::cta)?")
-def fence(machine: Any, code: Instruction) -> Step:
+def fence(machine: Machine, inst: Instruction) -> Step:
     """What a warp wrote is shown to the asynchronous proxy; part of a warp does not suffice."""
     proxy = machine.part(Proxy)
 

@@ -9,7 +9,7 @@ move these instructions over a barrier.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -23,6 +23,9 @@ from tools.ptx.instructions.registry import Step, instruction
 from tools.ptx.instructions.tensor_memory import TensorMemory
 from tools.ptx.kernel import Instruction
 from tools.ptx.types import Array
+
+if TYPE_CHECKING:
+    from tools.ptx.machine import Machine
 
 GROUP = r"\.cta_group::1"
 SHAPE = r"\.sync\.aligned\.(?P<shape>32x32b|16x32bx2)\.x(?P<count>1|2|4|8|16|32|64|128)\.b32"
@@ -38,7 +41,7 @@ class Warp(NamedTuple):
     warp: int
 
 
-def warps(machine: Any) -> list[Warp]:
+def warps(machine: Machine) -> list[Warp]:
     """Those that run."""
     firsts = np.arange(0, machine.count, 32)
     if machine.mask is not None:
@@ -50,27 +53,27 @@ def warps(machine: Any) -> list[Warp]:
 
 
 @instruction("tcgen05", form=rf"\.alloc{GROUP}\.sync\.aligned\.shared::cta\.b32", together="warp")
-def alloc(machine: Any, code: Instruction) -> Step:
+def alloc(machine: Machine, inst: Instruction) -> Step:
     """Columns, whose address is written to shared memory."""
-    memory, address = machine.part(TensorMemory), machine.address(code.args[0])
-    columns = machine.read_all(code.args[1], "u32")
+    memory, address = machine.part(TensorMemory), machine.address(inst.args[0])
+    columns = machine.read_all(inst.args[1], "u32")
 
     def act() -> None:
         for first, block, warp in warps(machine):
             given = memory().allocate(block, int(columns()[first]))
             where, who = np.array([block]), np.array([warp])
             offset = machine.spread(address())[first : first + 1]
-            at = machine.shared.positions(offset, where, 4, code.text)
-            machine.shared.store(at, where, who, [np.array([given], np.uint32)], code.text)
+            at = machine.shared.positions(offset, where, 4, inst.text)
+            machine.shared.store(at, where, who, [np.array([given], np.uint32)], inst.text)
 
     return act
 
 
 @instruction("tcgen05", form=rf"\.dealloc{GROUP}\.sync\.aligned\.b32", together="warp")
-def dealloc(machine: Any, code: Instruction) -> Step:
+def dealloc(machine: Machine, inst: Instruction) -> Step:
     """The columns are free; before a kernel ends, all have to be."""
     memory = machine.part(TensorMemory)
-    address, columns = (machine.read_all(operand, "u32") for operand in code.args)
+    address, columns = (machine.read_all(operand, "u32") for operand in inst.args)
 
     def act() -> None:
         for first, block, warp in warps(machine):
@@ -81,7 +84,7 @@ def dealloc(machine: Any, code: Instruction) -> Step:
 
 
 @instruction("tcgen05", form=rf"\.relinquish_alloc_permit{GROUP}\.sync\.aligned", together="warp")
-def relinquish(machine: Any, code: Instruction) -> Step:
+def relinquish(machine: Machine, inst: Instruction) -> Step:
     """The block allocates no more."""
     memory = machine.part(TensorMemory)
 
@@ -96,7 +99,7 @@ def relinquish(machine: Any, code: Instruction) -> Step:
 
 
 def cells(
-    machine: Any, code: Instruction, address: str, shape: str, count: int, offset: int
+    machine: Machine, inst: Instruction, address: str, shape: str, count: int, offset: int
 ) -> Callable[[Warp], Array]:
     """A function that gives the cells [register, lane] that a warp accesses.
 
@@ -121,7 +124,7 @@ def cells(
     return found
 
 
-def _half(shape: str, operands: list[str], code: Instruction) -> int:
+def _half(shape: str, operands: list[str], inst: Instruction) -> int:
     """How far apart the halves of 16x32bx2 are: the operand that only it has."""
     if len(operands) != (shape == "16x32bx2"):
         raise Missing("its operands")
@@ -129,14 +132,14 @@ def _half(shape: str, operands: list[str], code: Instruction) -> int:
 
 
 @instruction("tcgen05", form=r"\.ld" + SHAPE, together="warp")
-def load(machine: Any, code: Instruction, shape: str, count: str) -> Step:
+def load(machine: Machine, inst: Instruction, shape: str, count: str) -> Step:
     """Registers from tensor memory, there when tcgen05.wait::ld has passed."""
-    names = vector(code.args[0])
+    names = vector(inst.args[0])
     if len(names) != int(count):
         raise Missing("its operands")
-    flow.refuse_use(machine.kernel, code, set(names), [_is("wait::ld")])
+    flow.refuse_use(machine.kernel, inst, set(names), [_is("wait::ld")])
     memory, writers = machine.part(TensorMemory), [machine.writer(name, "b32") for name in names]
-    found = cells(machine, code, code.args[1], shape, int(count), _half(shape, code.args[2:], code))
+    found = cells(machine, inst, inst.args[1], shape, int(count), _half(shape, inst.args[2:], inst))
 
     def act() -> None:
         words = np.zeros((int(count), machine.count), np.uint32)
@@ -149,14 +152,14 @@ def load(machine: Any, code: Instruction, shape: str, count: str) -> Step:
 
 
 @instruction("tcgen05", form=r"\.st" + SHAPE, together="warp")
-def store(machine: Any, code: Instruction, shape: str, count: str) -> Step:
+def store(machine: Machine, inst: Instruction, shape: str, count: str) -> Step:
     """Registers into tensor memory, there when tcgen05.wait::st has passed."""
-    *operands, values = code.args
+    *operands, values = inst.args
     reads = [machine.read_all(name, "b32") for name in vector(values)]
     if len(reads) != int(count):
         raise Missing("its operands")
     memory = machine.part(TensorMemory)
-    found = cells(machine, code, operands[0], shape, int(count), _half(shape, operands[1:], code))
+    found = cells(machine, inst, operands[0], shape, int(count), _half(shape, operands[1:], inst))
 
     def act() -> None:
         words = np.stack([read() for read in reads])
@@ -168,7 +171,7 @@ def store(machine: Any, code: Instruction, shape: str, count: str) -> Step:
 
 
 @instruction("tcgen05", form=r"\.wait::(?P<which>ld|st)\.sync\.aligned", together="warp")
-def wait(machine: Any, code: Instruction, which: str) -> Step:
+def wait(machine: Machine, inst: Instruction, which: str) -> Step:
     """The warp's loads or stores have ended."""
     memory = machine.part(TensorMemory)
 
@@ -183,7 +186,7 @@ def wait(machine: Any, code: Instruction, which: str) -> Step:
 
 
 def _is(name: str) -> Callable[[Instruction], bool]:
-    return lambda code: code.op[:2] == ["tcgen05", name]
+    return lambda inst: inst.op[:2] == ["tcgen05", name]
 
 
 # ---- products --------------------------------------------------------------------------------
@@ -214,14 +217,14 @@ class Shape(NamedTuple):
 
 
 @instruction("tcgen05", form=rf"\.mma{GROUP}\.kind::f16")
-def mma(machine: Any, code: Instruction) -> Step:
+def mma(machine: Machine, inst: Instruction) -> Step:
     """D = A B, or A B + D: a thread issues it for its block."""
-    if len(code.args) != 5 or code.args[1].startswith("["):
+    if len(inst.args) != 5 or inst.args[1].startswith("["):
         raise Missing("its operands")
     memory, proxy = machine.part(TensorMemory), machine.part(Proxy)
-    address, add = machine.address(code.args[0]), machine.read_all(code.args[4], "pred")
-    a, b = (machine.read_all(operand, "b64") for operand in code.args[1:3])
-    shapes = machine.read_all(code.args[3], "b32")
+    address, add = machine.address(inst.args[0]), machine.read_all(inst.args[4], "pred")
+    a, b = (machine.read_all(operand, "b64") for operand in inst.args[1:3])
+    shapes = machine.read_all(inst.args[3], "b32")
 
     def issue(thread: int) -> None:
         block, warp = machine.block[thread : thread + 1], int(machine.warp[thread])
@@ -237,7 +240,7 @@ def mma(machine: Any, code: Instruction) -> Step:
             values, places = proxy().factor(tile, form, block, np.array([[warp]]))
             memory().factors.note(np.zeros(1, int), block, places)
             factors.append(values[0])
-        where = _sums(memory(), int(machine.spread(address())[thread]), int(block[0]), shape, code)
+        where = _sums(memory(), int(machine.spread(address())[thread]), int(block[0]), shape, inst)
         old = memory().accumulate(where, int(block[0]), warp, bool(add()[thread]))
         memory().put(where, fragments.toward_zero(factors[0] @ factors[1].T + old))
 
@@ -251,7 +254,7 @@ def mma(machine: Any, code: Instruction) -> Step:
     return act
 
 
-def _sums(memory: TensorMemory, base: int, block: int, shape: Shape, code: Instruction) -> Array:
+def _sums(memory: TensorMemory, base: int, block: int, shape: Shape, inst: Instruction) -> Array:
     """The cells [row, column] of D (9.7.16.10.5): with 64 rows, 16 of each 32 lanes hold some."""
     row = np.arange(shape.rows)[:, None]
     lanes = row if shape.rows == 128 else row // 16 * 32 + row % 16
@@ -263,14 +266,14 @@ def _sums(memory: TensorMemory, base: int, block: int, shape: Shape, code: Instr
 
 
 @instruction("tcgen05", form=rf"\.commit{GROUP}\.mbarrier::arrive::one(\.shared::cluster)?\.b64")
-def commit(machine: Any, code: Instruction) -> Step:
+def commit(machine: Machine, inst: Instruction) -> Step:
     """All products that the thread has issued arrive at an mbarrier when they have ended."""
     memory, arrivals = machine.part(TensorMemory), machine.part(Arrivals)
-    address = machine.address(code.args[0])
+    address = machine.address(inst.args[0])
 
     def act() -> None:
         _, at, blocks, who = accesses(machine, address())
-        machine.shared.load(at, blocks, who, np.dtype(np.uint64), 1, code.text)
+        machine.shared.load(at, blocks, who, np.dtype(np.uint64), 1, inst.text)
         for position, block in zip(at, blocks, strict=True):
             arrivals().commit(int(position), memory().products, int(block))
 

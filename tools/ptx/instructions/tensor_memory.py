@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,6 +10,9 @@ from tools.ptx.errors import Fault
 from tools.ptx.instructions.proxy import Fences, Products, Proxy, Uses
 from tools.ptx.shared import Shared
 from tools.ptx.types import Array
+
+if TYPE_CHECKING:
+    from tools.ptx.machine import Machine
 
 LANES, COLUMNS = 128, 512
 CELL = 4
@@ -22,11 +25,11 @@ FEWEST = 32
 class TensorMemory:
     """The tensor memory of the blocks that run; a part of the machine.
 
-    Cells are read and written as shared memory is, with its checks, and by products: an accumulator
-    is whoever's has waited for its product. A cell is a position, counted in all blocks.
+    Cells are read and written as shared memory is, with its checks. Products write them, too: sums
+    are for the warps that have waited for their product. A cell is a position in all blocks.
     """
 
-    def __init__(self, machine: Any) -> None:
+    def __init__(self, machine: Machine) -> None:
         proxy = machine.part(Proxy)()
         self.proxy, self.blocks = proxy, proxy.blocks
         self.cells = Shared(self.blocks, LANES * COLUMNS * CELL, proxy.warps, CELL)
@@ -130,7 +133,7 @@ class TensorMemory:
         """What threads stored there has been waited for."""
         stored = cells[self.cells.written[cells] > self.cells.warps]  # others are of no warp
         _, writers = self.cells.writers(stored)
-        if self.stores.lacking(stored, _one(block), writers, _one(warp)).any():
+        if self.stores.lacking(stored, _one(block), writers, warp):
             raise Fault("touches what was stored without tcgen05.wait::st")
 
     def note_read(self, cells: Array, block: int, warp: int) -> None:

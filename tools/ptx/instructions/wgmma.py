@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from tools.ptx.instructions.proxy import Products, Proxy
 from tools.ptx.instructions.registry import Step, instruction
 from tools.ptx.kernel import Instruction, Kernel
 from tools.ptx.types import Array
+
+if TYPE_CHECKING:
+    from tools.ptx.machine import Machine
 
 ROWS = 64
 """Of A and D."""
@@ -43,7 +46,7 @@ class Groups:
     block: Array
 
     @classmethod
-    def of(cls, machine: Any) -> Groups:
+    def of(cls, machine: Machine) -> Groups:
         """Those of the threads that run."""
         first = np.arange(0, machine.count, THREADS)
         if machine.mask is not None:
@@ -54,7 +57,7 @@ class Groups:
 class Issued:
     """The products of the warpgroups that run; a part of the machine."""
 
-    def __init__(self, machine: Any) -> None:
+    def __init__(self, machine: Machine) -> None:
         proxy = machine.part(Proxy)()
         self.products = Products(-(-proxy.warps // 4), proxy.blocks, proxy.warps)
         self.reads = proxy.uses_of(self.products)
@@ -64,15 +67,15 @@ class Issued:
 
 
 @instruction("wgmma", form=PRODUCT, together="warpgroup")
-def mma_async(machine: Any, code: Instruction, columns: str, depth: str, kind: str) -> Step:
+def mma_async(machine: Machine, inst: Instruction, columns: str, depth: str, kind: str) -> Step:
     """D = A B, or A B + D where scale-d is true; A is in registers or, as B, in shared memory."""
-    sums, a, b, scale, *immediates = code.args
+    sums, a, b, scale, *immediates = inst.args
     if (depth == "8") != (kind == "tf32") or immediates[:2] != ["1", "1"]:
         raise Missing("its operands")
     turned = [number == "1" for number in immediates[2:]]
     turned = [False] * (2 - len(turned)) + turned
     registers = vector(a) if a.startswith("{") else []
-    _check_registers(machine.kernel, code, registers)
+    _check_registers(machine.kernel, inst, registers)
     if registers:
         left = _of_registers(machine, registers, kind)
     else:
@@ -98,7 +101,7 @@ def mma_async(machine: Any, code: Instruction, columns: str, depth: str, kind: s
     return multiply
 
 
-def _of_registers(machine: Any, names: list[str], kind: str) -> Callable[[Groups], Array]:
+def _of_registers(machine: Machine, names: list[str], kind: str) -> Callable[[Groups], Array]:
     """A [group, 64, depth]: each warp has 16 rows in its registers, as of mma."""
     reads = [machine.read_all(name, "b32") for name in names]
 
@@ -109,7 +112,7 @@ def _of_registers(machine: Any, names: list[str], kind: str) -> Callable[[Groups
     return matrices
 
 
-def _of_shared(machine: Any, operand: str, form: Form) -> Callable[[Groups], Array]:
+def _of_shared(machine: Machine, operand: str, form: Form) -> Callable[[Groups], Array]:
     """A factor [group, rows, depth] in shared memory, which each group's descriptor describes."""
     descriptors = machine.read_all(operand, "b64")
     proxy, issued = machine.part(Proxy), machine.part(Issued)
@@ -132,7 +135,7 @@ def _of_shared(machine: Any, operand: str, form: Form) -> Callable[[Groups], Arr
 # ---- what is asked of the code ---------------------------------------------------------------
 
 
-def _check_registers(kernel: Kernel, code: Instruction, of_a: list[str]) -> None:
+def _check_registers(kernel: Kernel, inst: Instruction, of_a: list[str]) -> None:
     """The registers are fenced before, and not named again until they were waited for.
 
     Products that add to the same registers, in the same shape, need neither between them.
@@ -140,39 +143,39 @@ def _check_registers(kernel: Kernel, code: Instruction, of_a: list[str]) -> None
     Raises:
         Fault: they are not.
     """
-    registers = {*vector(code.args[0]), *of_a}
+    registers = {*vector(inst.args[0]), *of_a}
 
     def allowed(other: Instruction) -> bool:
         if not _is("mma_async")(other):
             return False
-        same = other.op == code.op and other.args[0] == code.args[0]
+        same = other.op == inst.op and other.args[0] == inst.args[0]
         return same or not registers & set(vector(other.args[0]))
 
-    position = flow.position(kernel, code)
+    position = flow.position(kernel, inst)
     for at in flow.walk(kernel, position, _is("fence"), backward=True):
-        met = kernel.code[at]
         if at < 0:
-            raise Fault(f"no wgmma.fence between the kernel's beginning and {code.text}")
+            raise Fault(f"no wgmma.fence between the kernel's beginning and {inst.text}")
+        met = kernel.code[at]
         if registers & flow.names(met) and not allowed(met):
-            raise Fault(f"no wgmma.fence between {met.text} and {code.text}")
-    flow.refuse_use(kernel, code, registers, [_is("commit_group"), _is("wait_group")], allowed)
+            raise Fault(f"no wgmma.fence between {met.text} and {inst.text}")
+    flow.refuse_use(kernel, inst, registers, [_is("commit_group"), _is("wait_group")], allowed)
 
 
 def _is(name: str) -> Callable[[Instruction], bool]:
-    return lambda code: code.op[:2] == ["wgmma", name]
+    return lambda inst: inst.op[:2] == ["wgmma", name]
 
 
 # ---- order -----------------------------------------------------------------------------------
 
 
 @instruction("wgmma", form=r"\.fence\.sync\.aligned", together="warp")
-def fence(machine: Any, code: Instruction) -> Step:
+def fence(machine: Machine, inst: Instruction) -> Step:
     """Orders registers: the code has been checked for it."""
     return lambda: None
 
 
 @instruction("wgmma", form=r"\.commit_group\.sync\.aligned", together="warpgroup")
-def commit_group(machine: Any, code: Instruction) -> Step:
+def commit_group(machine: Machine, inst: Instruction) -> Step:
     """The products so far become a group, which can be waited for."""
     issued = machine.part(Issued)
 
@@ -185,13 +188,13 @@ def commit_group(machine: Any, code: Instruction) -> Step:
 
 
 @instruction("wgmma", form=r"\.wait_group\.sync\.aligned", together="warpgroup")
-def wait_group(machine: Any, code: Instruction) -> Step:
+def wait_group(machine: Machine, inst: Instruction) -> Step:
     """All groups have ended.
 
     What they read may change after the next barrier: a warp that has waited is not taken to know of
     what the instruction still does for the other three.
     """
-    if code.args != ["0"]:
+    if inst.args != ["0"]:
         raise Missing("its operands")
     issued = machine.part(Issued)
 
