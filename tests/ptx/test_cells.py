@@ -54,11 +54,11 @@ VALUES = [
 ]
 
 BACK = [
-    Case(*kernel, act, beta=beta, steps=5)
+    Case(*kernel, act, beta=beta, steps=5, tiles=tiles)
     for kernel, act in zip(launched(), cycle(reversed(ACTS)), strict=False)
-    for beta in (0.5, 0.75, 0.8, 0.7312, 1.3)
+    for beta, tiles in ((0.5, 3), (0.75, 0), (0.8, 1), (0.7312, 1), (1.3, 0))
 ]
-"""Every form of an exact step, and more half steps than a byte has digits."""
+"""Every form of an exact step, more half steps than a byte has digits, and part of a tile alone."""
 
 HALTING = [
     Case(*kernel, act, state, steps=3, halting=True)

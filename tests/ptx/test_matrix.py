@@ -9,6 +9,7 @@ import pytest
 
 from tests.ptx.assembly import bits_of, from_shared, listed, load, run, store, to_shared
 from tools.ptx.errors import Fault, Missing
+from tools.ptx.instructions import fragments
 
 THREADS = 64
 """Two warps: a fragment is of one of them."""
@@ -201,16 +202,23 @@ def test_what_tf32_lacks_of_float32_is_not_read() -> None:
     assert (out == 8.0).all()
 
 
-def test_sums_of_mma_are_rounded_once_to_the_nearest() -> None:
-    ones, low = np.float32(1.0), np.float32(3 * 2.0**-25)
-    out = np.full((32, 4), low)
-    bits = np.full((32, 4), ones.view(np.uint32) >> 16, np.uint32)  # an odd element of each two: 0
+@pytest.mark.parametrize(("added", "units"), [(0.25, 0), (0.75, 1), (-0.25, 0), (-0.5, -1)])
+def test_sums_of_mma_are_rounded_once_to_the_nearest(added: float, units: float) -> None:
+    """8, whose next numbers are a unit above and half a unit below, and part of a unit."""
+    unit = 2.0**-20
+    out = np.full((32, 4), added * unit, np.float32)
+    bits = np.full((32, 4), 0x3F80, np.uint32)  # of each pair one is 1, the other 0
     lines = [*load(0, 0, 4), *load(0, 4, 2), *load(1, 6, 4), mma("bf16"), *store(1, 6, 4)]
     run(lines, bits, out)
-    assert (out == np.float32(8.0 + 2.0**-23 * 0)).all()
-    out[:] = np.float32(8.0 * 2.0**-24 * 1.5)
-    run(lines, bits, out)
-    assert (out == np.float32(8.0 + 2.0**-20)).all()
+    assert (out == 8.0 + units * unit * (0.5 if units < 0 else 1)).all()
+
+
+def test_sums_of_other_instructions_are_rounded_otherwise() -> None:
+    """Toward zero: who relies on equal sums of mma and wgmma does not get them."""
+    sums = np.array([1.0, 1 + 2.0**-24 * 1.5, -1 - 2.0**-24 * 1.5, 2.0**-30, np.inf, -0.0])
+    assert fragments.nearest(sums).tolist() == [1, 1 + 2.0**-23, -1 - 2.0**-23, 2.0**-30, np.inf, 0]
+    assert fragments.toward_zero(sums).tolist() == [1, 1, -1, 2.0**-30, np.inf, 0]
+    assert np.isnan(fragments.toward_zero(np.array([np.nan]))).all()
 
 
 @pytest.mark.parametrize(
