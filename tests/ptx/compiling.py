@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import gc
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -26,3 +28,4 @@ def _begin() -> None:
     import torch
 
     torch.set_num_threads(1)
+    atexit.register(gc.freeze)  # for seconds the collector would look through all of torch

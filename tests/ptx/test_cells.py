@@ -37,10 +37,10 @@ NONE = ("triton", "float32", 128)
 
 SAMPLE = [
     Case(80, "triton", "bf16", 32, "gelu"),
-    Case(80, "gluon", "fp32", 64, "tanh", "float32"),
+    Case(80, "gluon", "fp32", 64, "tanh", "float32", steps=2, halting=True),
     Case(90, "triton", "fp16", 64, "silu", beta=0.7312),
-    Case(90, "gluon", "bf16", 64, "relu", steps=2, halting=True),
-    Case(100, "triton", "bf16", 64, "tanh"),
+    Case(90, "gluon", "bf16", 64),
+    Case(100, "triton", "bf16", 64),
 ]
 """mma of 16 bits and of TF32, wgmma with A in registers and in shared memory, tcgen05."""
 
