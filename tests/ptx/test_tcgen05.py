@@ -192,7 +192,15 @@ def test_the_rules_can_be_kept() -> None:
     attempt()
 
 
-NEXT = "add.s32 %v402, %v402, 2097152;"
+def test_who_waits_lets_others_go_first() -> None:
+    """Though these are further down in the code, where the executor comes last."""
+    right = parts(FORM, True, [0, 2**13], [TCGEN05[128] | 64 << 32] * 2, WORDS)
+    elect, issue = right["one"][1:], [*right["multiply"], *right["commit"]]
+    later = ["ret;", "later:", *elect, *issue, "bra done;"]
+    changed = {"one": ["@%p1 bra later;"], "multiply": [], "commit": []}
+    attempt(**changed, dealloc=[*right["dealloc"], *later])
+    with pytest.raises(Fault, match="wait"):
+        attempt(**changed, dealloc=[*right["dealloc"], *later[:-3], "bra done;"])
 
 
 @pytest.mark.parametrize(
