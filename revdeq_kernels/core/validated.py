@@ -1,4 +1,4 @@
-"""The GPU kernels that were tested on hardware. `python -m bench.visit keep` writes this file."""
+"""The GPU kernels tested on hardware; `python -m bench.visit keep` writes this table."""
 
 from __future__ import annotations
 

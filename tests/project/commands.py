@@ -42,6 +42,9 @@ def check(line: str, *, known: bool) -> None:
         case [script, *arguments]:
             text = (ROOT / script).read_text()
             assert (ROOT / script).stat().st_mode & 0o111, f"{script} cannot be executed"
+            if program := re.search(r'-m (\S+) "\$@"', text):  # what it hands its arguments to
+                _check_module(program[1], arguments)
+                return
             for option in _options(arguments):
                 assert option in text, line
 
@@ -81,7 +84,8 @@ def _check_script(script: str, arguments: list[str]) -> None:
 
 def _check_options(program: str, arguments: list[str]) -> None:
     if options := _options(arguments):
-        text = _help(program)
+        first = arguments[0]
+        text = _help(program, "" if first.startswith("-") else first)
         for option in options:
             assert re.search(rf"{option}\b", text), f"{program} {option}"
 
@@ -91,12 +95,15 @@ def _options(arguments: list[str]) -> list[str]:
 
 
 @cache
-def _help(program: str) -> str:
-    """What a module or a script says about itself, in this process: torch is there already."""
+def _help(program: str, first: str) -> str:
+    """What a module or a script says about itself, in this process: torch is there already.
+
+    And of what it is to do, where the first argument is such a word.
+    """
     out = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # the module may have been imported before
-        patch.setattr(sys, "argv", [program, "--help"])
+        patch.setattr(sys, "argv", [program, *filter(None, [first]), "--help"])
         patch.setenv("COLUMNS", "200")
         run, name = runpy.run_module, program
         if program.endswith(".py"):

@@ -1,0 +1,386 @@
+"""A visit to a GPU: the table of its steps, how they are run and stopped, what is handed over."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from bench import arguments, suite
+from bench.visit import __main__ as visit
+from bench.visit import build, report, runner, steps
+from bench.visit.runner import FAILED, PASSED, SKIPPED, TIMED_OUT, Result
+from bench.visit.steps import CALLS, Call, Place, Step
+from tests import ROOT
+from tests.ops.arguments import OVERLOADS
+
+LIMITS = {"right": 430, "fast": 300}
+EVERY = [(name, step) for name, call in CALLS.items() for step in call.steps]
+every_step = pytest.mark.parametrize(
+    ("call", "step"), EVERY, ids=[f"{name}-{step.name}" for name, step in EVERY]
+)
+
+# ---- the table -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_the_limits_of_a_call_are_within_its_seconds(name: str) -> None:
+    call = CALLS[name]
+    assert call.seconds == LIMITS[name]
+    assert sum(step.limit for step in call.steps) + runner.HAND_OVER <= call.seconds
+    assert all(step.expected <= step.limit for step in call.steps)
+    assert len({step.name for step in call.steps}) == len(call.steps)
+
+
+def test_what_is_worth_most_comes_first() -> None:
+    assert [step.name for step in CALLS["right"].steps] == [
+        "build", "info", "smoke", "tests", "large", "memcheck",
+    ]  # fmt: skip
+    assert [step.name for step in CALLS["fast"].steps] == [
+        "build", "ceilings", "ops", "cell", "cost", "nsight", "racecheck",
+    ]  # fmt: skip
+
+
+def test_a_call_hands_over_three_files() -> None:
+    files = [file for name in CALLS for file in report.files_of(name)]
+    assert len(set(files)) == len(files) == 6  # of the eight that come back from a machine
+    assert all(re.fullmatch(r"[\w.-]+", file) for file in files)
+
+
+@every_step
+def test_a_command_is_this_python_s_and_installs_nothing(
+    call: str, step: Step, tmp_path: Path
+) -> None:
+    for on_gpu in (True, False):
+        words = step.command(Place(on_gpu, tmp_path, "the-python"))
+        assert "the-python" in words
+        assert "pip" not in words and "install" not in words
+    if "-m bench " in " ".join(step.command(Place(True, tmp_path))):
+        assert_the_benchmark_is_known(step, tmp_path)
+
+
+def assert_the_benchmark_is_known(step: Step, work: Path) -> None:
+    """As `python -m bench` reads its options, but for the GPU."""
+    for on_gpu in (True, False):
+        words = step.command(Place(on_gpu, work))
+        words = ["cpu" if word == "cuda" else word for word in words[words.index("bench") + 1 :]]
+        chosen = arguments.parse(words)
+        assert suite.select(chosen.only)
+        assert chosen.append and chosen.out == work / "measured"
+
+
+def test_every_file_with_tests_for_a_gpu_is_named() -> None:
+    marked = re.compile(r"^(pytestmark = on_gpus|.*marks=on_gpus|    pytest\.mark\.gpu,)", re.M)
+    found = {
+        path.relative_to(ROOT).as_posix()
+        for path in ROOT.glob("tests/**/test_*.py")
+        if path != Path(__file__) and marked.search(path.read_text(encoding="utf-8"))
+    }
+    assert found == set(steps.GPU_TESTS)
+
+
+@pytest.mark.slow
+@every_step
+def test_the_tests_of_a_step_are_there(call: str, step: Step, tmp_path: Path) -> None:
+    """Collected as on a GPU: none of the expressions selects nothing."""
+    words = step.command(Place(True, tmp_path, sys.executable))
+    if "pytest" not in words:
+        pytest.skip("no tests")
+    words = [*words[words.index("-m") :], "--collect-only"]
+    if "-n" in words:
+        words[words.index("-n") + 1] = "0"
+    done = subprocess.run(
+        [sys.executable, *words],
+        cwd=ROOT,
+        env=runner.environment(Place(False, tmp_path)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = list(report.read_lines(tmp_path / f"{step.name}.jsonl"))
+    assert len(lines) >= 3 and {line["record"] for line in lines} == {"collected"}
+    if step.name in ("tests", "memcheck"):
+        assert {line["backend"] for line in lines} >= {"cuda"}
+        assert {line["op"] for line in lines} >= set(OVERLOADS)
+    assert ("triton" in {line["backend"] for line in lines}) == (step.name == "tests")
+
+
+def test_the_documents_have_the_table() -> None:
+    text = (ROOT / "bench" / "README.md").read_text(encoding="utf-8")
+    for name, call in CALLS.items():
+        for k, step in enumerate(call.steps):
+            head = f"`{name}`, {call.seconds} s" if k == 0 else ""
+            row = f"| {head} | `{step.name}` | {step.about} | {step.expected} | {step.limit} |"
+            assert row in text
+
+
+@pytest.mark.parametrize(
+    ("capability", "arch"), [((9, 0), "9.0a"), ((8, 0), "8.0"), ((10, 0), "10.0")]
+)
+def test_a_build_is_for_the_card_alone(capability: tuple[int, int], arch: str) -> None:
+    assert build.settings(capability)["TORCH_CUDA_ARCH_LIST"] == arch
+    assert build.COMMAND[1:] == ["setup.py", "build_ext", "--inplace"]
+
+
+# ---- compute-sanitizer -----------------------------------------------------------------------
+
+
+def test_what_a_sanitizer_finds_is_told_from_a_test_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert steps.SANITIZER_CODE not in range(6)  # pytest's own
+    tool = tmp_path / "compute-sanitizer"
+    tool.write_text('#!/bin/sh\necho "$@" > "$(dirname "$0")/said"\nexit "$CODE"\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    (step,) = (s for s in CALLS["right"].steps if s.name == "memcheck")
+    for code, why in ((99, "exit 99; compute-sanitizer found errors"), (1, "exit 1")):
+        monkeypatch.setenv("CODE", str(code))
+        result = runner.one(step, Place(True, tmp_path), 30.0)
+        assert (result.outcome, result.why) == (FAILED, why)
+    said = (tmp_path / "said").read_text()
+    assert said.startswith("--tool memcheck --target-processes all --error-exitcode 99 ")
+    assert " -m gpu " in said
+    monkeypatch.setattr(steps, "program", lambda name: None)
+    result = runner.one(step, Place(True, tmp_path), 30.0)
+    assert (result.outcome, result.why) == (SKIPPED, "needs compute-sanitizer")
+
+
+def test_without_xdist_the_tests_run_one_after_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (step,) = (s for s in CALLS["right"].steps if s.name == "tests")
+    place = Place(True, tmp_path)
+    assert "-n" in step.command(place) and step.notes() == []
+    known = steps.is_installed
+    monkeypatch.setattr(steps, "is_installed", lambda name: name != "xdist" and known(name))
+    assert "-n" not in step.command(place) and "xdist" not in step.command(place)
+    assert step.notes() == ["without xdist: one test after another, as far as the limit allows"]
+
+
+# ---- how steps are run -----------------------------------------------------------------------
+
+
+def python(name: str, code: str, limit: int = 30, **options: object) -> Step:
+    """A step that is a little program."""
+    command = [sys.executable, "-c", code]
+    return Step(name, 1, limit, f"about {name}", lambda at: command, **options)  # type: ignore[arg-type]
+
+
+STUBBORN = """
+import os, signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, lambda *_: print("told", flush=True))
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+print(child.pid, flush=True)
+while True:
+    time.sleep(1)
+"""
+POLITE = """
+import signal, time
+signal.signal(signal.SIGTERM, signal.default_int_handler)
+try:
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("what there was")
+"""
+
+
+def test_a_step_that_fails_or_hangs_does_not_stop_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "GRACE", 2.0)
+    monkeypatch.setattr(runner, "LEAST", 1.0)
+    monkeypatch.setattr(runner, "HAND_OVER", 1.0)
+    call = Call(
+        60,
+        (
+            python("good", "print('good')", 4),
+            python("bad", "raise SystemExit(7)", 3, codes={7: "lucky"}),
+            python("stubborn", STUBBORN, 3),
+            python("polite", POLITE, 3),
+            python("lacking", "", 1, programs=("no-such-program",), modules=("no_such_module",)),
+            python("last", "print('last')", 3),
+        ),
+    )
+    after: list[int] = []
+    begin = time.monotonic()
+    seconds = sum(step.limit for step in call.steps) + runner.HAND_OVER
+    monkeypatch.setattr(runner, "environment", lambda place: dict(os.environ))
+    place = Place(True, tmp_path)
+    found = runner.run(call, place, seconds, begin, lambda results: after.append(len(results)))
+    assert time.monotonic() - begin < seconds
+    outcomes = [PASSED, FAILED, TIMED_OUT, TIMED_OUT, SKIPPED, PASSED]
+    assert [result.outcome for result in found] == outcomes
+    assert found[1].why == "exit 7; lucky"
+    assert found[4].why == "needs no-such-program, no_such_module"
+    assert after == [1, 2, 3, 4, 5, 6]
+    assert (tmp_path / "polite.log").read_text() == "what there was\n"
+    child, told = (tmp_path / "stubborn.log").read_text().split()
+    assert told == "told" and not is_alive(int(child))
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that is dead and not waited for does not."""
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
+
+
+def test_a_step_gets_what_earlier_ones_left_and_nothing_of_later_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def execute(step: Step, place: Place, allowed: float) -> int:
+        now[0] += 10.0
+        return 0
+
+    now = [100.0]
+    monkeypatch.setattr(runner, "execute", execute)
+    monkeypatch.setattr(runner.time, "monotonic", lambda: now[0])
+    call = Call(100, tuple(python(name, "", 30) for name in "abc"))
+    found = runner.run(call, Place(False, tmp_path), 100.0, 100.0)
+    assert [result.allowed for result in found] == [30.0, 50.0, 70.0]
+    now[0] = 100.0
+    late = runner.run(call, Place(False, tmp_path), 100.0, 30.0)
+    assert [result.outcome for result in late] == [SKIPPED, SKIPPED, PASSED]
+    assert late[0].why == "no time was left" and late[2].allowed == 20.0
+
+
+# ---- what is handed over ---------------------------------------------------------------------
+
+
+def test_a_summary_says_what_came_of_each_step(tmp_path: Path) -> None:
+    lines = [
+        {"record": "collected", "test": "t::a"},
+        {"record": "collected", "test": "t::b"},
+        {"record": "collected", "test": "t::c"},
+        {"record": "outcome", "test": "t::a", "outcome": "passed", "said": ""},
+        {"record": "outcome", "test": "t::b", "outcome": "failed", "said": "long\nE other bits"},
+    ]
+    write(tmp_path / "tests.jsonl", lines)
+    (tmp_path / "tests.log").write_text("\n".join(f"line {k}" for k in range(50)))
+    said = ["same bits", "same bits", "RuntimeError: differs"]
+    smoke = [{"record": "smoke", "backend": "cuda", "op": "update_", "said": s} for s in said]
+    write(tmp_path / "smoke.jsonl", smoke)
+    results = [
+        Result("build", PASSED, 25.2, 60.0),
+        Result("smoke", FAILED, 40.0, 60.0, "exit 1"),
+        Result("tests", TIMED_OUT, 170.0, 170.0),
+        Result("memcheck", SKIPPED, why="needs compute-sanitizer"),
+    ]
+    out = tmp_path / "out"
+    out.mkdir()
+    text = report.hand_over("right", "right, on a GPU: 1 of 2 s", results, tmp_path, out)
+    shown = text.splitlines()
+    assert shown[:7] == [
+        "right, on a GPU: 1 of 2 s",
+        "",
+        "step        outcome        seconds    of",
+        "build       passed              25    60",
+        "smoke       failed              40    60  2 right, 1 wrong; exit 1",
+        "tests       out of time        170   170  1 passed, 1 failed, 1 not run",
+        "memcheck    skipped              0     0  needs compute-sanitizer",
+    ]
+    assert "cuda update_: RuntimeError: differs" in shown
+    assert "t::b: E other bits" in shown
+    assert shown[-1] == "line 49" and "line 38" in shown and "line 37" not in shown
+    assert (out / "right.txt").read_text() == text
+    found = list(report.read_lines(out / "right.jsonl"))
+    assert len(found) == len(lines) + len(smoke) + len(results)
+    assert [r["outcome"] for r in found if r["record"] == "step"] == [r.outcome for r in results]
+
+
+def write(path: Path, lines: Sequence[object]) -> None:
+    """A file of JSON lines whose last was cut off."""
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"record": "outc')
+
+
+def test_an_archive_is_small_whatever_was_written(tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    (work / "measured").mkdir(parents=True)
+    (work / "long.log").write_bytes(b"first\n" + os.urandom(3 * 2**20) + b"\nlast\n")
+    (work / "measured" / "trace.json.gz").write_bytes(os.urandom(5 * 2**20))
+    (work / "measured" / "ops.jsonl").write_text("{}\n")
+    archive = tmp_path / "right.tar.gz"
+    report.pack(work, archive)
+    assert archive.stat().st_size < 2**20
+    with tarfile.open(archive) as tar:
+        names = ["long.log", "measured/ops.jsonl", "measured/trace.json.gz"]
+        assert tar.getnames() == names
+        files = [tar.extractfile(name) for name in names]
+        log, lines, trace = (file.read() for file in files if file is not None)
+    assert log.startswith(b"first\n") and log.endswith(b"\nlast\n") and b"left out" in log
+    assert lines == b"{}\n" and trace == b"5242880 bytes: left where it was\n"
+
+
+# ---- the command -----------------------------------------------------------------------------
+
+
+def campaign(*given: str) -> subprocess.CompletedProcess[str]:
+    command = ["bash", str(ROOT / "bench" / "campaign.sh"), *given]
+    environment = os.environ | {"PYTHON": sys.executable}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+def test_campaign_lists_its_steps_without_torch() -> None:
+    done = campaign("list")
+    assert done.returncode == 0, done.stderr
+    for _, step in EVERY:
+        assert re.search(
+            rf"^  {step.name} +{step.expected} s expected, +{step.limit} s", done.stdout, re.M
+        )
+    code = "import sys; import bench.visit.__main__; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "given", [(), ("deploy",), ("right", "--fast"), ("right", "--only", "ops")]
+)
+def test_campaign_refuses_what_it_does_not_know(
+    given: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        visit.parse(given)
+    assert "usage: bench/campaign.sh" in capsys.readouterr().err
+
+
+def test_one_step_in_small_is_handed_over(tmp_path: Path) -> None:
+    assert visit.main(["right", "--dry-run", "--only", "build", "--out", str(tmp_path)]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(report.files_of("right"))
+    text = (tmp_path / "right.txt").read_text()
+    assert text.startswith("right, in small on a CPU: ") and "build       passed" in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CALLS)
+def test_a_dry_run_goes_through_every_step(name: str, tmp_path: Path) -> None:
+    """On the CPU, with its backend; the calls are long enough for a busy machine of two cores."""
+    done = campaign(name, "--dry-run", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    files = [tmp_path / file for file in report.files_of(name)]
+    assert sorted(tmp_path.iterdir()) == sorted(files)
+    assert all(0 < file.stat().st_size < 2**20 for file in files)
+    lines = list(report.read_lines(files[1]))
+    outcomes = {line["step"]: line["outcome"] for line in lines if line.get("record") == "step"}
+    assert outcomes == {step.name: PASSED for step in CALLS[name].steps}
+    spent = re.match(
+        rf"{name}, in small on a CPU: (\d+) of {CALLS[name].seconds} s\n", files[0].read_text()
+    )
+    assert spent is not None and int(spent[1]) <= CALLS[name].seconds
+    if name == "right":
+        said = {line["said"] for line in lines if line.get("record") == "smoke"}
+        assert said == {"same bits"}
+        tests = [line for line in lines if line.get("record") == "outcome"]
+        assert len(tests) > 50 and {line["outcome"] for line in tests} == {"passed"}
+    else:
+        figures = {line["benchmark"] for line in lines if "benchmark" in line}
+        assert figures == {"ceilings", "half_step", "cell", "solver", "nsight"}
