@@ -7,17 +7,20 @@ and the backend that a test is of, and what came of it.
 from __future__ import annotations
 
 import json
+import os
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bench.visit.spoiled import is_spoiled
+
 LONGEST = 2000
 """Letters kept of what a failed test says."""
 
 _lines: Path | None = None
-_passed = False
+_passed = _failed = False
 _reports = True
 """Whether this process writes what came of the tests: not one that runs them for another."""
 
@@ -53,13 +56,21 @@ def subject(callspec: Any) -> dict[str, str | None]:
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """One line for a test: of its call, or of what kept it from being called."""
-    global _passed
+    global _passed, _failed
     _passed |= report.when == "call" and report.outcome == "passed"
+    _failed |= report.outcome == "failed"
     if _reports and (report.when == "call" or report.outcome != "passed"):
         said = report.longreprtext[-LONGEST:] if report.outcome != "passed" else ""
         seconds = round(report.duration, 3)
         outcome = report.outcome
         write(record="outcome", test=report.nodeid, outcome=outcome, seconds=seconds, said=said)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_logfinish() -> None:
+    """One of many processes ends where no later test could pass; another takes its place."""
+    if not _reports and _failed and is_spoiled():
+        os._exit(1)
 
 
 @pytest.hookimpl(trylast=True)

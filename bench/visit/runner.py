@@ -110,10 +110,11 @@ def kill(process: subprocess.Popen[bytes]) -> None:
 
 def environment(place: Place) -> dict[str, str]:
     """Of every step: this tree is on the path, nothing is installed, and Triton keeps its code."""
-    path = os.pathsep.join([os.environ.get("PATH", ""), *cuda_folders()])
+    carried = os.environ.get("PYTHONPATH")  # packages that the machine has not got itself
+    modules = [str(ROOT), str(ROOT / "python"), *([carried] if carried else [])]
     found = os.environ | {
-        "PATH": path,
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "python")]),
+        "PATH": os.pathsep.join([os.environ.get("PATH", ""), *cuda_folders()]),
+        "PYTHONPATH": os.pathsep.join(modules),
         "PYTHONUNBUFFERED": "1",
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",

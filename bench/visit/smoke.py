@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import torch
 
 from bench.core import machine
+from bench.visit.spoiled import is_spoiled
 from revdeq_kernels.core import first_use
 from revdeq_kernels.core.op import OPS, Op
 from revdeq_kernels.core.samples import WHOLE, Kind, Sample, kind_of, samples, samples_like
@@ -68,18 +69,27 @@ def tasks(backends: list[str]) -> list[Task]:
     return found
 
 
+_spoiled_by: str | None = None
+"""The op after whose failure this process cannot use its GPU any more."""
+
+
 def tried(task: Task) -> dict[str, Any]:
     """What came of it, as a line."""
+    global _spoiled_by
     torch.set_num_threads(1)
     op = OPS[task.op]
     device = torch.device("cpu" if task.backend == "cpu" else "cuda:0")
     begin = time.perf_counter()
     said = SAME
     try:
+        if _spoiled_by is not None:
+            raise RuntimeError(f"not compared, in the process that {_spoiled_by} has spoiled")
         some = islice(given(task.backend, op), task.part * SAMPLES, (task.part + 1) * SAMPLES)
         first_use.compare(task.backend, op, device, partial(op.run, task.backend), some)
     except Exception as error:  # a finding, whatever it is
         said = f"{type(error).__name__}: {error}"
+        if _spoiled_by is None and is_spoiled():
+            _spoiled_by = task.op
     seconds = round(time.perf_counter() - begin, 3)
     return {"record": "smoke", **task._asdict(), "seconds": seconds, "said": said}
 

@@ -27,6 +27,8 @@ EVERY = [(name, step) for name, call in CALLS.items() for step in call.steps]
 every_step = pytest.mark.parametrize(
     ("call", "step"), EVERY, ids=[f"{name}-{step.name}" for name, step in EVERY]
 )
+TESTED = [step for _, step in EVERY if "pytest" in step.command(Place(True, ROOT))]
+"""The steps that run tests."""
 
 # ---- the table -------------------------------------------------------------------------------
 
@@ -88,12 +90,10 @@ def test_every_file_with_tests_for_a_gpu_is_named() -> None:
 
 
 @pytest.mark.slow
-@every_step
-def test_the_tests_of_a_step_are_there(call: str, step: Step, tmp_path: Path) -> None:
+@pytest.mark.parametrize("step", TESTED, ids=lambda step: step.name)
+def test_the_tests_of_a_step_are_there(step: Step, tmp_path: Path) -> None:
     """Collected as on a GPU: none of the expressions selects nothing."""
     words = step.command(Place(True, tmp_path, sys.executable))
-    if "pytest" not in words:
-        pytest.skip("no tests")
     words = [*words[words.index("-m") :], "--collect-only"]
     if "-n" in words:
         words[words.index("-n") + 1] = "0"
@@ -203,12 +203,11 @@ def test_a_step_that_fails_or_hangs_does_not_stop_the_next(
     call = Call(
         60,
         (
-            python("good", "print('good')", 4),
-            python("bad", "raise SystemExit(7)", 3, codes={7: "lucky"}),
-            python("stubborn", STUBBORN, 3),
-            python("polite", POLITE, 3),
+            python("stubborn", STUBBORN, 5),
+            python("polite", POLITE, 5),
             python("lacking", "", 1, programs=("no-such-program",), modules=("no_such_module",)),
-            python("last", "print('last')", 3),
+            python("bad", "raise SystemExit(7)", 10, codes={7: "lucky"}),
+            python("good", "print('good')", 10),
         ),
     )
     after: list[int] = []
@@ -218,11 +217,11 @@ def test_a_step_that_fails_or_hangs_does_not_stop_the_next(
     place = Place(True, tmp_path)
     found = runner.run(call, place, seconds, begin, lambda results: after.append(len(results)))
     assert time.monotonic() - begin < seconds
-    outcomes = [PASSED, FAILED, TIMED_OUT, TIMED_OUT, SKIPPED, PASSED]
+    outcomes = [TIMED_OUT, TIMED_OUT, SKIPPED, FAILED, PASSED]
     assert [result.outcome for result in found] == outcomes
-    assert found[1].why == "exit 7; lucky"
-    assert found[4].why == "needs no-such-program, no_such_module"
-    assert after == [1, 2, 3, 4, 5, 6]
+    assert found[2].why == "needs no-such-program, no_such_module"
+    assert found[3].why == "exit 7; lucky"
+    assert after == [1, 2, 3, 4, 5]
     assert (tmp_path / "polite.log").read_text() == "what there was\n"
     child, told = (tmp_path / "stubborn.log").read_text().split()
     assert told == "told" and not is_alive(int(child))
@@ -253,6 +252,17 @@ def test_a_step_gets_what_earlier_ones_left_and_nothing_of_later_ones(
     late = runner.run(call, Place(False, tmp_path), 100.0, 30.0)
     assert [result.outcome for result in late] == [SKIPPED, SKIPPED, PASSED]
     assert late[0].why == "no time was left" and late[2].allowed == 20.0
+
+
+def test_a_step_sees_this_tree_before_what_was_carried_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", "/carried")
+    found = runner.environment(Place(True, tmp_path))
+    assert found["PYTHONPATH"].split(":") == [str(ROOT), str(ROOT / "python"), "/carried"]
+    monkeypatch.delenv("PYTHONPATH")
+    found = runner.environment(Place(True, tmp_path))
+    assert found["PYTHONPATH"].split(":") == [str(ROOT), str(ROOT / "python")]
 
 
 # ---- what is handed over ---------------------------------------------------------------------

@@ -138,6 +138,52 @@ def test_a_run_that_skips_everything_does_not_pass(tmp_path: Path) -> None:
     assert code == 0
 
 
+SPOILING = """
+import sys, types, pytest
+
+class Cuda:
+    spoiled = False
+    is_initialized = staticmethod(lambda: True)
+
+    @classmethod
+    def synchronize(cls):
+        if cls.spoiled:
+            raise RuntimeError("an illegal memory access was encountered")
+
+sys.modules["torch"] = types.SimpleNamespace(cuda=Cuda)
+
+@pytest.mark.parametrize("n", range(8))
+def test_it(n):
+    if n == 3:
+        Cuda.spoiled = True
+    Cuda.synchronize()
+"""
+
+
+def test_a_process_whose_gpu_is_lost_is_replaced(tmp_path: Path) -> None:
+    """Only the test that lost it fails."""
+    code, lines = run_pytest(tmp_path, SPOILING, "-p", "xdist", "-n", "2")
+    outcomes = {line["test"]: line["outcome"] for line in lines if line["record"] == "outcome"}
+    assert code == 1 and len(outcomes) == 8
+    failed = {test for test, outcome in outcomes.items() if outcome == "failed"}
+    assert failed == {"test_them.py::test_it[3]"}
+
+
+def test_a_comparison_is_not_blamed_for_a_gpu_that_another_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def lose(*args: Any, **keywords: Any) -> None:
+        raise RuntimeError("an illegal memory access was encountered")
+
+    monkeypatch.setattr(smoke, "_spoiled_by", None)
+    monkeypatch.setattr(smoke, "is_spoiled", lambda: True)
+    with monkeypatch.context() as patch:
+        patch.setattr(OPS["update_"], "define", lose)
+        assert "illegal memory access" in smoke.tried(Task("cpu", "update_", 0, 4))["said"]
+    line = smoke.tried(Task("cpu", "invert_", 0, 4))
+    assert line["said"] == "RuntimeError: not compared, in the process that update_ has spoiled"
+
+
 def test_a_run_that_is_told_to_end_keeps_its_lines_and_says_what_failed(tmp_path: Path) -> None:
     text = TESTS + "\ndef test_long():\n    time.sleep(60)\n"
     (tmp_path / "test_them.py").write_text(text)
