@@ -98,7 +98,7 @@ def kind_of(op: Described, args: tuple[Any, ...], kw: Named) -> Kind:
     """The kind of a call on one leaf, read in a microsecond; arguments are not checked."""
     dtypes = tuple(map(_DTYPE, op.tensors_of(args)))
     if kw:
-        dtypes += tuple(map(_DTYPE, kw.values()))
+        dtypes += tuple([value.dtype for value in kw.values() if value is not None])
     return dtypes, _size(args[0]), _numbers_of(op, args) if op.compiled_numbers else ()
 
 
@@ -110,6 +110,7 @@ def kinds_of(op: Described, args: tuple[Any, ...], kw: Named) -> set[Kind]:
     columns = [
         map(_DTYPE, given) if type(given) is list else (given.dtype,) * len(leads)
         for given in (*op.tensors_of(args), *kw.values())
+        if given is not None
     ]
     rows = zip(*columns, map(_size, leads), strict=True)
     return {(tuple(dtypes), size, numbers) for *dtypes, size in rows}

@@ -315,6 +315,16 @@ def test_arguments_that_are_no_good_are_refused_in_words_and_not_tried(
     assert len(compared) == 1
 
 
+@pytest.mark.parametrize("op", ["update_", "update_.list"])
+def test_an_optional_argument_that_is_none_is_one_that_was_left_out(
+    op: str, compared: list[Any]
+) -> None:
+    args, _ = as_called(op, good_arguments(op, optional=False))
+    for kw in ({}, {"cast": None}):
+        first_use.require("triton", REGISTERED[op], GPU, args, kw)
+        assert len(compared) == len(kinds_of(REGISTERED[op], args, {}))
+
+
 def test_an_argument_that_torch_leaves_out_is_no_kind_of_its_own(compared: list[Any]) -> None:
     """As torch.ops calls an op with its defaults."""
     x = torch.zeros(3, dtype=torch.int32)
