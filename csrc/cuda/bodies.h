@@ -7,11 +7,11 @@
 
 namespace revdeq::cuda {
 
-// Threads that a leaf needs: one per vector, and one per `width` lanes of each block of digits.
+// Threads that a leaf needs: one per vector, and one per `width` lanes of so many groups of digits.
 constexpr int64_t vector_threads(int64_t numel, int width) { return (numel + width - 1) / width; }
-constexpr int64_t lane_threads(int64_t numel, int64_t digits_per_byte, int width) {
-  const int64_t block = digits_per_byte * kBlockLanes;
-  return (numel + block - 1) / block * (kBlockLanes / width);
+constexpr int64_t lane_threads(int64_t numel, int64_t groups, int width) {
+  const int64_t span = groups * kBlockLanes;
+  return (numel + span - 1) / span * (kBlockLanes / width);
 }
 
 // kWidth elements, loaded and stored 16 bytes at a time where they fill that much.
@@ -24,9 +24,40 @@ template <int kWidth, class T>
 REVDEQ_INLINE Vector<T, kWidth> load_vector(const T* p) {
   return *reinterpret_cast<const Vector<T, kWidth>*>(p);
 }
+
+// Stores words of 32 bits in one access.
+template <int kWords>
+REVDEQ_INLINE void store_words(void* p, const uint32_t (&words)[kWords]) {
+#ifdef __CUDA_ARCH__
+  const size_t at = __cvta_generic_to_global(p);
+  if constexpr (kWords == 4)
+    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(at), "r"(words[0]), "r"(words[1]),
+                 "r"(words[2]), "r"(words[3])
+                 : "memory");
+  else if constexpr (kWords == 2)
+    asm volatile("st.global.v2.b32 [%0], {%1, %2};" ::"l"(at), "r"(words[0]), "r"(words[1])
+                 : "memory");
+  else
+    asm volatile("st.global.b32 [%0], %1;" ::"l"(at), "r"(words[0]) : "memory");
+#else
+  __builtin_memcpy(p, words, sizeof words);
+#endif
+}
+
+// In words, because the compiler stores a struct element by element, and does not always join these
+// stores again.
 template <int kWidth, class T>
 REVDEQ_INLINE void store_vector(T* p, const Vector<T, kWidth>& v) {
-  *reinterpret_cast<Vector<T, kWidth>*>(p) = v;
+  if constexpr (kWidth == 1) {
+    *p = v.at[0];
+  } else {
+    constexpr int kBytes = sizeof v < 16 ? sizeof v : 16, kPieces = sizeof v / kBytes;
+    uint32_t words[kPieces][kBytes / sizeof(uint32_t)];
+    __builtin_memcpy(words, &v, sizeof v);
+#pragma unroll
+    for (int i = 0; i < kPieces; ++i)
+      store_words(reinterpret_cast<char*>(p) + i * kBytes, words[i]);
+  }
 }
 
 template <int kWidth, class T, class Real>

@@ -4,6 +4,12 @@
 
 namespace revdeq::cuda {
 
+// How many groups of 32 lanes a thread works on: those of whole blocks, and at least four, so that
+// eight loads are under way at once.
+REVDEQ_INLINE constexpr int64_t groups_per_thread(int64_t digits_per_byte) {
+  return (digits_per_byte + 3) / digits_per_byte * digits_per_byte;
+}
+
 template <class F>
 struct ExactLeaf {
   static constexpr int kWidth = 4;  // lanes of a block: 16 bytes of the state
@@ -17,16 +23,29 @@ struct ExactLeaf {
   int64_t numel;
   bool vectors;
 
-  int64_t threads() const { return lane_threads(numel, digits_per_byte, vectors ? kWidth : 1); }
+  int64_t threads() const {
+    return lane_threads(numel, groups_per_thread(digits_per_byte), vectors ? kWidth : 1);
+  }
 };
 
-// kCount lanes of one group of a block.
+// The step, its base a constant where no other one packs so many digits into a byte.
+template <int kDigits>
+REVDEQ_INLINE ExactStep with_known_base(ExactStep step) {
+  constexpr int32_t kBase = kDigits == 8 ? 2 : kDigits == 5 ? 3 : kDigits == 4 ? 4 : 0;
+  if constexpr (kBase != 0) {
+    step.base = kBase;
+    step.log2_base = kBase == 2 ? 1 : 2;
+    step.inverse = ((1 << 16) + kBase - 1) / kBase;
+  }
+  return step;
+}
+
+// kCount lanes of one group, from their state `y` and `f`.
 template <Direction kDirection, Form kForm, int kCount, class F>
 REVDEQ_INLINE void exact_row(const ExactStep& step, const ExactLeaf<F>& leaf, int64_t i,
+                             Vector<int32_t, kCount> y, const Vector<F, kCount>& f,
                              int32_t (&byte)[kCount], int32_t& weight, int32_t& outside) {
   using Lanes = ScalarLanes<float>;
-  auto y = load_vector<kCount>(leaf.state + i);
-  const auto f = load_vector<kCount>(leaf.f + i);
   float value[kCount];
   int32_t next_weight = weight;
 #pragma unroll
@@ -48,51 +67,74 @@ REVDEQ_INLINE void exact_row(const ExactStep& step, const ExactLeaf<F>& leaf, in
   store_cast<kCount>(leaf.cast, i, value);
 }
 
-// kWidth lanes of a block: all of its groups, and their bytes of digits. kDigits is
-// digits_per_byte, or 0 where only the leaf knows it. Lanes of the last block can have fewer
-// groups.
+// kWidth lanes of a thread's groups, the first of them `lane`. The groups begin with `block`, and
+// `rest` elements of the leaf are left from there on; no group has only a part of these lanes.
+//
+// The loads of kAhead groups come before their arithmetic. ptxas keeps it so because every group is
+// under a condition of its own; without, it mixes the two to save registers.
 template <Direction kDirection, Form kForm, int kWidth, int kDigits, class F>
-REVDEQ_INLINE void exact_body_of(const ExactStep& step, const ExactLeaf<F>& leaf, int64_t thread) {
-  constexpr int kThreadsPerBlock = kBlockLanes / kWidth;
-  const int64_t block = thread / kThreadsPerBlock, lane = thread % kThreadsPerBlock * kWidth;
-  const int64_t digits = kDigits ? kDigits : leaf.digits_per_byte;
-  if (block * digits * kBlockLanes >= leaf.numel) return;
-  const int64_t first = block * digits * kBlockLanes + lane;
+REVDEQ_INLINE void exact_lanes(const ExactStep& step, const ExactLeaf<F>& leaf, int64_t block,
+                               int lane, int rest) {
+  constexpr int kGroups = groups_per_thread(kDigits), kBlocks = kGroups / kDigits;
+  constexpr int kAhead = kGroups == 8 ? 4 : kGroups, kBlock = kDigits * kBlockLanes;
+  const int groups = (rest - lane - kWidth + kBlockLanes) / kBlockLanes;
   uint8_t* bytes = leaf.digits + block * kBlockLanes + lane;
-  Vector<uint8_t, kWidth> packed{};
-  if constexpr (kDirection == Direction::kInvert) packed = load_vector<kWidth>(bytes);
-  int32_t byte[kWidth], outside = 0;
+  int32_t byte[kBlocks][kWidth]{}, weight[kBlocks], outside = 0;
 #pragma unroll
-  for (int k = 0; k < kWidth; ++k) byte[k] = packed.at[k];
-  if (first + (digits - 1) * kBlockLanes + kWidth <= leaf.numel) {
-    int32_t weight = 1;
+  for (int b = 0; b < kBlocks; ++b) {
+    weight[b] = 1;
+    if (kDirection == Direction::kUpdate || b * kBlock >= rest) continue;
+    const auto packed = load_vector<kWidth>(bytes + b * kBlockLanes);
 #pragma unroll
-    for (int64_t g = 0; g < digits; ++g)
-      exact_row<kDirection, kForm, kWidth>(step, leaf, first + g * kBlockLanes, byte, weight,
-                                           outside);
-  } else {
-    for (int k = 0; k < kWidth; ++k) {
-      int32_t one[1] = {byte[k]}, weight = 1;
-      for (int64_t i = first + k; i < leaf.numel && i < first + digits * kBlockLanes;
-           i += kBlockLanes)
-        exact_row<kDirection, kForm, 1>(step, leaf, i, one, weight, outside);
-      byte[k] = one[0];
+    for (int k = 0; k < kWidth; ++k) byte[b][k] = packed.at[k];
+  }
+#pragma unroll 1
+  for (int g = 0; g < kGroups; g += kAhead) {
+    const int64_t i = block * kBlock + lane + g * kBlockLanes;
+    Vector<int32_t, kWidth> y[kAhead];
+    Vector<F, kWidth> f[kAhead];
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) {
+      if (g + j >= groups) continue;
+      y[j] = load_vector<kWidth>(leaf.state + i + j * kBlockLanes);
+      f[j] = load_vector<kWidth>(leaf.f + i + j * kBlockLanes);
     }
-  }
-  if constexpr (kDirection == Direction::kUpdate) {
 #pragma unroll
-    for (int k = 0; k < kWidth; ++k) packed.at[k] = static_cast<uint8_t>(byte[k]);
-    store_vector<kWidth>(bytes, packed);
-    if (outside) raise_flag(leaf.flag);
+    for (int j = 0; j < kAhead; ++j)
+      if (g + j < groups)
+        exact_row<kDirection, kForm, kWidth>(step, leaf, i + j * kBlockLanes, y[j], f[j],
+                                             byte[j / kDigits], weight[j / kDigits], outside);
   }
+  if constexpr (kDirection == Direction::kInvert) return;
+#pragma unroll
+  for (int b = 0; b < kBlocks; ++b) {
+    if (b * kBlock >= rest) continue;
+    Vector<uint8_t, kWidth> packed;
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) packed.at[k] = static_cast<uint8_t>(byte[b][k]);
+    store_vector<kWidth>(bytes + b * kBlockLanes, packed);
+  }
+  if (outside) raise_flag(leaf.flag);
 }
 
+// Lane by lane where the leaf does not allow vectors, or ends within this thread's.
 template <Direction kDirection, Form kForm, int kDigits, class F>
-REVDEQ_INLINE void exact_body(const ExactStep& step, const ExactLeaf<F>& leaf, int64_t thread) {
-  if (leaf.vectors)
-    exact_body_of<kDirection, kForm, ExactLeaf<F>::kWidth, kDigits>(step, leaf, thread);
-  else
-    exact_body_of<kDirection, kForm, 1, 0>(step, leaf, thread);
+REVDEQ_INLINE void exact_body(const ExactStep& given, const ExactLeaf<F>& leaf, int64_t thread) {
+  constexpr int kWidth = ExactLeaf<F>::kWidth, kGroups = groups_per_thread(kDigits);
+  constexpr int kSpan = kGroups * kBlockLanes;
+  const ExactStep step = with_known_base<kDigits>(given);
+  const int width = leaf.vectors ? kWidth : 1;
+  const int64_t span = thread * width / kBlockLanes, rest = leaf.numel - span * kSpan;
+  if (rest <= 0) return;
+  const int here = rest < kSpan ? static_cast<int>(rest) : kSpan;
+  const int lane = static_cast<int>(thread * width % kBlockLanes);
+  const int64_t block = span * (kGroups / kDigits);
+  const int part = (here - lane) & (kBlockLanes - 1);  // of the lanes in the last group
+  if (leaf.vectors && (part == 0 || part >= kWidth))
+    return exact_lanes<kDirection, kForm, kWidth, kDigits>(step, leaf, block, lane, here);
+#pragma unroll 1
+  for (int k = 0; k < width; ++k)
+    exact_lanes<kDirection, kForm, 1, kDigits>(step, leaf, block, lane + k, here);
 }
 
 template <Direction kDirection, Form kForm, int kDigits, class F>

@@ -13,7 +13,7 @@ using ExactPass = PassLaunch<ExactStep, ExactLeaf<F>, AdjointStep<float>, Adjoin
 
 // Bounds as in exact_step.cu.
 template <Form kForm, int kDigits, class F>
-__global__ void __launch_bounds__(kThreads, 1)
+__global__ void __launch_bounds__(kThreads, 3)
     exact_pass_kernel(const __grid_constant__ ExactPass<F> p) {
   exact_pass_grid<kForm, kDigits>(p, blockIdx.x, threadIdx.x);
 }
