@@ -24,7 +24,7 @@ from revdeq_kernels.core.op import OPS
 from tools.cuda.ptxas import CEILINGS
 from tools.cuda.resources import Family, Resources
 from tools.cuda.resources import read as read_resources
-from tools.cuda.sass import EXEMPT
+from tools.cuda.sass import NARROW
 
 WHERE = "its Op in revdeq_kernels/ops/"
 
@@ -50,7 +50,7 @@ TABLE = {
 COMPILED = """\
 From [resources.json](resources.json): nvcc {nvcc}, `TORCH_CUDA_ARCH_LIST="{archs}"`.
 """
-WIDE = "At least half of the instances load, and half store, 16 bytes at once, except in"
+WHOLE = "Every instance moves the vector of a tensor in one access, or 16 bytes at once, except in"
 NONE = {"cpu": "There are no CPU figures yet.", "cuda": "There are no GPU figures yet."}
 # By device: the providers whose figures are shown.
 PROVIDERS = {"cpu": ("revdeq cpu",), "cuda": ("revdeq cuda", "revdeq triton")}
@@ -137,7 +137,7 @@ def types_of(case: Case) -> str:
 
 
 def kernels_table(resources: Resources) -> str:
-    """Instances, registers, spills, shared memory and 16-byte accesses of each kernel."""
+    """Instances, registers, spills, shared memory and accesses of each kernel."""
     kernels = resources["kernels"]
     archs = list(dict.fromkeys(arch for by_arch in kernels.values() for arch in by_arch))
     lines = []
@@ -155,14 +155,17 @@ def kernels_table(resources: Resources) -> str:
                 of_archs(by_arch, lambda one: str(one["shared"])),
                 of_archs(by_arch, lambda one: f"{one['wide_loads'] / one['instances']:.0%}"),
                 of_archs(by_arch, lambda one: f"{one['wide_stores'] / one['instances']:.0%}"),
+                f"{min(one['under_way'][0] for one in by_arch.values()):.0f}-"
+                f"{max(one['under_way'][1] for one in by_arch.values()):.0f}",
             )
         )
     columns = ["kernel", "instances", *(f"registers, {arch}" for arch in archs), "ceiling"]
     columns += ["bytes spilled", "bytes shared", "16-byte loads", "16-byte stores"]
-    exempt = [f"- `{name}`: {EXEMPT[name].reason}." for name in kernels if name in EXEMPT]
-    if exempt:
-        exempt = ["\n\n" + WIDE, "", *exempt]
-    return markdown(columns, lines, left=1) + "\n".join(exempt)
+    columns += ["KiB under way"]
+    narrow = [f"- `{name}`: {NARROW[name]}." for name in kernels if name in NARROW]
+    if narrow:
+        narrow = ["\n\n" + WHOLE, "", *narrow]
+    return markdown(columns, lines, left=1) + "\n".join(narrow)
 
 
 def of_archs(by_arch: Mapping[str, Family], show: Callable[[Family], str]) -> str:

@@ -105,16 +105,17 @@ REVDEQ_INLINE void exact_lanes(const ExactStep& step, const ExactLeaf<F>& leaf, 
         exact_row<kDirection, kForm, kWidth>(step, leaf, i + j * kBlockLanes, y[j], f[j],
                                              byte[j / kDigits], weight[j / kDigits], outside);
   }
-  if constexpr (kDirection == Direction::kInvert) return;
+  if constexpr (kDirection == Direction::kUpdate) {
 #pragma unroll
-  for (int b = 0; b < kBlocks; ++b) {
-    if (b * kBlock >= rest) continue;
-    Vector<uint8_t, kWidth> packed;
+    for (int b = 0; b < kBlocks; ++b) {
+      if (b * kBlock >= rest) continue;
+      Vector<uint8_t, kWidth> packed;
 #pragma unroll
-    for (int k = 0; k < kWidth; ++k) packed.at[k] = static_cast<uint8_t>(byte[b][k]);
-    store_vector<kWidth>(bytes + b * kBlockLanes, packed);
+      for (int k = 0; k < kWidth; ++k) packed.at[k] = static_cast<uint8_t>(byte[b][k]);
+      store_vector<kWidth>(bytes + b * kBlockLanes, packed);
+    }
+    if (outside) raise_flag(leaf.flag);
   }
-  if (outside) raise_flag(leaf.flag);
 }
 
 // Lane by lane where the leaf does not allow vectors, or ends within this thread's.

@@ -11,7 +11,7 @@ namespace {
 template <class F>
 using ExactPass = PassLaunch<ExactStep, ExactLeaf<F>, AdjointStep<float>, AdjointLeaf<float, F>>;
 
-// Bounds as in exact_step.cu.
+// Bounds as in exact_step.cu, where no inverse would spill.
 template <Form kForm, int kDigits, class F>
 __global__ void __launch_bounds__(kThreads, 3)
     exact_pass_kernel(const __grid_constant__ ExactPass<F> p) {

@@ -1,4 +1,4 @@
-"""What is checked of a build's CUDA kernels, on short excerpts of logs and machine code."""
+"""What nvcc says of the CUDA kernels, and what is recorded of it, on short excerpts of logs."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from tests import ROOT
+from tests.project.machine_code import sass
 from tools.cuda import ptxas, resources
-from tools.cuda import sass as machine_code
 from tools.cuda.ptxas import Ceiling
-from tools.cuda.sass import Accesses, Exemption
 
 SCALAR = (
     "_ZN6revdeq4cuda48_GLOBAL__N__f82eb579_10_adjoint_cu_b335f79e_232614adjoint_kernelILi1EfffEEv"
@@ -122,82 +122,6 @@ def test_the_worst_instance_of_a_family_is_named() -> None:
     assert "adjoint_kernel<4, float, float, float>: expected at most 39 registers, got 41" in found
 
 
-# ---- sass ----------------------------------------------------------------------------
-
-
-def sass(arch: str, instructions: dict[str, list[str]]) -> str:
-    """What cuobjdump prints of functions that consist of these instructions."""
-    text = f"\n\tcode for {arch}\n"
-    for name, lines in instructions.items():
-        text += f'\t\tFunction : {name}\n\t.headerflags\t@"EF_CUDA_TEXMODE_UNIFIED"\n'
-        text += "".join(f"        /*0160*/     {line} ;      /* 0x00 */\n" for line in lines)
-    return text
-
-
-@pytest.mark.parametrize(
-    ("instruction", "loads", "stores"),
-    [
-        ("LDG.E.128 R4, [R2.64]", 1, 0),
-        ("@!P0 LDG.E.128.CONSTANT R4, [R2.64]", 1, 0),
-        ("LDG.E.EF.128 R4, desc[UR4][R2.64]", 1, 0),
-        ("LDG.E.ENL2.256 R8, R4, desc[UR4][R2.64]", 1, 0),
-        ("STG.E.128 desc[UR4][R2.64], R4", 0, 1),
-        ("STG.E.EF.128.STRONG.GPU desc[UR4][R2.64], R4", 0, 1),
-        ("STG.E.ENL2.256 desc[UR4][R2.64], R8, R4", 0, 1),
-        ("LDG.E.64 R4, [R2.64]", 0, 0),
-        ("LDG.E.U16.CONSTANT R4, [R2.64+0x128]", 0, 0),
-        ("STG.E.U8 [R2.64], R128", 0, 0),
-        ("LDCU.128 UR4, c[0x0][0x380]", 0, 0),  # a parameter
-        ("LDS.128 R4, [R2]", 0, 0),  # shared memory
-        ("STL.128 [R1], R4", 0, 0),  # a spill
-    ],
-)
-def test_accesses_of_16_bytes_to_global_memory_count(
-    instruction: str, loads: int, stores: int
-) -> None:
-    counts = machine_code.wide_accesses(sass("sm_90", {VECTOR: [instruction]}))
-    assert counts == {("sm_90", VECTOR): Accesses(loads, stores)}
-
-
-def test_instances_are_gathered_by_kernel() -> None:
-    text = sass("sm_80", {SCALAR: [], VECTOR: ["LDG.E.128 R4, [R2.64]"]}) + sass("sm_90", {})
-    kernels = machine_code.by_kernel(machine_code.wide_accesses(text))
-    assert kernels == {("sm_80", "adjoint_kernel"): [Accesses(0, 0), Accesses(1, 0)]}
-    assert machine_code.wide_instances(kernels["sm_80", "adjoint_kernel"]) == (1, 0)
-
-
-@pytest.mark.parametrize(
-    ("instances", "exempt", "problem"),
-    [
-        ([(1, 2), (0, 0)], {}, None),
-        ([(1, 2), (0, 0), (0, 0)], {}, "loads in 1 and stores in 1;"),
-        ([(4, 0), (0, 0)], {}, "expected loads and stores of 16 bytes in at least half of its 2 "),
-        ([(0, 4), (0, 0)], {}, "got loads in 0 and stores in 1;"),
-        ([(0, 4), (0, 0)], {"a_kernel": Exemption("narrow x", stores=True)}, None),
-        ([(4, 0), (0, 0)], {"a_kernel": Exemption("narrow x", stores=True)}, "got stores in 0;"),
-        ([(0, 0), (0, 0)], {"a_kernel": Exemption("a reduction of 4-byte loads")}, None),
-        ([(1, 2)], {"gone_kernel": Exemption("")}, "gone_kernel: no such kernel in the library"),
-    ],
-)
-def test_half_of_the_instances_must_load_and_store_16_bytes(
-    instances: list[tuple[int, int]], exempt: dict[str, Exemption], problem: str | None
-) -> None:
-    kernels = {("sm_80", "a_kernel"): [Accesses(*one) for one in instances]}
-    found = machine_code.problems(kernels, exempt)
-    assert len(found) == (problem is not None)
-    if problem is not None:
-        assert problem in found[0]
-        assert "EXEMPT in tools/cuda/sass.py" in found[0]
-
-
-def test_a_library_without_kernels_fails() -> None:
-    assert machine_code.problems({}, machine_code.EXEMPT) == ["no kernel was found"]
-
-
-def test_every_exemption_has_its_reason() -> None:
-    assert all(exemption.reason for exemption in machine_code.EXEMPT.values())
-
-
 # ---- resources --------------------------------------------------------------------------
 
 LOG = ptxas_log("sm_90a", SCALAR, registers=14, shared=0)
@@ -207,7 +131,7 @@ COLLECTED = {
     "adjoint_kernel": {
         "sm_90a": {
             "instances": 2, "registers": [14, 20], "spilled": 12, "shared": 16, "wide_loads": 1,
-            "wide_stores": 0,
+            "wide_stores": 0, "under_way": [8.0, 32.0],
         }
     }
 }  # fmt: skip
@@ -222,8 +146,20 @@ def test_resources_come_from_the_log_and_the_library() -> None:
 
 
 def test_the_log_of_another_build_is_refused() -> None:
-    with pytest.raises(ValueError, match="hold the 2 instances of the log, got 0; give the log"):
+    with pytest.raises(ValueError, match="hold what the log tells of, got nothing of it; give the"):
         resources.collect(LOG, sass("sm_100", {SCALAR: [], VECTOR: []}))
+
+
+@pytest.mark.parametrize(
+    ("registers", "threads"), [(32, 2048), (33, 1536), (80, 768), (81, 512), (128, 512), (168, 256)]
+)
+def test_registers_limit_the_threads_of_an_sm(registers: int, threads: int) -> None:
+    assert resources.threads_of_sm(registers) == threads
+
+
+def test_a_block_has_as_many_threads_as_the_kernels_are_launched_with() -> None:
+    grid = (ROOT / "csrc" / "cuda" / "grid.h").read_text(encoding="utf-8")
+    assert f"constexpr int kThreads = {resources.BLOCK};" in grid
 
 
 def test_architectures_are_named_as_torch_names_them() -> None:

@@ -1,11 +1,11 @@
 """What each CUDA kernel takes, as data: `resources.py --write|--check PTXAS_LOG LIBRARY`.
 
 docs/resources.json holds, for each kernel family and architecture, the instances, the registers,
-the bytes spilled, the shared memory and the instances that move 16 bytes at once. `--write` takes
-it from a build. `--check` fails where a build of the nvcc recorded there gives something else;
-another nvcc's counts differ without a fault, so then it says that it compared nothing. What is
-recorded is what a kernel may take from then on (CEILINGS of ptxas.py): `--write` refuses more
-without `--raise`.
+the bytes spilled, the shared memory, the instances that move 16 bytes at once, and what the loads
+of an SM have under way. `--write` takes it from a build. `--check` fails where a build of the nvcc
+recorded there gives something else; another nvcc's counts differ without a fault, so then it says
+that it compared nothing. What is recorded is what a kernel may take from then on (CEILINGS of
+ptxas.py): `--write` refuses more without `--raise`.
 """
 
 from __future__ import annotations
@@ -19,10 +19,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict
 
+from tools.cuda.accesses import Accesses, accesses
+from tools.cuda.machine_code import disassemble, functions
 from tools.cuda.ptxas import CEILINGS, RESOURCES, Ceiling, Kernel, ceilings, family, parse, readable
-from tools.cuda.sass import Accesses, by_kernel, disassemble, wide_accesses, wide_instances
 
 REMEDY = "write it with `make docs-table`"
+
+# Of an SM of sm_80, sm_90 and sm_100; and of a block, in csrc/cuda/grid.h.
+REGISTERS, THREADS = 65536, 2048
+BLOCK = 256
 
 
 class Family(TypedDict):
@@ -34,6 +39,7 @@ class Family(TypedDict):
     shared: int  # bytes of static shared memory, the most
     wide_loads: int  # instances that load 16 bytes at once
     wide_stores: int
+    under_way: list[float]  # KiB that the loads of an SM's threads move at once, least and most
 
 
 class Resources(TypedDict):
@@ -47,36 +53,44 @@ class Resources(TypedDict):
 def collect(log: str, sass: str) -> dict[str, dict[str, Family]]:
     """The kernels of a build: from ptxas's log and from the machine code of the library."""
     entries = [kernel for kernel in parse(log) if kernel.entry]
+    code = functions(sass)
+    groups: dict[tuple[str, str], list[tuple[Kernel, Accesses]]] = {}
     for kernel, name in zip(entries, readable([kernel.name for kernel in entries]), strict=True):
-        kernel.name = name
-    groups: dict[tuple[str, str], list[Kernel]] = {}
-    for kernel in entries:
-        groups.setdefault((family(kernel.name), kernel.arch), []).append(kernel)
-    accesses = by_kernel(wide_accesses(sass))
+        # cuobjdump names sm_90a without the letter.
+        one = code.get((re.sub(r"\D+$", "", kernel.arch), kernel.name))
+        if one is None:
+            raise ValueError(
+                f"{kernel.arch} {name}: expected the library to hold what the log tells of, got "
+                "nothing of it; give the log and the library of the same build"
+            )
+        groups.setdefault((family(name), kernel.arch), []).append((kernel, accesses(one)))
     kernels: dict[str, dict[str, Family]] = {}
     for (name, arch), group in sorted(groups.items(), key=lambda item: item[0][0]):
-        # cuobjdump names sm_90a without the letter.
-        instances = accesses.get((re.sub(r"\D+$", "", arch), name), [])
-        kernels.setdefault(name, {})[arch] = _family(name, arch, group, instances)
+        kernels.setdefault(name, {})[arch] = _family(group)
     return kernels
 
 
-def _family(name: str, arch: str, group: list[Kernel], accesses: list[Accesses]) -> Family:
-    if len(group) != len(accesses):
-        raise ValueError(
-            f"{arch} {name}: expected the library to hold the {len(group)} instances of the log, "
-            f"got {len(accesses)}; give the log and the library of the same build"
-        )
-    registers = [kernel.registers or 0 for kernel in group]
-    loads, stores = wide_instances(accesses)
+def _family(group: Sequence[tuple[Kernel, Accesses]]) -> Family:
+    registers = [kernel.registers or 0 for kernel, _ in group]
+    under_way = [
+        threads_of_sm(kernel.registers or 0) * moved.in_flight.bytes / 1024
+        for kernel, moved in group
+    ]
     return {
         "instances": len(group),
         "registers": [min(registers), max(registers)],
-        "spilled": sum(kernel.spill_stores + kernel.spill_loads for kernel in group),
-        "shared": max(kernel.shared for kernel in group),
-        "wide_loads": loads,
-        "wide_stores": stores,
+        "spilled": sum(kernel.spill_stores + kernel.spill_loads for kernel, _ in group),
+        "shared": max(kernel.shared for kernel, _ in group),
+        "wide_loads": sum(moved.wide()[0] for _, moved in group),
+        "wide_stores": sum(moved.wide()[1] for _, moved in group),
+        "under_way": [min(under_way), max(under_way)],
     }
+
+
+def threads_of_sm(registers: int) -> int:
+    """How many threads of a kernel an SM holds: GPUs hand registers out by eights."""
+    rounded = registers + -registers % 8
+    return min(REGISTERS // (rounded * BLOCK) if rounded else THREADS, THREADS // BLOCK) * BLOCK
 
 
 def nvcc_version(library: bytes) -> str:

@@ -1,132 +1,179 @@
-"""Whether the CUDA kernels move 16 bytes in one access: `sass.py librevdeq_cuda.so`.
+"""Whether the CUDA kernels move vectors whole, and load ahead: `sass.py librevdeq_cuda.so`.
 
-Every kernel comes in a form for aligned tensors and in one for all others, an element at a time. So
-on each architecture at least half of its instances must load and store 16 bytes at once; EXEMPT
-lists the kernels of which less is asked, and why. The machine code is read with the cuobjdump that
-the triton package brings.
+Every kernel comes in a form for aligned tensors and in one for all others, an element at a time.
+MOVES says, for each family, what an instance must hold by its types: a load or a store of every
+tensor's vector, 16 bytes at once or as much as the vector has, and so many loads under way at once.
+Neighbors that could be one access are a fault anywhere.
 """
 
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from tools.cuda.accesses import WIDEST, Accesses, accesses
+from tools.cuda.machine_code import disassemble, functions
 from tools.cuda.ptxas import family, readable
+
+SIZES = {"double": 8, "float": 4, "bfloat16": 2, "float16": 2}
+LANES = 4  # of an exact kernel's thread
+AHEAD = 8  # loads that an exact kernel has under way
 
 
 @dataclass(frozen=True)
-class Exemption:
-    """Which accesses of a kernel still have to be of 16 bytes, and why not the others."""
+class Moves:
+    """What an instance must hold at the least."""
 
-    reason: str
-    loads: bool = False
-    stores: bool = False
+    loads: Sequence[int] = ()  # bytes of each tensor's vector
+    stores: Sequence[int] = ()
+    in_flight: int = 0  # loads under way at once
+
+    def __add__(self, other: Moves) -> Moves:
+        """What an instance must hold that does either in a block of threads."""
+        most = max(self.in_flight, other.in_flight)
+        return Moves((*self.loads, *other.loads), (*self.stores, *other.stores), most)
 
 
-# By kernel family, as in CEILINGS of ptxas.py.
-EXEMPT = {
-    "dequantize_kernel": Exemption(
-        "four numbers per thread: 16 bytes of int32 to load, 8 to store of a 16-bit x", loads=True
-    ),
-    "norms_kernel": Exemption("a few sums for each leaf"),
-    "residual_kernel": Exemption("the order of the sums puts neighbours into different threads"),
-    "quantize_kernel": Exemption(
-        "four numbers per thread: 8 bytes to load of a 16-bit x, 16 of int32 to store", stores=True
-    ),
+def float_step(state: str, f: str) -> Moves:
+    """A half step or its inverse; f is cast to its own type, or to float32."""
+    lanes = WIDEST // SIZES[state]
+    narrow, wide = lanes * SIZES[f], lanes * SIZES["float"]
+    return Moves((WIDEST, narrow), (WIDEST, narrow, wide), in_flight=2)
+
+
+def adjoint(grad: str, f: str) -> Moves:
+    """f's product comes in the type of f or of the gradient; the third is the other gradient."""
+    narrow = WIDEST // SIZES[grad] * SIZES[f]
+    return Moves((WIDEST, WIDEST, WIDEST, narrow), (WIDEST, narrow), in_flight=3)
+
+
+def exact(direction: str, digits: str, f: str) -> Moves:
+    """Four lanes of several groups: the state, f and its cast, and a byte of digits a lane."""
+    blocks = -(-4 // int(digits))
+    groups = blocks * int(digits)
+    ahead = 4 if groups == 8 else groups
+    narrow = LANES * SIZES[f]
+    loads, stores = ahead * [WIDEST, narrow], ahead * [WIDEST, narrow, WIDEST]
+    (stores if direction == UPDATE else loads).extend(blocks * [LANES])
+    return Moves(loads, stores, in_flight=AHEAD)
+
+
+UPDATE, INVERT = "Direction 0", "Direction 1"
+# By kernel family, as in CEILINGS of ptxas.py: from the arguments of the template.
+MOVES: dict[str, Callable[..., Moves]] = {
+    "half_step_kernel": lambda _, state, f, __: float_step(state, f),
+    "channel_step_kernel": lambda _, state, f, __: float_step(state, f),
+    "adjoint_kernel": adjoint,
+    "pass_kernel": lambda state, f, _, grad: float_step(state, f) + adjoint(grad, f),
+    "exact_kernel": lambda direction, _, digits, f: exact(direction, digits, f),
+    "exact_pass_kernel": lambda _, digits, f: exact(INVERT, digits, f) + adjoint("float", f),
+    "quantize_kernel": lambda x: Moves((LANES * SIZES[x],), (WIDEST,), in_flight=1),
+    "dequantize_kernel": lambda x: Moves((WIDEST,), (LANES * SIZES[x],), in_flight=1),
+    "residual_kernel": lambda *_: Moves(in_flight=16),
+    "norms_kernel": lambda: Moves(in_flight=4),
 }
-PLACE = "EXEMPT in tools/cuda/sass.py"
-BOTH = Exemption("", loads=True, stores=True)
-
-# An access of 16 bytes or more to global memory: LDG.E.128, STG.E.128.STRONG.GPU, LDG.E.ENL2.256.
-WIDE = re.compile(r"\b(LDG|STG)\.E[\w.]*\.(?:128|256)\b")
-
-
-@dataclass
-class Accesses:
-    """How many loads and stores of 16 bytes or more one instance of a kernel holds."""
-
-    loads: int = 0
-    stores: int = 0
+# Where neighbors may be moved one by one, and why.
+NARROW = {
+    "norms_kernel": "a few sums for each leaf",
+    "residual_kernel": "the order of the sums puts neighbors into different threads",
+}
+PLACE = "MOVES in tools/cuda/sass.py"
 
 
-def disassemble(library: str) -> str:
-    """The machine code of a library, as text."""
-    import triton
-
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-    command = [str(tool), "-sass", library]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+def arguments(name: str) -> list[str]:
+    """The arguments of a readable name's template: ["Direction 0", "float", "float", "float"]."""
+    found = re.search(r"<(.*)>$", name)
+    return [part.strip().split("::")[-1] for part in found[1].split(",")] if found else []
 
 
-def wide_accesses(sass: str) -> dict[tuple[str, str], Accesses]:
-    """(architecture, mangled name) of every function -> its accesses of 16 bytes."""
-    counts: dict[tuple[str, str], Accesses] = {}
-    arch = name = ""
-    for line in sass.splitlines():
-        if found := re.search(r"code for (sm_\w+)", line):
-            arch = found[1]
-        elif found := re.search(r"Function : (\S+)", line):
-            name = found[1]
-            counts[arch, name] = Accesses()
-        elif found := WIDE.search(line):
-            if found[1] == "LDG":
-                counts[arch, name].loads += 1
-            else:
-                counts[arch, name].stores += 1
-    return counts
+def in_pieces(sizes: Iterable[int]) -> Counter[int]:
+    """How many accesses of how many bytes move vectors of these sizes."""
+    return Counter(min(size, WIDEST) for size in sizes for _ in range(-(-size // WIDEST)))
 
 
-def by_kernel(counts: dict[tuple[str, str], Accesses]) -> dict[tuple[str, str], list[Accesses]]:
-    """(architecture, kernel family) -> the accesses of each instance."""
-    names = readable([name for _, name in counts])
-    kernels: dict[tuple[str, str], list[Accesses]] = {}
-    for ((arch, _), accesses), name in zip(counts.items(), names, strict=True):
-        kernels.setdefault((arch, family(name)), []).append(accesses)
-    return kernels
+def lacking(asked: Counter[int], got: Counter[int]) -> Counter[int]:
+    """What is asked for and not there; an access of 32 bytes stands for two of 16."""
+    there = Counter(got)
+    there[WIDEST] += 2 * there.pop(2 * WIDEST, 0)
+    return asked - there
+
+
+def listed(sizes: Counter[int]) -> str:
+    """How many accesses of how many bytes: "2 of 16, 1 of 8"."""
+    return ", ".join(f"{count} of {size}" for size, count in sorted(sizes.items(), reverse=True))
+
+
+def complaints(got: Accesses, asked: Moves, *, whole: bool = True) -> list[str]:
+    """What is wrong with an instance; `whole`: it must not move neighbors one by one."""
+    found = []
+    for what, sizes, there in [
+        ("loads", asked.loads, got.loads),
+        ("stores", asked.stores, got.stores),
+    ]:
+        if lacking(in_pieces(sizes), there):
+            wanted = listed(in_pieces(sizes))
+            found.append(f"expected {what} of {wanted} bytes at the least, got {listed(there)}")
+    if got.split and whole:
+        found.append(
+            f"expected vectors to be moved whole, got {len(got.split)} accesses beside another, "
+            f"such as {got.split[0]}"
+        )
+    if got.in_flight.loads < asked.in_flight:
+        found.append(
+            f"expected {asked.in_flight} loads under way at once, before any is used and anything "
+            f"is stored, got {got.in_flight.loads}"
+        )
+    return found
 
 
 def problems(
-    kernels: Mapping[tuple[str, str], list[Accesses]], exempt: Mapping[str, Exemption]
+    instances: Mapping[tuple[str, str], Accesses], moves: Mapping[str, Callable[..., Moves]]
 ) -> list[str]:
-    """Kernels that are not vectorised as they should be, and exemptions of kernels not there."""
-    found = [] if kernels else ["no kernel was found"]
-    for (arch, name), instances in kernels.items():
-        asked = exempt.get(name, BOTH)
-        loads, stores = wide_instances(instances)
-        counts = {"loads": loads} if asked.loads else {}
-        counts |= {"stores": stores} if asked.stores else {}
-        if any(2 * count < len(instances) for count in counts.values()):
-            got = " and ".join(f"{what} in {count}" for what, count in counts.items())
-            found.append(
-                f"{arch} {name}: expected {' and '.join(counts)} of 16 bytes in at least half of "
-                f"its {len(instances)} instances, got {got}; move vectors (csrc/cuda/bodies.h), or "
-                f"give the reason why not: {PLACE}"
-            )
-    known = {name for _, name in kernels}
-    stale = [name for name in exempt if kernels and name not in known]
+    """What is wrong with the instances, by architecture and readable name, and with `moves`."""
+    found = [] if instances else ["no kernel was found"]
+    for (arch, name), got in instances.items():
+        if (asked := moves.get(family(name))) is None:
+            found.append(f"{arch} {name}: expected what it moves in {PLACE}")
+            continue
+        wrong = complaints(got, asked(*arguments(name)), whole=family(name) not in NARROW)
+        found += [f"{arch} {name}: {what}" for what in wrong]
+    known = {family(name) for _, name in instances}
+    stale = [name for name in moves if instances and name not in known]
     return found + [
         f"{name}: no such kernel in the library; remove it from {PLACE}" for name in stale
     ]
 
 
-def wide_instances(instances: list[Accesses]) -> tuple[int, int]:
-    """How many instances load 16 bytes at once, and how many store them."""
-    return sum(one.loads > 0 for one in instances), sum(one.stores > 0 for one in instances)
+def instances_of(sass: str) -> dict[tuple[str, str], Accesses]:
+    """(architecture, readable name) of every kernel -> what it moves."""
+    code = functions(sass)
+    names = readable([name for _, name in code])
+    return {
+        (arch, name): accesses(one)
+        for ((arch, _), one), name in zip(code.items(), names, strict=True)
+    }
+
+
+def summary(instances: Mapping[tuple[str, str], Accesses]) -> list[str]:
+    """A line for each family and architecture."""
+    groups: dict[tuple[str, str], list[Accesses]] = {}
+    for (arch, name), got in instances.items():
+        groups.setdefault((arch, family(name)), []).append(got)
+    return [
+        f"{arch:8} {name}: of {len(group)} instances {sum(one.wide()[0] for one in group)} load "
+        f"and {sum(one.wide()[1] for one in group)} store 16 bytes at once; "
+        f"{min(one.in_flight for one in group).loads} loads under way or more"
+        for (arch, name), group in groups.items()
+    ]
 
 
 def main(library: str) -> int:
-    kernels = by_kernel(wide_accesses(disassemble(library)))
-    for (arch, name), instances in kernels.items():
-        loads, stores = wide_instances(instances)
-        print(
-            f"{arch:8} {name}: of {len(instances)} instances {loads} load and {stores} store "
-            "16 bytes at once" + (", part of them exempt" if name in EXEMPT else "")
-        )
-    found = problems(kernels, EXEMPT)
+    instances = instances_of(disassemble(library))
+    print("\n".join(summary(instances)))
+    found = problems(instances, MOVES)
     for problem in found:
         print(f"sass: {problem}", file=sys.stderr)
     return 1 if found else 0
