@@ -59,7 +59,7 @@ docs: $(STATE)/.tools  ## build the documentation, as a site in build/docs; ever
 	if $(PY) -c 'import mkdocs' 2>/dev/null; then NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict; \
 	else echo "mkdocs needs python 3.11: the site was not built"; fi
 
-cuda-report: $(STATE)/.built  ## registers, spills and vector width of the CUDA kernels; checks docs/
+cuda-report: $(STATE)/.built  ## registers, spills, widths and loads ahead of the CUDA kernels; checks docs/
 	$(PY) -m tools.cuda.ptxas $(PTXAS_LOG)
 	$(PY) -m tools.cuda.sass $(CUDA_LIBRARY)
 	$(PY) -m tools.cuda.resources --check $(PTXAS_LOG) $(CUDA_LIBRARY)

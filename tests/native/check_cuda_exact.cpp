@@ -78,7 +78,9 @@ struct ExactTensors {
 };
 
 // More than the vectors of a block of threads hold.
-constexpr int64_t large(int64_t packed) { return cuda::kThreads / 8 * packed * kBlockLanes + 77; }
+constexpr int64_t large(int64_t packed) {
+  return cuda::kThreads / 8 * cuda::groups_per_thread(packed) * kBlockLanes + 77;
+}
 
 template <class F>
 using ExactLaunch = cuda::Launch<ExactStep, cuda::ExactLeaf<F>>;
