@@ -241,6 +241,25 @@ def test_warps_may_store_the_same_bits_at_once_and_no_others() -> None:
         run(body.replace("st.shared.b32 [%r4], %r3;", later + "%r0;"))
 
 
+def test_the_end_of_shared_memory_and_of_a_wide_access() -> None:
+    """The last word may be read, the next may not; warps race in any word of a vector."""
+    body = """
+    mov.u32 %r1, buffer; mad.lo.s32 %r2, %r0, 4, %r1; st.shared.b32 [%r2], %r0; bar.sync 0;
+    ld.shared.b32 %r3, [buffer+252];
+    """
+    run(body)
+    with pytest.raises(Fault, match="at 256 of 256 bytes"):
+        run(body.replace("+252", "+256"))
+    wide = """
+    setp.lt.s32 %p1, %r0, 1; setp.eq.s32 %p2, %r0, 32; mov.u32 %r1, 7;
+    @%p1 st.shared.v4.b32 [buffer+16], {%r1, %r1, %r1, %r1};
+    @%p2 st.shared.b32 [buffer+32], %r0;
+    """
+    run(wide)
+    with pytest.raises(Fault, match="a write after a write"):
+        run(wide.replace("[buffer+32]", "[buffer+28]"))
+
+
 def test_a_half_that_nothing_has_written_may_be_packed_and_dropped() -> None:
     """Compilers write half of a register of 64 bits; who uses the other half finds NaN."""
     body = "mov.b32 %r1, 0f40000000; mov.b64 %rd3, {%r1, %r2}; mul.rn.f32x2 %rd4, %rd3, %rd3;"

@@ -123,6 +123,18 @@ def test_addresses_need_not_be_those_of_the_arrays() -> None:
     assert (pieces[2] == before[2]).all()
 
 
+def test_an_allocation_may_begin_anywhere() -> None:
+    """What is aligned are the addresses, not the offsets in an allocation."""
+    data = np.arange(40, dtype=np.uint8)
+    memory = Memory([(1028, data)])
+    addresses = np.array([1032, 1056], np.uint64)
+    low, high = memory.load(addresses, np.dtype(np.uint32), 2, "")
+    assert low.tobytes() == bytes([4, 5, 6, 7, 28, 29, 30, 31])
+    assert high.tobytes() == bytes([8, 9, 10, 11, 32, 33, 34, 35])
+    memory.store(addresses, [np.array([1, 2], np.uint64)], "")
+    assert data[4:12].tolist() == [1] + [0] * 7 and data[28:36].tolist() == [2] + [0] * 7
+
+
 def test_memory_refuses_what_it_cannot_hold() -> None:
     data = np.zeros(16, np.uint8)
     with pytest.raises(ValueError, match="overlap"):

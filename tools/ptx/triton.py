@@ -103,7 +103,7 @@ class Gpu:
         return self._places[storage._cdata][1] + t.data_ptr()
 
 
-@lru_cache(maxsize=32)  # each keeps the registers of its last blocks
+@lru_cache(maxsize=64)  # each takes some megabytes
 def _read(text: str) -> Kernel:
     return Kernel(text)
 
