@@ -13,27 +13,22 @@ from typing import Any
 import pytest
 
 from revdeq_kernels.dtypes import TRITON, WIDEST
+from revdeq_kernels.ops.cell import choice
 from tests.cell.linear_cells import ACTS
 from tests.ptx import cells
 from tests.ptx.cells import Case
 
 Call = Callable[..., Any]
 
-FEATURES = {"triton": (32, 64, 128), "gluon": (64, 128)}
-
 
 def launched() -> Iterator[tuple[int, str, str, int]]:
     """Architecture, implementation, dtype of W and features of every kernel that is launched."""
-    for implementation, dtypes in WIDEST.items():
-        for dtype, widest in dtypes.items():
-            for sm, most in widest.items():
-                for features in FEATURES[implementation]:
-                    if features <= most and (implementation, dtype, features) != NONE:
-                        yield sm, implementation, TRITON[dtype], features
+    for implementation, dtypes in choice.FEATURES.items():
+        for dtype, features in dtypes.items():
+            name = str(dtype).removeprefix("torch.")
+            for sm, most in WIDEST[implementation][name].items():
+                yield from ((sm, implementation, TRITON[name], d) for d in features if d <= most)
 
-
-NONE = ("triton", "float32", 128)
-"""Triton has no such kernels."""
 
 SAMPLE = [
     Case(80, "triton", "bf16", 32, "gelu"),
