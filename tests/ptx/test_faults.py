@@ -224,6 +224,8 @@ def test_a_granule_is_as_small_as_the_smallest_access() -> None:
     run(body)
     with pytest.raises(Fault, match="two warps write at once"):
         run(body.replace("add.s32 %r4, %r4, %r2;", ""))
+    in_turn = "setp.eq.s32 %p1, %r2, 0; @%p1 st.shared.b8 [%r4], %r0; @!%p1 st.shared.b8 [%r4]"
+    run(body.replace("st.shared.b8 [%r4]", in_turn))
 
 
 def test_warps_may_store_the_same_bits_at_once_and_no_others() -> None:
@@ -258,6 +260,14 @@ def test_the_end_of_shared_memory_and_of_a_wide_access() -> None:
     run(wide)
     with pytest.raises(Fault, match="a write after a write"):
         run(wide.replace("[buffer+32]", "[buffer+28]"))
+
+
+def test_a_barrier_of_one_block_orders_nothing_in_another() -> None:
+    body = EXCHANGE.replace("bar.sync 0; // third", "bar.sync 0;")
+    first = "mov.u32 %r9, %ctaid.x; setp.eq.u32 %p1, %r9, 0; @%p1 bar.sync 0;"
+    run(body.replace("bar.sync 0; // first", first.replace("%r9, 0", "%r9, %r9")))
+    with pytest.raises(Fault, match="a read after a write"):
+        run(body.replace("bar.sync 0; // first", first))
 
 
 def test_a_half_that_nothing_has_written_may_be_packed_and_dropped() -> None:

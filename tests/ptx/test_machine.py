@@ -127,6 +127,17 @@ def test_threads_that_return_early() -> None:
     assert out.tolist() == [1] * 3 + [0] * 29
 
 
+def test_threads_wait_at_a_barrier_for_those_that_jump_back_to_it() -> None:
+    out = np.zeros(64, np.uint32)
+    body = f"""{PLACE}
+    setp.lt.u32 %p1, %r0, 40; mov.u32 %r4, 1; @!%p1 bra FAR;
+    MEET: bar.sync 0; add.s32 %r4, %r4, 1; st.global.u32 [%rd9], %r4; ret;
+    FAR: mov.u32 %r4, 10; bra.uni MEET;
+    """
+    launch(body, out, threads=64)
+    assert out.tolist() == [2] * 40 + [11] * 24
+
+
 def test_special_registers() -> None:
     out = np.zeros((8, 64), np.uint32)
     names = ["tid.x", "ntid.x", "ctaid.x", "nctaid.x", "laneid", "warpid", "tid.y", "ntid.z"]

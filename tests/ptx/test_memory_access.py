@@ -199,5 +199,8 @@ def test_compare_and_swap_and_reductions() -> None:
     """
     launch(body, words, old)
     assert words.tolist() == [32, 64] and old.tolist() == list(range(32))
+    words[0] = 5
+    launch(body.replace("[%rd0], %r0, %r2", "[%rd0], 5, %r2"), words, old)
+    assert words.tolist() == [1, 128] and old.tolist() == [5] + [1] * 31
     with pytest.raises(Missing, match=r"red\.global\.add\.f32"):
         launch("red.global.add.f32 [%rd0], %r1;", words)
