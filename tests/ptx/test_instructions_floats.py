@@ -83,6 +83,10 @@ def test_fma_of_float64_is_rounded_once() -> None:
     assert (found == apply("mad.rn.f64", TYPES[64], a, b, c)).all()
 
 
+def multiply_add(a: Number, b: Number, c: Number) -> Number:
+    return exact.add(exact.multiply(a, b), c)
+
+
 def fused(kind: str, rounding: str, ftz: bool = False) -> Callable[..., int | None]:
     return of_numbers(
         lambda a, b, c: exact.add(exact.multiply(a, b), c, rounding), kind, rounding, ftz
@@ -130,12 +134,13 @@ def test_saturated_results_lie_between_zero_and_one(op: str) -> None:
     assert found.tolist() == expected and not np.signbit(found).any()
 
 
+@pytest.mark.parametrize("ftz", ["", ".ftz"])
 @pytest.mark.parametrize("name", ["add", "sub", "mul", "fma"])
-def test_pairs_of_float32(name: str) -> None:
+def test_pairs_of_float32(name: str, ftz: str) -> None:
     columns = samples("f32", 200, columns=3 if name == "fma" else 2)
     columns = [c[: len(c) // 2 * 2] for c in columns]
-    found = apply(f"{name}.rn.f32x2", TYPES[64], *(c.view(np.uint64) for c in columns))
-    function = fused("f32", "rn") if name == "fma" else of_numbers(BINARY[name], "f32")
+    found = apply(f"{name}.rn{ftz}.f32x2", TYPES[64], *(c.view(np.uint64) for c in columns))
+    function = of_numbers(BINARY.get(name, multiply_add), "f32", ftz=bool(ftz))
     agree(found.view(np.uint32), each(function, *(c.tolist() for c in columns)), "f32")
 
 
