@@ -2,8 +2,8 @@
 
 A product is computed when it is issued; whether its sums and factors are left alone until a thread
 has waited at the mbarrier of its commit is checked in the run. Not asked for are tcgen05.fence::*
-around a barrier between a store and a product, for which 9.7.16.6 has them: Triton's compiler leaves
-them out. That its kernels work without is not shown here.
+around a barrier between a store and a product, for which 9.7.16.6 has them: Triton's compiler
+leaves them out. That its kernels work without is not shown here.
 """
 
 from __future__ import annotations
