@@ -35,6 +35,7 @@ from tests.ops.arguments import (
 )
 from tools.ptx.memory import bytes_at
 from tools.ptx.triton import Gpu, Launch, Part, Piece, executed
+from tools.ptx.types import Array
 
 CHUNK = COLUMNS * ROWS
 """The elements that a program of the residual sums."""
@@ -95,6 +96,7 @@ class Call:
         self.beta = options.setdefault("beta", 0.7312)
         self.numels, self.options = list(numels), options
         self.programs = 0
+        self.of_residual = Sizes([], [])  # of the launch before that of the norms
         of_leaf = [arguments_of_leaf(op, (16,), **options) for _ in numels]
         self.large = lists_of(
             op, [self.enlarged(a, n) for a, n in zip(of_leaf, numels, strict=True)]
@@ -170,7 +172,7 @@ class Call:
             programs += [given["steps"] + k for k in sizes.programs(BLOCK, ranges)]
         pieces = [p for one in ranges for p in self.pieces(gpu, one, given, sizes)]
         if name == "residual_kernel":
-            self.sizes_of_chunks = sizes
+            self.of_residual = sizes
             pieces += self.sums(gpu, given["sums"], sizes, ranges)
         self.programs += len(programs)
         return Part(programs, pieces)
@@ -205,7 +207,7 @@ class Call:
 
     def part_of_norms(self, gpu: Gpu, given: dict[str, Any]) -> Part:
         """The programs of the leaves that ran as a whole."""
-        sizes, programs, pieces = self.sizes_of_chunks, [], []
+        sizes, programs, pieces = self.of_residual, [], []
         for one in self.ranges:
             if one.leaf in sizes.leaves and one.size == self.numels[one.leaf]:
                 position = sizes.leaves.index(one.leaf)
@@ -243,6 +245,6 @@ def chosen(numels: Sequence[int], unit: int) -> Iterator[tuple[int, int, int]]:
             yield leaf, k * unit, min(unit, numel - k * unit)
 
 
-def memory_of(t: Tensor) -> Any:
+def memory_of(t: Tensor) -> Array:
     """The bytes of a small tensor, which a launch reads and writes."""
     return bytes_at(t.data_ptr(), t.numel() * t.element_size())
