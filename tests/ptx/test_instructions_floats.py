@@ -118,6 +118,17 @@ def fused_samples(kind: str) -> list[Array]:
     ]
 
 
+def test_fma_where_rounding_twice_would_err() -> None:
+    """A product just below half of the last place of an odd sum; in float32, a subnormal one."""
+    a, b, c = 1 + 2.0**-52, 2 - 2.0**-51, 2.0**54 + 4
+    columns = [np.array(v) for v in ([a, -a, a], [b, b, b], [c, -c, 2.0**54])]
+    found = apply("fma.rn.f64", TYPES[64], *(v.view(np.uint64) for v in columns))
+    assert found.view(np.float64).tolist() == [c, -c, 2.0**54]
+    x, y, z = (1 + 2.0**-23) * 2.0**-75, (1 - 2.0**-23) * 2.0**-75, 2.0**-127 + 2.0**-149
+    small = [np.array([v], np.float32).view(np.uint32) for v in (x, y, z)]
+    assert apply("fma.rn.f32", TYPES[32], *small).view(np.float32).tolist() == [z]
+
+
 def test_fma_with_ftz() -> None:
     a, b, c = fused_samples("f32")
     found = apply("fma.rn.ftz.f32", TYPES[32], a, b, c)
