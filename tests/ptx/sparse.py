@@ -86,7 +86,9 @@ class Call:
         written = [a.name for a in OPS[self.label].arguments if a.written]
         widths += [16 // self.dtypes[name].itemsize for name in written if "grad" in name]
         per = [THREADS * (width if self.vectors else 1) for width in widths]
-        return [per[0] * self.digits, *per[1:]]
+        # A thread of an exact step works on the groups of whole blocks, and on at least four.
+        groups = -(-4 // self.digits) * self.digits if "digits" in self.dtypes else 1
+        return [per[0] * groups, *per[1:]]
 
 
 @dataclass
