@@ -12,15 +12,17 @@ from typing import Any
 
 from revdeq_kernels.dtypes import TRITON, WIDEST
 from revdeq_kernels.triton.device import cell as device
+from revdeq_kernels.triton.device.activations import GELU, RELU, SILU, TANH
 from revdeq_kernels.triton.device.exact_step import GENERAL, INTEGER, SHIFT
 from revdeq_kernels.triton.device.half_step import OPTIONS
 from revdeq_kernels.triton.kernels import cell, gluon_cell
 
-Form = tuple[Any, int, str] | None
-"""Of an exact state: the form, the digits per byte and the type of `half`; None for float32."""
+Form = tuple[Any, int, str, bool] | None
+"""Of an exact state: the form, the digits per byte, the type of `half`, and whether beta is beyond
+1; None for float32."""
 
-_LEAST: Form = (SHIFT, 8, "i32")
-_MOST: Form = (GENERAL, 1, "i64")
+_LEAST: Form = (SHIFT, 8, "i32", False)
+_MOST: Form = (GENERAL, 1, "i64", True)
 
 _WITH_ALL = {"triton": 64, "gluon": 128}
 """The features of the configuration that is here with all."""
@@ -50,11 +52,12 @@ def signatures() -> Iterator[tuple[str, Any, dict[str, Any], dict[str, Any]]]:
         for w, features in kernels.CONFIGURATIONS.items():
             forms, both = (None, _LEAST, _MOST), (False, True)
             for d, form, back, halt in product(features, forms, both, both):
-                yield _signature(name, w, d, device.GELU, form, back, halt)
-        for act, back in product((device.TANH, device.RELU, device.SILU), (False, True)):
+                yield _signature(name, w, d, GELU, form, back, halt)
+        for act, back in product((TANH, RELU, SILU), (False, True)):
             yield _signature(name, "bf16", _WITH_ALL[name], act, _LEAST, back)
-        for form, back in product(((INTEGER, 2, "i64"), (GENERAL, 4, "i32")), (False, True)):
-            yield _signature(name, "bf16", _WITH_ALL[name], device.SILU, form, back)
+        others = ((INTEGER, 2, "i64", False), (GENERAL, 4, "i32", False), (SHIFT, 4, "i32", True))
+        for form, back in product(others, (False, True)):
+            yield _signature(name, "bf16", _WITH_ALL[name], SILU, form, back)
     yield _sum_programs()
 
 
@@ -75,8 +78,9 @@ def _signature(
     types |= dict.fromkeys(device.Step._fields, "i32")
     types |= dict.fromkeys(("keep", "beta", "scale", "unscale"), "fp32")
     configuration = kernels.CONFIGURATIONS[w][features]
+    of_exact = (form[0].value, form[1], form[3]) if form else (0, 1, False)
     compiled_for = device.Cell(
-        *(act.value, form is not None, form[0].value if form else 0, form[1] if form else 1),
+        *(act.value, form is not None, *of_exact),
         *(halt, features, configuration.tile),
     )
     if back:
@@ -92,6 +96,7 @@ def _signature(
     kind = "float32" if form is None else f"form {form[0].value} digits {form[1]}"
     way = "back" if back else "forward"
     label = f"{implementation} cell {way} {w} {features} act {act.value} {kind}"
+    label += " beta > 1" if form and form[3] else ""
     label += " halting" if halt else ""
     return label, kernel, types, {"CELL": compiled_for} | OPTIONS | configuration.options
 

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import triton
 from triton.backends.compiler import GPUTarget
@@ -61,6 +61,17 @@ class Compiled:
         return self.error or (
             f"spills {self.spilled} bytes a thread" if self.spilled > SPILL_LIMIT else ""
         )
+
+
+class Device:
+    """What Triton asks of a driver while it compiles: where a kernel will run."""
+
+    def __init__(self, target: GPUTarget) -> None:
+        self.target = target
+
+    def get_current_target(self) -> GPUTarget:
+        """What ``compiled_for_nvidia`` of device/half_step.py asks."""
+        return self.target
 
 
 def load_signatures(root: Path) -> list[tuple[str, Any, dict[str, Any], dict[str, Any]]]:
@@ -162,6 +173,7 @@ def compile_one(task: tuple[int, GPUTarget]) -> Compiled:
     index, target = task
     label, kernel, signature, keywords = SIGNATURES[index]
     try:
+        triton.runtime.driver.set_active(cast(Any, Device(target)))
         source, options = as_launched(kernel, signature, keywords, make_backend(target))
         asm = triton.compile(source, target=target, options=options).asm
     except Exception:

@@ -1,8 +1,4 @@
-"""What the equilibrium cell's kernels do to a tile: f, its products, a half step and its digit.
-
-The forms of an exact half step are those of ``exact_step.py``. Its digits are packed otherwise: a
-byte holds those of one element, of as many half steps as fit, the last one in the lowest place.
-"""
+"""What the equilibrium cell's kernels do to a tile: f, its products, a half step of either kind."""
 
 # A jitted function has a type that only the compiler calls, and a constant that of its wrapper:
 # pyright takes each call and each field for an error.
@@ -14,36 +10,28 @@ from typing import NamedTuple
 
 import triton
 import triton.language as tl
-from triton import knobs
 
 from revdeq_kernels import dtypes, exact_numbers
 
-from .exact_step import RANGE_INT, ExactStep, divide, from_fixed, to_fixed
-from .exact_step import invert as exact_invert
-from .half_step import narrow, new_state, widen
-
-TANH: tl.constexpr = tl.constexpr(0)
-RELU: tl.constexpr = tl.constexpr(1)
-GELU: tl.constexpr = tl.constexpr(2)
-SILU: tl.constexpr = tl.constexpr(3)
+from .activations import activation, inside_act, times_slope
+from .cell_state import invert_exact, update_exact
+from .exact_step import ExactStep, from_fixed, to_fixed
+from .half_step import INTERPRETED, narrow, new_state, widen
 
 TOLERANCE: tl.constexpr = tl.constexpr(dtypes.TOLERANCE["float32"])
 EPSILON: tl.constexpr = tl.constexpr(dtypes.EPSILON)
 LEFT_RANGE: tl.constexpr = tl.constexpr(exact_numbers.LEFT_RANGE)
 LARGEST: tl.constexpr = tl.constexpr(3.4028234663852886e38)
-ROOT_HALF: tl.constexpr = tl.constexpr(0.7071067811865476)
-DENSITY: tl.constexpr = tl.constexpr(0.3989422804014327)
-
-INTERPRETED: tl.constexpr = tl.constexpr(bool(knobs.runtime.interpret))
 
 
 class Cell(NamedTuple):
-    """What a kernel is compiled for, its parameter CELL."""
+    """What a kernel is compiled for, its parameter CELL; of a beta beyond 1 if `overrelaxed`."""
 
     act: int
     exact: bool
     form: int
     digits_per_byte: int
+    overrelaxed: bool
     halting: bool
     features: int
     tile: int
@@ -66,51 +54,6 @@ def host_int(number):
 
 
 # ---- f ---------------------------------------------------------------------------------------
-
-
-@triton.jit
-def inside_act(x, CELL: tl.constexpr):
-    """What is costly in act, and in its slope again; of tanh's magnitude, it may overflow."""
-    if CELL.act == TANH:
-        e = tl.exp(2.0 * tl.abs(x))
-    elif CELL.act == GELU:
-        e = 1.0 + tl.erf(x * ROOT_HALF)
-    elif CELL.act == SILU:
-        e = 1.0 + tl.exp(-x)
-    else:
-        e = x
-    return e
-
-
-@triton.jit
-def activation(x, e, CELL: tl.constexpr):
-    """act(x) in float32, where e = inside_act(x)."""
-    if CELL.act == TANH:
-        magnitude = 1.0 - 2.0 / (1.0 + e)
-        f = tl.where(x < 0, -magnitude, magnitude)
-    elif CELL.act == RELU:
-        f = tl.where(x <= 0, 0.0, x)  # NaN stays
-    elif CELL.act == GELU:
-        f = 0.5 * x * e
-    else:
-        f = x / e
-    return f
-
-
-@triton.jit
-def times_slope(grad, x, e, f, CELL: tl.constexpr):
-    """grad act'(x), where f = act(x) and e = inside_act(x)."""
-    if CELL.act == TANH:
-        g = grad * (1.0 - f * f)
-    elif CELL.act == RELU:
-        g = tl.where(f > 0, grad, f)  # f is 0, or NaN, which stays
-    elif CELL.act == GELU:
-        density = tl.exp(-0.5 * x * x) * DENSITY
-        g = grad * (0.5 * e + x * density)
-    else:
-        s = 1.0 / e
-        g = grad * (s + f * (1.0 - s))
-    return g
 
 
 @triton.jit
@@ -157,52 +100,23 @@ def number_of(state, step, CELL: tl.constexpr):
 
 
 @triton.jit
-def update(state, f, packed, outside, tie, step, CELL: tl.constexpr):
-    """A half step forward; its digit becomes the lowest of `packed`."""
+def update(state, f, packed, largest, tie, step, CELL: tl.constexpr):
+    """A half step forward; of an exact state see ``update_exact``."""
     if CELL.exact:
-        fixed, far = to_fixed(f, step.scale)
-        d = ((state - fixed) ^ step.negate) - step.negate
-        e, digit = divide(d, step, step.half.to(tl.int64) + tie, CELL.form)
-        new = fixed + e
-        packed = packed * step.base + digit
-        outside = outside | far | (new >= RANGE_INT) | (new <= -RANGE_INT)
+        new, packed, largest = update_exact(state, f, packed, largest, tie, step, CELL)
     else:
         new = new_state(state, f, step.keep, step.beta, False)
-    return new, packed, outside
+    return new, packed, largest
 
 
 @triton.jit
-def invert(state, f, packed, tie, step, CELL: tl.constexpr):
-    """A half step back; its digit is the lowest of `packed`."""
+def invert(state, f, top, tie, step, CELL: tl.constexpr):
+    """A half step back; of an exact state its digit is the highest of `top`."""
     if CELL.exact:
-        new, _ = exact_invert(state, f, packed, step, tie, CELL.form)
+        new = invert_exact(state, f, top, tie, step, CELL)
     else:
         new = new_state(state, f, step.keep, step.beta, True)
     return new
-
-
-@triton.jit
-def store_digits(digits, packed, k, last, i, mask, plane, CELL: tl.constexpr):
-    """The digits of the half steps up to k where they fill a byte, or end; then none are left."""
-    if (k % CELL.digits_per_byte == CELL.digits_per_byte - 1) | (k == last):
-        place = digits + (k // CELL.digits_per_byte) * plane
-        tl.store(place + i, packed.to(tl.uint8), mask=mask)
-        packed = packed * 0
-    return packed
-
-
-@triton.jit
-def load_digits(digits, weight, base, k, last, i, mask, plane, CELL: tl.constexpr):
-    """The byte with the digit of half step k in its lowest place; and the weight of that place.
-
-    Read again for every half step: it is in the cache, and registers are what is short.
-    """
-    weight = weight * base
-    if (k % CELL.digits_per_byte == CELL.digits_per_byte - 1) | (k == last):
-        weight = weight * 0 + 1
-    place = digits + (k // CELL.digits_per_byte) * plane
-    byte = tl.load(place + i, mask=mask, other=0).to(tl.int32)
-    return (byte * ((65535 + weight) // weight)) >> 16, weight
 
 
 # ---- rows that halt --------------------------------------------------------------------------

@@ -11,15 +11,9 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import mma_v2
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, warpgroup_mma
 
-from .cell import (
-    activation,
-    inside_act,
-    invert,
-    load_digits,
-    number_of,
-    operand,
-    times_slope,
-)
+from .activations import activation, inside_act, times_slope
+from .cell import invert, number_of, operand
+from .cell_state import load_digits
 from .half_step import widen
 
 SLICE: gl.constexpr = gl.constexpr(16)
@@ -188,7 +182,7 @@ def adjoint(
     """
     w, bias, factor, grads_u = buffers
     first, i, mask, plane = place
-    keep, beta, base = step.keep, step.beta, step.base
+    keep, beta = step.keep, step.beta
     if CELL.halting:
         beta = gl.where(took_step(steps_of, k, layout), beta, 0.0)[:, None]
     kind: gl.constexpr = w.dtype
@@ -202,7 +196,7 @@ def adjoint(
     tl.debug_barrier()  # what is read below is not read early: ptxas would spill for it
     digit = 0
     if CELL.exact:
-        digit, weight = load_digits(digits + first, weight, base, k, last, i, mask, plane, CELL)
+        digit, weight = load_digits(digits + first, weight, k, last, i, mask, plane, step, CELL)
     before = invert(state.load(layout), f, digit, tie_of(k), step, CELL)
     if CELL.halting:
         tl.debug_barrier()  # again: what the state was is read once more, not kept

@@ -20,9 +20,14 @@ from typing import Any, NamedTuple
 
 import triton
 import triton.language as tl
+from triton import knobs
+from triton.language.target_info import is_cuda
 
 OPTIONS = {"enable_fp_fusion": False}
 """The compiler's options for every kernel here: a fused multiply-add rounds once, not twice."""
+
+
+INTERPRETED: tl.constexpr = tl.constexpr(bool(knobs.runtime.interpret))
 
 
 class Stepped(NamedTuple):
@@ -43,6 +48,12 @@ class Carried(NamedTuple):
     other: Any
     vjp: Any
     seed: Any
+
+
+@triton.constexpr_function
+def compiled_for_nvidia():
+    """Whether a function may hold PTX, as neither Triton's interpreter nor AMD's compiler takes."""
+    return is_cuda() and not INTERPRETED
 
 
 # ---- storage ---------------------------------------------------------------------------------

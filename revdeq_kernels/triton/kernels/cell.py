@@ -37,7 +37,6 @@ from ..device.cell import (
     invert,
     judge,
     largest,
-    load_digits,
     moves,
     number_of,
     of_moving,
@@ -45,12 +44,12 @@ from ..device.cell import (
     products,
     smallest,
     some,
-    store_digits,
     store_ends,
     unjudged,
     update,
 )
-from ..device.exact_step import to_fixed
+from ..device.cell_state import load_digits, outside_range, store_digits
+from ..device.exact_step import nearest
 from ..device.half_step import narrow
 
 SUM_BLOCK: tl.constexpr = tl.constexpr(1024)
@@ -73,7 +72,7 @@ class Configuration(NamedTuple):
         return {"num_warps": self.warps, "num_stages": 1, "maxnreg": self.registers}
 
 
-_OF_16_BITS = {32: Configuration(16, 4), 64: Configuration(32, 8), 128: Configuration(16, 8)}
+_OF_16_BITS = {32: Configuration(16, 4), 64: Configuration(16, 4, 2), 128: Configuration(16, 8)}
 
 CONFIGURATIONS: dict[str, dict[int, Configuration]] = {
     "bf16": _OF_16_BITS,
@@ -135,10 +134,11 @@ def forward_kernel(
         mask, last = inside[:, None], 2 * steps - 1
         bias = tl.load(u + first + i, mask=mask, other=0.0)
         z = tl.load(z0 + first + i, mask=mask, other=0.0)
-        outside = tl.zeros([TILE, FEATURES], tl.int1)
+        most = tl.zeros([TILE, FEATURES], tl.float32)
         packed = tl.zeros([TILE, FEATURES], tl.int32)
         if CELL.exact:
-            z, outside = to_fixed(z, scale)
+            most = tl.abs(z * scale)
+            z = nearest(z * scale)
         y = z
         took, apart = inside.to(tl.int32) * 0, unjudged(inside)
         for n in tl.range(host_int(steps), disable_licm=True):
@@ -147,14 +147,14 @@ def forward_kernel(
                 moving = moves(apart, tol)
                 read = operand(number_of(z, step, CELL), kind)
                 _, _, f = evaluate(read, w_t, bias, CELL)
-                new, packed, outside = update(y, f, packed, outside, n % 2, step, CELL)
+                new, packed, most = update(y, f, packed, most, n % 2, step, CELL)
                 y = of_moving(moving, new, y, CELL)
                 if CELL.exact:
                     packed = store_digits(digits + first, packed, 2 * n, last, i, mask, plane, CELL)
                 s = number_of(y, step, CELL)
                 read = operand(s, kind)
                 _, _, f = evaluate(read, w_t, bias, CELL)
-                new, packed, outside = update(z, f, packed, outside, (n + 1) % 2, step, CELL)
+                new, packed, most = update(z, f, packed, most, (n + 1) % 2, step, CELL)
                 z = of_moving(moving, new, z, CELL)
                 if CELL.halting:
                     took, apart = judge(s, f, took, apart, tol)
@@ -163,6 +163,7 @@ def forward_kernel(
                     packed = store_digits(
                         digits + first, packed, 2 * n + 1, last, i, mask, plane, CELL
                     )
+        outside = outside_range(most)
         store_ends(y, z, outside, y_out, z_out, fixed, plane, first + i, mask, step, CELL)
         if CELL.halting:
             tl.store(taken + tile * TILE + row, took, mask=inside)
@@ -247,7 +248,7 @@ def backward_kernel(
             packed = tl.zeros([TILE, FEATURES], tl.int32)
             if CELL.exact:
                 packed, weight = load_digits(
-                    digits + first, weight, base, 2 * n + 1, last, i, mask, plane, CELL
+                    digits + first, weight, 2 * n + 1, last, i, mask, plane, step, CELL
                 )
             read = operand(number_of(y, step, CELL), kind)
             bias = tl.load(u + first + i, mask=mask, other=0.0)
@@ -259,7 +260,7 @@ def backward_kernel(
             z = of_moving(moving, new, z, CELL)
             if CELL.exact:
                 packed, weight = load_digits(
-                    digits + first, weight, base, 2 * n, last, i, mask, plane, CELL
+                    digits + first, weight, 2 * n, last, i, mask, plane, step, CELL
                 )
             s = number_of(z, step, CELL)
             if not CELL.exact:  # the start itself, which a float pair has only nearly come back to

@@ -26,24 +26,23 @@ import triton.language as tl
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
+from ..device.activations import activation, inside_act
 from ..device.cell import (
     Step,
-    activation,
     from_start,
     host_int,
-    inside_act,
     judge,
     largest,
     moves,
     number_of,
     smallest,
     some,
-    store_digits,
     store_ends,
     unjudged,
     update,
 )
-from ..device.exact_step import to_fixed
+from ..device.cell_state import outside_range, store_digits
+from ..device.exact_step import nearest
 from ..device.gluon_cell import (
     accumulator,
     adjoint,
@@ -130,10 +129,11 @@ def forward_kernel(
         mask, last = inside[:, None], 2 * steps - 1
         bias.store(gl.load(u + first + i, mask=mask, other=0.0))
         z = gl.load(z0 + first + i, mask=mask, other=0.0)
-        outside = gl.zeros([TILE, FEATURES], gl.int1, layout)
+        most = gl.zeros([TILE, FEATURES], gl.float32, layout)
         packed = gl.zeros([TILE, FEATURES], gl.int32, layout)
         if CELL.exact:
-            z, outside = to_fixed(z, scale)
+            most = gl.abs(z * scale)
+            z = nearest(z * scale)
         states.index(0).store(z)
         states.index(1).store(z)
         write_factor(factor, number_of(z, step, CELL), kind)
@@ -156,7 +156,7 @@ def forward_kernel(
                         apart_of.store(apart)
                         last = gl.where(some(moves(apart, tol)), last, k)
                 old = state.load(layout)
-                new, packed, outside = update(old, f, packed, outside, tie_of(k), step, CELL)
+                new, packed, most = update(old, f, packed, most, tie_of(k), step, CELL)
                 if CELL.halting:
                     new = gl.where(moving[:, None], new, old)
                 state.store(new)
@@ -164,6 +164,7 @@ def forward_kernel(
                 if CELL.exact:
                     packed = store_digits(digits + first, packed, k, last, i, mask, plane, CELL)
         y, z = states.index(0).load(layout), states.index(1).load(layout)
+        outside = outside_range(most)
         store_ends(y, z, outside, y_out, z_out, fixed, plane, first + i, mask, step, CELL)
         if CELL.halting:
             gl.store(taken + tile * TILE + row, taken_of.load(by_row), mask=inside)

@@ -18,6 +18,7 @@ from revdeq_kernels.exact_numbers import contraction, effective_beta
 from revdeq_kernels.ops.cell import reference as composite
 from revdeq_kernels.ops.cell.arguments import Ends, Gradients, Inputs, Numbers, Solved
 
+from ..device import activations
 from ..device import cell as device
 from ..kernels import cell as kernels
 from .leaves import as_scalars, launch, step_numbers
@@ -25,10 +26,10 @@ from .leaves import as_scalars, launch, step_numbers
 TYPES = {dtype: TRITON[str(dtype).removeprefix("torch.")] for dtype in (BF16, F16, F32)}
 
 ACTS = {
-    "tanh": device.TANH,
-    "relu": device.RELU,
-    "gelu": device.GELU,
-    "silu": device.SILU,
+    "tanh": activations.TANH,
+    "relu": activations.RELU,
+    "gelu": activations.GELU,
+    "silu": activations.SILU,
 }
 
 INTERPRETED_PROGRAMS = 2
@@ -112,7 +113,14 @@ class Launcher:
             form, packed, step = 0, 1, device.Step(*numbers, 1.0, 1.0, *[0] * 8)
         configuration = self.configuration(w)
         cell = device.Cell(
-            *(ACTS[given.act].value, given.exact, form, packed, given.halting),
+            *(
+                ACTS[given.act].value,
+                given.exact,
+                form,
+                packed,
+                given.exact and beta > 1.0,
+                given.halting,
+            ),
             *(w.shape[0], configuration.tile),
         )
         return step, {"CELL": cell} | configuration.options
