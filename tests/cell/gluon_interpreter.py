@@ -132,6 +132,10 @@ class _Language:
         return tl.full([n.value for n in shape], value, kind)
 
     @staticmethod
+    def convert_layout(x: Any, layout: Any) -> Any:
+        return x
+
+    @staticmethod
     def allocate_shared_memory(kind: Any, shape: Any, layout: Any, value: Any = None) -> _Shared:
         memory = _Shared(kind, shape[-2:], shape[0] if len(shape) == 3 else None)
         if len(shape) == 3:

@@ -1,13 +1,17 @@
 """Compile every Triton kernel ahead of time; fails on an error, on spills, or without any kernel.
 
+`python -m tools.aot.compile [ROOT] [--only WORDS] [--record]`: those whose labels have the words;
+and `--record` writes what the equilibrium cell's kernels take.
+
 signatures.py lists the kernels. They are loaded without the package around them, which imports
 torch: an environment with triton alone is enough.
 
-cell_code.py says what else is checked of the equilibrium cell's kernels.
+cell_code.py and cell_record.py say what else is checked of the equilibrium cell's kernels.
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import multiprocessing
 import os
@@ -27,7 +31,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
 from triton.experimental.gluon._runtime import GluonASTSource
 
-from tools.aot import cell_code
+from tools.aot import cell_code, cell_record
 
 ROOT = Path(__file__).parents[2]
 TARGETS = [GPUTarget("cuda", arch, 32) for arch in (80, 90, 100, 120)]
@@ -36,6 +40,7 @@ TARGETS += [GPUTarget("hip", "gfx942", 64)]
 # kernel that does not fit spills hundreds. Those of the equilibrium cell may spill nothing.
 SPILL_LIMIT = 32
 ARCHITECTURES: dict[str, tuple[int, ...]] = {}  # of signatures that are not for all
+PROGRAMS: dict[str, int] = {}  # of cells, by label: those that a launch starts on a processor
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
 
@@ -43,13 +48,14 @@ CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuob
 class Compiled:
     """Registers and bytes spilled of one kernel on one target, or the error of compiling it.
 
-    `evaluated` is of an equilibrium cell's kernel: ``cell_code.evaluations``.
+    `evaluated` and `taken` are of an equilibrium cell's kernel, of ``cell_code.evaluations``.
     """
 
     registers: int = 0
     spilled: int = 0
     error: str = ""
     evaluated: tuple[str, ...] = ()
+    taken: cell_record.Taken | None = None
 
     def __str__(self) -> str:
         if self.error:
@@ -81,6 +87,7 @@ def load_signatures(root: Path) -> list[tuple[str, Any, dict[str, Any], dict[str
     sys.modules["revdeq_kernels"] = package
     listed = importlib.import_module("tools.aot.signatures")
     ARCHITECTURES.update(listed.ARCHITECTURES)
+    PROGRAMS.update(listed.PROGRAMS)
     return list(listed.signatures())
 
 
@@ -175,17 +182,30 @@ def compile_one(task: tuple[int, GPUTarget]) -> Compiled:
     try:
         triton.runtime.driver.set_active(cast(Any, Device(target)))
         source, options = as_launched(kernel, signature, keywords, make_backend(target))
-        asm = triton.compile(source, target=target, options=options).asm
+        kernel_of_target = triton.compile(source, target=target, options=options)
     except Exception:
         # Any failure is a finding of this check: it is shown in full and fails the run.
         return Compiled(error=traceback.format_exc())
+    asm = kernel_of_target.asm
     compiled = RESOURCES[target.backend](asm)
     if " cell " not in label:
         return compiled
-    problem = cell_code.problem(label, asm["ttgir"], disassembled(asm["cubin"]))
+    sass = disassembled(asm["cubin"])
+    problem = cell_code.problem(label, asm["ttgir"], sass)
     if compiled.spilled:
         problem = f"spills {compiled.spilled} bytes a thread; no cell may"
-    return replace(compiled, error=problem, evaluated=tuple(cell_code.evaluations(asm["ttgir"])))
+    return replace(
+        compiled,
+        error=problem,
+        evaluated=tuple(cell_code.evaluations(asm["ttgir"])),
+        taken=cell_record.taken(
+            label.split()[0],
+            sass,
+            keywords["CELL"],
+            *(keywords["num_warps"], compiled.registers, kernel_of_target.metadata.shared),
+            int(target.arch),
+        ),
+    )
 
 
 def differing(results: dict[tuple[int, GPUTarget], Compiled]) -> dict[tuple[int, GPUTarget], str]:
@@ -217,24 +237,54 @@ def report(results: dict[tuple[int, GPUTarget], Compiled]) -> int:
     return len(bad)
 
 
-def main() -> int:
-    if not SIGNATURES:
-        print("compile: signatures() lists no kernel", file=sys.stderr)
-        return 1
+def of_record(results: dict[tuple[int, GPUTarget], Compiled], write: bool) -> int:
+    """Print what the cells' kernels take, and hold it to the record, or write that."""
+    found: cell_record.Found = {}
+    for (index, target), result in results.items():
+        if result.taken is not None:
+            name = f"sm_{target.arch}"
+            found.setdefault(SIGNATURES[index][0], {})[name] = result.taken
+    bad = [f"{name}: {what}" for name, what in cell_record.misfits(found, PROGRAMS).items()]
+    record = cell_record.read()
+    for label, by_architecture in found.items():
+        for name, taken in by_architecture.items():
+            print(label, name, *(f"{key} {value}" for key, value in taken._asdict().items()))
+            if not write and record["triton"] == triton.__version__:
+                crept_up = cell_record.crept_up(label, name, taken, record)
+                bad += [f"{label} on {name}: {crept_up}"] if crept_up else []
+    if write:
+        cell_record.write(found, triton.__version__)
+    print(*bad, sep="\n", file=sys.stderr)
+    return len(bad)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tools.aot.compile", description=__doc__)
+    parser.add_argument("root", nargs="?", type=Path, default=ROOT, help="of the package")
+    parser.add_argument("--only", default="", help="words of the labels of kernels")
+    parser.add_argument("--record", action="store_true", help=f"write {cell_record.RECORD.name}")
+    return parser.parse_args()
+
+
+def main(only: str, record: bool) -> int:
     tasks = [
         (index, target)
         for index, (label, *_) in enumerate(SIGNATURES)
         for target in TARGETS
-        if target.arch in ARCHITECTURES.get(label, (target.arch,))
+        if target.arch in ARCHITECTURES.get(label, (target.arch,)) and only in label
     ]
+    if not tasks:
+        print("compile: signatures() lists no such kernel", file=sys.stderr)
+        return 1
     with tempfile.TemporaryDirectory() as cache:
         os.environ["TRITON_CACHE_DIR"] = cache  # an empty one: everything is compiled
         # fork: the kernels are functions that cannot be sent to a process, only inherited.
         with multiprocessing.get_context("fork").Pool(os.cpu_count()) as pool:
             results = dict(zip(tasks, pool.map(compile_one, tasks, chunksize=1), strict=True))
-    return 1 if report(results) else 0
+    return 1 if report(results) + of_record(results, record) else 0
 
 
 if __name__ == "__main__":
-    SIGNATURES = load_signatures(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT)
-    sys.exit(main())
+    given = arguments()
+    SIGNATURES = load_signatures(given.root)
+    sys.exit(main(given.only, given.record))

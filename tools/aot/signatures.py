@@ -29,3 +29,6 @@ def signatures() -> Iterator[Specialisation]:
 
 ARCHITECTURES = cell.architectures()
 """The signatures that are launched on some NVIDIA GPUs only, by label, and on which."""
+
+PROGRAMS = cell.programs()
+"""Of the equilibrium cell's kernels, by label: how many programs a launch starts on a processor."""

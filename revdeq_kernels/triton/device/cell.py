@@ -100,13 +100,13 @@ def number_of(state, step, CELL: tl.constexpr):
 
 
 @triton.jit
-def update(state, f, packed, largest, tie, step, CELL: tl.constexpr):
+def update(state, f, packed, tie, step, CELL: tl.constexpr):
     """A half step forward; of an exact state see ``update_exact``."""
     if CELL.exact:
-        new, packed, largest = update_exact(state, f, packed, largest, tie, step, CELL)
+        new, packed, magnitude = update_exact(state, f, packed, tie, step, CELL)
     else:
-        new = new_state(state, f, step.keep, step.beta, False)
-    return new, packed, largest
+        new, magnitude = new_state(state, f, step.keep, step.beta, False), f
+    return new, packed, magnitude
 
 
 @triton.jit
@@ -193,8 +193,9 @@ def products(
 
 @triton.jit
 def store_ends(y, z, outside, y_out, z_out, fixed, plane, i, mask, step, CELL: tl.constexpr):
-    """What a solve returns: of an exact state its numbers too, NaN where it left its range."""
+    """What a solve returns: of an exact state its numbers too, NaN in rows that left its range."""
     if CELL.exact:
+        outside = (outside > 0)[:, None]
         tl.store(fixed + i, tl.where(outside, LEFT_RANGE, y), mask=mask)
         tl.store(fixed + plane + i, tl.where(outside, LEFT_RANGE, z), mask=mask)
         y = tl.where(outside, float("nan"), from_fixed(y, step.unscale))

@@ -24,14 +24,14 @@ INVERSE_OF_WEIGHT: tl.constexpr = tl.constexpr(2.0**32 + 2.0**22)
 
 
 @triton.jit
-def update_exact(state, f, packed, largest, tie, step, CELL: tl.constexpr):
-    """The new state; `packed` with the digit; the largest magnitude that had to be inside RANGE.
+def update_exact(state, f, packed, tie, step, CELL: tl.constexpr):
+    """The new state, `packed` with the digit, and the magnitude that has to be inside RANGE.
 
     For beta < 1 the new state lies between the old one and f, and needs no look of its own.
     """
     v = f * step.scale
     fixed = nearest(v)
-    largest = tl.maximum(largest, tl.abs(v), propagate_nan=tl.PropagateNan.ALL)
+    magnitude = tl.abs(v)
     d = state - fixed
     if CELL.overrelaxed:
         d = -d
@@ -46,8 +46,8 @@ def update_exact(state, f, packed, largest, tie, step, CELL: tl.constexpr):
     new = fixed + e
     if CELL.overrelaxed:
         inside = (new < RANGE_INT) & (new > -RANGE_INT)
-        largest = tl.where(inside, largest, float("inf"))
-    return new, packed, largest
+        magnitude = tl.where(inside, magnitude, float("inf"))
+    return new, packed, magnitude
 
 
 @triton.jit
@@ -67,9 +67,15 @@ def invert_exact(state, f, top, tie, step, CELL: tl.constexpr):
 
 
 @triton.jit
-def outside_range(largest):
-    """Whether a number, or NaN, was not inside RANGE."""
-    return (largest < RANGE) == 0
+def larger(a, b):
+    """The larger one, or NaN."""
+    return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def outside_range(magnitude):
+    """Whether each is not inside RANGE, as NaN is not."""
+    return (magnitude < RANGE) == 0
 
 
 # ---- digits ----------------------------------------------------------------------------------

@@ -13,8 +13,8 @@ from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared,
 
 from .activations import activation, inside_act, times_slope
 from .cell import invert, number_of, operand
-from .cell_state import load_digits
-from .half_step import widen
+from .cell_state import larger, load_digits, outside_range
+from .half_step import INTERPRETED, widen
 
 SLICE: gl.constexpr = gl.constexpr(16)
 """Numbers of each sum of a product of TF32 that are in registers at once."""
@@ -84,6 +84,29 @@ def of_rows(kind: gl.constexpr, TILE: gl.constexpr, layout: gl.constexpr):
     """A number for each row of a tile, 0, in shared memory: registers are what is short."""
     shape: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
     return gl.allocate_shared_memory(kind, [TILE], shape, gl.zeros([TILE], kind, layout))
+
+
+@gluon.jit
+def over_columns(x, kind: gl.constexpr):
+    """x, or of every 8th column the one with the largest x: of 16 bits a thread has them all.
+
+    What is kept of 32 numbers then are 4: registers are what is short.
+    """
+    if INTERPRETED or kind == gl.float32:
+        kept = x
+    else:
+        parts: gl.constexpr = [x.shape[0], x.shape[1] // 64, 8, 8]
+        kept = gl.reduce(x.reshape(parts), 2, larger)
+    return kept
+
+
+@gluon.jit
+def rows_outside(reached, layout: gl.constexpr):
+    """1 for each row with a number that was not inside RANGE, of what ``over_columns`` kept."""
+    outside = outside_range(reached).to(gl.int32)
+    for _ in gl.static_range(len(reached.shape) - 1):
+        outside = gl.max(outside, 1)
+    return gl.convert_layout(outside, layout)
 
 
 @gluon.jit

@@ -48,28 +48,40 @@ from ..device.cell import (
     unjudged,
     update,
 )
-from ..device.cell_state import load_digits, outside_range, store_digits
+from ..device.cell_state import larger, load_digits, outside_range, store_digits
 from ..device.exact_step import nearest
 from ..device.half_step import narrow
 
 SUM_BLOCK: tl.constexpr = tl.constexpr(1024)
 
 
+REGISTERS, MOST_REGISTERS = 65536, 255
+"""Those of a processor, and the most that a thread can have."""
+
+
 class Configuration(NamedTuple):
     """How a cell is taken apart: rows of a tile, warps of a program, programs of a processor.
 
-    And registers of a thread, or None, where ptxas is to choose.
+    Of these as many as it holds at once, forward and back, which tools/aot asserts.
     """
 
     tile: int
     warps: int
-    programs: int = 1
-    registers: int | None = 255
+    forward: int = 1
+    back: int = 1
 
-    @property
-    def options(self) -> dict[str, int | None]:
-        """The compiler's: ptxas, not told how many registers there are, may spill to use fewer."""
-        return {"num_warps": self.warps, "num_stages": 1, "maxnreg": self.registers}
+    def programs(self, back: bool) -> int:
+        """Those that a processor holds at once."""
+        return self.back if back else self.forward
+
+    def options(self, back: bool) -> dict[str, int]:
+        """The compiler's: as many registers as let the programs fit.
+
+        ptxas, not told how many there are, may spill to use fewer.
+        """
+        of_thread = REGISTERS // (32 * self.warps * self.programs(back)) // 8 * 8
+        registers = min(of_thread, MOST_REGISTERS)
+        return {"num_warps": self.warps, "num_stages": 1, "maxnreg": registers}
 
 
 _OF_16_BITS = {32: Configuration(16, 4), 64: Configuration(16, 4, 2), 128: Configuration(16, 8)}
@@ -134,10 +146,10 @@ def forward_kernel(
         mask, last = inside[:, None], 2 * steps - 1
         bias = tl.load(u + first + i, mask=mask, other=0.0)
         z = tl.load(z0 + first + i, mask=mask, other=0.0)
-        most = tl.zeros([TILE, FEATURES], tl.float32)
+        reached = tl.zeros([TILE, FEATURES], tl.float32)
         packed = tl.zeros([TILE, FEATURES], tl.int32)
         if CELL.exact:
-            most = tl.abs(z * scale)
+            reached = tl.abs(z * scale)
             z = nearest(z * scale)
         y = z
         took, apart = inside.to(tl.int32) * 0, unjudged(inside)
@@ -147,14 +159,16 @@ def forward_kernel(
                 moving = moves(apart, tol)
                 read = operand(number_of(z, step, CELL), kind)
                 _, _, f = evaluate(read, w_t, bias, CELL)
-                new, packed, most = update(y, f, packed, most, n % 2, step, CELL)
+                new, packed, magnitude = update(y, f, packed, n % 2, step, CELL)
+                reached = larger(reached, magnitude)
                 y = of_moving(moving, new, y, CELL)
                 if CELL.exact:
                     packed = store_digits(digits + first, packed, 2 * n, last, i, mask, plane, CELL)
                 s = number_of(y, step, CELL)
                 read = operand(s, kind)
                 _, _, f = evaluate(read, w_t, bias, CELL)
-                new, packed, most = update(z, f, packed, most, (n + 1) % 2, step, CELL)
+                new, packed, magnitude = update(z, f, packed, (n + 1) % 2, step, CELL)
+                reached = larger(reached, magnitude)
                 z = of_moving(moving, new, z, CELL)
                 if CELL.halting:
                     took, apart = judge(s, f, took, apart, tol)
@@ -163,14 +177,12 @@ def forward_kernel(
                     packed = store_digits(
                         digits + first, packed, 2 * n + 1, last, i, mask, plane, CELL
                     )
-        outside = outside_range(most)
+        outside = tl.max(outside_range(reached).to(tl.int32), 1)
         store_ends(y, z, outside, y_out, z_out, fixed, plane, first + i, mask, step, CELL)
         if CELL.halting:
             tl.store(taken + tile * TILE + row, took, mask=inside)
             tl.store(residual + tile * TILE + row, apart, mask=inside)
-        if CELL.exact:
-            far = tl.max(tl.max((outside & mask).to(tl.int32), 1), 0)
-            left_range = tl.maximum(left_range, far)
+        left_range = tl.maximum(left_range, tl.max(tl.where(inside, outside, 0), 0))
     if CELL.exact:
         tl.atomic_or(flag, left_range, mask=left_range != 0)
 

@@ -41,7 +41,7 @@ from ..device.cell import (
     unjudged,
     update,
 )
-from ..device.cell_state import outside_range, store_digits
+from ..device.cell_state import larger, store_digits
 from ..device.exact_step import nearest
 from ..device.gluon_cell import (
     accumulator,
@@ -50,6 +50,8 @@ from ..device.gluon_cell import (
     factors,
     load_w,
     of_rows,
+    over_columns,
+    rows_outside,
     shared,
     tie_of,
     write_factor,
@@ -60,8 +62,8 @@ from .cell import Configuration
 _OF_16_BITS = {64: Configuration(64, 4, 2), 128: Configuration(64, 8)}
 
 _OF_FLOAT32 = {
-    64: Configuration(16, 8, registers=None),
-    128: Configuration(16, 16, registers=None),
+    64: Configuration(16, 8),
+    128: Configuration(16, 16),
 }
 
 CONFIGURATIONS = {"bf16": _OF_16_BITS, "fp16": _OF_16_BITS, "fp32": _OF_FLOAT32}
@@ -129,10 +131,10 @@ def forward_kernel(
         mask, last = inside[:, None], 2 * steps - 1
         bias.store(gl.load(u + first + i, mask=mask, other=0.0))
         z = gl.load(z0 + first + i, mask=mask, other=0.0)
-        most = gl.zeros([TILE, FEATURES], gl.float32, layout)
+        reached = over_columns(gl.zeros([TILE, FEATURES], gl.float32, layout), kind)
         packed = gl.zeros([TILE, FEATURES], gl.int32, layout)
         if CELL.exact:
-            most = gl.abs(z * scale)
+            reached = over_columns(gl.abs(z * scale), kind)
             z = nearest(z * scale)
         states.index(0).store(z)
         states.index(1).store(z)
@@ -156,7 +158,8 @@ def forward_kernel(
                         apart_of.store(apart)
                         last = gl.where(some(moves(apart, tol)), last, k)
                 old = state.load(layout)
-                new, packed, most = update(old, f, packed, most, tie_of(k), step, CELL)
+                new, packed, magnitude = update(old, f, packed, tie_of(k), step, CELL)
+                reached = larger(reached, over_columns(magnitude, kind))
                 if CELL.halting:
                     new = gl.where(moving[:, None], new, old)
                 state.store(new)
@@ -164,14 +167,12 @@ def forward_kernel(
                 if CELL.exact:
                     packed = store_digits(digits + first, packed, k, last, i, mask, plane, CELL)
         y, z = states.index(0).load(layout), states.index(1).load(layout)
-        outside = outside_range(most)
+        outside = rows_outside(reached, by_row)
         store_ends(y, z, outside, y_out, z_out, fixed, plane, first + i, mask, step, CELL)
         if CELL.halting:
             gl.store(taken + tile * TILE + row, taken_of.load(by_row), mask=inside)
             gl.store(residual + tile * TILE + row, apart_of.load(by_row), mask=inside)
-        if CELL.exact:
-            far = gl.max(gl.max((outside & mask).to(gl.int32), 1), 0)
-            left_range = gl.maximum(left_range, far)
+        left_range = gl.maximum(left_range, gl.max(gl.where(inside, outside, 0), 0))
     if CELL.exact:
         gl.atomic_or(flag, left_range, mask=left_range != 0)
 

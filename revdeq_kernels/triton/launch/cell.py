@@ -66,9 +66,9 @@ class Launcher:
                 written = written._replace(fixed=None, digits=None, flag=None)
             if not numbers.halting:
                 written = written._replace(taken=None, residual=None)
-            step, constants = self._step(inputs.w, numbers)
+            step, constants = self._step(inputs.w, numbers, back=False)
             args = (inputs, written, z0.shape[0], numbers.steps, numbers.tol, *step)
-            programs = self._programs(inputs)
+            programs = self._programs(inputs, back=False)
             launch(self.kernels.forward_kernel, programs, z0, *args, **constants)
         return out
 
@@ -83,13 +83,13 @@ class Launcher:
             lost=z0.new_zeros(1, dtype=torch.int32),
         )
         if z0.numel() > 0:
-            programs = self._programs(inputs)
+            programs = self._programs(inputs, back=True)
             of_programs = (
                 z0.new_empty(programs, *w.shape),
                 z0.new_empty(programs),
                 z0.new_empty(programs, dtype=torch.int32),
             )
-            step, constants = self._step(w, numbers)
+            step, constants = self._step(w, numbers, back=True)
             read = ends if numbers.exact else ends._replace(digits=None)
             if not numbers.halting:
                 read = read._replace(taken=None)
@@ -102,7 +102,7 @@ class Launcher:
             launch(kernels.sum_programs, blocks, z0, *args, SIZE=w.numel(), BLOCK=block)
         return out
 
-    def _step(self, w: Tensor, given: Numbers) -> tuple[device.Step, dict[str, Any]]:
+    def _step(self, w: Tensor, given: Numbers, back: bool) -> tuple[device.Step, dict[str, Any]]:
         """The numbers and the constants of a kernel."""
         beta = given.beta
         if given.exact:
@@ -123,21 +123,21 @@ class Launcher:
             ),
             *(w.shape[0], configuration.tile),
         )
-        return step, {"CELL": cell} | configuration.options
+        return step, {"CELL": cell} | configuration.options(back)
 
     def configuration(self, w: Tensor) -> kernels.Configuration:
         """How a cell with such a W is taken apart."""
         return self.kernels.CONFIGURATIONS[TYPES[w.dtype]][w.shape[0]]
 
-    def _programs(self, inputs: Inputs) -> int:
+    def _programs(self, inputs: Inputs, back: bool) -> int:
         """As many as the device holds at once, which take tile after tile; no more than tiles."""
         z0 = inputs.z0
-        tile, _, programs, _ = self.configuration(inputs.w)
-        tiles = -(-z0.shape[0] // tile)
+        configuration = self.configuration(inputs.w)
+        tiles = -(-z0.shape[0] // configuration.tile)
         if not z0.is_cuda:
             return min(tiles, INTERPRETED_PROGRAMS)
         processors = torch.cuda.get_device_properties(z0.device).multi_processor_count
-        return min(tiles, processors * programs)
+        return min(tiles, processors * configuration.programs(back))
 
     # ---- the first use ----
 
