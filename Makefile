@@ -21,7 +21,7 @@ PTXAS_LOG = build/$$($(PY) -c 'import sys; print(sys.implementation.cache_tag)')
 CUDA_LIBRARY := revdeq_kernels/librevdeq_cuda.so
 BUILD_SETTINGS := $(REVDEQ_BUILD_CUDA)|$(REVDEQ_SANITIZE)|$(TORCH_CUDA_ARCH_LIST)|$(CUDA_HOME)|$(CXX)
 
-.PHONY: help bench readme test slow nightly check build docs cuda-report docs-table triton-aot oldest-torch sanitize \
+.PHONY: help bench readme test slow nightly check build docs cuda-report docs-table triton-aot cell-record oldest-torch sanitize \
   install-check wheel clean settings
 
 help:  ## list these commands
@@ -71,6 +71,9 @@ docs-table: $(STATE)/.built  ## write docs/resources.json from this build, and t
 
 triton-aot: $(STATE)/.built  ## compile the Triton kernels for every architecture, without a GPU
 	.ci/triton_aot.sh $(PY)
+
+cell-record: $(STATE)/.built  ## write docs/cell.json: what the cell's Triton and Gluon kernels take
+	$(PY) -m tools.aot.compile --only " cell " --record
 
 sanitize: $(STATE)/.built  ## test the CPU kernels under the address and undefined-behaviour sanitizers
 	.ci/sanitize.sh $(PY) $(JOBS)

@@ -3,7 +3,8 @@
 `forward` is a solve under no_grad, `train` one with the gradients of u, W and z0.
 The roofline is the larger of two times: the bytes that one launch moves (see linear_cell_forward)
 at the speed of `copy_`, and its multiplications at that of a large matmul in W's dtype, both
-measured in the same run. A provider whose results are off is not timed.
+measured in the same run. The issue bound of a kernel is the time in which a GPU issues its
+instructions (issue.py). A provider whose results are off is not timed.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bench.cell import issue
 from bench.cell.methods import ACT, BETA, call_of, refusal, solves
-from bench.core import ceilings, labels, timing
+from bench.core import ceilings, labels, machine, timing
 from bench.core.case import Kind
 from bench.core.ceilings import Ceilings
 from bench.core.session import Bar, Record, Session
 from bench.core.table import PROVIDER, Column, Family, listing
 from revdeq_kernels import digit_bytes
+from revdeq_kernels.core import first_use
 
 NAME = "cell"
 PARTS = ("forward", "train")
@@ -49,6 +52,20 @@ def floor(moved: int, operations: int, dtype: torch.dtype, ceilings: Ceilings) -
     """Seconds that the slower of both takes at the ceilings: the roofline."""
     rate = ceilings.matmul[str(dtype).removeprefix("torch.")]
     return max(moved / ceilings.copy, operations / rate)
+
+
+def issue_bound(size: Size, provider: str, device: torch.device) -> float | None:
+    """Seconds in which the device issues the instructions of a provider's kernels, if known."""
+    clocks = machine.most_clocks(device)
+    if clocks is None:
+        return None
+    architecture = first_use.architecture(device)
+    count = issue.per_element(provider, size.part, size.features, architecture)
+    if count is None:
+        return None
+    processors = torch.cuda.get_device_properties(device).multi_processor_count
+    elements = size.rows * size.features
+    return issue.seconds(count, elements, size.steps, issue.rate(processors, clocks))
 
 
 @dataclass(frozen=True)
@@ -102,7 +119,8 @@ def measure(size: Size, session: Session, limits: Ceilings) -> Iterator[Record]:
         if not session.wants_provider(name):
             continue
         kind = KINDS.get(name, "revdeq")
-        record = about | {"provider": name, "kind": kind}
+        bound = issue_bound(size, name, device)
+        record = about | {"provider": name, "kind": kind, "issue_seconds": bound}
         reason = refusal(size.part, solve_, tensors, size.steps)
         if reason is not None:
             yield record | {"refused": reason}
@@ -120,7 +138,7 @@ def measure(size: Size, session: Session, limits: Ceilings) -> Iterator[Record]:
             yield record | {"refused": contender.failure}
             continue
         times = timing.quantiles(contender.samples)
-        seconds = times["p50_seconds"]
+        seconds, bound = times["p50_seconds"], record["issue_seconds"]
         yield (
             record
             | times
@@ -129,6 +147,7 @@ def measure(size: Size, session: Session, limits: Ceilings) -> Iterator[Record]:
                 "gb_per_second": moved / seconds * 1e-9,
                 "tflop_per_second": operations / seconds * 1e-12,
                 "share_of_roofline": least / seconds,
+                "share_of_issue": bound and bound / seconds,
             }
         )
 
@@ -164,6 +183,12 @@ def roofline(record: Record) -> str:
     return labels.seconds_cell(record["roofline_seconds"])
 
 
+def issued(record: Record) -> str:
+    """The issue bound as a time, and its share of the time; nothing where none is known."""
+    bound = record.get("issue_seconds")
+    return f"{labels.seconds_cell(bound)}, {record['share_of_issue']:.1%}" if bound else ""
+
+
 KEYS = (Column("case", case_label, left=True), Column("rows", lambda record: str(record["rows"])))
 COLUMNS = (
     PROVIDER,
@@ -171,6 +196,7 @@ COLUMNS = (
     Column("p20 .. p80", labels.spread_cell),
     Column("roofline", roofline, always=True),
     Column("of the roofline", lambda record: f"{record['share_of_roofline']:.1%}"),
+    Column("issue bound", issued),
 )
 FAMILY = Family(
     NAME,

@@ -53,6 +53,21 @@ def cache_bytes(device: torch.device) -> int | None:
     return max(sizes, default=None)
 
 
+def most_clocks(device: torch.device) -> float | None:
+    """The clocks a second that a GPU's processors run at, at most; None if nobody says."""
+    if device.type != "cuda":
+        return None
+    uuid = getattr(torch.cuda.get_device_properties(device), "uuid", None)
+    command = ["nvidia-smi", "--query-gpu=clocks.max.sm", "--format=csv,noheader,nounits"]
+    try:
+        found = subprocess.run(
+            [*command, f"--id=GPU-{uuid}"], check=True, capture_output=True, text=True, timeout=10
+        )
+        return float(found.stdout) * 1e6
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
+
+
 def _parse_size(text: str) -> int:
     """Bytes of a size such as `32768K` or `480M`."""
     size = text.strip()

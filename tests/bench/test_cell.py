@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,8 +14,8 @@ from torch import Tensor
 import revdeq_kernels as rk
 from bench import __main__ as command
 from bench import arguments
+from bench.cell import issue, methods
 from bench.cell import measure as cell
-from bench.cell import methods
 from bench.core.ceilings import Ceilings
 
 FEW = ["--quick", "--only", "cell", "--features", "32", "--depths", "2", "--device", "cpu"]
@@ -71,6 +73,40 @@ def test_the_roofline_is_the_slower_of_bytes_and_operations() -> None:
     limits = Ceilings(copy=100.0, matmul={"bfloat16": 10.0})
     assert cell.floor(300, 20, torch.bfloat16, limits) == 3.0
     assert cell.floor(300, 40, torch.bfloat16, limits) == 4.0
+
+
+def test_the_issue_bound_is_that_of_the_recorded_instructions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """2^20 elements and 8 half steps, by 128 lanes of 100 processors at 1 GHz."""
+    counts = {"forward": 25.0, "back": 40.0}
+    kernels = {
+        f"triton cell {way} bf16 64 act 0 form 0 digits 8": {"sm_90": {"instructions": count}}
+        for way, count in counts.items()
+    }
+    monkeypatch.setattr(issue, "_kernels", lambda: kernels)
+    monkeypatch.setattr(cell.machine, "most_clocks", lambda device: 1e9)
+    monkeypatch.setattr(cell.first_use, "architecture", lambda device: "sm_90")
+    properties = SimpleNamespace(multi_processor_count=100)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    gpu = torch.device("cuda", 0)
+    for part, instructions in (("forward", 25.0), ("train", 65.0)):
+        size = cell.Size(part, 64, 2**14, 4)
+        got = cell.issue_bound(size, "triton", gpu)
+        assert got == pytest.approx(instructions * 2**20 * 8 / (128 * 100 * 1e9))
+        assert cell.issue_bound(size, "solve", gpu) is None
+    monkeypatch.setattr(cell.machine, "most_clocks", lambda device: None)
+    assert cell.issue_bound(size, "triton", gpu) is None
+    line = {"issue_seconds": 1e-3, "share_of_issue": 0.25}
+    assert cell.issued(line) == "1 ms, 25.0%" and cell.issued({}) == ""
+
+
+@pytest.mark.parametrize(
+    ("implementation", "features"), [*product(("triton", "gluon"), cell.FEATURES)]
+)
+def test_the_record_has_what_the_benchmark_measures(implementation: str, features: int) -> None:
+    for part in cell.PARTS:
+        assert issue.per_element(implementation, part, features, "sm_90")
 
 
 def test_a_refused_provider_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:

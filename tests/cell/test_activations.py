@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from bench.cell import issue
 from tests.cell.linear_cells import ACTS
 from tests.cell.tolerances import ACT_ERROR
 from tests.conftest import BACKENDS
@@ -65,3 +66,9 @@ def test_far_from_0_and_not_finite(act: str) -> None:
     found = evaluated(act, x)[0]
     assert found[:4].nan_to_num(7.0).tolist() == torch.tensor(want).nan_to_num(7.0).tolist()
     assert bool(found[4:].isnan().all())
+
+
+def test_the_benchmark_knows_the_numbers_of_the_activations() -> None:
+    assert {name: number.value for name, number in NUMBERS.items()} == {
+        name: k for k, name in enumerate(issue.ACTS)
+    }

@@ -22,6 +22,7 @@ from revdeq_kernels.triton.kernels import cell as kernels
 from revdeq_kernels.triton.kernels import gluon_cell
 from revdeq_kernels.triton.launch import cell as cell_launch
 from tools.aot import cell as cells_compiled
+from tools.aot import cell_record
 
 F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
 
@@ -90,3 +91,17 @@ def test_every_launch_is_compiled_ahead_of_time(monkeypatch: pytest.MonkeyPatch)
             found = (label, name, arguments | {"enable_fp_fusion": None})
             assert found in listed, (name, arguments)
         made.clear()
+
+
+def test_the_record_is_of_these_kernels_and_their_configurations() -> None:
+    """What a launch starts fits by the record, which has every kernel that is compiled."""
+    kernels = cell_record.read()["kernels"]
+    compiled = cells_compiled.architectures()
+    listed = {label: {f"sm_{a}" for a in where} for label, where in compiled.items()}
+    del listed["cell sum of programs"]
+    assert {label: set(by_architecture) for label, by_architecture in kernels.items()} == listed
+    found = {
+        label: {architecture: cell_record.Taken(**taken) for architecture, taken in where.items()}
+        for label, where in kernels.items()
+    }
+    assert cell_record.misfits(found, cells_compiled.programs()) == []

@@ -53,7 +53,7 @@ def programs() -> dict[str, int]:
         if "CELL" in constants:
             name, _, way, w, features = label.split()[:5]
             configuration = _KERNELS[name].CONFIGURATIONS[w][int(features)]
-            found[label] = configuration.programs(way == "back")
+            found[label] = configuration.programs(constants["CELL"].exact, way == "back")
     return found
 
 
@@ -92,10 +92,10 @@ def _signature(
     types |= dict.fromkeys(device.Step._fields, "i32")
     types |= dict.fromkeys(("keep", "beta", "scale", "unscale"), "fp32")
     configuration = kernels.CONFIGURATIONS[w][features]
-    of_exact = (form[0].value, form[1], form[3]) if form else (0, 1, False)
+    number, packed, over = (form[0].value, form[1], form[3]) if form else (0, 1, False)
     compiled_for = device.Cell(
-        *(act.value, form is not None, *of_exact),
-        *(halt, features, configuration.tile),
+        *(act.value, form is not None, number, packed, over, halt),
+        *(features, configuration.tile),
     )
     if back:
         types |= {"ends": ("*fp32", "*fp32", state, state, digits, taken)}
@@ -112,7 +112,8 @@ def _signature(
     label = f"{implementation} cell {way} {w} {features} act {act.value} {kind}"
     label += " beta > 1" if form and form[3] else ""
     label += " halting" if halt else ""
-    return label, kernel, types, {"CELL": compiled_for} | OPTIONS | configuration.options(back)
+    options = configuration.options(form is not None, back)
+    return label, kernel, types, {"CELL": compiled_for} | OPTIONS | options
 
 
 def _sum_programs() -> tuple[str, Any, dict[str, Any], dict[str, Any]]:

@@ -2,8 +2,8 @@
 
 Time of a cell is bound by the instructions that a processor issues, not by memory: the record says
 how many each kernel issues per element and half step, as compiled, and no change may raise one
-unnoticed. ``make cell-record`` writes it. Another version of Triton compiles other code, and is
-held to nothing but that its kernels fit.
+unnoticed. ``make cell-record`` writes it. Another version of Triton compiles other code, which is
+not held to it.
 """
 
 from __future__ import annotations
@@ -133,34 +133,36 @@ def write(found: Found, version: str) -> None:
     RECORD.write_text(text, encoding="utf-8")
 
 
-def crept_up(label: str, architecture: str, taken: Taken, record: dict[str, Any]) -> str:
-    """Whether a kernel issues more instructions than recorded, in words; nothing if it does not."""
-    known = record["kernels"].get(label, {}).get(architecture)
-    if known is None:
-        return f"expected it in {PLACE}"
-    if taken.instructions <= known["instructions"]:
-        return ""
-    return (
-        f"issues {taken.instructions} instructions per element and half step, more than the "
-        f"{known['instructions']} of {PLACE}"
-    )
+def crept_up(found: Found, record: dict[str, Any]) -> list[str]:
+    """The kernels that issue more instructions than recorded, in words."""
+    return [
+        f"{label} on {architecture}: expected it in {PLACE}"
+        if known is None
+        else f"{label} on {architecture}: {taken.instructions} instructions per element and half "
+        f"step, more than the {known['instructions']} of {PLACE}"
+        for label, by_architecture in found.items()
+        for architecture, taken in by_architecture.items()
+        for known in (record["kernels"].get(label, {}).get(architecture),)
+        if known is None or taken.instructions > known["instructions"]
+    ]
 
 
-def misfits(found: Found, configured: Mapping[str, int]) -> dict[str, str]:
-    """Configurations that start more programs on a processor than it holds, or fewer, in words.
+def misfits(found: Found, configured: Mapping[str, int]) -> list[str]:
+    """The configurations that start more programs on a processor than it holds, or fewer, in words.
 
-    A configuration serves all its kernels of one direction, so the one that takes the most decides.
-    `configured` has its programs by the label of each kernel.
+    A configuration serves all its kernels of one direction and kind of state, so the one that takes
+    the most decides. `configured` has its programs by the label of each kernel.
     """
     held: dict[str, tuple[int, str, str]] = {}
     for label, by_architecture in found.items():
         for architecture, taken in by_architecture.items():
-            key = " ".join(label.split()[:5])
+            state = "float32" if "float32" in label else "exact"
+            key = " ".join((*label.split()[:5], state))
             least = (taken.programs, label, architecture)
             held[key] = min(held.get(key, least), least)
-    return {
-        key: f"starts {configured[label]} programs on a processor, which holds {programs} of "
+    return [
+        f"{key}: starts {configured[label]} programs on a processor, which holds {programs} of "
         f"{label} on {architecture}"
         for key, (programs, label, architecture) in held.items()
         if programs != configured[label]
-    }
+    ]

@@ -244,17 +244,17 @@ def of_record(results: dict[tuple[int, GPUTarget], Compiled], write: bool) -> in
         if result.taken is not None:
             name = f"sm_{target.arch}"
             found.setdefault(SIGNATURES[index][0], {})[name] = result.taken
-    bad = [f"{name}: {what}" for name, what in cell_record.misfits(found, PROGRAMS).items()]
+            print(SIGNATURES[index][0], name, *map(str, result.taken))
     record = cell_record.read()
-    for label, by_architecture in found.items():
-        for name, taken in by_architecture.items():
-            print(label, name, *(f"{key} {value}" for key, value in taken._asdict().items()))
-            if not write and record["triton"] == triton.__version__:
-                crept_up = cell_record.crept_up(label, name, taken, record)
-                bad += [f"{label} on {name}: {crept_up}"] if crept_up else []
     if write:
         cell_record.write(found, triton.__version__)
-    print(*bad, sep="\n", file=sys.stderr)
+        record = cell_record.read()
+    if record["triton"] != triton.__version__:
+        print(f"{cell_record.PLACE} is of triton {record['triton']}: nothing is held to it")
+        return 0
+    bad = cell_record.misfits(found, PROGRAMS) + cell_record.crept_up(found, record)
+    for what in bad:
+        print(f"compile: {what}", file=sys.stderr)
     return len(bad)
 
 

@@ -205,21 +205,22 @@ def store_ends(y, z, outside, y_out, z_out, fixed, plane, i, mask, step, CELL: t
 
 
 @triton.jit
-def from_start(y, z, start, size, inside, step, CELL: tl.constexpr):
+def from_start(y, z, start, end, inside, step, CELL: tl.constexpr):
     """How far each row came back from its start, and whether that makes its gradient wrong.
 
-    `size` is the largest magnitude of each row at its end; of an exact state what ``smallest`` says
-    of it. What is not finite, or left its range, is infinitely far, and no bound is infinite.
+    `end` is the largest magnitude of each row at its end; of an exact state its z there, read once
+    more, as for it to wait there are no registers. What is not finite, or left its range, is
+    infinitely far, and no bound is infinite.
     """
     if CELL.exact:
         fixed, _ = to_fixed(start, step.scale)
-        far_y, far_z = (y - fixed).to(tl.float32), (z - fixed).to(tl.float32)
-        apart = tl.maximum(largest(far_y), largest(far_z)) * step.unscale
-        apart = tl.where(size == LEFT_RANGE, float("inf"), apart)
+        far_y, far_z = tl.abs((y - fixed).to(tl.float32)), tl.abs((z - fixed).to(tl.float32))
+        far = tl.where(end == LEFT_RANGE, float("inf"), tl.maximum(far_y, far_z))
+        apart = tl.max(far, 1) * step.unscale
         bound = 0.0
     else:
         apart = tl.maximum(largest(y - start), largest(z - start))
-        bound = tl.minimum(tl.maximum(size, largest(start)) * TOLERANCE, LARGEST)
+        bound = tl.minimum(tl.maximum(end, largest(start)) * TOLERANCE, LARGEST)
     return tl.where(inside, apart, 0.0), ((apart <= bound) == 0) & inside
 
 
@@ -227,12 +228,3 @@ def from_start(y, z, start, size, inside, step, CELL: tl.constexpr):
 def largest(x):
     """The largest magnitude of each row; NaN counts as infinite."""
     return tl.max(tl.where(x == x, tl.abs(x), float("inf")), 1)
-
-
-@triton.jit
-def smallest(end, mask):
-    """The smallest number of each row of an exact state's end: LEFT_RANGE if one left the range.
-
-    Read once more when all steps are done: for it to wait there are no registers.
-    """
-    return tl.min(tl.load(end, mask=mask, other=0), 1)

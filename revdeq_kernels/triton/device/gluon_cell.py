@@ -29,7 +29,7 @@ def accumulator(kind, rows, features, warps):
     For float32 a warp has all of few rows, or its share of both.
     """
     if kind.is_fp32():
-        along = 1 if rows < 64 else warps // 2
+        along = 1 if rows < 64 else 4
         return gl.NVMMADistributedLayout(
             version=[2, 0], warps_per_cta=[along, warps // along], instr_shape=[16, 8]
         )
@@ -64,13 +64,15 @@ def factors(kind):
 
 @gluon.jit
 def load_w(w, FEATURES: gl.constexpr):
-    """W [out, in], in shared memory."""
+    """W [out, in], a factor."""
     kind: gl.constexpr = w.dtype.element_ty
     layout: gl.constexpr = rows_of_w(kind, FEATURES, gl.num_warps())
     row = gl.arange(0, FEATURES, gl.SliceLayout(1, layout))
     column = gl.arange(0, FEATURES, gl.SliceLayout(0, layout))
+    factor = new_factor(kind, FEATURES, FEATURES)
     values = gl.load(w + row[:, None] * FEATURES + column[None, :])
-    return gl.allocate_shared_memory(kind, [FEATURES, FEATURES], factors(kind), values)
+    write_factor(factor, values, kind)
+    return factor
 
 
 @gluon.jit
@@ -110,10 +112,36 @@ def rows_outside(reached, layout: gl.constexpr):
 
 
 @gluon.jit
-def write_factor(buffer, x, kind: gl.constexpr):
-    """A factor of products, rounded to W's dtype, where wgmma sees it."""
-    buffer.store(operand(x, kind))
+def new_factor(kind: gl.constexpr, ROWS: gl.constexpr, COLUMNS: gl.constexpr):
+    """Shared memory of a factor of products; in float32 that of its two parts in TF32."""
+    first = gl.allocate_shared_memory(kind, [ROWS, COLUMNS], factors(kind))
+    if kind == gl.float32:
+        parts = (first, gl.allocate_shared_memory(kind, [ROWS, COLUMNS], factors(kind)))
+    else:
+        parts = (first,)
+    return parts
+
+
+@gluon.jit
+def write_factor(factor, x, kind: gl.constexpr):
+    """A factor that ``operand`` made, where products read it; in float32 taken apart, once."""
+    if kind == gl.float32:
+        high, low = in_two(x)
+        factor[0].store(high)
+        factor[1].store(low)
+    else:
+        factor[0].store(x)
     fence(kind)
+
+
+@gluon.jit
+def turned(factor):
+    """The same factor, its rows as columns."""
+    if len(factor) == 2:
+        parts = (factor[0].permute((1, 0)), factor[1].permute((1, 0)))
+    else:
+        parts = (factor[0].permute((1, 0)),)
+    return parts
 
 
 @gluon.jit
@@ -131,20 +159,30 @@ def multiply(a, b, total, ADD: gl.constexpr, kind: gl.constexpr, layout: gl.cons
     """total, which is 0 unless ADD, + a b, of factors in shared memory.
 
     By wgmma, or for float32 by three products of TF32: SLICE numbers of each sum at a time, so that
-    registers hold them in two.
+    registers hold both parts of them.
     """
     if kind == gl.float32:
-        for k in gl.static_range(a.shape[1] // SLICE):
-            left = a.slice(k * SLICE, SLICE, 1).load(gl.DotOperandLayout(0, layout, 1))
-            right = b.slice(k * SLICE, SLICE, 0).load(gl.DotOperandLayout(1, layout, 1))
-            high_a, low_a = in_two(left)
-            high_b, low_b = in_two(right)
+        for k in gl.static_range(a[0].shape[1] // SLICE):
+            high_a, low_a = left_slice(a[0], k, layout), left_slice(a[1], k, layout)
+            high_b, low_b = right_slice(b[0], k, layout), right_slice(b[1], k, layout)
             total = mma_v2(low_a, high_b, total, input_precision="tf32")
             total = mma_v2(high_a, low_b, total, input_precision="tf32")
             total = mma_v2(high_a, high_b, total, input_precision="tf32")
     else:
-        total = warpgroup_mma(a, b, total, use_acc=ADD)
+        total = warpgroup_mma(a[0], b[0], total, use_acc=ADD)
     return total
+
+
+@gluon.jit
+def left_slice(factor, k: gl.constexpr, layout: gl.constexpr):
+    """SLICE columns of a left factor."""
+    return factor.slice(k * SLICE, SLICE, 1).load(gl.DotOperandLayout(0, layout, 1))
+
+
+@gluon.jit
+def right_slice(factor, k: gl.constexpr, layout: gl.constexpr):
+    """SLICE rows of a right factor."""
+    return factor.slice(k * SLICE, SLICE, 0).load(gl.DotOperandLayout(1, layout, 1))
 
 
 @gluon.jit
@@ -173,8 +211,8 @@ def took_step(steps_of, k, layout: gl.constexpr):
 @gluon.jit
 def before_act(factor, w_t, bias, layout: gl.constexpr):
     """W s + u, of the factor s in shared memory."""
-    zero = gl.full(factor.shape, 0.0, gl.float32, layout)
-    return multiply(factor, w_t, zero, False, factor.dtype, layout) + widen(bias.load(layout))
+    zero = gl.full(factor[0].shape, 0.0, gl.float32, layout)
+    return multiply(factor, w_t, zero, False, bias.dtype, layout) + widen(bias.load(layout))
 
 
 @gluon.jit
@@ -208,14 +246,14 @@ def adjoint(
     keep, beta = step.keep, step.beta
     if CELL.halting:
         beta = gl.where(took_step(steps_of, k, layout), beta, 0.0)[:, None]
-    kind: gl.constexpr = w.dtype
-    x = before_act(read, w.permute((1, 0)), bias, layout)
+    kind: gl.constexpr = bias.dtype
+    x = before_act(read, turned(w), bias, layout)
     e = inside_act(x, CELL)
     f = activation(x, e, CELL)
     g = times_slope(beta * grad, x, e, f, CELL)
     grads_u.store(grads_u.load(layout) + g)
-    write_factor(factor, g, kind)
-    of_w = multiply(factor.permute((1, 0)), read, of_w, True, kind, w_layout)
+    write_factor(factor, operand(g, kind), kind)
+    of_w = multiply(turned(factor), read, of_w, True, kind, w_layout)
     tl.debug_barrier()  # what is read below is not read early: ptxas would spill for it
     digit = 0
     if CELL.exact:
@@ -234,6 +272,5 @@ def adjoint(
         keep = gl.where(took_step(steps_of, k, layout), keep, 1.0)[:, None]
     other_grad.store(keep * grad)
     other = multiply(factor, w, other, True, kind, layout)
-    read.store(s)
-    fence(kind)
+    write_factor(read, s, kind)
     return other, of_w, weight

@@ -23,8 +23,6 @@ up in the order of the programs.
 # pyright: reportGeneralTypeIssues=false, reportAttributeAccessIssue=false
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import triton
 import triton.language as tl
 
@@ -42,7 +40,6 @@ from ..device.cell import (
     of_moving,
     operand,
     products,
-    smallest,
     some,
     store_ends,
     unjudged,
@@ -51,46 +48,23 @@ from ..device.cell import (
 from ..device.cell_state import larger, load_digits, outside_range, store_digits
 from ..device.exact_step import nearest
 from ..device.half_step import narrow
+from .configuration import Configuration
 
 SUM_BLOCK: tl.constexpr = tl.constexpr(1024)
 
 
-REGISTERS, MOST_REGISTERS = 65536, 255
-"""Those of a processor, and the most that a thread can have."""
-
-
-class Configuration(NamedTuple):
-    """How a cell is taken apart: rows of a tile, warps of a program, programs of a processor.
-
-    Of these as many as it holds at once, forward and back, which tools/aot asserts.
-    """
-
-    tile: int
-    warps: int
-    forward: int = 1
-    back: int = 1
-
-    def programs(self, back: bool) -> int:
-        """Those that a processor holds at once."""
-        return self.back if back else self.forward
-
-    def options(self, back: bool) -> dict[str, int]:
-        """The compiler's: as many registers as let the programs fit.
-
-        ptxas, not told how many there are, may spill to use fewer.
-        """
-        of_thread = REGISTERS // (32 * self.warps * self.programs(back)) // 8 * 8
-        registers = min(of_thread, MOST_REGISTERS)
-        return {"num_warps": self.warps, "num_stages": 1, "maxnreg": registers}
-
-
-_OF_16_BITS = {32: Configuration(16, 4), 64: Configuration(16, 4, 2), 128: Configuration(16, 8)}
-
-CONFIGURATIONS: dict[str, dict[int, Configuration]] = {
-    "bf16": _OF_16_BITS,
-    "fp16": _OF_16_BITS,
-    "fp32": {32: Configuration(16, 8), 64: Configuration(16, 8)},
+_OF_16_BITS = {
+    32: Configuration(16, 4, exact=(5, 3), float32=(7, 4)),
+    64: Configuration(16, 4, exact=(3, 2), float32=(4, 2)),
+    128: Configuration(16, 8, exact=(1, 1), float32=(1, 1)),
 }
+
+_OF_FLOAT32 = {
+    32: Configuration(16, 8, exact=(2, 1), float32=(2, 1)),
+    64: Configuration(16, 8, exact=(1, 1), float32=(2, 1)),
+}
+
+CONFIGURATIONS = {"bf16": _OF_16_BITS, "fp16": _OF_16_BITS, "fp32": _OF_FLOAT32}
 """By the type of W and the features: what the architectures of tools/aot/cell.py hold in registers,
 without a spill, which tools/aot/compile.py asserts. 128 features in float32 are those of
 ``gluon_cell.py``: here they would take 416 KiB of shared memory, of 227; as blocks of 64, 280 KiB
@@ -232,8 +206,8 @@ def backward_kernel(
     plane = rows.to(tl.int64) * FEATURES
     zero = plane * 0
     of_w = tl.zeros([FEATURES, FEATURES], tl.float32)
-    distance = tl.program_id(0) * 0.0
-    lost = tl.program_id(0) * 0
+    distance = tl.zeros([TILE], tl.float32)
+    lost = tl.zeros([TILE], tl.int32)
     begin, end, by = tl.program_id(0), tl.cdiv(rows, TILE), tl.num_programs(0)
     for tile in tl.range(host_int(begin), host_int(end), host_int(by), disable_licm=True):
         first = (zero + tile) * (TILE * FEATURES)
@@ -286,19 +260,21 @@ def backward_kernel(
             new = invert(y, f, packed, n % 2, step, CELL)
             y = of_moving(moving, new, y, CELL)
         start = tl.load(z0 + first + i, mask=mask, other=0.0)
+        end_of = size
         if CELL.exact:
-            size = smallest(z_end + first + i, mask)
-        apart, wrong = from_start(y, z, start, size, inside, step, CELL)
-        distance = tl.maximum(distance, tl.max(apart, 0))
-        lost += tl.sum(wrong.to(tl.int32), 0)
+            end_of = tl.load(z_end + first + i, mask=mask, other=0)
+        apart, wrong = from_start(y, z, start, end_of, inside, step, CELL)
+        distance = tl.maximum(distance, apart)
+        lost += wrong.to(tl.int32)
         nan = tl.where(wrong, float("nan"), 0.0)[:, None]
         tl.store(grad_u + first + i, narrow(gu + nan, u.dtype.element_ty), mask=mask)
         tl.store(grad_z0 + first + i, (gz + gy) + nan, mask=mask)
-    of_w += tl.where(lost > 0, float("nan"), 0.0)
+    count = tl.sum(lost, 0)
+    of_w += tl.where(count > 0, float("nan"), 0.0)
     here = grads_w + tl.program_id(0) * FEATURES * FEATURES
     tl.store(here + column[:, None] * FEATURES + column[None, :], of_w)
-    tl.store(distances + tl.program_id(0), distance)
-    tl.store(losses + tl.program_id(0), lost)
+    tl.store(distances + tl.program_id(0), tl.max(distance, 0))
+    tl.store(losses + tl.program_id(0), count)
 
 
 @triton.jit(do_not_specialize=["programs"])

@@ -9,8 +9,9 @@ sums are in registers. So are the gradient of W and that of the state which a ha
 states wait in shared memory. A tile has 64 rows, the fewest that the instruction takes.
 
 With W in float32 a product is three of TF32, as in ``cell.py``, by the instructions of
-sm_80, for which 16 rows are enough. Triton would keep W in registers, or several copies of it in
-shared memory; here slices of one are read for every product, and 128 features fit.
+sm_80, for which 16 rows are enough. A factor lies in shared memory as the two parts that these
+multiply, taken apart when it is written; Triton would do that wherever it is read, and keep W in
+registers, or several copies of it. Slices of both are read for every product, and 128 features fit.
 
 256 features are not offered. With W (128 KiB), y, z and their adjoints (256 KiB of 64 rows), two
 factors and a product (128 KiB) the way back needs 512 KiB, the gradient of W aside; registers and
@@ -35,7 +36,7 @@ from ..device.cell import (
     largest,
     moves,
     number_of,
-    smallest,
+    operand,
     some,
     store_ends,
     unjudged,
@@ -49,27 +50,32 @@ from ..device.gluon_cell import (
     before_act,
     factors,
     load_w,
+    new_factor,
     of_rows,
     over_columns,
     rows_outside,
     shared,
     tie_of,
+    turned,
     write_factor,
 )
 from ..device.half_step import narrow
-from .cell import Configuration
+from .configuration import Configuration
 
-_OF_16_BITS = {64: Configuration(64, 4, 2), 128: Configuration(64, 8)}
+_OF_16_BITS = {
+    64: Configuration(64, 4, exact=(2, 2), float32=(3, 2)),
+    128: Configuration(64, 8, exact=(1, 1), float32=(1, 1)),
+}
 
 _OF_FLOAT32 = {
-    64: Configuration(16, 8),
-    128: Configuration(16, 16),
+    64: Configuration(16, 8, exact=(3, 2), float32=(3, 2)),
+    128: Configuration(16, 16, exact=(1, 1), float32=(1, 1)),
 }
 
 CONFIGURATIONS = {"bf16": _OF_16_BITS, "fp16": _OF_16_BITS, "fp32": _OF_FLOAT32}
 """By the type of W and the features. With 128 two warpgroups share the columns, as the gradient of
-W is a quarter of a processor's registers; with 64 two programs share the processor, so that one can
-multiply while the other applies act. In float32 the way back takes 122 KiB of shared memory."""
+W is a quarter of a processor's registers; with 64 programs share the processor, so that one can
+multiply while another applies act. In float32 the way back takes 202 KiB of shared memory."""
 
 # ---- forward ---------------------------------------------------------------------------------
 
@@ -113,9 +119,9 @@ def forward_kernel(
     row = gl.arange(0, TILE, gl.SliceLayout(1, layout))
     column = gl.arange(0, FEATURES, gl.SliceLayout(0, layout))
     i = row[:, None] * FEATURES + column[None, :]
-    w_t = load_w(w, FEATURES).permute((1, 0))
+    w_t = turned(load_w(w, FEATURES))
     bias = gl.allocate_shared_memory(kind, [TILE, FEATURES], factors(kind))
-    factor = gl.allocate_shared_memory(kind, [TILE, FEATURES], factors(kind))
+    factor = new_factor(kind, TILE, FEATURES)
     number: gl.constexpr = gl.int32 if CELL.exact else gl.float32
     states = gl.allocate_shared_memory(number, [2, TILE, FEATURES], shared(32))
     by_row: gl.constexpr = gl.SliceLayout(1, layout)
@@ -138,7 +144,7 @@ def forward_kernel(
             z = nearest(z * scale)
         states.index(0).store(z)
         states.index(1).store(z)
-        write_factor(factor, number_of(z, step, CELL), kind)
+        write_factor(factor, operand(number_of(z, step, CELL), kind), kind)
         if CELL.halting:
             taken_of.store(inside.to(gl.int32) * 0)
             apart_of.store(unjudged(inside))
@@ -163,7 +169,7 @@ def forward_kernel(
                 if CELL.halting:
                     new = gl.where(moving[:, None], new, old)
                 state.store(new)
-                write_factor(factor, number_of(new, step, CELL), kind)
+                write_factor(factor, operand(number_of(new, step, CELL), kind), kind)
                 if CELL.exact:
                     packed = store_digits(digits + first, packed, k, last, i, mask, plane, CELL)
         y, z = states.index(0).load(layout), states.index(1).load(layout)
@@ -225,8 +231,8 @@ def backward_kernel(
     i = row[:, None] * FEATURES + column[None, :]
     weights = load_w(w, FEATURES)
     bias = gl.allocate_shared_memory(kind, [TILE, FEATURES], factors(kind))
-    read = gl.allocate_shared_memory(kind, [TILE, FEATURES], factors(kind))
-    factor = gl.allocate_shared_memory(kind, [TILE, FEATURES], factors(kind))
+    read = new_factor(kind, TILE, FEATURES)
+    factor = new_factor(kind, TILE, FEATURES)
     grads_u = gl.allocate_shared_memory(gl.float32, [TILE, FEATURES], shared(32))
     number: gl.constexpr = z_end.dtype.element_ty
     states = gl.allocate_shared_memory(number, [2, TILE, FEATURES], shared(32))
@@ -259,7 +265,7 @@ def backward_kernel(
         states.index(0).store(y)
         if not CELL.exact:
             sizes.store(gl.maximum(sizes.load(by_row), largest(y)))
-        write_factor(read, number_of(y, step, CELL), kind)
+        write_factor(read, operand(number_of(y, step, CELL), kind), kind)
         its_grad.store(gl.load(grad_y + first + i, mask=mask, other=0.0))
         grads_u.store(gl.zeros([TILE, FEATURES], gl.float32, layout))
         grad = gl.load(grad_z + first + i, mask=mask, other=0.0)
@@ -275,10 +281,11 @@ def backward_kernel(
         its_grad.store(grad + its_grad.load(layout))
         y, z = states.index(0).load(layout), states.index(1).load(layout)
         start = gl.load(z0 + first + i, mask=mask, other=0.0)
-        size = sizes.load(by_row)
         if CELL.exact:
-            size = smallest(z_end + first + i, mask)
-        apart, wrong = from_start(y, z, start, size, inside, step, CELL)
+            end_of = gl.load(z_end + first + i, mask=mask, other=0)
+        else:
+            end_of = sizes.load(by_row)
+        apart, wrong = from_start(y, z, start, end_of, inside, step, CELL)
         distances_of.store(gl.maximum(distances_of.load(by_row), apart))
         lost_of.store(lost_of.load(by_row) + wrong.to(gl.int32))
         nan = gl.where(wrong, float("nan"), 0.0)[:, None]

@@ -21,6 +21,7 @@ from revdeq_kernels.ops.cell.arguments import Ends, Gradients, Inputs, Numbers, 
 from ..device import activations
 from ..device import cell as device
 from ..kernels import cell as kernels
+from ..kernels.configuration import Configuration
 from .leaves import as_scalars, launch, step_numbers
 
 TYPES = {dtype: TRITON[str(dtype).removeprefix("torch.")] for dtype in (BF16, F16, F32)}
@@ -68,7 +69,7 @@ class Launcher:
                 written = written._replace(taken=None, residual=None)
             step, constants = self._step(inputs.w, numbers, back=False)
             args = (inputs, written, z0.shape[0], numbers.steps, numbers.tol, *step)
-            programs = self._programs(inputs, back=False)
+            programs = self._programs(inputs, numbers, back=False)
             launch(self.kernels.forward_kernel, programs, z0, *args, **constants)
         return out
 
@@ -83,7 +84,7 @@ class Launcher:
             lost=z0.new_zeros(1, dtype=torch.int32),
         )
         if z0.numel() > 0:
-            programs = self._programs(inputs, back=True)
+            programs = self._programs(inputs, numbers, back=True)
             of_programs = (
                 z0.new_empty(programs, *w.shape),
                 z0.new_empty(programs),
@@ -123,13 +124,13 @@ class Launcher:
             ),
             *(w.shape[0], configuration.tile),
         )
-        return step, {"CELL": cell} | configuration.options(back)
+        return step, {"CELL": cell} | configuration.options(given.exact, back)
 
-    def configuration(self, w: Tensor) -> kernels.Configuration:
+    def configuration(self, w: Tensor) -> Configuration:
         """How a cell with such a W is taken apart."""
         return self.kernels.CONFIGURATIONS[TYPES[w.dtype]][w.shape[0]]
 
-    def _programs(self, inputs: Inputs, back: bool) -> int:
+    def _programs(self, inputs: Inputs, numbers: Numbers, back: bool) -> int:
         """As many as the device holds at once, which take tile after tile; no more than tiles."""
         z0 = inputs.z0
         configuration = self.configuration(inputs.w)
@@ -137,7 +138,7 @@ class Launcher:
         if not z0.is_cuda:
             return min(tiles, INTERPRETED_PROGRAMS)
         processors = torch.cuda.get_device_properties(z0.device).multi_processor_count
-        return min(tiles, processors * configuration.programs(back))
+        return min(tiles, processors * configuration.programs(numbers.exact, back))
 
     # ---- the first use ----
 
