@@ -51,8 +51,7 @@ def given(backend: str, op: Op) -> Iterator[Sample]:
         return
     kinds: set[Kind] = set()
     for args, keywords in samples(op):
-        dtypes, _, numbers = kind_of(op, tuple(args), keywords)
-        whole = dtypes, WHOLE, numbers
+        whole = kind_of(op, tuple(args), keywords)._replace(size=WHOLE)
         if whole not in kinds:
             kinds.add(whole)
             yield from samples_like(op, whole, args)

@@ -7,9 +7,10 @@ inputs, once per process, and raises on any difference:
 
 - of a CUDA kernel, with every combination of dtypes that the op takes: up to half a second, which
   the reference takes for the most part;
-- of a Triton kernel, with the combination of the call alone: an op has 3 to 78 kernels, and each
-  takes seconds to compile. A combination has one, and up to two more for other ways to divide or to
-  read beta; the call then runs what was compiled for its check. Others are checked as they come.
+- of a Triton kernel, with what it is compiled for in the call alone (``samples.Kind``): an op has 3
+  to 78 kernels by dtypes only, and each takes seconds to compile. The call then runs what was
+  compiled for its check; an op on exact states has up to two more kernels checked, for other ways
+  to divide. Others are checked as they come, those for tensors of 2^31 or more elements not.
 
 One way leads past the check: tensors made in inference mode and given to torch.ops.revdeq itself,
 for which torch skips the layer that asks for it. The public functions ask in every mode.
@@ -27,7 +28,16 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from .capture import capturing
-from .samples import Described, Kind, Sample, kind_of, kinds_of, samples, samples_like
+from .samples import (
+    Described,
+    Kind,
+    Sample,
+    copy_laid_out,
+    kind_of,
+    kinds_of,
+    samples,
+    samples_like,
+)
 from .validated import VALIDATED
 
 COMPILED_AS_CALLED = "triton"
@@ -143,13 +153,14 @@ def compare(
 
 
 def _bits(t: Tensor) -> Tensor:
-    return t.view(torch.uint8)
+    return t.contiguous().view(torch.uint8)
 
 
 def _copies(
     args: list[Any], keywords: dict[str, Any], device: torch.device | str
 ) -> tuple[list[Any], dict[str, Any]]:
     def copy(t: Tensor) -> Tensor:
-        return t.to(device, copy=True)
+        """With the strides and alignment that it has: for others Triton compiles other code."""
+        return copy_laid_out(t, t.data_ptr() % 16 // t.element_size(), device)
 
     return tree_map_only(Tensor, copy, (args, keywords))

@@ -14,6 +14,7 @@ from revdeq_kernels.core import backends, first_use
 from revdeq_kernels.core.op import OPS as REGISTERED
 from revdeq_kernels.core.op import Op
 from revdeq_kernels.core.samples import (
+    LEAVES_AT_ONCE,
     NUMEL,
     WHOLE,
     Kind,
@@ -126,21 +127,15 @@ def test_samples_have_every_dtype_and_form(op: str) -> None:
 
 @pytest.mark.parametrize("op", OVERLOADS)
 def test_samples_like_a_call_are_what_its_kernel_is_compiled_for(op: str) -> None:
-    """The dtypes, whether the size is a multiple of 16, and the form of the digits."""
+    """Dtypes, alignment, size, the form of the digits or the layout of betas, and the leaves."""
     described = REGISTERED[op]
     for args, keywords in samples(described):
         for kind in kinds_of(described, tuple(args), keywords):
             found = list(samples_like(described, kind, tuple(args)))
             for like, named in found:
-                (own,) = {k for k in kinds_of(described, tuple(like), named) if no_filler(k, kind)}
-                assert own == kind
+                assert kinds_of(described, tuple(like), named) == {kind}
             assert 1 <= len(found) <= 4
             described.check(*found[0][0], **found[0][1])
-
-
-def no_filler(found: Kind, wanted: Kind) -> bool:
-    """Whether it is not that of the empty leaf beside others, a multiple of 16."""
-    return found[1] == wanted[1] or found[1] != WHOLE
 
 
 def test_a_kind_is_told_from_others_by_all_that_is_compiled() -> None:
@@ -173,10 +168,54 @@ def test_mixed_leaves_are_as_many_kinds() -> None:
     op = REGISTERED["update_.list"]
     leaves = [torch.zeros(7), torch.zeros(32), torch.zeros(9, dtype=torch.float64)]
     f = [torch.zeros_like(leaf) for leaf in leaves]
-    dtypes = [(F32, F32), (F32, F32), (torch.float64, torch.float64)]
-    sizes = [NUMEL, WHOLE, NUMEL]
-    expected = {(pair, size, ()) for pair, size in zip(dtypes, sizes, strict=True)}
+    f64 = torch.float64
+    expected = {
+        Kind((F32, F32), (True, True), NUMEL, ()),
+        Kind((F32, F32), (True, True), WHOLE, ()),
+        Kind((f64, f64), (True, True), NUMEL, ()),
+    }
     assert kinds_of(op, (leaves, f, 0.5), {}) == expected
+
+
+def test_leaves_that_are_launched_together_are_a_kind_of_their_own() -> None:
+    """Triton compiles a kernel for each number of leaves; empty ones are in no launch."""
+    op = REGISTERED["update_.list"]
+
+    def launches(count: int, *more: int) -> list[int]:
+        leaves = [torch.zeros(n) for n in (7,) * count + more]
+        return sorted(kind.leaves for kind in kinds_of(op, (leaves, leaves, 0.5), {}))
+
+    assert launches(3) == launches(3, 0) == [3]
+    assert launches(3, 16, 1, 1) == [1, 2, 3]
+    assert launches(LEAVES_AT_ONCE) == [LEAVES_AT_ONCE]
+    assert launches(2 * LEAVES_AT_ONCE + 3) == [3, LEAVES_AT_ONCE]
+    assert launches(0, 0) == []
+
+
+def test_a_tensor_that_is_not_aligned_is_of_another_kind_and_tried_as_it_is() -> None:
+    op, memory = REGISTERED["update_"], torch.zeros(41)
+    (kind,) = kinds_of(op, (memory[1:], memory[:40], 0.5), {})
+    assert kind.aligned == (False, True)
+    moved: list[list[bool]] = []
+
+    def run(*args: Any, **keywords: Any) -> None:
+        moved.append([t.data_ptr() % 16 != 0 for t in args[:2]])
+        reference.update_(*args, **keywords)
+
+    first_use.compare("triton", op, CPU, run, samples_like(op, kind, ()))
+    assert moved and all(m == [True, False] for m in moved)
+
+
+def test_the_layout_of_betas_is_a_kind_of_its_own() -> None:
+    op, wide = REGISTERED["update_.channels"], torch.rand(32, 16)
+    states = {n: torch.zeros(4, 32, n) for n in (1, 3, 16)}
+    betas = {1: wide[0, :1], 2: wide[:2].reshape(32, 1), 3: wide[:, :1]}
+    kinds = {kind_of(op, (s, s, b), {}) for s in states.values() for b in betas.values()}
+    assert len(kinds) == 7  # one beta is the same in states of one size
+    for kind in kinds:
+        for args, keywords in samples_like(op, kind, ()):
+            assert kind_of(op, tuple(args), keywords) == kind
+            assert args[2].stride() == first_use._copies(args, {}, "cpu")[0][2].stride()
 
 
 # ---- when it runs ----------------------------------------------------------------------------
@@ -234,7 +273,8 @@ def test_a_compiled_kernel_is_tried_with_all_kinds_at_once_and_one_of_triton_wit
                 first_use.require(backend, REGISTERED["update_"], GPU, (x, x.clone(), 0.5), {})
     of_cuda, *of_triton = tried
     assert len(of_cuda) == 16
-    kinds = [((d, d), size, ()) for d in (F32, torch.bfloat16) for size in (NUMEL, WHOLE)]
+    aligned, both = (True, True), (F32, torch.bfloat16)
+    kinds = [Kind((d, d), aligned, size, ()) for d in both for size in (NUMEL, WHOLE)]
     assert of_triton == [{kind} for kind in kinds]
 
 

@@ -157,6 +157,6 @@ def test_leaves_of_a_launch_are_of_one_kind() -> None:
 
 
 def test_many_leaves_take_several_launches() -> None:
-    states = [random_state((64,), torch.float32) for _ in range(2 * leaves.LEAVES + 1)]
+    states = [random_state((64,), torch.float32) for _ in range(2 * leaves.LEAVES_AT_ONCE + 1)]
     groups = [group["state"] for group in leaves.grouped(state=states)]
-    assert [len(group) for group in groups] == [leaves.LEAVES, leaves.LEAVES, 1]
+    assert [len(group) for group in groups] == [leaves.LEAVES_AT_ONCE, leaves.LEAVES_AT_ONCE, 1]

@@ -1,6 +1,6 @@
 """What launches of the Triton kernels have in common: their leaves, programs and numbers.
 
-Leaves that are of one kind to Triton's compiler go together, up to LEAVES in a launch.
+Leaves that are of one kind to Triton's compiler go together, up to LEAVES_AT_ONCE in a launch.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from revdeq_kernels.core.memory import same_strides
+from revdeq_kernels.core.samples import LEAVES_AT_ONCE
 from revdeq_kernels.exact_numbers import BLOCK_LANES, ONE, contraction, form_of
 
 from ..device.exact_step import GENERAL, INTEGER, SHIFT, ExactStep
@@ -24,9 +25,6 @@ from ..device.half_step import OPTIONS
 from ..kernels.half_step import lanes
 
 BLOCK = 1024
-LEAVES = 16
-"""The most leaves of a launch."""
-
 Leaves = Tensor | Sequence[Tensor]
 Group = dict[str, tuple[Tensor, ...]]
 
@@ -41,8 +39,8 @@ def grouped(**lists: Leaves | None) -> Iterator[Group]:
         if leaf[0].numel() > 0:
             alike.setdefault(_kind(leaf), []).append(k)
     for leaves in alike.values():
-        for first in range(0, len(leaves), LEAVES):
-            chosen = leaves[first : first + LEAVES]
+        for first in range(0, len(leaves), LEAVES_AT_ONCE):
+            chosen = leaves[first : first + LEAVES_AT_ONCE]
             yield {name: tuple(values[k] for k in chosen) for name, values in given.items()}
 
 
