@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ ABOUT = "One visit to a GPU: is it right, and how fast is it. Nothing is install
 
 
 def main(arguments: Sequence[str] | None = None, began: float | None = None) -> int:
-    """0, or 1 where a step failed or ran out of time."""
+    """0, or 1 where a step failed, ran out of time or was interrupted."""
     began = time.monotonic() if began is None else began
     chosen = parse(arguments)
     if chosen.what == "list":
@@ -68,13 +69,16 @@ def listing() -> str:
 
 
 def visit(chosen: argparse.Namespace, began: float) -> int:
-    """Run the steps, and hand over after each of them."""
+    """Run the steps, and hand over after each of them; SIGTERM is an interrupt.
+
+    2 where nothing can be handed over, before any step.
+    """
     name, call = chosen.what, CALLS[chosen.what]
     if chosen.only:
         call = type(call)(call.seconds, tuple(s for s in call.steps if s.name in chosen.only))
     place = Place(not chosen.dry_run, WORK / name)
     shutil.rmtree(place.work, ignore_errors=True)
-    for folder in (place.work, chosen.out, runner.cache()):
+    for folder in (place.work, runner.cache()):
         folder.mkdir(parents=True, exist_ok=True)
     where = "in small on a CPU" if chosen.dry_run else "on a GPU"
 
@@ -84,11 +88,24 @@ def visit(chosen: argparse.Namespace, began: float) -> int:
         return report.hand_over(name, about, results, place.work, chosen.out)
 
     def after(results: Sequence[runner.Result]) -> None:
-        hand_over(results)
+        try:
+            hand_over(results)
+        except OSError as error:  # perhaps after the next step there is room
+            print(f"not handed over: {error}", flush=True)
 
-    results = runner.run(call, place, chosen.seconds, began, after)
+    try:
+        chosen.out.mkdir(parents=True, exist_ok=True)
+        hand_over([])
+    except OSError as error:
+        print(f"--out: expected a folder that can be written to, got {chosen.out}: {error}")
+        return 2
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        results = runner.run(call, place, chosen.seconds, began, after)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     print(hand_over(results))
-    return 1 if any(r.outcome in (runner.FAILED, runner.TIMED_OUT) for r in results) else 0
+    return 0 if all(r.outcome in (runner.PASSED, runner.SKIPPED) for r in results) else 1
 
 
 if __name__ == "__main__":

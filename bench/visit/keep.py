@@ -11,6 +11,7 @@ import re
 import shutil
 import tarfile
 import tempfile
+import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.visit import report
+from bench.visit.runner import FAILED, TIMED_OUT
 from bench.visit.smoke import SAME
 from bench.visit.steps import CALLS, ROOT
 
@@ -82,13 +84,21 @@ def main(folders: Sequence[Path]) -> int:
             names = ", ".join(report.files_of(call)[2] for call in CALLS)
             print(f"keep: expected {names} in {', '.join(map(str, folders))}, got neither")
             return 1
-        lines = [line for call in calls for file in call.glob("*.jsonl") for line in read(file)]
+        of_calls = [
+            [line for file in call.glob("*.jsonl") for line in read(file)] for call in calls
+        ]
+        # Of a call that does not say where it ran, nobody knows what its tests are of.
+        compared = [lines for lines in of_calls if architecture_of(lines)]
+        architectures = sorted({str(architecture_of(lines)) for lines in compared})
+        if len(architectures) > 1:
+            print(f"keep: expected calls on one architecture, got {', '.join(architectures)}")
+            return 1
         for call in calls:
             store(call / "measured")
-    found, architecture = by_op(lines), architecture_of(lines)
-    if architecture is None:
+    if not architectures:
         print("no GPU was compared with the reference: nothing is validated")
         return 0
+    found, architecture = by_op(line for lines in compared for line in lines), architectures[0]
     TABLE.write_text(table_of(merged(existing(), found, architecture)), encoding="utf-8")
     for (backend, op), each in sorted(found.items()):
         print(f"{backend:8}{op:34}{each.against() or 'validated'}"[:200])
@@ -108,8 +118,13 @@ def unpacked(folders: Sequence[Path], work: Path) -> list[Path]:
         for call in CALLS:
             archive = folder / report.files_of(call)[2]
             if archive.exists():
-                found.append(work / f"{k}-{call}")
-                unpack(archive, found[-1])
+                folder_of_call = work / f"{k}-{call}"
+                try:
+                    unpack(archive, folder_of_call)
+                except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+                    print(f"{archive}: cannot be read, {error}; nothing of it is kept")
+                    continue
+                found.append(folder_of_call)
     return found
 
 
@@ -134,7 +149,7 @@ def store(measured: Path) -> None:
     lines = [line for path in files if path.suffix == ".jsonl" for line in read(path)]
     name = folder_of(lines)
     if name is None:
-        print("the figures of a dry run are not stored")
+        print("figures of a dry run, or none, are not stored")
         return
     folder = RESULTS / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -145,7 +160,9 @@ def store(measured: Path) -> None:
 
 def folder_of(lines: Iterable[Line]) -> str | None:
     """The name of the GPU in letters, digits and dashes; none of what a dry run measured."""
-    line = next(iter(lines))
+    line = next(iter(lines), None)
+    if line is None:
+        return None
     name = re.sub(r"[^A-Za-z0-9]+", "-", line["device_name"]).strip("-")
     return name if line["device"] == "cuda" else None
 
@@ -171,10 +188,12 @@ def by_op(lines: Iterable[Line]) -> dict[Key, Found]:
         elif line["record"] == "collected":
             found[of].tests[line["test"]] = outcomes.get(line["test"], "not run")
     for step in lines:
-        if step["record"] == "step" and step["step"] == "memcheck" and step["outcome"] == "failed":
+        if step["record"] != "step" or step["step"] != "memcheck":
+            continue
+        if step["outcome"] in (FAILED, TIMED_OUT):  # what it found until then, it has not said
             for of in found:
                 if of[0] == "cuda":  # whose C++ it looks into
-                    found[of].memory = f"memcheck: {step['why']}"
+                    found[of].memory = f"memcheck: {step['why'] or step['outcome']}"
     return dict(found)
 
 

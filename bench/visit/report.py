@@ -114,8 +114,12 @@ def last_lines(log: Path) -> list[str]:
 
 
 def pack(work: Path, archive: Path) -> None:
-    """All that the call has written; of long logs the begin and the end."""
-    with tarfile.open(archive, "w:gz") as tar:
+    """All that the call has written; of long logs the begin and the end.
+
+    The archive of before stays until the new one is whole.
+    """
+    part = archive.with_name(f"{archive.name}.part")
+    with tarfile.open(part, "w:gz") as tar:
         for path in sorted(work.rglob("*")):
             if not path.is_file():
                 continue
@@ -128,3 +132,4 @@ def pack(work: Path, archive: Path) -> None:
             member = tarfile.TarInfo(path.relative_to(work).as_posix())
             member.size = len(data)
             tar.addfile(member, io.BytesIO(data))
+    part.replace(archive)

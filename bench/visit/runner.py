@@ -26,6 +26,7 @@ LEAST = 5.0
 """No step is begun that has fewer."""
 
 PASSED, FAILED, TIMED_OUT, SKIPPED = "passed", "failed", "out of time", "skipped"
+INTERRUPTED = "interrupted"
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,21 @@ def run(
     began: float,
     after: Callable[[Sequence[Result]], None] = lambda results: None,
 ) -> list[Result]:
-    """Every step in turn, with `after` called after each one; `began` by time.monotonic()."""
+    """Every step in turn, with `after` called after each one; `began` by time.monotonic().
+
+    An interrupt ends the step that runs, with all its processes, and begins no other.
+    """
     results: list[Result] = []
     for k, step in enumerate(call.steps):
         later = sum(each.limit for each in call.steps[k + 1 :])
         allowed = seconds - HAND_OVER - (time.monotonic() - began) - later
         print(f"{step.name}: {step.about}", flush=True)
-        result = one(step, place, allowed)
+        begin = time.monotonic()
+        try:
+            result = one(step, place, allowed)
+        except KeyboardInterrupt:
+            results.append(Result(step.name, INTERRUPTED, time.monotonic() - begin, allowed))
+            break
         results.append(result)
         print(f"{step.name}: {result.outcome}, {result.seconds:.0f} s {result.why}", flush=True)
         after(results)

@@ -227,6 +227,55 @@ def test_a_step_that_fails_or_hangs_does_not_stop_the_next(
     assert told == "told" and not is_alive(int(child))
 
 
+SLEEPER = """
+import os, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+print(os.getpid(), child.pid, flush=True)
+time.sleep(60)
+"""
+TOLD_TO_END = f"""
+import sys
+from pathlib import Path
+from bench.visit import __main__ as visit
+from bench.visit.steps import CALLS, Call, Step
+visit.WORK = Path(sys.argv[1]) / "work"
+step = Step("sleeper", 1, 30, "sleeps", lambda at: [sys.executable, "-c", {SLEEPER!r}])
+CALLS["right"] = Call(100, (step, step))
+sys.exit(visit.main(["right", "--dry-run", "--out", sys.argv[1]]))
+"""
+
+
+def test_a_call_that_is_told_to_end_leaves_no_process_and_hands_over(tmp_path: Path) -> None:
+    """As by ``timeout``, or by whoever lends the machine."""
+    log = tmp_path / "work" / "right" / "sleeper.log"
+    command = [sys.executable, "-c", TOLD_TO_END, str(tmp_path)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (log.exists() and len(log.read_text().split()) == 2):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.1)
+    process.terminate()
+    said, _ = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert not any(is_alive(int(pid)) for pid in log.read_text().split())
+    assert re.search(r"^sleeper +interrupted", (tmp_path / "right.txt").read_text(), re.M)
+    assert said.count("sleeper: sleeps") == 1  # and the second step was not begun
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_before_any_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(visit, "WORK", tmp_path / "work")
+    file, taken = tmp_path / "file", tmp_path / "taken"
+    file.write_text("")
+    (taken / "right.txt").mkdir(parents=True)
+    for out in (file, taken):
+        assert visit.main(["right", "--dry-run", "--only", "build", "--out", str(out)]) == 2
+        said = capsys.readouterr().out
+        assert said.startswith("--out: expected a folder that can be written to")
+        assert "build" not in said
+
+
 def is_alive(pid: int) -> bool:
     """Whether a process runs; one that is dead and not waited for does not."""
     try:
@@ -312,6 +361,24 @@ def test_a_summary_says_what_came_of_each_step(tmp_path: Path) -> None:
 def write(path: Path, lines: Sequence[object]) -> None:
     """A file of JSON lines whose last was cut off."""
     path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"record": "outc')
+
+
+def test_an_archive_stays_whole_while_the_next_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, archive = tmp_path / "work", tmp_path / "right.tar.gz"
+    work.mkdir()
+    (work / "a.log").write_text("first")
+    report.pack(work, archive)
+    whole = archive.read_bytes()
+
+    def killed(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(report.tarfile.TarFile, "addfile", killed)
+    with pytest.raises(KeyboardInterrupt):
+        report.pack(work, archive)
+    assert archive.read_bytes() == whole
 
 
 def test_an_archive_is_small_whatever_was_written(tmp_path: Path) -> None:

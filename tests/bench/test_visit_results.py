@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from bench.visit import keep, report, smoke
-from bench.visit.runner import FAILED, PASSED, Result
+from bench.visit.runner import FAILED, PASSED, TIMED_OUT, Result
 from bench.visit.smoke import SAME, Task
 from revdeq_kernels.core.op import OPS
 from revdeq_kernels.core.samples import NUMEL, WHOLE, kinds_of, samples
@@ -242,6 +243,10 @@ GOOD = [
             [{"record": "step", "step": "memcheck", "outcome": FAILED, "why": "exit 99"}],
             "memcheck: exit 99",
         ),
+        (
+            [{"record": "step", "step": "memcheck", "outcome": TIMED_OUT, "why": ""}],
+            "memcheck: out of time",
+        ),
         ([{"record": "step", "step": "memcheck", "outcome": PASSED, "why": ""}], ""),
     ],
 )
@@ -299,8 +304,6 @@ def test_a_visit_is_kept(
     device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Figures of the GPU, and its table; nothing of a dry run."""
-    import json
-
     work = tmp_path / "work"
     (work / "measured").mkdir(parents=True)
     machine = MACHINE | {"architecture": "sm_90" if device == "cuda" else None}
@@ -326,6 +329,67 @@ def test_a_visit_is_kept(
     assert stored == [Path("results/NVIDIA-H200-x") / name for name in names]
     assert '"update_.list"' in (tmp_path / "validated.py").read_text()
     assert "cuda    update_" in capsys.readouterr().out
+
+
+def visited(folder: Path, lines: list[Any], figures: str = "") -> Path:
+    """What a call `right` with these lines hands over."""
+    work, out = folder / "work", folder / "out"
+    (work / "measured").mkdir(parents=True)
+    out.mkdir()
+    (work / "smoke.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (work / "measured" / "ops.jsonl").write_text(figures)
+    report.hand_over("right", "a visit", [Result("smoke", PASSED)], work, out)
+    return out
+
+
+@pytest.fixture
+def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the table of what is validated is written, which holds nothing yet."""
+    monkeypatch.setattr(keep, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(keep, "TABLE", tmp_path / "validated.py")
+    monkeypatch.setattr(keep, "existing", dict)
+    return tmp_path / "validated.py"
+
+
+def test_calls_on_several_architectures_are_not_taken_for_one(
+    tmp_path: Path, table: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The parts of an op, or its tests, would be counted together."""
+    tests = GOOD[:1] + [line for line in GOOD if line["record"] in ("collected", "outcome")]
+    parts = [MACHINE | {"architecture": "sm_80"}, *(x for x in GOOD if x["record"] == "smoke")]
+    folders = [visited(tmp_path / "a", tests), visited(tmp_path / "b", parts)]
+    assert keep.main(folders) == 1
+    assert "expected calls on one architecture, got sm_80, sm_90" in capsys.readouterr().out
+    assert not table.exists()
+
+
+@pytest.mark.parametrize("where", [[MACHINE | {"architecture": None}], []])
+def test_a_dry_run_adds_nothing_to_a_visit(where: list[Any], tmp_path: Path, table: Path) -> None:
+    """Nor does a call that does not say where it ran."""
+    tests = ("collected", "outcome")
+    visit = [line for line in GOOD if line["record"] != "outcome"]
+    dry = [*where, *(line for line in GOOD if line["record"] in tests)]
+    assert keep.main([visited(tmp_path / "a", visit), visited(tmp_path / "b", dry)]) == 0
+    assert "update_" not in table.read_text()
+    assert keep.main([visited(tmp_path / "c", GOOD)]) == 0
+    assert "update_" in table.read_text()
+
+
+def test_an_archive_that_was_cut_off_is_named_and_left_out(
+    tmp_path: Path, table: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archive = visited(tmp_path / "a", GOOD) / "right.tar.gz"
+    whole = archive.read_bytes()
+    for length in (0, 5, len(whole) // 2):
+        archive.write_bytes(whole[:length])
+        assert keep.main([archive.parent]) == 1
+        assert f"{archive}: cannot be read" in capsys.readouterr().out
+        assert not table.exists()
+
+
+def test_figures_of_which_nothing_was_written_are_left_out(tmp_path: Path, table: Path) -> None:
+    assert keep.main([visited(tmp_path / "a", GOOD)]) == 0
+    assert not (tmp_path / "results").exists() and table.exists()
 
 
 def test_a_folder_without_a_visit_is_refused(
