@@ -77,6 +77,21 @@ BARRIERS = """
 """
 """All threads take the same way to a barrier."""
 
+READ_ONLY = """
+    mad.wide.u32 %rd3, %r0, 4, %rd0; mad.wide.u32 %rd4, %r0, 4, %rd1; mov.u32 %r3, 7;
+    ld.global.nc.b32 %r1, [%rd3]; ld.global.b32 %r2, [%rd4]; add.s32 %r2, %r2, %r1;
+    st.global.b32 [%rd4], %r2; red.global.add.u32 [%rd4], %r3;
+"""
+"""What is loaded past the caches that see stores is not written."""
+
+UNIFORM = """
+    setp.lt.s32 %p1, %r0, 32; @%p1 bra.uni FIRST;
+    and.b32 %r1, %r0, 1; setp.eq.s32 %p2, %r1, 0; @%p2 bra DONE; @%p2 bra.uni DONE;
+    FIRST: mov.u32 %r1, 0;
+    DONE: bar.sync %r1;
+"""
+"""Whole warps jump, or those threads of one that are there."""
+
 LOOP = """
     mov.u32 %r1, 0;
     AGAIN: add.s32 %r1, %r1, 1; setp.lt.u32 %p1, %r1, 9; @%p1 bra AGAIN;
@@ -145,7 +160,7 @@ FAULTS = {
     "guarded shuffle of half a warp": Planted(
         WARP_SUM,
         "mov.u32 %r1, %r0; @!%p1 bra",
-        "mov.u32 %r1, %r0; @!%p1 bra DONE; setp.lt.s32 %p1, %r0, 16; @!%p1 bra.uni",
+        "mov.u32 %r1, %r0; @!%p1 bra DONE; setp.lt.s32 %p1, %r0, 16; @!%p1 bra",
         "ended.*shfl",
     ),
     "a guard that differs in a warp": Planted(
@@ -163,6 +178,37 @@ FAULTS = {
         "bar.sync 0;",
         "setp.lt.s32 %p1, %r0, 32; @%p1 bar.sync 0;",
         "part of a block runs @%p1 bar",
+    ),
+    "a barrier that no block has": Planted(BARRIERS, "bar.sync 0", "bar.sync 16", "16 barriers"),
+    "warps at barriers of two numbers": Planted(
+        BARRIERS,
+        "bar.sync 0",
+        "shr.u32 %r2, %r0, 5; bar.sync %r2",
+        "different barriers: bar.sync %r2",
+    ),
+    "a vote at barriers of two numbers": Planted(
+        BARRIERS,
+        "bar.sync 0",
+        "shr.u32 %r2, %r0, 5; bar.red.or.pred %p1, %r2, %p1",
+        "different barriers: bar.red",
+    ),
+    "a load that sees no stores": Planted(
+        READ_ONLY,
+        "ld.global.b32 %r2",
+        "ld.global.nc.b32 %r2",
+        r"that ld.global.nc reads.*st\.global",
+    ),
+    "a sum where a load sees none": Planted(
+        READ_ONLY,
+        "red.global.add.u32 [%rd4]",
+        "red.global.add.u32 [%rd3]",
+        r"nc reads.*red\.global",
+    ),
+    "a load that sees no stores, after one": Planted(
+        READ_ONLY, "%r3, 7;", "%r3, 7; st.global.b32 [%rd3], %r3;", r"nc reads.*ld\.global\.nc"
+    ),
+    "a branch that divides a warp and should not": Planted(
+        UNIFORM, "%r0, 32", "%r0, 33", "does not take one way: @%p1 bra.uni"
     ),
     "a register that is not written": Planted(
         BARRIERS, "mov.u32 %r1, 1;", "", "reads %r1, which nothing"

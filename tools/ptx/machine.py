@@ -93,6 +93,7 @@ class Machine(Operands):
         per = max(1, min(at_once // self.size, SHARED_AT_ONCE // max(1, total)))
         chosen = np.arange(grid) if blocks is None else np.asarray(blocks, np.int64)
         executed = 0
+        memory.begin()
         try:
             with np.errstate(all="ignore"):
                 for first in range(0, len(chosen), per):
@@ -207,7 +208,26 @@ class Machine(Operands):
             raise Missing(instruction.text)
         end = len(self.kernel.code)
         target = self.kernel.labels[instruction.args[0]] if instruction.args else end
-        return Branch(target, self._chosen(instruction) if instruction.guard else None)
+        if not instruction.guard:
+            return Branch(target, None)
+        chosen = self._chosen(instruction)
+        uniform = "uni" in instruction.op
+        return Branch(target, self._same_in_warps(chosen, instruction) if uniform else chosen)
+
+    def _same_in_warps(
+        self, chosen: Callable[[], Array], instruction: Instruction
+    ) -> Callable[[], Array]:
+        """The same; raises Fault where the threads of a warp that run do not agree."""
+
+        def checked() -> Array:
+            taken = self.spread(chosen())
+            running = np.ones(self.count, np.bool_) if self.mask is None else self.mask
+            warps = self.block * -(-self.size // WARP) + self.warp
+            if np.isin(warps[running & taken], warps[running & ~taken]).any():
+                raise Fault(f"a warp does not take one way: {instruction.text}")
+            return taken
+
+        return checked
 
     def _chosen(self, instruction: Instruction) -> Callable[[], Array]:
         """A function that tells for which threads the guard holds."""

@@ -1,6 +1,7 @@
 """Global memory: allocations at addresses, and every access checked for bounds and alignment.
 
-Races in it, between threads or blocks, are not looked for.
+Races in it, between threads or blocks, are not looked for. What a launch loads by ``ld.global.nc``,
+through a cache that sees no stores, it may not write; that is asked of whole allocations.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ class Piece:
         if data.dtype != np.uint8 or data.ndim != 1:
             raise ValueError(f"expected a 1-D array of uint8, got {data.dtype} of {data.shape}")
         self.start, self.data = start, data
+        self.written = self.cached = False
+        """Whether this launch has stored here, and has loaded by ``ld.global.nc``."""
         self._views: dict[tuple[np.dtype[Any], int], Array] = {}
 
     def rows(self, dtype: np.dtype[Any], count: int) -> tuple[int, Array]:
@@ -86,11 +89,34 @@ class Memory:
                 )
             yield piece, chosen, offsets.view(np.int64)
 
-    def load(self, addresses: Array, dtype: np.dtype[Any], count: int, what: str) -> list[Array]:
+    def groups_to_write(
+        self, addresses: Array, size: int, what: str
+    ) -> Iterator[tuple[Piece, Array | None, Array]]:
+        """As `groups`, of accesses that write."""
+        for group in self.groups(addresses, size, what):
+            group[0].written = True
+            self._refuse_stale(group[0], what)
+            yield group
+
+    def _refuse_stale(self, piece: Piece, what: str) -> None:
+        if piece.written and piece.cached:
+            raise Fault(f"writes an allocation that ld.global.nc reads, or the reverse: {what}")
+
+    def begin(self) -> None:
+        """A launch begins: it has neither stored nor loaded."""
+        for piece in self.pieces:
+            piece.written = piece.cached = False
+
+    def load(
+        self, addresses: Array, dtype: np.dtype[Any], count: int, what: str, cached: bool = False
+    ) -> list[Array]:
         """`count` elements from each address: an array for each of them."""
         size = dtype.itemsize * count
         out: list[Array] | None = None
         for piece, chosen, offsets in self.groups(addresses, size, what):
+            if cached:
+                piece.cached = True
+                self._refuse_stale(piece, what)
             skip, rows = piece.rows(dtype, count)
             values = rows.take((offsets - skip) // size, axis=0)
             columns = [values] if count == 1 else [values[:, k] for k in range(count)]
@@ -106,7 +132,7 @@ class Memory:
         """Store an array for each element; of two threads at one place, the last one wins."""
         dtype, count = values[0].dtype, len(values)
         size = dtype.itemsize * count
-        for piece, chosen, offsets in self.groups(addresses, size, what):
+        for piece, chosen, offsets in self.groups_to_write(addresses, size, what):
             skip, rows = piece.rows(dtype, count)
             at = (offsets - skip) // size
             if count == 1:

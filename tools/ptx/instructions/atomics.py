@@ -66,7 +66,7 @@ def _update_all(
 ) -> None:
     """Where nobody asks for what was there before."""
     size = values.dtype.itemsize
-    for piece, chosen, offsets in machine.memory.groups(addresses, size, text):
+    for piece, chosen, offsets in machine.memory.groups_to_write(addresses, size, text):
         skip, cells = piece.rows(values.dtype, 1)
         operation.at(cells, (offsets - skip) // size, values if chosen is None else values[chosen])
 

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 KIND = r"(\.v(?P<count>[248]))?\.(?P<kind>[bus](8|16|32|64)|f32|f64|b128)"
 SCOPE = r"(cta|cluster|gpu|sys)"
-HINTS = r"(\.nc)?(\.L1::\w+)?(\.L2::(evict_\w+|\d+B))*"
+HINTS = r"(\.L1::\w+)?(\.L2::(evict_\w+|\d+B))*"
 """How to cache, which does not change what is loaded. ``.L2::cache_hint`` has an operand more."""
 
 
 @instruction(
     "ld",
     form=rf"(\.(weak|volatile|(relaxed|acquire)\.{SCOPE}))?"
-    rf"\.(?P<space>param|global|shared(::cta)?)(\.(ca|cg|cs|lu|cv))?{HINTS}{KIND}",
+    rf"\.(?P<space>param|global|shared(::cta)?)(\.(ca|cg|cs|lu|cv))?(\.nc)?{HINTS}{KIND}",
 )
 def load(machine: Machine, inst: Instruction, space: str, count: str | None, kind: str) -> Step:
     names = _elements(inst, inst.args[0], int(count or 1))
@@ -82,11 +82,14 @@ def _load_global(
     address: Callable[[], Array],
     dtype: np.dtype,
 ) -> Step:
+    cached = "nc" in inst.op
+
     def step() -> None:
         addresses, mask = address(), machine.mask
         # An address that all threads have is read once, for all.
         partial = mask is not None and len(addresses) > 1
-        values = machine.memory.load(machine.running(addresses), dtype, len(puts), inst.text)
+        running = machine.running(addresses)
+        values = machine.memory.load(running, dtype, len(puts), inst.text, cached)
         for put, value in zip(puts, values, strict=True):
             put(_expanded(value, mask) if partial else value)
 

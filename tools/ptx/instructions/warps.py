@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tools.ptx.errors import Missing
+from tools.ptx.errors import Fault, Missing
 from tools.ptx.instructions.registry import Step, instruction
 from tools.ptx.kernel import Instruction
 from tools.ptx.types import DTYPES, Array
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from tools.ptx.machine import Machine
 
 WARP = 32
+BARRIERS = 16
+"""Of a block, by number."""
 
 
 def whole_warp(machine: Machine, inst: Instruction, operand: str) -> None:
@@ -141,14 +143,30 @@ def active_mask(machine: Machine, inst: Instruction) -> Step:
 @instruction("barrier", form=r"(\.cta)?\.sync(\.aligned)?", together="block")
 def barrier(machine: Machine, inst: Instruction) -> Step:
     """A barrier of the whole block: a number of threads may be given if it is the block's."""
+    which = _which_barrier(machine, inst, inst.args[0])
     number = machine.read(inst.args[1], "u32") if len(inst.args) > 1 else None
 
     def step() -> None:
+        which()
         if number is not None and (machine.running(number()) != machine.size).any():
             raise Missing(f"a barrier of a part of the block: {inst.text}")
         pass_barrier(machine)
 
     return step
+
+
+def _which_barrier(machine: Machine, inst: Instruction, operand: str) -> Step:
+    """A function that refuses a barrier that no block has, or one that differs within a block."""
+    read = machine.read_all(operand, "u32")
+
+    def check() -> None:
+        numbers = machine.running(read()).reshape(-1, machine.size)
+        if (numbers >= BARRIERS).any():
+            raise Fault(f"a block has {BARRIERS} barriers: {inst.text}")
+        if (numbers != numbers[:, :1]).any():
+            raise Fault(f"threads of a block wait at different barriers: {inst.text}")
+
+    return check
 
 
 def pass_barrier(machine: Machine) -> None:
@@ -165,12 +183,13 @@ def barrier_vote(machine: Machine, inst: Instruction, mode: str) -> Step:
     """A barrier, and whether all or some of the block's threads have a predicate."""
     if len(inst.args) != 3:
         raise Missing(inst.text)
-    operand = inst.args[2]
+    which, operand = _which_barrier(machine, inst, inst.args[1]), inst.args[2]
     read, negated = machine.read_all(operand.lstrip("!"), "pred"), operand.startswith("!")
     put = machine.writer(inst.args[0], "pred")
     function = np.logical_and if mode == "and" else np.logical_or
 
     def step() -> None:
+        which()
         values = (read() ^ negated).reshape(-1, machine.size)
         put(np.repeat(function.reduce(values, axis=1), machine.size))
         pass_barrier(machine)
