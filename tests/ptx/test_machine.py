@@ -283,6 +283,10 @@ MISSING = [
     "ld.b32 %r1, [%rd1];",
     "ld.local.b32 %r1, [%r0];",
     "ld.global.L2::cache_hint.b32 %r1, [%rd1], %rd2;",
+    "ld.global.L1::evict_often.b32 %r1, [%rd1];",
+    "ld.global.L2::96B.b32 %r1, [%rd1];",
+    "ld.shared.nc.b32 %r1, [%r0];",
+    "st.global.nc.b32 [%rd1], %r1;",
     "ld.global.v4.b32 {%r1, %r2}, [%rd1];",
     "ld.global.b32 %rs1, [%rd1];",
     "st.async.b32 [%rd1], %r1;",
@@ -308,3 +312,9 @@ def test_what_is_not_modeled_is_named(text: str) -> None:
     with pytest.raises(Missing) as caught:
         launch(f"bra DONE; {text}\nDONE:")
     assert text.rstrip(";") in str(caught.value)
+
+
+@pytest.mark.parametrize("word", [".reqnctapercluster", ".explicitcluster", ".maxclusterrank"])
+def test_clusters_of_blocks_are_not_modeled(word: str) -> None:
+    with pytest.raises(Missing, match=word):
+        Kernel(f"{HEADER}.entry k()\n.reqntid 32\n{word} 2\n{{ ret; }}")

@@ -84,6 +84,8 @@ class Kernel:
         if threads and set(re.findall(r"\d+", threads[2])) - {"1"}:
             raise Missing(f"blocks of more than one dimension: {threads[0]}")
         self.threads = int(threads[1]) if threads else None
+        if clusters := re.search(r"\.\w*cluster\w*", found[3]):
+            raise Missing(f"clusters of blocks: {clusters[0]}")
         body = COMMENTS.sub("", _body(text, found.end()))
         module = "".join(re.findall(r"^\s*\.extern\s+\.shared[^;]*;", text, re.MULTILINE))
         self.shared_names: dict[str, int] = {}

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 KIND = r"(\.v(?P<count>[248]))?\.(?P<kind>[bus](8|16|32|64)|f32|f64|b128)"
 SCOPE = r"(cta|cluster|gpu|sys)"
-HINTS = r"(\.L1::\w+)?(\.L2::(evict_\w+|\d+B))*"
+HINTS = (
+    r"(\.L1::(evict_(normal|unchanged|first|last)|no_allocate))?"
+    r"(\.L2::(evict_(normal|first|last)|(64|128|256)B))*"
+)
 """How to cache, which does not change what is loaded. ``.L2::cache_hint`` has an operand more."""
 
 
@@ -27,6 +30,8 @@ HINTS = r"(\.L1::\w+)?(\.L2::(evict_\w+|\d+B))*"
     rf"\.(?P<space>param|global|shared(::cta)?)(\.(ca|cg|cs|lu|cv))?(\.nc)?{HINTS}{KIND}",
 )
 def load(machine: Machine, inst: Instruction, space: str, count: str | None, kind: str) -> Step:
+    if "nc" in inst.op and space != "global":
+        raise Missing(inst.text)
     names = _elements(inst, inst.args[0], int(count or 1))
     puts = [machine.writer(name, kind) for name in names]
     address, dtype = machine.address(inst.args[1]), DTYPES[kind]
