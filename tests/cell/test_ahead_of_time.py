@@ -23,6 +23,7 @@ from revdeq_kernels.triton.kernels import gluon_cell
 from revdeq_kernels.triton.launch import cell as cell_launch
 from tools.aot import cell as cells_compiled
 from tools.aot import cell_record
+from tools.aot import compile as aot
 
 F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
 
@@ -105,3 +106,14 @@ def test_the_record_is_of_these_kernels_and_their_configurations() -> None:
         for label, where in kernels.items()
     }
     assert cell_record.misfits(found, cells_compiled.programs()) == []
+
+
+def test_a_way_back_is_compared_with_its_way_forward_where_that_is_compiled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    labels = ("triton cell back bf16 64", "triton cell forward bf16 64")
+    monkeypatch.setattr(aot, "SIGNATURES", [(label, None, {}, {}) for label in labels], False)
+    (back, forward), target = (aot.Compiled(evaluated=(way,)) for way in "bf"), aot.TARGETS[0]
+    assert aot.differing({(0, target): back}) == {}
+    assert aot.differing({(0, target): back, (1, target): back}) == {}
+    assert list(aot.differing({(0, target): back, (1, target): forward})) == [(0, target)]

@@ -209,7 +209,7 @@ def compile_one(task: tuple[int, GPUTarget]) -> Compiled:
 
 
 def differing(results: dict[tuple[int, GPUTarget], Compiled]) -> dict[tuple[int, GPUTarget], str]:
-    """The cell's ways back that do not evaluate f as their way forward does."""
+    """The cell's ways back that do not evaluate f as their way forward, where both are here."""
     evaluated = {
         (SIGNATURES[index][0], target): result.evaluated
         for (index, target), result in results.items()
@@ -218,7 +218,8 @@ def differing(results: dict[tuple[int, GPUTarget], Compiled]) -> dict[tuple[int,
         (index, target): "evaluates f by other products than forward"
         for index, target in results
         if " cell back " in (label := SIGNATURES[index][0])
-        and evaluated[label, target] != evaluated[label.replace(" back ", " forward "), target]
+        and (forward := (label.replace(" back ", " forward "), target)) in evaluated
+        and evaluated[label, target] != evaluated[forward]
     }
 
 
