@@ -138,6 +138,8 @@ class _Analysis:
             x = before.value.detach().requires_grad_()
             (value,) = torch.autograd.grad(self.act.function(x).sum(), x)
         error = self.act.curvature * before.error + ACT_ERROR
+        if self.cell.act == "silu":  # f (1 - e) has the rounding of e, which may be nearly 1
+            error = error + ACT_ERROR * self.act.function(before.value).abs()
         if self.cell.act == "relu":
             error = (before.value.abs() <= before.error).double()
         return Bounded(value, error)
