@@ -87,13 +87,27 @@ def evaluate(read, w_t, u, CELL: tl.constexpr):
 
 
 @triton.jit
-def number_of(state, step, CELL: tl.constexpr):
+def number_of(state, unscale, CELL: tl.constexpr):
     """What a state stands for."""
     if CELL.exact:
-        s = from_fixed(state, step.unscale)
+        s = from_fixed(state, unscale)
     else:
         s = state
     return s
+
+
+@triton.jit
+def unscale_of(inside, unscale, CELL: tl.constexpr):
+    """The step's unscale for the way back; 0 for rows beyond the end, so that f reads 0 of them.
+
+    Of no digits, their exact states go back to anywhere: in float16 to infinity, and 0 times that
+    would enter the gradient of W as NaN. Where rows may halt, those never move.
+    """
+    if CELL.exact and not CELL.halting:
+        unscales = tl.where(inside, unscale, 0.0)[:, None]
+    else:
+        unscales = unscale
+    return unscales
 
 
 # ---- the pair --------------------------------------------------------------------------------

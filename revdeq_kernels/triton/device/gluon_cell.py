@@ -242,7 +242,7 @@ def adjoint(
     of W, and the weight that ``load_digits`` keeps.
     """
     w, bias, factor, grads_u = buffers
-    first, i, mask, plane = place
+    first, i, mask, plane, unscales = place
     keep, beta = step.keep, step.beta
     if CELL.halting:
         beta = gl.where(took_step(steps_of, k, layout), beta, 0.0)[:, None]
@@ -263,7 +263,7 @@ def adjoint(
         tl.debug_barrier()  # again: what the state was is read once more, not kept
         before = gl.where(took_step(steps_of, k, layout)[:, None], before, state.load(layout))
     state.store(before)
-    s = number_of(before, step, CELL)
+    s = number_of(before, unscales, CELL)
     if not CELL.exact:  # the start itself, which a float pair has only nearly come back to
         s = gl.load(start + first + i, mask=mask & (k == 1), other=s)
     s = operand(s, kind)

@@ -43,6 +43,7 @@ from ..device.cell import (
     some,
     store_ends,
     unjudged,
+    unscale_of,
     update,
 )
 from ..device.cell_state import larger, load_digits, outside_range, store_digits
@@ -131,14 +132,14 @@ def forward_kernel(
             go = 2 * n < last if CELL.halting else True
             if go:
                 moving = moves(apart, tol)
-                read = operand(number_of(z, step, CELL), kind)
+                read = operand(number_of(z, step.unscale, CELL), kind)
                 _, _, f = evaluate(read, w_t, bias, CELL)
                 new, packed, magnitude = update(y, f, packed, n % 2, step, CELL)
                 reached = larger(reached, magnitude)
                 y = of_moving(moving, new, y, CELL)
                 if CELL.exact:
                     packed = store_digits(digits + first, packed, 2 * n, last, i, mask, plane, CELL)
-                s = number_of(y, step, CELL)
+                s = number_of(y, step.unscale, CELL)
                 read = operand(s, kind)
                 _, _, f = evaluate(read, w_t, bias, CELL)
                 new, packed, magnitude = update(z, f, packed, (n + 1) % 2, step, CELL)
@@ -212,6 +213,7 @@ def backward_kernel(
     for tile in tl.range(host_int(begin), host_int(end), host_int(by), disable_licm=True):
         first = (zero + tile) * (TILE * FEATURES)
         inside = row < rows - tile * TILE
+        unscales = unscale_of(inside, unscale, CELL)
         mask, most, took = inside[:, None], steps, inside.to(tl.int32)
         if CELL.halting:
             took = tl.load(taken + tile * TILE + row, mask=inside, other=0)
@@ -236,7 +238,7 @@ def backward_kernel(
                 packed, weight = load_digits(
                     digits + first, weight, 2 * n + 1, last, i, mask, plane, step, CELL
                 )
-            read = operand(number_of(y, step, CELL), kind)
+            read = operand(number_of(y, unscales, CELL), kind)
             bias = tl.load(u + first + i, mask=mask, other=0.0)
             f, g, factor, of_w = products(read, gz, w_t, bias, beta_of, of_w, kind, CELL)
             gu += g
@@ -248,7 +250,7 @@ def backward_kernel(
                 packed, weight = load_digits(
                     digits + first, weight, 2 * n, last, i, mask, plane, step, CELL
                 )
-            s = number_of(z, step, CELL)
+            s = number_of(z, unscales, CELL)
             if not CELL.exact:  # the start itself, which a float pair has only nearly come back to
                 s = tl.load(z0 + first + i, mask=mask & (n == 0), other=s)
             read = operand(s, kind)

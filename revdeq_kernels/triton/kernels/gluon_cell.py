@@ -40,6 +40,7 @@ from ..device.cell import (
     some,
     store_ends,
     unjudged,
+    unscale_of,
     update,
 )
 from ..device.cell_state import larger, store_digits
@@ -144,7 +145,7 @@ def forward_kernel(
             z = nearest(z * scale)
         states.index(0).store(z)
         states.index(1).store(z)
-        write_factor(factor, operand(number_of(z, step, CELL), kind), kind)
+        write_factor(factor, operand(number_of(z, step.unscale, CELL), kind), kind)
         if CELL.halting:
             taken_of.store(inside.to(gl.int32) * 0)
             apart_of.store(unjudged(inside))
@@ -158,7 +159,7 @@ def forward_kernel(
                     apart = apart_of.load(by_row)
                     moving = moves(apart, tol)
                     if k % 2 == 1:
-                        y = number_of(states.index(0).load(layout), step, CELL)
+                        y = number_of(states.index(0).load(layout), step.unscale, CELL)
                         took, apart = judge(y, f, taken_of.load(by_row), apart, tol)
                         taken_of.store(took)
                         apart_of.store(apart)
@@ -169,7 +170,7 @@ def forward_kernel(
                 if CELL.halting:
                     new = gl.where(moving[:, None], new, old)
                 state.store(new)
-                write_factor(factor, operand(number_of(new, step, CELL), kind), kind)
+                write_factor(factor, operand(number_of(new, step.unscale, CELL), kind), kind)
                 if CELL.exact:
                     packed = store_digits(digits + first, packed, k, last, i, mask, plane, CELL)
         y, z = states.index(0).load(layout), states.index(1).load(layout)
@@ -250,6 +251,7 @@ def backward_kernel(
     for tile in tl.range(host_int(begin), host_int(end), host_int(by), disable_licm=True):
         first = (zero + tile) * (TILE * FEATURES)
         inside = row < rows - tile * TILE
+        unscales = unscale_of(inside, unscale, CELL)
         mask, most = inside[:, None], steps
         if CELL.halting:
             took = gl.load(taken + tile * TILE + row, mask=inside, other=0)
@@ -265,12 +267,12 @@ def backward_kernel(
         states.index(0).store(y)
         if not CELL.exact:
             sizes.store(gl.maximum(sizes.load(by_row), largest(y)))
-        write_factor(read, operand(number_of(y, step, CELL), kind), kind)
+        write_factor(read, operand(number_of(y, unscales, CELL), kind), kind)
         its_grad.store(gl.load(grad_y + first + i, mask=mask, other=0.0))
         grads_u.store(gl.zeros([TILE, FEATURES], gl.float32, layout))
         grad = gl.load(grad_z + first + i, mask=mask, other=0.0)
         weight = base * 0 + 1
-        place = (first, i, mask, plane)
+        place = (first, i, mask, plane, unscales)
         for back in tl.range(2 * host_int(most), disable_licm=True):
             k = last - back
             grad, of_w, weight = adjoint(
