@@ -118,6 +118,11 @@ def read() -> dict[str, Any]:
     return json.loads(RECORD.read_text(encoding="utf-8"))
 
 
+def is_of(version: str) -> bool:
+    """Whether the record is of this version of Triton."""
+    return read()["triton"] == version
+
+
 def write(found: Found, version: str) -> None:
     """The record of these kernels, a line for each on each architecture."""
     kernels = [

@@ -37,7 +37,8 @@ ROOT = Path(__file__).parents[2]
 TARGETS = [GPUTarget("cuda", arch, 32) for arch in (80, 90, 100, 120)]
 TARGETS += [GPUTarget("hip", "gfx942", 64)]
 # Bytes a thread. ptxas spills 8 in some kernels for float64, which ones depends on its version; a
-# kernel that does not fit spills hundreds. Those of the equilibrium cell may spill nothing.
+# kernel that does not fit spills hundreds. Those of the equilibrium cell may spill nothing with the
+# Triton of their record; 3.9 spills 8 in one of them.
 SPILL_LIMIT = 32
 ARCHITECTURES: dict[str, tuple[int, ...]] = {}  # of signatures that are not for all
 PROGRAMS: dict[str, int] = {}  # of cells, by label: those that a launch starts on a processor
@@ -192,7 +193,7 @@ def compile_one(task: tuple[int, GPUTarget]) -> Compiled:
         return compiled
     sass = disassembled(asm["cubin"])
     problem = cell_code.problem(label, asm["ttgir"], sass)
-    if compiled.spilled:
+    if compiled.spilled > (0 if cell_record.is_of(triton.__version__) else SPILL_LIMIT):
         problem = f"spills {compiled.spilled} bytes a thread; no cell may"
     return replace(
         compiled,
@@ -250,7 +251,7 @@ def of_record(results: dict[tuple[int, GPUTarget], Compiled], write: bool) -> in
     if write:
         cell_record.write(found, triton.__version__)
         record = cell_record.read()
-    if record["triton"] != triton.__version__:
+    if not cell_record.is_of(triton.__version__):
         print(f"{cell_record.PLACE} is of triton {record['triton']}: nothing is held to it")
         return 0
     bad = cell_record.misfits(found, PROGRAMS) + cell_record.crept_up(found, record)

@@ -97,13 +97,14 @@ def number_of(state, unscale, CELL: tl.constexpr):
 
 
 @triton.jit
-def unscale_of(inside, unscale, CELL: tl.constexpr):
+def unscale_of(inside, unscale, kind: tl.constexpr, CELL: tl.constexpr):
     """The step's unscale for the way back; 0 for rows beyond the end, so that f reads 0 of them.
 
     Of no digits, their exact states go back to anywhere: in float16 to infinity, and 0 times that
-    would enter the gradient of W as NaN. Where rows may halt, those never move.
+    would enter the gradient of W as NaN. Where rows may halt, those never move. In float32 the
+    states stay below 2^31, far from infinity, and registers are short.
     """
-    if CELL.exact and not CELL.halting:
+    if CELL.exact and not CELL.halting and kind != tl.float32:
         unscales = tl.where(inside, unscale, 0.0)[:, None]
     else:
         unscales = unscale

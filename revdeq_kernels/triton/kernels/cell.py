@@ -213,7 +213,7 @@ def backward_kernel(
     for tile in tl.range(host_int(begin), host_int(end), host_int(by), disable_licm=True):
         first = (zero + tile) * (TILE * FEATURES)
         inside = row < rows - tile * TILE
-        unscales = unscale_of(inside, unscale, CELL)
+        unscales = unscale_of(inside, unscale, kind, CELL)
         mask, most, took = inside[:, None], steps, inside.to(tl.int32)
         if CELL.halting:
             took = tl.load(taken + tile * TILE + row, mask=inside, other=0)
