@@ -84,7 +84,9 @@ SAMPLE = [
 
 OTHERS = [
     # wgmma
-    Planted("no proxy fence of W", WGMMA, FORWARD, r"fence\.proxy\.async[^;]*;", "", 0, "proxy"),
+    Planted(
+        "no proxy fence at all", WGMMA, FORWARD, r"fence\.proxy\.async[^;]*;", "", None, "proxy"
+    ),
     Planted("no barrier after a product", WGMMA, FORWARD, r"bar\.sync\s+0;", "", 5, "still reads"),
     Planted("no wait", WGMMA, BACKWARD, r"wgmma\.wait_group[^;]*;", "", 0, "waited for"),
     Planted("no commit", WGMMA, BACKWARD, r"wgmma\.commit_group[^;]*;", "", 0, "waited for"),
@@ -129,7 +131,7 @@ OTHERS = [
         r"wgmma\.wait_group[^;]*;",
         "",
         0,
-        "waited for",
+        "still reads",
     ),
     # mma
     Planted(
@@ -204,13 +206,6 @@ OTHERS = [
         TCGEN05,
         BACKWARD,
         r"(tcgen05\.mma[^;]*, )%p\d+;",
-        r"\g<1>0;",
-    ),
-    Planted(
-        "both halves of the lanes in the same columns",
-        TCGEN05,
-        BACKWARD,
-        r"(tcgen05\.ld[^;]*\], )16;",
         r"\g<1>0;",
     ),
     Planted(
