@@ -37,9 +37,11 @@ ROOT = Path(__file__).parents[2]
 TARGETS = [GPUTarget("cuda", arch, 32) for arch in (80, 90, 100, 120)]
 TARGETS += [GPUTarget("hip", "gfx942", 64)]
 # Bytes a thread. ptxas spills 8 in some kernels for float64, which ones depends on its version; a
-# kernel that does not fit spills hundreds. Those of the equilibrium cell may spill nothing with the
-# Triton of their record; 3.9 spills 8 in one of them.
+# kernel that does not fit spills hundreds. Those of the equilibrium cell fill the registers: with
+# the Triton of their record they may spill nothing, and another allocates otherwise (3.9: 88 bytes
+# in one of them, that for sm_90 with gelu and a W in float32).
 SPILL_LIMIT = 32
+CELL_SPILL_LIMIT = 128
 ARCHITECTURES: dict[str, tuple[int, ...]] = {}  # of signatures that are not for all
 PROGRAMS: dict[str, int] = {}  # of cells, by label: those that a launch starts on a processor
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
@@ -55,6 +57,7 @@ class Compiled:
     registers: int = 0
     spilled: int = 0
     error: str = ""
+    spill_limit: int = SPILL_LIMIT
     evaluated: tuple[str, ...] = ()
     taken: cell_record.Taken | None = None
 
@@ -66,7 +69,7 @@ class Compiled:
     def problem(self) -> str:
         """Why this fails the check, or nothing."""
         return self.error or (
-            f"spills {self.spilled} bytes a thread" if self.spilled > SPILL_LIMIT else ""
+            f"spills {self.spilled} bytes a thread" if self.spilled > self.spill_limit else ""
         )
 
 
@@ -193,11 +196,13 @@ def compile_one(task: tuple[int, GPUTarget]) -> Compiled:
         return compiled
     sass = disassembled(asm["cubin"])
     problem = cell_code.problem(label, asm["ttgir"], sass)
-    if compiled.spilled > (0 if cell_record.is_of(triton.__version__) else SPILL_LIMIT):
-        problem = f"spills {compiled.spilled} bytes a thread; no cell may"
+    limit = 0 if cell_record.is_of(triton.__version__) else CELL_SPILL_LIMIT
+    if compiled.spilled > limit:
+        problem = f"spills {compiled.spilled} bytes a thread; a cell may spill {limit}"
     return replace(
         compiled,
         error=problem,
+        spill_limit=limit,
         evaluated=tuple(cell_code.evaluations(asm["ttgir"])),
         taken=cell_record.taken(
             label.split()[0],
