@@ -2,6 +2,8 @@
 #pragma once
 #include <immintrin.h>
 
+#include <type_traits>
+
 #include "half_step.h"
 
 namespace revdeq {
@@ -10,6 +12,7 @@ struct Avx2Lanes {
   using Real = __m256;
   using Int = int32_t __attribute__((vector_size(32)));
   using Uint = uint32_t __attribute__((vector_size(32)));
+  using Mask = Real;
   static constexpr int kWidth = 8;
 
   static REVDEQ_INLINE Real load(const float* p) { return _mm256_loadu_ps(p); }
@@ -27,13 +30,14 @@ struct Avx2Lanes {
   static REVDEQ_INLINE void store(float16* p, Real x) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), narrow_float16(x));
   }
-  static REVDEQ_INLINE __m128i narrow_bfloat16(Real x) {
+  static REVDEQ_INLINE __m128i narrow_bfloat16(Real x) { return low_halves(bfloat16_bits(x)); }
+  static REVDEQ_INLINE __m256i bfloat16_bits(Real x) {
     const __m256i b = _mm256_castps_si256(x);
     const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(b, 16), _mm256_set1_epi32(1));
     const __m256i rounded = _mm256_add_epi32(_mm256_add_epi32(b, _mm256_set1_epi32(0x7fff)), odd);
     const __m256i quiet = _mm256_or_si256(b, _mm256_set1_epi32(0x400000));
     const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
-    return low_halves(_mm256_srli_epi32(_mm256_blendv_epi8(rounded, quiet, nan), 16));
+    return _mm256_srli_epi32(_mm256_blendv_epi8(rounded, quiet, nan), 16);
   }
   static REVDEQ_INLINE __m128i narrow_float16(Real x) {
     return _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
@@ -74,6 +78,29 @@ struct Avx2Lanes {
   }
   static REVDEQ_INLINE Int outside(Int x, int32_t limit) { return (x >= limit) | (x <= -limit); }
   static REVDEQ_INLINE bool any(Int x) { return !_mm256_testz_si256((__m256i)x, (__m256i)x); }
+
+  static REVDEQ_INLINE Real splat(float x) { return _mm256_set1_ps(x); }
+  static REVDEQ_INLINE Real multiply_add(Real a, Real b, Real c) {
+    return _mm256_fmadd_ps(a, b, c);
+  }
+  static REVDEQ_INLINE Mask less(Real a, Real b) { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); }
+  static REVDEQ_INLINE Real select(Mask mask, Real a, Real b) {
+    return _mm256_blendv_ps(b, a, mask);
+  }
+  // x where it is NaN.
+  static REVDEQ_INLINE Real maximum(Real x, Real bound) { return _mm256_max_ps(bound, x); }
+  static REVDEQ_INLINE Real minimum(Real x, Real bound) { return _mm256_min_ps(bound, x); }
+  static REVDEQ_INLINE Real magnitude(Real x) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x); }
+  static REVDEQ_INLINE Int as_int(Real x) { return (Int)x; }
+  static REVDEQ_INLINE Real as_real(Int x) { return (Real)x; }
+  // Rounded to T, as a float.
+  template <class T>
+  static REVDEQ_INLINE Real rounded(Real x) {
+    if constexpr (std::is_same_v<T, bfloat16>)
+      return _mm256_castsi256_ps(_mm256_slli_epi32(bfloat16_bits(x), 16));
+    if constexpr (std::is_same_v<T, float16>) return _mm256_cvtph_ps(narrow_float16(x));
+    return x;
+  }
 
  private:
   static REVDEQ_INLINE __m128i low_halves(__m256i x) {

@@ -3,6 +3,8 @@
 #pragma once
 #include <immintrin.h>
 
+#include <type_traits>
+
 #include "cpu/simd_avx2.h"
 #include "half_step.h"
 
@@ -12,6 +14,7 @@ struct Avx512Lanes {
   using Real = __m512;
   using Int = int32_t __attribute__((vector_size(64)));
   using Uint = uint32_t __attribute__((vector_size(64)));
+  using Mask = __mmask16;
   static constexpr int kWidth = 16;
 
   static REVDEQ_INLINE Real load(const float* p) { return _mm512_loadu_ps(p); }
@@ -24,13 +27,7 @@ struct Avx512Lanes {
   }
   static REVDEQ_INLINE void store(float* p, Real x) { _mm512_storeu_ps(p, x); }
   static REVDEQ_INLINE void store(bfloat16* p, Real x) {
-    const __m512i b = _mm512_castps_si512(x);
-    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(b, 16), _mm512_set1_epi32(1));
-    const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(b, _mm512_set1_epi32(0x7fff)), odd);
-    const __m512i quiet = _mm512_or_si512(b, _mm512_set1_epi32(0x400000));
-    const __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
-    const __m512i chosen = _mm512_srli_epi32(_mm512_mask_mov_epi32(rounded, nan, quiet), 16);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(chosen));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(bfloat16_bits(x)));
   }
   static REVDEQ_INLINE void store(float16* p, Real x) {
     const __m256i half = _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
@@ -68,6 +65,40 @@ struct Avx512Lanes {
   static REVDEQ_INLINE Int outside(Int x, int32_t limit) { return (x >= limit) | (x <= -limit); }
   static REVDEQ_INLINE bool any(Int x) {
     return _mm512_test_epi32_mask((__m512i)x, (__m512i)x) != 0;
+  }
+
+  static REVDEQ_INLINE Real splat(float x) { return _mm512_set1_ps(x); }
+  static REVDEQ_INLINE Real multiply_add(Real a, Real b, Real c) {
+    return _mm512_fmadd_ps(a, b, c);
+  }
+  static REVDEQ_INLINE Mask less(Real a, Real b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
+  static REVDEQ_INLINE Real select(Mask mask, Real a, Real b) {
+    return _mm512_mask_blend_ps(mask, b, a);
+  }
+  // x where it is NaN.
+  static REVDEQ_INLINE Real maximum(Real x, Real bound) { return _mm512_max_ps(bound, x); }
+  static REVDEQ_INLINE Real minimum(Real x, Real bound) { return _mm512_min_ps(bound, x); }
+  static REVDEQ_INLINE Real magnitude(Real x) { return _mm512_abs_ps(x); }
+  static REVDEQ_INLINE Int as_int(Real x) { return (Int)x; }
+  static REVDEQ_INLINE Real as_real(Int x) { return (Real)x; }
+  // Rounded to T, as a float.
+  template <class T>
+  static REVDEQ_INLINE Real rounded(Real x) {
+    if constexpr (std::is_same_v<T, bfloat16>)
+      return _mm512_castsi512_ps(_mm512_slli_epi32(bfloat16_bits(x), 16));
+    if constexpr (std::is_same_v<T, float16>)
+      return _mm512_cvtph_ps(_mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+    return x;
+  }
+
+ private:
+  static REVDEQ_INLINE __m512i bfloat16_bits(Real x) {
+    const __m512i b = _mm512_castps_si512(x);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(b, 16), _mm512_set1_epi32(1));
+    const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(b, _mm512_set1_epi32(0x7fff)), odd);
+    const __m512i quiet = _mm512_or_si512(b, _mm512_set1_epi32(0x400000));
+    const __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+    return _mm512_srli_epi32(_mm512_mask_mov_epi32(rounded, nan, quiet), 16);
   }
 };
 

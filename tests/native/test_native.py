@@ -101,6 +101,12 @@ def test_instruction_sets(tmp_path: Path) -> None:
     assert min(map(int, variants)) > 450
 
 
+def test_portable_lanes(tmp_path: Path) -> None:
+    """The vectors of any processor give the bits of one element at a time."""
+    objects = compile_all("lanes", NATIVE / "check_portable_lanes.cpp")
+    assert link_and_run(tmp_path / "program", *objects) == "27 members\n0 failures\n"
+
+
 @pytest.fixture(scope="module")
 def emulations() -> dict[str, Path]:
     """The objects of the programs of GRIDS, and of the CPU loops, by their names."""
