@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ CPU = ROOT / "csrc" / "cpu"
 CUDA = ROOT / "csrc" / "cuda"
 NATIVE = ROOT / "tests" / "native"
 CXX = os.environ.get("CXX") or "g++"
+X86 = platform.machine() == "x86_64"
 
 # For what runs under the sanitizers. Functions that are not inlined make it compile twice as fast.
 SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
@@ -43,6 +45,11 @@ GRIDS = {
 
 pytestmark = pytest.mark.skipif(shutil.which(CXX) is None, reason=f"no C++ compiler ({CXX})")
 
+
+# The lanes of the cell's activations, and what the compiler is told for each.
+AVX2 = ("-mavx2", "-mfma", "-mf16c")
+AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", *AVX2)
+LANES = {"portable": (), "avx2": AVX2, "avx512": AVX512} if X86 else {"portable": ()}
 
 KEPT = ROOT / "build" / "tests" / "native"
 """Objects of earlier runs."""
@@ -105,6 +112,17 @@ def test_portable_lanes(tmp_path: Path) -> None:
     """The vectors of any processor give the bits of one element at a time."""
     objects = compile_all("lanes", NATIVE / "check_portable_lanes.cpp")
     assert link_and_run(tmp_path / "program", *objects) == "27 members\n0 failures\n"
+
+
+def test_activations_of_the_cell(tmp_path: Path) -> None:
+    """Within their bounds in all lanes, with the bits of all lanes that round alike."""
+    sources = [(lanes, NATIVE / "activation_lanes.cpp", flags) for lanes, flags in LANES.items()]
+    sources.append(("check", NATIVE / "check_activations.cpp", ()))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = list(pool.map(lambda job: compiled(f"activations/{job[0]}", *job[1:]), sources))
+    output = link_and_run(tmp_path / "program", *objects)
+    assert "\nscalar = portable\n" in output
+    assert output.endswith("\n0 failures\n")
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,172 @@
+// The activations of the equilibrium cell and their slopes in float32, for any kind of lanes.
+//
+// Each is a struct with value<Lanes>(x), and value_and_grad<Lanes>(x, seed): the same value, bit
+// for bit, and seed * act'(x). One division in either, no branches, no tables. NaN gives NaN, in
+// both. What is 0 times infinity is NaN, as in torch: gelu, silu and gelu_tanh of -infinity, and
+// their slopes at either infinity. tests/native/check_activations.cpp holds the errors below to
+// what is written here.
+#pragma once
+#include "half_step.h"
+
+namespace revdeq::cpu {
+
+template <class Lanes>
+struct ValueAndGrad {
+  typename Lanes::Real value, grad;
+};
+
+// first + x (second + x (third + ...)).
+template <class Lanes>
+REVDEQ_INLINE typename Lanes::Real polynomial(typename Lanes::Real, float first) {
+  return Lanes::splat(first);
+}
+template <class Lanes, class... Rest>
+REVDEQ_INLINE typename Lanes::Real polynomial(typename Lanes::Real x, float first, Rest... rest) {
+  return Lanes::multiply_add(x, polynomial<Lanes>(x, rest...), Lanes::splat(first));
+}
+
+template <class Lanes>
+REVDEQ_INLINE typename Lanes::Real clamp(typename Lanes::Real x, float limit) {
+  return Lanes::minimum(Lanes::maximum(x, Lanes::splat(-limit)), Lanes::splat(limit));
+}
+
+// e^-size for size >= 0, and 0 where that would be below 2^-126.
+template <class Lanes>
+REVDEQ_INLINE typename Lanes::Real exp_minus(typename Lanes::Real size) {
+  using Real = typename Lanes::Real;
+  using Uint = typename Lanes::Uint;
+  // e^-size = 2^n e^-rest with rest = size + n ln 2 in [-ln 2 / 2, ln 2 / 2]. The sum with 3 2^22
+  // rounds n to an integer, and leaves the exponent of 2^n in the lowest bits of its own.
+  constexpr float kLog2E = 0x1.715476p+0f, kShift = 0x1.8p+23f + 127.0f;
+  constexpr float kLn2High = 0x1.63p-1f;  // so few bits that n times it is exact
+  constexpr float kLn2Low = -0x1.bd0106p-13f;
+  const Real shifted = Lanes::multiply_add(size, Lanes::splat(-kLog2E), Lanes::splat(kShift));
+  const Real n = shifted - kShift;
+  Real rest = Lanes::multiply_add(n, Lanes::splat(kLn2High), size);
+  rest = Lanes::multiply_add(n, Lanes::splat(kLn2Low), rest);
+  const Real power = Lanes::as_real((typename Lanes::Int)((Uint)Lanes::as_int(shifted) << 23));
+  const Real result = power * polynomial<Lanes>(rest, 1.0f, -1.0f, 0x1.fffffcp-2f, -0x1.555492p-3f,
+                                                0x1.5558f2p-5f, -0x1.123a20p-7f, 0x1.6a23d0p-10f);
+  return Lanes::select(Lanes::less(size, Lanes::splat(87.33f)), result, Lanes::splat(0.0f));
+}
+
+// s(v) = 1 / (1 + e^-v) and 1 - s(v), from |v| and whether v is negative: each to a few units in
+// the last place, however small it is.
+template <class Lanes>
+struct Sigmoid {
+  REVDEQ_INLINE Sigmoid(typename Lanes::Real size, typename Lanes::Mask negative) {
+    const auto e = exp_minus<Lanes>(size);
+    const auto larger = 1.0f / (1.0f + e), smaller = e * larger;
+    value = Lanes::select(negative, smaller, larger);
+    complement = Lanes::select(negative, larger, smaller);
+  }
+  typename Lanes::Real value, complement;
+};
+
+struct Tanh {
+  // An odd rational function, within 2^-26 of tanh up to |x| = 8.7, where that is 1 to half a unit
+  // in the last place. From there on the fraction stays and its product with x grows beyond 1.
+  template <class Lanes>
+  static REVDEQ_INLINE typename Lanes::Real value(typename Lanes::Real x) {
+    const auto square = Lanes::minimum(x * x, Lanes::splat(75.69f));
+    const auto rest =
+        polynomial<Lanes>(square, 0x1.127f74p-3f, 0x1.cda0a2p-9f, 0x1.610e58p-16f, 0x1.dfbb6ep-27f);
+    const auto numerator = Lanes::multiply_add(x * square, rest, x);
+    const auto denominator = polynomial<Lanes>(square, 1.0f, 0x1.de950ap-2f, 0x1.a99c5ep-6f,
+                                               0x1.5d0baap-12f, 0x1.aec796p-21f);
+    return clamp<Lanes>(numerator / denominator, 1.0f);
+  }
+  template <class Lanes>
+  static REVDEQ_INLINE ValueAndGrad<Lanes> value_and_grad(typename Lanes::Real x,
+                                                          typename Lanes::Real seed) {
+    const auto f = value<Lanes>(x);
+    return {f, seed * Lanes::multiply_add(-f, f, Lanes::splat(1.0f))};
+  }
+};
+
+struct Relu {
+  template <class Lanes>
+  static REVDEQ_INLINE typename Lanes::Real value(typename Lanes::Real x) {
+    return Lanes::maximum(x, Lanes::splat(0.0f));
+  }
+  template <class Lanes>
+  static REVDEQ_INLINE ValueAndGrad<Lanes> value_and_grad(typename Lanes::Real x,
+                                                          typename Lanes::Real seed) {
+    const auto f = value<Lanes>(x);
+    return {f, Lanes::select(Lanes::less(Lanes::splat(0.0f), f), seed, f)};
+  }
+};
+
+// x times the normal distribution function, 1/2 + erf(x / sqrt 2) / 2.
+struct Gelu {
+  template <class Lanes>
+  static REVDEQ_INLINE typename Lanes::Real distribution(typename Lanes::Real x) {
+    const auto square = Lanes::minimum(x * x, Lanes::splat(29.7025f));
+    const auto numerator = polynomial<Lanes>(square, 0x1.98844ep-2f, 0x1.134f30p-5f, 0x1.31a27ap-8f,
+                                             0x1.5d323ep-13f, 0x1.aa7354p-18f, 0x1.8c3dbcp-26f);
+    const auto denominator = polynomial<Lanes>(square, 1.0f, 0x1.00eda2p-2f, 0x1.d31724p-6f,
+                                               0x1.ea8f38p-10f, 0x1.322dc6p-14f, 0x1.43f57ap-20f);
+    return 0.5f + clamp<Lanes>(x * numerator / denominator, 0.5f);
+  }
+  template <class Lanes>
+  static REVDEQ_INLINE typename Lanes::Real value(typename Lanes::Real x) {
+    return x * distribution<Lanes>(x);
+  }
+  template <class Lanes>
+  static REVDEQ_INLINE ValueAndGrad<Lanes> value_and_grad(typename Lanes::Real x,
+                                                          typename Lanes::Real seed) {
+    constexpr float kDensityAt0 = 0x1.988454p-2f;  // 1 / sqrt(2 pi)
+    const auto below = distribution<Lanes>(x);
+    const auto density = exp_minus<Lanes>(0.5f * x * x) * kDensityAt0;
+    return {x * below, seed * Lanes::multiply_add(x, density, below)};
+  }
+};
+
+struct Silu {
+  template <class Lanes>
+  static REVDEQ_INLINE Sigmoid<Lanes> sigmoid(typename Lanes::Real x) {
+    return {Lanes::magnitude(x), Lanes::less(x, Lanes::splat(0.0f))};
+  }
+  template <class Lanes>
+  static REVDEQ_INLINE typename Lanes::Real value(typename Lanes::Real x) {
+    return x * sigmoid<Lanes>(x).value;
+  }
+  template <class Lanes>
+  static REVDEQ_INLINE ValueAndGrad<Lanes> value_and_grad(typename Lanes::Real x,
+                                                          typename Lanes::Real seed) {
+    const auto s = sigmoid<Lanes>(x);
+    const auto f = x * s.value;
+    return {f, seed * Lanes::multiply_add(f, s.complement, s.value)};
+  }
+};
+
+// x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2, which is x s(v) with v twice what tanh is of.
+struct GeluTanh {
+  static constexpr float kLinear = 0x1.988454p+0f;  // v = kLinear x + kCubic x^3
+  static constexpr float kCubic = 0x1.2444f2p-4f;
+
+  // At 128 v is beyond 120, where s and 1 - s end, and products with it are still finite.
+  template <class Lanes>
+  static REVDEQ_INLINE typename Lanes::Real square(typename Lanes::Real x) {
+    return Lanes::minimum(x * x, Lanes::splat(128.0f));
+  }
+  template <class Lanes>
+  static REVDEQ_INLINE Sigmoid<Lanes> sigmoid(typename Lanes::Real x) {
+    const auto factor = polynomial<Lanes>(square<Lanes>(x), kLinear, kCubic);
+    return {Lanes::magnitude(x) * factor, Lanes::less(x, Lanes::splat(0.0f))};
+  }
+  template <class Lanes>
+  static REVDEQ_INLINE typename Lanes::Real value(typename Lanes::Real x) {
+    return x * sigmoid<Lanes>(x).value;
+  }
+  template <class Lanes>
+  static REVDEQ_INLINE ValueAndGrad<Lanes> value_and_grad(typename Lanes::Real x,
+                                                          typename Lanes::Real seed) {
+    const auto s = sigmoid<Lanes>(x);
+    const auto f = x * s.value;
+    const auto slope = polynomial<Lanes>(square<Lanes>(x), kLinear, 3.0f * kCubic);  // dv / dx
+    return {f, seed * Lanes::multiply_add(f * s.complement, slope, s.value)};
+  }
+};
+
+}  // namespace revdeq::cpu
