@@ -61,6 +61,7 @@ struct PortableLanes {
   static REVDEQ_INLINE Real select(Mask mask, Real a, Real b) {
     return (Real)(((Int)a & mask) | ((Int)b & ~mask));
   }
+  // x where it is NaN.
   static REVDEQ_INLINE Real maximum(Real x, Real bound) { return select(bound > x, bound, x); }
   static REVDEQ_INLINE Real minimum(Real x, Real bound) { return select(bound < x, bound, x); }
   static REVDEQ_INLINE Real magnitude(Real x) { return (Real)((Uint)x & 0x7fffffffu); }

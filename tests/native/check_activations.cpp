@@ -14,6 +14,7 @@ using namespace revdeq;
 using Floats = std::vector<float>;
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 static int failures = 0;
 
 static void expect(bool ok, const char* lanes, const char* what, float x) {
@@ -38,41 +39,39 @@ struct Definition {
   float slope_far;                       // from 2^7 on; below -2^7 it is 0
 };
 
-constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 constexpr Definition kDefinitions[kActivations] = {
-    {"tanh", [](double x) { return std::tanh(x); }, Scale::kValue, 5, 10, 0, 1, -1, 0},
+    {"tanh", [](double x) { return std::tanh(x); }, Scale::kValue, 5.5, 8, 0, 1, -1, 0},
     {"relu", [](double x) { return std::max(x, 0.0); }, Scale::kValue, 0, 0.1, 0, kInfinity, 0, 1},
-    {"gelu", [](double x) { return x * std::erfc(-x * std::sqrt(0.5)) / 2; }, Scale::kArgument, 4,
-     4, 0x1p-149, kInfinity, kNan, 1},
-    {"silu", [](double x) { return x * sigmoid(x); }, Scale::kValue, 5, 4, 0x1p-119, kInfinity,
+    {"gelu", [](double x) { return x * std::erfc(-x * std::sqrt(0.5)) / 2; }, Scale::kArgument, 4.5,
+     4.5, 0x1p-149, kInfinity, kNan, 1},
+    {"silu", [](double x) { return x * sigmoid(x); }, Scale::kValue, 4.5, 4, 0x1p-119, kInfinity,
      kNan, 1},
     {"gelu_tanh",
      [](double x) { return x * sigmoid(std::sqrt(8 / M_PI) * (x + 0.044715 * x * x * x)); },
-     Scale::kArgument, 4, 4, 0x1p-119, kInfinity, kNan, 1},
+     Scale::kArgument, 3, 4, 0x1p-119, kInfinity, kNan, 1},
 };
 
 // ---- what they are ---------------------------------------------------------------------------
 
-// Every exponent, subnormal numbers among them, and more of where the activations bend; each number
-// is followed by its negative.
+// Every `stride`-th number from `first` to `last`; each is followed by its negative.
+static void append(Floats& x, float first, float last, uint32_t stride) {
+  for (uint32_t bits = float_bits(first); bits < float_bits(last); bits += stride)
+    x.insert(x.end(), {bits_float(bits), -bits_float(bits)});
+}
+
+// Where the activations bend. Below, each is a straight line to 2^-26; above, it stays one.
+constexpr float kBendsFrom = 0x1p-14f, kBendsTo = 128.0f;
+
+// Every exponent, subnormal numbers among them, and more where the activations bend.
 static Floats arguments() {
-  Floats x = {0.0f,
-              0x1p-149f,
-              std::numeric_limits<float>::min(),
-              std::numeric_limits<float>::max(),
-              87.33f,
-              8.7f,
-              5.45f,
-              kInfinity,
-              kNan};
-  const uint32_t end = float_bits(kInfinity);
-  for (uint32_t bits = 1; bits < end; bits += 32749) x.push_back(bits_float(bits));
-  for (uint32_t bits = float_bits(0x1p-5f); bits < float_bits(128.0f); bits += 1021)
-    x.push_back(bits_float(bits));
-  while (x.size() % 8) x.push_back(1.0f);
-  Floats both;
-  for (const float number : x) both.insert(both.end(), {number, -number});
-  return both;
+  Floats x;
+  for (const float end : {0.0f, std::numeric_limits<float>::max(), 87.33f, 8.9f, 5.45f, kNan})
+    x.insert(x.end(), {end, -end});
+  append(x, 0x1p-149f, kInfinity, 32749);
+  append(x, 0x1p-5f, kBendsTo, 1021);
+  x.insert(x.end(), {kInfinity, -kInfinity});
+  while (x.size() % 16) x.insert(x.end(), {1.0f, -1.0f});
+  return x;
 }
 
 struct Results {
@@ -110,9 +109,13 @@ static void check_ends(const Definition& d, const char* lanes, float x, float va
   if (std::fabs(x) > 128) expect(grad == (x > 0 ? d.slope_far : 0.0f), lanes, d.name, x);
 }
 
-static void check_errors(const ActivationLanes& lanes, int act, const Floats& x, const Results& r) {
+struct Largest {
+  double value = 0, slope = 0;
+};
+
+static void check_errors(const ActivationLanes& lanes, int act, const Floats& x, const Results& r,
+                         Largest& largest) {
   const Definition& d = kDefinitions[act];
-  double value_error = 0, slope_error = 0;
   for (size_t i = 0; i < x.size(); ++i) {
     check_ends(d, lanes.name, x[i], r.value[i], r.grad[i]);
     if (!std::isfinite(x[i])) continue;
@@ -120,15 +123,14 @@ static void check_errors(const ActivationLanes& lanes, int act, const Floats& x,
     const double scale = std::fabs(d.scale == Scale::kValue ? want : x[i]);
     const double error = std::max(0.0, std::fabs(r.value[i] - want) - d.least);
     const double share = error == 0 ? 0 : error / scale * 0x1p24;
-    value_error = std::max(value_error, share);
+    largest.value = std::max(largest.value, share);
     expect(share <= d.value_bound, lanes.name, d.name, x[i]);
     // The difference of relu is not its slope where it bends.
-    if (std::fabs(x[i]) > 128 || (act == kRelu && std::fabs(x[i]) < 0x1p-16)) continue;
+    if (std::fabs(x[i]) > kBendsTo || (act == kRelu && std::fabs(x[i]) < 0x1p-16)) continue;
     const double off = std::fabs(r.grad[i] - slope_of(d, x[i])) * 0x1p24;
-    slope_error = std::max(slope_error, off);
+    largest.slope = std::max(largest.slope, off);
     expect(off <= d.slope_bound, lanes.name, "slope", x[i]);
   }
-  std::printf("%s %s: %.2f, slope %.2f\n", lanes.name, d.name, value_error, slope_error);
 }
 
 static void check_tanh(const ActivationLanes& lanes, const Floats& x, const Floats& value) {
@@ -140,21 +142,17 @@ static void check_tanh(const ActivationLanes& lanes, const Floats& x, const Floa
   }
 }
 
-static void check_lanes(const ActivationLanes& lanes, const Floats& x) {
-  const Floats ones(x.size(), 1.0f);
-  Floats seeds;
-  for (size_t i = 0; i < x.size(); ++i) seeds.push_back(0.37f * static_cast<float>(i % 11) - 1.7f);
-  for (int act = 0; act < kActivations; ++act) {
-    const Results r = results_of(lanes, act, x, ones), seeded = results_of(lanes, act, x, seeds);
-    check_errors(lanes, act, x, r);
-    expect_same(r.value, r.same_value, lanes.name, "value with the slope", x);
-    for (size_t i = 0; i < x.size(); ++i) {
-      const float grad = seeds[i] * r.grad[i];
-      expect(seeded.grad[i] == grad || (grad != grad && seeded.grad[i] != seeded.grad[i]),
-             lanes.name, "seed", x[i]);
-    }
-    if (act == kTanh) check_tanh(lanes, x, r.value);
+static void check_seeds(const ActivationLanes& lanes, int act, const Floats& x, const Results& r) {
+  Floats seed;
+  for (size_t i = 0; i < x.size(); ++i) seed.push_back(0.37f * static_cast<float>(i % 11) - 1.7f);
+  const Results seeded = results_of(lanes, act, x, seed);
+  for (size_t i = 0; i < x.size(); ++i) {
+    const float want = seed[i] * r.grad[i], found = seeded.grad[i];
+    expect(found == want || (found != found && want != want), lanes.name, "seed", x[i]);
   }
+}
+
+static void check_rounding(const ActivationLanes& lanes, const Floats& x) {
   for (const Number type : {Number::kFloat32, Number::kBfloat16, Number::kFloat16}) {
     Floats in_registers(x.size()), by_memory(x.size());
     lanes.rounded(type, x.data(), in_registers.data(), by_memory.data(),
@@ -163,29 +161,67 @@ static void check_lanes(const ActivationLanes& lanes, const Floats& x) {
   }
 }
 
+using Errors = Largest[kActivations];
+
+static void check_lanes(const ActivationLanes& lanes, const Floats& x, Errors& largest) {
+  const Floats ones(x.size(), 1.0f);
+  for (int act = 0; act < kActivations; ++act) {
+    const Results r = results_of(lanes, act, x, ones);
+    check_errors(lanes, act, x, r, largest[act]);
+    check_seeds(lanes, act, x, r);
+    expect_same(r.value, r.same_value, lanes.name, "value with the slope", x);
+    if (act == kTanh) check_tanh(lanes, x, r.value);
+  }
+}
+
 static void compare(const ActivationLanes& a, const ActivationLanes& b, const Floats& x) {
   for (int act = 0; act < kActivations; ++act) {
     const Results r = results_of(a, act, x, x), s = results_of(b, act, x, x);
     expect_same(r.value, s.value, b.name, "other bits", x);
+    expect_same(r.value, s.same_value, b.name, "other bits with the slope", x);
     expect_same(r.grad, s.grad, b.name, "other bits of the slope", x);
   }
-  std::printf("%s = %s\n", a.name, b.name);
 }
 
-int main() {
-  const Floats x = arguments();
-  check_lanes(portable_activations(), x);
-  compare(scalar_activations(), portable_activations(), x);
+static void print(const ActivationLanes& lanes, const Errors& largest) {
+  for (int act = 0; act < kActivations; ++act)
+    std::printf("%s %s: %.2f, slope %.2f\n", lanes.name, kDefinitions[act].name, largest[act].value,
+                largest[act].slope);
+}
+
+// Calls `check` with the arguments; with every number where the activations bend, in parts, if all
+// are asked for.
+template <class Check>
+static void for_arguments(bool all, const Check& check) {
+  if (!all) return check(arguments());
+  constexpr uint32_t kPart = 1 << 20;
+  for (uint32_t bits = float_bits(kBendsFrom); bits < float_bits(kBendsTo); bits += kPart) {
+    Floats x;
+    append(x, bits_float(bits), bits_float(bits + kPart), 1);
+    check(x);
+  }
+}
+
+// With any argument, every number that matters is looked at: some minutes.
+int main(int argc, char**) {
+  std::vector<ActivationLanes> sets = {portable_activations()};
 #if defined(__x86_64__)
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-    check_lanes(avx2_activations(), x);
-    if (__builtin_cpu_supports("avx512dq")) {
-      check_lanes(avx512_activations(), x);
-      compare(avx2_activations(), avx512_activations(), x);
-    }
+    sets.push_back(avx2_activations());
+    if (__builtin_cpu_supports("avx512dq")) sets.push_back(avx512_activations());
   }
 #endif
-  std::printf("%d failures\n", failures);
+  Errors largest[2];
+  for_arguments(argc > 1, [&](const Floats& x) {
+    check_lanes(sets[0], x, largest[0]);
+    compare(scalar_activations(), sets[0], x);
+    if (sets.size() > 1) check_lanes(sets[1], x, largest[1]);
+    if (sets.size() > 2) compare(sets[1], sets[2], x);
+    for (const ActivationLanes& lanes : sets) check_rounding(lanes, x);
+  });
+  print(sets[0], largest[0]);
+  if (sets.size() > 1) print(sets[1], largest[1]);
+  std::printf("%zu kinds of lanes\n%d failures\n", sets.size() + 1, failures);
   return failures != 0;
 }

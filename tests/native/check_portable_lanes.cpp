@@ -33,8 +33,10 @@ static Inputs inputs() {
                         kFixedMax, 0x1p31f,   kRange,   0.5f,
                         1.5f,      2.5f,      0x1p127f, bits_float(0x7f800000u)};
   for (size_t i = 0; i < kCount; ++i) {
-    const uint32_t bits =
-        i % 2 ? static_cast<uint32_t>(random()) : around(ends[i / 2 % std::size(ends)]);
+    uint32_t bits = i % 2 ? static_cast<uint32_t>(random()) : around(ends[i / 2 % std::size(ends)]);
+    // In the middle between two 16-bit numbers.
+    if (i % 8 == 1) bits = (bits & 0xffffe000u) | 0x1000u;
+    if (i % 8 == 3) bits = (bits & 0xffff0000u) | 0x8000u;
     in.a.push_back(bits_float(bits));
     in.whole.push_back(static_cast<int32_t>(bits));
     in.b.push_back(i % 3 ? bits_float(static_cast<uint32_t>(random())) : in.a[i]);

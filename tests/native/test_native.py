@@ -121,8 +121,7 @@ def test_activations_of_the_cell(tmp_path: Path) -> None:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(pool.map(lambda job: compiled(f"activations/{job[0]}", *job[1:]), sources))
     output = link_and_run(tmp_path / "program", *objects)
-    assert "\nscalar = portable\n" in output
-    assert output.endswith("\n0 failures\n")
+    assert re.search(r"\n[234] kinds of lanes\n0 failures\n$", output)
 
 
 @pytest.fixture(scope="module")
