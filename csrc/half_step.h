@@ -236,14 +236,30 @@ REVDEQ_INLINE typename Lanes::Int multiply(typename Lanes::Int e, typename Lanes
   }
 }
 
+// The grid point after Y, given F.
+template <Form kForm, class Lanes>
+REVDEQ_INLINE typename Lanes::Int after(typename Lanes::Int y, typename Lanes::Int fixed,
+                                        const ExactStep& step, typename Lanes::Int& digit) {
+  using W = Wrapping<Lanes>;
+  const auto d = W::with_sign(W::subtract(y, fixed), step.negate);
+  return W::add(fixed, divide<kForm, Lanes>(d, step, digit));
+}
+
+// The one before Y'.
+template <Form kForm, class Lanes>
+REVDEQ_INLINE typename Lanes::Int before(typename Lanes::Int y, typename Lanes::Int fixed,
+                                         const ExactStep& step, typename Lanes::Int digit) {
+  using W = Wrapping<Lanes>;
+  const auto d = multiply<kForm, Lanes>(W::subtract(y, fixed), digit, step);
+  return W::add(fixed, W::with_sign(d, step.negate));
+}
+
 template <Form kForm, class Lanes>
 REVDEQ_INLINE typename Lanes::Int update_exact(typename Lanes::Int y, typename Lanes::Real f,
                                                const ExactStep& step, typename Lanes::Int& digit,
                                                typename Lanes::Int& outside) {
-  using W = Wrapping<Lanes>;
   const auto fixed = to_fixed<Lanes>(f, step.scale, outside);
-  const auto d = W::with_sign(W::subtract(y, fixed), step.negate);
-  const auto next = W::add(fixed, divide<kForm, Lanes>(d, step, digit));
+  const auto next = after<kForm, Lanes>(y, fixed, step, digit);
   outside |= Lanes::outside(next, static_cast<int32_t>(kRange));
   return next;
 }
@@ -251,11 +267,9 @@ REVDEQ_INLINE typename Lanes::Int update_exact(typename Lanes::Int y, typename L
 template <Form kForm, class Lanes>
 REVDEQ_INLINE typename Lanes::Int invert_exact(typename Lanes::Int y, typename Lanes::Real f,
                                                const ExactStep& step, typename Lanes::Int digit) {
-  using W = Wrapping<Lanes>;
   typename Lanes::Int ignored{};
   const auto fixed = to_fixed<Lanes>(f, step.scale, ignored);
-  const auto d = multiply<kForm, Lanes>(W::subtract(y, fixed), digit, step);
-  return W::add(fixed, W::with_sign(d, step.negate));
+  return before<kForm, Lanes>(y, fixed, step, digit);
 }
 
 // ---- digits ----------------------------------------------------------------------------------

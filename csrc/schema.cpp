@@ -2,10 +2,15 @@
 // registers them and the CPU kernels (cpu/backend.cpp).
 #include <pybind11/pybind11.h>
 
+#include "cpu/cell_schemas.h"
 #include "cpu/kernels.h"
 #include "register.h"
 
-STABLE_TORCH_LIBRARY(revdeq, m) { revdeq::define_ops(m); }
+STABLE_TORCH_LIBRARY(revdeq, m) {
+  revdeq::define_ops(m);
+  m.def(revdeq::cpu::kForwardSchema);
+  m.def(revdeq::cpu::kBackwardSchema);
+}
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Schemas and CPU kernels of revdeq_kernels; importing it registers torch.ops.revdeq.";

@@ -15,18 +15,31 @@
 
 namespace revdeq::cpu {
 
+InstructionSet widest_instruction_set() {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                    __builtin_cpu_supports("f16c");
+  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  if (avx2 && avx512) return InstructionSet::kAvx512;
+  if (avx2) return InstructionSet::kAvx2;
+#endif
+  return InstructionSet::kBaseline;
+}
+
 const Kernels& best_kernels() {
   static const Kernels best = [] {
+    switch (widest_instruction_set()) {
 #if defined(__x86_64__)
-    __builtin_cpu_init();
-    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                      __builtin_cpu_supports("f16c");
-    const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-    if (avx2 && avx512) return avx512_kernels();
-    if (avx2) return avx2_kernels();
+      case InstructionSet::kAvx512:
+        return avx512_kernels();
+      case InstructionSet::kAvx2:
+        return avx2_kernels();
 #endif
-    return baseline_kernels();
+      default:
+        return baseline_kernels();
+    }
   }();
   return best;
 }

@@ -82,7 +82,10 @@ struct Kernels {
   ConvertKernel (*dequantize)(Number to);
 };
 
-// The best of them that this processor runs (backend.cpp).
+enum class InstructionSet { kBaseline, kAvx2, kAvx512 };
+
+// The widest that this processor has, and its kernels (backend.cpp).
+InstructionSet widest_instruction_set();
 const Kernels& best_kernels();
 
 Kernels baseline_kernels();

@@ -71,6 +71,8 @@ struct Avx2Lanes {
     v = _mm256_max_ps(_mm256_min_ps(v, _mm256_set1_ps(kFixedMax)), _mm256_set1_ps(kFixedMin));
     return (Int)_mm256_cvtps_epi32(_mm256_and_ps(v, number));
   }
+  // As nearest inside of kRange, and anything elsewhere.
+  static REVDEQ_INLINE Int nearest_inside(Real v) { return (Int)_mm256_cvtps_epi32(v); }
   static REVDEQ_INLINE Real to_real(Int x) { return _mm256_cvtepi32_ps((__m256i)x); }
   static REVDEQ_INLINE Int outside(Real v, float limit) {
     const __m256 magnitude = _mm256_andnot_ps(_mm256_set1_ps(-0.0f), v);
@@ -79,6 +81,9 @@ struct Avx2Lanes {
   static REVDEQ_INLINE Int outside(Int x, int32_t limit) { return (x >= limit) | (x <= -limit); }
   static REVDEQ_INLINE bool any(Int x) { return !_mm256_testz_si256((__m256i)x, (__m256i)x); }
 
+  static REVDEQ_INLINE Int larger(Int a, Int b) {
+    return (Int)_mm256_max_epi32((__m256i)a, (__m256i)b);
+  }
   static REVDEQ_INLINE Real splat(float x) { return _mm256_set1_ps(x); }
   static REVDEQ_INLINE Real multiply_add(Real a, Real b, Real c) {
     return _mm256_fmadd_ps(a, b, c);

@@ -57,6 +57,8 @@ struct Avx512Lanes {
     v = _mm512_max_ps(_mm512_min_ps(v, _mm512_set1_ps(kFixedMax)), _mm512_set1_ps(kFixedMin));
     return (Int)_mm512_maskz_cvtps_epi32(number, v);
   }
+  // As nearest inside of kRange, and anything elsewhere.
+  static REVDEQ_INLINE Int nearest_inside(Real v) { return (Int)_mm512_cvtps_epi32(v); }
   static REVDEQ_INLINE Real to_real(Int x) { return _mm512_cvtepi32_ps((__m512i)x); }
   static REVDEQ_INLINE Int outside(Real v, float limit) {
     return (Int)_mm512_movm_epi32(
@@ -67,6 +69,9 @@ struct Avx512Lanes {
     return _mm512_test_epi32_mask((__m512i)x, (__m512i)x) != 0;
   }
 
+  static REVDEQ_INLINE Int larger(Int a, Int b) {
+    return (Int)_mm512_max_epi32((__m512i)a, (__m512i)b);
+  }
   static REVDEQ_INLINE Real splat(float x) { return _mm512_set1_ps(x); }
   static REVDEQ_INLINE Real multiply_add(Real a, Real b, Real c) {
     return _mm512_fmadd_ps(a, b, c);

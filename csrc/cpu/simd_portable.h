@@ -50,11 +50,14 @@ struct PortableLanes {
     const Uint sign = (Uint)v & 0x80000000u;
     return __builtin_convertvector((Real)((Uint)integer | sign), Int);
   }
+  // As nearest inside of kRange, and anything elsewhere.
+  static REVDEQ_INLINE Int nearest_inside(Real v) { return nearest(v); }
   static REVDEQ_INLINE Real to_real(Int x) { return __builtin_convertvector(x, Real); }
   static REVDEQ_INLINE Int outside(Real v, float limit) { return ~((v < limit) & (v > -limit)); }
   static REVDEQ_INLINE Int outside(Int x, int32_t limit) { return (x >= limit) | (x <= -limit); }
   static REVDEQ_INLINE bool any(Int x) { return (x[0] | x[1] | x[2] | x[3]) != 0; }
 
+  static REVDEQ_INLINE Int larger(Int a, Int b) { return ((a > b) & a) | (~(a > b) & b); }
   static REVDEQ_INLINE Real splat(float x) { return Real{} + x; }
   static REVDEQ_INLINE Real multiply_add(Real a, Real b, Real c) { return a * b + c; }
   static REVDEQ_INLINE Mask less(Real a, Real b) { return a < b; }

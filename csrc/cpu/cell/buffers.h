@@ -1,0 +1,50 @@
+// Where a tile of the cell is, and its memory.
+#pragma once
+#include <cstring>
+#include <new>
+
+#include "cpu/cell/plan.h"
+
+namespace revdeq::cpu {
+
+// Zeroed buffers of a tile's size, of floats or of int32 as a state wants them. A template, so that
+// each instruction set has functions of its own: the linker would keep one for all.
+template <class Lanes>
+class Buffers {
+ public:
+  Buffers(const CellCall& call, int count)
+      : size_(round_up(call.tile_rows(), kBlockRows) * call.stride()) {
+    const size_t bytes = static_cast<size_t>(size_ * count) * sizeof(float);
+    memory_ = ::operator new(bytes, kAlignment);
+    std::memset(memory_, 0, bytes);
+  }
+  ~Buffers() { ::operator delete(memory_, kAlignment); }
+  Buffers(const Buffers&) = delete;
+  Buffers& operator=(const Buffers&) = delete;
+
+  template <class Word>
+  Word* get(int index) const {
+    return static_cast<Word*>(memory_) + size_ * index;
+  }
+
+ private:
+  static constexpr std::align_val_t kAlignment{64};
+  int64_t size_;
+  void* memory_;
+};
+
+// Where a tile is: its rows among all, and those of its bytes of digits.
+struct Place {
+  REVDEQ_INLINE Place(const CellCall& call, int64_t tile)
+      : first(tile * call.tile_rows()),
+        rows(std::min(call.tile_rows(), call.rows - first)),
+        block_rows(round_up(rows, kBlockRows)),
+        first_byte(first / call.rows_per_byte) {}
+
+  int64_t first;
+  int64_t rows;
+  int64_t block_rows;
+  int64_t first_byte;
+};
+
+}  // namespace revdeq::cpu

@@ -1,0 +1,209 @@
+// All steps of a tile of the cell.
+#pragma once
+#include <cmath>
+#include <limits>
+#include <utility>
+
+#include "cpu/activations.h"
+#include "cpu/cell/product.h"
+#include "cpu/cell/state.h"
+#include "cpu/cell/tile.h"
+
+namespace revdeq::cpu {
+
+// Norms whose squares leave float32's range tell nothing: see ops/cell/linear_cell.py.
+constexpr float kEpsilon = 1e-5f;
+
+// What a half step of a tile reads and writes besides the call's own.
+template <class Word>
+struct HalfStepOfTile {
+  int64_t k;  // of the half steps
+  float* x;   // W s; f where rows halt, for `judge`
+  const float* u;
+  Word* state;
+  float* read;         // its copy for the next product
+  uint8_t* digits;     // of the tile
+  int32_t* left;       // of each row: not 0 once it left the range of an exact state
+  const bool* moving;  // of each row, null: all
+};
+
+// state <- (1 - beta) state + beta act(x + u)
+template <class Lanes, class Act, class State>
+void update_tile(const CellCall& call, const Place& place,
+                 const HalfStepOfTile<typename State::Word>& half) {
+  using Int = typename Lanes::Int;
+  const State state(call, tie_of(half.k));
+  const Number type = call.type;
+  for (int64_t first = 0; first < place.rows; first += call.rows_per_byte) {
+    const int64_t end = std::min(first + call.rows_per_byte, place.rows);
+    Int reach[kMostDigits] = {};
+    uint8_t* bytes = half.digits + first / call.rows_per_byte * call.features;
+    each_vector<Lanes>(call.features, [&](int64_t column, int64_t count) {
+      typename State::Digits digits;
+      for (int64_t row = first; row < end; ++row) {
+        if (half.moving && !half.moving[row]) {
+          state.skip_update(digits);
+          continue;
+        }
+        const int64_t at = row * call.stride() + column;
+        const auto f =
+            Act::template value<Lanes>(Lanes::load(half.x + at) + Lanes::load(half.u + at));
+        if (half.moving) Lanes::store(half.x + at, f);
+        const auto next = state.update(State::load(half.state + at), f, digits, reach[row - first]);
+        State::store(half.state + at, next);
+        Lanes::store(half.read + at, operand<Lanes>(state.read(next), type));
+      }
+      if constexpr (State::kExact) store_bytes<Lanes>(bytes + column, digits.byte, count);
+    });
+    if constexpr (State::kExact)
+      for (int64_t row = first; row < end; ++row)
+        if (State::left_range(reach[row - first])) half.left[row] = 1;
+  }
+}
+
+// The residual |y - f| / (1e-5 + |f|) of a row.
+template <class Lanes, class State>
+float residual_of(const State& state, const typename State::Word* y, const float* f,
+                  int64_t features) {
+  typename Lanes::Real apart{}, size{};
+  for (int64_t column = 0; column < features; column += Lanes::kWidth) {
+    const auto value = Lanes::load(f + column);
+    const auto difference = state.read(State::load(y + column)) - value;
+    apart = Lanes::multiply_add(difference, difference, apart);
+    size = Lanes::multiply_add(value, value, size);
+  }
+  float lanes[2][Lanes::kWidth];
+  Lanes::store(lanes[0], apart);
+  Lanes::store(lanes[1], size);
+  float sums[2] = {};
+  for (int i = 0; i < 2; ++i)
+    for (const float lane : lanes[i]) sums[i] += lane;
+  if (sums[1] > std::numeric_limits<float>::max()) return std::numeric_limits<float>::quiet_NaN();
+  return std::sqrt(sums[0]) / (kEpsilon + std::sqrt(sums[1]));
+}
+
+template <class Lanes, class Act, class State>
+class ForwardTiles {
+ public:
+  using Word = typename State::Word;
+
+  explicit ForwardTiles(const ForwardCall& call)
+      : call_(call), buffers_(call, kCount), wt_(packed<Lanes>(call, call.packed_wt)) {}
+
+  void run(int64_t tile) {
+    const Place place(call_, tile);
+    begin(place);
+    for (int64_t n = 0; n < call_.steps && any_moves(place); ++n) {
+      half_step(place, 2 * n, y(), read(kReadZ), read(kReadY));
+      half_step(place, 2 * n + 1, z(), read(kReadY), read(kReadZ));
+      if (call_.halting) judge(place);
+    }
+    end(place);
+  }
+
+ private:
+  enum { kU, kX, kY, kZ, kReadY, kReadZ, kCount };
+
+  Word* y() const { return buffers_.template get<Word>(kY); }
+  Word* z() const { return buffers_.template get<Word>(kZ); }
+  float* read(int which) const { return buffers_.template get<float>(which); }
+
+  void begin(const Place& place) {
+    load_rows<Lanes>(call_, place, call_.u, call_.type, read(kU));
+    load_rows<Lanes>(call_, place, call_.z0, Number::kFloat32, read(kX));
+    const State state(call_, 0);
+    std::fill(moving_ + place.rows, moving_ + place.block_rows, false);
+    for (int64_t row = 0; row < place.rows; ++row) {
+      moving_[row] = true;
+      typename Lanes::Int reach{};
+      for (int64_t column = 0; column < call_.padded(); column += Lanes::kWidth) {
+        const int64_t at = row * call_.stride() + column;
+        const auto start = state.start(Lanes::load(read(kX) + at), reach);
+        State::store(y() + at, start);
+        State::store(z() + at, start);
+        Lanes::store(read(kReadZ) + at, operand<Lanes>(state.read(start), call_.type));
+      }
+      left_[row] = State::left_range(reach);
+      taken_[row] = 0;
+    }
+    find_live(place);
+  }
+
+  void half_step(const Place& place, int64_t k, Word* state, const float* from, float* to) {
+    multiply<Lanes, false>({from, call_.stride(), 1}, wt_, call_.features, read(kX), call_.stride(),
+                           place.block_rows, call_.padded(), call_.halting ? live_ : nullptr);
+    uint8_t* digits = nullptr;
+    if (State::kExact)
+      digits = call_.digits + (k * call_.byte_rows() + place.first_byte) * call_.features;
+    update_tile<Lanes, Act, State>(
+        call_, place,
+        {k, read(kX), read(kU), state, to, digits, left_, call_.halting ? moving_ : nullptr});
+  }
+
+  void judge(const Place& place) {
+    const State state(call_, 0);
+    for (int64_t row = 0; row < place.rows; ++row) {
+      if (!moving_[row]) continue;
+      ++taken_[row];
+      const int64_t at = row * call_.stride();
+      residual_[row] = residual_of<Lanes>(state, y() + at, read(kX) + at, call_.features);
+      moving_[row] = !(residual_[row] < call_.tol);
+    }
+    find_live(place);
+  }
+
+  // Which blocks of rows have one that moves.
+  void find_live(const Place& place) {
+    for (int64_t row = 0; row < place.block_rows; ++row) {
+      bool& live = live_[row / kBlockRows];
+      live = (row % kBlockRows != 0 && live) || moving_[row];
+    }
+  }
+  bool any_moves(const Place& place) const {
+    return std::find(live_, live_ + place.block_rows / kBlockRows, true) !=
+           live_ + place.block_rows / kBlockRows;
+  }
+
+  void end(const Place& place) {
+    const State state(call_, 0);
+    for (int64_t row = 0; row < place.rows; ++row) {
+      const int64_t to = (place.first + row) * call_.features, from = row * call_.stride();
+      end_of_row(state, y() + from, call_.y + to, left_[row]);
+      end_of_row(state, z() + from, call_.z + to, left_[row]);
+      if constexpr (State::kExact) {
+        for (const auto& [end, which] : {std::pair(y(), 0), std::pair(z(), 1)}) {
+          int32_t* fixed = call_.fixed + which * call_.rows * call_.features + to;
+          if (left_[row])
+            std::fill_n(fixed, call_.features, std::numeric_limits<int32_t>::min());
+          else
+            std::copy_n(end + from, call_.features, fixed);
+        }
+        if (left_[row]) __atomic_fetch_or(call_.flag, 1, __ATOMIC_RELAXED);
+      }
+      if (call_.halting) {
+        call_.taken[place.first + row] = taken_[row];
+        call_.residual[place.first + row] = residual_[row];
+      }
+    }
+  }
+
+  void end_of_row(const State& state, const Word* from, float* to, int32_t left) {
+    const float lost = left ? std::numeric_limits<float>::quiet_NaN() : 0.0f;
+    each_vector<Lanes>(call_.features, [&](int64_t at, int64_t count) {
+      auto value = state.read(State::load(from + at));
+      if (left) value = Lanes::splat(lost);
+      store_some<Lanes>(to + at, value, count);
+    });
+  }
+
+  const ForwardCall& call_;
+  Buffers<Lanes> buffers_;
+  RightMatrix wt_;
+  bool moving_[kMostTileRows];
+  bool live_[kMostTileRows / kBlockRows];
+  int32_t left_[kMostTileRows];
+  int32_t taken_[kMostTileRows];
+  float residual_[kMostTileRows];
+};
+
+}  // namespace revdeq::cpu

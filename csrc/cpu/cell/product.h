@@ -1,0 +1,137 @@
+// The products of the cell: c <- a b, or c + a b, of a tile. Each sum is taken from its first term
+// to its last in one accumulator, wherever its row and column stand: f has the same bits whichever
+// tile a row is in, forward and back.
+#pragma once
+#include "cpu/cell/plan.h"
+
+#if defined(__clang__)
+#define REVDEQ_UNROLL_ALL _Pragma("clang loop unroll(full)")
+#else
+#define REVDEQ_UNROLL_ALL _Pragma("GCC unroll 8")
+#endif
+
+namespace revdeq::cpu {
+
+// Element (row, k) is at[row * by_row + k * by_k].
+struct LeftMatrix {
+  const float* at;
+  int64_t by_row;
+  int64_t by_k;
+};
+
+// A panel is as many columns as a block of a product has accumulators for: 24 of 32 registers, or
+// 12 of 16.
+template <class Lanes>
+constexpr int64_t kPanelVectors = Lanes::kWidth == 16 ? 4 : 2;
+template <class Lanes>
+constexpr int64_t kPanel = kPanelVectors<Lanes> * Lanes::kWidth;
+
+// Element (k, column) is at[column / kPanel * by_panel + k * by_k + column % kPanel].
+struct RightMatrix {
+  const float* at;
+  int64_t by_k;
+  int64_t by_panel;
+};
+
+// kBlockRows rows of as many vectors.
+template <class Lanes, bool kAdd, int kVectors>
+REVDEQ_INLINE void multiply_block(const LeftMatrix& a, const float* b, int64_t by_k, int64_t terms,
+                                  float* c, int64_t c_stride) {
+  using Real = typename Lanes::Real;
+  Real sums[kBlockRows][kVectors];
+  REVDEQ_UNROLL_ALL
+  for (int i = 0; i < kBlockRows; ++i) {
+    REVDEQ_UNROLL_ALL
+    for (int v = 0; v < kVectors; ++v)
+      sums[i][v] = kAdd ? Lanes::load(c + i * c_stride + v * Lanes::kWidth) : Real{};
+  }
+  const float* left = a.at;
+  for (int64_t k = 0; k < terms; ++k, left += a.by_k, b += by_k) {
+    Real right[kVectors];
+    REVDEQ_UNROLL_ALL
+    for (int v = 0; v < kVectors; ++v) right[v] = Lanes::load(b + v * Lanes::kWidth);
+    REVDEQ_UNROLL_ALL
+    for (int i = 0; i < kBlockRows; ++i) {
+      const Real factor = Lanes::splat(left[i * a.by_row]);
+      REVDEQ_UNROLL_ALL
+      for (int v = 0; v < kVectors; ++v)
+        sums[i][v] = Lanes::multiply_add(factor, right[v], sums[i][v]);
+    }
+  }
+  REVDEQ_UNROLL_ALL
+  for (int i = 0; i < kBlockRows; ++i) {
+    REVDEQ_UNROLL_ALL
+    for (int v = 0; v < kVectors; ++v)
+      Lanes::store(c + i * c_stride + v * Lanes::kWidth, sums[i][v]);
+  }
+}
+
+template <class Lanes, bool kAdd, int kVectors>
+void multiply_panel(LeftMatrix a, const float* b, int64_t by_k, int64_t terms, float* c,
+                    int64_t c_stride, int64_t rows, const bool* live) {
+  for (int64_t row = 0; row < rows; row += kBlockRows) {
+    if (!live || live[row / kBlockRows])
+      multiply_block<Lanes, kAdd, kVectors>(a, b, by_k, terms, c, c_stride);
+    a.at += kBlockRows * a.by_row;
+    c += kBlockRows * c_stride;
+  }
+}
+
+// `rows` is a multiple of kBlockRows, `columns` one of kPaddedTo. `live` says which blocks of rows
+// to take, null: all.
+template <class Lanes, bool kAdd>
+void multiply(const LeftMatrix& a, const RightMatrix& b, int64_t terms, float* c, int64_t c_stride,
+              int64_t rows, int64_t columns, const bool* live = nullptr) {
+  const float* panel = b.at;
+  for (int64_t column = 0; column < columns; column += kPanel<Lanes>, panel += b.by_panel) {
+    const int64_t vectors = std::min<int64_t>((columns - column) / Lanes::kWidth, 4);
+    const auto run = [&]<int kVectors>() {
+      multiply_panel<Lanes, kAdd, kVectors>(a, panel, b.by_k, terms, c + column, c_stride, rows,
+                                            live);
+    };
+    if constexpr (kPanelVectors<Lanes> == 2) {
+      run.template operator()<2>();
+    } else {
+      if (vectors == 4) run.template operator()<4>();
+      if (vectors == 3) run.template operator()<3>();
+      if (vectors == 2) run.template operator()<2>();
+      if (vectors == 1) run.template operator()<1>();
+    }
+  }
+}
+
+// ---- W, packed -------------------------------------------------------------------------------
+
+template <class Lanes>
+int64_t packed_size(const CellCall& call) {
+  return round_up(call.padded(), kPanel<Lanes>) * call.features;
+}
+
+template <class Lanes>
+RightMatrix packed(const CellCall& call, const float* at) {
+  return {at, kPanel<Lanes>, kPanel<Lanes> * call.features};
+}
+
+// Panels of columns, filled up with zeros. Element (k, column) is W's (k, column), or (column, k).
+template <class Lanes, bool kTransposed, class T>
+void pack_as(const CellCall& call, float* to) {
+  const T* w = static_cast<const T*>(call.w);
+  const int64_t n = call.features;
+  for (int64_t first = 0; first < call.padded(); first += kPanel<Lanes>) {
+    for (int64_t k = 0; k < n; ++k) {
+      for (int64_t column = first; column < first + kPanel<Lanes>; ++column) {
+        const int64_t i = kTransposed ? column * n + k : k * n + column;
+        *to++ = column < n ? static_cast<float>(Storage<T>::widen(w[i])) : 0.0f;
+      }
+    }
+  }
+}
+
+template <class Lanes, bool kTransposed>
+void pack_w(const CellCall& call, float* to) {
+  if (call.type == Number::kFloat32) return pack_as<Lanes, kTransposed, float>(call, to);
+  if (call.type == Number::kBfloat16) return pack_as<Lanes, kTransposed, bfloat16>(call, to);
+  return pack_as<Lanes, kTransposed, float16>(call, to);
+}
+
+}  // namespace revdeq::cpu

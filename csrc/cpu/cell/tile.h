@@ -1,0 +1,89 @@
+// A tile's memory, and its way in and out: rows of `features` columns become rows of stride(). What
+// stands in the columns beyond `features`, and in the rows that fill up a block, reaches no result:
+// W has zeros there.
+#pragma once
+#include <cstring>
+
+#include "cpu/cell/buffers.h"
+
+namespace revdeq::cpu {
+
+// Calls body(at, width) for the vectors of a row, and body(at, rest) for what is left of it.
+template <class Lanes, class Body>
+REVDEQ_INLINE void each_vector(int64_t features, const Body& body) {
+  int64_t at = 0;
+  for (; at + Lanes::kWidth <= features; at += Lanes::kWidth) body(at, int64_t{Lanes::kWidth});
+  if (at < features) body(at, features - at);
+}
+
+// A vector of which the first `count` elements are read; the others are zero.
+template <class Lanes, class T>
+REVDEQ_INLINE typename Lanes::Real load_some(const T* from, int64_t count) {
+  if (count == Lanes::kWidth) return Lanes::load(from);
+  T some[Lanes::kWidth] = {};
+  std::memcpy(some, from, static_cast<size_t>(count) * sizeof(T));
+  return Lanes::load(some);
+}
+template <class Lanes, class T>
+REVDEQ_INLINE void store_some(T* to, typename Lanes::Real x, int64_t count) {
+  if (count == Lanes::kWidth) return Lanes::store(to, x);
+  T some[Lanes::kWidth];
+  Lanes::store(some, x);
+  std::memcpy(to, some, static_cast<size_t>(count) * sizeof(T));
+}
+template <class Lanes>
+REVDEQ_INLINE typename Lanes::Int load_bytes(const uint8_t* from, int64_t count) {
+  if (count == Lanes::kWidth) return Lanes::load_byte(from);
+  uint8_t some[Lanes::kWidth] = {};
+  std::memcpy(some, from, static_cast<size_t>(count));
+  return Lanes::load_byte(some);
+}
+template <class Lanes>
+REVDEQ_INLINE void store_bytes(uint8_t* to, typename Lanes::Int x, int64_t count) {
+  if (count == Lanes::kWidth) return Lanes::store_byte(to, x);
+  uint8_t some[Lanes::kWidth];
+  Lanes::store_byte(some, x);
+  std::memcpy(to, some, static_cast<size_t>(count));
+}
+
+// ---- rows in and out -------------------------------------------------------------------------
+
+template <class Lanes, class T>
+void load_rows_as(const CellCall& call, const Place& place, const T* from, float* to) {
+  from += place.first * call.features;
+  for (int64_t row = 0; row < place.rows; ++row) {
+    each_vector<Lanes>(call.features, [&](int64_t at, int64_t count) {
+      Lanes::store(to + at, load_some<Lanes>(from + at, count));
+    });
+    from += call.features;
+    to += call.stride();
+  }
+}
+
+template <class Lanes>
+void load_rows(const CellCall& call, const Place& place, const void* from, Number type, float* to) {
+  if (type == Number::kFloat32)
+    return load_rows_as<Lanes>(call, place, static_cast<const float*>(from), to);
+  if (type == Number::kBfloat16)
+    return load_rows_as<Lanes>(call, place, static_cast<const bfloat16*>(from), to);
+  load_rows_as<Lanes>(call, place, static_cast<const float16*>(from), to);
+}
+
+// Words of either kind of state, as they are.
+template <class Word>
+void copy_rows(const CellCall& call, const Place& place, const void* from, Word* to) {
+  const Word* source = static_cast<const Word*>(from) + place.first * call.features;
+  for (int64_t row = 0; row < place.rows; ++row)
+    std::memcpy(to + row * call.stride(), source + row * call.features,
+                static_cast<size_t>(call.features) * sizeof(Word));
+}
+
+// The read copy of a state as f takes it: rounded to W's type.
+template <class Lanes>
+REVDEQ_INLINE typename Lanes::Real operand(typename Lanes::Real x, Number type) {
+  if (type == Number::kBfloat16) return Lanes::template rounded<bfloat16>(x);
+  if (type == Number::kFloat16) return Lanes::template rounded<float16>(x);
+  return x;
+}
+
+}  // namespace revdeq::cpu

@@ -1,0 +1,40 @@
+// The equilibrium cell compiled for AVX-512; cell_ops.cpp asks the processor before it calls it.
+#if defined(__x86_64__)
+// Every system header goes above the pragma: an inline function of theirs that was compiled below
+// it could be the copy that the linker keeps for all callers.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // gcc's own _mm512_undefined_ps
+#endif
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <new>
+#include <numeric>
+#include <type_traits>
+#include <utility>
+
+#if defined(__clang__)
+#pragma clang attribute push(                                                    \
+    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"))), \
+    apply_to = function)
+#else
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
+#endif
+
+#include "cpu/cell/kernels.h"
+#include "cpu/simd_avx512.h"
+
+namespace revdeq::cpu {
+
+CellKernels avx512_cell() { return cell_kernels<Avx512Lanes>("AVX-512"); }
+
+}  // namespace revdeq::cpu
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+#endif

@@ -1,0 +1,9 @@
+// The equilibrium cell for any processor, four numbers at a time.
+#include "cpu/cell/kernels.h"
+#include "cpu/simd_portable.h"
+
+namespace revdeq::cpu {
+
+CellKernels baseline_cell() { return cell_kernels<PortableLanes>("baseline"); }
+
+}  // namespace revdeq::cpu
