@@ -124,6 +124,48 @@ def test_activations_of_the_cell(tmp_path: Path) -> None:
     assert re.search(r"\n[234] kinds of lanes\n0 failures\n$", output)
 
 
+def cells() -> list[Path]:
+    """The objects of the equilibrium cell, one for each instruction set."""
+    sources = sorted(CPU.glob("cell_*.cpp"))
+    return compile_all("cells", *(path for path in sources if path.stem != "cell_ops"))
+
+
+def test_cells(tmp_path: Path) -> None:
+    """The cell's kernels: AVX2 and AVX-512 give the same bits; exact states come back in each."""
+    assert len(cells()) == 3
+    objects = [*compile_all("cells", NATIVE / "check_cell.cpp"), *cells()]
+    output = link_and_run(tmp_path / "program", *objects)
+    found = re.search(
+        r"^600 cells, (\d) instruction sets, (\d+) came back\n0 failures$", output, re.M
+    )
+    assert found, output
+    assert int(found[2]) > 400 * int(found[1])
+
+
+@pytest.mark.skipif(shutil.which("objdump") is None, reason="no objdump")
+def test_shared_functions_run_anywhere() -> None:
+    """What the linker may keep one copy of, for all instruction sets, uses no wide one."""
+    loops = [path for path in sorted(CPU.glob("loops_*.cpp")) if "baseline" not in path.stem]
+    wide = [
+        *compile_all("sets", *loops),
+        *(path for path in cells() if "baseline" not in path.stem),
+    ]
+    assert len(wide) == 4
+    for path in wide:
+        command = ["objdump", "-d", "--no-show-raw-insn", "-C", str(path)]
+        code = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        symbols = subprocess.run(
+            ["nm", "-C", str(path)], capture_output=True, text=True, check=True
+        )
+        shared = set(re.findall(r"^\w* [WV] (.*)$", symbols.stdout, re.M))
+        assert shared
+        functions = re.findall(r"^\w+ <(.*)>:\n((?:.+\n)*)", code, re.M)
+        assert any("zmm" in body or "ymm" in body for _, body in functions)
+        for name, body in functions:
+            if name in shared and "Avx" not in name:
+                assert not re.search(r"\t(v\w+)\s", body), f"{path.stem}: {name}"
+
+
 @pytest.fixture(scope="module")
 def emulations() -> dict[str, Path]:
     """The objects of the programs of GRIDS, and of the CPU loops, by their names."""

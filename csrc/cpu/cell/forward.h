@@ -61,25 +61,31 @@ void update_tile(const CellCall& call, const Place& place,
   }
 }
 
-// The residual |y - f| / (1e-5 + |f|) of a row.
+template <class Lanes>
+float sum_of(const typename Lanes::Real (&vectors)[kPaddedTo / Lanes::kWidth]) {
+  float lanes[kPaddedTo], sum = 0;
+  for (int64_t i = 0; i < kPaddedTo; i += Lanes::kWidth)
+    Lanes::store(lanes + i, vectors[i / Lanes::kWidth]);
+  for (const float lane : lanes) sum += lane;
+  return sum;
+}
+
+// The residual |y - f| / (1e-5 + |f|) of a row. Sums are by column modulo kPaddedTo, of any lanes.
 template <class Lanes, class State>
 float residual_of(const State& state, const typename State::Word* y, const float* f,
                   int64_t features) {
-  typename Lanes::Real apart{}, size{};
+  constexpr int kVectors = kPaddedTo / Lanes::kWidth;
+  typename Lanes::Real apart[kVectors] = {}, size[kVectors] = {};
   for (int64_t column = 0; column < features; column += Lanes::kWidth) {
     const auto value = Lanes::load(f + column);
     const auto difference = state.read(State::load(y + column)) - value;
-    apart = Lanes::multiply_add(difference, difference, apart);
-    size = Lanes::multiply_add(value, value, size);
+    const int64_t v = column / Lanes::kWidth % kVectors;
+    apart[v] = Lanes::multiply_add(difference, difference, apart[v]);
+    size[v] = Lanes::multiply_add(value, value, size[v]);
   }
-  float lanes[2][Lanes::kWidth];
-  Lanes::store(lanes[0], apart);
-  Lanes::store(lanes[1], size);
-  float sums[2] = {};
-  for (int i = 0; i < 2; ++i)
-    for (const float lane : lanes[i]) sums[i] += lane;
-  if (sums[1] > std::numeric_limits<float>::max()) return std::numeric_limits<float>::quiet_NaN();
-  return std::sqrt(sums[0]) / (kEpsilon + std::sqrt(sums[1]));
+  const float sizes = sum_of<Lanes>(size);
+  if (sizes > std::numeric_limits<float>::max()) return std::numeric_limits<float>::quiet_NaN();
+  return std::sqrt(sum_of<Lanes>(apart)) / (kEpsilon + std::sqrt(sizes));
 }
 
 template <class Lanes, class Act, class State>
