@@ -61,8 +61,8 @@ def solves(w: Tensor) -> dict[str, Solve]:
         "solve": by_solver,
         "composite": partial(by_op, "composite"),
     }
-    for name in ("triton", "gluon"):
-        if w.device.type == "cuda" and cell_choice.why_not(name, w) is None:
+    for name in ("triton", "gluon") if w.device.type == "cuda" else ("cpu",):
+        if cell_choice.why_not(name, w, ACT) is None:
             found[name] = partial(by_op, name)
     return found
 

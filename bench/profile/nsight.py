@@ -77,7 +77,7 @@ def jobs(device: torch.device, size_mb: float = SIZE_MB) -> Iterator[Job]:
             make = partial(_bound, own, case)
             yield Job(labels.op_label(facts), labels.types_label(facts), case.bytes, 0, make)
     w = torch.empty(CELL.features, CELL.features, device=device, dtype=cell.DTYPE)
-    if device.type == "cuda" and cell_choice.why_not("triton", w) is None:
+    if device.type == "cuda" and cell_choice.why_not("triton", w, cell_methods.ACT) is None:
         z0 = torch.empty(CELL.rows, CELL.features, device="meta")
         moved, operations = cell.work(CELL.part, z0.to(cell.DTYPE), z0, CELL.steps)
         make = partial(_bound_cell, device)

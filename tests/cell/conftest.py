@@ -10,7 +10,8 @@ import pytest
 from revdeq_kernels.ops.cell import choice
 from tests.conftest import BACKENDS
 
-HERE = ["composite", *(["triton", "gluon"] if "triton" in BACKENDS else [])]
+HERE = ["composite"]
+HERE += ["triton", "gluon"] if "triton" in BACKENDS else []
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
         from tests.cell.gluon_interpreter import interpreted
 
         launcher = Launcher(interpreted(gluon_cell))
-        monkeypatch.setattr(choice, "why_not", lambda implementation, w: None)
+        monkeypatch.setattr(choice, "why_not", lambda implementation, w, act: None)
         monkeypatch.setattr(choice, "launcher", lambda implementation: launcher)
     return request.param
 

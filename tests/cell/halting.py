@@ -9,13 +9,13 @@ from torch import Tensor
 
 from revdeq_kernels.ops.cell.arguments import Gradients, Solved
 from tests.cell.linear_cells import Cell, Outcome, of_rows
-from tests.cell.tolerances import Bounded, bounded, residuals
+from tests.cell.tolerances import Bounded, Sums, bounded, residuals
 
 
-def assert_rows_halt_when_they_should(cell: Cell, out: Solved) -> None:
+def assert_rows_halt_when_they_should(cell: Cell, out: Solved, sums: Sums) -> None:
     """By the residuals of float64, as far as roundings let one say."""
     assert out.taken.dtype == torch.int32 and out.taken.shape == out.residual.shape
-    found = residuals(replace(cell, tol=0.0))
+    found = residuals(replace(cell, tol=0.0), sums)
     last = out.taken.long() - 1
     assert int(last.min()) >= 0 and int(last.max()) < cell.steps
     value, error = (torch.stack(part) for part in zip(*found, strict=True))
@@ -37,14 +37,19 @@ def by_steps(cell: Cell, taken: Tensor) -> list[tuple[Tensor, Cell]]:
     return found
 
 
-def assert_rows_are_those_of_fewer_steps(cell: Cell, out: Solved, back: Gradients) -> None:
+def assert_rows_are_those_of_fewer_steps(
+    cell: Cell, out: Solved, back: Gradients, sums: Sums
+) -> None:
     """Each row within the bounds of its own number of steps; the gradient of W within their sum."""
+    rows_of_all, steps_of_all = len(cell.z0), int(out.taken.max())
     assert back.distance.item() == 0.0 or cell.state != "exact"
     assert back.lost.item() == 0
     got = Outcome(out.y, out.z, *back[:3])
     value, error = torch.zeros_like(cell.w).double(), torch.zeros_like(cell.w).double()
     for rows, part in by_steps(cell, out.taken):
-        values, errors = bounded(part)
+        # Joined, the gradient of W is a sum over the steps of all rows.
+        terms = rows_of_all * steps_of_all // part.steps + 1 if sums.joined else None
+        values, errors = bounded(part, sums, terms)
         for name in ("y", "z", "grad_u", "grad_z0"):
             want, most = getattr(values, name), getattr(errors, name)
             assert most.norm() < 0.2 * want.norm(), f"{name}: the bound says nothing"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import revdeq_kernels as rk
+from revdeq_kernels.ops.cell import choice
 from revdeq_kernels.ops.cell.arguments import Gradients, Inputs, Numbers, Solved
 
 
@@ -27,6 +29,7 @@ ACTS = {
     "relu": Act(torch.relu, 1.0, 0.0),  # away from 0
     "gelu": Act(F.gelu, 1.13, 0.8),
     "silu": Act(F.silu, 1.1, 0.5),
+    "gelu_tanh": Act(partial(F.gelu, approximate="tanh"), 1.13, 0.8),
 }
 
 
@@ -77,10 +80,16 @@ def make(rows: int, d: int, dtype: torch.dtype, seed: int = 0, **numbers: Any) -
 
 SMALL = {
     "composite": (32, torch.float32),
+    "cpu": (32, torch.float32),
     "triton": (32, torch.float32),
     "gluon": (64, torch.float16),
 }
 """Features and dtype of a cell that each implementation takes; the first are the fastest here."""
+
+
+def acts_of(implementation: str) -> tuple[str, ...]:
+    """The activations that it takes."""
+    return choice.GPU_ACTS if implementation in ("triton", "gluon") else tuple(ACTS)
 
 
 def small(implementation: str, rows: int, **numbers: Any) -> Cell:

@@ -54,6 +54,16 @@ def test_a_kernel_that_was_named_and_cannot_run_says_what_it_takes(
         layer(torch.randn(6, 8, dtype=dtype))
 
 
+@pytest.mark.parametrize("name", ["triton", "gluon"])
+def test_a_kernel_takes_no_activation_that_it_does_not_have(name: str) -> None:
+    cell = make(6, 64, F32, act="gelu_tanh")
+    message = "it takes act 'tanh', 'relu', 'gelu', 'silu', got 'gelu_tanh'; take 'composite'"
+    with pytest.raises(ValueError, match=message):
+        run(cell, implementation=name)
+    with pytest.raises(ValueError, match=message):
+        RevDEQ(LinearCell(8, 64, "gelu_tanh"), implementation=name)(torch.randn(6, 8))
+
+
 SM_80_ON = "sm_80 up to 64 features, sm_90 up to 128 features, sm_100 up to 128 features"
 
 ON_GPUS = [
@@ -82,24 +92,32 @@ def test_a_gpu_that_does_not_hold_the_kernels_is_refused(
     monkeypatch.setattr(first_use, "architecture", lambda device: architecture)
     monkeypatch.setattr(backends, "why_not", lambda name, device: None)
     w: Any = SimpleNamespace(shape=(d, d), dtype=dtype, device=torch.device("cuda", 0))
-    reason = cell_choice.why_not(name, w)
+    reason = cell_choice.why_not(name, w, "tanh")
     assert (reason is None) == taken
     if reason is not None:
         assert f"it takes GPUs of {limits}" in reason and "'composite'" in reason
-    assert cell_choice.choose(None, w) == "composite"
+    assert cell_choice.choose(None, w, "tanh") == "composite"
 
 
 def test_the_backend_names_the_implementation(monkeypatch: pytest.MonkeyPatch) -> None:
-    cell = make(6, 32, F32)
-    w = cell.w
-    assert cell_choice.choose(None, w) == "composite"
-    monkeypatch.setattr(cell_choice, "fastest", lambda w: "triton")
-    assert cell_choice.choose("composite", w) == "composite"
-    assert cell_choice.choose(None, w) == "triton"
-    monkeypatch.setattr(cell_choice, "fastest", lambda w: None)
+    w = make(6, 32, F32).w
+    monkeypatch.setattr(cell_choice, "fastest", lambda w, act: "triton")
+    assert cell_choice.choose("composite", w, "tanh") == "composite"
+    assert cell_choice.choose(None, w, "tanh") == "triton"
+    monkeypatch.setattr(cell_choice, "fastest", lambda w, act: None)
+    assert cell_choice.choose(None, w, "tanh") == "composite"
     with rk.backend("triton"):
-        assert cell_choice.choose(None, w) == "triton"
-        assert cell_choice.choose("composite", w) == "composite"
+        assert cell_choice.choose(None, w, "tanh") == "triton"
+        assert cell_choice.choose("composite", w, "tanh") == "composite"
+
+
+def test_what_was_measured_on_a_gpu_runs_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for an activation that it does not have."""
+    monkeypatch.setattr(first_use, "architecture", lambda device: "sm_90")
+    monkeypatch.setattr(cell_choice, "FASTEST", {("sm_90", 64, F32): "triton"})
+    w: Any = SimpleNamespace(shape=(64, 64), dtype=F32, device=torch.device("cuda", 0))
+    assert cell_choice.fastest(w, "tanh") == "triton"
+    assert cell_choice.fastest(w, "gelu_tanh") is None
 
 
 def test_a_trial_is_made_once_for_a_kind_of_cell(

@@ -33,7 +33,7 @@ def on_gpu(cell: Cell) -> Cell:
 
 
 def require(implementation: str, cell: Cell) -> None:
-    if reason := cell_choice.why_not(implementation, cell.w.cuda()):
+    if reason := cell_choice.why_not(implementation, cell.w.cuda(), cell.act):
         pytest.skip(reason)
 
 

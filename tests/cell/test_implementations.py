@@ -1,7 +1,7 @@
 """What every implementation of the equilibrium cell must be: near float64, and its own inverse.
 
-The composite, Triton's kernels and Gluon's; the latter two in Triton's interpreter. Rows that halt
-are in test_halting.py.
+The composite, C++ for CPUs, Triton's kernels and Gluon's; the latter two in Triton's interpreter.
+Rows that halt are in test_halting.py, and what only C++ has to be in test_cpu.py.
 """
 
 from __future__ import annotations
@@ -16,35 +16,54 @@ import revdeq_kernels as rk
 from revdeq_kernels.ops.cell import choice
 from revdeq_kernels.ops.cell.arguments import Solved
 from tests.cell.conftest import Slow, each, every
-from tests.cell.linear_cells import ACTS, both_ways, make, of_rows, run, small
-from tests.cell.tolerances import assert_within_bounds
+from tests.cell.linear_cells import ACTS, acts_of, both_ways, make, of_rows, run, small
+from tests.cell.tolerances import assert_within_bounds, sums_of
 from tests.conftest import BETAS
 
 F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
 
 # ---- against the definition in real numbers --------------------------------------------------
 
-PRECISIONS = [
-    (37, 32, dtype, state, beta, steps, act)
-    for act in ACTS
-    for dtype, state, beta, steps in (
-        (F32, "exact", 0.5, 4),
-        (F32, "exact", 0.8, 3),
-        (F32, "exact", 1.3, 2),
-        (F32, "float32", 0.5, 3),
-        (F16, "exact", 0.5, 3),
-        (F16, "exact", 0.75, 2),
-        (F16, "float32", 0.5, 1),
-        (BF16, "exact", 0.5, 2),
-        (BF16, "exact", 0.6, 2),
-        (BF16, "float32", 0.5, 1),
-    )
-]
-"""So few steps that the bounds stay below the numbers they are of."""
+
+def precisions(implementation: str) -> list[tuple[Any, ...]]:
+    """Every activation, format and dtype, in so few steps that the bounds stay below the values."""
+    return [
+        (37, 32, dtype, state, beta, steps, act)
+        for act in acts_of(implementation)
+        for dtype, state, beta, steps in (
+            (F32, "exact", 0.5, 4),
+            (F32, "exact", 0.8, 3),
+            (F32, "exact", 1.3, 2),
+            (F32, "float32", 0.5, 3),
+            (F16, "exact", 0.5, 3),
+            (F16, "exact", 0.75, 2),
+            (F16, "float32", 0.5, 1),
+            (BF16, "exact", 0.5, 2),
+            (BF16, "exact", 0.6, 2),
+            (BF16, "float32", 0.5, 1),
+        )
+    ]
+
 
 SHAPES = [
     (rows, d, F32, "exact", 0.5, 2, "tanh") for rows, d in ((1, 1), (3, 7), (70, 33), (5, 64))
 ]
+
+FEATURES = [
+    (rows, d, dtype, state, beta, 1, act)
+    for k, d in enumerate((1, 2, 3, 31, 32, 33, 48, 65, 100, 200, 511, 512))
+    for rows, dtype, state, beta, act in (
+        (5, F32, "exact", 0.5, list(ACTS)[k % 5]),
+        (97, F16, "exact", 0.75, list(ACTS)[(k + 1) % 5]),
+        (7, F32, "float32", 0.6, list(ACTS)[(k + 2) % 5]),
+    )
+]
+ROWS = [
+    (rows, 40, dtype, "exact", 0.5, 2, "gelu")
+    for rows in (1, 5, 6, 7, 95, 96, 97, 1000)
+    for dtype in (F32, F16)
+]
+"""Part of a tile of rows and of columns, whole ones, and several for a thread."""
 
 TILES = [
     (rows, d, dtype, "exact", 0.5, 1, "tanh")
@@ -62,7 +81,7 @@ GLUON = [
     (21, 64, F32, "float32", 0.6, 1, "silu"),
     *(
         Slow((rows, d, dtype, state, beta, 1, act))
-        for act in ACTS
+        for act in acts_of("gluon")
         for rows, d, dtype in ((64, 64, BF16), (101, 64, F16), (101, 128, F16), (37, 128, F32))
         for state, beta in (("exact", 0.5), ("exact", 0.6), ("float32", 0.5))
         if dtype != BF16 or state == "exact"
@@ -73,8 +92,9 @@ GLUON = [
 
 @each(
     "rows d dtype state beta steps act",
-    composite=PRECISIONS + SHAPES,
-    triton=PRECISIONS + TILES,
+    composite=precisions("composite") + SHAPES,
+    cpu=precisions("cpu") + SHAPES + FEATURES + ROWS,
+    triton=precisions("triton") + TILES,
     gluon=GLUON,
 )
 def test_values_and_gradients_are_those_of_stored_activations(
@@ -88,18 +108,18 @@ def test_values_and_gradients_are_those_of_stored_activations(
     act: str,
 ) -> None:
     cell = make(rows, d, dtype, act=act, state=state, beta=beta, steps=steps)
-    tf32 = implementation == "gluon" and dtype == F32
-    assert_within_bounds(cell, run(cell, implementation=implementation), tf32)
+    got = run(cell, implementation=implementation)
+    assert_within_bounds(cell, got, sums_of(implementation, dtype))
 
 
 def tile_of(implementation: str) -> int:
-    """Rows of a tile of ``small``; the composite has none."""
-    if implementation == "composite":
-        return 32
+    """Rows of a tile of ``small``; the composite has none, and of C++ it is a multiple."""
+    if implementation in ("composite", "cpu"):
+        return {"composite": 32, "cpu": 192}[implementation]
     return choice.launcher(implementation).configuration(small(implementation, 0).w).tile
 
 
-@each(triton=[()], gluon=[()])
+@each(cpu=[()], triton=[()], gluon=[()])
 def test_a_row_does_not_depend_on_the_tiles_of_a_program(implementation: str) -> None:
     """Four tiles for two programs."""
     tile = tile_of(implementation)
@@ -138,6 +158,7 @@ DTYPES = (BF16, F16, F32)
 @each(
     "rows d dtype beta depths",
     composite=[(40, 32, dtype, beta, (1, 2, 9, 40)) for dtype in DTYPES for beta in BETAS],
+    cpu=[(103, 33, dtype, beta, (1, 2, 9, 64, 5)) for dtype in DTYPES for beta in BETAS],
     # Every form, base and sign with one dtype: the interpreter is slow.
     triton=[(20, 32, DTYPES[k % 3], beta, (1, 2, 3, 5)) for k, beta in enumerate(BETAS)],
     gluon=[
@@ -159,7 +180,7 @@ def test_an_exact_cell_comes_back_bit_for_bit_from_any_depth(
         assert all(bool(grad.isfinite().all()) for grad in grads)
 
 
-@each(triton=[()], gluon=[()])
+@each(cpu=[()], triton=[()], gluon=[()])
 def test_rows_beyond_the_end_of_a_tile_leave_no_trace(implementation: str) -> None:
     """They have no digits, without which a state of so many steps goes back beyond float16."""
     d = small(implementation, 0).w.shape[0]
@@ -252,6 +273,7 @@ CHECKED += [(F32, "exact", 3, 0.2)]
 @each(
     "dtype state steps tol",
     composite=CHECKED,
+    cpu=CHECKED,
     triton=CHECKED,
     gluon=[Slow((BF16, state, 1, 0.0)) for state in ("exact", "float32")],
 )

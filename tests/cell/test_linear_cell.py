@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from torch.autograd import forward_ad
 
 import revdeq_kernels as rk
 from revdeq_kernels.ops.cell import checks as cell_checks
+from revdeq_kernels.ops.cell.choice import IMPLEMENTATIONS
 from tests.cell.conftest import each
 from tests.cell.linear_cells import ACTS, Cell, Outcome, both_ways, make, run
 from tests.conftest import same_bits
@@ -20,7 +22,7 @@ from torch_revdeq import solve
 F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
 
 acts = pytest.mark.parametrize("act", list(ACTS))
-
+of_any_features = each(composite=[()], cpu=[()])
 
 # ---- against the solver ----------------------------------------------------------------------
 
@@ -50,20 +52,22 @@ def by_solve(cell: Cell, adjoint: str) -> Outcome:
 def test_an_exact_cell_has_the_bits_of_solve(act: str, dtype: torch.dtype, adjoint: str) -> None:
     for beta in (0.5, 0.8, 1.3):
         cell = make(21, 32, dtype, act=act, beta=beta, steps=6)
-        rows = zip(Outcome._fields, run(cell), by_solve(cell, adjoint), strict=True)
+        found = run(cell, implementation="composite"), by_solve(cell, adjoint)
+        rows = zip(Outcome._fields, *found, strict=True)
         differ = [name for name, got, want in rows if not torch.equal(got, want)]
         assert not differ, beta
 
 
 def test_a_float_cell_has_the_bits_of_solve() -> None:
     cell = make(21, 32, F32, state="float32", steps=3)
-    assert all(map(torch.equal, run(cell), by_solve(cell, "reversible")))
+    got = run(cell, implementation="composite")
+    assert all(map(torch.equal, got, by_solve(cell, "reversible")))
 
 
 # ---- autograd and torch.compile --------------------------------------------------------------
 
 
-@each(composite=[()], triton=[()])
+@each(composite=[()], cpu=[()], triton=[()])
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_compiled_it_has_the_bits_of_eager(dynamic: bool, implementation: str) -> None:
     torch._dynamo.reset()
@@ -85,37 +89,48 @@ def test_compiled_it_has_the_bits_of_eager(dynamic: bool, implementation: str) -
         assert all(map(same_bits, *results))
 
 
-def test_gradients_that_nobody_asked_for_and_that_did_not_arrive() -> None:
+@of_any_features
+def test_gradients_that_nobody_asked_for_and_that_did_not_arrive(implementation: str) -> None:
     cell = replace(make(6, 16, F32), grad_y=torch.zeros(6, 16))
-    want = run(cell)
+    want = run(cell, implementation=implementation)
     w = cell.w.clone().requires_grad_()
-    _, z, *_ = rk.linear_cell_forward(cell.u, w, cell.z0, *cell.numbers[:3])
+    options: Any = {"implementation": implementation}
+    _, z, *_ = rk.linear_cell_forward(cell.u, w, cell.z0, *cell.numbers[:3], **options)
     assert torch.equal(torch.autograd.grad(z, w, cell.grad_z)[0], want.grad_w)
 
 
-def test_a_changed_argument_is_seen_by_autograd() -> None:
+@of_any_features
+def test_a_changed_argument_is_seen_by_autograd(implementation: str) -> None:
     cell = make(6, 16, F32)
     w = cell.w.clone().requires_grad_()
-    _, z, *_ = rk.linear_cell_forward(cell.u, w, cell.z0, *cell.numbers[:3])
+    options: Any = {"implementation": implementation}
+    _, z, *_ = rk.linear_cell_forward(cell.u, w, cell.z0, *cell.numbers[:3], **options)
     with torch.no_grad():
         w.mul_(2.0)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         z.sum().backward()
 
 
-def test_a_second_derivative_is_refused() -> None:
+@of_any_features
+def test_a_second_derivative_is_refused(implementation: str) -> None:
     cell = make(6, 16, F32)
     w = cell.w.clone().requires_grad_()
-    _, z, *_ = rk.linear_cell_forward(cell.u, w, cell.z0, *cell.numbers[:3])
+    options: Any = {"implementation": implementation}
+    _, z, *_ = rk.linear_cell_forward(cell.u, w, cell.z0, *cell.numbers[:3], **options)
     with pytest.raises(RuntimeError, match="expected to be differentiated once"):
         torch.autograd.grad(z.sum(), w, create_graph=True)
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own
 @pytest.mark.parametrize("name", ["linear_cell_forward", "ops"])
-def test_transforms_that_would_lose_a_derivative_are_refused(name: str) -> None:
+@of_any_features
+def test_transforms_that_would_lose_a_derivative_are_refused(
+    name: str, implementation: str
+) -> None:
     cell = make(6, 16, F32)
-    op = torch.ops.revdeq.linear_cell_forward if name == "ops" else rk.linear_cell_forward
+    op: Any = partial(rk.linear_cell_forward, implementation=implementation)
+    if name == "ops":
+        op = getattr(torch.ops, IMPLEMENTATIONS[implementation]).linear_cell_forward
     options = ("exact", 20, 0.0) if name == "ops" else ()
 
     def z(u: Tensor) -> Tensor:
@@ -130,12 +145,16 @@ def test_transforms_that_would_lose_a_derivative_are_refused(name: str) -> None:
         torch.func.grad(lambda u: z(u).sum())(cell.u)
 
 
-def test_vmap_has_the_bits_of_a_loop() -> None:
+@of_any_features
+def test_vmap_has_the_bits_of_a_loop(implementation: str) -> None:
     cell = make(6, 16, F32)
     us = torch.stack([cell.u, 2 * cell.u])
-    together = torch.func.vmap(lambda u: rk.linear_cell_forward(u, cell.w, cell.z0, 0.5, 2)[1])(us)
-    one_by_one = [rk.linear_cell_forward(u, cell.w, cell.z0, 0.5, 2)[1] for u in us]
-    assert torch.equal(together, torch.stack(one_by_one))
+
+    def z(u: Tensor) -> Tensor:
+        options: Any = {"implementation": implementation}
+        return rk.linear_cell_forward(u, cell.w, cell.z0, 0.5, 2, **options)[1]
+
+    assert torch.equal(torch.func.vmap(z)(us), torch.stack([z(u) for u in us]))
 
 
 # ---- errors ----------------------------------------------------------------------------------
@@ -172,7 +191,7 @@ def test_errors(changed: dict[str, Any], kind: type[Exception], message: str) ->
         rk.linear_cell_forward(**(arguments | changed))
 
 
-@each(composite=[()], triton=[()])
+@each(composite=[()], cpu=[()], triton=[()])
 def test_digits_of_another_solve_are_refused(implementation: str) -> None:
     cell = make(6, 32, F32)
     out, _ = both_ways(replace(cell, steps=9), implementation)

@@ -3,7 +3,8 @@
 A running error analysis: beside each number of the float64 solve and of its adjoint stands a bound
 on the error with which a cell in float32 computes it. u is float32's unit roundoff, v that of a w
 of 16 bits (0 for float32), to first order with a factor of 1.01, as in ``tolerances.py``. Sums of d
-products err by d u times the sum of their magnitudes, in whatever order.
+products err by d u times the sum of their magnitudes, in whatever order, and no more where products
+are not rounded before they are added (fused multiply-adds).
 
 A 16-bit copy of s is the same in both solves but where s is as near to a boundary of rounding as
 its bound: then it is a unit in the last place off, and the bound follows from that.
@@ -24,11 +25,35 @@ from tests.tolerances import BETA_ERROR, grid_error, invert_error, unit_roundoff
 
 U = unit_roundoff(torch.float32)
 ACT_ERROR = 8 * U
-"""What act or act' in float32 errs by itself, times 1 + its value: a few roundings of it."""
+"""What act or act' in float32 errs by itself, times 1 + its value: four units in the last place."""
 
-SPLIT_ERROR = 16
-"""What a product in three TF32 errs by itself, in U times its value: 4 for the low part of each
-factor, 4 for the product of both, which is left out, and the additions of the three."""
+
+class Sums(NamedTuple):
+    """How an implementation adds up.
+
+    product: what a product errs by itself, in U times its value.
+    joined: whether W s is added to u product by product, g W to the adjoint, and to the gradient of
+        W the products of all rows and half steps, instead of one sum to another.
+    """
+
+    product: int = 0
+    joined: bool = False
+
+
+APART = Sums()
+
+SPLIT = Sums(product=16)
+"""Products in three TF32: 4 for the low part of each factor, 4 for the product of both, which is
+left out, and the additions of the three."""
+
+JOINED = Sums(joined=True)
+
+
+def sums_of(implementation: str, w: torch.dtype) -> Sums:
+    """Those of an implementation for a W of this dtype."""
+    if implementation == "gluon" and w == torch.float32:
+        return SPLIT
+    return JOINED if implementation == "cpu" else APART
 
 
 class Bounded(NamedTuple):
@@ -67,12 +92,12 @@ class Evaluation:
     f: Bounded
 
 
-def bounded(cell: Cell, tf32: bool = False) -> tuple[Outcome, Outcome]:
+def bounded(cell: Cell, sums: Sums = APART, rows: int | None = None) -> tuple[Outcome, Outcome]:
     """y, z and the gradients in float64, and a bound on the error of each of their elements.
 
-    `tf32`: products are three of TF32, added to their sum one after the other.
+    `rows`: of the gradient of W, where the cell has a part of them.
     """
-    analysis = _Analysis(cell, SPLIT_ERROR if tf32 else 0)
+    analysis = _Analysis(cell, sums, rows)
     y, z, evaluations = analysis.forward()
     if cell.state != "exact":
         evaluations = analysis.met_on_the_way_back(y, z, evaluations)
@@ -81,10 +106,10 @@ def bounded(cell: Cell, tf32: bool = False) -> tuple[Outcome, Outcome]:
     return Outcome(*(b.value for b in all_of_them)), Outcome(*(1.01 * b.error for b in all_of_them))
 
 
-def assert_within_bounds(cell: Cell, got: Outcome, tf32: bool = False) -> None:
+def assert_within_bounds(cell: Cell, got: Outcome, sums: Sums = APART) -> None:
     """Every element is as near to float64 autograd as the analysis says, which says something."""
     reference = stored(cell)
-    values, errors = bounded(cell, tf32)
+    values, errors = bounded(cell, sums)
     for name, want, value, error, result in zip(
         Outcome._fields, reference, values, errors, got, strict=True
     ):
@@ -94,16 +119,18 @@ def assert_within_bounds(cell: Cell, got: Outcome, tf32: bool = False) -> None:
         assert far.max() <= 0, f"{name} is {float(far.max()):.3g} beyond its bound"
 
 
-def residuals(cell: Cell) -> list[Bounded]:
+def residuals(cell: Cell, sums: Sums = APART) -> list[Bounded]:
     """The residual of every row after every step that the cell takes."""
-    analysis = _Analysis(cell)
+    analysis = _Analysis(cell, sums)
     analysis.forward()
     return analysis.residuals
 
 
 class _Analysis:
-    def __init__(self, cell: Cell, product: int = 0) -> None:
-        self.product, self.residuals = product, list[Bounded]()
+    def __init__(self, cell: Cell, sums: Sums, rows: int | None = None) -> None:
+        self.sums, self.residuals = sums, list[Bounded]()
+        self.features = cell.w.shape[0]
+        self.rows = cell.z0.shape[0] if rows is None else rows
         self.cell, self.act = cell, ACTS[cell.act]
         self.w, self.size = cell.w.double(), cell.w.double().abs()
         self.narrow = cell.w.dtype != torch.float32
@@ -114,9 +141,9 @@ class _Analysis:
     def evaluate(self, s: Bounded) -> Evaluation:
         read = self._read(s)
         value = read.value @ self.w.t() + self.cell.u.double()
-        terms = read.most @ self.size.t()
-        error = read.error @ self.size.t() + U * ((self.w.shape[0] + self.product) * terms)
-        before = Bounded(value, error + U * (terms + self.cell.u.double().abs()))
+        terms, u = read.most @ self.size.t(), self.cell.u.double().abs()
+        roundings = self._roundings(terms, u) + U * (terms + u)
+        before = Bounded(value, read.error @ self.size.t() + roundings)
         f = self.act.function(value)
         f_error = self.act.slope * before.error + ACT_ERROR * (1 + f.abs())
         return Evaluation(read, before, Bounded(f, f_error))
@@ -128,6 +155,11 @@ class _Analysis:
             return Bounded(s.value, error)
         value, low, high = (self._rounded(x) for x in (s.value, s.value - error, s.value + error))
         return Bounded(value, torch.maximum(high - value, value - low))
+
+    def _roundings(self, terms: Tensor, start: Tensor) -> Tensor:
+        """Of sums of d products with these sums of magnitudes; joined, they begin at `start`."""
+        error = (self.features + self.sums.product) * terms
+        return U * (error + self.features * start if self.sums.joined else error)
 
     def _rounded(self, x: Tensor) -> Tensor:
         return x.to(self.cell.w.dtype).double()
@@ -172,7 +204,7 @@ class _Analysis:
         norm = partial(torch.linalg.vector_norm, dim=1)
         far, size = norm(y.value - f.value), EPSILON + norm(f.value)
         error = norm(y.error + f.error + U * (2 * y.most + f.most)) + far / size * norm(f.error)
-        roundings = (self.w.shape[0] + 8) * U * far / size
+        roundings = (self.features + 8) * U * far / size
         return Bounded(far / size, error / (size - norm(f.error)) + roundings)
 
     def met_on_the_way_back(
@@ -202,7 +234,7 @@ class _Analysis:
             grad_u = grad_u + g
             g = self._stored(g)
             grad_w = grad_w + self._outer(g, evaluation.read)
-            error = (g.error + U * (self.w.shape[0] + self.product) * g.most) @ self.size
+            error = g.error @ self.size + self._roundings(g.most @ self.size, gy.most)
             gy, gz = gz.times(1 - beta), gy + Bounded(g.value @ self.w, error)
         return self._stored(grad_u), self._stored(grad_w), gy + gz
 
@@ -217,6 +249,7 @@ class _Analysis:
 
     def _outer(self, g: Bounded, read: Bounded) -> Bounded:
         """The sum over the rows of the products of g and s."""
-        rows = U * (g.value.shape[0] + self.product) * (g.most.t() @ read.most)
+        terms = self.rows * (2 * self.cell.steps if self.sums.joined else 1)
+        roundings = U * (terms + self.sums.product) * (g.most.t() @ read.most)
         error = g.error.t() @ read.most + g.value.abs().t() @ read.error
-        return Bounded(g.value.t() @ read.value, error + rows)
+        return Bounded(g.value.t() @ read.value, error + roundings)

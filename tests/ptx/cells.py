@@ -20,7 +20,7 @@ from revdeq_kernels.ops.cell import reference as composite
 from revdeq_kernels.ops.cell.arguments import Gradients, Solved
 from revdeq_kernels.triton.launch import cell as launch_cell
 from tests.cell.linear_cells import Cell, Outcome, make
-from tests.cell.tolerances import bounded
+from tests.cell.tolerances import APART, SPLIT, bounded
 from tools.ptx.triton import executed
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -134,7 +134,7 @@ def _of_composite(case: Case, cell: Cell, ran: Ran) -> list[str]:
 def _of_bounds(case: Case, cell: Cell, ran: Ran) -> list[str]:
     """Every element is within the bound of its error, where that says something."""
     got = Outcome(ran.out.y, ran.out.z, *ran.back[:3])
-    values, errors = bounded(cell, tf32=case.dtype == "fp32")
+    values, errors = bounded(cell, SPLIT if case.dtype == "fp32" else APART)
     found = []
     for name, value, error, result in zip(Outcome._fields, values, errors, got, strict=True):
         if error.norm() < 0.2 * value.norm():

@@ -32,7 +32,7 @@ class LinearCell(nn.Module):
     Args:
         in_features: of x.
         features: of z.
-        act: "tanh", "relu", "gelu" or "silu".
+        act: "tanh", "relu", "gelu" (by erf), "silu" or "gelu_tanh".
         device: of the parameters W [features, features], U [features, in_features] and b
             [features].
         dtype: theirs.

@@ -21,12 +21,14 @@ from .checks import one_of_names
 
 IMPLEMENTATIONS = {
     "composite": NAMESPACE,
+    "cpu": f"{NAMESPACE}_cpu",
     "triton": f"{NAMESPACE}_triton",
     "gluon": f"{NAMESPACE}_gluon",
 }
 """The implementations, and where torch.ops holds the ops of each.
 
 composite  matmuls and the half-step ops: the definition, on every device
+cpu        C++, one call for all steps, for CPU tensors of up to MOST_FEATURES
 triton     one launch for all steps, for cells of FEATURES on a GPU of ``dtypes.WIDEST``; sums
            with w in float32 are of products in three TF32, which err as float32 does
 gluon      the same by the warpgroup instructions of sm_90; and with w in float32
@@ -39,41 +41,54 @@ FEATURES: dict[str, dict[torch.dtype, tuple[int, ...]]] = {
     "triton": {BF16: (32, 64, 128), F16: (32, 64, 128), F32: (32, 64)},
     "gluon": {BF16: (64, 128), F16: (64, 128), F32: (64, 128)},
 }
-"""The numbers of features that the kernels take, by dtype of w."""
+"""The numbers of features that the GPU's kernels take, by dtype of w."""
+
+GPU_ACTS = ("tanh", "relu", "gelu", "silu")
+"""The activations that the GPU's kernels have."""
+
+MOST_FEATURES = 512
+"""The most features that the kernel for CPUs takes; any number up to it."""
 
 FASTEST: dict[tuple[str, int, torch.dtype], str] = {}
 """(architecture such as "sm_90", features, dtype of w) -> what is fastest there, if that is not the
 composite. Each entry stands beside the stored result that says so; none was measured yet."""
 
+FASTEST_BY = ("AVX2", "AVX-512")
+"""The instruction sets by which the kernel for CPUs is the fastest for all that it takes."""
 
-def choose(implementation: str | None, w: Tensor) -> str:
-    """The implementation that runs for `w`.
 
-    The one that is named, here or as the backend ("triton"); otherwise that of FASTEST, or the
+def choose(implementation: str | None, w: Tensor, act: str) -> str:
+    """The implementation that runs for such a cell.
+
+    The one that is named, here or as the backend ("triton"); otherwise the ``fastest``, or the
     composite. ValueError for an unknown name, or for one that cannot run, with what it takes.
     """
     if implementation is not None and implementation not in IMPLEMENTATIONS:
         one_of_names(FORWARD, "implementation", implementation, tuple(IMPLEMENTATIONS))
     if implementation is None and backends.chosen == "triton":
         implementation = "triton"
-    reason = None if implementation is None or is_compiling() else why_not(implementation, w)
+    reason = None if implementation is None or is_compiling() else why_not(implementation, w, act)
     if reason is not None:
         raise ValueError(f"{FORWARD}: implementation {implementation!r} cannot run: {reason}")
-    return implementation or fastest(w) or "composite"
+    return implementation or fastest(w, act) or "composite"
 
 
-def why_not(implementation: str, w: Tensor) -> str | None:
-    """Why an implementation cannot run for `w`, what it takes, and who can; None where it can."""
-    reason = _reason(implementation, w)
+def why_not(implementation: str, w: Tensor, act: str) -> str | None:
+    """Why an implementation cannot run, what it takes, and who can; None where it can."""
+    reason = _reason(implementation, w, act)
     if reason is None:
         return None
-    able = [repr(name) for name in IMPLEMENTATIONS if _reason(name, w) is None]
+    able = [repr(name) for name in IMPLEMENTATIONS if _reason(name, w, act) is None]
     return f"{reason}; take {' or '.join(able)}"
 
 
-def _reason(implementation: str, w: Tensor) -> str | None:
+def _reason(implementation: str, w: Tensor, act: str) -> str | None:
     if implementation == "composite":
         return None
+    if implementation == "cpu":
+        return _reason_on_cpu(w)
+    if act not in GPU_ACTS:
+        return f"it takes act {', '.join(map(repr, GPU_ACTS))}, got {act!r}"
     if w.shape[0] not in FEATURES[implementation].get(w.dtype, ()):
         kinds = "; ".join(
             f"{', '.join(map(str, features))} in {dtype}"
@@ -89,6 +104,31 @@ def _reason(implementation: str, w: Tensor) -> str | None:
         gpus = ", ".join(widest)
         return f"Triton's interpreter knows no Gluon; it takes tensors on a GPU of {gpus}"
     return None
+
+
+def _reason_on_cpu(w: Tensor) -> str | None:
+    if not 1 <= w.shape[0] <= MOST_FEATURES or w.dtype not in (BF16, F16, F32):
+        kinds = f"{BF16}, {F16} and {F32}"
+        return f"it takes 1 to {MOST_FEATURES} features in {kinds}, got {w.shape[0]} in {w.dtype}"
+    if reason := backends.why_not("cpu", w.device.type):
+        return reason
+    return None if _instruction_set() else "it is newer than the compiled extension; build it again"
+
+
+def _instruction_set() -> str:
+    """The best one of this CPU that the kernel is compiled for; "" if it is not at all."""
+    return _cached_instruction_set()
+
+
+# As in backends.py: torch.compile keeps the answer.
+_instruction_set.__dict__["_dynamo_marked_constant"] = True
+
+
+@cache
+def _cached_instruction_set() -> str:
+    if not hasattr(getattr(torch.ops, NAMESPACE), "_linear_cell_forward_"):
+        return ""
+    return importlib.import_module("..._C", __package__).cpu_instruction_set()
 
 
 def _widest(implementation: str, dtype: torch.dtype) -> dict[int, int]:
@@ -129,9 +169,16 @@ def try_first(implementation: str, w: Tensor, act: str, state: str, halting: boo
         _tried.add(key)
 
 
-def fastest(w: Tensor) -> str | None:
-    """The entry of FASTEST for `w` on its device, if there is one."""
-    if not FASTEST or w.device.type != "cuda":
+def fastest(w: Tensor, act: str) -> str | None:
+    """What takes such a cell in one call and is the fastest on its device, if that is known.
+
+    On a CPU it is the kernel in C++, by one of FASTEST_BY and unless another backend was named; on
+    a GPU the entry of FASTEST.
+    """
+    if w.device.type == "cpu":
+        able = backends.chosen in (None, "cpu") and _reason_on_cpu(w) is None
+        return "cpu" if able and _instruction_set() in FASTEST_BY else None
+    if not FASTEST or w.device.type != "cuda" or act not in GPU_ACTS:
         return None
     return FASTEST.get((first_use.architecture(w.device), w.shape[0], w.dtype))
 
@@ -147,6 +194,6 @@ def ready(implementation: str, w: Tensor, numbers: Numbers) -> None:
     """What a kernel needs besides arguments that are as they should be."""
     if implementation == "composite":
         return
-    if reason := why_not(implementation, w):
+    if reason := why_not(implementation, w, numbers.act):
         raise ValueError(f"{FORWARD}: implementation {implementation!r} cannot run: {reason}")
     try_first(implementation, w, numbers.act, numbers.state, numbers.halting)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.compiler import is_compiling
 
 from . import choice as cell_choice
+from . import cpu
 from . import reference as composite
 from .arguments import (
     BACKWARD,
@@ -59,7 +60,7 @@ def linear_cell_forward(
         z0: [rows, d], float32.
         beta: a Python number in (0, 2) and not 1; an exact state applies ``effective_beta(beta)``.
         steps: how many, at least 1, of two evaluations of f each.
-        act: "tanh", "relu", "gelu" (by erf) or "silu", in float32.
+        act: "tanh", "relu", "gelu" (by erf), "silu" or "gelu_tanh", in float32.
         state: "exact": int32 fixed point, which ``linear_cell_backward`` takes back bit for bit.
             "float32": loses precision on the way back, by 1 / abs(1 - beta) in every half step;
             with a w of 16 bits, by one flipped rounding of s, much more.
@@ -99,7 +100,7 @@ def linear_cell_forward(
     if not is_compiling():
         check_forward(inputs, numbers)
         numbers = _plain(numbers)
-    return Solved(*_overload(implementation, w, FORWARD)(*inputs, *numbers))
+    return Solved(*_overload(implementation, w, act, FORWARD)(*inputs, *numbers))
 
 
 def linear_cell_backward(
@@ -157,7 +158,7 @@ def linear_cell_backward(
     if not is_compiling():
         check_backward(ends, inputs, numbers)
         numbers = _plain(numbers)
-    return Gradients(*_overload(implementation, w, BACKWARD)(*ends, *inputs, *numbers))
+    return Gradients(*_overload(implementation, w, act, BACKWARD)(*ends, *inputs, *numbers))
 
 
 def _plain(numbers: Numbers) -> Numbers:
@@ -167,23 +168,55 @@ def _plain(numbers: Numbers) -> Numbers:
     return numbers._replace(beta=beta, steps=steps, frac_bits=frac_bits, tol=tol)
 
 
-# ---- the ops of an implementation ------------------------------------------------------------
+# ---- an implementation -----------------------------------------------------------------------
+
+_MODULES: dict[str, Callable[[], Any]] = {
+    "composite": lambda: composite,
+    "cpu": lambda: cpu,
+    "triton": lambda: cell_choice.launcher("triton"),
+    "gluon": lambda: cell_choice.launcher("gluon"),
+}
+"""Where the forward, backward and digits_shape of each implementation are."""
+
+
+def run_forward(implementation: str, inputs: Inputs, numbers: Numbers) -> Solved:
+    """What the op of an implementation does, without torch's dispatcher in between.
+
+    For callers outside of torch.func, vmap and tracing who differentiate it themselves. Everything
+    is checked as in ``linear_cell_forward``.
+    """
+    check_forward(inputs, numbers)
+    cell_choice.ready(implementation, inputs.w, numbers)
+    with torch.no_grad():
+        return _MODULES[implementation]().forward(_contiguous(inputs), numbers)
+
+
+def run_backward(implementation: str, ends: Ends, inputs: Inputs, numbers: Numbers) -> Gradients:
+    """As ``run_forward``, for ``linear_cell_backward``."""
+    module = _MODULES[implementation]()
+    check_backward(ends, inputs, numbers, _digits_shape(module, inputs, numbers))
+    cell_choice.ready(implementation, inputs.w, numbers)
+    with torch.no_grad():
+        return module.backward(_contiguous(ends), _contiguous(inputs), numbers)
+
+
+def _contiguous(tensors: Any) -> Any:
+    return type(tensors)(*(t.contiguous() for t in tensors))
 
 
 def _digits_shape(module: Any, inputs: Inputs, numbers: Numbers) -> tuple[int, ...]:
     return module.digits_shape(inputs.z0, numbers) if numbers.exact else (0,)
 
 
-def _define(implementation: str, load: Callable[[], Any]) -> None:
-    """Both ops of an implementation, whose forward, backward and digits_shape `load` returns."""
-    namespace = IMPLEMENTATIONS[implementation]
+# ---- its ops ---------------------------------------------------------------------------------
+
+
+def _define(implementation: str) -> None:
+    """Both ops of an implementation."""
+    namespace, load = IMPLEMENTATIONS[implementation], _MODULES[implementation]
 
     def forward(*args: Any) -> Any:
-        inputs, numbers = of_forward(args)
-        check_forward(inputs, numbers)
-        cell_choice.ready(implementation, inputs.w, numbers)
-        with torch.no_grad():
-            return load().forward(_contiguous(inputs), numbers)
+        return run_forward(implementation, *of_forward(args))
 
     def fake_forward(*args: Any) -> Any:
         inputs, numbers = of_forward(args)
@@ -201,11 +234,7 @@ def _define(implementation: str, load: Callable[[], Any]) -> None:
         )
 
     def backward(*args: Any) -> Any:
-        ends, inputs, numbers = of_backward(args)
-        check_backward(ends, inputs, numbers, _digits_shape(load(), inputs, numbers))
-        cell_choice.ready(implementation, inputs.w, numbers)
-        with torch.no_grad():
-            return load().backward(_contiguous(ends), _contiguous(inputs), numbers)
+        return run_backward(implementation, *of_backward(args))
 
     def fake_backward(*args: Any) -> Any:
         ends, inputs, numbers = of_backward(args)
@@ -226,10 +255,6 @@ def _define(implementation: str, load: Callable[[], Any]) -> None:
             op.register_autograd(_differentiate(namespace), setup_context=_keep)
         else:
             op.register_autograd(_refuse_second)
-
-
-def _contiguous(tensors: Any) -> Any:
-    return type(tensors)(*(t.contiguous() for t in tensors))
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -264,11 +289,10 @@ def _refuse_second(ctx: Any, *grads: Any) -> Any:
     )
 
 
-def _overload(implementation: str | None, w: Tensor, name: str) -> Callable[..., Any]:
-    namespace = IMPLEMENTATIONS[choose(implementation, w)]
+def _overload(implementation: str | None, w: Tensor, act: str, name: str) -> Callable[..., Any]:
+    namespace = IMPLEMENTATIONS[choose(implementation, w, act)]
     return getattr(getattr(torch.ops, namespace), name).default
 
 
-_define("composite", lambda: composite)
-_define("triton", lambda: cell_choice.launcher("triton"))
-_define("gluon", lambda: cell_choice.launcher("gluon"))
+for _name in IMPLEMENTATIONS:
+    _define(_name)

@@ -44,6 +44,10 @@ ACTIVATIONS: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
     "relu": (torch.relu, lambda grad, x, f: torch.where(f > 0, grad, f)),
     "gelu": (F.gelu, lambda grad, x, f: aten.gelu_backward(grad, x)),
     "silu": (F.silu, lambda grad, x, f: aten.silu_backward(grad, x)),
+    "gelu_tanh": (
+        partial(F.gelu, approximate="tanh"),
+        lambda grad, x, f: aten.gelu_backward(grad, x, approximate="tanh"),
+    ),
 }
 """act(x), and the gradient of x from that of f = act(x): what autograd computes. But where x is NaN
 so is the gradient, which autograd's relu lets through."""

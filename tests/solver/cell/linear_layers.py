@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 from torch_revdeq import LinearCell, RevDEQ
 
 F32, BF16 = torch.float32, torch.bfloat16
+
+ONE_OP = ["composite"]
+"""The implementations that take cells of any number of features here."""
+
+one_op = pytest.mark.parametrize("implementation", ONE_OP)
 
 
 def inputs(rows: int = 6, width: int = 12, dtype: torch.dtype = F32) -> Tensor:

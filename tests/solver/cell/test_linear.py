@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch.autograd.functional import jacobian
 
 import revdeq_kernels as rk
 from revdeq_kernels.ops.cell import checks as cell_checks
 from revdeq_kernels.ops.cell import choice as cell_choice
 from tests.conftest import BACKENDS
-from tests.solver.cell.linear_layers import BF16, F32, cell, gradients, inputs, layer
-from torch_revdeq import LinearCell, RangeError, ReconstructionError, RevDEQ, solve
+from tests.solver.cell.linear_layers import (
+    BF16,
+    F32,
+    ONE_OP,
+    cell,
+    gradients,
+    inputs,
+    layer,
+    one_op,
+)
+from torch_revdeq import LinearCell, RangeError, ReconstructionError, solve
 
 # ---- the routes ------------------------------------------------------------------------------
 
 
-def test_the_solver_runs_where_no_kernel_was_measured() -> None:
+def test_the_solver_runs_where_no_kernel_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cell_choice, "fastest", lambda w, act: None)
     model, f = layer(None), cell()
     x = inputs()
     out = model(x)
@@ -29,7 +40,7 @@ def test_the_solver_runs_where_no_kernel_was_measured() -> None:
 
 
 def test_what_was_measured_runs_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cell_choice, "fastest", lambda w: "composite")
+    monkeypatch.setattr(cell_choice, "fastest", lambda w, act: "composite")
     model = layer(None)
     model(inputs())
     assert model.stats is not None and model.stats.route == "composite: it is the fastest here"
@@ -40,25 +51,30 @@ def test_what_was_measured_runs_by_itself(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 triton = pytest.mark.skipif("triton" not in BACKENDS, reason="Triton's interpreter is off")
+cpu = pytest.mark.skipif("cpu" not in ONE_OP, reason="the extension is not built")
+
+NAMED = [
+    pytest.param("triton", "it was named", marks=triton),
+    pytest.param("triton", "the backend was named", marks=triton),
+    pytest.param("cpu", "it was named", marks=cpu),
+    pytest.param("cpu", "it is the fastest here", marks=cpu),
+]
 
 
-@triton
-@pytest.mark.parametrize("named", ["here", "as the backend"])
-def test_one_launch_gives_what_the_solver_gives(named: str) -> None:
+@pytest.mark.parametrize(("name", "why"), NAMED)
+def test_one_call_gives_what_the_solver_gives(
+    name: str, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """They differ in the order of their sums."""
     torch.manual_seed(0)
     f, x = LinearCell(12, 32), inputs(40)
     want = gradients(layer("solver", f, max_steps=2), x)
-    if named == "here":
-        model = layer("triton", f, max_steps=2)
+    monkeypatch.setattr(cell_choice, "_cached_instruction_set", lambda: "AVX2")
+    model = layer(name if why == "it was named" else None, f, max_steps=2)
+    with rk.backend("triton") if why == "the backend was named" else nullcontext():
         got = gradients(model, x)
-    else:
-        model = layer(None, f, max_steps=2)
-        with rk.backend("triton"):
-            got = gradients(model, x)
     assert model.stats is not None and model.stats.reconstruction_error == 0.0
-    name = "it was named" if named == "here" else "the backend was named"
-    assert model.stats.route == f"triton: {name}"
+    assert model.stats.route == f"{name}: {why}"
     # 4 half steps of sums of 32 products, over 40 rows; f contracts.
     for key, expected in want.items():
         assert (got[key] - expected).abs().max() <= 4 * 32 * 40 * 2.0**-24 * expected.abs().max()
@@ -95,12 +111,13 @@ def test_one_op_has_the_bits_of_the_solver(act: str, beta: float) -> None:
         assert (got[name] - expected).abs().max() <= bound, name
 
 
-def test_sixteen_bits() -> None:
+@one_op
+def test_sixteen_bits(implementation: str) -> None:
     """One op computes f in float32, the solver in bfloat16: they differ by f's roundings."""
     results = []
-    for implementation in ("solver", "composite"):
+    for name in ("solver", implementation):
         f = cell(dtype=BF16)
-        model = layer(implementation, f, max_steps=6)
+        model = layer(name, f, max_steps=6)
         results.append(gradients(model, inputs(dtype=BF16)))
         assert {t.dtype for t in results[-1].values()} == {BF16}
     unit = 2.0**-8  # the product, its sum with u, and act: a rounding each, of numbers below 2
@@ -108,15 +125,19 @@ def test_sixteen_bits() -> None:
     assert (results[0]["out"] - results[1]["out"]).abs().max() < 3 * 2 * unit / 0.3
 
 
-def test_a_start_in_float32_for_parameters_of_16_bits() -> None:
-    model = layer("composite", cell(dtype=BF16))
+@one_op
+def test_a_start_in_float32_for_parameters_of_16_bits(implementation: str) -> None:
+    model = layer(implementation, cell(dtype=BF16))
     out = model(inputs(dtype=BF16), z0=torch.zeros(6, 16))
     assert out.dtype == F32
 
 
+@one_op
 @pytest.mark.parametrize("state", ["exact", F32])
-def test_no_grad_has_the_same_bits_and_a_frozen_cell_gives_the_rest(state: Any) -> None:
-    model = layer("composite", state=state, max_steps=4)
+def test_no_grad_has_the_same_bits_and_a_frozen_cell_gives_the_rest(
+    state: Any, implementation: str
+) -> None:
+    model = layer(implementation, state=state, max_steps=4)
     want = gradients(model, inputs())
     with torch.no_grad():
         assert torch.equal(model(inputs()), want["out"])
@@ -138,11 +159,12 @@ def test_a_gradient_for_the_start_and_for_y() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # Dynamo's, of any input
-def test_compiled_around_it() -> None:
+@one_op
+def test_compiled_around_it(implementation: str) -> None:
     """As one operator of the graph, by what was named."""
-    model = layer("composite", max_steps=4)
+    model = layer(implementation, max_steps=4)
     want = gradients(model, inputs())
-    assert model.stats is not None and model.stats.route.startswith("composite")
+    assert model.stats is not None and model.stats.route.startswith(implementation)
     torch.compiler.reset()
     model.stats = None
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
@@ -154,136 +176,66 @@ def test_compiled_around_it() -> None:
     assert got.keys() == want.keys()
     assert all(value is not None and torch.equal(want[name], value) for name, value in got.items())
     stats = model.stats
-    assert stats is not None and stats.route.startswith("composite")
-
-
-# ---- what one op does not take ---------------------------------------------------------------
-
-
-class Doubled(LinearCell):
-    def forward(self, z: Tensor, x: Tensor) -> Tensor:
-        return super().forward(z, 2 * x)
-
-
-def hooked() -> LinearCell:
-    f = cell()
-    f.register_forward_hook(lambda module, args, out: out)
-    return f
-
-
-UNSUITED: list[tuple[dict[str, Any], str]] = [
-    ({"tol": 1e-3}, "it takes tol with per_sample=True, or neither, got tol=0.001"),
-    ({"tol": 1e-3, "per_sample": True, "check_every": 2}, "it takes check_every=1 alone"),
-    ({"adjoint": "backprop"}, "it takes adjoint='reversible' alone"),
-    ({"check": False}, "it takes check=True alone"),
-    ({"save_at": [2]}, "it takes save_at=.. alone"),
-    ({"backward_steps": 2}, "it takes backward_steps=None alone"),
-    ({"store_last": 1}, "it takes store_last=0 alone"),
-    ({"state": torch.float64}, "it takes state='exact' or torch.float32, got torch.float64"),
-    ({"beta": torch.tensor(0.5)}, "it takes one number for beta, got Tensor"),
-    ({"beta": [0.5] * 8}, "it takes one number for beta, got list"),
-    ({"f": Doubled(12, 16)}, "Doubled has a forward of its own"),
-    ({"f": hooked()}, "the cell has hooks"),
-    ({"f": LinearCell(12, 16, dtype=torch.float64)}, "it takes parameters in float32"),
-    ({"f": LinearCell(12, 16, dtype=BF16)}, "it takes x and z0 in torch.bfloat16"),
-]
-
-
-@pytest.mark.parametrize(("options", "reason"), UNSUITED)
-def test_what_one_op_does_not_take_is_refused_by_name_and_else_solved(
-    options: dict[str, Any], reason: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    f = options.get("f", cell())
-    rest = {name: value for name, value in options.items() if name != "f"}
-    dtype = F32 if f.W.dtype == BF16 else f.W.dtype
-    x = inputs(dtype=dtype)
-    with pytest.raises(ValueError, match=f"^implementation: 'composite' cannot take.*{reason}"):
-        layer("composite", f, **rest)(x)
-    if f.W.dtype == BF16:
-        return  # nor does F.linear take another x
-    monkeypatch.setattr(cell_choice, "fastest", lambda w: "composite")
-    model = layer(None, f, **rest)
-    assert torch.equal(model(x), solve(f, f.start(x), x, **rest).z)
-    assert model.stats is not None and model.stats.route.startswith("solver: ")
-
-
-def test_a_second_start_and_autocast_and_transforms() -> None:
-    model = layer("composite")
-    with pytest.raises(ValueError, match="it takes y0=None alone"):
-        model(inputs(), y0=torch.ones(6, 16))
-    with torch.autocast("cpu", BF16), pytest.raises(ValueError, match="does not follow autocast"):
-        model(inputs())
-    with pytest.raises(ValueError, match="no part in the transforms"):
-        torch.func.vmap(model)(inputs()[None])
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"max_steps": 0}, "max_steps: expected"),
-        ({"beta": 1.0}, "beta: expected"),
-        ({"frac_bits": 40}, "frac_bits: expected"),
-        ({"state": F32, "frac_bits": 8}, "frac_bits: expected 'auto' for a float state"),
-        ({"rng": "once"}, "rng: expected one of"),
-    ],
-)
-def test_errors(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        layer("composite", **options)(inputs())
-
-
-def test_names() -> None:
-    with pytest.raises(ValueError, match="implementation: expected one of 'solver', 'composite'"):
-        layer("cudnn")(inputs())
-    with pytest.raises(TypeError, match="implementation: expected None for a cell of Linear"):
-        RevDEQ(nn.Linear(4, 4), implementation="composite")
-    w = torch.zeros(2, 2)
-    with pytest.raises(ValueError, match="implementation: expected one of 'composite'"):
-        rk.linear_cell_forward(w, w, w, 0.5, 1, implementation="cudnn")
+    assert stats is not None and stats.route.startswith(implementation)
 
 
 # ---- its checks ------------------------------------------------------------------------------
 
 
-def test_a_changed_weight_raises() -> None:
-    model = layer("composite")
+@one_op
+def test_a_changed_weight_raises(implementation: str) -> None:
+    model = layer(implementation)
     out = model(inputs())
     model.f.W.data[0, 0] += 1e-3
     with pytest.raises(ReconstructionError, match="expected the way back to end at its start"):
         out.sum().backward()
 
 
-def test_a_float_state_past_its_precision_raises() -> None:
-    model = layer("composite", state=F32, beta=0.8, max_steps=30)
+@one_op
+def test_a_float_state_past_its_precision_raises(implementation: str) -> None:
+    model = layer(implementation, state=F32, beta=0.8, max_steps=30)
     with pytest.raises(ReconstructionError, match="its precision is used up"):
         model(inputs()).sum().backward()
 
 
+@one_op
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("act", ["tanh", "relu"])
-def test_a_float_state_that_is_not_finite_raises(act: str, bad: float) -> None:
+def test_a_float_state_that_is_not_finite_raises(act: str, bad: float, implementation: str) -> None:
     x = inputs()
     z0 = torch.zeros(*x.shape[:-1], cell().features)
     z0[..., 0, 3] = bad
-    model = layer("composite", cell(act), state=F32, max_steps=2)
+    model = layer(implementation, cell(act), state=F32, max_steps=2)
     z = model.solve(x, z0=z0).z
     with pytest.raises(ReconstructionError, match=r"a distance of inf .* became NaN or infinite"):
         z.sum().backward()
 
 
-def test_nan_from_outside_is_no_reconstruction_error() -> None:
-    model = layer("composite", state=F32, max_steps=2)
+@one_op
+def test_nan_from_outside_is_no_reconstruction_error(implementation: str) -> None:
+    model = layer(implementation, state=F32, max_steps=2)
     (model(inputs()) * float("nan")).sum().backward()
     assert model.f.W.grad is not None and bool(model.f.W.grad.isnan().all())
 
 
-def test_a_number_out_of_range_raises() -> None:
+@one_op
+def test_a_number_out_of_range_raises(implementation: str) -> None:
     with pytest.raises(RangeError, match="frac_bits=28"):
-        layer("composite", cell("relu"), frac_bits=28)(100 * inputs())
+        layer(implementation, cell("relu"), frac_bits=28)(100 * inputs())
 
 
-def test_a_second_derivative_is_refused() -> None:
-    model = layer("composite")
+@one_op
+def test_a_second_derivative_is_refused(implementation: str) -> None:
+    model = layer(implementation)
     x = inputs().requires_grad_()
     with pytest.raises(RuntimeError, match="expected to be differentiated once"):
         torch.autograd.grad(model(x).sum(), x, create_graph=True)
+
+
+@one_op
+def test_many_gradients_at_once_are_refused(implementation: str) -> None:
+    """As by the solver; one after the other they are the same as there."""
+    model = layer(implementation, max_steps=2)
+    with pytest.raises(RuntimeError, match="expected one gradient at a time where one op takes"):
+        jacobian(model, inputs(2), vectorize=True)
+    assert jacobian(model, inputs(2)).shape == (2, 16, 2, 12)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from functools import partial
 
 import pytest
 import torch
@@ -11,7 +12,16 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
 from revdeq_kernels.ops.cell import checks as cell_checks
-from tests.solver.cell.linear_layers import BF16, F32, cell, gradients, inputs, layer
+from tests.solver.cell.linear_layers import (
+    BF16,
+    F32,
+    ONE_OP,
+    cell,
+    gradients,
+    inputs,
+    layer,
+    one_op,
+)
 from tests.tolerances import unit_roundoff
 from torch_revdeq import LinearCell
 
@@ -26,6 +36,7 @@ def test_it_is_the_formula_and_begins_contractive(act: str, dtype: torch.dtype) 
         "relu": torch.relu,
         "gelu": nn.functional.gelu,
         "silu": nn.functional.silu,
+        "gelu_tanh": partial(nn.functional.gelu, approximate="tanh"),
     }
     want = formulas[act](nn.functional.linear(z, f.W) + nn.functional.linear(x, f.U, f.b))
     assert torch.equal(f(z, x), want)
@@ -43,8 +54,9 @@ def test_an_activation_that_it_does_not_know() -> None:
         LinearCell(4, 4, "sigmoid")
 
 
-def test_copies_and_pickles_compute_the_same() -> None:
-    model = layer("composite")
+@one_op
+def test_copies_and_pickles_compute_the_same(implementation: str) -> None:
+    model = layer(implementation)
     want = model(inputs())
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert torch.equal(other(inputs()), want)
@@ -52,7 +64,7 @@ def test_copies_and_pickles_compute_the_same() -> None:
 
 def test_the_start_has_as_many_features_as_the_state() -> None:
     for shape in ((12,), (5, 12), (2, 3, 12)):
-        for implementation in ("solver", "composite"):
+        for implementation in ("solver", *ONE_OP):
             out = layer(implementation)(torch.ones(shape))
             assert out.shape == (*shape[:-1], 16)
 
@@ -60,7 +72,7 @@ def test_the_start_has_as_many_features_as_the_state() -> None:
 # ---- parametrized weights --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("implementation", ["solver", "composite"])
+@pytest.mark.parametrize("implementation", ["solver", *ONE_OP])
 def test_parametrizations(implementation: str) -> None:
     f = cell()
     parametrizations.orthogonal(f, "W")
@@ -81,17 +93,19 @@ class Counted(nn.Module):
         return w
 
 
-def test_one_op_looks_at_a_parametrized_weight_once() -> None:
+@one_op
+def test_one_op_looks_at_a_parametrized_weight_once(implementation: str) -> None:
     f, counted = cell(), Counted()
     parametrize.register_parametrization(f, "W", counted)
     counted.calls = 0
-    gradients(layer("composite", f), inputs())
+    gradients(layer(implementation, f), inputs())
     assert counted.calls == 1
 
 
-def test_spectral_norm_in_training() -> None:
+@one_op
+def test_spectral_norm_in_training(implementation: str) -> None:
     """Its power iteration changes W with every look at it; one op looks once."""
     f = cell()
     parametrizations.spectral_norm(f, "W")
-    model = layer("composite", f, max_steps=4)
+    model = layer(implementation, f, max_steps=4)
     assert gradients(model, inputs())["f.parametrizations.W.original"].abs().max() > 0

@@ -1,0 +1,115 @@
+"""What a solve of a ``LinearCell`` must be for one op to take all steps."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn.modules import module as torch_module
+
+from ..runtime.transforms import inside_transform
+from .linear import LinearCell
+
+
+def like_w(cell: LinearCell) -> Tensor:
+    """What has W's dtype, device and features. W itself may be computed anew at every look."""
+    return cell.b.detach()
+
+
+_ONLY = {
+    "y0": None,
+    "check_every": 1,
+    "process_group": None,
+    "residual_mask": None,
+    "check": True,
+    "accumulate": "float32",
+    "store_last": 0,
+    "memory_budget": None,
+    "save_at": (),
+    "backward_steps": None,
+    "has_aux": False,
+    "pass_step": False,
+    "kwargs": None,
+}
+"""Options of ``solve`` that one op takes at a single value."""
+
+_FREE = ("adjoint", "aux", "beta", "max_steps", "tol", "per_sample", "state", "frac_bits", "rng")
+
+_KNOWN = frozenset((*_ONLY, *_FREE))
+
+
+def why_unsuited(
+    cell: LinearCell, z0: Any, args: tuple[Any, ...], options: dict[str, Any]
+) -> str | None:
+    """Why one op cannot take the solve, if it cannot."""
+    if unknown := options.keys() - _KNOWN:
+        return f"it knows no {min(unknown)}"
+    for option, only in _ONLY.items():
+        value = options.get(option, only)
+        if value is not only and not _is(value, only):
+            return f"it takes {option}={only!r} alone"
+    if options["adjoint"] not in ("auto", "reversible"):
+        return "it takes adjoint='reversible' alone"
+    if options["state"] not in ("auto", "exact", torch.float32):
+        return f"it takes state='exact' or torch.float32, got {options['state']}"
+    if not isinstance(options["beta"], float):
+        return f"it takes one number for beta, got {type(options['beta']).__name__}"
+    if inside_transform() or forward_ad._current_level >= 0:
+        return "it has no part in the transforms of torch.func, nor in forward mode"
+    if torch.is_autocast_enabled(like_w(cell).device.type):
+        return "it does not follow autocast"
+    return (
+        _unsuited_halting(z0, options["tol"], options["per_sample"])
+        or _unsuited_cell(cell)
+        or _unsuited_tensors(cell, z0, args)
+    )
+
+
+def _is(value: Any, only: Any) -> bool:
+    """Whether an option has a value, or one that stands for nothing as well: tol=0, save_at=[]."""
+    if only is None or only == ():
+        return value is None or (isinstance(value, (int, float, list, tuple)) and not value)
+    return type(value) is type(only) and value == only
+
+
+def _unsuited_halting(z0: Any, tol: float | None, per_sample: int) -> str | None:
+    """A row can halt for itself; there is no halting of all rows together."""
+    if not tol and not per_sample:
+        return None
+    if not tol or tol == math.inf or not per_sample:
+        return f"it takes tol with per_sample=True, or neither, got tol={tol}, {per_sample=}"
+    if isinstance(z0, Tensor) and z0.dim() != per_sample + 1:
+        return (
+            f"a sample is a row to it, got z0 with {z0.dim()} dimensions and {per_sample=}; "
+            f"per_sample={max(1, z0.dim() - 1)} halts every row"
+        )
+    return None
+
+
+def _unsuited_cell(cell: LinearCell) -> str | None:
+    """A call of the cell must be the formula and nothing besides."""
+    if type(cell).forward is not LinearCell.forward:
+        return f"{type(cell).__name__} has a forward of its own"
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    if any(getattr(cell, name) or getattr(torch_module, f"_global{name}") for name in hooks):
+        return "the cell has hooks, which it would not call"
+    return None
+
+
+def _unsuited_tensors(cell: LinearCell, z0: Any, args: tuple[Any, ...]) -> str | None:
+    w, plain = like_w(cell), (Tensor, nn.Parameter)
+    if len(args) != 1 or not all(type(t) in plain for t in (z0, *args, *cell.parameters())):
+        return "it takes one tensor x and a tensor z0, and parameters, all of them plain"
+    x = args[0]
+    if w.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"it takes parameters in float32, bfloat16 or float16, got {w.dtype}"
+    if x.dtype != w.dtype or z0.dtype not in (w.dtype, torch.float32):
+        return f"it takes x and z0 in {w.dtype}, the dtype of W, got {x.dtype} and {z0.dtype}"
+    if z0.shape != (*x.shape[:-1], cell.features):
+        return f"it takes z0 of shape {(*x.shape[:-1], cell.features)}, got {tuple(z0.shape)}"
+    if not x.device == z0.device == w.device:
+        return f"it takes tensors on one device, got {x.device}, {z0.device} and {w.device}"
+    return None

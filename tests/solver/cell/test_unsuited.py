@@ -1,0 +1,99 @@
+"""What one op for all steps of ``LinearCell`` does not take: the solver does, or it is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import revdeq_kernels as rk
+from revdeq_kernels.ops.cell import choice as cell_choice
+from tests.solver.cell.linear_layers import BF16, F32, cell, inputs, layer, one_op
+from torch_revdeq import LinearCell, RevDEQ, solve
+
+
+class Doubled(LinearCell):
+    def forward(self, z: Tensor, x: Tensor) -> Tensor:
+        return super().forward(z, 2 * x)
+
+
+def hooked() -> LinearCell:
+    f = cell()
+    f.register_forward_hook(lambda module, args, out: out)
+    return f
+
+
+UNSUITED: list[tuple[dict[str, Any], str]] = [
+    ({"tol": 1e-3}, "it takes tol with per_sample=True, or neither, got tol=0.001"),
+    ({"tol": 1e-3, "per_sample": True, "check_every": 2}, "it takes check_every=1 alone"),
+    ({"adjoint": "backprop"}, "it takes adjoint='reversible' alone"),
+    ({"check": False}, "it takes check=True alone"),
+    ({"save_at": [2]}, "it takes save_at=.. alone"),
+    ({"backward_steps": 2}, "it takes backward_steps=None alone"),
+    ({"store_last": 1}, "it takes store_last=0 alone"),
+    ({"state": torch.float64}, "it takes state='exact' or torch.float32, got torch.float64"),
+    ({"beta": torch.tensor(0.5)}, "it takes one number for beta, got Tensor"),
+    ({"beta": [0.5] * 8}, "it takes one number for beta, got list"),
+    ({"f": Doubled(12, 16)}, "Doubled has a forward of its own"),
+    ({"f": hooked()}, "the cell has hooks"),
+    ({"f": LinearCell(12, 16, dtype=torch.float64)}, "it takes parameters in float32"),
+    ({"f": LinearCell(12, 16, dtype=BF16)}, "it takes x and z0 in torch.bfloat16"),
+]
+
+
+@one_op
+@pytest.mark.parametrize(("options", "reason"), UNSUITED)
+def test_what_one_op_does_not_take_is_refused_by_name_and_else_solved(
+    options: dict[str, Any], reason: str, implementation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    f = options.get("f", cell())
+    rest = {name: value for name, value in options.items() if name != "f"}
+    dtype = F32 if f.W.dtype == BF16 else f.W.dtype
+    x = inputs(dtype=dtype)
+    message = f"^implementation: '{implementation}' cannot take.*{reason}"
+    with pytest.raises(ValueError, match=message):
+        layer(implementation, f, **rest)(x)
+    if f.W.dtype == BF16:
+        return  # nor does F.linear take another x
+    monkeypatch.setattr(cell_choice, "fastest", lambda w, act: implementation)
+    model = layer(None, f, **rest)
+    assert torch.equal(model(x), solve(f, f.start(x), x, **rest).z)
+    assert model.stats is not None and model.stats.route.startswith("solver: ")
+
+
+@one_op
+def test_a_second_start_and_autocast_and_transforms(implementation: str) -> None:
+    model = layer(implementation)
+    with pytest.raises(ValueError, match="it takes y0=None alone"):
+        model(inputs(), y0=torch.ones(6, 16))
+    with torch.autocast("cpu", BF16), pytest.raises(ValueError, match="does not follow autocast"):
+        model(inputs())
+    with pytest.raises(ValueError, match="no part in the transforms"):
+        torch.func.vmap(model)(inputs()[None])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_steps": 0}, "max_steps: expected"),
+        ({"beta": 1.0}, "beta: expected"),
+        ({"frac_bits": 40}, "frac_bits: expected"),
+        ({"state": F32, "frac_bits": 8}, "frac_bits: expected 'auto' for a float state"),
+        ({"rng": "once"}, "rng: expected one of"),
+    ],
+)
+def test_errors(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        layer("composite", **options)(inputs())
+
+
+def test_names() -> None:
+    with pytest.raises(ValueError, match="implementation: expected one of 'solver', 'composite'"):
+        layer("cudnn")(inputs())
+    with pytest.raises(TypeError, match="implementation: expected None for a cell of Linear"):
+        RevDEQ(nn.Linear(4, 4), implementation="composite")
+    w = torch.zeros(2, 2)
+    with pytest.raises(ValueError, match="implementation: expected one of 'composite'"):
+        rk.linear_cell_forward(w, w, w, 0.5, 1, implementation="cudnn")
