@@ -101,8 +101,9 @@ Arrival arrival(const CellCall& call, const FloatState<Lanes>&, const float* y, 
   };
   each_vector<Lanes>(call.features, [&](int64_t at, int64_t count) {
     const auto start = load_some<Lanes>(z0 + at, count);
-    reach(apart, Lanes::load(y + at) - start);
-    reach(apart, Lanes::load(z + at) - start);
+    // Beyond the features a state can be NaN, of an infinite number times W's padding.
+    reach(apart, load_some<Lanes>(y + at, count) - start);
+    reach(apart, load_some<Lanes>(z + at, count) - start);
     reach(size, start);
     reach(size, load_some<Lanes>(y_end + at, count));
     reach(size, load_some<Lanes>(z_end + at, count));
