@@ -11,6 +11,7 @@ from revdeq_kernels.ops.cell import choice
 from tests.conftest import BACKENDS
 
 HERE = ["composite"]
+HERE += ["cpu"] if "cpu" in BACKENDS else []
 HERE += ["triton", "gluon"] if "triton" in BACKENDS else []
 
 

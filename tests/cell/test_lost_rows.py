@@ -90,8 +90,11 @@ def test_rows_whose_ends_are_not_finite_are_lost_and_no_others(
     assert torch.equal(out.taken, of_composite.taken)
     _, want = both_ways(where(lost, plain, cell), "composite")
     for name in ("grad_u", "grad_z0"):
-        got, wanted = getattr(back_of_others, name), getattr(want, name)
-        assert torch.equal(got.isfinite(), wanted.isfinite()), name
+        got, wanted = getattr(back_of_others, name).isfinite(), getattr(want, name).isfinite()
+        if act == "gelu_tanh":  # torch's slope is NaN where the cube of x is infinite
+            assert bool((got | ~wanted).all()), name
+        else:
+            assert torch.equal(got, wanted), name
 
 
 @every

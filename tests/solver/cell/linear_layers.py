@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.conftest import BACKENDS
 from torch_revdeq import LinearCell, RevDEQ
 
 F32, BF16 = torch.float32, torch.bfloat16
 
-ONE_OP = ["composite"]
+ONE_OP = ["composite", *(["cpu"] if "cpu" in BACKENDS else [])]
 """The implementations that take cells of any number of features here."""
 
 one_op = pytest.mark.parametrize("implementation", ONE_OP)

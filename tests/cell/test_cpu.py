@@ -1,0 +1,146 @@
+"""What the equilibrium cell in C++ must be besides: the same bits however its rows are divided."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.cell.linear_cells import ACTS, Cell, both_ways, make, of_rows
+from tests.conftest import BACKENDS
+
+if "cpu" not in BACKENDS:
+    pytest.skip("the extension is not built", allow_module_level=True)
+
+F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
+
+BY_ROW = ("y", "z", "taken", "residual", "grad_u", "grad_z0")
+"""What belongs to a row."""
+
+CELLS = [
+    (300, 65, F32, {"act": "tanh", "beta": 0.5}),
+    (300, 33, BF16, {"act": "gelu", "beta": 0.8}),
+    (300, 40, F16, {"act": "silu", "beta": 0.7312}),
+    (300, 32, F32, {"act": "gelu_tanh", "beta": 1.5, "frac_bits": 16}),
+    (300, 17, F32, {"act": "relu", "beta": 0.9, "state": "float32", "steps": 1}),
+    (300, 31, F32, {"act": "tanh", "beta": 0.75, "tol": 0.2}),
+    (300, 128, F16, {"act": "relu", "beta": 0.5, "state": "float32", "tol": 0.6, "steps": 2}),
+]
+cells = pytest.mark.parametrize(("rows", "d", "dtype", "numbers"), CELLS)
+
+
+def results(cell: Cell) -> dict[str, Tensor]:
+    """All that both ops return, by name."""
+    out, back = both_ways(cell, "cpu")
+    return out._asdict() | back._asdict()
+
+
+def assert_same(got: dict[str, Tensor], want: dict[str, Tensor]) -> None:
+    """Bit for bit."""
+    assert [name for name in want if not torch.equal(got[name], want[name])] == []
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """So many threads of torch."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    yield
+    torch.set_num_threads(before)
+
+
+@cells
+def test_any_number_of_threads_gives_the_same_bits(
+    rows: int, d: int, dtype: torch.dtype, numbers: dict[str, Any]
+) -> None:
+    """The gradient of W too: its parts are added up in an order of their own."""
+    cell = make(rows, d, dtype, **numbers)
+    with threads(1):
+        want = results(cell)
+    for count in (2, 3, 7):
+        with threads(count):
+            assert_same(results(cell), want)
+
+
+@cells
+@pytest.mark.parametrize("cut", [1, 5, 6, 96, 100, 299])
+def test_a_row_has_the_same_bits_in_any_company(
+    cut: int, rows: int, d: int, dtype: torch.dtype, numbers: dict[str, Any]
+) -> None:
+    cell = make(rows, d, dtype, **numbers)
+    together = results(cell)
+    parts = [results(of_rows(cell, rows)) for rows in (slice(cut), slice(cut, None))]
+    for name in BY_ROW:
+        assert torch.equal(torch.cat([part[name] for part in parts]), together[name]), name
+
+
+@cells
+def test_it_reads_no_memory_that_it_did_not_write(
+    rows: int, d: int, dtype: torch.dtype, numbers: dict[str, Any]
+) -> None:
+    """torch then fills what it allocates with NaN and the largest integers."""
+    cell = make(rows, d, dtype, **numbers)
+    want = results(cell)
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert_same(results(cell), want)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def offset(t: Tensor) -> Tensor:
+    """The same, an element away from where torch allocates."""
+    return torch.cat([t.new_zeros(1), t.flatten()])[1:].view(t.shape)
+
+
+LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "transposed": lambda t: t.t().contiguous().t(),
+    "expanded": lambda t: t[:1].expand_as(t),
+    "with gaps": lambda t: torch.stack([t, t], -1)[..., 0],
+    "unaligned": offset,
+}
+
+
+@pytest.mark.parametrize("dtype", [F32, BF16])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_arguments_of_any_layout(layout: str, dtype: torch.dtype) -> None:
+    cell = make(13, 33, dtype, steps=2)
+    tensors = {name: t for name, t in vars(cell).items() if torch.is_tensor(t)}
+    laid_out = {name: LAYOUTS[layout](t) for name, t in tensors.items()}
+    plain = {name: t.clone(memory_format=torch.contiguous_format) for name, t in laid_out.items()}
+    assert_same(results(replace(cell, **laid_out)), results(replace(cell, **plain)))
+
+
+@pytest.mark.parametrize("beta", [0.5, 0.75, 2 / 3, 0.7312, 0.9, 1.5])
+@pytest.mark.parametrize("act", ACTS)
+def test_it_comes_back_from_any_depth(act: str, beta: float) -> None:
+    """Bit for bit, in all dtypes; where beta allows it with an f that does not contract."""
+    for steps, dtype in ((1, F32), (2, BF16), (64, F16), (500, F32)):
+        cell = make(7, 18, dtype, act=act, beta=beta, steps=steps, frac_bits=16)
+        cell = replace(cell, w=cell.w * (2.0 if beta < 1 else 0.25))
+        found = results(cell)
+        assert found["flag"].item() == found["lost"].item() == found["distance"].item() == 0
+        assert found["digits"].shape[0] == 2 * steps
+
+
+@pytest.mark.parametrize("state", ["exact", "float32"])
+@pytest.mark.parametrize("act", ACTS)
+def test_gradients_that_arrive_as_zeros_leave_zeros(state: str, act: str) -> None:
+    cell = make(9, 20, F32, state=state, act=act, steps=2)
+    zeros = torch.zeros_like(cell.z0)
+    found = results(replace(cell, grad_y=zeros, grad_z=zeros))
+    for name in ("grad_u", "grad_w", "grad_z0"):
+        assert not bool(found[name].any()), name
+
+
+def test_arguments_stay_as_they_are() -> None:
+    cell = make(100, 33, F32, steps=3)
+    tensors = {name: t for name, t in vars(cell).items() if torch.is_tensor(t)}
+    before = {name: t.clone() for name, t in tensors.items()}
+    results(cell)
+    assert_same(tensors, before)
