@@ -16,6 +16,7 @@ from ..runtime.deferred import (
     report_check,
     spoil,
 )
+from ..runtime.magnitude import magnitude
 from ..runtime.scopes import CHECK, scope
 from ..solution import Stats
 from ..state.exact import ExactPair
@@ -156,5 +157,5 @@ def _largest(leaves: Sequence[Tensor]) -> Tensor:
 
 def _norm(leaf: Tensor) -> Tensor:
     if leaf.is_floating_point():
-        return torch.linalg.vector_norm(leaf, math.inf).double()
+        return magnitude(leaf).double()
     return torch.maximum(leaf.amax().double(), -leaf.amin().double())

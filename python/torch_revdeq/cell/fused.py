@@ -21,6 +21,7 @@ from ..options.call import drawn
 from ..options.reading import with_defaults
 from ..runtime.cuda_graphs import capturing, check_capture
 from ..runtime.deferred import ReconstructionError, deferred_checks, report_check
+from ..runtime.magnitude import magnitude
 from ..runtime.transforms import inside_transform, is_batched
 from ..solution import Solution, Stats
 from ..solver import solve
@@ -139,9 +140,9 @@ def _is_small(u: Tensor, w: Tensor, start: Tensor) -> bool:
     """
     if u.device.type != "cpu" or u.numel() == 0:
         return False
-    largest = [float(torch.linalg.vector_norm(t, math.inf)) for t in (start, u)]
+    largest = [float(magnitude(t)) for t in (start, u)]
     if largest[0] != 0:
-        largest[0] *= len(w) * float(torch.linalg.vector_norm(w, math.inf))
+        largest[0] *= len(w) * float(magnitude(w))
     return sum(largest) < SMALL
 
 

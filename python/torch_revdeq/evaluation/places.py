@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from ..runtime.magnitude import magnitude
+
 
 def leaf_names(name: str, structure: Any, count: int) -> list[str]:
     """How to write each leaf of a tree in Python: z0['a'][0], or z0 itself where it is the leaf."""
@@ -36,7 +38,7 @@ def first_not_finite(seen: Mapping[str, Sequence[Tensor]], structure: Any) -> st
 def largest(seen: Mapping[str, Sequence[Tensor]], structure: Any) -> str:
     """Which tensor holds the largest number, and where."""
     sizes = {
-        (name, i): float(torch.linalg.vector_norm(leaf.detach(), torch.inf))
+        (name, i): float(magnitude(leaf))
         for name, leaves in seen.items()
         for i, leaf in enumerate(leaves)
         if leaf.numel()

@@ -13,6 +13,7 @@ from revdeq_kernels import digit_bytes
 
 from ..evaluation.places import first_not_finite, largest
 from ..iteration.beta import BetaSchedule
+from ..runtime.magnitude import magnitude
 
 CHUNK = 8
 """Steps whose digits are allocated together where the number of steps is not known beforehand."""
@@ -120,7 +121,7 @@ def choose_frac_bits(
         structure: of the tree that the leaves make up, for an error.
     """
     leaves = [leaf for part in seen.values() for leaf in part if leaf.numel()]
-    norms = [torch.linalg.vector_norm(leaf.detach(), math.inf).float() for leaf in leaves]
+    norms = [magnitude(leaf).float() for leaf in leaves]
     if norms and norms[0].device.type != "cpu":  # one read of the device
         norms = [torch.stack(norms).max()]
     sizes = [float(norm) for norm in norms]
