@@ -76,9 +76,9 @@ class RevDEQ(nn.Module):
         options: those of ``solve``: beta, max_steps, tol, state, adjoint, rng, check and so on. A
             beta that is a Parameter is trained with the rest.
         implementation: for a ``LinearCell``: what takes its steps, "solver" or a name of
-            ``revdeq_kernels.ops.cell.choice.IMPLEMENTATIONS``. None: one op for all steps where a
-            kernel was found to be faster by it, and the solver elsewhere; ``stats.route`` says
-            which, and why.
+            ``revdeq_kernels.ops.cell.choice.IMPLEMENTATIONS``. None: one op for all steps where it
+            is the fastest, as on a CPU with AVX2 or AVX-512, and the solver elsewhere;
+            ``stats.route`` says which, and why.
     """
 
     def __init__(

@@ -97,3 +97,14 @@ def test_names() -> None:
     w = torch.zeros(2, 2)
     with pytest.raises(ValueError, match="implementation: expected one of 'composite'"):
         rk.linear_cell_forward(w, w, w, 0.5, 1, implementation="cudnn")
+
+
+@one_op
+def test_an_exported_program_has_the_bits_of_the_solver(implementation: str) -> None:
+    """It is made of plain operations, whatever takes the steps in eager mode."""
+    model, x = layer(implementation, max_steps=3), inputs()
+    with torch.no_grad():
+        program = torch.export.export(model, (x,))
+        assert torch.equal(program.module()(x), layer("solver", max_steps=3)(x))
+    targets = [str(node.target) for node in program.graph.nodes]
+    assert targets and not any("linear_cell" in target for target in targets)
