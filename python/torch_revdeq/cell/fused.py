@@ -134,16 +134,14 @@ in which there is room for the roundings of a product in 16 bits."""
 
 
 def _is_small(u: Tensor, w: Tensor, start: Tensor) -> bool:
-    """Whether f at the start is below SMALL, as abs(act(x)) <= abs(x) <= abs(u) + d abs(w z0).
+    """Whether f at the start is below SMALL, as abs(act(x)) <= abs(x) <= abs(u) + d abs(w start).
 
     False where something is not finite, or on a device, which the host would have to wait for.
     """
     if u.device.type != "cpu" or u.numel() == 0:
         return False
-    largest = [float(magnitude(t)) for t in (start, u)]
-    if largest[0] != 0:
-        largest[0] *= len(w) * float(magnitude(w))
-    return sum(largest) < SMALL
+    of_u, of_w, of_start = (float(magnitude(t)) for t in (u, w, start))
+    return of_u + len(w) * of_w * of_start < SMALL
 
 
 def _forward(inputs: Inputs, numbers: Numbers, implementation: str, stats: Stats) -> Solved:

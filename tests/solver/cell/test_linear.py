@@ -112,6 +112,38 @@ def test_one_op_has_the_bits_of_the_solver(act: str, beta: float) -> None:
 
 
 @one_op
+@pytest.mark.parametrize("act", cell_checks.ACTS)
+def test_fractional_bits_are_those_that_the_solver_chooses(act: str, implementation: str) -> None:
+    """Also where a bound on f is not enough, and where f is so large that there are fewer."""
+    chosen = []
+    for scale in (0.1, 3.0, 30.0, 3e3):
+        found = []
+        for name in ("solver", implementation):
+            model = layer(name, cell(act), max_steps=1)
+            model(scale * inputs(), z0=torch.full((6, 16), 0.25))
+            assert model.stats is not None
+            found.append(model.stats.frac_bits)
+        assert found[0] == found[1], scale
+        chosen.append(found[0])
+    assert chosen[0] == 20 and (chosen[-1] < 20) == (act != "tanh")
+
+
+@one_op
+@pytest.mark.parametrize("place", ["x", "W", "z0"])
+def test_numbers_that_are_not_finite_are_named_before_the_solve(
+    place: str, implementation: str
+) -> None:
+    f, x, z0 = cell("relu"), inputs(), torch.zeros(6, 16)
+    with torch.no_grad():
+        {"x": x, "W": f.W, "z0": z0}[place][3, 2] = float("nan")
+    for name in ("solver", implementation):
+        with pytest.raises(
+            RuntimeError, match=r"expected finite numbers in z0, y0 and f\(z0\), got"
+        ):
+            layer(name, f)(x, z0=z0)
+
+
+@one_op
 def test_sixteen_bits(implementation: str) -> None:
     """One op computes f in float32, the solver in bfloat16: they differ by f's roundings."""
     results = []
