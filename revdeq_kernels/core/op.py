@@ -102,9 +102,7 @@ class Op:
         plain = type(lead) in PLAIN
         if not plain and self.lists is not None and type(lead) in (list, tuple):
             return self.lists(args, output)
-        kw: dict[str, Any] = {}
-        if output is not None:
-            kw[self.output] = output
+        kw: dict[str, Any] = {} if output is None else {self.output: output}
         for place, kind in self.numbers:
             if type(args[place]) is not kind:
                 if self.channels is not None and isinstance(args[place], Tensor):
@@ -119,8 +117,16 @@ class Op:
             for value in args if output is None else (*args, output):
                 if getattr(value, "requires_grad", False):
                     self.refuse_grad()
-        if self.cpu is not None and lead.is_cpu and backends.chosen is None:  # a call less
-            result = self.run_compiled(self.cpu, args, kw)
+        if self.cpu is not None and lead.is_cpu and backends.chosen is None:
+            try:  # ``run_compiled``, two calls less
+                with _below_guard():
+                    try:
+                        result = self.cpu(*args, **kw)
+                    except Exception as error:
+                        _forget_frames(error)
+                        raise
+            except RuntimeError as error:
+                self.explain(error, args, kw)
         else:
             result = self.run_chosen(lead, args, kw)
         pick = self.written
@@ -183,13 +189,17 @@ class Op:
                     _forget_frames(error)
                     raise
         except RuntimeError as error:
-            self.check(*args, **kw)  # raises the same as a ValueError or TypeError
-            if "aten::empty_like" in str(error):  # the stable ABI keeps torch's own words to itself
-                raise torch.OutOfMemoryError(
-                    f"{self.name}: torch had no memory left for the result, or for a copy of f in "
-                    "the state's memory order"
-                ) from error
-            raise
+            self.explain(error, args, kw)
+
+    def explain(self, error: RuntimeError, args: tuple[Any, ...], kw: dict[str, Any]) -> NoReturn:
+        """Raise in words what a kernel refused in a few: a ValueError or TypeError."""
+        self.check(*args, **kw)
+        if "aten::empty_like" in str(error):  # the stable ABI keeps torch's own words to itself
+            raise torch.OutOfMemoryError(
+                f"{self.name}: torch had no memory left for the result, or for a copy of f in "
+                "the state's memory order"
+            ) from error
+        raise error
 
     def overload(self, backend: str) -> Any:
         """The torch op of a backend; RuntimeError where the compiled extension is missing."""
