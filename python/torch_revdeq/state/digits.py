@@ -54,12 +54,12 @@ class Digits:
 
     def planes(self, n: int, second: int) -> list[Tensor]:
         """The planes of a half step, one for each leaf."""
-        if self.chunk == 0 or n < self.first:
+        at = 2 * (n - self.first) + second
+        if at < 0 or not self.chunk:
             return self._not_kept()
-        at = 2 * (n - self.first)
         while at >= len(self._planes):
             self._grow()
-        return self._planes[at + second]
+        return self._planes[at]
 
     def in_buffers(self, buffers: Sequence[Tensor]) -> Digits:
         """The same planes in other memory of the same sizes, such as what autograd saved."""
@@ -71,7 +71,7 @@ class Digits:
 
     def bytes(self, steps: int) -> int:
         """The bytes of the digits of a solve of so many steps; 0 where none are kept."""
-        return sum(map(sum, self._sizes(self.first, steps))) if self.chunk else 0
+        return sum(self._sizes(self.first, steps)) if self.chunk else 0
 
     def _grow(self) -> None:
         sizes = self._sizes_of_next()
@@ -79,18 +79,20 @@ class Digits:
 
     def _add(self, buffer: Tensor, sizes: list[int]) -> None:
         flat, leaves = torch.split_with_sizes(buffer, sizes), len(self.numels)
-        self._planes.extend(list(flat[i : i + leaves]) for i in range(0, len(flat), leaves))
+        self._planes += [list(flat[i : i + leaves]) for i in range(0, len(flat), leaves)]
         self.buffers.append(buffer)
 
     def _sizes_of_next(self) -> list[int]:
         first = self.first + len(self._planes) // 2
-        return [size for half in self._sizes(first, first + self.chunk) for size in half]
+        return self._sizes(first, first + self.chunk)
 
-    def _sizes(self, first: int, last: int) -> list[list[int]]:
-        """Bytes by half step and leaf; a step's two half steps are of one size."""
+    def _sizes(self, first: int, last: int) -> list[int]:
+        """Bytes of each plane, by half step and leaf; a step's two half steps are of one size."""
         betas = self.schedule.numbers[first : min(last, self.schedule.max_steps)]
-        sizes = {beta: [digit_bytes(numel, beta) for numel in self.numels] for beta in set(betas)}
-        return [sizes[beta] for beta in betas for _ in range(2)]
+        of = {beta: [digit_bytes(numel, beta) for numel in self.numels] * 2 for beta in set(betas)}
+        if len(of) == 1:  # the common case
+            return of[betas[0]] * len(betas)
+        return [size for beta in betas for size in of[beta]]
 
     def _not_kept(self) -> list[Tensor]:
         if not self._scratch:

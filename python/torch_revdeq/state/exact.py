@@ -30,9 +30,11 @@ class ExactPair(Pair):
         frac_bits: int,
         digits: Digits,
         flag: Tensor,
+        *,
+        read_y: Leaves | None = None,
     ) -> None:
         """Take int32 leaves, the digits' memory and the flag of the range."""
-        super().__init__(y, z, layout, schedule)
+        super().__init__(y, z, layout, schedule, read_y=read_y)
         self.frac_bits, self.digits, self.flag = frac_bits, digits, flag
 
     @classmethod
@@ -60,9 +62,7 @@ class ExactPair(Pair):
         y, z, buffers = list(tensors[:n]), list(tensors[n : 2 * n]), list(tensors[2 * n :])
         digits = self.digits.in_buffers(buffers)
         args = (self.layout, self.schedule, self.frac_bits, digits, self.flag)
-        pair = type(self)(y, z, *args)
-        pair.read_y = pair.read(y)
-        return pair
+        return type(self)(y, z, *args, read_y=self.read(y))
 
     def saved_tensors(self) -> Leaves:
         """Both states, and the digits."""
@@ -85,16 +85,18 @@ class ExactPair(Pair):
         self, op: str, group: Group, state: Any, n: int, second: int, f: Any, cast: Any
     ) -> None:
         digits = group.of(self.digits.planes(n, second))
-        rest = (f, self.schedule.numbers[n], self.frac_bits, (n + second) % 2)
+        beta, bits, tie = self.schedule.numbers[n], self.frac_bits, (n + second) & 1
         if op == "update":
-            rk.update_exact_(state, digits, self.flag, *rest, cast=cast)
+            rk.update_exact_(state, digits, self.flag, f, beta, bits, tie, cast=cast)
         else:
-            rk.invert_exact_(state, digits, *rest, cast=cast)
+            rk.invert_exact_(state, digits, f, beta, bits, tie, cast=cast)
 
     def _first_pass(self, group: Group, n: int, f: Any, adjoint: Any, cast: Any) -> None:
         digits = group.of(self.digits.planes(n, 1))
-        step = (self.schedule.numbers[n], self.frac_bits, (n + 1) % 2)
-        rk.invert_z_adjoint_y_exact_(group.of(self.z), digits, f, *step, *adjoint, cast=cast)
+        beta, bits, tie = self.schedule.numbers[n], self.frac_bits, (n + 1) & 1
+        grad_y, vjp, seed = adjoint
+        z = group.of(self.z)
+        rk.invert_z_adjoint_y_exact_(z, digits, f, beta, bits, tie, grad_y, vjp, seed, cast=cast)
 
     def _second_pass(self, group: Group, n: int, f: Any, adjoint: Any, cast: Any) -> None:
         grad_z, vjp, seed = adjoint

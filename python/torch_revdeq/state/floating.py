@@ -31,9 +31,8 @@ class FloatPair(Pair):
     def from_saved(self, tensors: Sequence[Tensor]) -> FloatPair:
         """The pair at the end of its solve, for the way back, in the given tensors."""
         n = len(self.layout.state)
-        pair = type(self)(list(tensors[:n]), list(tensors[n:]), self.layout, self.schedule)
-        pair.read_y = pair.read(pair.y)
-        return pair
+        y, z = list(tensors[:n]), list(tensors[n:])
+        return type(self)(y, z, self.layout, self.schedule, read_y=self.read(y))
 
     def decode(self, leaf: Tensor, dtype: torch.dtype) -> Tensor:
         """The leaf in another dtype."""

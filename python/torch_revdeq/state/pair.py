@@ -29,10 +29,15 @@ class Group:
     places: tuple[int, ...]
     cast: bool
 
+    @cached_property
+    def place(self) -> int:
+        """Of the only leaf; -1 where there are several."""
+        return self.places[0] if len(self.places) == 1 else -1
+
     def of(self, leaves: Sequence[Tensor]) -> Any:
         """These leaves, as the ops take them: one tensor, or a list."""
-        if len(self.places) == 1:
-            return leaves[self.places[0]]
+        if self.place >= 0:
+            return leaves[self.place]
         return [leaves[i] for i in self.places]
 
 
@@ -84,12 +89,23 @@ class Layout:
 class Pair:
     """y and z, what f reads of them, and the ops of one solve. Subclasses name the ops."""
 
-    def __init__(self, y: Leaves, z: Leaves, layout: Layout, schedule: BetaSchedule) -> None:
+    def __init__(
+        self,
+        y: Leaves,
+        z: Leaves,
+        layout: Layout,
+        schedule: BetaSchedule,
+        *,
+        read_y: Leaves | None = None,
+    ) -> None:
         """Take the leaves over; the copies for f are made where a step writes them."""
         self.y, self.z = y, z
         self.layout, self.schedule = layout, schedule
         self.groups, self.uncast = layout.groups, layout.uncast
-        self.read_y, self.read_z = self._room(y), self._room(z)
+        # Of a state of one leaf: the group, which a half step then need not look for.
+        self.only = self.groups[0] if len(layout.state) == 1 else None
+        self.read_y = self._room(y) if read_y is None else read_y
+        self.read_z = self._room(z)
 
     def _room(self, state: Leaves) -> Leaves:
         rows = zip(state, self.layout.input, self.layout.itself, strict=True)
@@ -168,13 +184,19 @@ class Pair:
     def _half_step(
         self, op: str, state: Leaves, read: Leaves, n: int, second: int, f: Leaves
     ) -> None:
-        moving = self.schedule.moving(n)
-        if moving is not None:
-            self._half_step_of(moving, op, state, read, n, second, f)
-            return
-        for group in self.groups:
-            cast = group.of(read) if group.cast else None
-            self._call(op, group, group.of(state), n, second, group.of(f), cast)
+        if self.schedule.halting is not None:
+            moving = self.schedule.moving(n)
+            if moving is not None:
+                self._half_step_of(moving, op, state, read, n, second, f)
+                return
+        only = self.only
+        if only is not None:
+            cast = read[0] if only.cast else None
+            self._call(op, only, state[0], n, second, f[0], cast)
+        else:
+            for group in self.groups:
+                cast = group.of(read) if group.cast else None
+                self._call(op, group, group.of(state), n, second, group.of(f), cast)
         if self.uncast:
             self._fill(state, read, self.uncast)
 
@@ -203,10 +225,15 @@ class Pair:
         self, n: int, f: Leaves, grad_y: Leaves, vjp: Leaves, seed: Leaves
     ) -> None:
         """z back; grad_y takes vjp in and becomes seed."""
-        for group in self.groups:
-            adjoint = (group.of(grad_y), group.of(vjp), group.of(seed))
-            cast = group.of(self.read_z) if group.cast else None
-            self._first_pass(group, n, group.of(f), adjoint, cast)
+        only = self.only
+        if only is not None:
+            cast = self.read_z[0] if only.cast else None
+            self._first_pass(only, n, f[0], (grad_y[0], vjp[0], seed[0]), cast)
+        else:
+            for group in self.groups:
+                adjoint = (group.of(grad_y), group.of(vjp), group.of(seed))
+                cast = group.of(self.read_z) if group.cast else None
+                self._first_pass(group, n, group.of(f), adjoint, cast)
         if self.uncast:
             self._fill(self.z, self.read_z, self.uncast)
 
@@ -215,10 +242,15 @@ class Pair:
         self, n: int, f: Leaves, grad_z: Leaves, vjp: Leaves, seed: Leaves
     ) -> None:
         """y back; grad_z takes vjp in and becomes the seed of the step before."""
-        for group in self.groups:
-            adjoint = (group.of(grad_z), group.of(vjp), group.of(seed))
-            cast = group.of(self.read_y) if group.cast else None
-            self._second_pass(group, n, group.of(f), adjoint, cast)
+        only = self.only
+        if only is not None:
+            cast = self.read_y[0] if only.cast else None
+            self._second_pass(only, n, f[0], (grad_z[0], vjp[0], seed[0]), cast)
+        else:
+            for group in self.groups:
+                adjoint = (group.of(grad_z), group.of(vjp), group.of(seed))
+                cast = group.of(self.read_y) if group.cast else None
+                self._second_pass(group, n, group.of(f), adjoint, cast)
         if self.uncast:
             self._fill(self.y, self.read_y, self.uncast)
 
