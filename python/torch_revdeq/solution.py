@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,7 +33,7 @@ class Stats:
     frac_bits: int | None = None
     tol: float | None = None
     route: str = "solver"
-    _residual: Tensor | None = field(default=None, repr=False)
+    _residual: Tensor | Callable[[], Tensor] | None = field(default=None, repr=False)
     _sample_steps: Tensor | None = field(default=None, repr=False)
     _reconstruction_error: Tensor | float | None = field(default=None, repr=False)
     _pending: list[PendingCheck] = field(default_factory=list, repr=False)
@@ -59,7 +60,11 @@ class Stats:
         NaN where one op took all steps without a tol. What a ``StoppingRule`` returned last, where
         one was given. Reading it waits for the device.
         """
-        return float("nan") if self._residual is None else float(self._residual)
+        residual = self._measured()
+        return float("nan") if residual is None else float(residual)
+
+    def _measured(self) -> Tensor | None:
+        return self._residual() if callable(self._residual) else self._residual
 
     @property
     def converged(self) -> bool | None:
@@ -100,7 +105,8 @@ class Stats:
         """Numbers only: a copy or a pickle has no part in checks that are on their way."""
         state = dict(self.__dict__)
         state["_steps"] = self.steps
-        state["_residual"] = None if self._residual is None else self._residual.detach().cpu()
+        residual = self._measured()
+        state["_residual"] = None if residual is None else residual.detach().cpu()
         steps = self._sample_steps
         state["_sample_steps"] = None if steps is None else steps.cpu()
         error = self._reconstruction_error

@@ -113,7 +113,7 @@ class Problem:
             state_bytes=size,
             tol=self.stopping.tol,
         )
-        stats._residual = self.stopping.residual
+        stats._residual = self.stopping.measured()
         if self.stopping.halting is not None:
             stats._sample_steps = self.stopping.halting.steps(steps)
         if isinstance(pair, ExactPair):
@@ -156,7 +156,9 @@ class Problem:
         def error() -> RangeError:
             return out_of_range(bits, where)
 
-        if not deferred(pair.flag.device) and bool(pair.flag):
+        if not deferred(pair.flag.device):
+            if not pair.flag:
+                return
             where = self._beyond(2.0 ** (30 - bits))
         pending = report_check(pair.flag, error, outputs)
         if pending is not None:

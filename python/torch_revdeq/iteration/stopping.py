@@ -109,6 +109,7 @@ class Stopping:
         self.check_every, self.group, self.unflatten = check_every, process_group, unflatten
         self.halting, self.masks = halting, masks
         self.norms: list[Tensor | None] = []  # of the leaves in the last check; see ``_norms``
+        self.device = device
         self.lag = 0 if device.type == "cpu" else 1
         self.residual: Tensor | None = None
         self._pending: deque[HostCopy] = deque()
@@ -126,6 +127,8 @@ class Stopping:
             residual = self._by_rule(self.rule, y, f)
         elif self.halting is None:
             self.norms = _norms(y, f, self.masks)
+            if self.tol is None and self.group is None:
+                return  # nothing depends on it: see ``measured``
             residual = _largest(self.norms, y[0].device)
         else:
             dims = len(self.halting.samples)
@@ -137,6 +140,12 @@ class Stopping:
         self.residual = residual
         if self.tol is not None:
             self._pending.append(HostCopy(residual))
+
+    def measured(self) -> Tensor | Callable[[], Tensor] | None:
+        """The residual of the last check, or what computes it when somebody asks."""
+        if self.residual is None and self.norms:
+            return partial(_largest, self.norms, self.device)
+        return self.residual
 
     def _by_rule(self, rule: StoppingRule, y: list[Tensor], f: list[Tensor]) -> Tensor:
         device = y[0].device
