@@ -14,12 +14,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import repeat
+from operator import attrgetter
 from typing import Any, NoReturn, TypeAlias
 
 import torch
 from torch import Tensor
 
 from .boundary import CaptureError, is_entered, is_guarded
+
+_STATE = repeat(-1)
+"""The key of the state's leaves, and of nothing else."""
 
 _AccumulateGrad: type = torch._C._functions.AccumulateGrad  # type: ignore[attr-defined]
 now = torch.autograd._get_sequence_nr  # type: ignore[attr-defined]
@@ -60,22 +65,21 @@ class ClosureLeaves:
             outputs: what it returned.
             since: ``now()`` before it.
         """
-        node = read[0].grad_fn
-        stops = self._entered if node is None else {*self._entered, node}
+        entry = read[0].grad_fn
+        stops = self._entered if entry is None else {*self._entered, entry}
         ends, older, nodes = ends_of(outputs, since, stops)
         if older is not None:
             self._refuse(older)
+        known = self._nodes
         for node in ends:
-            if node not in self._nodes:
+            if node not in known and node is not entry:
                 self._meet(read, node)
         if len(ends) > 1 and len(set(ends)) < len(ends):
             counts = Counter(ends)
-            self._twice |= {id(t) for node, t in self._nodes.items() if counts[node] > 1}
-        self.prints.append(print_of(nodes, [self._keys.get(node, -1) for node in ends]))
+            self._twice |= {id(t) for node, t in known.items() if counts[node] > 1}
+        self.prints.append(print_of(nodes, [*map(self._keys.get, ends, _STATE)]))
 
     def _meet(self, read: Sequence[Tensor], node: Any) -> None:
-        if node is read[0].grad_fn:
-            return
         leaf = node.variable
         for tensor in read:
             if leaf is tensor:
@@ -145,13 +149,15 @@ def refuse_kept(where: str) -> NoReturn:
     )
 
 
+_type_name = attrgetter("__class__.__name__")
+
 Print: TypeAlias = tuple[int, int]
 """What is remembered of a graph: of its nodes, and of the leaves that it ends at."""
 
 
 def print_of(nodes: Sequence[Any], keys: Sequence[int]) -> Print:
     """Of a graph's nodes, and of names for its leaves that are the same on the way back."""
-    return hash(tuple([type(node).__name__ for node in nodes])), hash(tuple(keys))
+    return hash(tuple(map(_type_name, nodes))), hash(tuple(keys))
 
 
 def ends_of(
@@ -172,14 +178,14 @@ def ends_of(
             nodes.append(node)
         elif output.requires_grad:  # f returned a leaf as it is
             ends.append(torch.autograd.graph.get_gradient_edge(output).node)
-    seen = set(nodes)
+    seen = {None, *nodes}
     for node in nodes:
         if node._sequence_nr() < since or (since and is_entered(node)):
             return ends, node, nodes
         for below, _ in node.next_functions:
             if type(below) is _AccumulateGrad or below in stops:
                 ends.append(below)
-            elif below is not None and below not in seen:
+            elif below not in seen:
                 seen.add(below)
                 nodes.append(below)
     return ends, None, nodes
