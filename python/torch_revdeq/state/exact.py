@@ -84,7 +84,8 @@ class ExactPair(Pair):
     def _call(
         self, op: str, group: Group, state: Any, n: int, second: int, f: Any, cast: Any
     ) -> None:
-        digits = group.of(self.digits.planes(n, second))
+        planes = self.digits.planes(n, second)
+        digits = planes[0] if group is self.only else group.of(planes)
         beta, bits, tie = self.schedule.numbers[n], self.frac_bits, (n + second) & 1
         if op == "update":
             rk.update_exact_(state, digits, self.flag, f, beta, bits, tie, cast=cast)
@@ -92,7 +93,8 @@ class ExactPair(Pair):
             rk.invert_exact_(state, digits, f, beta, bits, tie, cast=cast)
 
     def _first_pass(self, group: Group, n: int, f: Any, adjoint: Any, cast: Any) -> None:
-        digits = group.of(self.digits.planes(n, 1))
+        planes = self.digits.planes(n, 1)
+        digits = planes[0] if group is self.only else group.of(planes)
         beta, bits, tie = self.schedule.numbers[n], self.frac_bits, (n + 1) & 1
         grad_y, vjp, seed = adjoint
         z = group.of(self.z)
@@ -101,8 +103,9 @@ class ExactPair(Pair):
     def _second_pass(self, group: Group, n: int, f: Any, adjoint: Any, cast: Any) -> None:
         grad_z, vjp, seed = adjoint
         betas = self.schedule.numbers
-        digits = group.of(self.digits.planes(n, 0))
-        step = (betas[n], self.frac_bits, n % 2)
+        planes = self.digits.planes(n, 0)
+        digits = planes[0] if group is self.only else group.of(planes)
+        step = (betas[n], self.frac_bits, n & 1)
         carried = (grad_z, vjp, betas[max(n - 1, 0)], seed)
         rk.invert_y_adjoint_z_exact_(group.of(self.y), digits, f, *step, *carried, cast=cast)
 
