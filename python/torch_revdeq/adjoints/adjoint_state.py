@@ -30,6 +30,7 @@ class AdjointState:
         self.grad_y = _begin(pair.y, grad_y, adjoint)
         rows = zip(self.grad_z, pair.layout.output, strict=True)
         self.seed = [torch.empty_like(grad, dtype=f) for grad, f in rows]
+        self.never_halts = pair.schedule.halting is None
 
     def begin(self, last: int) -> None:
         """The first seed: beta grad_z of the last step."""
@@ -79,7 +80,7 @@ class AdjointState:
 
     def _merges(self, n: int) -> bool:
         """Whether the merged passes can take step n back: the same for both of its halves."""
-        return self.pair.schedule.all_move(n)
+        return self.never_halts or self.pair.schedule.all_move(n)
 
     def _learn(self, n: int, grad: Leaves, f: Leaves, before: Leaves) -> None:
         """Nothing, where beta is a number."""

@@ -10,16 +10,16 @@ Source: arXiv 2509.12917, the backward pass of the reversible solver.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from ..evaluation.adjoint import MOST, Adjoint
 from ..evaluation.auxiliary import AuxiliaryGradients, other_aux
-from ..evaluation.boundary import Entrance, guard, unguarded
+from ..evaluation.boundary import Entrance, entered, guard, unguarded
 from ..evaluation.closure import ClosureLeaves, ReadAgain, now
 from ..evaluation.marks import NOISE
 from ..iteration.loop import iterate
@@ -132,7 +132,7 @@ class _Forward:
         set_grad_enabled(True)
         try:
             if entrance is None:
-                state = [leaf.detach().requires_grad_() for leaf in leaves]
+                state = entered(leaves)
             else:
                 state = entrance.enter(leaves)
                 entrance.gate.is_open = True
@@ -191,12 +191,12 @@ class _Forward:
 
 def _values(out: Sequence[Tensor]) -> list[Tensor]:
     """What f returned, without its graph; a tangent that would be lost with it is refused."""
-    if has_tangent(out):
+    if forward_ad._current_level >= 0 and has_tangent(out):
         raise RuntimeError(
             "f: expected to read no tensor with a forward-mode derivative, got one; choose "
             "adjoint='backprop' and state=torch.float32 or torch.float64 inside of torch.func"
         )
-    return [value.detach() for value in out]
+    return [out[0].detach()] if len(out) == 1 else [value.detach() for value in out]
 
 
 class _Walk:
@@ -211,7 +211,7 @@ class _Walk:
     ) -> None:
         closure = forward.closure
         self.problem = problem.without_tensors()
-        self.counts = Primals.of(problem, []).counts()
+        self.counts = Primals.of(problem, closure.leaves).counts()
         self.pair, self.steps, self.stats = pair, steps, stats
         self.closure = closure.leaves
         self.versions = [leaf._version for leaf in closure.leaves]
@@ -260,7 +260,7 @@ class _Reversible(torch.autograd.Function):
         refuse_batched(grads)
         saved = ctx.saved_tensors  # refuses what was changed in place since
         walk.check_versions()
-        inputs = replace(Primals.split(saved[: ctx.given], walk.counts), closure=walk.closure)
+        inputs = Primals.split([*saved[: ctx.given], *walk.closure], walk.counts)
         wanted = Primals.split(ctx.needs_input_grad[3:], inputs.counts())
         if torch.is_grad_enabled():
             result = differentiated_again(walk.problem, walk.steps, inputs, wanted, grads)

@@ -6,7 +6,7 @@ arguments take from it is added up over the half steps, in the order in which au
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from torch.nn.modules.module import _global_forward_pre_hooks as _before_modules
 from torch.overrides import has_torch_function
 
 from ..evaluation.auxiliary import AuxiliaryGradients
-from ..evaluation.boundary import guard, unguarded
+from ..evaluation.boundary import entered, guard, unguarded
 from ..evaluation.closure import ReadAgain, SameOperations, now
 from ..evaluation.replay import Evaluation
 from ..runtime.scopes import scope
@@ -23,6 +23,8 @@ from .stored_graphs import StoredGraph
 
 set_grad_enabled = torch._C._set_grad_enabled
 """Without the context manager, which takes as long as a small f."""
+
+_run_backward = Variable._execution_engine.run_backward
 
 _HALF = (torch.bfloat16, torch.float16)
 
@@ -68,13 +70,17 @@ class VJPs:
         self.kept = {} if kept is None else kept
         self.again, self.auxiliary = again, auxiliary
         self.aliased = is_asked_for_leaves()
+        self.bare = isinstance(evaluation, Evaluation) and evaluation.bare
 
     def __call__(
         self, k: int, leaves: Sequence[Tensor], seed: Sequence[Tensor]
     ) -> tuple[list[Tensor], list[Tensor]]:
         """f in half step k at the given leaves, and the product of `seed` with its Jacobian."""
-        keep = bool(self.kept) and keeps_graph()
-        graph = self.kept.get(k) if keep else self.kept.pop(k, None)
+        keep = False
+        graph: StoredGraph | None = None
+        if self.kept:
+            keep = keeps_graph()
+            graph = self.kept.get(k) if keep else self.kept.pop(k, None)
         if graph is None:
             graph = self._evaluate(k, leaves)
         else:
@@ -82,7 +88,27 @@ class VJPs:
             # It is freed as a whole when this is over: what f left of it still says by whose fault
             # a gradient cannot pass.
             keep = True
-        state, out = graph.state, graph.out
+        if len(graph.out) == 1 and not self.seeded and graph.out[0].requires_grad:
+            return self._alone(graph, seed[0], keep=keep)
+        return self._several(graph, seed, keep=keep)
+
+    def _alone(
+        self, graph: StoredGraph, seed: Tensor, *, keep: bool
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """The common case: a state of one leaf, and f returns nothing beside it."""
+        state, out = graph.state[0], graph.out[0]
+        wanted = (state, *self.targets)
+        product, *parts = engine_vjp((out,), wanted, (seed,), keep=keep, k=graph.k)
+        guard(graph.state)
+        if parts:
+            self._add(parts, ())
+        value = out.detach()
+        return [value], [_usable(product, value, seed)]
+
+    def _several(
+        self, graph: StoredGraph, seed: Sequence[Tensor], *, keep: bool
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        state, out, k = graph.state, graph.out, graph.k
         count = len(state)
         values = [value.detach() for value in out[:count]]
         roots = [value for value in out[:count] if value.requires_grad]
@@ -105,14 +131,14 @@ class VJPs:
         cotangents += [self._sum(i) for i in started]
         grads = engine_vjp(roots, [*state, *self.targets], cotangents, keep=keep, k=k)
         guard(state)
-        self._add(grads[count:], set(started))
+        self._add(grads[count:], started)
         vjp = zip(grads[:count], values, seed, strict=True)
         return values, [_usable(product, value, s) for product, value, s in vjp]
 
     def _evaluate(self, k: int, leaves: Sequence[Tensor]) -> StoredGraph:
         set_grad_enabled(True)
         try:
-            state = [leaf.detach().requires_grad_() for leaf in leaves]
+            state = entered(leaves)
             since = now()
             read, given = state, self.tensors
             if self.aliased:
@@ -120,25 +146,28 @@ class VJPs:
             out = self.evaluation(k, read, given)
             if self.again is not None:
                 self.again.check(k, state, out, since)
-                if isinstance(self.evaluation, Evaluation) and self.evaluation.bare:
+                if self.bare:
                     self.again = None  # nothing can have changed but what is around f
-            # Made after f, so that autograd meets them first: the sum so far, then f's parts.
-            targets = [self.targets[i] for i in self.seeded if self.sums[i] is not None]
-            return StoredGraph(k, state, out, {id(t): t.view_as(t) for t in targets})
+            aliases: dict[int, Tensor] = {}
+            if self.seeded:
+                # Made after f, so that autograd meets them first: the sum so far, then f's parts.
+                targets = [self.targets[i] for i in self.seeded if self.sums[i] is not None]
+                aliases = {id(t): t.view_as(t) for t in targets}
+            return StoredGraph(k, state, out, aliases)
         finally:
             set_grad_enabled(False)
 
     def gradients(self) -> list[Tensor | None]:
         """The sums, in the dtypes of the targets."""
-        rows = zip(self.sums, self.targets, strict=True)
-        return [s if s is None else s.to(target.dtype) for s, target in rows]
+        rows = zip(self.sums, self.targets, self.dtypes, strict=True)
+        return [s if s is None or t.dtype == dtype else s.to(t.dtype) for s, t, dtype in rows]
 
     def _sum(self, i: int) -> Tensor:
         total = self.sums[i]
         assert total is not None
         return total
 
-    def _add(self, grads: Sequence[Tensor | None], seeded: set[int]) -> None:
+    def _add(self, grads: Sequence[Tensor | None], seeded: Collection[int]) -> None:
         sums: list[Tensor] = []
         parts: list[Tensor] = []
         for i, grad in enumerate(grads):
@@ -152,10 +181,12 @@ class VJPs:
                 self.sums[i] = grad.to(self.dtypes[i], copy=True)
             elif not (_is_plain(grad) and _is_plain(total)):  # sparse, or a DTensor
                 self.sums[i] = total + grad
+            elif total.is_cpu:
+                total.add_(grad)
             else:
                 sums.append(total)
                 parts.append(grad)
-        if sums:
+        if sums:  # launched together
             torch._foreach_add_(sums, parts)  # type: ignore[attr-defined]
 
 
@@ -202,11 +233,8 @@ def engine_vjp(
     """
     if has_torch_function((*roots, *wanted)):  # a subclass that wants a say, or a mode
         return torch.autograd.grad(roots, wanted, cotangents, allow_unused=True, retain_graph=keep)
-    graphs = {"keep_graph": keep, "create_graph": False}
-    ends = {"inputs": tuple(wanted), "allow_unreachable": True, "accumulate_grad": False}
-    return Variable._execution_engine.run_backward(
-        tuple(roots), tuple(cotangents), **graphs, **ends
-    )
+    # The last five: keep_graph, create_graph, inputs, allow_unreachable, accumulate_grad.
+    return _run_backward(tuple(roots), tuple(cotangents), keep, False, tuple(wanted), True, False)
 
 
 def keeps_graph() -> bool:

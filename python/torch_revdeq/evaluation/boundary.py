@@ -17,6 +17,8 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from ..runtime.transforms import inside_transform
+
 
 class CaptureError(RuntimeError):
     """f reads, or leaves behind, a tensor whose gradient the solver could not deliver."""
@@ -64,6 +66,13 @@ def is_guarded(leaf: Tensor) -> bool:
     return leaf._backward_hooks is _GUARD
 
 
+def entered(leaves: Sequence[Tensor]) -> list[Tensor]:
+    """Leaves of autograd's graph in the memory of these, for one evaluation of f."""
+    if len(leaves) == 1:  # the common case, without a loop
+        return [leaves[0].detach().requires_grad_()]
+    return [leaf.detach().requires_grad_() for leaf in leaves]
+
+
 # ---- nodes: raise where any gradient passes -----------------------------------------------------
 
 
@@ -99,8 +108,10 @@ class Entrance:
     def enter(self, values: Sequence[Tensor]) -> list[Tensor]:
         """The values as f gets them, in the same memory; leaves, where they lie behind nothing."""
         if self._anchor is None:
-            return [value.detach().requires_grad_() for value in values]
-        return list(_Enter.apply(self.gate, values, self._anchor))
+            return entered(values)
+        if inside_transform():
+            return list(_Enter.apply(self.gate, values, self._anchor))
+        return list(_enter(self.gate, values, self._anchor))
 
     def behind(self, tensor: Tensor) -> Tensor:
         """A tensor that requires grad, as f gets it: behind itself."""
@@ -140,3 +151,5 @@ def is_entered(node: Any) -> bool:
 
 
 _ENTER: type = _Enter._backward_cls
+_enter: Any = super(torch.autograd.Function, _Enter).apply  # type: ignore[misc]
+"""``_Enter.apply`` without torch's preparations for torch.func, which take as long again."""

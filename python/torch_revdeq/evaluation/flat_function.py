@@ -66,16 +66,9 @@ class FlatFunction:
     ) -> list[Tensor]:
         """The leaves of f(z, *args), for z of the given leaves and args of the given tensors."""
         if self.simple:
-            value = self.f(leaves[0], *tensors)
-            if not (
-                type(value) is Tensor
-                and self.dtypes is not None
-                and value.shape == self.shapes[0]
-                and value.dtype == self.dtypes[0]
-                and value.device == self.device
-            ):
-                self._check([value])
-            return [value]
+            out = [self.f(leaves[0], *tensors)]
+            self.check_one(out)
+            return out
         result = self._called(self.unflatten(leaves), tensors, step)
         aux: list[Tensor] = []
         if self.has_aux:
@@ -88,6 +81,18 @@ class FlatFunction:
             )
         self._check(out)
         return [*out, *aux]
+
+    def check_one(self, out: list[Any]) -> None:
+        """Hold the result of a ``simple`` f to its form: ValueError or TypeError."""
+        value = out[0]
+        if not (
+            type(value) is Tensor
+            and self.dtypes is not None
+            and value.shape == self.shapes[0]
+            and value.dtype == self.dtypes[0]
+            and value.device == self.device
+        ):
+            self._check(out)
 
     def unflatten(self, leaves: Sequence[Tensor]) -> Any:
         """Leaves put together as z0 is."""

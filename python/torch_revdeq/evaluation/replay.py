@@ -145,22 +145,33 @@ class Evaluation:
     @scope(_half_step)
     def __call__(self, k: int, leaves: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[Tensor]:
         """f in half step k, inside of ``forward`` or ``replay``."""
-        alone = leaves[0] if len(leaves) == 1 else None  # the common case
-        versions = [*map(version_of, leaves)] if alone is None else version_of(alone)
+        alone = leaves[0] if len(leaves) == 1 else None  # the common case, without lists
+        if alone is None:
+            versions: Any = [*map(version_of, leaves)]
+        else:
+            versions = 0 if alone.is_inference() else alone._version
         if k == 0 and self.watching:
             self.given = [(t, version_of(t)) for t in tensors]
         if self.random.active:
             self.random.set(k)
+        mapping = self.mapping
         try:
             if self.switch_autocast or self.weights or self.restored is not None:
                 out = self._around(k, leaves, tensors)
+            elif mapping.simple:
+                out = [mapping.f(leaves[0], *tensors)]
+                mapping.check_one(out)
             else:
-                out = self.mapping(leaves, tensors, k >> 1)
+                out = mapping(leaves, tensors, k >> 1)
         except RuntimeError as error:
             if "leaf Variable that requires grad" not in str(error):
                 raise
             raise changed_in_place() from error
-        if versions != ([*map(version_of, leaves)] if alone is None else version_of(alone)):
+        if alone is None:
+            changed = versions != [*map(version_of, leaves)]
+        else:
+            changed = versions != (0 if alone.is_inference() else alone._version)
+        if changed:
             raise changed_in_place()
         if k < 4 and self.watching:
             self._watch(k, leaves, tensors, out)

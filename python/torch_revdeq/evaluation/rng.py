@@ -26,6 +26,7 @@ class RngReplay:
     def __init__(self, device: torch.device, rng: Rng) -> None:
         """Note where the generators stand, unless nobody wants their numbers again."""
         self.device, self.shared = device, rng == "shared"
+        self.on_cpu = device.type in ("cpu", "meta")
         self.active = False
         self.base = 0
         self.first = self.states() if rng != "none" else []
@@ -33,7 +34,7 @@ class RngReplay:
 
     def generators(self) -> list[Any]:
         """The default generators that f can draw from without naming one."""
-        if self.device.type in ("cpu", "meta"):
+        if self.on_cpu:
             return [torch.default_generator]
         return [torch.default_generator, _generator(self.device)]
 
