@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 
 import pytest
@@ -112,6 +113,16 @@ def test_the_residual_is_the_relative_one_of_the_last_step() -> None:
     u = unit_roundoff(torch.float32)
     allowed = 2 * (1 + 32) * u * float(1 + y.norm() / value.norm())
     assert solution.stats.residual == pytest.approx(want, abs=allowed)
+
+
+@pytest.mark.parametrize("tol", [None, 1e-9])
+def test_statistics_are_pickled_with_their_residual(tol: float | None) -> None:
+    """Without a tol nothing depends on the residual, and it is divided when it is asked for."""
+    stats = solve(contraction, torch.zeros(9), torch.ones(9), max_steps=3, tol=tol).stats
+    other = pickle.loads(pickle.dumps(stats))
+    assert 0 < stats.residual < 1
+    assert other.residual == stats.residual
+    assert type(vars(other)["_residual"]) is Tensor  # the number, and not what it is divided from
 
 
 # ---- stopping --------------------------------------------------------------------------------

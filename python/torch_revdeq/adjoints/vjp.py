@@ -67,6 +67,7 @@ class VJPs:
         same = [dtype == t.dtype for dtype, t in zip(dtypes, targets, strict=True)]
         self.seeded = [i for i, twice in enumerate(reached_twice) if twice and same[i]]
         self.sums: list[Tensor | None] = [None] * len(targets)
+        self.plain = [False] * len(targets)  # whether a sum is added to in place
         self.kept = {} if kept is None else kept
         self.again, self.auxiliary = again, auxiliary
         self.aliased = is_asked_for_leaves()
@@ -176,11 +177,14 @@ class VJPs:
             total = self.sums[i]
             if i in seeded:
                 self.sums[i] = grad
+                self.plain[i] = _is_plain(grad)
             elif total is None:
                 # A copy: autograd may hand the seed itself through.
-                self.sums[i] = grad.to(self.dtypes[i], copy=True)
-            elif not (_is_plain(grad) and _is_plain(total)):  # sparse, or a DTensor
-                self.sums[i] = total + grad
+                self.sums[i] = total = grad.to(self.dtypes[i], copy=True)
+                self.plain[i] = _is_plain(total)
+            elif not (self.plain[i] and _is_plain(grad)):  # sparse, or a DTensor
+                self.sums[i] = total = total + grad
+                self.plain[i] = _is_plain(total)
             elif total.is_cpu:
                 total.add_(grad)
             else:

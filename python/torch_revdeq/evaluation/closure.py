@@ -214,29 +214,30 @@ class ReadAgain:
         self.given, self.closure, self.prints = given, closure, prints
         self.entered = {t.grad_fn: i for i, t in enumerate(given) if t.grad_fn is not None}
         self.places = {id(t): i for i, t in enumerate(given) if t.grad_fn is None}
+        # By their nodes, which stand for one tensor for good: all that was met but the states.
+        self._keys: dict[Any, int] = dict(self.entered)
 
     def check(self, k: int, state: Sequence[Tensor], outputs: Sequence[Tensor], since: int) -> None:
         """Walk the graph of half step k; CaptureError where it is another."""
-        entered, places = self.entered, self.places
-        ends, older, nodes = ends_of(outputs, since, entered)
+        ends, older, nodes = ends_of(outputs, since, self.entered)
         if older is not None:
             refuse_kept(where_made(older))
-        keys = []
-        for end in ends:
-            if end in entered:
-                keys.append(entered[end])
-                continue
-            leaf = end.variable
-            key = places.get(id(leaf))
-            if key is None:
-                key = -1 if any(leaf is tensor for tensor in state) else id(leaf)
-            keys.append(key)
+        known = self._keys
+        keys = [known[end] if end in known else self._key(end, state) for end in ends]
         found = print_of(nodes, keys)
         if found != self.prints[k]:
             rows = zip(ends, keys, strict=True)
-            leaves = [end.variable for end, key in rows if key != -1 and end not in entered]
+            leaves = [end.variable for end, key in rows if key != -1 and end not in self.entered]
             if found[0] == self.prints[k][0] or not _is_optimized(nodes):
                 self._explain(found, self.prints[k], leaves)
+
+    def _key(self, node: Any, state: Sequence[Tensor]) -> int:
+        """The name of a leaf that was not met before: -1 of a state's."""
+        leaf = node.variable
+        if any(leaf is tensor for tensor in state):
+            return -1
+        self._keys[node] = key = self.places.get(id(leaf), id(leaf))
+        return key
 
     def _explain(self, found: Print, then: Print, leaves: Sequence[Tensor]) -> None:
         """Where the graph is another: what it means, if anything; `leaves` are not the state's."""

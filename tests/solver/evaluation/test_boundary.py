@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -265,3 +266,21 @@ def test_a_loss_of_the_first_state_alone_raises() -> None:
     z = solve(f, torch.zeros(4), x, max_steps=3).z
     with pytest.raises(CaptureError, match="f: expected what it computes to reach the loss"):
         (z.sum() + held[0].sum()).backward()
+
+
+@pytest.mark.parametrize("leaves", [1, 2])
+def test_a_loss_of_the_way_back_raises(leaves: int) -> None:
+    """Of an f for whose gradient nothing is saved: autograd itself would refuse the others."""
+    held: SimpleQueue[Any] = SimpleQueue()  # what it holds is not seen, nor put back
+    w = torch.randn(4, requires_grad=True)
+
+    def f(z: Any) -> Any:
+        out = {name: w - leaf for name, leaf in z.items()}
+        held.put(out)
+        return out
+
+    z = solve(f, {name: torch.zeros(4) for name in "ab"[:leaves]}, max_steps=2).z
+    torch.cat([*z.values()]).sum().backward()
+    *_, last = [held.get() for _ in range(held.qsize())]
+    with pytest.raises(CaptureError, match="f: expected what it computes to reach the loss"):
+        last["a"].sum().backward()
