@@ -125,6 +125,13 @@ int64_t grain(const CellCall& call, int64_t rows, int64_t products) {
   return std::max<int64_t>(int64_t{1} << 22 / std::max<int64_t>(terms, 1), 1);
 }
 
+bool all_finite(const std::vector<float>& numbers) {
+  constexpr uint32_t kExponent = 0x7f800000u;
+  bool finite = true;
+  for (const float x : numbers) finite &= (float_bits(x) & kExponent) != kExponent;
+  return finite;
+}
+
 std::vector<float> packed_w(const CellCall& call, void (*pack)(const CellCall&, float*)) {
   std::vector<float> to(static_cast<size_t>(best_cell().packed_size(call)));
   pack(call, to.data());
@@ -159,6 +166,7 @@ void forward(const Tensor u, const Tensor w, const Tensor z0, double beta, int64
   if (numel == 0) return;
   const std::vector<float> wt = packed_w(call, best_cell().pack_transposed);
   call.packed_wt = wt.data();
+  call.finite_w = all_finite(wt);
   parallel(call.tiles(), grain(call, call.tile_rows(), 1),
            [&](int64_t begin, int64_t end) { best_cell().forward(call, begin, end); });
 }
@@ -186,7 +194,7 @@ void backward(const Tensor grad_y, const Tensor grad_z, const Tensor y, const Te
     check(taken, "taken", Int, halting);
     check(grad_u, "grad_u", u.scalar_type(), numel);
     check(grad_w, "grad_w", Float, call.features * call.features);
-    check(grad_z0, "grad_z0", Float, numel);
+    if (grad_z0.numel() > 0) check(grad_z0, "grad_z0", Float, numel);
     check(distance, "distance", Float, 1);
     check(lost, "lost", Int, 1);
   });
@@ -211,6 +219,7 @@ void backward(const Tensor grad_y, const Tensor grad_z, const Tensor y, const Te
   const std::vector<float> straight = packed_w(call, best_cell().pack);
   call.packed_wt = wt.data();
   call.packed_w = straight.data();
+  call.finite_w = all_finite(wt);
   const int64_t groups = call.groups();
   const std::unique_ptr<float[]> sums(new float[static_cast<size_t>(groups * call.sum_size())]);
   std::vector<float> distances(static_cast<size_t>(groups));

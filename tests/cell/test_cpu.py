@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from revdeq_kernels.ops.cell.linear_cell import run_backward
 from tests.cell.linear_cells import ACTS, Cell, both_ways, make, of_rows
 from tests.conftest import BACKENDS
 
@@ -77,6 +78,57 @@ def test_a_row_has_the_same_bits_in_any_company(
     parts = [results(of_rows(cell, rows)) for rows in (slice(cut), slice(cut, None))]
     for name in BY_ROW:
         assert torch.equal(torch.cat([part[name] for part in parts]), together[name]), name
+
+
+# ---- a start of zeros, whose product with W is left out ---------------------------------------
+
+
+@cells
+def test_a_start_of_zeros_has_the_bits_that_it_has_beside_another(
+    rows: int, d: int, dtype: torch.dtype, numbers: dict[str, Any]
+) -> None:
+    """A tile takes the product if any of its rows needs it."""
+    cell = make(rows, d, dtype, **numbers)
+    cell.z0[::2] = 0.0
+    zeros = torch.arange(rows) % 2 == 0
+    together, alone = results(cell), results(of_rows(cell, zeros))
+    for name in BY_ROW:
+        want = together[name]
+        assert torch.equal(alone[name], want if want.numel() == 0 else want[zeros]), name
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("state", ["exact", "float32"])
+def test_a_start_of_zeros_hides_nothing(state: str, bad: float) -> None:
+    """What W or a gradient holds that is not finite shows where the composite shows it."""
+    for place in ("w", "grad_y", "grad_z"):
+        cell = make(30, 40, F32, state=state, steps=1)
+        cell.z0.zero_()
+        getattr(cell, place)[3, 5] = bad
+        want, got = both_ways(cell, "composite"), both_ways(cell, "cpu")
+        if place == "w":  # an exact state is lost everywhere in the composite
+            assert torch.equal(got[0].y.isnan().any(1), want[0].y.isnan().any(1))
+            assert bool(got[1].lost) == bool(want[1].lost) is True
+            assert got[1].grad_w.isnan().all()
+        else:
+            for name in ("grad_u", "grad_w", "grad_z0"):
+                mine, theirs = getattr(got[1], name), getattr(want[1], name)
+                assert torch.equal(mine.isfinite(), theirs.isfinite()), name
+
+
+@cells
+def test_the_gradient_of_a_start_can_be_left_out(
+    rows: int, d: int, dtype: torch.dtype, numbers: dict[str, Any]
+) -> None:
+    cell = make(rows, d, dtype, **numbers)
+    out, want = both_ways(cell, "cpu")
+    ends = out.ends(cell.grad_y, cell.grad_z, cell.numbers)
+    got = run_backward("cpu", ends, cell.tensors, cell.numbers, wants_z0=False)
+    assert got.grad_z0.numel() == 0
+    assert_same(got._replace(grad_z0=want.grad_z0)._asdict(), want._asdict())
+
+
+# ---- memory and layouts ------------------------------------------------------------------------
 
 
 @cells

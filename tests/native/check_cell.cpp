@@ -68,6 +68,7 @@ struct Cell {
     call.type = type;
     call.u = u.data();
     call.w = w.data();
+    call.finite_w = true;
     call.z0 = reinterpret_cast<const float*>(z0.data());
   }
 };

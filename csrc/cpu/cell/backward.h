@@ -60,14 +60,6 @@ void invert_tile(const BackwardCall& call, const Place& place,
   }
 }
 
-// Of magnitudes as the bits of floats, which order as they do, and those of NaN last.
-template <class Lanes>
-float largest(typename Lanes::Int magnitudes) {
-  int32_t lanes[Lanes::kWidth];
-  Lanes::store_int(lanes, magnitudes);
-  return bits_float(static_cast<uint32_t>(*std::max_element(lanes, lanes + Lanes::kWidth)));
-}
-
 // How far a row came back from its start, and whether that is too far. `ends` are where it began to
 // walk back: what is not finite there, or left the range of an exact state, is infinitely far.
 struct Arrival {
@@ -96,22 +88,18 @@ Arrival arrival(const CellCall& call, const FloatState<Lanes>&, const float* y, 
                 const float* z0, const float* y_end, const float* z_end) {
   using Int = typename Lanes::Int;
   Int apart{}, size{};
-  const auto reach = [](Int& most, typename Lanes::Real x) {
-    most = Lanes::larger(most, Lanes::as_int(Lanes::magnitude(x)));
-  };
   each_vector<Lanes>(call.features, [&](int64_t at, int64_t count) {
     const auto start = load_some<Lanes>(z0 + at, count);
     // Beyond the features a state can be NaN, of an infinite number times W's padding.
-    reach(apart, load_some<Lanes>(y + at, count) - start);
-    reach(apart, load_some<Lanes>(z + at, count) - start);
-    reach(size, start);
-    reach(size, load_some<Lanes>(y_end + at, count));
-    reach(size, load_some<Lanes>(z_end + at, count));
+    take_in<Lanes>(apart, load_some<Lanes>(y + at, count) - start);
+    take_in<Lanes>(apart, load_some<Lanes>(z + at, count) - start);
+    take_in<Lanes>(size, start);
+    take_in<Lanes>(size, load_some<Lanes>(y_end + at, count));
+    take_in<Lanes>(size, load_some<Lanes>(z_end + at, count));
   });
-  const float distance = largest<Lanes>(apart);
-  if (!(distance <= std::numeric_limits<float>::max()))
-    return {std::numeric_limits<float>::infinity(), true};
-  return {distance, !(distance <= kFloatTolerance * largest<Lanes>(size))};
+  const float distance = largest_of<Lanes>(apart);
+  if (!(distance <= kLargest)) return {std::numeric_limits<float>::infinity(), true};
+  return {distance, !(distance <= kFloatTolerance * largest_of<Lanes>(size))};
 }
 
 template <class Lanes, class Act, class State>
@@ -191,18 +179,23 @@ class BackwardTiles {
   // `to` goes back by f at `from`, whose gradient takes in the product with f's Jacobian there.
   void half_step(const Place& place, int64_t k, const Side& to, const Side& from, float* sum) {
     const int64_t stride = call_.stride(), features = call_.features, padded = call_.padded();
-    multiply<Lanes, false>({from.read, stride, 1}, wt_, features, read(kX), stride,
-                           place.block_rows, padded, live());
+    const int64_t terms = k == 0 ? terms_of_start<Lanes>(call_, place, from.read) : features;
+    multiply<Lanes, false>({from.read, stride, 1}, wt_, terms, read(kX), stride, place.block_rows,
+                           padded, live());
     const uint8_t* digits = nullptr;
     if (State::kExact)
       digits = call_.digits + (k * call_.byte_rows() + place.first_byte) * features;
+    float* grad_x = read(kGradX);
     invert_tile<Lanes, Act, State>(call_, place,
                                    {k, read(kX), read(kU), to.state, to.read, digits, to.grad,
-                                    read(kGradX), read(kGradU), moving()});
-    multiply<Lanes, true>({read(kGradX), stride, 1}, w_, features, from.grad, stride,
-                          place.block_rows, padded, live());
-    multiply<Lanes, true>({read(kGradX), 1, stride}, {from.read, stride, kPanel<Lanes>}, place.rows,
-                          sum, stride, call_.sum_rows(), padded);
+                                    grad_x, read(kGradU), moving()});
+    if (k > 0 || call_.grad_z0)
+      multiply<Lanes, true>({grad_x, stride, 1}, w_, features, from.grad, stride, place.block_rows,
+                            padded, live());
+    // What is not finite makes NaN of the start's zeros.
+    if (terms == 0 && largest_of<Lanes>(call_, place, grad_x) <= kLargest) return;
+    multiply<Lanes, true>({grad_x, 1, stride}, {from.read, stride, kPanel<Lanes>}, place.rows, sum,
+                          stride, call_.sum_rows(), padded);
   }
 
   void read_start(const Place& place) {
@@ -226,11 +219,12 @@ class BackwardTiles {
       lost += found.lost;
       const float nan = found.lost ? std::numeric_limits<float>::quiet_NaN() : 0.0f;
       each_vector<Lanes>(call_.features, [&](int64_t column, int64_t count) {
-        const auto grad_z0 =
-            Lanes::load(read(kGradZ) + from + column) + Lanes::load(read(kGradY) + from + column);
+        const int64_t i = from + column;
         const auto lost_here = Lanes::splat(nan);
+        store_grad_u(at + column, Lanes::load(read(kGradU) + i) + lost_here, count);
+        if (!call_.grad_z0) return;
+        const auto grad_z0 = Lanes::load(read(kGradZ) + i) + Lanes::load(read(kGradY) + i);
         store_some<Lanes>(call_.grad_z0 + at + column, grad_z0 + lost_here, count);
-        store_grad_u(at + column, Lanes::load(read(kGradU) + from + column) + lost_here, count);
       });
     }
   }

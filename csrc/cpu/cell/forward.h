@@ -84,7 +84,7 @@ float residual_of(const State& state, const typename State::Word* y, const float
     size[v] = Lanes::multiply_add(value, value, size[v]);
   }
   const float sizes = sum_of<Lanes>(size);
-  if (sizes > std::numeric_limits<float>::max()) return std::numeric_limits<float>::quiet_NaN();
+  if (sizes > kLargest) return std::numeric_limits<float>::quiet_NaN();
   return std::sqrt(sum_of<Lanes>(apart)) / (kEpsilon + std::sqrt(sizes));
 }
 
@@ -136,7 +136,8 @@ class ForwardTiles {
   }
 
   void half_step(const Place& place, int64_t k, Word* state, const float* from, float* to) {
-    multiply<Lanes, false>({from, call_.stride(), 1}, wt_, call_.features, read(kX), call_.stride(),
+    const int64_t terms = k == 0 ? terms_of_start<Lanes>(call_, place, from) : call_.features;
+    multiply<Lanes, false>({from, call_.stride(), 1}, wt_, terms, read(kX), call_.stride(),
                            place.block_rows, call_.padded(), call_.halting ? live_ : nullptr);
     uint8_t* digits = nullptr;
     if (State::kExact)

@@ -44,6 +44,7 @@ struct CellCall {
   const void* w;
   const float* z0;
   const float* packed_wt;  // packed by pack_transposed
+  bool finite_w;           // all of it
 
   REVDEQ_INLINE int64_t padded() const { return round_up(features, kPaddedTo); }
   // From row to row of a tile: no power of two, whose rows would share few places of a cache.
@@ -93,7 +94,7 @@ struct BackwardCall : CellCall {
   float keep;             // of the adjoint: 1 - beta and beta, as they are applied
   float beta;
   void* grad_u;
-  float* grad_z0;
+  float* grad_z0;      // null where nobody asks for it
   float* group_sums;   // [groups, sum_size]: the gradient of W of each group
   float* distances;    // of each group
   int32_t* lost_rows;  // of each group

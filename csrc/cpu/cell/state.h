@@ -1,7 +1,7 @@
 // How a tile of the cell holds y and z: in fixed point, with the digits of a half step, or as
 // floats.
 #pragma once
-#include "cpu/cell/plan.h"
+#include "cpu/cell/tile.h"
 
 namespace revdeq::cpu {
 
@@ -27,9 +27,8 @@ struct ExactState {
   static REVDEQ_INLINE void store(Word* p, Value v) { Lanes::store_int(p, v); }
   REVDEQ_INLINE Real read(Value v) const { return from_fixed<Lanes>(v, step.unscale); }
 
-  // `reach` is the largest magnitude of what had to be inside of the range, as the bits of a float:
-  // as integers they order as the floats do, and those of NaN come last. Results of what was not
-  // inside are anything.
+  // `reach` takes in (tile.h) what has to be inside of the range. Results of what is not are
+  // anything.
   REVDEQ_INLINE Value start(Real z0, Int& reach) const { return to_fixed_inside(z0, reach); }
   REVDEQ_INLINE Value update(Value v, Real f, Digits& digits, Int& reach) const {
     Int digit;
@@ -60,7 +59,7 @@ struct ExactState {
  private:
   REVDEQ_INLINE Int to_fixed_inside(Real x, Int& reach) const {
     const Real scaled = product(x, step.scale);
-    reach = Lanes::larger(reach, Lanes::as_int(Lanes::magnitude(scaled)));
+    take_in<Lanes>(reach, scaled);
     return Lanes::nearest_inside(scaled);
   }
   REVDEQ_INLINE void push(Digits& digits, Int digit) const {

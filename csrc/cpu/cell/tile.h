@@ -3,10 +3,13 @@
 // W has zeros there.
 #pragma once
 #include <cstring>
+#include <limits>
 
 #include "cpu/cell/buffers.h"
 
 namespace revdeq::cpu {
+
+constexpr float kLargest = std::numeric_limits<float>::max();
 
 // Calls body(at, width) for the vectors of a row, and body(at, rest) for what is left of it.
 template <class Lanes, class Body>
@@ -76,6 +79,36 @@ void copy_rows(const CellCall& call, const Place& place, const void* from, Word*
   for (int64_t row = 0; row < place.rows; ++row)
     std::memcpy(to + row * call.stride(), source + row * call.features,
                 static_cast<size_t>(call.features) * sizeof(Word));
+}
+
+// The largest of magnitudes as the bits of floats: as integers they order as the floats do, and
+// those of NaN come last.
+template <class Lanes>
+REVDEQ_INLINE void take_in(typename Lanes::Int& largest, typename Lanes::Real x) {
+  largest = Lanes::larger(largest, Lanes::as_int(Lanes::magnitude(x)));
+}
+template <class Lanes>
+float largest_of(typename Lanes::Int magnitudes) {
+  int32_t lanes[Lanes::kWidth];
+  Lanes::store_int(lanes, magnitudes);
+  return bits_float(static_cast<uint32_t>(*std::max_element(lanes, lanes + Lanes::kWidth)));
+}
+
+// The largest magnitude in the rows of a tile.
+template <class Lanes>
+float largest_of(const CellCall& call, const Place& place, const float* rows) {
+  typename Lanes::Int largest{};
+  for (int64_t row = 0; row < place.rows; ++row)
+    for (int64_t column = 0; column < call.features; column += Lanes::kWidth)
+      take_in<Lanes>(largest, Lanes::load(rows + row * call.stride() + column));
+  return largest_of<Lanes>(largest);
+}
+
+// The terms of W z0, where z0 is what f reads of a tile: none if it is zero, as it is by default.
+template <class Lanes>
+int64_t terms_of_start(const CellCall& call, const Place& place, const float* z0) {
+  const bool zero = call.finite_w && largest_of<Lanes>(call, place, z0) == 0;
+  return zero ? 0 : call.features;
 }
 
 // The read copy of a state as f takes it: rounded to W's type.

@@ -199,12 +199,15 @@ class _OneOp(torch.autograd.Function):
         y, z = states[0].unbind() if ctx.numbers.exact else states
         grad_y, grad_z = (torch.zeros_like(z0) if g is None else g for g in grads)
         ends = Ends(grad_y, grad_z, y, z, digits, taken)
-        out = run_backward(ctx.implementation, ends, Inputs(u, w, z0), ctx.numbers)
+        wants_z0 = ctx.needs_input_grad[2]
+        inputs = Inputs(u, w, z0)
+        out = run_backward(ctx.implementation, ends, inputs, ctx.numbers, wants_z0=wants_z0)
         distance = out.distance
         stats._reconstruction_error = distance
         pending = report_check(out.lost, lambda: _not_back(float(distance)), ())  # NaN already
         stats._pending += [] if pending is None else [pending]
-        return out.grad_u, out.grad_w.to(w.dtype), out.grad_z0, None, None, None
+        grad_z0 = out.grad_z0 if wants_z0 else None
+        return out.grad_u, out.grad_w.to(w.dtype), grad_z0, None, None, None
 
 
 def _not_back(distance: float) -> ReconstructionError:

@@ -44,13 +44,15 @@ def forward(inputs: Inputs, numbers: Numbers) -> Solved:
     return out
 
 
-def backward(ends: Ends, inputs: Inputs, numbers: Numbers) -> Gradients:
-    """See ``linear_cell.linear_cell_backward``."""
+def backward(
+    ends: Ends, inputs: Inputs, numbers: Numbers, *, wants_z0: bool = True
+) -> Gradients:
+    """See ``linear_cell.linear_cell_backward``. grad_z0 is empty where nobody wants it."""
     u, w, z0 = inputs
     out = Gradients(
         grad_u=torch.empty_like(u),
         grad_w=torch.empty_like(w, dtype=F32),
-        grad_z0=torch.empty_like(z0),
+        grad_z0=torch.empty_like(z0) if wants_z0 else z0.new_empty(0),
         distance=z0.new_empty(1),
         lost=z0.new_empty(1, dtype=torch.int32),
     )

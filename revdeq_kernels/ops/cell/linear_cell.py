@@ -191,13 +191,19 @@ def run_forward(implementation: str, inputs: Inputs, numbers: Numbers) -> Solved
         return _MODULES[implementation]().forward(_contiguous(inputs), numbers)
 
 
-def run_backward(implementation: str, ends: Ends, inputs: Inputs, numbers: Numbers) -> Gradients:
-    """As ``run_forward``, for ``linear_cell_backward``."""
+def run_backward(
+    implementation: str, ends: Ends, inputs: Inputs, numbers: Numbers, *, wants_z0: bool = True
+) -> Gradients:
+    """As ``run_forward``, for ``linear_cell_backward``.
+
+    Where nobody wants grad_z0, "cpu" saves a product by it, and leaves it empty.
+    """
     module = _MODULES[implementation]()
     check_backward(ends, inputs, numbers, _digits_shape(module, inputs, numbers))
     cell_choice.ready(implementation, inputs.w, numbers)
+    unwanted = {} if wants_z0 or implementation != "cpu" else {"wants_z0": False}
     with torch.no_grad():
-        return module.backward(_contiguous(ends), _contiguous(inputs), numbers)
+        return module.backward(_contiguous(ends), _contiguous(inputs), numbers, **unwanted)
 
 
 def _contiguous(tensors: Any) -> Any:
