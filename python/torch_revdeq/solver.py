@@ -11,6 +11,7 @@ from torch import Tensor
 from .adjoints.problem import Problem
 from .adjoints.registry import ADJOINTS
 from .compile.entry import for_compilers
+from .compile.walk import solve_by_graphs
 from .evaluation.adjoint import Adjoint
 from .evaluation.auxiliary import Reduction
 from .evaluation.effects.modules import check_modules
@@ -62,6 +63,7 @@ def solve(
     has_aux: bool = False,
     aux: Reduction = "sum",
     pass_step: bool = False,
+    compile: bool | Literal["auto"] = False,
     kwargs: Mapping[str, Any] | None = None,
 ) -> Solution:
     """Iterate f to its equilibrium z = f(z, *args) by the pair update; differentiable.
@@ -143,6 +145,12 @@ def solve(
         aux: how the values of the 2 * steps evaluations are reduced: "sum", "mean", "last", or
             "stack" along a new first dimension, the only one whose memory grows with the steps.
         pass_step: pass f the keyword `step`, the 0-based number of the step, in both passes.
+        compile: have torch.compile make two graphs of f, its values and its product, which the
+            solver calls below guards that are asked once in a solve. f has the same bits forward
+            and back, and other bits than in eager mode. It is traced at its first call, and again
+            for other shapes; f then has no side effects, draws no random numbers and is one graph.
+            True raises where it is none, "auto" leaves f as it is there, and ``Stats.route`` says
+            why.
         kwargs: keyword arguments of f; tensors in them, also nested, receive gradients.
 
     Returns:
@@ -192,6 +200,7 @@ def solve(
             "has_aux": has_aux,
             "aux": aux,
             "pass_step": pass_step,
+            "compile": compile,
         }
     )
     check_every, beta = given["check_every"], given["beta"]
@@ -242,9 +251,15 @@ def solve(
         backward_steps=given["backward_steps"],
         aux=given["aux"] if has_aux else None,
     )
+    route = "solver"
+    out = None
+    if given["compile"]:
+        out, route = solve_by_graphs(problem, given)
     if not torch.is_grad_enabled() and not transformed:
         chosen = ADJOINTS["reversible"]  # the same bits, and nothing is kept
-    out = chosen.solve(problem)
+    if out is None:
+        out = chosen.solve(problem)
+        out.stats.route = route
     if chosen is not ADJOINTS.get(chosen.name):
         problem.check_outputs(out, chosen)
     z, y, *saved = (mapping.unflatten(leaves) for leaves in (out.z, out.y, *out.saved))

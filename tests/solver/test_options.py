@@ -78,6 +78,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "has_aux": {"has_aux": True},
     "aux": {"has_aux": True, "aux": "mean"},
     "pass_step": {"pass_step": True},
+    "compile": {"compile": "auto"},
 }
 """For every option another value than its default, with what it needs beside it."""
 
@@ -89,6 +90,7 @@ def group() -> Any:
     dist.destroy_process_group()
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Inductor's own
 @pytest.mark.parametrize("adjoint", ADJOINTS)
 @pytest.mark.parametrize("name", TABLE)
 def test_the_adjoints_of_an_option(name: str, adjoint: Any, group: Any) -> None:

@@ -55,7 +55,7 @@ def solve_reversible(problem: Problem) -> Outputs:
         first = forward.evaluate(0, problem.z0)
         # A graph that is kept has saved f's copy of the state.
         pair = problem.pair(first, keep=forward.grad, private=forward.kept.wanted)
-        noted = _Noted(problem, pair)
+        noted = Noted(problem, pair)
         run = problem.schedule, problem.stopping, noted.after_step
         steps = iterate(pair, first, forward.evaluate, *run)
         z, y = pair.outputs()
@@ -82,7 +82,7 @@ def _has_nan(leaf: Tensor) -> bool:
     return leaf.is_floating_point() or leaf.is_complex()
 
 
-class _Noted:
+class Noted:
     """What the forward pass keeps on its way: z where the caller wants it, and the boundary."""
 
     def __init__(self, problem: Problem, pair: Pair) -> None:
@@ -311,7 +311,7 @@ def _walk_back(
     )
     first = problem.first_step
     boundary = list(states[: 2 * leaves]) if first else []
-    pair = walk.pair.from_saved(_consumable(states[len(boundary) :], 2 * leaves))
+    pair = walk.pair.from_saved(consumable(states[len(boundary) :], 2 * leaves))
     check = Check(problem, pair)
     injected = dict(zip(problem.save_at, groups[2:], strict=True))
     adjoint = (AdjointStateOfBeta if inputs.beta else AdjointState)(pair, *groups[:2])
@@ -330,8 +330,8 @@ def _walk_back(
         parts[i] = gradient
     beta = adjoint.grad_beta if isinstance(adjoint, AdjointStateOfBeta) else None
     result: Primals[Tensor | None] = Primals(
-        z0=_of_start(adjoint.grad_z, inputs.z0, first),
-        y0=_of_start(adjoint.grad_y, inputs.y0, first),
+        z0=of_start(adjoint.grad_z, inputs.z0, first),
+        y0=of_start(adjoint.grad_y, inputs.y0, first),
         beta=[None if beta is None else beta.to(b.dtype) for b in inputs.beta],
         arguments=parts[: len(arguments)],
         closure=parts[len(arguments) :],
@@ -352,14 +352,14 @@ def _walk_back(
     return result
 
 
-def _of_start(grads: Sequence[Tensor], leaves: Sequence[Tensor], first: int) -> list[Tensor | None]:
+def of_start(grads: Sequence[Tensor], leaves: Sequence[Tensor], first: int) -> list[Tensor | None]:
     """The gradients of a start, in its dtypes; none where the way back ended before it."""
     if first:
         return [None] * len(leaves)
     return [g.to(leaf.dtype) for g, leaf in zip(grads, leaves, strict=False)]
 
 
-def _consumable(states: Sequence[Tensor], pairs: int) -> list[Tensor]:
+def consumable(states: Sequence[Tensor], pairs: int) -> list[Tensor]:
     """The saved states, in memory that the way back may overwrite.
 
     That is autograd's own if it is about to free it, and otherwise a copy. Digits are only read.

@@ -104,7 +104,7 @@ class VJPs:
         if parts:
             self._add(parts, ())
         value = out.detach()
-        return [value], [_usable(product, value, seed)]
+        return [value], [usable(product, value, seed)]
 
     def _several(
         self, graph: StoredGraph, seed: Sequence[Tensor], *, keep: bool
@@ -134,7 +134,7 @@ class VJPs:
         guard(state)
         self._add(grads[count:], started)
         vjp = zip(grads[:count], values, seed, strict=True)
-        return values, [_usable(product, value, s) for product, value, s in vjp]
+        return values, [usable(product, value, s) for product, value, s in vjp]
 
     def _evaluate(self, k: int, leaves: Sequence[Tensor]) -> StoredGraph:
         set_grad_enabled(True)
@@ -250,7 +250,7 @@ def _is_plain(tensor: Tensor) -> bool:
     return type(tensor) is Tensor and tensor.layout == torch.strided
 
 
-def _usable(product: Tensor | None, value: Tensor, seed: Tensor) -> Tensor:
+def usable(product: Tensor | None, value: Tensor, seed: Tensor) -> Tensor:
     """The product as the passes take it: in f's dtype or the adjoint's, in memory of its own."""
     if product is None:  # f does not depend on this leaf
         return torch.zeros_like(value)

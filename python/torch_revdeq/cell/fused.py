@@ -53,7 +53,8 @@ def solve_cell(
     if implementation not in (None, "solver"):
         raise ValueError(f"implementation: {implementation!r} cannot take this solve: {why}")
     solution = solve(cell, z0, *args, **options)
-    solution.stats.route = f"solver: {why}"
+    if not options["compile"]:  # of which the solver has said more
+        solution.stats.route = f"solver: {why}"
     return solution
 
 

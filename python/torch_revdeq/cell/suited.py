@@ -36,7 +36,10 @@ _ONLY = {
 }
 """Options of ``solve`` that one op takes at a single value."""
 
-_FREE = ("adjoint", "aux", "beta", "max_steps", "tol", "per_sample", "state", "frac_bits", "rng")
+_FREE = (
+    *("adjoint", "aux", "beta", "compile", "frac_bits", "max_steps", "per_sample", "rng", "state"),
+    "tol",
+)
 
 _KNOWN = frozenset((*_ONLY, *_FREE))
 
@@ -51,6 +54,8 @@ def why_unsuited(
         value = options.get(option, only)
         if value is not only and not _is(value, only):
             return f"it takes {option}={only!r} alone"
+    if options["compile"] is True:
+        return "compile=True was given"
     if options["adjoint"] not in ("auto", "reversible"):
         return "it takes adjoint='reversible' alone"
     if options["state"] not in ("auto", "exact", torch.float32):

@@ -87,6 +87,8 @@ class CallSite:
     ) -> list[Tensor]:
         """Solve, for these tensors and numbers; the leaves of z, of y and of what was saved."""
         args, options = self._call(tensors, [number.item() for number in floats], ints)
+        if self.values["inductor"]:
+            options = {"compile": "auto", **options}
         f = self.f
         with autocast(self.autocast):
             start = pytree.tree_unflatten(z0, self.start)

@@ -269,5 +269,7 @@ def _plan(
     device: torch.device,
 ) -> CallSite:
     """Called once, while the graph is traced, under the conditions for which it is traced."""
-    values = {**known, "z0": z0, "call": call, "leaves": leaves}
+    compiler: Any = InstructionTranslator.current_tx().output.compiler_fn
+    inductor = getattr(compiler, "_compiler_name", None) == "inductor"
+    values = {**known, "z0": z0, "call": call, "leaves": leaves, "inductor": inductor}
     return CallSite(owner, values, autocast_state(device))

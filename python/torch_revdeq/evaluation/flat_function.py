@@ -79,7 +79,7 @@ class FlatFunction:
                 f"f: expected a result with the structure of z0, {self.structure}, got "
                 f"{structure}; return the new state in the form in which it came"
             )
-        self._check(out)
+        self.check(out)
         return [*out, *aux]
 
     def check_one(self, out: list[Any]) -> None:
@@ -92,7 +92,7 @@ class FlatFunction:
             and value.dtype == self.dtypes[0]
             and value.device == self.device
         ):
-            self._check(out)
+            self.check(out)
 
     def unflatten(self, leaves: Sequence[Tensor]) -> Any:
         """Leaves put together as z0 is."""
@@ -113,9 +113,7 @@ class FlatFunction:
         more = {"step": step} if self.pass_step else {}
         if self.plain_args:
             return self.f(state, *tensors, **more)
-        values = list(self.constants)
-        for place, tensor in zip(self.places, tensors, strict=True):
-            values[place] = tensor
+        values = self._values(tensors)
         args, kwargs = pytree.tree_unflatten(values, self.args_structure)
         try:
             result = self.f(state, *args, **kwargs, **more)
@@ -129,6 +127,18 @@ class FlatFunction:
                 f"kwargs: expected keywords that f takes, got {', '.join(kwargs)} ({error}); a "
                 "layer hands f what it does not know: pass a positional argument, or wrap f"
             ) from error
+
+    def arguments(self, tensors: Sequence[Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments and keywords of f, with these tensors in them."""
+        if self.plain_args:
+            return tuple(tensors), {}
+        return pytree.tree_unflatten(self._values(tensors), self.args_structure)
+
+    def _values(self, tensors: Sequence[Tensor]) -> list[Any]:
+        values = list(self.constants)
+        for place, tensor in zip(self.places, tensors, strict=True):
+            values[place] = tensor
+        return values
 
     def _check_given(self, values: list[Any], given: Any) -> None:
         """RuntimeError where f changed a container that it was given: it gets another each time."""
@@ -167,7 +177,8 @@ class FlatFunction:
             )
         return result[0], leaves
 
-    def _check(self, out: list[Any]) -> None:
+    def check(self, out: list[Any]) -> None:
+        """Hold what f returned to the form of the state; the first time note the dtypes."""
         for i, (value, shape) in enumerate(zip(out, self.shapes, strict=True)):
             if not isinstance(value, Tensor):
                 expected, got = f"a tensor of shape {tuple(shape)}", type(value).__name__

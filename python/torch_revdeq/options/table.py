@@ -22,6 +22,7 @@ from .values import (
     integer,
     read_beta,
     read_check,
+    read_compile,
     read_flag,
     read_frac_bits,
     read_max_steps,
@@ -259,6 +260,14 @@ _OPTIONS = (
     _flag("has_aux", "True says that f returns (z, aux)"),
     _choice("aux", "sum", REDUCTIONS, "'stack' keeps them all"),
     _flag("pass_step", "True calls f with step=n"),
+    Option(
+        "compile",
+        'bool, or "auto"',
+        False,
+        read_compile,
+        "True, False or 'auto'",
+        "'auto' compiles f where it can be, and stats.route says why where it cannot",
+    ),
 )
 
 TABLE = {option.name: option for option in _OPTIONS}

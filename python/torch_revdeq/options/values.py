@@ -121,6 +121,13 @@ def read_flag(value: Any) -> Any:
     return bool(value) if _is_bool(value) else UNFIT
 
 
+def read_compile(value: Any) -> Any:
+    """A bool, or "auto"."""
+    if isinstance(value, str):
+        return value if value == "auto" else UNFIT
+    return read_flag(value)
+
+
 def read_frac_bits(value: Any) -> Any:
     """A number of bits, or "auto"."""
     if isinstance(value, str):

@@ -270,6 +270,7 @@ def test_opcheck() -> None:
         "saves": 0,
         "aux": None,
         "steps": 0,
+        "inductor": False,
     }
     plan = operator.CallSite(f, values, ())
     parameters, gain = list(f.parameters()), torch.tensor(0.5, dtype=torch.float64)

@@ -1,0 +1,199 @@
+"""Which compiled graphs f is, for these tensors and all else that it reads: TorchDynamo says.
+
+Dynamo traces f once for each form of its tensors, and guards what f reads besides: attributes,
+flags, globals, closures. Here its guards are asked once in a solve, and f is not run by that: the
+answer is the graph that they accept and the tensors that it reads, parameters and what f closes
+over among them.
+
+Imported when the first solve is compiled, for it imports the compiler.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from torch._dynamo.exc import BackendCompilerFailed, FailOnRecompileLimitHit, TorchDynamoException
+from torch._dynamo.symbolic_convert import InstructionTranslator
+from torch._dynamo.variables.base import AttributeMutationNew, ValueMutationNew
+from torch.fx import GraphModule
+from torch.utils import _pytree as pytree
+
+from ..adjoints.problem import Problem
+from ..evaluation.replay import autocast_state
+from .graphs import Graphs, compiled_graphs
+from .refusal import Refused
+
+_lock = threading.RLock()
+_met = threading.local()  # the graph that Dynamo accepted in this thread, and what it reads
+
+
+@dataclass
+class Captured:
+    """f for one solve.
+
+    Attributes:
+        graphs: f, compiled.
+        inputs: the tensors that the graphs read.
+        state: for each leaf of the state, which of the inputs it is; None where f reads it not.
+        arguments: the same for each tensor among f's arguments; None also where it came before.
+        others: those of the inputs that are neither.
+        outputs: for each leaf of what f returns, which output of the graphs it is.
+    """
+
+    graphs: Graphs
+    inputs: list[Tensor]
+    state: list[int | None]
+    arguments: list[int | None]
+    others: list[int]
+    outputs: list[int]
+
+
+class _Traced:
+    """A graph as Dynamo traced it. It is compiled when it is met first outside of the tracing."""
+
+    def __init__(self, function: GraphModule) -> None:
+        self.function = function
+        results: Any = function.graph.output_node().args[0]
+        self.stand_ins = tuple(torch.empty(0) for _ in results)  # for what it would return
+        self.refused: str | None = None
+        self.graphs: Graphs | None = None
+
+    def run(self, *inputs: Any) -> tuple[Tensor, ...]:
+        """In place of the graph: note that it was met."""
+        _met.found = self, list(inputs)
+        return self.stand_ins
+
+    def compiled(self, inputs: list[Tensor], state: list[int]) -> Graphs:
+        """Both graphs, where these of the inputs are the state; Refused where there are none."""
+        with _lock:
+            if self.refused is None and self.graphs is None:
+                try:
+                    self.graphs = compiled_graphs(self.function, inputs, state)
+                except Refused as reason:
+                    self.refused = str(reason)
+            if self.graphs is None:
+                raise Refused(self.refused or "it has no graph")
+            return self.graphs
+
+
+def _backend(function: GraphModule, examples: Sequence[Any]) -> Callable[..., Any]:
+    """Take a graph from Dynamo; Refused for one with side effects, which Dynamo would let happen.
+
+    They would be made of the tensors that stand in for results.
+    """
+    tx: Any = InstructionTranslator.current_tx()
+    effects = tx.output.side_effects
+    for variable in effects.id_to_variable.values():
+        new = isinstance(variable.mutation_type, (AttributeMutationNew, ValueMutationNew))
+        if not new and effects.is_modified(variable):
+            raise Refused("f changes what it holds (an attribute, a list, a dict, a global)")
+    if effects.tensor_hooks or effects.save_for_backward:
+        raise Refused("f registers hooks on tensors")
+    if tx.output.random_calls:
+        raise Refused("f draws random numbers from Python's random")
+    return _Traced(function).run
+
+
+def _new_entry() -> Callable[..., Any]:
+    """What Dynamo traces. Each has code of its own, for Dynamo counts graphs by code."""
+
+    def entry(f: Any, z: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return f(z, *args, **kwargs)
+
+    entry.__code__ = entry.__code__.replace()
+    return torch.compile(entry, backend=_backend, fullgraph=True, dynamic=False)
+
+
+@dataclass
+class _Forms:
+    """What is known of one f, by the form of its tensors."""
+
+    entries: dict[Hashable, Callable[..., Any]] = field(default_factory=dict)
+    refused: dict[Hashable, str] = field(default_factory=dict)
+
+
+_known: WeakKeyDictionary[Any, dict[Any, _Forms]] = WeakKeyDictionary()
+
+
+def captured(problem: Problem) -> Captured:
+    """f of this solve as compiled graphs; Refused where it is none."""
+    mapping = problem.mapping
+    leaves = [as_state(leaf).detach().requires_grad_() for leaf in problem.z0]
+    # Of a tensor that was computed Dynamo would ask for .grad, and torch warn.
+    aliases = {id(t): t if t.is_leaf else t.detach().requires_grad_() for t in problem.tensors}
+    given = [aliases[id(t)] for t in problem.tensors]
+    forms, key = _forms_of(mapping.f), tuple(map(_form, (*leaves, *given)))
+    key = (key, torch.get_num_threads())
+    flags = tuple(module.training for module in problem.evaluation.modules)
+    again = (key, flags, autocast_state(mapping.device))
+    if again in forms.refused:
+        raise Refused(forms.refused[again])
+    if key not in forms.entries:
+        forms.entries[key] = _new_entry()
+    try:
+        return _ask(forms.entries[key], problem, leaves, given)
+    except Refused as reason:
+        forms.refused[again] = str(reason)
+        raise
+
+
+def _ask(
+    entry: Callable[..., Any], problem: Problem, leaves: list[Tensor], given: list[Tensor]
+) -> Captured:
+    mapping = problem.mapping
+    args, kwargs = mapping.arguments(given)
+    _met.found = None
+    try:
+        with torch.enable_grad():  # the graph of training, with the same bits where none is kept
+            result = entry(mapping.f, mapping.unflatten(leaves), args, kwargs)
+    except BackendCompilerFailed as error:
+        if isinstance(error.inner_exception, Refused):
+            raise error.inner_exception from None
+        raise
+    except (TorchDynamoException, FailOnRecompileLimitHit) as error:
+        raise Refused(f"torch.compile cannot trace f: {_first_line(error)}") from error
+    found: Any = _met.found
+    _met.found = None
+    if found is None:
+        raise Refused("f has no operations, or torch.compile is switched off")
+    traced, inputs = found
+    out, structure = pytree.tree_flatten(result)
+    places = {id(stand_in): i for i, stand_in in enumerate(traced.stand_ins)}
+    if structure != mapping.structure or any(id(leaf) not in places for leaf in out):
+        raise Refused("f returns another structure than that of z0, or what is no new tensor")
+    if any(type(t) not in (Tensor, torch.nn.Parameter) for t in inputs):
+        raise Refused("f reads a subclass of Tensor, or a number that varies")
+    at = {id(t): i for i, t in enumerate(inputs)}
+    state, arguments = ([at.pop(id(t), None) for t in part] for part in (leaves, given))
+    others, outputs = sorted(at.values()), [places[id(leaf)] for leaf in out]
+    graphs = traced.compiled(inputs, [i for i in state if i is not None])
+    return Captured(graphs, inputs, state, arguments, others, outputs)
+
+
+def as_state(leaf: Tensor) -> Tensor:
+    """The leaf, laid out as the states of its solve are, which begin as ``empty_like`` of it."""
+    like = torch.empty_like(leaf, device="meta")
+    return leaf if like.stride() == leaf.stride() else torch.empty_like(leaf).copy_(leaf)
+
+
+def _forms_of(f: Any) -> _Forms:
+    """What is known of f. A method is known by its object."""
+    owner, name = getattr(f, "__self__", f), getattr(f, "__func__", None)
+    try:
+        return _known.setdefault(owner, {}).setdefault(name, _Forms())
+    except TypeError as error:  # no weak reference, or no hash
+        raise Refused("f is an object that cannot be a key of a WeakKeyDictionary") from error
+
+
+def _form(t: Tensor) -> Hashable:
+    return t.shape, t.stride(), t.dtype, t.device, t.requires_grad
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
