@@ -17,7 +17,7 @@ from torch_revdeq import ReconstructionError, RevDEQ, Solution, Stats, graphed
 
 State = Literal["exact"] | torch.dtype
 Adjoint = Literal["reversible", "backprop", "checkpoint", "functional"]
-Compiled = Literal["", "f", "whole", "both"]
+Compiled = Literal["", "f", "whole", "both", "solve"]
 # From f, z0, x, beta and the number of steps to z at the end.
 Loop = Callable[[nn.Module, Tensor, Tensor, float, int], Tensor]
 
@@ -32,9 +32,9 @@ class Method:
 
     `f` is the dtype that the map computes in. `options` are more of `solve`, of which "all" stands
     for all half steps or steps. `compiled` says what torch.compile is given: f, the whole solve, or
-    both one by one. `loop` is what runs where it is not `solve`, and `lerp_loop` where there is
-    none; with `jax` it is the authors' library in a process of its own (`jax_peer.py`). `graphed`
-    puts a solve into CUDA graphs.
+    both one by one; "solve" is the solver's own option. `loop` is what runs where it is not
+    `solve`, and `lerp_loop` where there is none; with `jax` it is the authors' library in a process
+    of its own (`jax_peer.py`). `graphed` puts a solve into CUDA graphs.
     """
 
     name: str
@@ -89,6 +89,7 @@ OPTIONS = (
     Method("save_at all", "exact", "reversible", options=(("save_at", "all"),)),
     Method("tol, not reached", "exact", "reversible", options=(NEVER,)),
     Method("tol per sample", "exact", "reversible", options=(NEVER, ("per_sample", True))),
+    Method("compile=True", "exact", "reversible", compiled="solve"),
     Method("f compiled", "exact", "reversible", compiled="f"),
     Method("fullgraph, f compiled", "exact", "reversible", compiled="both"),
     Method(
@@ -118,7 +119,7 @@ OVERHEAD = (
     COST[1],
     COST[3],
     COST[4],
-    *(method for method in OPTIONS if method.compiled in ("f", "both")),
+    *(method for method in OPTIONS if method.compiled in ("f", "both", "solve")),
     GRAPHED,
 )
 """What a half step costs where f costs nothing."""
@@ -158,6 +159,8 @@ class Run:
         options: dict[str, Any] = {"state": method.state, "adjoint": method.adjoint}
         for name, value in method.options:
             options[name] = value if value != "all" else self._all(name)
+        if method.compiled == "solve":
+            options["compile"] = True
         return RevDEQ(
             compiled(f) if method.compiled in ("f", "both") else f,
             beta=self.beta,
