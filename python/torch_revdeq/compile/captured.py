@@ -25,7 +25,7 @@ from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
 from ..adjoints.problem import Problem
-from ..evaluation.replay import autocast_state
+from ..evaluation.flat_function import LEAF
 from .graphs import Graphs, compiled_graphs
 from .refusal import Refused
 
@@ -130,17 +130,21 @@ def captured(problem: Problem) -> Captured:
     given = [aliases[id(t)] for t in problem.tensors]
     forms, key = _forms_of(mapping.f), tuple(map(_form, (*leaves, *given)))
     key = (key, torch.get_num_threads())
-    flags = tuple(module.training for module in problem.evaluation.modules)
-    again = (key, flags, autocast_state(mapping.device))
-    if again in forms.refused:
+    if forms.refused and (again := _again(key, problem)) in forms.refused:
         raise Refused(forms.refused[again])
     if key not in forms.entries:
         forms.entries[key] = _new_entry()
     try:
         return _ask(forms.entries[key], problem, leaves, given)
     except Refused as reason:
-        forms.refused[again] = str(reason)
+        forms.refused[_again(key, problem)] = str(reason)
         raise
+
+
+def _again(key: Hashable, problem: Problem) -> Hashable:
+    """When a refusal is not asked for again: guards are no help where there is no graph."""
+    flags = tuple(module.training for module in problem.evaluation.modules)
+    return key, flags, problem.evaluation.autocast
 
 
 def _ask(
@@ -163,7 +167,7 @@ def _ask(
     if found is None:
         raise Refused("f has no operations, or torch.compile is switched off")
     traced, inputs = found
-    out, structure = pytree.tree_flatten(result)
+    out, structure = ([result], LEAF) if type(result) is Tensor else pytree.tree_flatten(result)
     places = {id(stand_in): i for i, stand_in in enumerate(traced.stand_ins)}
     if structure != mapping.structure or any(id(leaf) not in places for leaf in out):
         raise Refused("f returns another structure than that of z0, or what is no new tensor")
@@ -178,6 +182,8 @@ def _ask(
 
 def as_state(leaf: Tensor) -> Tensor:
     """The leaf, laid out as the states of its solve are, which begin as ``empty_like`` of it."""
+    if leaf.is_contiguous():
+        return leaf
     like = torch.empty_like(leaf, device="meta")
     return leaf if like.stride() == leaf.stride() else torch.empty_like(leaf).copy_(leaf)
 

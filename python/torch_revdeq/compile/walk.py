@@ -43,6 +43,7 @@ class CompiledF:
         rows = enumerate(found.state)
         self.state = [(leaf, at, strides[at]) for leaf, at in rows if at is not None]
         self.arguments, self.others = found.arguments, found.others
+        self.whole = len(found.state) == len(self.state) == 1
 
     def closure(self) -> list[Tensor]:
         """What f reads beside its arguments."""
@@ -66,7 +67,8 @@ class CompiledF:
         """What the graph returns for these leaves, and the other inputs as given."""
         inputs = [*inputs]
         for leaf, at, strides in self.state:
-            inputs[at] = laid_out(leaves[leaf], strides)
+            t = leaves[leaf]
+            inputs[at] = t if t.stride() == strides else laid_out(t, strides)
         return self.graphs.forward(inputs)
 
     def values(self, ends: Sequence[Tensor]) -> Leaves:
@@ -95,12 +97,16 @@ class CompiledVJPs:
         """f at the given leaves, and the product of `seed` with its Jacobian."""
         f, graphs = self.f, self.f.graphs
         ends = f.run(self.inputs, leaves)
-        values = f.values(ends)
+        given = [*ends[graphs.outputs :]]
         cotangents = seed if len(seed) == 1 else self._by_output(seed)
-        rows = zip(cotangents, graphs.cotangents, strict=True)
-        given = [laid_out(t, strides) for t, strides in rows]
-        grads = graphs.backward([*ends[graphs.outputs :], *given, *self.sums])
+        for t, strides in zip(cotangents, graphs.cotangents, strict=True):
+            given.append(t if t.stride() == strides else laid_out(t, strides))
+        given += self.sums
+        grads = graphs.backward(given)
         self.sums = [grads[i] for i in graphs.summed]
+        values = f.values(ends)
+        if f.whole:  # a state of one leaf, which f reads
+            return values, [usable(grads[f.state[0][1]], values[0], seed[0])]
         products: list[Tensor | None] = [None] * len(values)
         for leaf, at, _ in f.state:
             products[leaf] = grads[at]
