@@ -44,9 +44,7 @@ def forward(inputs: Inputs, numbers: Numbers) -> Solved:
     return out
 
 
-def backward(
-    ends: Ends, inputs: Inputs, numbers: Numbers, *, wants_z0: bool = True
-) -> Gradients:
+def backward(ends: Ends, inputs: Inputs, numbers: Numbers, *, wants_z0: bool = True) -> Gradients:
     """See ``linear_cell.linear_cell_backward``. grad_z0 is empty where nobody wants it."""
     u, w, z0 = inputs
     out = Gradients(
