@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from bench.cell.sizes import DTYPES
 from bench.core import machine, timing
 from bench.core.session import Session, Tier
 from bench.show import compare
@@ -67,12 +68,15 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _add_cases(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--providers", nargs="*", default=[], help="parts of provider names")
-    group.add_argument("--threads", nargs="*", type=int, help="on a CPU; all but ops use the first")
+    group.add_argument(
+        "--threads", nargs="*", type=int, help="on a CPU; all but ops and cell use the first"
+    )
     group.add_argument("--samples", type=int, help="samples per provider")
     group.add_argument("--sizes-mb", nargs="*", type=float, help="ops: MiB of the state")
     group.add_argument("--reference", action="store_true", help="ops: the reference backend too")
     group.add_argument("--rows", nargs="*", type=int, help="cell: rows of the state")
     group.add_argument("--features", nargs="*", type=int, help="cell: its features")
+    group.add_argument("--dtypes", nargs="*", choices=DTYPES, help="cell: of its parameters")
     group.add_argument("--models", nargs="*", choices=MODELS, help="solve: the maps")
     group.add_argument("--betas", nargs="*", type=float, help="solve")
     group.add_argument("--depths", nargs="*", type=int, help="solve, cell: numbers of steps N")

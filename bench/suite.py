@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from bench.cell import measure as cell
+from bench.cell import memory
+from bench.cell.columns import FAMILY as CELL
 from bench.core import ceilings, timing
 from bench.core.session import Bar, Record, Session
 from bench.core.table import Family
@@ -41,12 +43,12 @@ BENCHMARKS = (
         "ceilings", "what the device can do: copy_, and a matmul", ceilings.rows, ceilings.FAMILY
     ),
     Benchmark("ops", "every op beside what a user could write", partial(ops.run, only=()), OPS),
-    Benchmark(
-        "cell", "the equilibrium cell against rows, beside its roofline", cell.run, cell.FAMILY
-    ),
+    Benchmark("cell", "the equilibrium cell beside the loops, and its roofline", cell.run, CELL),
+    Benchmark("cell.memory", "what a train step of it holds, deep and shallow", memory.run, CELL),
     _solve("cost", "time, memory and gradient error of a train step against N"),
     _solve("peers", "the same beside checkpoint, torchdeq, the authors' JAX library"),
     _solve("options", "what solve's options and torch.compile cost"),
+    _solve("compiled", "the solver and the loop, each eager and compiled"),
     _solve("error", "what each format of the state does to the gradient, against N"),
     Benchmark("solve.largest", "the largest N and batch that fit", solver.run_largest, SOLVER),
     _solve("overhead", "what a half step costs where f costs nothing"),
@@ -89,6 +91,7 @@ def refusals(records: Iterable[Record]) -> list[str]:
 def select(parts: Sequence[str]) -> list[Benchmark]:
     """Those with a part in their names; ValueError where a part is in none.
 
+    A part that is a name in full stands for that one alone: `cell`, without `cell.memory`.
     A part may also name some of the ops, by file and op: `half_step.update_`.
     """
     if not parts:
@@ -101,11 +104,15 @@ def select(parts: Sequence[str]) -> list[Benchmark]:
         )
     found = []
     for benchmark in BENCHMARKS:
-        if any(part in benchmark.name for part in parts):
+        if any(_selects(part, benchmark.name) for part in parts):
             found.append(benchmark)
         elif benchmark.name == ops.NAME and of_ops:
             found.append(replace(benchmark, run=partial(ops.run, only=of_ops)))
     return found
+
+
+def _selects(part: str, name: str) -> bool:
+    return part == name or (part in name and all(part != other.name for other in BENCHMARKS))
 
 
 def _named(part: str) -> bool:

@@ -1,4 +1,6 @@
-"""What the device can do at best: bytes a second of `copy_`, operations a second of a matmul.
+"""What the device can do at best: bytes a second of `copy_`, operations a second of arithmetic.
+
+Of a large matmul, and on a CPU of multiply-adds in registers, which nothing in float32 exceeds.
 
 Measured in the run whose figures are held to them, and by the fastest sample: other work makes a
 ceiling lower than it is.
@@ -7,18 +9,20 @@ ceiling lower than it is.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 
-from bench.core import labels, machine, providers, timing
+from bench.core import fma, labels, machine, providers, timing
 from bench.core.case import Call
 from bench.core.session import Bar, Record, Session
 from bench.core.table import PROVIDER, Column, Family, listing
 
 NAME = "ceilings"
 COPY = "copy_"
+FMA = "fma float32"
 DTYPES = (torch.float32, torch.bfloat16)
 # Bytes that the copy moves, and the side of the matrices.
 GPU_WORK, CPU_WORK, QUICK_WORK = (2**30, 8192), (2**27, 1024), (2**24, 256)
@@ -26,15 +30,20 @@ GPU_WORK, CPU_WORK, QUICK_WORK = (2**30, 8192), (2**27, 1024), (2**24, 256)
 
 @dataclass(frozen=True)
 class Ceilings:
-    """Bytes a second, and by dtype operations a second: multiplying and adding are two."""
+    """Bytes a second, and operations a second: multiplying and adding are two.
+
+    `matmul` by dtype; `fma` None on a GPU, and where there is no compiler to measure it.
+    """
 
     copy: float
     matmul: dict[str, float]
+    fma: float | None = None
 
 
-def run(session: Session, bar: Bar) -> Iterator[Record]:
-    """One line for the copy and one for the matmul in each dtype."""
-    session.use_threads()
+def run(session: Session, bar: Bar, threads: int | None) -> Iterator[Record]:
+    """One line for the copy, one for the matmul in each dtype, and on a CPU one for `fma`."""
+    if threads is not None:
+        torch.set_num_threads(threads)
     device = session.device
     moved, side = GPU_WORK if device.type == "cuda" else CPU_WORK
     if session.tier == "quick":
@@ -43,12 +52,18 @@ def run(session: Session, bar: Bar) -> Iterator[Record]:
         moved = max(moved, 2 * (machine.cache_bytes(device) or 0))
     bar.total(1 + len(DTYPES))
     copied = providers.copy_tensors(moved, device)
-    yield _record(session, COPY, providers.bind_copy(copied), size=moved)
+    record = partial(_record, session, threads)
+    yield record(COPY, providers.bind_copy(copied), size=moved)
     bar.advance(1)
     for dtype in DTYPES:
         a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-        yield _record(session, _matmul(dtype), partial(torch.mm, a, b), operations=2 * side**3)
+        yield record(_matmul(dtype), partial(torch.mm, a, b), operations=2 * side**3)
         bar.advance(1)
+    loop = None if threads is None else fma.loop()
+    if threads is not None and loop is not None:
+        with ThreadPoolExecutor(threads) as pool:
+            call = fma.on_threads(loop, pool, threads)
+            yield record(FMA, call, operations=call())
 
 
 def _matmul(dtype: torch.dtype) -> str:
@@ -56,7 +71,13 @@ def _matmul(dtype: torch.dtype) -> str:
 
 
 def _record(
-    session: Session, name: str, call: Call, *, size: int | None = None, operations: int = 0
+    session: Session,
+    threads: int | None,
+    name: str,
+    call: Call,
+    *,
+    size: int | None = None,
+    operations: int = 0,
 ) -> Record:
     contender = timing.alone(name, "bound", call)
     timing.race(
@@ -72,7 +93,7 @@ def _record(
         "kind": "bound",
         "bytes": size,
         "operations": operations or None,
-        "threads": session.threads,
+        "threads": threads,
         "refused": contender.failure,
     }
     if contender.failure is not None:
@@ -88,26 +109,30 @@ def _record(
     }
 
 
-def of(session: Session) -> Ceilings:
-    """Those of this run, measured where somebody asks first."""
-    if session.ceilings is None:
-        session.ceilings = list(run(session, Bar()))
-    by_name = {record["provider"]: record for record in session.ceilings}
-    return Ceilings(
-        by_name[COPY]["gb_per_second"] * 1e9,
-        {
-            name.removeprefix("matmul "): record["tflop_per_second"] * 1e12
-            for name, record in by_name.items()
-            if name != COPY and not record["refused"]
-        },
-    )
+def of(session: Session, threads: int | None = None) -> Ceilings:
+    """Those of this run with so many threads (its own), measured where somebody asks first."""
+    by_name = {record["provider"]: record for record in _lines(session, threads)}
+    rates = {
+        name: record["tflop_per_second"] * 1e12
+        for name, record in by_name.items()
+        if name != COPY and not record["refused"]
+    }
+    peak = rates.pop(FMA, None)
+    matmul = {name.removeprefix("matmul "): rate for name, rate in rates.items()}
+    return Ceilings(by_name[COPY]["gb_per_second"] * 1e9, matmul, peak)
+
+
+def _lines(session: Session, threads: int | None = None) -> list[Record]:
+    threads = threads or session.threads
+    if threads not in session.ceilings:
+        session.ceilings[threads] = list(run(session, Bar(), threads))
+    return session.ceilings[threads]
 
 
 def rows(session: Session, bar: Bar) -> Iterator[Record]:
     """The same lines, as a benchmark of their own."""
     del bar
-    of(session)
-    yield from session.ceilings or []
+    yield from _lines(session)
 
 
 def _three_digits(name: str) -> Column:

@@ -1,10 +1,12 @@
-"""The most bytes that a call holds at once, as the allocator counts them."""
+"""The most bytes that a call holds at once, as the allocator or the system counts them."""
 
 from __future__ import annotations
 
 import gc
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +21,29 @@ def peak_bytes(call: Callable[[], object], device: torch.device) -> int:
     """
     gc.collect()
     return _peak_on_cuda(call, device) if device.type == "cuda" else _peak_on_cpu(call)
+
+
+def resident_bytes(call: Callable[[], object]) -> int | None:
+    """By how much the most memory that this process ever had exceeds what it has before `call`.
+
+    With what does not come from torch's allocator. It says what `call` needs where the process is
+    fresh, and has run the same code before on little data. None where the system does not tell.
+    """
+    before = _of_this_process("VmRSS")
+    result = call()
+    del result
+    most = _of_this_process("VmHWM")
+    return None if before is None or most is None else most - before
+
+
+def _of_this_process(name: str) -> int | None:
+    """Bytes, as Linux counts them; not by getrusage, which begins with those of the parent."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+    except OSError:
+        return None
+    found = re.search(rf"^{name}:\s+(\d+) kB$", status, re.MULTILINE)
+    return None if found is None else int(found[1]) * 1024
 
 
 def _peak_on_cuda(call: Callable[[], object], device: torch.device) -> int:

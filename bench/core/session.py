@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
@@ -22,14 +22,15 @@ class Session:
 
     `tier` is "quick" for a look at small sizes, "default" for all benchmarks in some minutes, and
     "full" for the whole measurement. `chosen` holds the options; one that is None or empty leaves
-    the choice to the benchmark. `facts` go into every stored line.
+    the choice to the benchmark. `facts` go into every stored line. `ceilings` are kept by the
+    number of threads that they were measured with.
     """
 
     chosen: argparse.Namespace
     device: torch.device
     tier: Tier
     facts: Record
-    ceilings: list[Record] | None = None
+    ceilings: dict[int | None, list[Record]] = field(default_factory=dict)
 
     @property
     def sample_seconds(self) -> float:
@@ -39,6 +40,12 @@ class Session:
     def samples(self, full: int) -> int:
         """How many samples a provider takes: as asked for, or 3, or `full` in full."""
         return self.chosen.samples or (full if self.tier == "full" else 3)
+
+    @cached_property
+    def thread_counts(self) -> tuple[int | None, ...]:
+        """Of the benchmarks that run with several; None alone on a GPU."""
+        asked = self.chosen.threads if self.device.type == "cpu" else None
+        return tuple(asked) if asked else (self.threads,)
 
     @cached_property
     def threads(self) -> int | None:

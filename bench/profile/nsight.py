@@ -47,7 +47,7 @@ NANOSECONDS = {"device_seconds": 1e-9}
 KERNELS = "regex:revdeq|forward_kernel|backward_kernel"
 FILES = ("half_step", "exact_step", "adjoint", "passes")
 SIZE_MB = 256.0
-CELL = cell.Size("forward", 64, 2**18, 8)
+CELL = cell.Size("forward", torch.bfloat16, 64, 2**18, 8)
 PATIENCE = 400.0
 FORBIDDEN = "ERR_NVGPUCTRPERM"
 
@@ -76,10 +76,9 @@ def jobs(device: torch.device, size_mb: float = SIZE_MB) -> Iterator[Job]:
             own = next(p for p in case.providers if p.name == f"revdeq {device.type}")
             make = partial(_bound, own, case)
             yield Job(labels.op_label(facts), labels.types_label(facts), case.bytes, 0, make)
-    w = torch.empty(CELL.features, CELL.features, device=device, dtype=cell.DTYPE)
+    w = torch.empty(CELL.features, CELL.features, device=device, dtype=CELL.dtype)
     if device.type == "cuda" and cell_choice.why_not("triton", w, cell_methods.ACT) is None:
-        z0 = torch.empty(CELL.rows, CELL.features, device="meta")
-        moved, operations = cell.work(CELL.part, z0.to(cell.DTYPE), z0, CELL.steps)
+        moved, operations = cell.work(CELL)
         make = partial(_bound_cell, device)
         yield Job("linear_cell_forward", "bf16", moved, operations, make)
 
@@ -89,11 +88,7 @@ def _bound(provider: Provider, case: Case) -> Call:
 
 
 def _bound_cell(device: torch.device) -> Call:
-    d = CELL.features
-    w = (torch.randn(d, d, device=device) * 0.4 / d**0.5).to(cell.DTYPE)
-    z0 = torch.zeros(CELL.rows, d, device=device)
-    u = torch.randn_like(z0).to(cell.DTYPE)
-    return partial(cell_methods.by_op, "triton", u, w, z0, CELL.steps)
+    return partial(cell_methods.ours("triton").solve, CELL.problem(device))
 
 
 def program() -> None:

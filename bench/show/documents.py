@@ -1,4 +1,4 @@
-"""The tables of the ops, the solver and the cell in bench/*.md and README.md, and a sentence."""
+"""The tables of the ops and the solver in bench/*.md and README.md, and a sentence."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from bench.core import labels, stored
 from bench.core.session import Record
-from bench.core.stored import EPYC
+from bench.core.stored import EPYC, XEON
 from bench.core.table import Column, Table, is_ours, listing, markdown, never, pivot
 from bench.ops.columns import BEST, COPY, OP, PLACE, RATE, TIME, TYPES
 from bench.ops.columns import missing as no_time
@@ -15,7 +15,13 @@ from bench.profile.attribution import PARTS
 from bench.solver import columns as solver
 from bench.solver.columns import N, unmeasured
 
-NAMES = {"mlp": "MLP", "block": "block", "language": "language block", "vision": "vision block"}
+NAMES = {
+    "mlp": "MLP",
+    "block": "block",
+    "language": "language block",
+    "vision": "vision block",
+    "cell": "cell",
+}
 
 
 def provider(record: Record) -> str:
@@ -62,7 +68,7 @@ def summary() -> str:
 
 
 def _half_steps() -> list[Record]:
-    lines = stored.lines(stored.XEON, "ops")
+    lines = stored.lines(XEON, "ops")
     shown = ("half_step", "exact_step")
     return [r for r in lines if r["benchmark"] in shown and r["threads"] == 2]
 
@@ -161,6 +167,21 @@ def options() -> str:
     return _beside(stored.lines(EPYC, "solve.options"), 4, columns)
 
 
+def compiled() -> str:
+    """The solver and the loop, each eager and compiled, at N = 8."""
+    records = [r for r in stored.lines(XEON, "solve.compiled") if not unmeasured(r)]
+    models = [NAMES[name] for name in dict.fromkeys(record["op"] for record in records)]
+
+    def to_compiled(record: Record) -> str:
+        loop = find(records, op=record["op"], provider="lerp loop, compiled")
+        return f"{record['p50_seconds'] / loop['p50_seconds']:.2f}"
+
+    columns = (Column("{}: to loop", ratio), Column("to the compiled", to_compiled))
+    others = [record for record in records if record["provider"] != "lerp loop"]
+    table = pivot(others, (METHOD,), lambda r: NAMES[r["op"]], columns, names=models)
+    return with_machine(table, records)
+
+
 def peers() -> str:
     """A train step beside others, at N = 8."""
     columns = (
@@ -191,8 +212,8 @@ def largest() -> str:
 
 def overhead() -> str:
     """The time for each half step with a tiny f, and over the loop's."""
-    records = [r for r in stored.lines(EPYC, "solve.overhead") if not unmeasured(r)]
-    steps = records[0]["steps"]
+    records = [r for r in stored.lines(XEON, "solve.overhead") if not unmeasured(r)]
+    steps = 8
     shown = [record for record in records if record["steps"] == steps]
     columns = (
         replace(METHOD, head=f"N = {steps}"),
@@ -210,33 +231,3 @@ def profile() -> str:
     part = Column("ms", lambda row: row[0], left=True)
     cell = Column("{}", lambda row: f"{1e3 * row[2]:.0f}")
     return with_machine(pivot(rows, (part,), lambda row: provider(row[1]), (cell,)), records)
-
-
-# ---- the cell ---------------------------------------------------------------------------------
-
-
-def cell() -> str:
-    """The equilibrium cell, its times over those of the eager loop."""
-    records = stored.lines(EPYC, "cell")
-    names = ("part", "features", "rows")
-    loops = {tuple(r[name] for name in names): r for r in records if r["provider"] == "eager loop"}
-
-    def loop_of(record: Record) -> Record:
-        return loops[tuple(record[name] for name in names)]
-
-    def time(record: Record) -> str:
-        loop = loop_of(record)["p50_seconds"]
-        if record["provider"] == "eager loop":
-            return labels.seconds_cell(loop)
-        return f"{record['p50_seconds'] / loop:.2f}"
-
-    keys = (
-        Column("", lambda record: record["part"], left=True),
-        *(Column(name, lambda record, name=name: str(record[name])) for name in names[1:]),
-    )
-    table = pivot(records, keys, provider, (Column("{}", time),))
-    table.heads.append("roofline")
-    table.left.append(False)
-    for row, loop in zip(table.rows, loops.values(), strict=True):
-        row.cells += (labels.seconds_cell(loop["roofline_seconds"]),)
-    return with_machine(table, records)

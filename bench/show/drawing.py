@@ -30,6 +30,10 @@ MARKERS: tuple[dict[str, Any], ...] = (
     {"color": "#c1272d", "marker": "D", "linestyle": "--"},
     {"color": "#009e73", "marker": "P", "linestyle": "-."},
     {"color": "#b07156", "marker": "X", "linestyle": ":"},
+    {"color": "#9a9a9a", "marker": "^", "linestyle": "-."},
+    {"color": "#6b6b6b", "marker": "<", "linestyle": ":"},
+    {"color": "#0072b2", "marker": ">", "linestyle": "--"},
+    {"color": "#c1272d", "marker": "*", "linestyle": ":"},
 )
 
 

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from bench.core import machine
+from bench.show import cell_tables as cell
 from bench.show import documents
 from bench.show import kernel_tables as kernels
 from torch_revdeq.options.table import reference
@@ -42,7 +43,11 @@ FIGURES: dict[str, Callable[[], str]] = {
     "solver.largest": documents.largest,
     "solver.overhead": documents.overhead,
     "solver.profile": documents.profile,
-    "cell": documents.cell,
+    "solver.compiled": documents.compiled,
+    "cell": partial(cell.times, 1),
+    "cell.threads": partial(cell.times, 2),
+    "cell.memory": cell.memory,
+    "cell.headline": cell.headline,
     "kernels.ops": kernels.ops,
     "options": reference,
     "kernels.compiled": kernels.compiled,

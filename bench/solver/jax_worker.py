@@ -78,7 +78,12 @@ def vision(jax: Any, problem: dict[str, Any], weights: dict[str, Any], z: Any, x
     return grouped(2, relu(z + grouped(1, x + h)))
 
 
-MAPS = {"mlp": mlp, "block": block, "language": language, "vision": vision}
+def cell(jax: Any, problem: dict[str, Any], weights: dict[str, Any], z: Any, x: Any) -> Any:
+    """A `torch_revdeq.LinearCell` with tanh."""
+    return jax.numpy.tanh(z @ weights["W"].T + x @ weights["U"].T + weights["b"])
+
+
+MAPS = {"mlp": mlp, "block": block, "language": language, "vision": vision, "cell": cell}
 
 
 def linear(weights: dict[str, Any], name: str, h: Any) -> Any:

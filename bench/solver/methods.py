@@ -103,6 +103,9 @@ OPTIONS = (
 )
 """Options of `solve` and what torch.compile makes of it. In "tol" no sample is ever there."""
 
+AROUND_F = ("f", "both", "solve")
+"""What torch.compile may be given where the solver takes the half steps."""
+
 ERROR = (
     Method("exact", "exact", "reversible"),
     Method("float32", torch.float32, "reversible"),
@@ -113,13 +116,21 @@ ERROR = (
 """Formats of the state, of which the error is measured. A bfloat16 state takes no wider f."""
 
 
+COMPILED = (
+    LOOP,
+    OPTIONS[1],
+    COST[3],
+    *(method for method in OPTIONS if method.compiled in AROUND_F),
+)
+"""The solver beside the loop, and compiled beside the compiled loop."""
+
 OVERHEAD = (
     LOOP,
     OPTIONS[1],
     COST[1],
     COST[3],
     COST[4],
-    *(method for method in OPTIONS if method.compiled in ("f", "both", "solve")),
+    *(method for method in OPTIONS if method.compiled in AROUND_F),
     GRAPHED,
 )
 """What a half step costs where f costs nothing."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from bench.core.session import Tier
 from bench.solver.maps import MLP, Block, Language, Tiny, Vision
+from torch_revdeq import LinearCell
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,10 @@ class Images:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Width and rows of the MLP, text of both blocks, images, and the width of the tiny map."""
+    """Width and rows of the MLP, text of both blocks, images, the width of the tiny map.
+
+    `cell` are the features of the linear cell, which has as many rows as the MLP.
+    """
 
     width: int = 512
     rows: int = 512
@@ -42,6 +46,7 @@ class Sizes:
     language: Text = field(default_factory=lambda: Text(192, 3, 64, 2))
     vision: Images = field(default_factory=lambda: Images(64, 16, 4))
     tiny: int = 16
+    cell: int = 256
 
     def with_batch(self, batch: int) -> Sizes:
         """The same maps on `batch` samples: rows of the MLP, sequences, images."""
@@ -58,9 +63,10 @@ GPU = Sizes(
     block=Text(512, 8, 512, 16),
     language=Text(768, 12, 448, 32),
     vision=Images(128, 32, 64),
+    cell=128,
 )
 """On a GPU they are of the paper's sizes; of its vision model that of the first stage."""
-QUICK = Sizes(64, 64, Text(32, 4, 16, 2), Text(24, 3, 8, 2), Images(8, 8, 2), tiny=8)
+QUICK = Sizes(64, 64, Text(32, 4, 16, 2), Text(24, 3, 8, 2), Images(8, 8, 2), tiny=8, cell=32)
 
 
 def sizes_of(device: torch.device, tier: Tier) -> Sizes:
@@ -114,9 +120,13 @@ MODELS: dict[str, Callable[[Sizes], Made]] = {
     "block": lambda sizes: _of_text(Block, sizes.block),
     "language": lambda sizes: _of_text(Language, sizes.language),
     "vision": lambda sizes: _of_images(sizes.vision),
-    "tiny": lambda sizes: (Tiny(sizes.tiny), (1, sizes.tiny)),
+    "cell": lambda sizes: (LinearCell(sizes.cell, sizes.cell), (sizes.rows, sizes.cell)),
+    "tiny": lambda sizes: (Tiny(sizes.tiny), (TINY_ROWS, sizes.tiny)),
 }
 """By name: the map, and the shape of its state."""
+
+
+TINY_ROWS = 8
 
 
 def make(name: str, sizes: Sizes, device: torch.device) -> Model:

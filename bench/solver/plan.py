@@ -56,9 +56,15 @@ PARTS = {
         quick=(Grid(("mlp",), 0.5, (2,)),),
         dear=("functional",),
     ),
+    "compiled": Part(
+        methods.COMPILED,
+        full=(Grid(("mlp", *TEXT_AND_IMAGES), 0.5, (8,)),),
+        default=(Grid(TEXT_AND_IMAGES[:1], 0.5, (4,)),),
+        quick=(Grid(("mlp",), 0.5, (2,)),),
+    ),
     "peers": Part(
         peers.PEERS,
-        full=(Grid(BOTH, 0.5, (2, 8, 32)),),
+        full=(Grid((*BOTH, "cell"), 0.5, (2, 8, 32)),),
         default=(Grid(("block",), 0.5, (8,)),),
         quick=(Grid(("mlp",), 0.5, (2,)),),
         dear=("lerp loop, compiled",),
@@ -80,7 +86,7 @@ PARTS = {
     ),
     "overhead": Part(
         methods.OVERHEAD,
-        full=(Grid(("tiny",), 0.5, (2, 16)),),
+        full=(Grid(("tiny",), 0.5, (2, 8, 16)),),
         default=(Grid(("tiny",), 0.5, (8,)),),
         quick=(Grid(("tiny",), 0.5, (2,)),),
     ),

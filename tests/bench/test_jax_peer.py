@@ -161,7 +161,7 @@ def test_a_path_that_is_no_program_is_refused(capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize(
     ("model", "state"),
     [
-        *((model, state) for model in ("mlp", "block", "language") for state in STATES),
+        *((model, state) for model in ("mlp", "block", "language", "cell") for state in STATES),
         # At z = 0 the first relu stands at its kink: a state in float32 comes back beside it.
         ("vision", "float64"),
     ],

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import Tensor
 
 import revdeq_kernels as rk
 from bench.core import memory
+from tests import ROOT
 
 CPU = torch.device("cpu")
 
@@ -40,6 +44,23 @@ def test_the_peak_does_not_count_what_was_there_before() -> None:
         return torch.empty(100)
 
     assert memory.peak_bytes(call, CPU) == 400
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_what_the_system_counts_holds_what_torch_does_not_allocate() -> None:
+    """In a process that has not held more before: this one has."""
+    code = (
+        "from bench.core.memory import peak_bytes, resident_bytes; import torch\n"
+        "call = lambda: bytearray(2**26)\n"
+        "print(resident_bytes(call), peak_bytes(call, torch.device('cpu')))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    resident, peak = map(int, done.stdout.split())
+    # Counts of pages lag behind by some.
+    assert 2**26 - 2**20 <= resident < 2**26 + 2**24
+    assert peak == 0
 
 
 def test_the_peak_on_a_gpu_is_that_of_its_counters(monkeypatch: pytest.MonkeyPatch) -> None:

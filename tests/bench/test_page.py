@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from bench import __main__ as command
-from bench.cell.methods import solves
-from bench.core import machine, stored
+from bench.cell import methods
+from bench.core import ceilings, machine, stored
 from bench.ops import columns
 from bench.profile import nsight
 from bench.show import explained, html, inline_svg
@@ -161,8 +161,11 @@ def test_nothing_is_no_page() -> None:
 def test_the_pages_say_what_every_provider_is() -> None:
     texts = explained.meanings("provider")
     known = {method.name for part in plan.PARTS.values() for method in part.methods}
-    known |= set(solves(torch.zeros(64, 64))) | {"triton", "gluon", nsight.PROVIDER}
-    known |= {"copy_", "matmul float32", "matmul bfloat16"}
+    problem = methods.make(32, 8, 2, torch.float32, torch.device("cpu"))
+    known |= {way.name for way in methods.ways(problem)} | {nsight.PROVIDER}
+    for name in ("triton", "gluon"):
+        known |= {methods.ours(name).name, methods.with_floats(name).name}
+    known |= {"copy_", "matmul float32", "matmul bfloat16", ceilings.FMA}
     known |= {str(record["provider"]) for record in every_line()}
     known |= {"loop", "_foreach_lerp_", "revdeq cuda", "revdeq triton", "revdeq reference"}
     assert known - texts.keys() == set()

@@ -14,6 +14,7 @@ from bench import __main__ as command
 from bench.core.session import Record
 from bench.solver import measure, methods, models, peers
 from bench.solver.methods import Run
+from revdeq_kernels.ops.cell import choice as cell_choice
 from tests.bench.solver_tolerances import gradient_error, path_of, stored_error, walked_error
 from tests.bench.tiny import TINY
 
@@ -50,6 +51,14 @@ def error_of(name: str, model: models.Model, beta: float, steps: int) -> float:
     reference = methods.reference_gradients(model, beta, steps)
     grads = Run(BY_NAME[name], model, beta, steps).gradients()
     return measure.relative_distance(grads, reference)
+
+
+def test_the_linear_cell_is_taken_in_one_call_where_there_is_one() -> None:
+    model = models.make("cell", TINY, CPU)
+    stats = Run(BY_NAME["reversible exact"], model, 0.5, 2).gradients_and_stats()[1]
+    assert stats is not None
+    one_call = cell_choice.fastest(model.f.get_parameter("W"), "tanh")
+    assert stats.route.split(":")[0] == (one_call or "solver")
 
 
 # ---- loops of a user ---------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import torch
 
 from bench import __main__ as command
 from bench import arguments, suite
-from bench.core import ceilings, machine
+from bench.core import ceilings, fma, machine
 from bench.core.session import Bar, Record, Session
 from bench.ops import run as ops
 from bench.show import figures
@@ -56,6 +56,8 @@ def test_the_list_names_every_benchmark_once(capsys: pytest.CaptureFixture[str])
     ("parts", "expected"),
     [
         (["cell"], ["cell"]),
+        (["cell.memory"], ["cell.memory"]),
+        (["memory"], ["cell.memory"]),
         (["solve"], [b.name for b in suite.BENCHMARKS if b.name.startswith("solve.")]),
         (["cost", "overhead"], ["solve.cost", "solve.overhead"]),
         (["half_step.update_"], ["ops"]),
@@ -106,8 +108,8 @@ def test_every_other_benchmark_runs_at_its_smallest_size(
         assert record["refused"] is None
         assert suite.family_of(record).label(record) is not None
     providers = [record["provider"] for record in by_name["ceilings"]]
-    assert providers == ["copy_", "matmul float32", "matmul bfloat16"]
-    copy, matmul, _ = by_name["ceilings"]
+    assert providers == ["copy_", "matmul float32", "matmul bfloat16", "fma float32"]
+    copy, matmul, _, _ = by_name["ceilings"]
     assert copy["gb_per_second"] == pytest.approx(copy["bytes"] / copy["fastest_seconds"] * 1e-9)
     rate = matmul["operations"] / matmul["fastest_seconds"]
     assert matmul["tflop_per_second"] == pytest.approx(rate * 1e-12)
@@ -135,11 +137,33 @@ def test_every_other_benchmark_runs_at_its_smallest_size(
 def test_the_ceilings_are_measured_once() -> None:
     run = session(*SMALL)
     first = ceilings.of(run)
-    assert first == ceilings.of(run)
+    assert first == ceilings.of(run) == ceilings.of(run, 1)
     assert [r["provider"] for r in ceilings.rows(run, Bar())] == [
-        "copy_", "matmul float32", "matmul bfloat16",
+        "copy_", "matmul float32", "matmul bfloat16", "fma float32",
     ]  # fmt: skip
     assert measure.settings_of(run).matmul == first.matmul
+    assert ceilings.FMA not in first.matmul
+
+
+def test_every_number_of_threads_has_ceilings_of_its_own() -> None:
+    run = session(*SMALL)
+    for threads in (1, 2):
+        ceilings.of(run, threads)
+    assert [{r["threads"] for r in lines} for lines in run.ceilings.values()] == [{1}, {2}]
+
+
+def test_the_peak_of_multiply_adds_counts_every_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = fma.loop()
+    assert loop is not None
+    with ThreadPoolExecutor(2) as pool:
+        assert fma.on_threads(loop, pool, 2)() == 2 * loop() > 2 * fma.ROUNDS
+    monkeypatch.setenv("CC", "no-compiler-of-this-name")
+    fma.loop.cache_clear()
+    try:
+        run = session(*SMALL)
+        assert ceilings.of(run).fma is None
+    finally:
+        fma.loop.cache_clear()
 
 
 @pytest.mark.parametrize(("tier", "seconds"), [("--quick", 0.01), ("--full", 0.1), (None, 0.05)])

@@ -1,0 +1,97 @@
+"""The tables of the equilibrium cell in bench/cell.md, and the sentence of README.md."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from bench.cell.columns import growth, share_of_peak, types
+from bench.cell.methods import TIMED
+from bench.cell.sizes import DTYPES
+from bench.core import labels, stored
+from bench.core.session import Record
+from bench.core.stored import XEON
+from bench.core.table import Column, pivot
+from bench.show.documents import METHOD, find, provider, with_machine
+
+CASE = ("part", "features", "rows", "threads")
+
+
+def times(threads: int) -> str:
+    """The equilibrium cell with so many threads, its times over those of the eager loop."""
+    records = sorted((r for r in _timed() if r["threads"] == threads), key=_place)
+    keys = (
+        Column("", lambda record: record["part"], left=True),
+        Column("W", types, left=True),
+        Column("features", lambda record: str(record["features"])),
+    )
+
+    def time(record: Record) -> str:
+        if record["provider"] == "eager loop":
+            return labels.seconds_cell(record["p50_seconds"])
+        return f"{_to_loop(record, records):.2f}"
+
+    table = pivot(records, keys, provider, (Column("{}", time),))
+    table.heads += ["roofline", "`cpu`, of the FMA peak"]
+    table.left += [False, False]
+    for row, own in zip(table.rows, (r for r in records if r["provider"] == "cpu"), strict=True):
+        row.cells += (labels.seconds_cell(own["roofline_seconds"]), share_of_peak(own))
+    return with_machine(table, records)
+
+
+def memory() -> str:
+    """What a train step of the cell holds, deep and shallow."""
+    records = [r for r in stored.lines(XEON, "cell.memory") if not r["refused"]]
+    keys = (
+        Column("W", types, left=True),
+        Column("features", lambda record: str(record["features"])),
+        replace(METHOD, head="a train step"),
+    )
+    beside = Column("N = {}, MiB", lambda r: labels.in_mebibytes(r["beside_bytes"]))
+    digits = Column("digits", lambda r: labels.in_mebibytes(r["digit_bytes"]))
+    table = pivot(records, keys, lambda r: str(r["steps"]), (beside, digits))
+    deepest = max(record["steps"] for record in records)
+    deep = [record for record in records if record["steps"] == deepest]
+    table.heads.append("growth")
+    table.left.append(False)
+    for row, record in zip(table.rows, deep, strict=True):
+        row.cells += (growth(record),)
+    return with_machine(table, records)
+
+
+def headline() -> str:
+    """What the cell takes on one core beside the eager loop, in a sentence."""
+    records = [r for r in _timed() if r["threads"] == 1]
+    own = [record for record in records if record["provider"] == "cpu"]
+    features = sorted({record["features"] for record in own})
+
+    def span(dtype: str, part: str) -> str:
+        of_it = [r for r in own if r["part"] == part and r["dtypes"]["w"] == dtype]
+        ratios = sorted(_to_loop(record, records) for record in of_it)
+        return f"{ratios[0]:.2f} to {ratios[-1]:.2f}"
+
+    (wide, narrow) = dict.fromkeys(record["dtypes"]["w"] for record in own)
+    return (
+        f"`RevDEQ(LinearCell)` of {features[0]} to {features[-1]} features takes, forward, "
+        f"{span(wide, 'forward')} of the time of an eager loop in {wide} and "
+        f"{span(narrow, 'forward')} in {narrow}, and in training {span(wide, 'train')} and "
+        f"{span(narrow, 'train')}."
+    )
+
+
+def _timed() -> list[Record]:
+    """Those with a time."""
+    return [r for r in stored.lines(XEON, "cell") if not r["refused"]]
+
+
+def _place(record: Record) -> tuple[int, int, int]:
+    """By part, type and features."""
+    dtypes = tuple(DTYPES)
+    return TIMED.index(record["part"]), dtypes.index(record["dtypes"]["w"]), record["features"]
+
+
+def _to_loop(record: Record, records: Sequence[Record]) -> float:
+    """The time over that of the eager loop in the same case."""
+    case = {name: record[name] for name in (*CASE, "dtypes")}
+    loop = find(records, provider="eager loop", **case)
+    return record["p50_seconds"] / loop["p50_seconds"]
