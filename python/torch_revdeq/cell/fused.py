@@ -93,8 +93,9 @@ def _solve_in_one_op(
     else:
         deferred_checks.poll()
     schedule = BetaSchedule(options["beta"], drawn(options["max_steps"]), exact=exact)
-    w = cell.W  # read once: a parametrization computes it
-    u, start = (t.reshape(-1, cell.features) for t in (cell.of_input(x), z0.float()))
+    w, of_x = cell.W, cell.U  # read once: a parametrization computes them
+    u = F.linear(x, of_x, cell.b)  # whose derivative reads x and U; `_unsuited_cell` sees to that
+    u, start = (t.reshape(-1, cell.features) for t in (u, z0.float()))
     if bits == "auto":
         seen = u.detach(), w.detach(), start.detach()
         bits = _frac_bits(cell.act, *seen, z0.shape) if exact else 0
@@ -112,7 +113,8 @@ def _solve_in_one_op(
     )
     inputs = Inputs(u, w, start)
     if torch.is_grad_enabled() and any(t.requires_grad for t in inputs):
-        y, z = _OneOp.apply(*inputs, numbers, name, stats)
+        read = [t.detach() for t, other in ((x, of_x), (of_x, x)) if other.requires_grad]
+        y, z = _OneOp.apply(*inputs, numbers, name, stats, *read)
     else:
         y, z, *_ = _forward(inputs, numbers, name, stats)
     if stats._sample_steps is not None:
@@ -161,8 +163,18 @@ def _forward(inputs: Inputs, numbers: Numbers, implementation: str, stats: Stats
     return out
 
 
+def _sums_of_bits(t: Tensor) -> Tensor:
+    """Of each row, as integers: what they are of is the same if they are, but for rare chance."""
+    bits = t.resolve_neg().view(torch.int32 if t.element_size() == 4 else torch.int16)
+    return bits.sum(-1, dtype=torch.int32)  # which wraps, and is the fastest
+
+
 class _OneOp(torch.autograd.Function):
-    """The solve as a node of autograd's graph."""
+    """The solve as a node of autograd's graph.
+
+    `read` are the tensors that the derivative of u reads after this one. No walk back notices that
+    they were changed, as it starts from u: their bits are looked at instead.
+    """
 
     @staticmethod
     def forward(
@@ -173,11 +185,14 @@ class _OneOp(torch.autograd.Function):
         numbers: Numbers,
         implementation: str,
         stats: Stats,
+        *read: Tensor,
     ) -> tuple[Tensor, Tensor]:
         out = _forward(Inputs(u, w, z0), numbers, implementation, stats)
         ctx.numbers, ctx.implementation, ctx.stats = numbers, implementation, stats
         states = (out.fixed,) if numbers.exact else (out.y, out.z)
-        ctx.save_for_backward(u, w, z0, out.digits, out.taken, *states)
+        # The sums are saved as well: a checkpoint then computes both anew.
+        sums = map(_sums_of_bits, read)
+        ctx.save_for_backward(u, w, z0, out.digits, out.taken, *read, *sums, *states)
         ctx.set_materialize_grads(False)
         return out.y, out.z
 
@@ -196,7 +211,9 @@ class _OneOp(torch.autograd.Function):
                 "batched gradients (vectorize=True, is_grads_batched=True); choose "
                 "RevDEQ(..., adjoint='hooks') or vectorize=False"
             )
-        u, w, z0, digits, taken, *states = ctx.saved_tensors
+        u, w, z0, digits, taken, *rest = ctx.saved_tensors
+        n = len(ctx.needs_input_grad) - 6
+        read, sums, states = rest[:n], rest[n : 2 * n], rest[2 * n :]
         y, z = states[0].unbind() if ctx.numbers.exact else states
         grad_y, grad_z = (torch.zeros_like(z0) if g is None else g for g in grads)
         ends = Ends(grad_y, grad_z, y, z, digits, taken)
@@ -207,13 +224,17 @@ class _OneOp(torch.autograd.Function):
         stats._reconstruction_error = distance
         pending = report_check(out.lost, lambda: _not_back(float(distance)), ())  # NaN already
         stats._pending += [] if pending is None else [pending]
+        for t, of_t in zip(read, sums, strict=True):
+            changed = (_sums_of_bits(t) != of_t).any()
+            pending = report_check(changed, _other_input, (out.grad_u,))
+            stats._pending += [] if pending is None else [pending]
         grad_z0 = out.grad_z0 if wants_z0 else None
-        return out.grad_u, out.grad_w.to(w.dtype), grad_z0, None, None, None
+        return out.grad_u, out.grad_w.to(w.dtype), grad_z0, *(None,) * (3 + n)
 
 
 def _not_back(distance: float) -> ReconstructionError:
     causes = (
-        "W, U, b or an input was changed since the forward pass, through .data; or, with "
+        "W or z0 was changed since the forward pass, through .data; or, with "
         "state=torch.float32, its precision is used up (use state='exact', fewer steps, or a beta "
         "nearer to 0)"
     )
@@ -222,4 +243,12 @@ def _not_back(distance: float) -> ReconstructionError:
     return ReconstructionError(
         f"LinearCell: expected the way back to end at its start, got a distance of {distance:.3g} "
         f"from it; the gradient would be wrong. Probable causes: {causes}"
+    )
+
+
+def _other_input() -> ReconstructionError:
+    return ReconstructionError(
+        "LinearCell: expected x and U as they were in the forward pass, got other numbers in one "
+        "of them; the gradient would be wrong. Probable cause: it was changed since, through .data "
+        "or in memory that it shares; call backward() before, or give the layer a clone"
     )

@@ -43,6 +43,9 @@ _FREE = (
 
 _KNOWN = frozenset((*_ONLY, *_FREE))
 
+_FORMULA = ("forward", "__call__", "of_input")
+"""What of a cell is the formula."""
+
 
 def why_unsuited(
     cell: LinearCell, z0: Any, args: tuple[Any, ...], options: dict[str, Any]
@@ -96,8 +99,10 @@ def _unsuited_halting(z0: Any, tol: float | None, per_sample: int) -> str | None
 
 def _unsuited_cell(cell: LinearCell) -> str | None:
     """A call of the cell must be the formula and nothing besides."""
-    if type(cell).forward is not LinearCell.forward:
-        return f"{type(cell).__name__} has a forward of its own"
+    for name in _FORMULA:
+        # Also one that was put onto the module itself, as libraries that wrap modules do.
+        if name in vars(cell) or getattr(type(cell), name) is not getattr(LinearCell, name):
+            return f"{type(cell).__name__} has its own {name}"
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     if any(getattr(cell, name) or getattr(torch_module, f"_global{name}") for name in hooks):
         return "the cell has hooks, which it would not call"

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch.autograd.functional import jacobian
+from torch.utils.checkpoint import checkpoint
 
 import revdeq_kernels as rk
 from revdeq_kernels.ops.cell import checks as cell_checks
@@ -221,6 +222,34 @@ def test_a_changed_weight_raises(implementation: str) -> None:
     model.f.W.data[0, 0] += 1e-3
     with pytest.raises(ReconstructionError, match="expected the way back to end at its start"):
         out.sum().backward()
+
+
+@one_op
+@pytest.mark.parametrize("dtype", [F32, BF16])
+@pytest.mark.parametrize("changed", ["x", "U"])
+def test_what_the_derivative_of_u_reads_may_not_change(
+    changed: str, dtype: torch.dtype, implementation: str
+) -> None:
+    """The walk back starts from u, and would not notice; the solver's evaluates f and does."""
+    x = inputs(dtype=dtype).requires_grad_(changed == "U")
+    model = layer(implementation, cell(dtype=dtype))
+    out = model(x)
+    read = x if changed == "x" else model.f.U
+    before = read.detach().clone()
+    read.data[[0, 1]] = before[[1, 0]]
+    with pytest.raises(ReconstructionError, match="expected x and U as they were"):
+        out.sum().backward(retain_graph=True)
+    read.data.copy_(before)
+    out.sum().backward()
+
+
+@one_op
+def test_a_checkpoint_computes_anew_what_it_compares(implementation: str) -> None:
+    model, x = layer(implementation), inputs()
+    want = gradients(model, x)
+    out: Any = checkpoint(model, x.requires_grad_(), use_reentrant=False)
+    (out.sin().sum() + out.square().sum()).backward()
+    assert x.grad is not None and torch.equal(x.grad, want["x"])
 
 
 @one_op

@@ -19,6 +19,24 @@ class Doubled(LinearCell):
         return super().forward(z, 2 * x)
 
 
+class Called(LinearCell):
+    def __call__(self, z: Tensor, x: Tensor) -> Tensor:
+        return super().__call__(z, 2 * x)
+
+
+class OfSum(LinearCell):
+    def of_input(self, x: Tensor) -> Tensor:
+        return super().of_input(x).sum(0, keepdim=True)  # of a shape that is broadcast
+
+
+def replaced() -> LinearCell:
+    """As libraries that wrap modules do it: the method of this one cell."""
+    f = cell()
+    inner = f.forward
+    f.forward = lambda z, x: 0.5 * inner(z, x)
+    return f
+
+
 def hooked() -> LinearCell:
     f = cell()
     f.register_forward_hook(lambda module, args, out: out)
@@ -36,7 +54,10 @@ UNSUITED: list[tuple[dict[str, Any], str]] = [
     ({"state": torch.float64}, "it takes state='exact' or torch.float32, got torch.float64"),
     ({"beta": torch.tensor(0.5)}, "it takes one number for beta, got Tensor"),
     ({"beta": [0.5] * 8}, "it takes one number for beta, got list"),
-    ({"f": Doubled(12, 16)}, "Doubled has a forward of its own"),
+    ({"f": Doubled(12, 16)}, "Doubled has its own forward"),
+    ({"f": Called(12, 16)}, "Called has its own __call__"),
+    ({"f": OfSum(12, 16)}, "OfSum has its own of_input"),
+    ({"f": replaced()}, "LinearCell has its own forward"),
     ({"f": hooked()}, "the cell has hooks"),
     ({"f": LinearCell(12, 16, dtype=torch.float64)}, "it takes parameters in float32"),
     ({"f": LinearCell(12, 16, dtype=BF16)}, "it takes x and z0 in torch.bfloat16"),
