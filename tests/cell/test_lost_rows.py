@@ -158,3 +158,18 @@ def test_a_row_whose_squares_overflow_does_not_halt(
     if not halts:
         assert not bool((out.residual[2:4] < cell.tol).any())
     assert torch.equal(out.taken[halted], plain.taken[halted])
+
+
+@pytest.mark.parametrize("implementation", [name for name in HERE if name in ("composite", "cpu")])
+@pytest.mark.parametrize("tol", [0.0, 0.5])
+@pytest.mark.parametrize("state", ["exact", "float32"])
+def test_a_state_that_is_infinite_in_float16_alone_is_not_lost(
+    state: str, tol: float, implementation: str
+) -> None:
+    """With tanh and positive weights f is 1 there; infinity times W's padding has no part in it."""
+    cell = make(8, FEATURES[implementation], F16, frac_bits=10, state=state, tol=tol)
+    cell.z0[1, 2] = 1e5
+    out, back = both_ways(replace(cell, w=cell.w.abs() + 1e-3), implementation)
+    assert out.flag.item() == 0 and bool(torch.stack([out.y, out.z]).isfinite().all())
+    assert bool(out.residual.isfinite().all())
+    assert state != "exact" or back.lost.item() == 0

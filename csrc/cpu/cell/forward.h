@@ -139,12 +139,23 @@ class ForwardTiles {
     const int64_t terms = k == 0 ? terms_of_start<Lanes>(call_, place, from) : call_.features;
     multiply<Lanes, false>({from, call_.stride(), 1}, wt_, terms, read(kX), call_.stride(),
                            place.block_rows, call_.padded(), call_.halting ? live_ : nullptr);
+    clear_padding(place);
     uint8_t* digits = nullptr;
     if (State::kExact)
       digits = call_.digits + (k * call_.byte_rows() + place.first_byte) * call_.features;
     update_tile<Lanes, Act, State>(
         call_, place,
         {k, read(kX), read(kU), state, to, digits, left_, call_.halting ? moving_ : nullptr});
+  }
+
+  // W's padding times what a float16 holds as infinity, or what is infinite, is NaN. It must not
+  // count for the range of a row, nor for its residual.
+  void clear_padding(const Place& place) {
+    if (call_.type != Number::kFloat16 && !call_.halting) return;
+    for (int64_t row = 0; row < place.rows; ++row) {
+      float* x = read(kX) + row * call_.stride();
+      std::fill(x + call_.features, x + call_.padded(), 0.0f);
+    }
   }
 
   void judge(const Place& place) {
