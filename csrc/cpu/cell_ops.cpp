@@ -119,10 +119,10 @@ const T* data_of(const Tensor& t) {
   return t.numel() > 0 ? static_cast<const T*>(t.const_data_ptr()) : nullptr;
 }
 
-// Units of work that are worth a thread: a hundred microseconds or so of `rows` rows a unit.
+// Units of work that are worth a thread: some tens of microseconds of `rows` rows a unit.
 int64_t grain(const CellCall& call, int64_t rows, int64_t products) {
   const int64_t terms = rows * call.features * call.features * 2 * call.steps * products;
-  return std::max<int64_t>(int64_t{1} << 22 / std::max<int64_t>(terms, 1), 1);
+  return std::max<int64_t>((int64_t{1} << 20) / std::max<int64_t>(terms, 1), 1);
 }
 
 bool all_finite(const std::vector<float>& numbers) {
