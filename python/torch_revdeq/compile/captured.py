@@ -12,15 +12,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
+from torch._dynamo import config as dynamo_config
 from torch._dynamo.exc import BackendCompilerFailed, FailOnRecompileLimitHit, TorchDynamoException
 from torch._dynamo.symbolic_convert import InstructionTranslator
 from torch._dynamo.variables.base import AttributeMutationNew, ValueMutationNew
+from torch.autograd.graph import saved_tensors_hooks
 from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
@@ -30,7 +33,24 @@ from .graphs import Graphs, compiled_graphs
 from .refusal import Refused
 
 _lock = threading.RLock()
-_met = threading.local()  # the graph that Dynamo accepted in this thread, and what it reads
+
+
+class _Met(threading.local):
+    """What Dynamo says in this thread."""
+
+    found: tuple[_Traced, list[Any]] | None = None  # the graph that it accepted, and what it reads
+    tracing = ExitStack()  # what is set until it is done with a graph
+
+
+_met = _Met()
+
+_SWITCHED_OFF = object()
+
+_SOUND = {
+    "skip_nnmodule_hook_guards": False,  # a hook of a module that is registered or removed later
+    "skip_no_tensor_aliasing_guards_on_parameters": False,  # parameters that are tied later
+}
+"""Guards that Dynamo leaves out for speed unless it is told otherwise."""
 
 
 @dataclass
@@ -74,9 +94,14 @@ class _Traced:
         with _lock:
             if self.refused is None and self.graphs is None:
                 try:
-                    self.graphs = compiled_graphs(self.function, inputs, state)
+                    # What is saved here is no part of what is saved of the solve.
+                    with saved_tensors_hooks(lambda t: t, lambda t: t):
+                        self.graphs = compiled_graphs(self.function, inputs, state)
                 except Refused as reason:
                     self.refused = str(reason)
+                except Exception as error:  # of whatever kind: without it the solver can go on
+                    kind = type(error).__name__
+                    raise Refused(f"the compiler fails: {kind}: {_first_line(error)}") from error
             if self.graphs is None:
                 raise Refused(self.refused or "it has no graph")
             return self.graphs
@@ -97,6 +122,7 @@ def _backend(function: GraphModule, examples: Sequence[Any]) -> Callable[..., An
         raise Refused("f registers hooks on tensors")
     if tx.output.random_calls:
         raise Refused("f draws random numbers from Python's random")
+    _met.tracing.enter_context(dynamo_config.patch(_SOUND))  # guards are made after this
     return _Traced(function).run
 
 
@@ -104,7 +130,8 @@ def _new_entry() -> Callable[..., Any]:
     """What Dynamo traces. Each has code of its own, for Dynamo counts graphs by code."""
 
     def entry(f: Any, z: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return f(z, *args, **kwargs)
+        # Where torch.compile is switched off this runs as it stands, and f must not.
+        return f(z, *args, **kwargs) if torch.compiler.is_dynamo_compiling() else _SWITCHED_OFF
 
     entry.__code__ = entry.__code__.replace()
     return torch.compile(entry, backend=_backend, fullgraph=True, dynamic=False)
@@ -121,8 +148,11 @@ class _Forms:
 _known: WeakKeyDictionary[Any, dict[Any, _Forms]] = WeakKeyDictionary()
 
 
-def captured(problem: Problem) -> Captured:
-    """f of this solve as compiled graphs; Refused where it is none."""
+def captured(problem: Problem, *, anew: bool) -> Captured:
+    """f of this solve as compiled graphs; Refused where it is none.
+
+    What refused it once refuses it again, unless it is to be looked at `anew`: no guard tells.
+    """
     mapping = problem.mapping
     leaves = [as_state(leaf).detach().requires_grad_() for leaf in problem.z0]
     # Of a tensor that was computed Dynamo would ask for .grad, and torch warn.
@@ -130,14 +160,17 @@ def captured(problem: Problem) -> Captured:
     given = [aliases[id(t)] for t in problem.tensors]
     forms, key = _forms_of(mapping.f), tuple(map(_form, (*leaves, *given)))
     key = (key, torch.get_num_threads())
-    if forms.refused and (again := _again(key, problem)) in forms.refused:
+    if forms.refused and not anew and (again := _again(key, problem)) in forms.refused:
         raise Refused(forms.refused[again])
     if key not in forms.entries:
         forms.entries[key] = _new_entry()
     try:
         return _ask(forms.entries[key], problem, leaves, given)
     except Refused as reason:
-        forms.refused[_again(key, problem)] = str(reason)
+        if reason.lasts:
+            forms.refused[_again(key, problem)] = str(reason)
+        else:  # made while torch.compile was switched off, it would stay so
+            del forms.entries[key]
         raise
 
 
@@ -154,18 +187,29 @@ def _ask(
     args, kwargs = mapping.arguments(given)
     _met.found = None
     try:
-        with torch.enable_grad():  # the graph of training, with the same bits where none is kept
+        # The graph of training, with the same bits where none is kept.
+        with torch.enable_grad(), ExitStack() as _met.tracing:
             result = entry(mapping.f, mapping.unflatten(leaves), args, kwargs)
     except BackendCompilerFailed as error:
         if isinstance(error.inner_exception, Refused):
             raise error.inner_exception from None
         raise
-    except (TorchDynamoException, FailOnRecompileLimitHit) as error:
+    except FailOnRecompileLimitHit as error:
+        raise Refused(
+            "f, or what it reads, had more forms than torch._dynamo.config.recompile_limit"
+        ) from error
+    except TorchDynamoException as error:
         raise Refused(f"torch.compile cannot trace f: {_first_line(error)}") from error
+    except RuntimeError as error:
+        if "found no compiled frames" not in str(error):
+            raise
+        result = _SWITCHED_OFF
+    if result is _SWITCHED_OFF:
+        raise Refused("torch.compile is switched off", lasts=False)
     found: Any = _met.found
     _met.found = None
     if found is None:
-        raise Refused("f has no operations, or torch.compile is switched off")
+        raise Refused("f has no operations")
     traced, inputs = found
     out, structure = ([result], LEAF) if type(result) is Tensor else pytree.tree_flatten(result)
     places = {id(stand_in): i for i, stand_in in enumerate(traced.stand_ins)}
@@ -174,6 +218,8 @@ def _ask(
     if any(type(t) not in (Tensor, torch.nn.Parameter) for t in inputs):
         raise Refused("f reads a subclass of Tensor, or a number that varies")
     at = {id(t): i for i, t in enumerate(inputs)}
+    if len(at) < len(inputs):
+        raise Refused("f reads one tensor where it read two when it was traced")
     state, arguments = ([at.pop(id(t), None) for t in part] for part in (leaves, given))
     others, outputs = sorted(at.values()), [places[id(leaf)] for leaf in out]
     graphs = traced.compiled(inputs, [i for i in state if i is not None])
@@ -202,4 +248,4 @@ def _form(t: Tensor) -> Hashable:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+    return (str(error).strip().splitlines() or [""])[0]

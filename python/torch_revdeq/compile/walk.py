@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn.modules.module import _has_any_global_hook as has_global_hooks
 
 from ..adjoints.adjoint_state import AdjointState, AdjointStateOfBeta
 from ..adjoints.backprop import differentiated_again
@@ -135,7 +136,7 @@ def solve_by_graphs(problem: Problem, given: dict[str, Any]) -> tuple[Outputs | 
         _check(problem, given)
         from .captured import captured
 
-        f = CompiledF(captured(problem))
+        f = CompiledF(captured(problem, anew=given["compile"] is True))
     except Refused as reason:
         if given["compile"] is True:
             raise ValueError(
@@ -161,6 +162,8 @@ def _check(problem: Problem, given: dict[str, Any]) -> None:
         raise Refused("they have no part in transforms of torch.func")
     if problem.evaluation.weights:
         raise Refused("f computes weights before each call, as torch.nn.utils.weight_norm does")
+    if problem.evaluation.modules and has_global_hooks():
+        raise Refused("hooks of all modules are registered, which no guard of a graph looks at")
     if torch._C._len_torch_dispatch_stack() > 0:
         raise Refused("a mode that watches operations is active, which does not see into them")
     if torch.is_inference_mode_enabled():
