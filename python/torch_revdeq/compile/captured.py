@@ -11,6 +11,7 @@ Imported when the first solve is compiled, for it imports the compiler.
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -19,7 +20,9 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
+from torch._C._dynamo.eval_frame import reset_code
 from torch._dynamo import config as dynamo_config
+from torch._dynamo.convert_frame import compile_lock
 from torch._dynamo.exc import BackendCompilerFailed, FailOnRecompileLimitHit, TorchDynamoException
 from torch._dynamo.symbolic_convert import InstructionTranslator
 from torch._dynamo.variables.base import AttributeMutationNew, ValueMutationNew
@@ -31,8 +34,6 @@ from ..adjoints.problem import Problem
 from ..evaluation.flat_function import LEAF
 from .graphs import Graphs, compiled_graphs
 from .refusal import Refused
-
-_lock = threading.RLock()
 
 
 class _Met(threading.local):
@@ -91,20 +92,19 @@ class _Traced:
 
     def compiled(self, inputs: list[Tensor], state: list[int]) -> Graphs:
         """Both graphs, where these of the inputs are the state; Refused where there are none."""
-        with _lock:
-            if self.refused is None and self.graphs is None:
-                try:
-                    # What is saved here is no part of what is saved of the solve.
-                    with saved_tensors_hooks(lambda t: t, lambda t: t):
-                        self.graphs = compiled_graphs(self.function, inputs, state)
-                except Refused as reason:
-                    self.refused = str(reason)
-                except Exception as error:  # of whatever kind: without it the solver can go on
-                    kind = type(error).__name__
-                    raise Refused(f"the compiler fails: {kind}: {_first_line(error)}") from error
-            if self.graphs is None:
-                raise Refused(self.refused or "it has no graph")
-            return self.graphs
+        if self.refused is None and self.graphs is None:
+            try:
+                # What is saved here is no part of what is saved of the solve.
+                with saved_tensors_hooks(lambda t: t, lambda t: t):
+                    self.graphs = compiled_graphs(self.function, inputs, state)
+            except Refused as reason:
+                self.refused = str(reason)
+            except Exception as error:  # of whatever kind: without it the solver can go on
+                kind = type(error).__name__
+                raise Refused(f"the compiler fails: {kind}: {_first_line(error)}") from error
+        if self.graphs is None:
+            raise Refused(self.refused or "it has no graph")
+        return self.graphs
 
 
 def _backend(function: GraphModule, examples: Sequence[Any]) -> Callable[..., Any]:
@@ -133,8 +133,10 @@ def _new_entry() -> Callable[..., Any]:
         # Where torch.compile is switched off this runs as it stands, and f must not.
         return f(z, *args, **kwargs) if torch.compiler.is_dynamo_compiling() else _SWITCHED_OFF
 
-    entry.__code__ = entry.__code__.replace()
-    return torch.compile(entry, backend=_backend, fullgraph=True, dynamic=False)
+    entry.__code__ = code = entry.__code__.replace()
+    compiled = torch.compile(entry, backend=_backend, fullgraph=True, dynamic=False)
+    weakref.finalize(entry, reset_code, code).atexit = False  # Dynamo would keep the graphs
+    return compiled
 
 
 @dataclass
@@ -152,7 +154,13 @@ def captured(problem: Problem, *, anew: bool) -> Captured:
     """f of this solve as compiled graphs; Refused where it is none.
 
     What refused it once refuses it again, unless it is to be looked at `anew`: no guard tells.
+    One thread at a time, of all that compile: tracers exchange ``nn.Module.__call__``.
     """
+    with compile_lock:
+        return _captured(problem, anew=anew)
+
+
+def _captured(problem: Problem, *, anew: bool) -> Captured:
     mapping = problem.mapping
     leaves = [as_state(leaf).detach().requires_grad_() for leaf in problem.z0]
     # Of a tensor that was computed Dynamo would ask for .grad, and torch warn.

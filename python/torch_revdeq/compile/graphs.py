@@ -66,12 +66,15 @@ def compiled_graphs(
     """Both graphs of a function of tensors like `inputs`, which require grad as they will then.
 
     `state` says which of them are leaves of the state. Refused: a function that writes to its
-    inputs, returns one, or draws random numbers; one whose graphs do not give the same bits twice,
-    or another gradient than it has in eager mode.
+    inputs, returns one or what takes no gradient, or draws random numbers; one whose graphs do not
+    give the same bits twice, or another gradient than it has in eager mode.
     """
     joint = _joint(function, inputs)
     placeholders = [node.meta["val"] for node in joint.graph.find_nodes(op="placeholder")]
+    results: Any = function.graph.output_node().args[0]
     outputs = len(placeholders) - len(inputs)
+    if outputs != len(results):
+        raise Refused("f returns a leaf that takes no gradient, as one that is detached")
     mode: Any = detect_fake_mode(placeholders)
     with tracing(TracingContext(mode)), torch.no_grad():
         first, second = partition_fn(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -48,7 +50,7 @@ def _smaller(_: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 HOOKS: dict[str, Callable[[nn.Module], Any]] = {
-    "forward": lambda m: m.register_forward_hook(lambda _, given, out: 0.3 * out),
+    "forward": lambda m: m.register_forward_hook(lambda _, given, out: out.mul(0.3)),
     "pre": lambda m: m.register_forward_pre_hook(_smaller),
 }
 
@@ -155,6 +157,51 @@ def test_a_compiler_that_fails(monkeypatch: pytest.MonkeyPatch, x: Tensor) -> No
             compiled(f, x)
         assert compiled(f, x, "auto")[0] == f"solver: {says}"
     assert assert_seen(f, x).startswith("compiled: ")
+
+
+@pytest.mark.slow
+def test_threads_that_begin_at_the_same_time(x: Tensor) -> None:
+    """Tracers exchange nn.Module.__call__, and left another in its place for good."""
+    f, call = MLP(), nn.Module.__call__
+    start, routes = threading.Barrier(3), []
+
+    def body() -> None:
+        start.wait()
+        for width in (6, 7):  # the second shape is traced where others still compile the first
+            own = torch.randn(width, 16, requires_grad=True)
+            routes.append(solve(f, torch.zeros_like(own), own, compile="auto").stats.route)
+
+    threads = [threading.Thread(target=body) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(routes) == 6 and all(route.startswith("compiled: ") for route in routes)
+    assert nn.Module.__call__ is call
+
+
+def test_a_leaf_without_a_gradient_is_left_to_the_solver(x: Tensor) -> None:
+    f = MLP()
+
+    def two(z: tuple[Tensor, Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+        new = f(z[0] + z[1], x)
+        return new, 0.5 * new.detach()
+
+    solution = solve(two, (torch.zeros_like(x), torch.zeros_like(x)), x, compile="auto")
+    assert solution.stats.route == (
+        "solver: f returns a leaf that takes no gradient, as one that is detached"
+    )
+
+
+def test_graphs_go_with_f(x: Tensor) -> None:
+    def count() -> int:
+        gc.collect()
+        return sum(type(o).__name__ == "_Traced" for o in gc.get_objects())
+
+    before = count()
+    for _ in range(2):
+        solve(lambda z, x: torch.tanh(0.5 * z + x), torch.zeros_like(x), x, compile=True)
+    assert count() == before
 
 
 class Scaled(MLP):
