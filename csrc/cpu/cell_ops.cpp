@@ -125,6 +125,13 @@ int64_t grain(const CellCall& call, int64_t rows, int64_t products) {
   return std::max<int64_t>((int64_t{1} << 20) / std::max<int64_t>(terms, 1), 1);
 }
 
+// `body(next)` on as many threads as there is work for: each takes units until there is none.
+template <class Body>
+void share(int64_t units, int64_t grain, const Body& body) {
+  Next next{0};
+  parallel(units, grain, [&](int64_t, int64_t) { body(next); });
+}
+
 bool all_finite(const std::vector<float>& numbers) {
   constexpr uint32_t kExponent = 0x7f800000u;
   bool finite = true;
@@ -156,8 +163,12 @@ void forward(const Tensor u, const Tensor w, const Tensor z0, double beta, int64
     using enum ScalarType;
     check(y, "y", Float, numel);
     check(z, "z", Float, numel);
-    check(fixed, "fixed", Int, exact ? 2 * numel : 0);
-    check_digits(digits, call);
+    const bool keeps = exact && fixed.numel() > 0;  // what a backward pass needs
+    check(fixed, "fixed", Int, keeps ? 2 * numel : 0);
+    if (keeps)
+      check_digits(digits, call);
+    else
+      check(digits, "digits", Byte, 0);
     check(flag, "flag", Int, 1);
     check(taken, "taken", Int, halting);
     check(residual, "residual", Float, halting);
@@ -167,8 +178,8 @@ void forward(const Tensor u, const Tensor w, const Tensor z0, double beta, int64
   const std::vector<float> wt = packed_w(call, best_cell().pack_transposed);
   call.packed_wt = wt.data();
   call.finite_w = all_finite(wt);
-  parallel(call.tiles(), grain(call, call.tile_rows(), 1),
-           [&](int64_t begin, int64_t end) { best_cell().forward(call, begin, end); });
+  share(call.tiles(), grain(call, call.tile_rows(), 1),
+        [&](Next& tile) { best_cell().forward(call, tile); });
 }
 
 void backward(const Tensor grad_y, const Tensor grad_z, const Tensor y, const Tensor z,
@@ -227,8 +238,8 @@ void backward(const Tensor grad_y, const Tensor grad_z, const Tensor y, const Te
   call.group_sums = sums.get();
   call.distances = distances.data();
   call.lost_rows = lost_rows.data();
-  parallel(groups, grain(call, call.tile_rows() * call.tiles_per_group(), 3),
-           [&](int64_t begin, int64_t end) { best_cell().backward(call, begin, end); });
+  share(groups, grain(call, (call.rows + groups - 1) / groups, 3),
+        [&](Next& group) { best_cell().backward(call, group); });
   parallel(call.features, std::max<int64_t>(kGrain / (groups * call.features), 1),
            [&](int64_t begin, int64_t end) { best_cell().sum_groups(call, begin, end); });
   for (int64_t group = 0; group < groups; ++group) {

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from revdeq_kernels.ops.cell.linear_cell import run_backward
+from revdeq_kernels.ops.cell.linear_cell import run_backward, run_forward
 from tests.cell.linear_cells import ACTS, Cell, both_ways, make, of_rows
 from tests.conftest import BACKENDS
 
@@ -126,6 +126,17 @@ def test_the_gradient_of_a_start_can_be_left_out(
     got = run_backward("cpu", ends, cell.tensors, cell.numbers, wants_z0=False)
     assert got.grad_z0.numel() == 0
     assert_same(got._replace(grad_z0=want.grad_z0)._asdict(), want._asdict())
+
+
+@cells
+def test_what_only_a_backward_pass_reads_can_be_left_out(
+    rows: int, d: int, dtype: torch.dtype, numbers: dict[str, Any]
+) -> None:
+    cell = make(rows, d, dtype, **numbers)
+    want, _ = both_ways(cell, "cpu")
+    got = run_forward("cpu", cell.tensors, cell.numbers, keeps=False)
+    assert got.fixed.numel() == got.digits.numel() == 0
+    assert_same(got._replace(fixed=want.fixed, digits=want.digits)._asdict(), want._asdict())
 
 
 # ---- memory and layouts ------------------------------------------------------------------------

@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <cstring>
 #include <random>
+#include <thread>
 #include <vector>
 
 #include "cpu/cell/plan.h"
@@ -88,7 +89,15 @@ T* data(std::vector<T>& v, size_t size) {
   return v.data();
 }
 
-// Forward and back, each in two ranges, as two threads would.
+template <class Body>
+void in_two_threads(const Body& body) {
+  Next next{0};
+  std::thread other([&] { body(next); });
+  body(next);
+  other.join();
+}
+
+// Forward and back.
 Results run(const CellKernels& kernels, const Cell& cell) {
   Results out;
   ForwardCall call{};
@@ -107,8 +116,7 @@ Results run(const CellKernels& kernels, const Cell& cell) {
   call.flag = &out.flag;
   call.taken = data(out.taken, rows);
   call.residual = data(out.residual, rows);
-  kernels.forward(call, call.tiles() / 2, call.tiles());
-  kernels.forward(call, 0, call.tiles() / 2);
+  in_two_threads([&](Next& tile) { kernels.forward(call, tile); });
 
   BackwardCall back{};
   cell.fill(back);
@@ -131,8 +139,7 @@ Results run(const CellKernels& kernels, const Cell& cell) {
   back.distances = distances.data();
   back.lost_rows = lost.data();
   back.grad_w = data(out.grad_w, static_cast<size_t>(cell.features * cell.features));
-  kernels.backward(back, back.groups() / 2, back.groups());
-  kernels.backward(back, 0, back.groups() / 2);
+  in_two_threads([&](Next& group) { kernels.backward(back, group); });
   kernels.sum_groups(back, 0, cell.features);
   for (size_t i = 0; i < groups; ++i) {
     out.distance = std::max(out.distance, distances[i]);

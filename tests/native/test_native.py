@@ -134,7 +134,7 @@ def test_cells(tmp_path: Path) -> None:
     """The cell's kernels: AVX2 and AVX-512 give the same bits; exact states come back in each."""
     assert len(cells()) == 3
     objects = [*compile_all("cells", NATIVE / "check_cell.cpp"), *cells()]
-    output = link_and_run(tmp_path / "program", *objects)
+    output = link_and_run(tmp_path / "program", *objects, flags=("-pthread",))
     found = re.search(
         r"^600 cells, (\d) instruction sets, (\d+) came back\n0 failures$", output, re.M
     )

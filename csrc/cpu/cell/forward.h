@@ -22,7 +22,7 @@ struct HalfStepOfTile {
   const float* u;
   Word* state;
   float* read;         // its copy for the next product
-  uint8_t* digits;     // of the tile
+  uint8_t* digits;     // of the tile; null where they are not kept
   int32_t* left;       // of each row: not 0 once it left the range of an exact state
   const bool* moving;  // of each row, null: all
 };
@@ -37,7 +37,8 @@ void update_tile(const CellCall& call, const Place& place,
   for (int64_t first = 0; first < place.rows; first += call.rows_per_byte) {
     const int64_t end = std::min(first + call.rows_per_byte, place.rows);
     Int reach[kMostDigits] = {};
-    uint8_t* bytes = half.digits + first / call.rows_per_byte * call.features;
+    uint8_t* bytes = half.digits;
+    if (bytes) bytes += first / call.rows_per_byte * call.features;
     each_vector<Lanes>(call.features, [&](int64_t column, int64_t count) {
       typename State::Digits digits;
       for (int64_t row = first; row < end; ++row) {
@@ -53,7 +54,8 @@ void update_tile(const CellCall& call, const Place& place,
         State::store(half.state + at, next);
         Lanes::store(half.read + at, operand<Lanes>(state.read(next), type));
       }
-      if constexpr (State::kExact) store_bytes<Lanes>(bytes + column, digits.byte, count);
+      if constexpr (State::kExact)
+        if (bytes) store_bytes<Lanes>(bytes + column, digits.byte, count);
     });
     if constexpr (State::kExact)
       for (int64_t row = first; row < end; ++row)
@@ -141,7 +143,7 @@ class ForwardTiles {
                            place.block_rows, call_.padded(), call_.halting ? live_ : nullptr);
     clear_padding(place);
     uint8_t* digits = nullptr;
-    if (State::kExact)
+    if (State::kExact && call_.digits)
       digits = call_.digits + (k * call_.byte_rows() + place.first_byte) * call_.features;
     update_tile<Lanes, Act, State>(
         call_, place,
@@ -188,21 +190,23 @@ class ForwardTiles {
       const int64_t to = (place.first + row) * call_.features, from = row * call_.stride();
       end_of_row(state, y() + from, call_.y + to, left_[row]);
       end_of_row(state, z() + from, call_.z + to, left_[row]);
-      if constexpr (State::kExact) {
-        for (const auto& [end, which] : {std::pair(y(), 0), std::pair(z(), 1)}) {
-          int32_t* fixed = call_.fixed + which * call_.rows * call_.features + to;
-          if (left_[row])
-            std::fill_n(fixed, call_.features, std::numeric_limits<int32_t>::min());
-          else
-            std::copy_n(end + from, call_.features, fixed);
-        }
-        if (left_[row]) __atomic_fetch_or(call_.flag, 1, __ATOMIC_RELAXED);
+      if (State::kExact && left_[row]) __atomic_fetch_or(call_.flag, 1, __ATOMIC_RELAXED);
+      if (State::kExact && call_.fixed) {
+        fixed_of_row(y() + from, call_.fixed + to, left_[row]);
+        fixed_of_row(z() + from, call_.fixed + call_.rows * call_.features + to, left_[row]);
       }
       if (call_.halting) {
         call_.taken[place.first + row] = taken_[row];
         call_.residual[place.first + row] = residual_[row];
       }
     }
+  }
+
+  void fixed_of_row(const Word* from, int32_t* to, int32_t left) {
+    if (left)
+      std::fill_n(to, call_.features, std::numeric_limits<int32_t>::min());
+    else
+      std::memcpy(to, from, static_cast<size_t>(call_.features) * sizeof(Word));
   }
 
   void end_of_row(const State& state, const Word* from, float* to, int32_t left) {

@@ -27,25 +27,27 @@ void with_act_and_state(const CellCall& call, const Body& body) {
 }
 
 template <class Lanes>
-void forward_cell(const ForwardCall& call, int64_t begin, int64_t end) {
+void forward_cell(const ForwardCall& call, Next& next) {
+  int64_t tile = next++;
+  if (tile >= call.tiles()) return;
   with_act_and_state<Lanes>(call, [&]<class Activation, class State>() {
     ForwardTiles<Lanes, Activation, State> tiles(call);
-    for (int64_t tile = begin; tile < end; ++tile) tiles.run(tile);
+    for (; tile < call.tiles(); tile = next++) tiles.run(tile);
   });
 }
 
 template <class Lanes>
-void backward_cell(const BackwardCall& call, int64_t begin, int64_t end) {
+void backward_cell(const BackwardCall& call, Next& next) {
+  int64_t group = next++;
+  if (group >= call.groups()) return;
   with_act_and_state<Lanes>(call, [&]<class Activation, class State>() {
     BackwardTiles<Lanes, Activation, State> tiles(call);
-    for (int64_t group = begin; group < end; ++group) {
+    for (; group < call.groups(); group = next++) {
       float* sum = call.group_sums + group * call.sum_size();
       std::fill_n(sum, call.sum_size(), 0.0f);
       call.distances[group] = 0;
       call.lost_rows[group] = 0;
-      const int64_t first = group * call.tiles_per_group();
-      const int64_t last = std::min(first + call.tiles_per_group(), call.tiles());
-      for (int64_t tile = first; tile < last; ++tile)
+      for (int64_t tile = call.first_tile(group); tile < call.first_tile(group + 1); ++tile)
         tiles.run(tile, sum, call.distances[group], call.lost_rows[group]);
     }
   });

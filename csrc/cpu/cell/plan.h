@@ -8,6 +8,7 @@
 // tiles, and the groups in their order: nothing depends on the number of threads.
 #pragma once
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <numeric>
 
@@ -61,13 +62,12 @@ struct CellCall {
     return std::clamp(fair, std::min(round_up(24, unit), most), most);
   }
   REVDEQ_INLINE int64_t tiles() const { return (rows + tile_rows() - 1) / tile_rows(); }
-  // Of as many rows as W has at least: their sums take no more memory than a state does.
-  REVDEQ_INLINE int64_t tiles_per_group() const {
-    return (features + tile_rows() - 1) / tile_rows();
-  }
+  // Of about as many rows as W has: their sums take no more memory than a state does.
   REVDEQ_INLINE int64_t groups() const {
-    return (tiles() + tiles_per_group() - 1) / tiles_per_group();
+    const int64_t tiles_of_w = (features + tile_rows() - 1) / tile_rows();
+    return (tiles() + tiles_of_w - 1) / tiles_of_w;
   }
+  REVDEQ_INLINE int64_t first_tile(int64_t group) const { return group * tiles() / groups(); }
 
   REVDEQ_INLINE int64_t sum_rows() const { return round_up(features, kBlockRows); }
   REVDEQ_INLINE int64_t sum_size() const { return sum_rows() * stride(); }
@@ -76,7 +76,7 @@ struct CellCall {
 struct ForwardCall : CellCall {
   float* y;
   float* z;
-  int32_t* fixed;  // y's, then z's; null for a float state, like digits and flag
+  int32_t* fixed;  // y's, then z's; null where no backward pass will need them, like digits
   uint8_t* digits;
   int32_t* flag;
   int32_t* taken;  // null where no row halts, like residual
@@ -101,15 +101,17 @@ struct BackwardCall : CellCall {
   float* grad_w;
 };
 
-// `begin` and `end` count tiles, or groups of them, or rows of W.
+// Tiles, or groups of them: each thread takes the next one that none has taken.
+using Next = std::atomic<int64_t>;
+
 struct CellKernels {
   const char* instruction_set;
   int64_t (*packed_size)(const CellCall&);  // floats, for either packing
   void (*pack_transposed)(const CellCall&, float* to);
   void (*pack)(const CellCall&, float* to);
-  void (*forward)(const ForwardCall&, int64_t begin_tile, int64_t end_tile);
-  void (*backward)(const BackwardCall&, int64_t begin_group, int64_t end_group);
-  void (*sum_groups)(const BackwardCall&, int64_t begin_row, int64_t end_row);
+  void (*forward)(const ForwardCall&, Next& tile);
+  void (*backward)(const BackwardCall&, Next& group);
+  void (*sum_groups)(const BackwardCall&, int64_t begin_row, int64_t end_row);  // of W
 };
 
 CellKernels baseline_cell();

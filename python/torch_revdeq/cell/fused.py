@@ -116,7 +116,7 @@ def _solve_in_one_op(
         read = [t.detach() for t, other in ((x, of_x), (of_x, x)) if other.requires_grad]
         y, z = _OneOp.apply(*inputs, numbers, name, stats, *read)
     else:
-        y, z, *_ = _forward(inputs, numbers, name, stats)
+        y, z, *_ = _forward(inputs, numbers, name, stats, keeps=False)
     if stats._sample_steps is not None:
         stats._sample_steps = stats._sample_steps.view(z0.shape[:-1])
     z, y = (t.reshape(z0.shape).to(z0.dtype) for t in (z, y))
@@ -147,9 +147,11 @@ def _is_small(u: Tensor, w: Tensor, start: Tensor) -> bool:
     return of_u + len(w) * of_w * of_start < SMALL
 
 
-def _forward(inputs: Inputs, numbers: Numbers, implementation: str, stats: Stats) -> Solved:
+def _forward(
+    inputs: Inputs, numbers: Numbers, implementation: str, stats: Stats, *, keeps: bool = True
+) -> Solved:
     """All steps, with the checks of ``solve``; what is known of them is entered into `stats`."""
-    out = run_forward(implementation, inputs, numbers)
+    out = run_forward(implementation, inputs, numbers, keeps=keeps)
     if numbers.exact:
         stats.state_bytes += out.digits.numel()
         bits = numbers.frac_bits

@@ -26,16 +26,19 @@ def digits_shape(z0: Tensor, numbers: Numbers) -> tuple[int, ...]:
     return 2 * numbers.steps, rows, z0.shape[1]
 
 
-def forward(inputs: Inputs, numbers: Numbers) -> Solved:
-    """See ``linear_cell.linear_cell_forward``."""
-    z0 = inputs.z0
+def forward(inputs: Inputs, numbers: Numbers, *, keeps: bool = True) -> Solved:
+    """See ``linear_cell.linear_cell_forward``.
+
+    Without `keeps` there is no way back: fixed and digits are empty.
+    """
+    z0, keeps = inputs.z0, keeps and numbers.exact
     rows = z0.shape[0] if numbers.halting else 0
     new = z0.new_zeros if numbers.halting else z0.new_empty  # some may stay unwritten
     out = Solved(
         y=torch.empty_like(z0),
         z=torch.empty_like(z0),
-        fixed=z0.new_empty((2, *z0.shape) if numbers.exact else 0, dtype=torch.int32),
-        digits=new(digits_shape(z0, numbers) if numbers.exact else 0, dtype=torch.uint8),
+        fixed=z0.new_empty((2, *z0.shape) if keeps else 0, dtype=torch.int32),
+        digits=new(digits_shape(z0, numbers) if keeps else 0, dtype=torch.uint8),
         flag=z0.new_empty(1, dtype=torch.int32),
         taken=z0.new_empty(rows, dtype=torch.int32),
         residual=z0.new_empty(rows),

@@ -179,16 +179,20 @@ _MODULES: dict[str, Callable[[], Any]] = {
 """Where the forward, backward and digits_shape of each implementation are."""
 
 
-def run_forward(implementation: str, inputs: Inputs, numbers: Numbers) -> Solved:
+def run_forward(
+    implementation: str, inputs: Inputs, numbers: Numbers, *, keeps: bool = True
+) -> Solved:
     """What the op of an implementation does, without torch's dispatcher in between.
 
     For callers outside of torch.func, vmap and tracing who differentiate it themselves. Everything
-    is checked as in ``linear_cell_forward``.
+    is checked as in ``linear_cell_forward``. Where there will be no backward pass, "cpu" leaves
+    fixed and digits empty.
     """
     check_forward(inputs, numbers)
     cell_choice.ready(implementation, inputs.w, numbers)
+    options = {} if keeps or implementation != "cpu" else {"keeps": False}
     with torch.no_grad():
-        return _MODULES[implementation]().forward(_contiguous(inputs), numbers)
+        return _MODULES[implementation]().forward(_contiguous(inputs), numbers, **options)
 
 
 def run_backward(
