@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrize import is_parametrized
 
 import revdeq_kernels as rk
 from revdeq_kernels.ops.cell import choice as cell_choice
@@ -114,6 +115,8 @@ def _solve_in_one_op(
     inputs = Inputs(u, w, start)
     if torch.is_grad_enabled() and any(t.requires_grad for t in inputs):
         read = [t.detach() for t, other in ((x, of_x), (of_x, x)) if other.requires_grad]
+        if is_parametrized(cell):
+            read += [p.detach() for p in cast("nn.Module", cell.parametrizations).parameters()]
         y, z = _OneOp.apply(*inputs, numbers, name, stats, *read)
     else:
         y, z, *_ = _forward(inputs, numbers, name, stats, keeps=False)
@@ -167,15 +170,18 @@ def _forward(
 
 def _sums_of_bits(t: Tensor) -> Tensor:
     """Of each row, as integers: what they are of is the same if they are, but for rare chance."""
-    bits = t.resolve_neg().view(torch.int32 if t.element_size() == 4 else torch.int16)
-    return bits.sum(-1, dtype=torch.int32)  # which wraps, and is the fastest
+    bits = t.resolve_neg().view(_BITS[t.element_size()])
+    return bits.sum(-1, dtype=torch.int32 if t.element_size() == 2 else bits.dtype)  # wraps: fast
+
+
+_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class _OneOp(torch.autograd.Function):
     """The solve as a node of autograd's graph.
 
-    `read` are the tensors that the derivative of u reads after this one. No walk back notices that
-    they were changed, as it starts from u: their bits are looked at instead.
+    `read` are the tensors that the derivatives of u and W read after this one. No walk back notices
+    that they were changed, as it starts from u and W: their bits are looked at instead.
     """
 
     @staticmethod
@@ -250,7 +256,8 @@ def _not_back(distance: float) -> ReconstructionError:
 
 def _other_input() -> ReconstructionError:
     return ReconstructionError(
-        "LinearCell: expected x and U as they were in the forward pass, got other numbers in one "
-        "of them; the gradient would be wrong. Probable cause: it was changed since, through .data "
-        "or in memory that it shares; call backward() before, or give the layer a clone"
+        "LinearCell: expected x, U and the parametrizations as they were in the forward pass, "
+        "got other numbers in one of them; the gradient would be wrong. Probable cause: it was "
+        "changed since, through .data or in memory that it shares; call backward() before, or give "
+        "the layer a clone"
     )

@@ -23,7 +23,7 @@ from tests.solver.cell.linear_layers import (
     one_op,
 )
 from tests.tolerances import unit_roundoff
-from torch_revdeq import LinearCell
+from torch_revdeq import LinearCell, ReconstructionError
 
 
 @pytest.mark.parametrize("dtype", [F32, torch.float64, BF16, torch.float16])
@@ -109,3 +109,13 @@ def test_spectral_norm_in_training(implementation: str) -> None:
     parametrizations.spectral_norm(f, "W")
     model = layer(implementation, f, max_steps=4)
     assert gradients(model, inputs())["f.parametrizations.W.original"].abs().max() > 0
+
+
+@one_op
+def test_what_the_derivative_of_a_parametrization_reads_may_not_change(implementation: str) -> None:
+    f = cell()
+    parametrizations.weight_norm(f, "W")
+    out = layer(implementation, f)(inputs())
+    dict(f.named_parameters())["parametrizations.W.original1"].data[3] *= 2
+    with pytest.raises(ReconstructionError, match="expected x, U and the parametrizations"):
+        out.sum().backward()
