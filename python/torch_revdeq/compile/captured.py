@@ -23,7 +23,7 @@ from torch import Tensor
 from torch._C._dynamo.eval_frame import reset_code
 from torch._dynamo import config as dynamo_config
 from torch._dynamo.convert_frame import compile_lock
-from torch._dynamo.exc import BackendCompilerFailed, FailOnRecompileLimitHit, TorchDynamoException
+from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 from torch._dynamo.symbolic_convert import InstructionTranslator
 from torch._dynamo.variables.base import AttributeMutationNew, ValueMutationNew
 from torch.autograd.graph import saved_tensors_hooks
@@ -198,19 +198,16 @@ def _ask(
         # The graph of training, with the same bits where none is kept.
         with torch.enable_grad(), ExitStack() as _met.tracing:
             result = entry(mapping.f, mapping.unflatten(leaves), args, kwargs)
-    except BackendCompilerFailed as error:
-        if isinstance(error.inner_exception, Refused):
-            raise error.inner_exception from None
-        raise
     except FailOnRecompileLimitHit as error:
         raise Refused(
             "f, or what it reads, had more forms than torch._dynamo.config.recompile_limit"
         ) from error
-    except TorchDynamoException as error:
-        raise Refused(f"torch.compile cannot trace f: {_first_line(error)}") from error
-    except RuntimeError as error:
+    except (TorchDynamoException, RuntimeError) as error:
+        inner = getattr(error, "inner_exception", None)
+        if isinstance(inner, Refused):
+            raise inner from None
         if "found no compiled frames" not in str(error):
-            raise
+            raise Refused(f"torch.compile cannot trace f: {_first_line(error)}") from error
         result = _SWITCHED_OFF
     if result is _SWITCHED_OFF:
         raise Refused("torch.compile is switched off", lasts=False)
