@@ -66,8 +66,8 @@ def compiled_graphs(
     """Both graphs of a function of tensors like `inputs`, which require grad as they will then.
 
     `state` says which of them are leaves of the state. Refused: a function that writes to its
-    inputs, returns one or what takes no gradient, or draws random numbers; one whose graphs do not
-    give the same bits twice, or another gradient than it has in eager mode.
+    inputs, returns what takes no gradient, or draws random numbers; one whose graphs do not give
+    the same bits twice, or another gradient than it has in eager mode.
     """
     joint = _joint(function, inputs)
     placeholders = [node.meta["val"] for node in joint.graph.find_nodes(op="placeholder")]
@@ -203,6 +203,22 @@ def _joint(function: GraphModule, inputs: Sequence[Tensor]) -> GraphModule:
     def called(*tensors: Tensor) -> tuple[Tensor, ...]:
         return tuple(function(*tensors))
 
+    def copied(*tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(t.clone() for t in function(*tensors))
+
+    try:
+        joint = _exported(called, inputs)
+    except RuntimeError as error:
+        if "does not support outputs that alias" not in str(error):
+            raise
+        joint = _exported(copied, inputs)  # views, as of a linear layer's product
+    for node in joint.graph.nodes:
+        if node.op == "call_function" and draws_random_numbers(node):
+            raise Refused(f"f draws random numbers ({node.target})")
+    return joint
+
+
+def _exported(called: Callable[..., tuple[Tensor, ...]], inputs: Sequence[Tensor]) -> GraphModule:
     decompositions: Any = select_decomp_table()
     # The solver's products are taken outside of autocast, as autograd's are.
     with torch.enable_grad(), functorch_config.patch(backward_pass_autocast="off"):
@@ -213,12 +229,7 @@ def _joint(function: GraphModule, inputs: Sequence[Tensor]) -> GraphModule:
         except RuntimeError as error:
             if "does not support input mutations" in str(error):
                 raise Refused("f writes to a tensor that it reads, such as a buffer") from error
-            if "does not support outputs that alias" in str(error):
-                raise Refused("f returns a tensor that it was given, or a view of one") from error
             raise
-    for node in joint.graph.nodes:
-        if node.op == "call_function" and draws_random_numbers(node):
-            raise Refused(f"f draws random numbers ({node.target})")
     return joint
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tests.solver import composing
@@ -181,6 +182,25 @@ def test_one_tensor_in_several_places_gets_its_gradient_once() -> None:
     near(found[1], found[0])
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "last",
+    [
+        lambda new, x: F.linear(new, torch.eye(16), torch.ones(16)),
+        lambda new, x: new.transpose(0, 1).contiguous().transpose(0, 1),
+        lambda new, x: x.view(2, 3, 16),
+    ],
+    ids=["a product", "a transpose", "a view of what it was given"],
+)
+def test_an_f_that_returns_a_view(last: Callable[..., Tensor]) -> None:
+    f, x = MLP(), leaf(2, 3, 16)
+
+    def viewed(z: Tensor, x: Tensor) -> Tensor:
+        return last(f(z, x), x)
+
+    near(solved(viewed, x), solved_eagerly(viewed, x))
+
+
 def test_what_is_known_of_f_goes_with_it() -> None:
     from torch_revdeq.compile import captured
 
@@ -254,10 +274,6 @@ def _drawing(z: Tensor, x: Tensor) -> Tensor:
     return torch.tanh(z + x) * (1 + 1e-3 * random.random())
 
 
-def _returning(z: Tensor, x: Tensor) -> Tensor:
-    return x
-
-
 @pytest.mark.parametrize(
     ("f", "options", "says"),
     [
@@ -266,12 +282,11 @@ def _returning(z: Tensor, x: Tensor) -> Tensor:
         (MLP(p=0.5), {}, "f draws random numbers"),
         (_branching, {}, "torch.compile cannot trace f"),
         (_drawing, {}, "(f draws random numbers|torch.compile cannot trace f)"),
-        (_returning, {}, "f "),
         (MLP(), {"adjoint": "checkpoint"}, "they take adjoint='reversible' alone"),
         (MLP(), {"store_last": 2}, "they take store_last=0 alone"),
         (MLP(), {"accumulate": "autograd"}, "they take accumulate='float32' alone"),
     ],
-    ids=["attribute", "buffer", "dropout", "branch", "random", "identity", "a", "s", "g"],
+    ids=["attribute", "buffer", "dropout", "branch", "random", "a", "s", "g"],
 )
 def test_what_graphs_do_not_take(f: Any, options: dict[str, Any], says: str) -> None:
     x = leaf(6, 16)
