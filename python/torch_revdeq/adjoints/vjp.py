@@ -133,8 +133,8 @@ class VJPs:
         grads = engine_vjp(roots, [*state, *self.targets], cotangents, keep=keep, k=k)
         guard(state)
         self._add(grads[count:], started)
-        vjp = zip(grads[:count], values, seed, strict=True)
-        return values, [usable(product, value, s) for product, value, s in vjp]
+        vjp = zip(grads[:count], values, strict=True)
+        return values, [usable(product, value, *seed) for product, value in vjp]
 
     def _evaluate(self, k: int, leaves: Sequence[Tensor]) -> StoredGraph:
         set_grad_enabled(True)
@@ -250,13 +250,14 @@ def _is_plain(tensor: Tensor) -> bool:
     return type(tensor) is Tensor and tensor.layout == torch.strided
 
 
-def usable(product: Tensor | None, value: Tensor, seed: Tensor) -> Tensor:
+def usable(product: Tensor | None, value: Tensor, *seeds: Tensor) -> Tensor:
     """The product as the passes take it: in f's dtype or the adjoint's, in memory of its own."""
     if product is None:  # f does not depend on this leaf
         return torch.zeros_like(value)
     adjoint = torch.float64 if value.dtype == torch.float64 else torch.float32
     if product.dtype not in (value.dtype, adjoint):
         return product.to(adjoint)
-    if product.untyped_storage().data_ptr() == seed.untyped_storage().data_ptr():
-        return product.clone()  # f passed it through; the pass overwrites the seed
+    memory = product.untyped_storage().data_ptr()
+    if any(memory == seed.untyped_storage().data_ptr() for seed in seeds):
+        return product.clone()  # f passed it through; the pass overwrites the seeds of all leaves
     return product

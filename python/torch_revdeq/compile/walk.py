@@ -111,8 +111,8 @@ class CompiledVJPs:
         products: list[Tensor | None] = [None] * len(values)
         for leaf, at, _ in f.state:
             products[leaf] = grads[at]
-        parts = zip(products, values, seed, strict=True)
-        return values, [usable(product, value, s) for product, value, s in parts]
+        parts = zip(products, values, strict=True)
+        return values, [usable(product, value, *seed) for product, value in parts]
 
     def _by_output(self, seed: Sequence[Tensor]) -> list[Tensor]:
         """In the order of the graph's outputs, of which one may be several leaves."""

@@ -347,3 +347,21 @@ def test_a_compiled_model_with_dropout_says_why_not() -> None:
 def test_any_depth_comes_back() -> None:
     f, x = MLP(), leaf(6, 16)
     near(solved(f, x, max_steps=200), solved_eagerly(f, x, max_steps=200))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("choice", [False, True])
+def test_a_leaf_that_becomes_another(choice: bool) -> None:
+    """Position and velocity: the product of one leaf is the seed of the other, which is written."""
+    u, v, x = leaf(6, 16), leaf(6, 16), leaf(6, 16)
+
+    def f(z: tuple[Tensor, Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+        return z[1].view(6, 16), torch.tanh(0.5 * z[0] + x)
+
+    found = []
+    rows: list[dict[str, Any]] = [{"adjoint": "backprop"}, {"compile": choice}]
+    for options in rows:
+        z = solve(f, (u, v), x, beta=0.7, **options).z
+        loss = z[0].square().sum() + z[1].square().sum()
+        found.append([*z, *torch.autograd.grad(loss, [u, v, x])])
+    near(found[1], found[0])
