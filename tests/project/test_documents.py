@@ -8,8 +8,9 @@ import os
 import posixpath
 import re
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from types import ModuleType
 from urllib.parse import unquote
 
 import pytest
@@ -46,10 +47,12 @@ def can_run(block: Block) -> bool:
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # what Dynamo hides
 @pytest.mark.parametrize("name", having("python"))
-def test_python(name: str) -> None:
+def test_python(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In their order, as a reader would run them: a later one may use the names of an earlier."""
     torch.manual_seed(0)
-    names: dict[str, Any] = {"__name__": "example"}
+    module = ModuleType("example")
+    monkeypatch.setitem(sys.modules, "example", module)  # Dynamo imports that of a function
+    names = module.__dict__
     blocks = [block for block in documents()[name].blocks("python") if can_run(block)]
     if not blocks:
         pytest.skip("what this code needs is not installed")

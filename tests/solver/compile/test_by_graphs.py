@@ -22,7 +22,6 @@ from torch_revdeq.compile import walk
 
 pytestmark = [
     *DYNAMO,
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # Inductor's own
     pytest.mark.filterwarnings("ignore:Torchinductor does not support code generation:UserWarning"),
 ]
 
