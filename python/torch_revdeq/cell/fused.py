@@ -170,6 +170,8 @@ def _forward(
 
 def _sums_of_bits(t: Tensor) -> Tensor:
     """Of each row, as integers: what they are of is the same if they are, but for rare chance."""
+    if t.element_size() not in _BITS:  # complex128, or a byte: of all rows together
+        return t.resolve_conj().resolve_neg().reshape(-1).view(torch.uint8).sum()
     bits = t.resolve_neg().view(_BITS[t.element_size()])
     return bits.sum(-1, dtype=torch.int32 if t.element_size() == 2 else bits.dtype)  # wraps: fast
 

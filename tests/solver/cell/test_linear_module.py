@@ -119,3 +119,27 @@ def test_what_the_derivative_of_a_parametrization_reads_may_not_change(implement
     dict(f.named_parameters())["parametrizations.W.original1"].data[3] *= 2
     with pytest.raises(ReconstructionError, match="expected x, U and the parametrizations"):
         out.sum().backward()
+
+
+class Shifted(nn.Module):
+    """W plus a number for each column, kept in another dtype."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros(16, dtype=dtype))
+
+    def forward(self, w: Tensor) -> Tensor:
+        return w + (w * self.shift.real).real.to(w.dtype)
+
+
+@one_op
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex64, torch.complex128])
+def test_a_parametrization_may_keep_any_dtype(implementation: str, dtype: torch.dtype) -> None:
+    f = cell()
+    parametrize.register_parametrization(f, "W", Shifted(dtype))
+    model = layer(implementation, f)
+    assert gradients(model, inputs())["f.parametrizations.W.0.shift"].abs().max() > 0
+    out = model(inputs())
+    dict(f.named_parameters())["parametrizations.W.0.shift"].data[5] = 1
+    with pytest.raises(ReconstructionError, match="expected x, U and the parametrizations"):
+        out.sum().backward()
