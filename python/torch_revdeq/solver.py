@@ -259,8 +259,8 @@ def solve(
         chosen = ADJOINTS["reversible"]  # the same bits, and nothing is kept
     if out is None:
         out = chosen.solve(problem)
-        out.stats.route = route
     if chosen is not ADJOINTS.get(chosen.name):
         problem.check_outputs(out, chosen)
+    out.stats.route = route
     z, y, *saved = (mapping.unflatten(leaves) for leaves in (out.z, out.y, *out.saved))
     return Solution(z, y, out.stats, saved, mapping.unflatten_aux(out.aux) if has_aux else None)

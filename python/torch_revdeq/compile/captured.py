@@ -75,6 +75,10 @@ class Captured:
     outputs: list[int]
 
 
+_LEFT_CHANGED = ("automatic_dynamic_shapes", "assume_static_by_default")
+"""What a call with dynamic=False sets meanwhile, and leaves so where it compiled no frame."""
+
+
 class _Traced:
     """A graph as Dynamo traced it. It is compiled when it is met first outside of the tracing."""
 
@@ -194,6 +198,9 @@ def _ask(
     mapping = problem.mapping
     args, kwargs = mapping.arguments(given)
     _met.found = None
+    if dynamo_config.disable:
+        raise Refused("torch.compile is switched off", lasts=False)
+    dynamic = {name: getattr(dynamo_config, name) for name in _LEFT_CHANGED}
     try:
         # The graph of training, with the same bits where none is kept.
         with torch.enable_grad(), ExitStack() as _met.tracing:
@@ -209,6 +216,8 @@ def _ask(
         if "found no compiled frames" not in str(error):
             raise Refused(f"torch.compile cannot trace f: {_first_line(error)}") from error
         result = _SWITCHED_OFF
+        for name, value in dynamic.items():
+            setattr(dynamo_config, name, value)
     if result is _SWITCHED_OFF:
         raise Refused("torch.compile is switched off", lasts=False)
     found: Any = _met.found

@@ -141,6 +141,7 @@ def test_torch_compile_switched_off_for_a_while(x: Tensor) -> None:
     assert len(counted.calls) == 6  # nothing was run besides the solve
     with torch._dynamo.config.patch(disable=True):
         assert compiled(f, x, "auto")[0] == says
+    assert torch._dynamo.config.automatic_dynamic_shapes  # of what others compile
     assert compiled(f, x, "auto")[0].startswith("compiled: ")
 
 

@@ -11,7 +11,7 @@ import torch
 
 from tests.solver.cells import MLP
 from torch_revdeq import RangeError, ReconstructionError, RevDEQ, graphed, solve
-from torch_revdeq.adjoints import reconstruction
+from torch_revdeq.adjoints import problem, reconstruction
 from torch_revdeq.runtime import cuda_graphs, deferred, host_copy
 from torch_revdeq.runtime.deferred import deferred_checks
 
@@ -31,7 +31,7 @@ def captured(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     solver = sys.modules["torch_revdeq.solver"]  # the name is that of a function too
     for module in (solver, host_copy, deferred, cuda_graphs):
         monkeypatch.setattr(module, "capturing", lambda device: True)
-    for module in (deferred, reconstruction):
+    for module in (deferred, problem, reconstruction):
         monkeypatch.setattr(module, "deferred", lambda device: True)
     yield
     assert not deferred_checks.waiting
