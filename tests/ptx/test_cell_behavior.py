@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.cell.linear_cells import ACTS
+from revdeq_kernels.ops.cell.choice import GPU_ACTS
 from tests.ptx import cells
 
 Call = Callable[..., Any]
@@ -34,7 +34,7 @@ def lost_rows() -> Iterator[Row]:
     for sm, implementation in COMPILED:
         names = ("act", "state", "tol")
         dtypes = cycle((F32, BF16, F16))
-        for case in product(ACTS, ("exact", "float32"), (0.0, 0.2)):
+        for case in product(GPU_ACTS, ("exact", "float32"), (0.0, 0.2)):
             arguments = dict(zip(names, case, strict=True)) | {"dtype": next(dtypes)}
             yield sm, LOST, arguments | {"implementation": implementation}
 
@@ -56,7 +56,9 @@ def behavior() -> Iterator[Row]:
         state=["exact", "float32"],
         bad=[NAN, INF],
     )
-    yield from of_each(f"{lost}.test_nan_that_came_after_the_forward_pass_is_not_0", act=[*ACTS])
+    yield from of_each(
+        f"{lost}.test_nan_that_came_after_the_forward_pass_is_not_0", act=[*GPU_ACTS]
+    )
     for changed in (("w", "exact", 0.01), ("digits", "exact", 0), ("z0", "float32", 0.02)):
         given = dict(zip(("changed", "state", "by"), changed, strict=True))
         yield from of_each(CHANGED, **{name: [value] for name, value in given.items()})

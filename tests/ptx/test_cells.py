@@ -14,7 +14,7 @@ import pytest
 
 from revdeq_kernels.dtypes import TRITON, WIDEST
 from revdeq_kernels.ops.cell import choice
-from tests.cell.linear_cells import ACTS
+from revdeq_kernels.ops.cell.choice import GPU_ACTS
 from tests.ptx import cells
 from tests.ptx.cells import Case
 
@@ -39,25 +39,25 @@ SAMPLE = [
 ]
 """mma of 16 bits and of TF32, wgmma with A in registers and in shared memory, tcgen05."""
 
-EACH = [Case(*kernel, act) for kernel, act in zip(launched(), cycle(ACTS), strict=False)]
+EACH = [Case(*kernel, act) for kernel, act in zip(launched(), cycle(GPU_ACTS), strict=False)]
 
 VALUES = [
     Case(*kernel, act, state)
     for kernel in launched()
-    for act in ACTS
+    for act in GPU_ACTS
     for state in ("exact", "float32")
 ]
 
 BACK = [
     Case(*kernel, act, beta=beta, steps=5, tiles=tiles)
-    for kernel, act in zip(launched(), cycle(reversed(ACTS)), strict=False)
+    for kernel, act in zip(launched(), cycle(reversed(GPU_ACTS)), strict=False)
     for beta, tiles in ((0.5, 3), (0.75, 0), (0.8, 1), (0.7312, 1), (1.3, 0))
 ]
 """Every form of an exact step, more half steps than a byte has digits, and part of a tile alone."""
 
 HALTING = [
     Case(*kernel, act, state, steps=3, halting=True)
-    for kernel, act in zip(launched(), cycle([*ACTS][1:]), strict=False)
+    for kernel, act in zip(launched(), cycle([*GPU_ACTS][1:]), strict=False)
     for state in ("exact", "float32")
 ]
 
