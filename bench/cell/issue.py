@@ -10,12 +10,10 @@ from functools import cache
 from typing import Any
 
 from bench.cell.methods import ACT
+from revdeq_kernels.ops.cell.choice import GPU_ACTS
 from tools.aot import cell_record
 
 WAYS = {"forward": ("forward",), "train": ("forward", "back")}
-ACTS = ("tanh", "relu", "gelu", "silu")
-"""In the order of the numbers that device/activations.py gives them."""
-
 LANES = 4 * 32
 """Threads for which a processor issues an instruction in a clock."""
 
@@ -32,7 +30,7 @@ def per_element(provider: str, part: str, features: int, architecture: str) -> f
     """
     total = 0.0
     for way in WAYS[part]:
-        label = f"{provider} cell {way} bf16 {features} act {ACTS.index(ACT)} form 0 digits 8"
+        label = f"{provider} cell {way} bf16 {features} act {GPU_ACTS.index(ACT)} form 0 digits 8"
         taken = _kernels().get(label, {}).get(architecture)
         if taken is None:
             return None

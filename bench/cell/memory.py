@@ -1,6 +1,6 @@
 """The memory of a train step of the cell: deep beside shallow, without the digits.
 
-A solve that walks back needs the same memory at any depth, but for one digit per number and half
+A solve that walks back needs the same memory at any depth, plus one digit per number and half
 step; a loop stores what its backward pass reads.
 """
 

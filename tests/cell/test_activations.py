@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from bench.cell import issue
+from revdeq_kernels.ops.cell import choice
 from tests.cell.linear_cells import ACTS
 from tests.cell.tolerances import ACT_ERROR
 from tests.conftest import BACKENDS
@@ -71,7 +71,7 @@ def test_far_from_0_and_not_finite(act: str) -> None:
     assert bool(found[4:].isnan().all())
 
 
-def test_the_benchmark_knows_the_numbers_of_the_activations() -> None:
+def test_the_activations_of_the_gpu_stand_in_the_order_of_their_numbers() -> None:
     assert {name: number.value for name, number in NUMBERS.items()} == {
-        name: k for k, name in enumerate(issue.ACTS)
+        name: k for k, name in enumerate(choice.GPU_ACTS)
     }

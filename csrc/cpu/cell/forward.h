@@ -11,7 +11,6 @@
 
 namespace revdeq::cpu {
 
-// Norms whose squares leave float32's range tell nothing: see ops/cell/linear_cell.py.
 constexpr float kEpsilon = 1e-5f;
 
 // What a half step of a tile reads and writes besides the call's own.
@@ -72,7 +71,9 @@ float sum_of(const typename Lanes::Real (&vectors)[kPaddedTo / Lanes::kWidth]) {
   return sum;
 }
 
-// The residual |y - f| / (1e-5 + |f|) of a row. Sums are by column modulo kPaddedTo, of any lanes.
+// The residual |y - f| / (1e-5 + |f|) of a row; NaN where the square of |f| leaves float32's range,
+// which then says nothing. Sums are by column modulo kPaddedTo, so that all lanes give the same
+// bits.
 template <class Lanes, class State>
 float residual_of(const State& state, const typename State::Word* y, const float* f,
                   int64_t features) {
@@ -210,11 +211,12 @@ class ForwardTiles {
   }
 
   void end_of_row(const State& state, const Word* from, float* to, int32_t left) {
-    const float lost = left ? std::numeric_limits<float>::quiet_NaN() : 0.0f;
+    if (left) {
+      std::fill_n(to, call_.features, std::numeric_limits<float>::quiet_NaN());
+      return;
+    }
     each_vector<Lanes>(call_.features, [&](int64_t at, int64_t count) {
-      auto value = state.read(State::load(from + at));
-      if (left) value = Lanes::splat(lost);
-      store_some<Lanes>(to + at, value, count);
+      store_some<Lanes>(to + at, state.read(State::load(from + at)), count);
     });
   }
 

@@ -44,7 +44,7 @@ FEATURES: dict[str, dict[torch.dtype, tuple[int, ...]]] = {
 """The numbers of features that the GPU's kernels take, by dtype of w."""
 
 GPU_ACTS = ("tanh", "relu", "gelu", "silu")
-"""The activations that the GPU's kernels have."""
+"""The activations of the GPU's kernels, in the order of their numbers in device/activations.py."""
 
 MOST_FEATURES = 512
 """The most features that the kernel for CPUs takes; any number up to it."""

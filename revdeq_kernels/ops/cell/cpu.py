@@ -1,4 +1,4 @@
-"""The equilibrium cell in C++ for CPUs, one call for all steps: ``csrc/cpu/cell.h``.
+"""The equilibrium cell in C++ for CPUs, one call for all steps: ``csrc/cpu/cell_ops.cpp``.
 
 The arguments are those of ``reference.py``, checked and contiguous. The two ops behind this module
 write into tensors that are made here; they belong to it, and check what would reach memory alone.
@@ -29,7 +29,7 @@ def digits_shape(z0: Tensor, numbers: Numbers) -> tuple[int, ...]:
 def forward(inputs: Inputs, numbers: Numbers, *, keeps: bool = True) -> Solved:
     """See ``linear_cell.linear_cell_forward``.
 
-    Without `keeps` there is no way back: fixed and digits are empty.
+    Without `keeps` there can be no backward pass: fixed and digits are empty.
     """
     z0, keeps = inputs.z0, keeps and numbers.exact
     rows = z0.shape[0] if numbers.halting else 0
