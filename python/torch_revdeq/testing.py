@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from .evaluation.closure import leaves_below
@@ -18,7 +19,7 @@ from .evaluation.rng import RngReplay
 from .solution import Stats
 from .solver import solve
 
-__all__ = ["assert_exact_gradients", "assert_repeatable"]
+__all__ = ["assert_close_to_float32", "assert_exact_gradients", "assert_repeatable"]
 
 
 def assert_exact_gradients(
@@ -45,6 +46,9 @@ def assert_exact_gradients(
 
     Raises:
         AssertionError: names the first tensor that differs, and by how much.
+
+    Both solves evaluate the same f. What torch itself computes wrong in 16 bits they share:
+    ``assert_close_to_float32`` sees that.
     """
     options = {"accumulate": "autograd", "adjoint": "reversible", **options}
     z0, args, y0 = _leaves_of_their_own((z0, args, options.pop("y0", None)))
@@ -70,6 +74,97 @@ def assert_exact_gradients(
         rtol = 0.0 if stats.state == "exact" else 1e-3
     _compare(found[0], found[1], rtol)
     return stats
+
+
+def assert_close_to_float32(
+    f: Callable[..., Any], z0: Any, *args: Any, rtol: float = 0.1, **options: Any
+) -> dict[str, float]:
+    """Compare the gradients of a solve in 16 bits with those of the same solve in float32.
+
+    Some of torch's layers sum their parameters' gradients in 16 bits, and are far off without a
+    word: LayerNorm on a CPU for example. In the second solve z0, `args`, and the parameters and
+    buffers of f's modules are float32 copies of the 16-bit numbers.
+
+    Args:
+        f: as in ``solve``. What it reads must be `args`, or parameters or buffers of modules.
+        z0: as in ``solve``, in 16 bits, and so are the `args`.
+        args: as in ``solve``.
+        rtol: the norm of a difference, relative to that of the gradient, or to 2^-8 of the largest
+            of their norms if that is more: a gradient that would be 0 is made of roundings.
+        options: those of ``solve``.
+
+    Returns:
+        The relative differences, by the names of what the gradients are of.
+
+    Raises:
+        AssertionError: names the gradient that is farthest off.
+        TypeError: f reads a 16-bit tensor of another kind.
+    """
+    generator = torch.Generator().manual_seed(0)
+    narrow = _gradients(f, z0, args, options, generator)
+    z0, args, options = pytree.tree_map(_float32_of, (z0, args, options))
+    with _in_float32(modules_of(f)):
+        wide = _gradients(f, z0, args, options, generator.manual_seed(0))
+    for name, grad in wide.items():
+        if grad.dtype in _16_BITS:
+            raise TypeError(
+                f"f: expected to read parameters and buffers of modules, and args, got {name} of "
+                f"{grad.dtype}; pass it in args, or make it a parameter"
+            )
+    least = 2.0**-8 * max((float(grad.norm()) for grad in wide.values()), default=0.0)
+    off = {
+        name: float((narrow[name].double() - grad.double()).norm())
+        / max(float(grad.double().norm()), least, 1e-30)
+        for name, grad in wide.items()
+    }
+    worst = max(off, key=lambda name: off[name], default=None)
+    if worst is not None and not off[worst] <= rtol:
+        raise AssertionError(
+            f"the gradient of {worst}: expected that of float32 to within {rtol:g} of its norm, "
+            f"got a difference of {off[worst]:.3g}; look for a sum that the layer takes in 16 bits"
+        )
+    return off
+
+
+_16_BITS = (torch.bfloat16, torch.float16)
+
+
+def _float32_of(value: Any) -> Any:
+    """Of a 16-bit tensor its numbers in float32, of anything else itself."""
+    return value.float() if isinstance(value, Tensor) and value.dtype in _16_BITS else value
+
+
+@contextmanager
+def _in_float32(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Meanwhile the parameters and buffers of these modules, the same objects, hold float32."""
+    tensors = {id(t): t for m in modules for t in (*m.parameters(), *m.buffers())}
+    kept = [(tensor, tensor.data) for tensor in tensors.values()]
+    try:
+        for tensor, data in kept:
+            tensor.data = _float32_of(data)
+        yield
+    finally:
+        for tensor, data in kept:
+            tensor.data = data
+
+
+def _gradients(
+    f: Callable[..., Any],
+    z0: Any,
+    args: tuple[Any, ...],
+    options: dict[str, Any],
+    generator: torch.Generator,
+) -> dict[str, Tensor]:
+    """Those of a positive random projection of z, with respect to all leaves that have one."""
+    z0, args = _leaves_of_their_own((z0, args))
+    z0 = pytree.tree_map(lambda leaf: leaf.requires_grad_(), z0)
+    with buffers_kept(modules_of(f)), torch.enable_grad():
+        outputs = pytree.tree_leaves(solve(f, z0, *args, **options).z)
+        leaves = _named(leaves_below(outputs), f, z0, None, args)
+        # All of one sign: sums grow, as in a mean over rows, until they do not in 16 bits.
+        towards = [torch.rand(o.shape, generator=generator).bfloat16().to(o) for o in outputs]
+        found = torch.autograd.grad(outputs, list(leaves.values()), towards, allow_unused=True)
+    return {n: g for n, g in zip(leaves, found, strict=True) if g is not None}
 
 
 _WALKED = ("adjoint", "store_last", "memory_budget")

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .float32_sums import LayerNorm
+
 Past = tuple[Tensor, Tensor]
 """Keys and values of earlier tokens at their equilibrium, each (batch, heads, time, head)."""
 
@@ -107,7 +109,7 @@ class PaperBlock(Block):
 
     def __init__(self, width: int, heads: int, hidden: int, dropout: float) -> None:
         super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.norm1, self.norm2 = LayerNorm(width), LayerNorm(width)
         self.attention = PaperAttention(width, heads)
         self.mlp = nn.Sequential(
             nn.Linear(width, hidden),

@@ -15,6 +15,7 @@ from ..options.table import one_of
 from .base import EquilibriumModel
 from .blocks import BLOCKS, EPS, Block, rotations
 from .config import ModelConfig, flag, number, whole
+from .float32_sums import Embedding
 from .generation import Text, check_generation, sample
 
 EMBEDDING_STD = 0.02
@@ -129,8 +130,8 @@ class LanguageModel(EquilibriumModel):
         super().__init__()
         self.config = config
         width, modern = config.width, config.block == "modern"
-        self.embedding = nn.Embedding(config.vocab_size, width)
-        self.position = None if modern else nn.Embedding(config.context, width)
+        self.embedding = Embedding(config.vocab_size, width)
+        self.position = None if modern else Embedding(config.context, width)
         self.norm_in = nn.RMSNorm(width, eps=EPS) if modern else nn.Identity()
         self.dropout = nn.Dropout(config.dropout)
         cell = BLOCKS[config.block](width, config.heads, config.mlp_features, config.dropout)
