@@ -105,9 +105,10 @@ def solve(
             the residual, of all together or of a sample. The mask does not change the gradient.
         state: what keeps y and z. "exact": fixed point, from which every step can be taken back
             bit for bit, 8 bytes per element of z0 and a digit for each half step (1/8 byte at beta
-            0.5, 1/4 at 0.75, 1/3 at 0.8). torch.float32, float64, bfloat16 or float16: loses
-            precision on the way back, by 1/abs(1 - beta) in every half step. "auto": exact, or
-            float64 if z0 has float64 leaves, whose precision a fixed-point state does not hold.
+            0.5, 1/4 at 0.75, 1/3 at 0.8). torch.float32, float64, bfloat16 or float16, or their
+            names, as "float32": loses precision on the way back, by 1/abs(1 - beta) in every half
+            step. "auto": exact, or float64 if z0 has float64 leaves, whose precision a fixed-point
+            state does not hold.
         frac_bits: fractional bits of an exact state: its resolution is `2**-frac_bits`, its
             range `2**(30 - frac_bits)`. "auto": 20 for f in float32 and 16 for less, or fewer if
             z0 or f(z0) is large; this reads the device once. An integer reads nothing.
@@ -207,7 +208,7 @@ def solve(
     if adjoint != "auto":
         f, args = adjoint_of(given["adjoint"]).prepare(f, args)
     leaves, structure = flatten("z0", z0)
-    device, form = leaves[0].device, format_of(state, leaves)
+    device, form = leaves[0].device, format_of(given["state"], leaves)
     bits = fractional_bits(given["frac_bits"], exact=form.exact)
     masked = masks(residual_mask, leaves, structure)
     if capturing(device):

@@ -63,7 +63,7 @@ def test_a_config_goes_through_json(config: LanguageConfig) -> None:
         ({"beta": 1}, "beta: expected another number than 1"),
         ({"beta": 2.0}, r"beta: expected a number in \(0, 2\), got 2.0"),
         ({"tol": -1.0}, "tol: expected a number"),
-        ({"state": "float8"}, "state: expected one of"),
+        ({"state": "float8"}, "state: expected 'auto', 'exact' or one of"),
         ({"adjoint": "implicit"}, "adjoint: expected one of"),
     ],
 )

@@ -124,7 +124,7 @@ UNFIT: list[tuple[str, Any]] = [
     *[("check_every", v) for v in (0, 1.0, "1", None, True, torch.tensor(1))],
     *[("per_sample", v) for v in ("no", 0, 0.0, 1.0, -1, None, torch.tensor([True, False]))],
     *[("process_group", v) for v in ("gloo", 0, object(), True)],
-    *[("state", v) for v in ("float32", "fp32", float, np.float32, None, True, torch.int32, [])],
+    *[("state", v) for v in ("fp32", "int32", float, np.int32, None, True, torch.int32, [])],
     *[("frac_bits", v) for v in (-1, 31, 20.0, "20", None, True, torch.tensor(20))],
     *[("adjoint", v) for v in (None, "implicit", ["reversible"], {"hooks"}, True, 0)],
     *[("rng", v) for v in (None, True, "torch", ["auto"], 0)],
@@ -192,7 +192,7 @@ def test_a_bad_value_is_refused_by_name_before_f_runs(
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("state", "float32", "state=torch.float32"),
+        ("state", "fp32", "state=torch.float32 or state='float32'"),
         ("state", float, "torch.float64"),
         ("tol", torch.tensor(1e-3), "pass float(tol)"),
         ("max_steps", torch.tensor(3), "pass int(max_steps)"),

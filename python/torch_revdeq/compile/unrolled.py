@@ -44,7 +44,7 @@ def solve_unrolled(
     y0 = second_start(options.get("y0"), leaves, structure)
     beta = options.get("beta", 0.5)
     learned = beta if isinstance(beta, Tensor) else None
-    form = format_of(options.get("state", "auto"), leaves)
+    form = format_of(TABLE["state"].read(options.get("state", "auto")), leaves)
     rest = {name: value for name, value in options.items() if name not in _OF_TENSORS}
     exporting, waits = torch.compiler.is_exporting(), leaves[0].device.type != "cpu"
     plan = _settled(None if learned is not None else beta, rest, form.exact, exporting, waits)

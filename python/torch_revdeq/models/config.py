@@ -7,13 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, TypeVar, get_args
 
-import torch
-
-from ..options.table import AdjointName, one_of
+from ..options.table import TABLE, AdjointName, one_of
+from ..state.formats import State
 
 C = TypeVar("C", bound="ModelConfig")
-
-STATES = ("auto", "exact", "float64", "float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,13 +20,13 @@ class ModelConfig:
     Attributes:
         beta: in (0, 2) and not 1.
         tol: the relative residual at which a solve stops; None: all steps are taken.
-        state: "auto", "exact", or a dtype by its name, as in "float32".
+        state: "auto", "exact", or a floating-point dtype, kept by its name, as in "float32".
         adjoint: "auto", "reversible", "backprop", "checkpoint", "hooks" or "functional".
     """
 
     beta: float = 0.5
     tol: float | None = None
-    state: str = "auto"
+    state: State = "auto"
     adjoint: str = "auto"
 
     def __post_init__(self) -> None:
@@ -39,7 +36,8 @@ class ModelConfig:
             raise ValueError("beta: expected another number than 1, which cannot be inverted")
         if self.tol is not None:
             number("tol", self.tol, 0, math.inf, least=True)
-        one_of("state", self.state, STATES)
+        state = TABLE["state"].read(self.state)
+        object.__setattr__(self, "state", str(state).removeprefix("torch."))  # as JSON holds it
         one_of("adjoint", self.adjoint, get_args(AdjointName))
 
     def to_dict(self) -> dict[str, Any]:
@@ -63,8 +61,7 @@ class ModelConfig:
 
     def solver_options(self) -> dict[str, Any]:
         """What ``RevDEQ`` is given, but for the number of steps."""
-        state = getattr(torch, self.state, self.state)
-        options = {"beta": self.beta, "state": state, "adjoint": self.adjoint}
+        options = {"beta": self.beta, "state": self.state, "adjoint": self.adjoint}
         return options if self.tol is None else {**options, "tol": self.tol}
 
 

@@ -40,7 +40,7 @@ def drawn(max_steps: int | Callable[[], Any]) -> int:
 
 
 def format_of(state: State, leaves: Sequence[Tensor]) -> Format:
-    """The format that the option asks for, for a start of these leaves."""
+    """The format that the option, as it was read, asks for, for a start of these leaves."""
     if state not in ("auto", "exact"):
         return FORMATS[state]
     if not any(leaf.dtype == torch.float64 for leaf in leaves):

@@ -188,11 +188,11 @@ _OPTIONS = (
     ),
     Option(
         "state",
-        f"""{", ".join(f'"{word}"' for word in _WORDS)}, or a floating-point dtype""",
+        f"""{", ".join(f'"{word}"' for word in _WORDS)}, or a floating-point dtype or its name""",
         "auto",
         read_state,
         f"{', '.join(map(repr, _WORDS))} or one of {_DTYPES}",
-        "pass a dtype of torch itself, such as state=torch.float32",
+        "pass such a dtype or its name, as in state=torch.float32 or state='float32'",
     ),
     Option(
         "frac_bits",

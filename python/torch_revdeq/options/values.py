@@ -17,6 +17,9 @@ from ..state.formats import FORMATS
 UNFIT: Any = object()
 """What a reader returns for a value that the option does not take."""
 
+DTYPES = {str(d).removeprefix("torch."): d for d in FORMATS if isinstance(d, torch.dtype)}
+"""The dtypes of float states, by their names."""
+
 
 def _is_bool(value: Any) -> bool:
     kind = type(value)  # NumPy's own is neither a bool nor an Integral
@@ -111,9 +114,15 @@ def read_process_group(value: Any) -> Any:
 
 
 def read_state(value: Any) -> Any:
-    """A word, or the dtype of a float state."""
-    known = isinstance(value, (str, torch.dtype)) and (value == "auto" or value in FORMATS)
-    return value if known else UNFIT
+    """A word, or the dtype of a float state: torch's, by its name, or as NumPy has it."""
+    if isinstance(value, (str, torch.dtype)) and (value == "auto" or value in FORMATS):
+        return value
+    name = value
+    if type(value).__module__ == "numpy.dtypes":
+        name = getattr(value, "name", value)
+    elif isinstance(value, type) and value.__module__ == "numpy":
+        name = value.__name__
+    return DTYPES.get(name.removeprefix("torch."), UNFIT) if isinstance(name, str) else UNFIT
 
 
 def read_flag(value: Any) -> Any:

@@ -16,7 +16,9 @@ from .exact import EXACT_F, ExactPair
 from .floating import FLOAT_STATES, FloatPair
 from .pair import Layout, Leaves, Pair
 
-State: TypeAlias = Literal["auto", "exact"] | torch.dtype
+State: TypeAlias = (
+    Literal["auto", "exact", "float64", "float32", "bfloat16", "float16"] | torch.dtype
+)
 
 
 @dataclass
