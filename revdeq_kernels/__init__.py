@@ -44,3 +44,7 @@ def __getattr__(name: str) -> Any:
     if name in ("fixed_point", "linear_cell", "passes", "reference"):
         return importlib.import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, "__doc__", "__version__"})

@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from revdeq_kernels import __version__ as __version__
+
 from .cell.linear import LinearCell
 from .evaluation.adjoint import Adjoint
 from .evaluation.boundary import CaptureError
@@ -53,11 +55,15 @@ _LATER = {
 }
 """What ``solve`` does not need: imported when somebody asks for it."""
 
+_PACKAGES = ("adjoints", "models", "testing")
+"""The public modules, whose names ``dir`` shows beside those of ``__all__``."""
+
 
 def __getattr__(name: str) -> Any:
     if name in ("limit", "regularization"):
         for module in _LATER:
             importlib.import_module(f".{module}", __name__)
+    if name in ("limit", "regularization", *_PACKAGES):
         return importlib.import_module(f".{name}", __name__)
     for module, names in _LATER.items():
         if name in names:
@@ -68,4 +74,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*__all__, *_PACKAGES, "__version__", "__doc__"})

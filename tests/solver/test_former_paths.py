@@ -33,6 +33,23 @@ def test_a_former_path_warns_and_holds_the_same_objects(path: str) -> None:
         assert getattr(former, name) is getattr(package, name)
 
 
+def test_dir_shows_public_names_and_the_version_is_that_of_the_metadata() -> None:
+    """In a process of its own: what other tests import becomes an attribute."""
+    program = """
+import importlib.metadata
+import revdeq_kernels, torch_revdeq
+for package in (revdeq_kernels, torch_revdeq):
+    names = {name for name in dir(package) if not name.startswith("__")}
+    assert set(package.__all__) <= names, set(package.__all__) - names
+    assert names - set(package.__all__) <= {"adjoints", "models", "testing"}, names
+    assert all(hasattr(package, name) for name in dir(package))
+    assert package.__version__ == importlib.metadata.version("revdeq-kernels")
+models = torch_revdeq.models
+assert {name for name in dir(models) if not name.startswith("__")} == set(models.__all__)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
 def test_former_modules_are_found_as_attributes() -> None:
     """``import revdeq_kernels`` alone gave them, and ``import torch_revdeq`` its lazy ones."""
     program = """

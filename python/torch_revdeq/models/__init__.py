@@ -10,3 +10,7 @@ from .language import LanguageConfig, LanguageModel
 from .vision import VisionConfig, VisionModel
 
 __all__ = ["LanguageConfig", "LanguageModel", "VisionConfig", "VisionModel"]
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, "__doc__"})
