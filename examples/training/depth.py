@@ -25,7 +25,7 @@ class Depth:
         self.bounds, self.seed = bounds, seed
         self.drawn: int | None = None
         for layer in self.layers if bounds else ():
-            layer.options["max_steps"] = self._for(layer.options.get("max_steps", 8))
+            layer.max_steps = self._for(layer.max_steps)
 
     def draw(self, position: int) -> None:
         """Steps for the update at this position, the same in all processes."""

@@ -117,8 +117,8 @@ def share(model: nn.Module, training: Training, place: Place) -> nn.Module:
         mesh = init_device_mesh(place.device.type, (place.world,))
         for layer in [module for module in model.modules() if isinstance(module, RevDEQ)]:
             fully_shard(layer.f, mesh=mesh)  # type: ignore[arg-type]  # f is a module here
-            if layer.options.get("tol"):
-                layer.options["process_group"] = mesh.get_group()
+            if layer.tol:
+                layer.process_group = mesh.get_group()
         fully_shard(model, mesh=mesh)
     return model
 

@@ -16,7 +16,7 @@ from .evaluation.adjoint import Adjoint
 from .evaluation.boundary import CaptureError
 from .graphed import graphed
 from .iteration.stopping import StoppingRule
-from .layer import RevDEQ
+from .layer import RevDEQ, set_solver
 from .runtime.deferred import RangeError, ReconstructionError
 from .solution import Solution, Stats
 from .solver import solve
@@ -44,6 +44,7 @@ __all__ = [
     "fixed_point",
     "graphed",
     "jacobian_penalty",
+    "set_solver",
     "solve",
     "spectral_radius",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -14,24 +14,20 @@ from .cell.fused import solve_cell
 from .cell.linear import LinearCell
 from .compile.entry import why_broken
 from .evaluation.effects.copies import check_left_out, deep_copy, pickled_state
-from .options.reading import check_given
-from .options.table import TABLE
+from .evaluation.keywords import joined
+from .options.kept import (
+    OF_THE_CALL,
+    changed,
+    check_new,
+    check_options,
+    is_option,
+    keep,
+    mistaken,
+    option,
+)
+from .options.names import parted
 from .solution import Solution, Stats
 from .solver import solve
-
-
-def check_options(options: dict[str, Any]) -> dict[str, Any]:
-    """The options for a layer to keep; TypeError or ValueError for what ``solve`` would refuse.
-
-    Plain values stay as they are. NumPy's become Python's, the only ones that compilers take.
-    """
-    for name in options:
-        if name not in TABLE:
-            raise TypeError(f"{name}: expected an option of solve, one of {', '.join(TABLE)}")
-    check_given(options)
-    plain = (bool, int, float, str, type(None))
-    return {n: v if type(v) in plain else TABLE[n].read(v) for n, v in options.items()}
-
 
 _MISFIT = re.compile(
     r"size of tensor|shapes? cannot be multiplied|must match|[Ee]xpected size|normalized_shape"
@@ -67,9 +63,13 @@ class RevDEQ(nn.Module):
     """A layer whose output is the equilibrium z = f(z, x) of its cell f.
 
     ``layer(x, ...)`` solves from z0 = zeros_like(x) (for a ``LinearCell``: ``cell.start(x)``) and
-    returns z, or (z, aux) with has_aux. Keywords of the call that it does not know go to f:
+    returns z, or (z, aux) with has_aux. Keywords of the call that are no options go to f:
     ``layer(x, attention_mask=m)``. ``layer.stats`` are the statistics of the last call,
     ``layer.solve(x, ...)`` returns the whole ``Solution``.
+
+    Every option is an attribute, ``layer.max_steps = 30``, and a keyword of a call, for that call
+    alone: ``layer(x, tol=1e-4)``. `compile`, a method of every module, is set by ``set_solver``,
+    which also changes several options that need each other. A compiled model is compiled again.
 
     Args:
         f: called as ``f(z, x, ...)``. If it is a module, its parameters are the layer's.
@@ -90,7 +90,7 @@ class RevDEQ(nn.Module):
                 f"implementation: expected None for a cell of {type(f).__name__}, got "
                 f"{implementation!r}; only a LinearCell has others than the solver"
             )
-        for name in ("z0", "y0", "kwargs"):
+        for name in OF_THE_CALL:
             if name in options:
                 raise TypeError(f"{name}: expected in the call of the layer, got it in RevDEQ()")
         options = check_options(options)
@@ -100,46 +100,80 @@ class RevDEQ(nn.Module):
         self.options = options
         self.stats: Stats | None = None
 
+    max_steps, tol, check_every = option("max_steps"), option("tol"), option("check_every")
+    per_sample, process_group = option("per_sample"), option("process_group")
+    residual_mask, state, frac_bits = option("residual_mask"), option("state"), option("frac_bits")
+    adjoint, rng, check, accumulate = map(option, ("adjoint", "rng", "check", "accumulate"))
+    store_last, memory_budget = option("store_last"), option("memory_budget")
+    save_at, backward_steps = option("save_at"), option("backward_steps")
+    has_aux, aux, pass_step = option("has_aux"), option("aux"), option("pass_step")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """As in nn.Module, but options are checked; AttributeError for what looks like one."""
+        if is_option(self, name):
+            object.__setattr__(self, name, value)
+        elif name == "beta" and "options" in self.__dict__:
+            keep(self, changed(self, {name: value}))
+        else:
+            if name not in self.__dict__:
+                check_new(self, name, value)
+            super().__setattr__(name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        """As in nn.Module; the error for a name that looks like an option names the option."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            said = mistaken(type(self), name)
+            if said is None:
+                raise
+            raise AttributeError(said) from None
+
+    def set_solver(self, **options: Any) -> None:
+        """Change options of ``solve``: all of these, or none where one of them is refused.
+
+        Raises:
+            TypeError, ValueError: what ``solve`` would refuse, alone or with the other options.
+        """
+        keep(self, changed(self, options))
+
     def forward(
         self,
         *args: Any,
         z0: Any = None,
         y0: Any = None,
-        residual_mask: Any = None,
-        **kwargs: Any,
+        kwargs: Mapping[str, Any] | None = None,
+        **more: Any,
     ) -> Any:
         """The equilibrium, or (z, aux) with has_aux.
 
-        z0, y0 and residual_mask are those of ``solve``, z0 by default zeros like the first input.
-        Other keywords are f's.
+        z0, y0 and kwargs are those of ``solve``, z0 by default zeros like the first input. Of the
+        other keywords, options of ``solve`` are those of this call, over the layer's, and the rest
+        are f's. A name that is both raises TypeError: f gets it in kwargs.
         """
-        solution = self.solve(*args, z0=z0, y0=y0, residual_mask=residual_mask, **kwargs)
-        return (solution.z, solution.aux) if self.options.get("has_aux") else solution.z
+        solution = self.solve(*args, z0=z0, y0=y0, kwargs=kwargs, **more)
+        has_aux = more.get("has_aux", self.options.get("has_aux"))
+        return (solution.z, solution.aux) if has_aux else solution.z
 
     def solve(
         self,
         *args: Any,
         z0: Any = None,
         y0: Any = None,
-        residual_mask: Any = None,
-        **kwargs: Any,
+        kwargs: Mapping[str, Any] | None = None,
+        **more: Any,
     ) -> Solution:
         """Like ``forward``, but returns the full ``Solution``."""
-        for name in kwargs:
-            if name in TABLE:
-                raise TypeError(
-                    f"{name}: expected in RevDEQ(f, {name}=...), got it in the call; wrap f if it "
-                    "has a keyword of this name"
-                )
+        options = {"y0": y0, "beta": self.beta, **self.options}
+        if more:
+            given, more = parted(self.f, 1 + len(args), more)
+            options.update(given)
+        if more or kwargs:
+            options["kwargs"] = joined(kwargs, more)
+        check_left_out(options)
         chosen = z0 is None
         if chosen:
             z0 = self._start(args)
-        check_left_out(self.options)
-        options = {"y0": y0, "beta": self.beta, **self.options}
-        if residual_mask is not None:
-            options["residual_mask"] = residual_mask
-        if kwargs:
-            options["kwargs"] = kwargs
         compiling = torch.compiler.is_dynamo_compiling()
         if torch.compiler.is_exporting() or (compiling and options.get("adjoint") == "functional"):
             solution = solve(self.f, z0, *args, **options)
@@ -193,9 +227,11 @@ class RevDEQ(nn.Module):
         return deep_copy(self, memo)
 
     def __copy__(self) -> RevDEQ:
-        """A layer with the same f."""
+        """A layer with the same f, and options of its own."""
         copied = self.__class__.__new__(self.__class__)
-        copied.__setstate__(dict(self.__dict__))
+        spaces = ("options", "_parameters", "_buffers", "_modules")
+        own = {name: dict(self.__dict__[name]) for name in spaces}
+        copied.__setstate__({**self.__dict__, **own})
         return copied
 
     def __getstate__(self) -> dict[str, Any]:
@@ -206,3 +242,28 @@ class RevDEQ(nn.Module):
         """The options, as they were given."""
         beta = "learned" if isinstance(self.beta, torch.Tensor) else self.beta
         return ", ".join([f"beta={beta}", *(f"{k}={v!r}" for k, v in self.options.items())])
+
+
+def set_solver(model: nn.Module, **options: Any) -> None:
+    """Change options of ``solve`` in every ``RevDEQ`` of a model: ``set_solver(model, tol=1e-3)``.
+
+    All of them, or none: every layer is asked before the first is changed. The weights stay as they
+    are. A compiled model is compiled again at its next call.
+
+    Args:
+        model: any module, with layers anywhere in it.
+        options: of ``solve``, as in ``RevDEQ(f, ...)``.
+
+    Raises:
+        ValueError: the model has no ``RevDEQ``.
+        TypeError, ValueError: what ``solve`` would refuse, alone or with the other options.
+    """
+    layers = [module for module in model.modules() if isinstance(module, RevDEQ)]
+    if not layers:
+        raise ValueError(
+            f"model: expected a module with RevDEQ layers in it, got {type(model).__name__} without"
+            " one; pass the model that holds them"
+        )
+    found = [changed(layer, options) for layer in layers]
+    for layer, values in zip(layers, found, strict=True):
+        keep(layer, values)

@@ -20,17 +20,24 @@ def for_f(f: Callable[..., Any], names: Collection[str], options: Collection[str
 
     What f takes by ``**kwargs`` does not count: a misspelled option would go there unnoticed.
     """
-    try:
-        parameters = inspect.signature(f.forward if isinstance(f, nn.Module) else f).parameters
-    except (TypeError, ValueError):  # a builtin has none
-        parameters = {}
-    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    known = named(f)
     for name in names:
-        if name not in parameters or parameters[name].kind not in kinds:
+        if name not in known:
             raise TypeError(
                 f"{name}: expected an option of solve, one of {', '.join(options)}, or a "
                 "parameter that f has by that name; give f others by solve(..., kwargs={...})"
             )
+
+
+def named(f: Callable[..., Any], given: int = 0) -> tuple[str, ...]:
+    """The parameters of f that may be given by name, where so many are given by position."""
+    try:
+        parameters = inspect.signature(f.forward if isinstance(f, nn.Module) else f).parameters
+    except (TypeError, ValueError):  # a builtin has none
+        return ()
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    rows = [p for i, p in enumerate(parameters.values()) if i >= given or p.kind is kinds[1]]
+    return tuple([p.name for p in rows if p.kind in kinds])
 
 
 def joined(kwargs: Mapping[str, Any] | None, more: Mapping[str, Any]) -> dict[str, Any]:

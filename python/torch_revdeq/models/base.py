@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from ..layer import RevDEQ, check_options
+from ..layer import RevDEQ, set_solver
 from ..solution import Stats
 
 
@@ -29,18 +29,9 @@ class EquilibriumModel(nn.Module):
         The weights stay as they are. A compiled model is compiled again at its next call.
 
         Raises:
-            TypeError: no option of ``solve``.
+            TypeError, ValueError: what ``solve`` would refuse; then no layer is changed.
         """
-        layers = list(self.equilibria)
-        for layer in layers:
-            checked = check_options({"beta": layer.beta, **layer.options, **options})
-            options = {name: checked[name] for name in options}
-        for layer in layers:
-            for name, value in options.items():
-                if name == "beta":
-                    layer.beta = value
-                else:
-                    layer.options[name] = value
+        set_solver(self, **options)
 
     def reset_parameters(self) -> None:
         """Begin anew: for a model that was built on the meta device, after ``to_empty``."""

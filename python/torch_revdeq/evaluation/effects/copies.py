@@ -49,8 +49,8 @@ def check_left_out(options: dict[str, Any]) -> None:
     if isinstance(options.get("process_group"), LeftOut):
         raise ValueError(
             "process_group: expected to be given again to a layer that was pickled, got "
-            f"{options['process_group']}; set layer.options['process_group'] to the group of these "
-            "processes, or to None"
+            f"{options['process_group']}; set layer.process_group to the group of these processes, "
+            "or to None"
         )
 
 

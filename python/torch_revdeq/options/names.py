@@ -1,0 +1,84 @@
+"""Names: which keywords of a call are options, and which option is meant by another name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..evaluation.keywords import named
+from .table import TABLE
+
+_STEPS = (
+    *("max_iter", "max_iters", "max_iterations", "n_iter", "n_iters", "num_iter", "num_iters"),
+    *("num_iterations", "n_steps", "num_steps", "steps", "f_max_iter", "f_max_steps"),
+    *("n_loops", "num_loops", "max_depth", "num_recurrences"),
+)
+_TOL = ("f_tol", "tolerance", "atol", "rtol", "abs_tol", "rel_tol", "f_eps", "residual_tol")
+
+ELSEWHERE = {
+    **dict.fromkeys(_STEPS, "max_steps"),
+    **dict.fromkeys(_TOL, "tol"),
+    **dict.fromkeys(("damping", "relaxation", "f_tau"), "beta"),
+    **dict.fromkeys(("backprop_depth", "bptt_steps", "grad_steps"), "backward_steps"),
+    **dict.fromkeys(("fractional_bits", "num_bits"), "frac_bits"),
+    **dict.fromkeys(("state_dtype", "solver_dtype"), "state"),
+    **dict.fromkeys(("backward_method", "gradient_method", "differentiation"), "adjoint"),
+    "indexing": "save_at",
+}
+"""What others call an option of ``solve``: torchdeq, scipy, DEQ and looped-transformer code."""
+
+
+def _slips(name: str) -> set[str]:
+    """The name with a letter left out, with two exchanged, or in the plural."""
+    parts = [(name[:i], name[i:]) for i in range(len(name))]
+    missing = {a + b[1:] for a, b in parts}
+    swapped = {a + b[1] + b[0] + b[2:] for a, b in parts if len(b) > 1}
+    return {slip for slip in missing | swapped | {f"{name}s"} if len(slip) > 4}
+
+
+# A table, for a compiler traces the search in it; of short words too many are close.
+_MEANT = {slip: name for name in TABLE for slip in _slips(name)}
+_MEANT |= ELSEWHERE
+
+
+def meant(name: str) -> str | None:
+    """The option that a name stands for which is none, if it looks like one."""
+    return None if name in TABLE else _MEANT.get(name)
+
+
+def unknown(name: str) -> TypeError:
+    """The error for an option that there is not."""
+    option = meant(name)
+    what = f"; did you mean {option}?" if option else ""
+    return TypeError(f"{name}: expected an option of solve, one of {', '.join(TABLE)}{what}")
+
+
+def parted(
+    f: Callable[..., Any], given: int, keywords: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The options among the keywords of a layer's call, and those that f gets.
+
+    `given` are the positional arguments of f, the state among them. TypeError for an option that f
+    has a parameter of, and for a name that looks like an option where f has none of that name.
+    """
+    options: dict[str, Any] = {}
+    for_f: dict[str, Any] = {}
+    for name, value in keywords.items():
+        if name not in TABLE:
+            option = meant(name)
+            if option is not None and name not in named(f, given):
+                raise TypeError(
+                    f"{name}: expected an option of solve or a parameter of f, got a name that is "
+                    f"neither; pass {option}=..., or to an f that takes any keyword "
+                    f"kwargs={{'{name}': ...}}"
+                )
+            for_f[name] = value
+        elif name in named(f, given):
+            raise TypeError(
+                f"{name}: expected an option of solve or a parameter of f, got a name that is "
+                f"both; pass it to f as kwargs={{'{name}': ...}}, and set the option by "
+                f"layer.set_solver({name}=...)"
+            )
+        else:
+            options[name] = value
+    return options, for_f
