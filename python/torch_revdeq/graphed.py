@@ -21,8 +21,8 @@ def graphed(layer: RevDEQ, *samples: Tensor, warmup: int = 3) -> RevDEQ:
     capture. Called in another mode (train, eval), the layer runs as it did before.
 
     Args:
-        layer: on a CUDA device. Its `max_steps` must be a number, `tol` None, `rng` "none" and, for
-            an exact state, `frac_bits` an integer and `beta` numbers.
+        layer: on a CUDA device. Its `max_steps` must be a number, `tol` and `on_step` None, `rng`
+            "none" and, for an exact state, `frac_bits` an integer and `beta` numbers.
         samples: inputs like those to come, on the layer's device, which require grad where those
             will. torch captures on one stream for the whole process, of the device that was current
             at the first capture: graphs of two devices need two processes.
@@ -50,6 +50,7 @@ def graphed(layer: RevDEQ, *samples: Tensor, warmup: int = 3) -> RevDEQ:
         options["rng"],
         options["max_steps"],
         exact=state == "exact" or (state == "auto" and not doubles),
+        on_step=options["on_step"],
     )
     for sample in samples:
         if sample.device.type != "cuda":

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from torch import Tensor
 
 from .runtime.deferred import PendingCheck, deferred_checks
 
+Result: TypeAlias = Literal["converged", "max_steps", "diverged"]
 
-@dataclass(eq=False)
+
+def result_of(residual: float, *, converged: bool | None) -> Result:
+    """How an iteration ended that left this residual."""
+    if not math.isfinite(residual):
+        return "diverged"
+    return "converged" if converged else "max_steps"
+
+
+@dataclass(eq=False, repr=False)
 class Stats:
     """What a solve did. What is still on a device is read when it is asked for.
 
@@ -33,10 +43,12 @@ class Stats:
     frac_bits: int | None = None
     tol: float | None = None
     route: str = "solver"
-    _residual: Tensor | Callable[[], Tensor] | None = field(default=None, repr=False)
-    _sample_steps: Tensor | None = field(default=None, repr=False)
-    _reconstruction_error: Tensor | float | None = field(default=None, repr=False)
-    _pending: list[PendingCheck] = field(default_factory=list, repr=False)
+    _residual: Tensor | Callable[[], Tensor] | None = None
+    _residuals: Tensor | Callable[[], Tensor] | None = None
+    _stopped: bool = False  # at tol
+    _sample_steps: Tensor | None = None
+    _reconstruction_error: Tensor | float | None = None
+    _pending: list[PendingCheck] = field(default_factory=list)
 
     @property
     def steps(self) -> int:
@@ -60,16 +72,44 @@ class Stats:
         NaN where one op took all steps without a tol. What a ``StoppingRule`` returned last, where
         one was given. Reading it waits for the device.
         """
-        residual = self._measured()
+        residual = _settled(self._residual)
         return float("nan") if residual is None else float(residual)
 
-    def _measured(self) -> Tensor | None:
-        return self._residual() if callable(self._residual) else self._residual
+    @property
+    def residuals(self) -> Tensor | None:
+        """With trace=True the residual of every step, float64 [steps], on the solve's device.
+
+        ``residuals[n - 1]`` is that of step n. With per_sample [steps, *samples], in which a sample
+        that has halted keeps the residual at which it did. Of a ``StoppingRule`` what it returned,
+        and NaN in the steps between its checks. With a process_group those of this rank alone. It
+        is there at once; only reading its numbers waits for the device. None without a trace, and
+        where no residual is measured: inside a transform of torch.func or a compiled graph with
+        adjoint="functional", and in an exported program.
+        """
+        return _settled(self._residuals)
 
     @property
     def converged(self) -> bool | None:
-        """Whether the residual is below tol, with per_sample that of all; None without a tol."""
-        return None if self.tol is None else self.residual < self.tol
+        """Whether the solve stopped at tol, or its residual is below; None without a tol.
+
+        With per_sample whether all samples halted.
+        """
+        if self.tol is None:
+            return None
+        return self._stopped or self.residual < self.tol
+
+    @property
+    def result(self) -> Result | None:
+        """How the solve ended: "converged", "max_steps" or "diverged". Waits for the device.
+
+        "converged": at tol. "diverged": with a residual that is NaN or infinite, as it is where the
+        state is. "max_steps": otherwise, and always without a tol. None where no residual was
+        measured: where one op took all steps without a tol, and where ``residuals`` are None for
+        that reason.
+        """
+        if self._residual is None:
+            return None
+        return result_of(self.residual, converged=self.converged)
 
     @property
     def sample_steps(self) -> Tensor | None:
@@ -90,6 +130,41 @@ class Stats:
         error = self._reconstruction_error
         return None if error is None else float(error)
 
+    def as_dict(self, prefix: str = "") -> dict[str, int | float]:
+        """Plain numbers for a logger, each name with the prefix in front. Waits for the device.
+
+        steps, nfe and state_bytes; residual and diverged (0 or 1) where a residual was measured;
+        converged (0 or 1) with a tol; mean_steps, over the samples, with per_sample;
+        reconstruction_error after a backward pass that has one.
+        """
+        found: dict[str, int | float | None] = {"steps": self.steps, "nfe": self.nfe}
+        if self._residual is not None:
+            found |= {"residual": self.residual, "converged": self.converged}
+            found["diverged"] = self.result == "diverged"
+        if self._sample_steps is not None and self._sample_steps.numel():
+            found["mean_steps"] = float(self._sample_steps.double().mean())
+        found["reconstruction_error"] = self.reconstruction_error
+        found["state_bytes"] = self.state_bytes
+        return numbers(prefix, found)
+
+    def __repr__(self) -> str:
+        """What there is to read without a wait for a device."""
+        residual = _settled(self._residual)
+        here = residual is not None and residual.device.type == "cpu"
+        return described(
+            "Stats",
+            steps=self._steps,
+            residual=residual,
+            result=self.result if here else None,
+            reconstruction_error=self._reconstruction_error,
+            tol=self.tol,
+            state=self.state,
+            frac_bits=self.frac_bits,
+            adjoint=self.adjoint,
+            state_bytes=self.state_bytes,
+            route=self.route,
+        )
+
     def verify(self) -> None:
         """Raise if a check of this solve failed: its range, or its last backward pass.
 
@@ -105,14 +180,40 @@ class Stats:
         """Numbers only: a copy or a pickle has no part in checks that are on their way."""
         state = dict(self.__dict__)
         state["_steps"] = self.steps
-        residual = self._measured()
-        state["_residual"] = None if residual is None else residual.detach().cpu()
+        for name in ("_residual", "_residuals"):
+            value = _settled(state[name])
+            state[name] = None if value is None else value.detach().cpu()
         steps = self._sample_steps
         state["_sample_steps"] = None if steps is None else steps.cpu()
         error = self._reconstruction_error
         state["_reconstruction_error"] = None if error is None else float(error)
         state["_pending"] = []
         return state
+
+
+def _settled(value: Tensor | Callable[[], Tensor] | None) -> Tensor | None:
+    """What was measured, put together where that was left for later."""
+    return value() if callable(value) else value
+
+
+def described(name: str, **values: Any) -> str:
+    """A repr of values that are not None: numbers short, and of a device where they are."""
+    rows = ((key, value) for key, value in values.items() if value is not None)
+    return f"{name}({', '.join(f'{key}={_shown(value)}' for key, value in rows)})"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Tensor):
+        if value.device.type != "cpu":
+            return f"<on {value.device}>"
+        value = value.item()
+    return f"{value:.4g}" if isinstance(value, float) else repr(value)
+
+
+def numbers(prefix: str, values: dict[str, int | float | None]) -> dict[str, int | float]:
+    """Those that are not None, with the prefix in front of each name; 1 and 0 for bools."""
+    rows = ((f"{prefix}{name}", value) for name, value in values.items() if value is not None)
+    return {name: int(value) if isinstance(value, bool) else value for name, value in rows}
 
 
 @dataclass(eq=False)

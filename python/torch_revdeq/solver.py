@@ -21,6 +21,7 @@ from .evaluation.rng import Rng
 from .iteration.beta import Beta, BetaSchedule
 from .iteration.halting import Halting
 from .iteration.stopping import Stopping, StoppingRule
+from .iteration.watching import OnStep
 from .options.call import (
     chosen_adjoint,
     drawn,
@@ -28,6 +29,7 @@ from .options.call import (
     fractional_bits,
     masks,
     second_start,
+    watch_of,
 )
 from .options.reading import adjoint_of, read_options, steps_to_save
 from .options.table import Accumulate, AdjointName
@@ -64,6 +66,8 @@ def solve(
     aux: Reduction = "sum",
     pass_step: bool = False,
     compile: bool | Literal["auto"] = False,
+    trace: bool = False,
+    on_step: OnStep | None = None,
     kwargs: Mapping[str, Any] | None = None,
 ) -> Solution:
     """Iterate f to its equilibrium z = f(z, *args) by the pair update; differentiable.
@@ -152,6 +156,12 @@ def solve(
             for other shapes; f then has no side effects, draws no random numbers and is one graph.
             True raises where it is none, "auto" leaves f as it is there, and ``Stats.route`` says
             why.
+        trace: keep the residual of every step, in ``Stats.residuals``: on the device, for which
+            nothing waits. It changes no step and no bit.
+        on_step: called as ``on_step(step, residual, z)`` after every step of the forward pass,
+            without gradients: the number of steps taken, the residual of the last one (a tensor
+            without dimensions, on the device), and a copy of z in the structure of z0. What it
+            returns is ignored, its random numbers change none of f's, and its errors end the solve.
         kwargs: keyword arguments of f; tensors in them, also nested, receive gradients.
 
     Returns:
@@ -202,6 +212,8 @@ def solve(
             "aux": aux,
             "pass_step": pass_step,
             "compile": compile,
+            "trace": trace,
+            "on_step": on_step,
         }
     )
     check_every, beta = given["check_every"], given["beta"]
@@ -212,7 +224,7 @@ def solve(
     bits = fractional_bits(given["frac_bits"], exact=form.exact)
     masked = masks(residual_mask, leaves, structure)
     if capturing(device):
-        check_capture(given["tol"], bits, beta, rng, max_steps, exact=form.exact)
+        check_capture(given["tol"], bits, beta, rng, max_steps, exact=form.exact, on_step=on_step)
     else:
         deferred_checks.poll()
     steps = drawn(given["max_steps"])
@@ -236,7 +248,14 @@ def solve(
         evaluation=evaluation,
         schedule=BetaSchedule(beta, steps, exact=form.exact, halting=halting),
         stopping=Stopping(
-            given["tol"], check_every, process_group, device, halting, masked, mapping.unflatten
+            given["tol"],
+            check_every,
+            process_group,
+            device,
+            halting,
+            masked,
+            mapping.unflatten,
+            watch_of(given, mapping.unflatten, device, transformed=transformed),
         ),
         z0=leaves,
         y0=second,

@@ -120,6 +120,20 @@ FEATURES |= {
 }
 
 
+@feature("trace")
+def _trace(adjoint: str) -> list[Tensor]:
+    f, x = MLP(dtype=F64), leaf(6, 16)
+    solution = solved(adjoint, f, x, trace=True)
+    return [solution.stats.residuals, *differentiated([solution.z], x, list(f.parameters()))]
+
+
+@feature("on_step")
+def _on_step(adjoint: str) -> list[Tensor]:
+    f, x, kept = MLP(dtype=F64), leaf(6, 16), list[Tensor]()
+    z = solved(adjoint, f, x, on_step=lambda step, residual, z: kept.extend((residual, z))).z
+    return [*kept, *differentiated([z], x, list(f.parameters()))]
+
+
 @feature("pytree as state")
 def _pytree(adjoint: str) -> list[Tensor]:
     def f(z: dict[str, Tensor], x: Tensor, w: Tensor) -> dict[str, Tensor]:
@@ -286,6 +300,7 @@ GRAPHED: dict[str, dict[str, Any]] = {
     "save_at": {"save_at": [1, 2]},
     "backward_steps": {"backward_steps": 2},
     "store_last": {"store_last": 3},
+    "trace": {"trace": True},
     "learned beta": {},
     "autocast": {},
     "compiled f": {},

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.exc import Unsupported
 
 from tests import ROOT
 from tests.solver.cells import MLP
@@ -88,6 +89,8 @@ CHOICES: dict[str, dict[str, Any]] = {
     "save_at": {"save_at": [1, 2]},
     "backward_steps": {"backward_steps": 1},
     "store_last": {"store_last": 2},
+    "trace": {"trace": True},
+    "on_step": {"on_step": lambda step, residual, z: None},
     "random depth": {"max_steps": lambda: int(torch.randint(2, 4, ()))},
     "learned beta": {},
     "dropout": {},
@@ -144,7 +147,8 @@ def test_options(row: str, column: str, content: str, monkeypatch: pytest.Monkey
         if row == "dropout":  # it needs its random numbers
             monkeypatch.setitem(CHOICES, column, {"frac_bits": 18})
     if content == "refused":
-        with pytest.raises(ValueError, match=EXPLAINS + "|cannot depend|the capture"):
+        error = Unsupported if column == "fullgraph" else ValueError
+        with pytest.raises(error, match=EXPLAINS + "|cannot depend|the capture"):
             combined((row, column), defined=False)
         return
     assert content == "yes"

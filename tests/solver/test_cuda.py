@@ -67,13 +67,16 @@ def test_dropout_comes_again() -> None:
     assert_exact_gradients(MLP(p=0.3).cuda(), x, x, max_steps=6)
 
 
-def test_training_never_waits() -> None:
+@pytest.mark.parametrize("watched", [{}, {"trace": True}, {"on_step": lambda *_: None}], ids=str)
+def test_training_never_waits(watched: dict[str, Any]) -> None:
     """With an integer frac_bits: the rule reads the device once."""
     f, x = on_gpu("block")
 
     def train() -> None:
-        solution = solve(f, torch.zeros_like(x), x, max_steps=4, frac_bits=18)
+        solution = solve(f, torch.zeros_like(x), x, max_steps=4, frac_bits=18, **watched)
         solution.z.square().sum().backward()
+        found = solution.stats.residuals, repr(solution.stats)
+        assert (found[0] is not None) == ("trace" in watched)
 
     train()  # first uses check themselves, and compile
     torch.cuda.synchronize()
@@ -220,6 +223,9 @@ def test_options_in_a_graph(name: str) -> None:
                 grads = torch.autograd.grad(loss, [x, *cell.parameters()])
                 found.append([z.detach().clone(), *(g.clone() for g in grads)])
             assert all(map(torch.equal, *found))
+            if name == "trace":
+                residuals: Any = [each.stats and each.stats.residuals for each in (plain, layer)]
+                assert torch.equal(*residuals)
     assert layer.stats is not None
     layer.stats.verify()
 

@@ -79,6 +79,8 @@ OTHERS: dict[str, dict[str, Any]] = {
     "aux": {"has_aux": True, "aux": "mean"},
     "pass_step": {"pass_step": True},
     "compile": {"compile": "auto"},
+    "trace": {"trace": True},
+    "on_step": {"on_step": lambda step, residual, z: None},
 }
 """For every option another value than its default, with what it needs beside it."""
 
@@ -134,7 +136,12 @@ UNFIT: list[tuple[str, Any]] = [
     *[("memory_budget", v) for v in (-1, 0.5, "1 MiB", True, 1e6, torch.tensor(1))],
     *[("save_at", v) for v in (3, "12", None, [0], [1.0], [True], ["1"], {1, 2}, iter([1]))],
     *[("save_at", v) for v in (torch.tensor([1, 2]), [torch.tensor(1)], np.array([1.5]))],
-    *[(name, v) for name in ("has_aux", "pass_step") for v in ("yes", 1, 0, None, torch.ones(()))],
+    *[
+        (n, v)
+        for n in ("has_aux", "pass_step", "trace")
+        for v in ("yes", 1, 0, None, torch.ones(()))
+    ],
+    *[("on_step", v) for v in ("print", True, 1, [print], torch.ones(()))],
     *[("aux", v) for v in (None, "max", True, ["sum"])],
     *[("backward_steps", v) for v in (0, -1, "2", 1.0, True, torch.tensor(2))],
 ]

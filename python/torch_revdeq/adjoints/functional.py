@@ -27,6 +27,7 @@ from ..evaluation.adjoint import Adjoint
 from ..evaluation.auxiliary import Auxiliary, AuxiliaryGradients, Reduction, collecting
 from ..evaluation.marks import NOISE, mark_of
 from ..iteration.beta import BetaSchedule
+from ..iteration.stopping import Stopping
 from ..runtime.transforms import inside_transform, is_batched
 from ..state.floating import FloatPair
 from ..state.pair import Leaves
@@ -94,7 +95,7 @@ class Run:
     second: bool
     read: list[torch.dtype]  # what f reads, leaf by leaf
     accumulate_float32: bool  # add up 16-bit gradients in float32
-    measure: Callable[[Leaves, Leaves], None] | None = None
+    stopping: Stopping | None = None  # what measures the steps, all of which are taken
     compare: Callable[[Leaves, Leaves, Leaves, Leaves], Leaves] | None = None
     around_backward: Callable[[], AbstractContextManager[None]] = nullcontext
     around_jvp: Callable[[], AbstractContextManager[None]] = nullcontext
@@ -122,9 +123,12 @@ class Run:
             y = _each(updated, y, f, beta)
             read = self.reading(y)
             f = call(2 * n + 1, read)
-            if n + 1 == len(self.betas) and self.measure is not None:
-                self.measure(read, f)
+            last, watch = n + 1 == len(self.betas), self.stopping and self.stopping.watch
+            if self.stopping is not None and (last or watch):
+                self.stopping.look(read, f, due=last)
             z = _each(updated, z, f, beta)
+            if watch:
+                watch.after_step(n + 1, partial(self.reading, z))
         return [*z, *y, *([] if auxiliary is None else auxiliary.result())]
 
     def differentiable(self, tensors: Leaves) -> Leaves:
@@ -214,7 +218,7 @@ def solve_functional(problem: Problem) -> Outputs:
     )
     run.transformed, run.aux = inside_transform(), problem.aux
     run.checked = problem.check is not False
-    run.measure = problem.stopping.measure
+    run.stopping = problem.stopping
     run.around_backward, run.around_jvp = partial(evaluation.replay, ()), evaluation.repeated
     with evaluation.forward(replayed=True):
         ends = run.differentiable([*start, *problem.tensors])

@@ -113,7 +113,9 @@ class Problem:
             state_bytes=size,
             tol=self.stopping.tol,
         )
-        stats._residual = self.stopping.measured()
+        stats._residual, stats._stopped = self.stopping.measured(), self.stopping.stopped
+        if self.stopping.watch is not None:
+            stats._residuals = self.stopping.watch.residuals()
         if self.stopping.halting is not None:
             stats._sample_steps = self.stopping.halting.steps(steps)
         if isinstance(pair, ExactPair):

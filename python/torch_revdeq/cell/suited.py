@@ -32,6 +32,8 @@ _ONLY = {
     "backward_steps": None,
     "has_aux": False,
     "pass_step": False,
+    "trace": False,
+    "on_step": None,
     "kwargs": None,
 }
 """Options of ``solve`` that one op takes at a single value."""

@@ -42,6 +42,10 @@ _OF_AUX = (
     "aux='stack' with a tol or a function as max_steps, or adjoint='functional'; choose another "
     "aux or adjoint, compile f alone, or allow graph breaks"
 )
+_OF_ON_STEP = (
+    "solve: expected no on_step in torch.compile(fullgraph=True), got one, whose effects a "
+    "graph does not see; pass trace=True, or allow graph breaks"
+)
 
 P = ParamSpec("P")
 
@@ -50,7 +54,7 @@ def for_compilers(solve: Callable[P, Solution]) -> Callable[P, Solution]:
     """``solve``, ready to be met by a compiler, which eager users are spared the import of."""
     run_by(solve)
     eager = not_compiled(solve, _OF_F)
-    reasons = (_OF_ARGUMENTS, _OF_WRITTEN, _OF_AUX)
+    reasons = (_OF_ARGUMENTS, _OF_WRITTEN, _OF_AUX, _OF_ON_STEP)
     broken = {reason: not_compiled(solve, reason) for reason in reasons}
 
     known = options_of(solve)
@@ -123,6 +127,8 @@ def why_broken(f: Any, args: Sequence[Any], options: dict[str, Any]) -> str | No
         return _OF_F
     if options.get("has_aux", False) and not _has_known_aux(options):
         return _OF_AUX
+    if options.get("on_step") is not None:
+        return _OF_ON_STEP
     traced = isinstance(options.get("max_steps", 8), int)
     for name, value in options.items():
         if name == "process_group" or (name == "beta" and traced and type(value) is FunctionType):

@@ -38,8 +38,14 @@ def solve_unrolled(
 ) -> Solution:
     """``solve(f, z0, *args, **options)``; ValueError for an option that it cannot have here.
 
-    With a `tol` f is evaluated max_steps times, and what has arrived stays as it is.
+    With a `tol` f is evaluated max_steps times, and what has arrived stays as it is. Nothing is
+    traced: a program has no statistics.
     """
+    if options.get("on_step") is not None:
+        raise TypeError(
+            "on_step: expected None in torch.export and with tensors without data, got a function, "
+            "which a program does not call; leave on_step out there"
+        )
     leaves, structure = flatten("z0", z0)
     y0 = second_start(options.get("y0"), leaves, structure)
     beta = options.get("beta", 0.5)

@@ -52,14 +52,10 @@ class Halting:
         return self._moving[at] is None if sent is None else bool(sent.read())
 
     def judge(self, residuals: Tensor) -> Tensor:
-        """Halt the samples below tol; the largest residual.
+        """Halt the samples below tol; the largest residual. They are those of ``kept``.
 
-        One that has halted keeps the residual at which it did. NaN halts nothing.
+        NaN halts nothing.
         """
-        before = self._moving[-1]
-        if before is not None:
-            assert self.residuals is not None
-            residuals = torch.where(before, residuals, self.residuals)
         self.residuals = residuals
         moving = ~(residuals < self.tol)
         every = moving.all()
@@ -67,6 +63,14 @@ class Halting:
         self._moving.append(None if known else moving)
         self._all.append(None if self.looks else HostCopy(every))
         return residuals.max() if residuals.numel() else residuals.new_zeros(())
+
+    def kept(self, residuals: Tensor) -> Tensor:
+        """These of the samples that still move, and for the others those at which they halted."""
+        moving = self._moving[-1]
+        if moving is None:
+            return residuals
+        assert self.residuals is not None
+        return torch.where(moving, residuals, self.residuals)
 
     def steps(self, taken: int) -> Tensor:
         """The steps that each sample took, of a solve of so many, in the shape of the samples."""

@@ -51,11 +51,13 @@ def iterate(
         pair.update_y(n, f)
         f = evaluate(2 * n + 1, pair.read_y)
         due = stopping.due(n, last)
-        if due:
-            stopping.measure(pair.read_y, f)
+        if due or stopping.watch is not None:
+            stopping.look(pair.read_y, f, due=due)
         pair.update_z(n, f)
         if after_step is not None:
             after_step(n + 1)
+        if stopping.watch is not None:
+            stopping.watch.after_step(n + 1, lambda: pair.read_z)
         if due and not last and stopping.reached():
             return n + 1
     return schedule.max_steps

@@ -8,22 +8,17 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from numbers import Real
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.random import fork_rng
-
-import revdeq_kernels as rk
-from revdeq_kernels.dtypes import EPSILON
 
 from ..runtime.host_copy import HostCopy
 from ..runtime.transforms import inside_transform, is_from_outside
-from .halting import Halting, by_sample
-
-Masks: TypeAlias = Sequence[Tensor | None]
-"""For each leaf the positions that count, by its leading dimensions; None: all."""
+from .halting import Halting
+from .residual import Masks, Norms, largest, norms_of, sample_residuals
+from .watching import Row, Watch, aside
 
 
 class StoppingRule:
@@ -102,37 +97,46 @@ class Stopping:
         halting: Halting | None = None,
         masks: Masks | None = None,
         unflatten: Callable[[Sequence[Tensor]], Any] = list,
+        watch: Watch | None = None,
     ) -> None:
         """Take options that were checked. `unflatten` makes the state of its leaves, for a rule."""
         self.rule = begun(tol) if isinstance(tol, StoppingRule) else None
         self.tol = tol.tol if isinstance(tol, StoppingRule) else tol
         self.check_every, self.group, self.unflatten = check_every, process_group, unflatten
-        self.halting, self.masks = halting, masks
-        self.norms: list[Tensor | None] = []  # of the leaves in the last check; see ``_norms``
+        self.halting, self.masks, self.watch = halting, masks, watch
+        self.norms: Norms = []  # of the last check
         self.device = device
         self.lag = 0 if device.type == "cpu" else 1
         self.residual: Tensor | None = None
+        self.stopped = False  # whether a check below tol has ended the solve
         self._pending: deque[HostCopy] = deque()
 
     def due(self, n: int, last: bool) -> bool:
         """Whether step n is measured."""
         return last if self.tol is None else last or (n + 1) % self.check_every == 0
 
-    def measure(self, y: list[Tensor], f: list[Tensor]) -> None:
-        """The residual of this step, on the device; none inside a transform of torch.func."""
+    def look(self, y: list[Tensor], f: list[Tensor], *, due: bool) -> None:
+        """Measure a step that is `due`, and for the watch every step; none inside of torch.func."""
         if inside_transform() or any(map(is_from_outside, self.masks or ())):
             self._refuse_transform()
             return
+        row: Row | None = self._measure(y, f) if due else None
+        if self.watch is not None:
+            self.watch.note(self._between(y, f) if row is None else row)
+
+    def _measure(self, y: list[Tensor], f: list[Tensor]) -> Row:
+        """The residual of this step, on the device; it may end the solve."""
+        row: Row
         if self.rule is not None:
-            residual = self._by_rule(self.rule, y, f)
+            row = residual = self._by_rule(self.rule, y, f)
         elif self.halting is None:
-            self.norms = _norms(y, f, self.masks)
+            row = self.norms = norms_of(y, f, self.masks)
             if self.tol is None and self.group is None:
-                return  # nothing depends on it: see ``measured``
-            residual = _largest(self.norms, y[0].device)
+                return row  # nothing depends on it: see ``measured``
+            residual = largest(row, self.device)
         else:
-            dims = len(self.halting.samples)
-            residual = self.halting.judge(sample_residuals(y, f, dims, self.masks))
+            row = self.halting.kept(self._of_samples(self.halting, y, f))
+            residual = self.halting.judge(row)
         if self.group is not None:
             # A maximum over ranks may lose a NaN, and with it what has not arrived.
             residual = residual.nan_to_num(nan=math.inf)
@@ -140,17 +144,28 @@ class Stopping:
         self.residual = residual
         if self.tol is not None:
             self._pending.append(HostCopy(residual))
+        return row
+
+    def _between(self, y: list[Tensor], f: list[Tensor]) -> Row:
+        """The residual of a step that is not due; NaN of a rule, which is asked at checks alone."""
+        if self.rule is not None:
+            return torch.full((), math.nan, dtype=torch.float64, device=self.device)
+        if self.halting is None:
+            return norms_of(y, f, self.masks)
+        return self.halting.kept(self._of_samples(self.halting, y, f))
+
+    def _of_samples(self, halting: Halting, y: list[Tensor], f: list[Tensor]) -> Tensor:
+        return sample_residuals(y, f, len(halting.samples), self.masks)
 
     def measured(self) -> Tensor | Callable[[], Tensor] | None:
         """The residual of the last check, or what computes it when somebody asks."""
         if self.residual is None and self.norms:
-            return partial(_largest, self.norms, self.device)
+            return partial(largest, self.norms, self.device)
         return self.residual
 
     def _by_rule(self, rule: StoppingRule, y: list[Tensor], f: list[Tensor]) -> Tensor:
         device = y[0].device
-        devices = [device] if device.type == "cuda" else []  # beside the generator of the CPU
-        with torch.no_grad(), fork_rng(devices=devices):
+        with aside(device):
             parts = [self.unflatten([leaf.detach().clone() for leaf in part]) for part in (y, f)]
             residual = rule.residual(*parts)
         if not isinstance(residual, Tensor) or residual.dim() or residual.is_complex():
@@ -173,68 +188,5 @@ class Stopping:
         """Whether the check that counts now is below tol."""
         if self.tol is None or len(self._pending) <= self.lag:
             return False
-        return self._pending.popleft().read() < self.tol
-
-
-def relative_residual(
-    z: Sequence[Tensor], f: Sequence[Tensor], masks: Masks | None = None
-) -> Tensor:
-    """The largest over the leaves of norm(z - f) / (1e-5 + norm(f)), in float64, on the device."""
-    return _largest(_norms(z, f, masks), z[0].device)
-
-
-def _norms(z: Sequence[Tensor], f: Sequence[Tensor], masks: Masks | None) -> list[Tensor | None]:
-    """norm(z - f) and norm(f) of each leaf, in float64; None of one without elements."""
-    if masks is not None:
-        z, f = _masked(z, masks), _masked(f, masks)
-    rows = zip(z, f, strict=True)
-    return [rk.residual(*_readable(a, b)) if a.numel() else None for a, b in rows]
-
-
-def _largest(norms: Sequence[Tensor | None], device: torch.device) -> Tensor:
-    ratios = [_ratio(row[0], row[1]) for row in norms if row is not None]
-    if not ratios:
-        return torch.zeros((), dtype=torch.float64, device=device)
-    # NaN stays NaN, and stops nothing.
-    return ratios[0] if len(ratios) == 1 else torch.stack(ratios).max()
-
-
-def _masked(leaves: Sequence[Tensor], masks: Masks) -> list[Tensor]:
-    """The leaves with zeros where nothing counts: those change no norm."""
-    rows = zip(leaves, masks, strict=True)
-    return [x if m is None else torch.where(by_sample(m, x), x.detach(), 0.0) for x, m in rows]
-
-
-def sample_residuals(
-    z: Sequence[Tensor], f: Sequence[Tensor], dims: int = 1, masks: Masks | None = None
-) -> Tensor:
-    """The same for every sample alone, an index of the first `dims` dimensions.
-
-    Its bits do not depend on strides.
-    """
-    if masks is not None:
-        z, f = _masked(z, masks), _masked(f, masks)
-    norm = partial(torch.linalg.vector_norm, dim=1, dtype=torch.float64)
-    rows = [(_by_row(a, dims), _by_row(b, dims)) for a, b in zip(z, f, strict=True)]
-    of_samples = torch.stack([_ratio(norm(a - b), norm(b)) for a, b in rows]).amax(0)
-    return of_samples.view(z[0].shape[:dims])
-
-
-def _by_row(leaf: Tensor, dims: int) -> Tensor:
-    wide = torch.promote_types(leaf.dtype, torch.float32)
-    rows = leaf.detach().to(wide).contiguous().unsqueeze(-1).flatten(dims)
-    return rows.flatten(0, dims - 1)
-
-
-def _ratio(distance: Tensor, size: Tensor) -> Tensor:
-    return distance / (EPSILON + size)
-
-
-def _readable(z: Tensor, f: Tensor) -> tuple[Tensor, Tensor]:
-    """z in a dtype that ``residual`` takes together with f's."""
-    z, f = z.detach(), f.detach()
-    if z.dtype == f.dtype or z.dtype in (torch.float32, torch.float64):
-        if f.dtype == torch.float64 and z.dtype != torch.float64:
-            return z.double(), f
-        return z, f
-    return z.to(torch.promote_types(f.dtype, torch.float32)), f
+        self.stopped = self._pending.popleft().read() < self.tol
+        return self.stopped

@@ -25,6 +25,7 @@ from ..evaluation.effects.modules import check_modules
 from ..evaluation.flat_function import FlatFunction, flatten
 from ..evaluation.replay import Evaluation
 from ..runtime.transforms import is_batched
+from ..solution import Result, described, numbers, result_of
 from .solvers import Anderson, FixedPointSolver, Relaxed, Run
 
 FixedPointAdjoint: TypeAlias = Literal["implicit", "phantom"]
@@ -45,7 +46,7 @@ class Phantom(Adjoint):
 ADJOINTS = {row.name: row for row in (Implicit(), Phantom())}
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class FixedPointStats:
     """What the iterations did.
 
@@ -64,6 +65,19 @@ class FixedPointStats:
     converged: bool
     adjoint_steps: int | None = None
     adjoint_residual: float | None = None
+
+    @property
+    def result(self) -> Result:
+        """As ``Stats.result``."""
+        return result_of(self.residual, converged=self.converged)
+
+    def as_dict(self, prefix: str = "") -> dict[str, int | float]:
+        """As ``Stats.as_dict``: the attributes that are not None, and diverged (0 or 1)."""
+        return numbers(prefix, {**vars(self), "diverged": self.result == "diverged"})
+
+    def __repr__(self) -> str:
+        """The attributes that are not None, and the result."""
+        return described("FixedPointStats", **vars(self), result=self.result)
 
 
 @dataclass(eq=False)

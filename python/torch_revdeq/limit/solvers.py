@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..iteration.stopping import relative_residual
+from ..iteration.residual import relative_residual
 
 Map = Callable[[Sequence[Tensor]], list[Tensor]]
 

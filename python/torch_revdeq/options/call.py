@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 from ..evaluation.adjoint import ADJOINTS, Adjoint
 from ..evaluation.effects.modules import is_sharded
 from ..evaluation.flat_function import flatten
+from ..iteration.watching import Watch
 from ..state.formats import EXACT, FORMATS, Format, State
 from .reading import adjoint_of, bits_of_a_float, check_adjoint
 from .table import TABLE
@@ -114,3 +115,23 @@ def _mask_of(mask: Any, leaf: Tensor) -> Tensor:
             "move it there"
         )
     return mask
+
+
+def watch_of(
+    given: dict[str, Any],
+    unflatten: Callable[[Sequence[Tensor]], Any],
+    device: torch.device,
+    *,
+    transformed: bool,
+) -> Watch | None:
+    """What is watched of a solve, if anything is; RuntimeError in a transform of torch.func."""
+    trace, on_step = given["trace"], given["on_step"]
+    if on_step is None:
+        return Watch(trace, None, unflatten, device) if trace else None
+    if transformed:
+        raise RuntimeError(
+            f"on_step: expected None inside a transform of torch.func or in forward mode, got "
+            f"{shown(on_step)}, which would be given tensors of the transform; leave on_step out "
+            "there"
+        )
+    return Watch(trace, on_step, unflatten, device)

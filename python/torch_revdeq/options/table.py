@@ -26,6 +26,7 @@ from .values import (
     read_flag,
     read_frac_bits,
     read_max_steps,
+    read_on_step,
     read_per_sample,
     read_process_group,
     read_save_at,
@@ -267,6 +268,15 @@ _OPTIONS = (
         read_compile,
         "True, False or 'auto'",
         "'auto' compiles f where it can be, and stats.route says why where it cannot",
+    ),
+    _flag("trace", "True keeps the residual of every step"),
+    Option(
+        "on_step",
+        "function of (step, residual, z), or None",
+        None,
+        read_on_step,
+        "a function, or None",
+        "it is called as on_step(step, residual, z) after every step",
     ),
 )
 

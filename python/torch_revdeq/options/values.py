@@ -137,6 +137,11 @@ def read_compile(value: Any) -> Any:
     return read_flag(value)
 
 
+def read_on_step(value: Any) -> Any:
+    """What can be called, or None."""
+    return value if value is None or callable(value) else UNFIT
+
+
 def read_frac_bits(value: Any) -> Any:
     """A number of bits, or "auto"."""
     if isinstance(value, str):

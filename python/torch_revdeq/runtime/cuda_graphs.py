@@ -17,13 +17,22 @@ __all__ = ["capturing", "check_capture"]
 
 
 def check_capture(
-    tol: Any, frac_bits: int | None, beta: Any, rng: str, max_steps: Any, *, exact: bool
+    tol: Any,
+    frac_bits: int | None,
+    beta: Any,
+    rng: str,
+    max_steps: Any,
+    *,
+    exact: bool,
+    on_step: Any = None,
 ) -> None:
     """Refuse options that a graph cannot hold: ValueError, by name."""
     if callable(max_steps):
         _refuse("max_steps", "an integer", "a function", "a replay takes the steps of the capture")
     if tol is not None:
         _refuse("tol", "None", tol, "the number of steps cannot depend on the data")
+    if on_step is not None:
+        _refuse("on_step", "None", "a function", "a replay does not call it; pass trace=True")
     if exact and frac_bits is None:
         remedy = "pass an integer, such as stats.frac_bits of a solve outside of the graph"
         _refuse("frac_bits", "an integer for an exact state", "'auto'", remedy)

@@ -14,7 +14,7 @@ from revdeq_kernels.ops.half_step import updated
 
 from ..iteration.beta import as_beta
 from ..iteration.halting import where_moving
-from ..iteration.stopping import Masks, relative_residual, sample_residuals
+from ..iteration.residual import Masks, relative_residual, sample_residuals
 from .digits import HEADROOM, most_bits
 from .pair import Layout, Leaves
 

@@ -23,7 +23,7 @@ from tests.solver.iteration.samples import (
 )
 from tests.tolerances import assert_within, gradient_bound, grid_error, limit_error, unit_roundoff
 from torch_revdeq import RangeError, ReconstructionError, RevDEQ, solve
-from torch_revdeq.iteration.stopping import sample_residuals
+from torch_revdeq.iteration.residual import sample_residuals
 
 # ---- values, steps and gradients by the definition -------------------------------------------
 

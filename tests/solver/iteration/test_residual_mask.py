@@ -13,7 +13,7 @@ from torch._C._distributed_c10d import HashStore
 from tests.solver.cells import MLP
 from tests.solver.iteration.samples import ADJOINTS
 from torch_revdeq import LinearCell, RevDEQ, solve
-from torch_revdeq.iteration.stopping import relative_residual, sample_residuals
+from torch_revdeq.iteration.residual import relative_residual, sample_residuals
 from torch_revdeq.testing import assert_exact_gradients
 
 F32, F64 = torch.float32, torch.float64

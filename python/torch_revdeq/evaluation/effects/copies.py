@@ -23,11 +23,12 @@ class LeftOut:
 
 
 def deep_copy(layer: Any, memo: dict[int, Any]) -> Any:
-    """A copy with modules of its own, which stops together with the same process group."""
+    """A copy with modules of its own, which shares the process group and on_step."""
     check_copied(layer.f)
-    group = layer.options.get("process_group")
-    if group is not None:
-        memo[id(group)] = group
+    for name in ("process_group", "on_step"):
+        shared = layer.options.get(name)
+        if shared is not None:
+            memo[id(shared)] = shared
     copied = layer.__class__.__new__(layer.__class__)
     memo[id(layer)] = copied
     state = dict(layer.__dict__)
