@@ -1,15 +1,26 @@
-"""The models of arXiv 2509.12917, and a modern language model, around ``RevDEQ`` layers.
+"""Models around ``RevDEQ`` layers: text, images, and puzzles solved by recursion.
 
-``LanguageModel`` and ``VisionModel`` are built from a frozen config, which goes to JSON and back.
-Here are architectures only: data, training and checkpoints are the user's, or the examples'.
+``LanguageModel`` and ``VisionModel`` are those of arXiv 2509.12917, and a modern language model;
+``RecursiveModel`` is in the family of TRM, arXiv 2510.04871. Each is built from a frozen config,
+which goes to JSON and back. Here are architectures only: data, training and checkpoints are the
+user's, or the examples'.
 """
 
 from __future__ import annotations
 
 from .language import LanguageConfig, LanguageModel
+from .recursive import Carry, RecursiveConfig, RecursiveModel
 from .vision import VisionConfig, VisionModel
 
-__all__ = ["LanguageConfig", "LanguageModel", "VisionConfig", "VisionModel"]
+__all__ = [
+    "Carry",
+    "LanguageConfig",
+    "LanguageModel",
+    "RecursiveConfig",
+    "RecursiveModel",
+    "VisionConfig",
+    "VisionModel",
+]
 
 
 def __dir__() -> list[str]:

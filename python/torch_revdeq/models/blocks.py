@@ -15,13 +15,19 @@ Past = tuple[Tensor, Tensor]
 
 
 class Attention(nn.Module):
-    """Causal attention over (batch, time, width); how it projects is its subclasses' matter."""
+    """Attention over (batch, time, width); how it projects is its subclasses' matter.
+
+    Args:
+        width: features of a token.
+        heads: among which they are divided.
+        causal: whether a token attends to itself and those before it alone.
+    """
 
     out: nn.Linear
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, *, causal: bool = True) -> None:
         super().__init__()
-        self.width, self.heads = width, heads
+        self.width, self.heads, self.causal = width, heads, causal
 
     def project(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, each of the shape of h."""
@@ -35,12 +41,12 @@ class Attention(nn.Module):
             q, k = rotated(q, rotation), rotated(k, rotation)
         return q, k, v
 
-    def forward(self, h: Tensor, rotation: Tensor | None, past: Past | None) -> Tensor:
-        """What every token gathers from itself and those before it. With `past` h is one token."""
+    def forward(self, h: Tensor, rotation: Tensor | None, past: Past | None = None) -> Tensor:
+        """What every token gathers from those it attends to. With `past` h is one token."""
         q, k, v = self.projected(h, rotation)
         if past is not None:
             k, v = (torch.cat(pair, 2) for pair in zip(past, (k, v), strict=True))
-        gathered = F.scaled_dot_product_attention(q, k, v, is_causal=past is None)
+        gathered = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal and past is None)
         return self.out(gathered.transpose(1, 2).flatten(2))
 
 
@@ -131,8 +137,8 @@ class PaperBlock(Block):
 class ModernAttention(Attention):
     """Attention with one map for queries, keys and values, and no biases."""
 
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__(width, heads)
+    def __init__(self, width: int, heads: int, *, causal: bool = True) -> None:
+        super().__init__(width, heads, causal=causal)
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
 

@@ -1,0 +1,312 @@
+"""``RecursiveModel``: a puzzle, solved by one small net that improves its answer many times."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from ..layer import RevDEQ
+from ..options.table import one_of
+from .base import EquilibriumModel
+from .blocks import rotations
+from .config import ModelConfig, whole
+from .float32_sums import Embedding
+from .float32_sums import Embedding
+from .recursion import Mix, MixingAttention, MixingMLP, PostNormBlock, Recursion, State
+
+MIXING = ("mlp", "attention")
+HALT_BIAS = -5.0
+"""Where the logit of halting begins: a model that has not learned does not halt."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecursiveConfig(ModelConfig):
+    """A recursive reasoning model.
+
+    Attributes:
+        vocab_size: tokens of questions and answers.
+        length: positions of a question, and of its answer.
+        width: features of a position.
+        layers: blocks of the net.
+        hidden: features inside a block's MLP. None: 8/3 width, up to a multiple of 16.
+        mixing: what exchanges numbers between positions: "mlp", over all of them, best for small
+            grids; "attention", with rotary positions.
+        heads: of the attention; width is a multiple, with an even number of features for each.
+        latent_steps: updates of the latent for one of the answer, in every recursion.
+        steps: of the solve, each of two recursions.
+        beta: as in ``solve``, and so are tol, state and adjoint; see ``ModelConfig``.
+
+    Raises:
+        ValueError: names the field that cannot be as given.
+    """
+
+    vocab_size: int
+    length: int
+    width: int = 64
+    layers: int = 2
+    hidden: int | None = None
+    mixing: str = "mlp"
+    heads: int = 4
+    latent_steps: int = 3
+    steps: int = 4
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be, before a model is built."""
+        super().__post_init__()
+        for name in ("vocab_size", "length", "width", "layers", "heads", "latent_steps", "steps"):
+            whole(name, getattr(self, name))
+        if self.hidden is not None:
+            whole("hidden", self.hidden)
+        one_of("mixing", self.mixing, MIXING)
+        if self.mixing == "attention" and self.width % (2 * self.heads):
+            raise ValueError(
+                f"width: expected a multiple of 2 * heads={2 * self.heads}, got {self.width}; "
+                "every head gets an equal share, whose pairs the rotary positions turn"
+            )
+
+    @classmethod
+    def trm(cls, vocab_size: int, length: int, **changes: Any) -> RecursiveConfig:
+        """The sizes of TRM for grids: width 512, 2 layers, 6 updates of the latent.
+
+        `changes` are fields to set otherwise. Source: arXiv 2510.04871. There a pass has 3
+        recursions, of which the last is differentiated; here it has 4, in 2 steps.
+        """
+        values: dict[str, Any] = {"width": 512, "hidden": 1536, "heads": 8}
+        values |= {"latent_steps": 6, "steps": 2}
+        return cls(vocab_size=vocab_size, length=length, **{**values, **changes})
+
+    @property
+    def mlp_features(self) -> int:
+        """`hidden`, or what it is where it was not given."""
+        return gated(self.width) if self.hidden is None else self.hidden
+
+
+class Carry(NamedTuple):
+    """Where samples are in their solves: the pair (y, z), each an answer and a latent.
+
+    All four tensors are (batch, length, width), and detached.
+    """
+
+    y: State
+    z: State
+
+
+class Output(NamedTuple):
+    """What a pass returns.
+
+    Attributes:
+        logits: of every position's token, (batch, length, vocab_size).
+        halt: the logit of the answer being right, (batch,).
+        carry: where the next pass goes on.
+    """
+
+    logits: Tensor
+    halt: Tensor
+    carry: Carry
+
+
+class Prediction(NamedTuple):
+    """What ``RecursiveModel.predict`` returns.
+
+    Attributes:
+        tokens: the answers, int64 (batch, length).
+        confidence: the probability of being right that the model gives each, (batch,).
+        passes: how many each took, int64 (batch,).
+    """
+
+    tokens: Tensor
+    confidence: Tensor
+    passes: Tensor
+
+
+class RecursiveModel(EquilibriumModel):
+    """Answers of puzzles, improved pass after pass; every recursion of a pass is differentiated.
+
+    A pass is one solve of f((answer, latent), x), a ``Recursion`` whose input x is the question. It
+    begins where the pass before ended, which the caller carries from call to call:
+
+        output = model(tokens)                  # a first pass
+        output = model(tokens, output.carry)    # goes on, as if the solve had not ended
+        carry = model.restart(output.carry, output.halt > 0)
+
+    Each pass has a loss of its own ("deep supervision"), and a carry passes no gradient on.
+
+    Args:
+        config: see ``RecursiveConfig``.
+        options: of ``solve``, over those of the config. How a pass is differentiated is one of
+            them: ``adjoint="backprop"`` stores all activations, for the same gradient;
+            ``backward_steps=1`` differentiates the last step alone, which is two recursions.
+
+    Attributes:
+        equilibrium: the ``RevDEQ`` layer.
+        cell: its f, the ``Recursion``.
+        stats: of the last pass. See ``Stats``.
+
+    Two buffers, drawn once, are what every question begins with. The net is that of arXiv
+    2510.04871, with three differences. Branches begin small (``PostNormBlock``). Every norm is over
+    the features; there the one after an MLP over positions is over these. And the logit of halting
+    is read from the mean over the positions; there from one that stands before the question.
+    """
+
+    answer_start: Tensor
+    latent_start: Tensor
+
+    def __init__(self, config: RecursiveConfig, **options: Any) -> None:
+        super().__init__()
+        self.config = config
+        width = config.width
+        self.embedding = Embedding(config.vocab_size, width)
+        cell = Recursion([self._block() for _ in range(config.layers)], config.latent_steps)
+        given = {**config.solver_options(), "max_steps": config.steps, "rng": "none"}
+        self.equilibrium = RevDEQ(cell, **{**given, **options})
+        self.head = nn.Linear(width, config.vocab_size, bias=False)
+        self.halt = nn.Linear(width, 1)
+        self.register_buffer("answer_start", torch.empty(width))
+        self.register_buffer("latent_start", torch.empty(width))
+        self._begin()
+
+    def _block(self) -> PostNormBlock:
+        config = self.config
+        if config.mixing == "mlp":
+            mix: Mix = MixingMLP(config.length, gated(config.length))
+        else:
+            mix = MixingAttention(config.width, config.heads)
+        return PostNormBlock(mix, config.width, config.mlp_features)
+
+    @property
+    def cell(self) -> Recursion:
+        """The f of the equilibrium."""
+        return cast("Recursion", self.equilibrium.f)
+
+    def reset_parameters(self) -> None:
+        """Begin anew: for a model that was built on the meta device, after ``to_empty``."""
+        super().reset_parameters()
+        self._begin()
+
+    @torch.no_grad()
+    def _begin(self) -> None:
+        for part in (self.embedding, self.head):
+            nn.init.trunc_normal_(part.weight, std=self.config.width**-0.5)
+        nn.init.zeros_(self.halt.weight)
+        nn.init.constant_(self.halt.bias, HALT_BIAS)
+        for start in (self.answer_start, self.latent_start):
+            nn.init.trunc_normal_(start)
+
+    def forward(self, tokens: Tensor, carry: Carry | None = None) -> Output:
+        """One pass: `steps` steps, of two recursions each.
+
+        Args:
+            tokens: int64 (batch, length), each below vocab_size.
+            carry: of the pass before, for the same samples in the same places; None: a first pass.
+
+        Raises:
+            ValueError, TypeError: tokens or carry are not as described.
+            IndexError: on a CPU, a token is not in the vocabulary; a GPU's own error otherwise.
+            RangeError, ReconstructionError: see ``solve``; the latter from backward().
+        """
+        x, rotation = self.embed(tokens)
+        carry = self.start(len(tokens)) if carry is None else self._checked(carry, len(tokens))
+        solution = self.equilibrium.solve(x, rotation, z0=carry.z, y0=carry.y)
+        answer = solution.z[0]
+        halt = self.halt(answer.mean(1))[:, 0]
+        return Output(self.head(answer), halt, _detached(solution.y, solution.z))
+
+    def embed(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+        """x (batch, length, width) for questions, of unit mean square at first, and the rotation.
+
+        The rotation is None with mixing="mlp".
+        """
+        config = self.config
+        if tokens.dtype != torch.int64:
+            raise TypeError(f"tokens: expected int64, got {tokens.dtype}; tokens.long() makes it")
+        if tokens.dim() != 2 or tokens.shape[1] != config.length:
+            raise ValueError(
+                f"tokens: expected the shape (batch, {config.length}), got {tuple(tokens.shape)}; "
+                "length of the config says how many a question has"
+            )
+        x = config.width**0.5 * self.embedding(tokens)
+        if config.mixing == "mlp":
+            return x, None
+        return x, rotations(0, config.length, config.width // config.heads, x)
+
+    def start(self, batch: int) -> Carry:
+        """The carry with which `batch` questions begin."""
+        shape = (batch, self.config.length, self.config.width)
+        state = (self.answer_start.expand(shape), self.latent_start.expand(shape))
+        return _detached(state, state)
+
+    def restart(self, carry: Carry, which: Tensor) -> Carry:
+        """The carry with the samples that `which` names, bool (batch,), at their beginning."""
+        fresh, which = self.start(len(which)), which[:, None, None]
+        y, z = (
+            tuple(torch.where(which, new, old) for new, old in zip(*halves, strict=True))
+            for halves in zip(fresh, carry, strict=True)
+        )
+        return Carry(cast("State", y), cast("State", z))
+
+    def _checked(self, carry: Carry, batch: int) -> Carry:
+        shape = (batch, self.config.length, self.config.width)
+        for leaf in (*carry.y, *carry.z):
+            if leaf.shape != shape:
+                raise ValueError(
+                    f"carry: expected tensors of the shape {shape}, got {tuple(leaf.shape)}; it "
+                    "is that of the pass before, for the same samples"
+                )
+        return carry
+
+    @torch.no_grad()
+    def predict(self, tokens: Tensor, passes: int = 16, *, halt: bool = False) -> Prediction:
+        """Answer questions, in eval mode and without gradients.
+
+        Args:
+            tokens: as in ``forward``.
+            passes: how many, at most.
+            halt: keep each sample's answer from the pass after which its logit of halting is above
+                0, and end when all are. False: that of the last pass.
+
+        Raises:
+            ValueError, TypeError: an argument is not as described.
+        """
+        whole("passes", passes)
+        modes = [(module, module.training) for module in self.modules()]
+        self.eval()
+        try:
+            return self._predict(tokens, passes, halt)
+        finally:
+            for module, mode in modes:
+                module.training = mode
+
+    def _predict(self, tokens: Tensor, passes: int, halt: bool) -> Prediction:
+        output = self(tokens)
+        found = Prediction(*_answers(output), torch.ones_like(tokens[:, 0]))
+        moving = torch.ones_like(output.halt, dtype=torch.bool)
+        for _ in range(passes - 1):
+            if halt:
+                moving = moving & (output.halt <= 0)
+                if not moving.any():
+                    break
+            output = self(tokens, output.carry)
+            answers, confidence = _answers(output)
+            found = Prediction(
+                torch.where(moving[:, None], answers, found.tokens),
+                torch.where(moving, confidence, found.confidence),
+                found.passes + moving,
+            )
+        return found
+
+
+def gated(width: int) -> int:
+    """Hidden features of a gated MLP with about the parameters of 4 width without a gate."""
+    return 16 * math.ceil(width / 6)
+
+
+def _detached(y: State, z: State) -> Carry:
+    return Carry((y[0].detach(), y[1].detach()), (z[0].detach(), z[1].detach()))
+
+
+def _answers(output: Output) -> tuple[Tensor, Tensor]:
+    return output.logits.argmax(-1), output.halt.sigmoid()
