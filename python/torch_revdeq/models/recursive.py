@@ -15,7 +15,6 @@ from .base import EquilibriumModel
 from .blocks import rotations
 from .config import ModelConfig, whole
 from .float32_sums import Embedding
-from .float32_sums import Embedding
 from .recursion import Mix, MixingAttention, MixingMLP, PostNormBlock, Recursion, State
 
 MIXING = ("mlp", "attention")
