@@ -107,6 +107,7 @@ class RevDEQ(nn.Module):
     store_last, memory_budget = option("store_last"), option("memory_budget")
     save_at, backward_steps = option("save_at"), option("backward_steps")
     has_aux, aux, pass_step = option("has_aux"), option("aux"), option("pass_step")
+    trace, on_step = option("trace"), option("on_step")
 
     def __setattr__(self, name: str, value: Any) -> None:
         """As in nn.Module, but options are checked; AttributeError for what looks like one."""
