@@ -133,7 +133,7 @@ def test_a_repr_says_what_there_is_to_read() -> None:
 def test_a_repr_reads_nothing_from_a_device() -> None:
     """The meta device has nothing to read, and raises."""
     there = torch.zeros((), device="meta")
-    stats = Stats(there, "exact", "reversible", 64, 20, 1e-3, _residual=lambda: there)  # type: ignore[arg-type]
+    stats = Stats(there, "exact", "reversible", 64, 20, 1e-3, _residual=lambda: there)
     text = repr(stats)
     assert text.startswith("Stats(steps=<on meta>, residual=<on meta>, tol=0.001, state='exact'")
     with pytest.raises(RuntimeError):
