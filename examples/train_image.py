@@ -12,7 +12,7 @@ import torch
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from torch_revdeq.models import VisionModel
-from training.command import parse
+from training.command import parse, script
 from training.errors import RunError
 from training.images import ImageTask, load_images
 from training.loop import Trainer
@@ -42,7 +42,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        record(main)()
-    except RunError as error:
-        raise SystemExit(f"train_image: {error}") from None
+    script("train_image", record(main))

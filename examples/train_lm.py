@@ -12,7 +12,7 @@ import torch
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from torch_revdeq.models import LanguageModel
-from training.command import parse
+from training.command import parse, script
 from training.errors import RunError
 from training.loop import Trainer
 from training.order import seed_of
@@ -46,7 +46,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        record(main)()
-    except RunError as error:
-        raise SystemExit(f"train_lm: {error}") from None
+    script("train_lm", record(main))

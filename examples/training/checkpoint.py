@@ -16,7 +16,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -71,11 +71,17 @@ class Checkpoint:
 # ---- writing ---------------------------------------------------------------------------------
 
 
-def write(folder: Path, facts: Facts, weights: Tensors, optimizer: Tensors, keep: int) -> Path:
+def write(folder: Path, facts: Facts, files: Mapping[str, Tensors], keep: int) -> Path:
     """Write a checkpoint, then make it the latest, then delete those before it but for the last.
 
     It is written into a folder of another name, which gets its own when everything is on the disk.
-    `keep`: how many are left, this one included. Later ones, from which a run has gone back, stay.
+
+    Args:
+        folder: of the run.
+        facts: what it says.
+        files: their tensors, by their names.
+        keep: how many are left, this one included. Later ones, from which a run has gone back,
+            stay.
 
     Raises:
         RunError: it cannot be written. What was there before is as it was.
@@ -87,7 +93,7 @@ def write(folder: Path, facts: Facts, weights: Tensors, optimizer: Tensors, keep
         checkpoints.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir()
-        _write_files(unfinished, facts, weights, optimizer)
+        _write_files(unfinished, facts, files)
         _replace(unfinished, checkpoints / name)
         _write_text(checkpoints / LATEST, name)
     except (OSError, SafetensorError) as error:
@@ -100,15 +106,15 @@ def write(folder: Path, facts: Facts, weights: Tensors, optimizer: Tensors, keep
     return checkpoints / name
 
 
-def _write_files(target: Path, facts: Facts, weights: Tensors, optimizer: Tensors) -> None:
-    for file, tensors in ((WEIGHTS, weights), (OPTIMIZER, optimizer)):
+def _write_files(target: Path, facts: Facts, files: Mapping[str, Tensors]) -> None:
+    for file, tensors in files.items():
         save_file(tensors, target / file)
         _on_disk(target / file)
-    files = {
+    written = {
         file: {"bytes": (target / file).stat().st_size, "sha256": _sha256(target / file)}
-        for file in (WEIGHTS, OPTIMIZER)
+        for file in files
     }
-    held = {"format": FORMAT, "torch": torch.__version__, "files": files, **asdict(facts)}
+    held = {"format": FORMAT, "torch": torch.__version__, "files": written, **asdict(facts)}
     _write_text(target / FACTS, json.dumps(held, indent=1))
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic
 
@@ -18,6 +19,7 @@ from . import checkpoint as checkpoints
 from .checkpoint import Checkpoint
 from .config import Run, differences, from_dict, to_dict
 from .errors import RunError
+from .interruption import InterruptedRunError
 
 MAY_CHANGE = {
     "updates", "micro_batch", "compile", "parallel", "device", "threads", "log_every",
@@ -75,6 +77,20 @@ def parse(
             "another folder"
         )
     return Command(run, out, resume)
+
+
+def script(name: str, main: Callable[[], object]) -> None:
+    """Run a script's main function; what stops the run ends the process with one line.
+
+    The status is 1; for a run that was interrupted that of the signal.
+    """
+    try:
+        main()
+    except InterruptedRunError as stop:
+        print(f"{name}: {stop}", file=sys.stderr)
+        raise SystemExit(stop.status) from None
+    except RunError as error:
+        raise SystemExit(f"{name}: {error}") from None
 
 
 def _four(presets: Mapping[str, Any]) -> str:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import types
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from torch_revdeq.models import LanguageConfig, VisionConfig
 
 from .errors import RunError
 
-Run = TypeVar("Run", bound="LanguageRun | ImageRun")
+Run = TypeVar("Run", bound="AnyRun")
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,10 @@ class ImageRun:
     training: Training = field(default_factory=Training)
 
 
-def to_dict(run: LanguageRun | ImageRun) -> dict[str, Any]:
+AnyRun: TypeAlias = LanguageRun | ImageRun
+
+
+def to_dict(run: AnyRun) -> dict[str, Any]:
     """Nested dictionaries of what JSON holds."""
     return {**asdict(run), "model": run.model.to_dict()}
 

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from . import checkpoint as checkpoints
-from .checkpoint import Checkpoint, Facts
-from .config import ImageRun, LanguageRun, to_dict
+from .checkpoint import OPTIMIZER, WEIGHTS, Checkpoint, Facts, Tensors
+from .config import AnyRun, to_dict
 from .depth import Depth
 from .errors import RunError
 from .evaluation import evaluate
+from .interruption import InterruptedRunError, Interruption
 from .logs import Bar, Log, Record, Stopwatch, peak_memory, solver_figures
 from .order import Order, seed_of
 from .parallel import Place, exchanging, share
@@ -42,7 +43,7 @@ class Trainer:
 
     def __init__(
         self,
-        run: LanguageRun | ImageRun,
+        run: AnyRun,
         model: nn.Module,
         task: Task,
         place: Place,
@@ -69,13 +70,22 @@ class Trainer:
         self.dtype = torch.bfloat16 if training.precision == "bfloat16" else None
         self.updates = self.samples = 0
         if resume:
-            self._restore(resume)
+            self.restore(resume)
 
     def train(self, on_update: Callable[[int], None] | None = None) -> Record:
         """All updates that are left, and the evaluation at the end, which is returned.
 
         `on_update` is called after each, with its number.
+
+        Raises:
+            InterruptedRunError: by Ctrl-C or SIGTERM, after a checkpoint of the last update. In a
+                run of many processes the signals do what they do elsewhere.
         """
+        interruption = Interruption()
+        with interruption.watched(wanted=self.place.world == 1):
+            return self._train(interruption, on_update)
+
+    def _train(self, interruption: Interruption, on_update: Callable[[int], None] | None) -> Record:
         every = self.training
         bar = Bar(self.updates, every.updates, self.task.unit, shown=self.place.first)
         watch = Stopwatch(self.samples * self.task.units)
@@ -89,11 +99,13 @@ class Trainer:
                     last or self.updates % count == 0
                     for count in (every.log_every, every.evaluate_every, every.checkpoint_every)
                 )
+                cut = interruption.signal is not None and not last
+                save_now = save_now or cut
                 if log_now or save_now:
                     _check_finite(self.updates, loss=loss, gradient_norm=norm)
                 if log_now:
                     rate = watch.rate(self.samples * self.task.units)
-                    record = self._record(loss, norm, rate)
+                    record = self.record(loss, norm, rate)
                 with watch.paused():
                     if evaluate_now:
                         result = self.evaluate(None if last else every.evaluation_samples)
@@ -105,6 +117,8 @@ class Trainer:
                 bar.update(self.updates, record, result)
                 if on_update:
                     on_update(self.updates)
+                if cut:
+                    raise InterruptedRunError(interruption.signal, self.updates, self.folder)
         finally:
             bar.close()
             if log:
@@ -152,8 +166,13 @@ class Trainer:
                 schedule=self.schedule.state_dict(),
                 rates=[group["lr"] for group in self.optimizer.param_groups],
             )
-            checkpoints.write(self.folder, facts, weights, optimizer, self.training.keep)
+            files = {WEIGHTS: weights, OPTIMIZER: optimizer, **self.more()}
+            checkpoints.write(self.folder, facts, files, self.training.keep)
         self.place.wait()
+
+    def more(self) -> dict[str, Tensors]:
+        """Files of tensors that a checkpoint holds beside weights and optimizer."""
+        return {}
 
     def _loss(self, first: int) -> Tensor:
         """The mean cross entropy of the samples from a position on.
@@ -169,7 +188,8 @@ class Trainer:
             logits = self.model(inputs)
         return F.cross_entropy(logits.flatten(0, -2).float(), targets.flatten())
 
-    def _restore(self, checkpoint: Checkpoint) -> None:
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint."""
         facts = checkpoint.facts
         if facts.data != self.task.identity:
             raise RunError(
@@ -180,7 +200,7 @@ class Trainer:
         self.schedule.load_state_dict(facts.schedule)
         self.updates, self.samples = facts.update, facts.samples
 
-    def _record(self, loss: Tensor, norm: Tensor, rate: float) -> Record:
+    def record(self, loss: Tensor, norm: Tensor, rate: float) -> Record:
         """A line of the log. Reading it waits for the device."""
         return {
             "kind": "training",

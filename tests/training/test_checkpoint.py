@@ -100,7 +100,7 @@ def test_tensors_that_share_memory(tmp_path: Path) -> None:
     both = torch.arange(6.0)
     weights = dict(apart({"a": both[:3], "b": both[2:], "c": both}))
     facts = checkpoints.Facts({}, "", 1, 8, {}, [])
-    path = checkpoints.write(tmp_path, facts, weights, {}, keep=1)
+    path = checkpoints.write(tmp_path, facts, {WEIGHTS: weights, OPTIMIZER: {}}, keep=1)
     read = load_file(path / WEIGHTS)
     assert torch.equal(read["a"], both[:3]) and torch.equal(read["b"], both[2:])
     assert torch.equal(read["c"], both)
