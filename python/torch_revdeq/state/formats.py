@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from ..iteration.beta import BetaSchedule
 from .digits import CHUNK, Digits, choose_frac_bits
@@ -64,7 +65,9 @@ class Format:
         self, f: Sequence[torch.dtype], read: Sequence[torch.dtype], *, private: bool = False
     ) -> Layout:
         """The dtypes of a pair for what f returns and reads; TypeError for another f."""
-        return _layout(self, tuple(f), tuple(read), private)
+        # A compiler traces what stands behind a cache, and warns of results that could be wrong.
+        layout = _new_layout if is_compiling() else _layout
+        return layout(self, tuple(f), tuple(read), private)
 
     def begin(self, start: Start) -> Pair:
         """The pair at the start of a solve."""
@@ -134,11 +137,13 @@ FORMATS: dict[Any, Format] = {"exact": EXACT, **{dtype: Floating(dtype) for dtyp
 """By the values of the option `state`, "auto" aside."""
 
 
-@lru_cache(maxsize=256)  # with all that follows from it
-def _layout(
+def _new_layout(
     form: Format, f: tuple[torch.dtype, ...], read: tuple[torch.dtype, ...], private: bool
 ) -> Layout:
     for dtype in f:
         if dtype not in form.takes_f:
             raise form.unfit(dtype)
     return Layout([form.stored] * len(f), list(read), list(f), private)
+
+
+_layout = lru_cache(maxsize=256)(_new_layout)  # with all that follows from it
