@@ -121,7 +121,6 @@ def test_a_second_derivative_is_refused(implementation: str) -> None:
         torch.autograd.grad(z.sum(), w, create_graph=True)
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own
 @pytest.mark.parametrize("name", ["linear_cell_forward", "ops"])
 @of_any_features
 def test_transforms_that_would_lose_a_derivative_are_refused(
@@ -141,20 +140,46 @@ def test_transforms_that_would_lose_a_derivative_are_refused(
         torch.func.jvp(z, (cell.u,), tangent)
     with forward_ad.dual_level(), pytest.raises(RuntimeError, match="inside of forward mode"):
         z(forward_ad.make_dual(cell.u, *tangent))
-    with pytest.raises(RuntimeError):
-        torch.func.grad(lambda u: z(u).sum())(cell.u)
+    for refused in (z, lambda u: torch.func.vmap(z)(u[None])):
+        with pytest.raises(RuntimeError):
+            torch.func.grad(lambda u, refused=refused: refused(u).sum())(cell.u)
 
 
 @of_any_features
-def test_vmap_has_the_bits_of_a_loop(implementation: str) -> None:
+@pytest.mark.parametrize("batched", ["u", "w", "u and w", "z0"])
+def test_vmap_has_the_bits_of_a_loop(
+    implementation: str, batched: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its gradients too; and torch does not complain of a missing rule, to stderr before 2.14."""
+    cell = make(6, 16, F32)
+    given = {"u": cell.u, "w": cell.w, "z0": cell.z0}
+    names = batched.split(" and ")
+    chosen = [torch.stack([given[n], given[n] / 2], 1).requires_grad_() for n in names]
+
+    def z(*tensors: Tensor) -> Tensor:
+        u, w, z0 = {**given, **dict(zip(names, tensors, strict=True))}.values()
+        return rk.linear_cell_forward(u, w, z0, 0.5, 2, implementation=implementation)[1]
+
+    got = torch.func.vmap(z, in_dims=1)(*chosen)
+    want = torch.stack([z(*sample) for sample in zip(*(t.unbind(1) for t in chosen), strict=True)])
+    assert torch.equal(got, want)
+    weight = torch.randn_like(got)
+    assert all(map(torch.equal, *(torch.autograd.grad(out, chosen, weight) for out in (got, want))))
+    assert "batching rule" not in capfd.readouterr().err
+
+
+@of_any_features
+def test_vmap_in_vmap_and_over_nothing(implementation: str) -> None:
     cell = make(6, 16, F32)
     us = torch.stack([cell.u, 2 * cell.u])
 
     def z(u: Tensor) -> Tensor:
-        options: Any = {"implementation": implementation}
-        return rk.linear_cell_forward(u, cell.w, cell.z0, 0.5, 2, **options)[1]
+        return rk.linear_cell_forward(u, cell.w, cell.z0, 0.5, 2, implementation=implementation).z
 
-    assert torch.equal(torch.func.vmap(z)(us), torch.stack([z(u) for u in us]))
+    want = torch.func.vmap(z)(us)
+    assert torch.equal(torch.func.vmap(torch.func.vmap(z))(us[None]), want[None])
+    with pytest.raises(ValueError, match=r"expected at least one sample in torch\.func\.vmap"):
+        torch.func.vmap(z)(us[:0])
 
 
 # ---- errors ----------------------------------------------------------------------------------
