@@ -225,7 +225,6 @@ NOT_COMPILED = [m.name for m in methods.OPTIONS if not m.compiled]
     ],
     ids=["plain", "compiled"],
 )
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:The .grad attribute:UserWarning")
 def test_options_are_measured_beside_each_other(tmp_path: Path, names: list[str]) -> None:
     chosen = ("--only", "options", "--models", "mlp", "--depths", "2")
     assert command.main([*QUICK, *chosen, "--providers", *names, "--out", str(tmp_path)]) == 0

@@ -188,7 +188,6 @@ def test_autocast(block: str) -> None:
     assert_same(*found)
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")
 @pytest.mark.parametrize("block", ["modern", pytest.param("paper", marks=pytest.mark.slow)])
 def test_one_graph_of_the_compiler_holds_the_model(block: str) -> None:
     torch.compiler.reset()

@@ -87,7 +87,6 @@ def test_other_dtypes(mixing: str, dtype: torch.dtype) -> None:
             assert (found[0][name] - grad).abs().max() <= 1e-9 * grad.abs().max(), name
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")
 @pytest.mark.parametrize("mixing", ["mlp", pytest.param("attention", marks=pytest.mark.slow)])
 def test_one_graph_of_the_compiler_holds_the_model(mixing: str) -> None:
     torch.compiler.reset()

@@ -214,7 +214,6 @@ def test_autocast(form: str) -> None:
     assert_same(*found)
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")
 @pytest.mark.parametrize(
     "form", [pytest.param("single_scale", marks=pytest.mark.slow), "multi_stage"]
 )

@@ -102,7 +102,6 @@ def test_bad_input_is_refused_while_tracing(op: str) -> None:
     assert torch.equal(arguments["state"], before["state"])
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inductor's own
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_a_compiled_solve_comes_back_to_where_it_began(backend: str) -> None:
     """Inductor's sine differs from that of eager torch in the last bit."""

@@ -45,7 +45,6 @@ def can_run(block: Block) -> bool:
     return block.mark is None or (block.mark in NEEDS and NEEDS[block.mark]())
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # what Dynamo hides
 @pytest.mark.parametrize("name", having("python"))
 def test_python(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In their order, as a reader would run them: a later one may use the names of an earlier."""

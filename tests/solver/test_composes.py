@@ -18,14 +18,6 @@ from tests.solver.composing import ALONE, BOUND, BOUNDS, FEATURES, GRAPHED, Auxi
 from tests.solver.surroundings import AROUND
 from torch_revdeq import solve
 
-pytestmark = [
-    # Torch scripts its own decompositions on the first use of forward mode.
-    pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning"),
-    # What Dynamo does.
-    pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning"),
-    pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
-]
-
 DOCUMENT = (ROOT / "docs/composes.md").read_text()
 
 

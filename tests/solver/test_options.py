@@ -92,7 +92,6 @@ def group() -> Any:
     dist.destroy_process_group()
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Inductor's own
 @pytest.mark.parametrize("adjoint", ADJOINTS)
 @pytest.mark.parametrize("name", TABLE)
 def test_the_adjoints_of_an_option(name: str, adjoint: Any, group: Any) -> None:

@@ -55,7 +55,6 @@ def test_the_same_bits(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inductor's own
 def test_the_same_bits_compiled(tmp_path: Path) -> None:
     assert_resumes(toy({"dropout": 0.2}, compile=True), tmp_path, after=3)
 

@@ -26,8 +26,6 @@ pytestmark = [
     # Of the loop, whose start requires no gradient.
     pytest.mark.filterwarnings("ignore:Full backward hook is firing:UserWarning"),
     pytest.mark.filterwarnings("ignore:Sparse CSR tensor support:UserWarning"),
-    pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:.torch.jit.script. is not supported:DeprecationWarning"),
 ]
 
 

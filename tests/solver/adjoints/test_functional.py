@@ -17,11 +17,6 @@ from tests.solver.solving import loop
 from tests.tolerances import assert_within, gradient_bound, reconstruction_bound
 from torch_revdeq import CaptureError, ReconstructionError, solve
 
-pytestmark = [
-    # Torch scripts its own decompositions on the first use of forward mode.
-    pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning"),
-]
-
 F64 = torch.float64
 OPTIONS: dict[str, Any] = {"adjoint": "functional", "state": F64, "max_steps": 3, "beta": 0.4}
 

@@ -164,7 +164,6 @@ def test_outputs_that_are_not_those_of_the_problem(change: Any, error: Any, said
         solve(f, x, adjoint=Changed(), max_steps=3, save_at=[1, 2])
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # read by the compiler
 def test_a_compiled_graph_breaks_there() -> None:
     f, x = start()
     options: dict[str, Any] = {"adjoint": Named(), "max_steps": 4}

@@ -16,11 +16,6 @@ from tests.solver.solving import loop
 from tests.tolerances import assert_within, gradient_bound
 from torch_revdeq import solve
 
-# Torch scripts its own decompositions on the first use of forward mode.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.torch.jit.script. is deprecated:DeprecationWarning"
-)
-
 F64 = torch.float64
 PLAIN = {"adjoint": "backprop", "max_steps": 3}
 

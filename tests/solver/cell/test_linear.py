@@ -191,7 +191,6 @@ def test_a_gradient_for_the_start_and_for_y() -> None:
     assert all(map(torch.equal, *results))
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # Dynamo's, of any input
 @one_op
 def test_compiled_around_it(implementation: str) -> None:
     """As one operator of the graph, by what was named."""

@@ -5,21 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from tests.solver.cells import MLP
 from torch_revdeq import RevDEQ
-
-DYNAMO = [
-    # It looks at the .grad of every input, and silences torch's warning, but not where warnings
-    # are errors.
-    pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning"),
-    pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
-]
-"""The warnings of the compiler's own."""
 
 
 class Model(nn.Module):

@@ -15,15 +15,14 @@ from torch import Tensor, nn
 
 from tests.solver import composing
 from tests.solver.cells import MLP, Normed
-from tests.solver.compile.compiling import DYNAMO, Model, gradients
+from tests.solver.compile.compiling import Model, gradients
 from tests.solver.composing import BOUND, BOUNDS, FEATURES
 from torch_revdeq import LinearCell, ReconstructionError, RevDEQ, solve
 from torch_revdeq.compile import walk
 
-pytestmark = [
-    *DYNAMO,
-    pytest.mark.filterwarnings("ignore:Torchinductor does not support code generation:UserWarning"),
-]
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Torchinductor does not support code generation:UserWarning"
+)
 
 
 def solved(f: Callable[..., Any], x: Tensor, **options: Any) -> list[Tensor]:

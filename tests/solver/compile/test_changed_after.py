@@ -14,13 +14,7 @@ from torch.nn.modules import module as of_all_modules
 from torch.utils.checkpoint import checkpoint
 
 from tests.solver.cells import MLP, TwoMaps
-from tests.solver.compile.compiling import DYNAMO
 from torch_revdeq import solve
-
-pytestmark = [
-    *DYNAMO,
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # Inductor's own
-]
 
 
 def compiled(f: Any, x: Tensor, choice: Any = True) -> tuple[str, list[Tensor]]:

@@ -16,7 +16,6 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from tests import ROOT
 from tests.solver.cells import MLP
 from tests.solver.compile.compiling import (
-    DYNAMO,
     Model,
     assert_like_eager,
     assert_same,
@@ -27,9 +26,6 @@ from tests.tolerances import assert_within, gradient_bound, reconstruction_bound
 from torch_revdeq import Solution, solve
 from torch_revdeq.compile import operator
 from torch_revdeq.testing import assert_exact_gradients
-
-pytestmark = DYNAMO
-
 
 # ---- a compiled f --------------------------------------------------------------------------------
 
@@ -46,7 +42,6 @@ def test_a_compiled_f_is_compiled_once() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inductor's own
 def test_a_compiled_f_with_inductor() -> None:
     f, x = MLP(), torch.randn(6, 16)
     assert_exact_gradients(torch.compile(f), torch.zeros_like(x), x, max_steps=5)
@@ -233,7 +228,6 @@ class Reusing(nn.Module):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inductor's own
 @pytest.mark.parametrize("model", [Model, Everything, Reusing])
 def test_with_inductor(model: type[nn.Module]) -> None:
     made: Any = model().double()

@@ -7,10 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from tests.solver.cells import MLP
-from tests.solver.compile.compiling import DYNAMO, Model, assert_same, gradients, whole
+from tests.solver.compile.compiling import Model, assert_same, gradients, whole
 from torch_revdeq import CaptureError, ReconstructionError, solve
-
-pytestmark = DYNAMO
 
 
 def test_another_callable_breaks_the_graph_and_says_why() -> None:

@@ -15,13 +15,6 @@ from torch.export import Dim
 from tests.solver.cells import MLP
 from torch_revdeq import RevDEQ, solve
 
-pytestmark = [
-    # What torch.export does.
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::UserWarning"),
-]
-
 F32 = torch.float32
 
 

@@ -10,10 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from tests.solver.compile.compiling import DYNAMO, Model, assert_like_eager, whole
+from tests.solver.compile.compiling import Model, assert_like_eager, whole
 from tests.tolerances import assert_within, gradient_bound, reconstruction_bound
-
-pytestmark = DYNAMO
 
 F64 = torch.float64
 
@@ -86,7 +84,6 @@ class Normed(nn.Module):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inductor's own
 def test_with_inductor() -> None:
     model, x = traced(state=F64).double(), torch.randn(6, 16, dtype=F64)
     got = of_parameters(model, whole(model, "inductor"), x)

@@ -11,10 +11,8 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils import _pytree as pytree
 
-from tests.solver.compile.compiling import DYNAMO, assert_like_eager, found, whole
+from tests.solver.compile.compiling import assert_like_eager, found, whole
 from torch_revdeq import RevDEQ, solve
-
-pytestmark = DYNAMO
 
 
 class Scaled(nn.Module):

@@ -14,16 +14,13 @@ from torch.func import grad, jvp, vmap
 from tests.solver.cell.linear_layers import cell, inputs, one_op
 from tests.solver.cell.linear_layers import layer as cell_layer
 from tests.solver.cells import MLP
-from tests.solver.compile.compiling import DYNAMO, Model, whole
+from tests.solver.compile.compiling import Model, whole
 from tests.solver.iteration.watched import F64, assert_same_bits, problem
 from torch_revdeq import RevDEQ, solve
 
-pytestmark = [
-    *DYNAMO,
-    pytest.mark.filterwarnings("ignore:Torchinductor does not support code generation:UserWarning"),
-    # Torch scripts its own decompositions on the first use of forward mode.
-    pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning"),
-]
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Torchinductor does not support code generation:UserWarning"
+)
 
 
 def test_compiled_f() -> None:

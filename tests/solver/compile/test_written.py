@@ -15,12 +15,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.solver.compile.compiling import DYNAMO, whole
+from tests.solver.compile.compiling import whole
 from torch_revdeq import RevDEQ, solve
 from torch_revdeq.evaluation.effects.attributes import Attributes
-
-pytestmark = DYNAMO
-
 
 Write = Callable[["Writing", Tensor], None]
 

@@ -219,8 +219,6 @@ def test_a_side_loss_raises_beside_kept_graphs(
         leaked(by(store_last=kept_graphs), LEAKS[leak], wanted, backward=backward)
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # what Dynamo does
-@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.parametrize("backward", [True, False], ids=["backward", "grad"])
 @pytest.mark.parametrize("wanted", ["f", "encoder"])
 def test_a_side_loss_of_a_compiled_f_raises(wanted: str, backward: bool) -> None:

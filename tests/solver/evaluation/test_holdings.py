@@ -132,7 +132,6 @@ WAYS: dict[str, Callable[[nn.Module], Any]] = {
 }
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("way", WAYS)
 def test_a_module_is_found(way: str) -> None:
     net = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
@@ -160,7 +159,6 @@ def test_the_order_is_that_of_modules() -> None:
     assert modules_of(tied) == list(tied.modules())
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_scripted_modules() -> None:
     scripted = torch.jit.script(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))
     assert scripted in modules_of(lambda z: -scripted(z))

@@ -38,7 +38,6 @@ COUNTED = [
 ]
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.jit
 @pytest.mark.parametrize(("name", "adjoint", "state"), COUNTED)
 def test_what_f_writes_counts_once(name: str, adjoint: str, state: Any) -> None:
     """In a training step; and with an exact state the gradient is that of backprop, too."""

@@ -185,7 +185,6 @@ def test_float_states(name: str, state: torch.dtype, rtol: float, adjoint: str) 
     spread(stats)
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("adjoint", ["reversible", "hooks", "backprop"])
 def test_gradcheck_and_gradgradcheck(adjoint: Any) -> None:
     """Finite differences, of first and second order, do not move the steps at which tol is met."""

@@ -227,8 +227,6 @@ def test_one_op_leaves_it_to_the_solver() -> None:
         layer(torch.randn(3, 5, 4), residual_mask=MASK)
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")
-@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 def test_compiled_it_is_an_input() -> None:
     torch.compiler.reset()
     torch.manual_seed(0)

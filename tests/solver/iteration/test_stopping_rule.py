@@ -215,7 +215,6 @@ def test_what_does_not_go_with_a_rule() -> None:
         solve(torch.tanh, torch.zeros(3, device="meta"), tol=Largest(0.1))
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # read by the compiler
 def test_a_compiled_graph_breaks_there() -> None:
     f, x = start()
     options: dict[str, Any] = {"tol": Largest(0.02), "max_steps": 20}
