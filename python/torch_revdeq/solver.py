@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -16,6 +17,7 @@ from .evaluation.adjoint import Adjoint
 from .evaluation.auxiliary import Reduction
 from .evaluation.effects.modules import check_modules
 from .evaluation.flat_function import FlatFunction, flatten
+from .evaluation.outside import computed_outside
 from .evaluation.replay import Evaluation
 from .evaluation.rng import Rng
 from .iteration.beta import Beta, BetaSchedule
@@ -23,6 +25,7 @@ from .iteration.halting import Halting
 from .iteration.stopping import Stopping, StoppingRule
 from .iteration.watching import OnStep
 from .options.call import (
+    adjoint_of_computed,
     chosen_adjoint,
     drawn,
     format_of,
@@ -122,8 +125,10 @@ def solve(
             an f that is sharded by FSDP2, or closes over tensors that are no leaves. "functional"
             is reversible as one function of tensors, for torch.func and graph compilers: a state
             in float32 or float64, numbers as beta, no tol. "auto": "hooks" if f is sharded by
-            FSDP2, otherwise "reversible"; ``Stats.adjoint`` says which. An ``Adjoint`` is one of
-            your own.
+            FSDP2, or reads a tensor that was computed outside of it and that it was not given
+            (found by one more evaluation of f, where f holds such a tensor), otherwise
+            "reversible"; ``Stats.adjoint`` says which, and ``Stats.route`` why. An ``Adjoint`` is
+            one of your own.
         rng: random numbers of f in the backward pass. "auto": those of the forward pass come again.
             "shared": also every half step draws the same ones (one dropout mask for the solve).
             "none": nothing is done.
@@ -172,8 +177,9 @@ def solve(
         ValueError: while a CUDA graph is captured: options that it cannot hold. See ``graphed``.
         RangeError: a number left the range of an exact state. On a GPU z and y become NaN.
         ReconstructionError: from backward(): the way back did not end at the start.
-        CaptureError: f reads a tensor that was computed from others outside f and requires grad, or
-            one that it kept from an earlier evaluation; what f left behind joined a loss.
+        CaptureError: f reads a tensor that was computed from others outside f and requires grad,
+            where "hooks" cannot take it or another adjoint was named; or one that it kept from an
+            earlier evaluation; what f left behind joined a loss.
         RuntimeError: f changes its state, or reads buffers and other things that it writes; a cache
             that grows with each evaluation; a sharded f without "hooks"; batched gradients, where
             they cannot be taken; a module of Opacus; a transform of torch.func or a forward-mode
@@ -230,7 +236,7 @@ def solve(
     steps = drawn(given["max_steps"])
     has_aux = given["has_aux"]
     mapping = FlatFunction(f, leaves, structure, has_aux=has_aux, pass_step=given["pass_step"])
-    tensors = mapping.take_args(args, kwargs)
+    tensors = passed = mapping.take_args(args, kwargs)
     second = second_start(y0, leaves, structure)
     read = [*leaves, *(second or ()), *tensors, *([beta] if isinstance(beta, Tensor) else [])]
     evaluation = Evaluation(mapping, device, rng)
@@ -277,6 +283,13 @@ def solve(
         out, route = solve_by_graphs(problem, given)
     if not torch.is_grad_enabled() and not transformed:
         chosen = ADJOINTS["reversible"]  # the same bits, and nothing is kept
+    elif out is None and not capturing(device):
+        other = adjoint_of_computed(chosen, given, exact=form.exact)
+        made = None if other is None else computed_outside(evaluation, leaves, tensors)
+        if other is not None and made is not None:
+            chosen, evaluation.adjoint, evaluation.weights = other, other, 0
+            problem = replace(problem, adjoint=other, tensors=passed)
+            route += f"; {other.name}, for f reads a tensor computed outside of it (by {made})"
     if out is None:
         out = chosen.solve(problem)
     if chosen is not ADJOINTS.get(chosen.name):

@@ -322,6 +322,23 @@ class Evaluation:
         finally:
             self.random.restore(states)
 
+    def tried(self, leaves: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[Tensor]:
+        """The first half step before ``forward``: nothing is written, and nothing drawn.
+
+        RuntimeError where f wrote what is too large to be put back.
+        """
+        self._enter()
+        before = Written(self.held)
+        out = self.again(0, leaves, tensors)
+        changed = before.changed()
+        if changed:
+            raise RuntimeError(
+                f"f: expected to write no large tensor beside a computed one that it holds, got a "
+                f"change of {changed[0].name}: adjoint='auto' evaluates f once to see which it "
+                "reads; choose adjoint='reversible' or 'hooks', or make what it writes a buffer"
+            )
+        return out
+
     @contextmanager
     def repeated(self) -> Iterator[None]:
         """Inside of ``forward``, around evaluations that come a second time: nothing is written."""

@@ -29,6 +29,19 @@ def chosen_adjoint(adjoint: Any, modules: Sequence[nn.Module], given: dict[str, 
     return ADJOINTS["hooks"]
 
 
+def adjoint_of_computed(chosen: Adjoint, given: dict[str, Any], *, exact: bool) -> Adjoint | None:
+    """What "auto" takes where f reads a tensor that was computed outside of it, if it can."""
+    beta, hooks = given["beta"], ADJOINTS["hooks"]
+    learned = isinstance(beta, Tensor) and beta.requires_grad
+    if given["adjoint"] != "auto" or chosen.name != "reversible" or (learned and not exact):
+        return None
+    try:
+        check_adjoint(hooks, given)
+    except ValueError:  # an option that it does not take
+        return None
+    return hooks
+
+
 def drawn(max_steps: int | Callable[[], Any]) -> int:
     """The number of steps; a function is called for it."""
     if not callable(max_steps):

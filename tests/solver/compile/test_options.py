@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tests.solver.cells import MLP
 from tests.solver.solving import inputs
-from torch_revdeq import RevDEQ, set_solver, solve
+from torch_revdeq import CaptureError, RevDEQ, set_solver, solve
 
 
 class Model(nn.Module):
@@ -87,3 +87,32 @@ def test_an_exported_program_has_the_options_of_its_call() -> None:
     layer.set_solver(max_steps=3, rng="none")
     program = torch.export.export(layer, (x,))
     assert torch.equal(program.module()(x), layer(x))
+
+
+def test_a_computed_tensor_that_f_holds_in_a_graph() -> None:
+    """It is "hooks" inside of the operator too; what leads past f's parameters is refused."""
+
+    class Held(MLP):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = nn.Linear(16, 16)
+            self.context: Any = None
+
+        def forward(self, z: Tensor, x: Tensor) -> Tensor:
+            return super().forward(z, x + self.context)
+
+    torch.compiler.reset()
+    layer, x = RevDEQ(Held(), max_steps=3), inputs()
+    f: Any = layer.f
+    found = []
+    for run in (layer, torch.compile(layer, backend="eager", fullgraph=True)):
+        f.zero_grad()
+        x.grad = None
+        f.context = torch.sin(f.encoder(x.detach()))
+        run(x).square().sum().backward()
+        assert layer.stats is not None and layer.stats.adjoint == "hooks"
+        found.append([x.grad, *(p.grad for p in f.parameters())])
+    assert all(map(torch.equal, *found))
+    f.context = torch.sin(x)
+    with pytest.raises(CaptureError, match=r"inside of torch\.compile"):
+        run(x)

@@ -1,0 +1,55 @@
+"""Whether f reads a tensor that was computed outside of it and that nobody passed to it.
+
+``closure`` finds that in the graph of the first evaluation, and refuses it. Here it is found before
+the solve begins, by an evaluation that leaves nothing behind, so that another adjoint can take it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import chain
+
+import torch
+from torch import Tensor
+
+from .boundary import is_entered, is_guarded
+from .closure import ends_of, now
+from .replay import Evaluation
+
+
+def computed_outside(
+    evaluation: Evaluation, leaves: Sequence[Tensor], tensors: Sequence[Tensor]
+) -> str | None:
+    """The operation that made such a tensor; None where f reads none in its first evaluation.
+
+    Asked before ``Evaluation.forward``, of the state and the tensors that f is given. f is not
+    evaluated where it holds no tensor that may be one.
+    """
+    if not any(map(_is_computed, _held_by(evaluation))):
+        return None
+    with torch.enable_grad():
+        # Copies: f is seen to write what it is given when the solve begins.
+        state, given = ([_copy(t) for t in part] for part in (leaves, tensors))
+        since = now()
+        out = evaluation.tried(state, given)
+        node = ends_of(out, since)[1]
+    return None if node is None or is_entered(node) else node.name()
+
+
+def _held_by(evaluation: Evaluation) -> Iterator[Tensor | None]:
+    """The tensors that f could read; parameters that were computed are arguments by now."""
+    held = evaluation.held
+    buffers = (module.__dict__.get("_buffers") or {} for module in held.modules)
+    return chain(held.tensors, *(space.values() for space in buffers))
+
+
+def _is_computed(tensor: Tensor | None) -> bool:
+    """Whether it was computed from others, and not in an evaluation: those are f's own remains."""
+    if tensor is None or tensor.grad_fn is None:
+        return False
+    ends, _, nodes = ends_of([tensor], 0)
+    return not any(map(is_entered, nodes)) and not any(is_guarded(end.variable) for end in ends)
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone().requires_grad_(tensor.requires_grad)
