@@ -102,6 +102,47 @@ class ImageData:
 
 
 @dataclass(frozen=True)
+class SudokuData:
+    """Where the puzzles come from."""
+
+    source: Literal["generated", "sudoku-extreme", "csv"] = "generated"
+    """generated: made here, and kept in the user's cache. sudoku-extreme: the published puzzles,
+    from the Hugging Face hub, which needs huggingface_hub. csv: files like those, on disk."""
+    folder: str | None = None
+    """Of csv: where train.csv and test.csv are, with the columns question and answer."""
+    size: Literal[4, 6, 9] = 4
+    """Rows, columns, and digits."""
+    clues: int | None = None
+    """Of generated: how many are left, and more where fewer leave several solutions; None: 6 of 4x4
+    cells, 12 of 6x6, and as few as possible of 9x9."""
+    train: int = 1000
+    """Puzzles to train on."""
+    held_out: int = 128
+    """Puzzles that are held out, with other solutions."""
+    augment: bool = True
+    """Digits named anew, bands, stacks, rows and columns in other places, and transposition."""
+    seed: int = 0
+    """Of the puzzles; the run has its own."""
+
+    def __post_init__(self) -> None:
+        """RunError for what no puzzles can be of."""
+        for name in ("train", "held_out"):
+            if getattr(self, name) < 1:
+                raise RunError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        if self.clues is not None and not 0 <= self.clues < self.size**2:
+            raise RunError(
+                f"clues: expected 0 to {self.size**2 - 1} of {self.size**2} cells, got {self.clues}"
+            )
+        if self.source == "sudoku-extreme" and self.size != 9:
+            raise RunError(f"size: expected 9 with source sudoku-extreme, got {self.size}")
+        if (self.source == "csv") != (self.folder is not None):
+            raise RunError(
+                f"folder: expected one with source csv and with no other, got {self.folder} with "
+                f"{self.source}"
+            )
+
+
+@dataclass(frozen=True)
 class LanguageRun:
     """A run of train_lm.py."""
 

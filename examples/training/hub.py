@@ -1,13 +1,14 @@
-"""The paper's data from the Hugging Face hub: Wikitext-103 and CIFAR-10.
+"""Published data from the Hugging Face hub: Wikitext-103, CIFAR-10 and Sudoku-Extreme.
 
-Loaded by `datasets`, and the tokenizer by `transformers`, which keep what they loaded (HF_HOME says
-where) and need no network afterwards.
+Loaded by `datasets` or `huggingface_hub`, and the tokenizer by `transformers`, which keep what they
+loaded (HF_HOME says where) and need no network afterwards.
 """
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -47,6 +48,21 @@ def cifar10() -> Images:
     splits = _reached(name, lambda: datasets.load_dataset(name))
     training, held_out = (_pixels(splits[part]) for part in ("train", "test"))
     return Images(training, held_out, classes=10, shift=4, mirror=True)
+
+
+def sudoku_extreme() -> Path:
+    """The folder of Sudoku-Extreme's train.csv and test.csv.
+
+    The files themselves: of a column of 81 digits, readers of tables make numbers.
+    """
+    hub = _library("huggingface_hub")
+    name = "sapientinc/sudoku-extreme"
+
+    def load(file: str) -> Path:
+        return Path(hub.hf_hub_download(name, file, repo_type="dataset"))
+
+    paths = [_reached(name, lambda file=file: load(file)) for file in ("train.csv", "test.csv")]
+    return paths[0].parent
 
 
 def _library(name: str) -> Any:
