@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Compile the Triton kernels with the pinned triton of $1 (a python) and with the newest on the index.
+# Compile the Triton kernels with the pinned triton of $1 (a python) and with the newest on the index, and
+# run them in the interpreter of the newest.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=$1
@@ -10,3 +11,8 @@ newest=build/triton-newest
 [ -x $newest/bin/python ] || "$python" -m venv $newest
 $newest/bin/python -m pip install --quiet --upgrade triton
 $newest/bin/python -m tools.aot.compile
+
+# In the interpreter, too: what it takes for a mask or a dtype changes between releases.
+site=$($newest/bin/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))')
+PYTHONPATH=$site:python:. "$python" -m pytest -q -k "triton or gluon" \
+  tests/cell/test_implementations.py tests/cell/test_halting.py tests/ops/test_triton_interpreter.py

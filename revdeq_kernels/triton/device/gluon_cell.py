@@ -265,7 +265,8 @@ def adjoint(
     state.store(before)
     s = number_of(before, unscales, CELL)
     if not CELL.exact:  # the start itself, which a float pair has only nearly come back to
-        s = gl.load(start + first + i, mask=mask & (k == 1), other=s)
+        # != 0: to Triton 3.9's interpreter the & of a mask and a scalar's is an int32.
+        s = gl.load(start + first + i, mask=(mask & (k == 1)) != 0, other=s)
     s = operand(s, kind)
     other = other_grad.load(layout)
     if CELL.halting:

@@ -252,7 +252,8 @@ def backward_kernel(
                 )
             s = number_of(z, unscales, CELL)
             if not CELL.exact:  # the start itself, which a float pair has only nearly come back to
-                s = tl.load(z0 + first + i, mask=mask & (n == 0), other=s)
+                # != 0: to Triton 3.9's interpreter the & of a mask and a scalar's is an int32.
+                s = tl.load(z0 + first + i, mask=(mask & (n == 0)) != 0, other=s)
             read = operand(s, kind)
             bias = tl.load(u + first + i, mask=mask, other=0.0)
             f, g, factor, of_w = products(read, gy, w_t, bias, beta_of, of_w, kind, CELL)
