@@ -186,8 +186,9 @@ def solve(
             derivative, which only "functional" and "backprop" with a float state take; a second
             derivative of an exact state.
 
-    Under torch.no_grad nothing is kept and z and y have the same bits. Called with grad mode on, f
-    runs with it on in the forward pass too; its graph is dropped at once.
+    Under torch.no_grad nothing is kept and z and y have the same bits, where f has: an f compiled
+    by torch.compile may have others in 16 bits. Called with grad mode on, f runs with it on in the
+    forward pass too; its graph is dropped at once.
 
     Memory beside f and autograd: both states, z0, their copies in z0's dtype, two gradients and a
     seed; nothing of it grows with the steps but the digits, and with per_sample a byte for every
