@@ -22,15 +22,18 @@ from .solution import Solution, Stats
 from .solver import solve
 
 if TYPE_CHECKING:
+    from .limit.broyden import Broyden
     from .limit.fixed_point import FixedPoint, FixedPointStats, fixed_point
-    from .limit.solvers import Anderson, Picard, Relaxed
+    from .limit.solvers import Anderson, FixedPointSolver, Picard, Relaxed
     from .regularization import jacobian_penalty, spectral_radius
 
 __all__ = [
     "Adjoint",
     "Anderson",
+    "Broyden",
     "CaptureError",
     "FixedPoint",
+    "FixedPointSolver",
     "FixedPointStats",
     "LinearCell",
     "Picard",
@@ -51,7 +54,8 @@ __all__ = [
 
 _LATER = {
     "limit.fixed_point": ("FixedPoint", "FixedPointStats", "fixed_point"),
-    "limit.solvers": ("Anderson", "Picard", "Relaxed"),
+    "limit.broyden": ("Broyden",),
+    "limit.solvers": ("Anderson", "FixedPointSolver", "Picard", "Relaxed"),
     "regularization": ("jacobian_penalty", "spectral_radius"),
 }
 """What ``solve`` does not need: imported when somebody asks for it."""

@@ -1,6 +1,7 @@
 """``fixed_point``: the limit itself, and its own gradient, for comparison with ``solve``.
 
-Plain, relaxed and Anderson iteration forward; implicit differentiation or a phantom gradient back.
+Plain or relaxed iteration, Anderson's or Broyden's method forward, or a solver of the user's own;
+implicit differentiation or a phantom gradient back.
 Neither gradient is exact for what was computed: one assumes that the limit was reached, the other
 leaves out most of the way. ``solve`` needs no such assumption.
 """
@@ -26,7 +27,8 @@ from ..evaluation.flat_function import FlatFunction, flatten
 from ..evaluation.replay import Evaluation
 from ..runtime.transforms import is_batched
 from ..solution import Result, described, numbers, result_of
-from .solvers import Anderson, FixedPointSolver, Relaxed, Run
+from .checks import check_residual, check_solver, run_checked
+from .solvers import Anderson, FixedPointSolver, Map, Relaxed, Run
 
 FixedPointAdjoint: TypeAlias = Literal["implicit", "phantom"]
 
@@ -108,13 +110,16 @@ def fixed_point(
         f: as in ``solve``. Random numbers are drawn once and serve every evaluation.
         z0: as in ``solve``. It gets no gradient: the limit does not depend on it.
         args: as in ``solve``. They and whatever else f reads get gradients.
-        solver: ``Picard()``, ``Relaxed(beta)`` or ``Anderson(...)``; the latter by default.
+        solver: ``Picard()``, ``Relaxed(beta)``, ``Anderson(...)`` (the default), ``Broyden(...)``,
+            or an object of your own: see ``FixedPointSolver``. What it returns is checked; if
+            gradients are asked for, its residual too, by the evaluation at the limit.
         tol: stop where the relative residual, the largest over the leaves, falls below this.
         max_steps: evaluations of f at most.
         adjoint: "implicit": the gradient of the limit, from u = g + u J, iterated as the forward
             pass is; a second evaluation of f at the limit. "phantom": autograd through
             `phantom_steps` relaxed steps from the limit.
-        adjoint_solver: for the implicit adjoint; `solver` by default.
+        adjoint_solver: for the implicit adjoint; `solver` by default. One of your own costs one
+            more product, which checks its residual.
         adjoint_tol: tol by default.
         adjoint_max_steps: max_steps by default.
         phantom_steps: how many.
@@ -124,12 +129,18 @@ def fixed_point(
         See ``FixedPoint``. A UserWarning says where an iteration ended above its tolerance: the
         gradient then is not the limit's.
 
+    Raises: TypeError or ValueError that names the argument; ValueError where a solver of your own
+    reports a residual below its tolerance that f does not have there.
+
     Memory: that of the iterations' windows, and one graph of f (implicit) or `phantom_steps`.
 
     Source: Bai, Kolter, Koltun, arXiv 1909.01377 (implicit); Geng et al., arXiv 2111.05177
     (phantom); Walker and Ni, SIAM J. Numer. Anal. 49, 2011 (Anderson).
     """
     solver = Anderson() if solver is None else solver
+    adjoint_solver = solver if adjoint_solver is None else adjoint_solver
+    check_solver("solver", solver)
+    check_solver("adjoint_solver", adjoint_solver)
     backward_tol = tol if adjoint_tol is None else adjoint_tol
     backward_steps = max_steps if adjoint_max_steps is None else adjoint_max_steps
     _check({"tol": tol, "adjoint_tol": backward_tol}, adjoint, phantom_beta)
@@ -160,17 +171,22 @@ def fixed_point(
         guard(read)
         return [value.detach() for value in out]
 
-    start = now()
+    start, checked = now(), False
 
     def differentiated(state: Sequence[Tensor]) -> list[Tensor]:
         """f with its graph, which may not lead into that of the iteration."""
+        nonlocal checked
         out = evaluate(state)
         check_kept(out, start, end, tensors)
+        if not checked:
+            check_residual("solver", solver, run, tol, lambda: out)
+            checked = True
         return out
 
     with evaluation.forward(replayed=False):
         with torch.no_grad():
-            run = solver.run(iterated, [leaf.detach() for leaf in leaves], tol, max_steps)
+            start_at = [leaf.detach() for leaf in leaves]
+            run = run_checked("solver", solver, iterated, start_at, tol, max_steps)
         end = now()
         stats = FixedPointStats(run.steps, run.steps, run.residual, run.residual < tol)
         if not stats.converged:
@@ -182,7 +198,7 @@ def fixed_point(
                 z = relaxed.step(z, differentiated(z))
         elif grad:
             backward = _Backward(
-                solver if adjoint_solver is None else adjoint_solver,
+                adjoint_solver,
                 backward_tol,
                 backward_steps,
                 stats,
@@ -200,6 +216,13 @@ class _Backward:
     tol: float
     max_steps: int
     stats: FixedPointStats
+
+    def run(self, product: Map, grads: list[Tensor]) -> Run:
+        """u = g + u J, from g on."""
+        option = "adjoint_solver"
+        run = run_checked(option, self.solver, product, grads, self.tol, self.max_steps)
+        check_residual(option, self.solver, run, self.tol, lambda: product(run.z))
+        return run
 
 
 def _implicit(
@@ -287,7 +310,7 @@ class _Implicit(torch.autograd.Function):
             return [g if part is None else g + part for g, part in rows]
 
         with around.open():
-            run = how.solver.run(product, list(grads), how.tol, how.max_steps)
+            run = how.run(product, list(grads))
         how.stats.adjoint_steps, how.stats.adjoint_residual = run.steps, run.residual
         if not run.residual < how.tol:
             _warn("fixed_point: the adjoint", run, how.tol, "adjoint_max_steps")

@@ -10,25 +10,50 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..iteration.residual import relative_residual
+from ..iteration import residual as measured
+from .rows import as_leaves, as_rows
 
 Map = Callable[[Sequence[Tensor]], list[Tensor]]
+"""f as a solver has it: from the leaves of a state to those of f, in the same shapes and dtypes."""
 
 
 @dataclass
 class Run:
-    """Where an iteration ended."""
+    """Where an iteration ended.
+
+    Args:
+        z: the leaves of the state, in the shapes and dtypes in which they came.
+        steps: evaluations of f.
+        residual: ``relative_residual(z, f(z))`` of the last state that was measured: z, or the one
+            from which the last step led to z. NaN is not converged.
+    """
 
     z: list[Tensor]
-    steps: int  # evaluations of the map
-    residual: float  # norm(f(z) - z) / (1e-5 + norm(f(z))) of the last of them
+    steps: int
+    residual: float
+
+
+def relative_residual(z: Sequence[Tensor], value: Sequence[Tensor]) -> float:
+    """The largest over the leaves of norm(value - z) / (1e-5 + norm(value)), where value is f(z).
+
+    Norms are taken in float64. NaN where a leaf holds NaN or Inf. Waits for the device.
+    """
+    return float(measured.relative_residual([leaf.contiguous() for leaf in z], value))
 
 
 class FixedPointSolver(Protocol):
-    """A way to a fixed point."""
+    """A way to a fixed point: what ``fixed_point`` takes as `solver` and `adjoint_solver`.
+
+    Any object with this method will do. It sees neither arguments nor gradients: f maps a list of
+    tensors to one of the same shapes and dtypes, without a graph. In the backward pass the same
+    method is given u -> g + u J, which is linear, and starts from g.
+    """
 
     def run(self, f: Map, z: list[Tensor], tol: float, max_steps: int) -> Run:
-        """Iterate from z until the relative residual is below tol."""
+        """Iterate from z until the relative residual is below tol.
+
+        At most `max_steps` evaluations of f. The tensors of z must not be changed in place.
+        """
         ...
 
 
@@ -52,7 +77,7 @@ class Relaxed:
         steps, residual = 0, math.inf
         while steps < max_steps and not residual < tol:
             value = f(z)
-            residual = _residual(z, value)
+            residual = relative_residual(z, value)
             z = self.step(z, value)
             steps += 1
         return Run(z, steps, residual)
@@ -98,20 +123,20 @@ class Anderson:
     def run(self, f: Map, z: list[Tensor], tol: float, max_steps: int) -> Run:
         """Iterate from z until the relative residual is below tol."""
         states: list[Tensor] = []
-        values: list[Tensor] = []
+        gaps: list[Tensor] = []
         for step in range(1, max_steps + 1):
             value = f(z)
-            residual = _residual(z, value)
+            residual = relative_residual(z, value)
             if residual < tol or step == max_steps:
                 return Run(value, step, residual)
-            states = [*states[1 - self.memory :], self._rows(z)]
-            values = [*values[1 - self.memory :], self._rows(value)]
-            z = self._leaves(self._combined(states, values), z)
+            x = as_rows(z, self.batched, "Anderson")
+            states = [*states[1 - self.memory :], x]
+            gaps = [*gaps[1 - self.memory :], as_rows(value, self.batched, "Anderson") - x]
+            z = as_leaves(self._combined(torch.stack(states, 1), torch.stack(gaps, 1)), z)
         raise ValueError(f"max_steps: expected at least 1, got {max_steps}")
 
-    def _combined(self, states: list[Tensor], values: list[Tensor]) -> Tensor:
-        x, fx = torch.stack(states, 1), torch.stack(values, 1)  # rows, memory, numbers
-        gaps = fx - x
+    def _combined(self, x: Tensor, gaps: Tensor) -> Tensor:
+        """From states and what f adds to them, [rows, memory, numbers]."""
         gram = gaps @ gaps.mT
         scale = gram.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None].clamp_min(1e-30)
         count = gram.shape[-1]
@@ -120,24 +145,3 @@ class Anderson:
         weights = torch.linalg.solve(gram / scale + self.ridge * eye, ones)
         weights = weights / weights.sum(1, keepdim=True)
         return (weights * (x + self.beta * gaps)).sum(1)
-
-    def _rows(self, leaves: Sequence[Tensor]) -> Tensor:
-        wide = torch.float64 if any(t.dtype == torch.float64 for t in leaves) else torch.float32
-        if not self.batched:
-            return torch.cat([leaf.reshape(1, -1).to(wide) for leaf in leaves], 1)
-        sizes = {leaf.shape[:1] for leaf in leaves}
-        if len(sizes) > 1 or not all(leaf.dim() for leaf in leaves):
-            raise ValueError(
-                "z0: expected leaves with one first dimension for Anderson(batched=True), got "
-                f"{[tuple(leaf.shape) for leaf in leaves]}; choose batched=False"
-            )
-        return torch.cat([leaf.reshape(leaf.shape[0], -1).to(wide) for leaf in leaves], 1)
-
-    def _leaves(self, rows: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-        counts = [leaf.numel() // len(rows) if len(rows) else 0 for leaf in like]
-        parts = zip(rows.split(counts, 1), like, strict=True)
-        return [part.reshape(leaf.shape).to(leaf.dtype) for part, leaf in parts]
-
-
-def _residual(z: Sequence[Tensor], value: Sequence[Tensor]) -> float:
-    return float(relative_residual([leaf.contiguous() for leaf in z], value))

@@ -1,0 +1,90 @@
+"""What is held to its word: a solver of the user's own, and what it returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from numbers import Integral, Real
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..evaluation.effects.written import version_of
+from .broyden import Broyden
+from .solvers import Anderson, FixedPointSolver, Map, Relaxed, Run, relative_residual
+
+OURS = (Anderson, Broyden, Relaxed)
+"""Those whose residual needs no second look."""
+
+
+def check_solver(option: str, solver: Any) -> None:
+    """TypeError for what cannot run: a name, or a class that was not called."""
+    if not isinstance(solver, type) and callable(getattr(solver, "run", None)):
+        return
+    got = f"the class {solver.__name__}" if isinstance(solver, type) else repr(solver)
+    raise TypeError(
+        f"{option}: expected an object with a method run(f, z, tol, max_steps), got {got}; pass "
+        "Picard(), Relaxed(beta), Anderson() or Broyden(), or one as FixedPointSolver describes"
+    )
+
+
+def run_checked(
+    option: str, solver: FixedPointSolver, f: Map, z: list[Tensor], tol: float, max_steps: int
+) -> Run:
+    """``solver.run``, held to its form: TypeError or ValueError. Its z has no graph."""
+    versions = [version_of(leaf) for leaf in z]
+    run = solver.run(f, list(z), tol, max_steps)
+    name = f"{option}: expected {type(solver).__name__}.run"
+    if versions != [version_of(leaf) for leaf in z]:
+        raise ValueError(f"{name} to leave the z that it is given as it is, got a change in place")
+    if not isinstance(run, Run):
+        raise TypeError(f"{name} to return a torch_revdeq.limit.Run, got {type(run).__name__}")
+    if isinstance(run.steps, bool) or not isinstance(run.steps, Integral):
+        raise TypeError(f"{name} to return steps as an integer, got {run.steps!r}")
+    if isinstance(run.residual, bool) or not isinstance(run.residual, Real):
+        raise TypeError(
+            f"{name} to return a residual that is a number, got {type(run.residual).__name__}; "
+            "torch_revdeq.limit.relative_residual(z, f(z)) returns one"
+        )
+    return Run(_leaves(name, run.z, z), int(run.steps), float(run.residual))
+
+
+def _leaves(name: str, got: Any, like: Sequence[Tensor]) -> list[Tensor]:
+    if not isinstance(got, (list, tuple)) or len(got) != len(like):
+        what = f"{len(got)}" if isinstance(got, (list, tuple)) else type(got).__name__
+        raise TypeError(f"{name} to return a list of {len(like)} leaves as z, got {what}")
+    for i, (leaf, want) in enumerate(zip(got, like, strict=True)):
+        if not isinstance(leaf, Tensor):
+            raise TypeError(f"{name} to return tensors in z, got {type(leaf).__name__} at {i}")
+        if _form(leaf) != _form(want):
+            raise ValueError(
+                f"{name} to return z as it came, {_words(want)} at leaf {i}, got {_words(leaf)}"
+            )
+    return [leaf.detach() for leaf in got]
+
+
+def _form(leaf: Tensor) -> tuple[Any, ...]:
+    return leaf.shape, leaf.dtype, leaf.device
+
+
+def _words(leaf: Tensor) -> str:
+    return f"{leaf.dtype} {tuple(leaf.shape)} on {leaf.device}"
+
+
+def check_residual(
+    option: str, solver: FixedPointSolver, run: Run, tol: float, f: Callable[[], Sequence[Tensor]]
+) -> None:
+    """ValueError where f at z is farther from z than a solver of the user's own said.
+
+    Ten times tol is let pass, or ten roundings of z: some solvers measure before their last step.
+    """
+    if type(solver) in OURS or not run.residual < tol:
+        return
+    found = relative_residual(run.z, [leaf.detach() for leaf in f()])
+    rounding = max(torch.finfo(leaf.dtype).eps for leaf in run.z)
+    if not found <= 10 * max(tol, rounding):
+        raise ValueError(
+            f"{option}: expected the residual that {type(solver).__name__}.run reports, "
+            f"{run.residual:.3g}, at the z that it returns, got {found:.3g}; the gradient would be "
+            "wrong. Measure it with torch_revdeq.limit.relative_residual(z, f(z))"
+        )
