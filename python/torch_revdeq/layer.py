@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,6 +14,7 @@ from .cell.linear import LinearCell
 from .compile.entry import why_broken
 from .evaluation.effects.copies import check_left_out, deep_copy, pickled_state
 from .evaluation.keywords import joined
+from .evaluation.start import about_start
 from .options.kept import (
     OF_THE_CALL,
     changed,
@@ -28,35 +28,6 @@ from .options.kept import (
 from .options.names import parted
 from .solution import Solution, Stats
 from .solver import solve
-
-_MISFIT = re.compile(
-    r"size of tensor|shapes? cannot be multiplied|must match|[Ee]xpected size|normalized_shape"
-    r"|channels|shape '.*' is invalid|[Ss]izes of tensors|size mismatch|[Ii]ncompatible shapes"
-    r"|[Ee]xpected \S*D |\dD input|must be a \dD|[Ee]xpected input|not broadcastable"
-    r"|expanded size|dimension size|does not broadcast|should contain \d+ elements|inconsistent"
-    r"|does not match (the )?(weight|size|shape|length|broadcast)|equal size|of the size expected"
-    r"|same (dtype|number of|shape|size)|must be equal to|divisible by|multiply up to the size"
-)
-"""How torch words an operation on tensors whose shapes or dtypes do not fit together."""
-
-
-def _is_misfit(error: Exception) -> bool:
-    """Whether a start of another shape or dtype may be what an error is about."""
-    if type(error) not in (RuntimeError, ValueError, TypeError):
-        return False
-    text = str(error)
-    if re.match(r"\w+: expected", text):  # our own
-        return text.startswith(("z0: ", "f: expected a result of the shape"))
-    return _MISFIT.search(text) is not None
-
-
-def _began_at(z0: Any, error: Exception) -> Exception:
-    """The same error, with the start that the layer chose."""
-    shapes = ", ".join(str(tuple(leaf.shape)) for leaf in pytree.tree_leaves(z0))
-    return type(error)(
-        f"{error}; RevDEQ began at zeros_like of its first input, of shape {shapes}: if the state "
-        "of f has another shape or dtype, pass z0="
-    )
 
 
 class RevDEQ(nn.Module):
@@ -210,9 +181,10 @@ class RevDEQ(nn.Module):
         try:
             return self.solve_from(z0, args, options)
         except (RuntimeError, ValueError, TypeError) as error:
-            if isinstance(self.f, LinearCell) or not _is_misfit(error):
+            said = None if isinstance(self.f, LinearCell) else about_start(z0, error)
+            if said is None:
                 raise
-            raise _began_at(z0, error) from error
+            raise said from error
 
     def solve_from(self, z0: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Solution:
         """A call, by what takes this cell's steps. `options` are those of ``solve``, and y0."""

@@ -33,7 +33,7 @@ class Stats:
         frac_bits: fractional bits of an exact state, otherwise None.
         tol: as it was given; that of a ``StoppingRule``.
         route: what ran: "solver", or for a ``RevDEQ(LinearCell(...))`` the implementation of the
-            whole solve in one op, and why, or why the solver.
+            whole solve in one op, and why, or why the solver. And why another adjoint was taken.
     """
 
     _steps: int | Tensor

@@ -81,11 +81,10 @@ def test_an_operation_of_torch_that_does_not_fit_names_z0(operation: Any) -> Non
     ("f", "x"),
     [
         (Into(), torch.randn(4, 3)),
-        (lambda z, x: z.new_zeros(4, 16), torch.randn(4, 3)),
         (lambda z, x: z + torch.ones(4, 16), torch.randn(4, 3)),
         (Into(), torch.randint(9, (4, 16))),
     ],
-    ids=["matmul", "result", "sum", "integers"],
+    ids=["matmul", "sum", "integers"],
 )
 def test_a_start_of_another_width_names_z0(f: Any, x: Tensor) -> None:
     layer = RevDEQ(f)
@@ -100,6 +99,42 @@ def test_a_start_of_another_width_names_z0(f: Any, x: Tensor) -> None:
         assert "RevDEQ began" not in str(plain.value)
     layer = RevDEQ(Into())
     assert layer(x, z0=torch.zeros(4, 16)).shape == (4, 16)
+
+
+def test_a_result_of_another_width_says_which_start_to_pass() -> None:
+    def f(z: Tensor, x: Tensor) -> Tensor:
+        return torch.tanh(z.mean(-1, keepdim=True) + x.repeat(1, 6)[:, :16])
+
+    layer, x = RevDEQ(f), torch.randn(4, 3)
+    with pytest.raises(ValueError, match=r"^z0: expected a start of the shape that f ret") as said:
+        layer(x)
+    text = str(said.value)
+    assert "(4, 16), got zeros_like of the first input, of shape (4, 3)" in text
+    assert "pass z0=torch.zeros(4, 16) in the call" in text and type(said.value) is ValueError
+    assert layer(x[:, :1].repeat(1, 4), z0=torch.zeros(4, 16)).shape == (4, 16)
+    with pytest.raises(ValueError, match=r"^f: expected a result of the shape of z0, \(4, 3\)"):
+        layer(x, z0=torch.zeros_like(x))  # who named a start is not told of another
+
+
+def test_several_leaves_of_another_width() -> None:
+    def f(z: Any, x: Any) -> Any:
+        return {name: leaf.new_zeros(4, 16) for name, leaf in z.items()}
+
+    with pytest.raises(ValueError, match=r"pass z0=leaves of shape \(4, 16\), \(4, 16\) in"):
+        RevDEQ(f)({"h": TALL, "c": TALL})
+
+
+def test_a_width_that_changes_later_is_no_matter_of_the_start() -> None:
+    widths = iter([3, 4])
+    with pytest.raises(ValueError, match=r"^f: expected a result of the shape of z0, \(4, 3\)"):
+        RevDEQ(lambda z, x: z.new_zeros(4, next(widths)))(TALL)
+
+
+def test_a_state_of_two_tensors_names_z0() -> None:
+    cell = nn.LSTMCell(3, 3)
+    for f in (lambda z, x: cell(x, z), lambda z, x: (z, z)):
+        with pytest.raises((TypeError, ValueError, RuntimeError), match="RevDEQ began at zeros_l"):
+            RevDEQ(f)(TALL)
 
 
 def test_other_errors_of_f_stay_as_they_are() -> None:

@@ -13,6 +13,14 @@ from torch.utils import _pytree as pytree
 from .leaves import plain_leaf
 
 
+class OtherShapeError(ValueError):
+    """f returned a state of other shapes than those of z0, in its first evaluation."""
+
+    def __init__(self, message: str, shapes: Sequence[tuple[int, ...]]) -> None:
+        super().__init__(message)
+        self.shapes = shapes
+
+
 class FlatFunction:
     """f(z, *args, **kwargs) with z and the tensors of its arguments as flat lists.
 
@@ -193,11 +201,15 @@ class FlatFunction:
                 continue
             where = "" if self.structure == LEAF else f" in leaf {i}"
             paired = isinstance(value, tuple) and len(value) == 2 and not self.has_aux
-            raise (ValueError if isinstance(value, Tensor) else TypeError)(
+            error = (ValueError if isinstance(value, Tensor) else TypeError)(
                 f"f: expected a result of {expected}{where}, got {got}; f must map the state to a "
                 "state of the same shapes, dtypes and device, in every evaluation"
                 f"{', and (z, aux) goes with has_aux=True' if paired else ''}"
             )
+            shapes = [tuple(other.shape) for other in out if isinstance(other, Tensor)]
+            if expected.startswith("the shape") and self.dtypes is None and len(shapes) == len(out):
+                raise OtherShapeError(str(error), shapes)
+            raise error
         if self.dtypes is None:
             self.dtypes = [value.dtype for value in out]
 
