@@ -124,6 +124,8 @@ def test_a_name_that_looks_like_an_option_names_it(name: str) -> None:
             RevDEQ(MLP(), **{name: 3})  # type: ignore[arg-type]
         with pytest.raises(TypeError, match=rf"^{name}: expected .* pass {option}="):
             layer(inputs(), **{name: 3})
+        with pytest.raises(TypeError, match=rf"^{name}: .* did you mean {option}\?"):
+            solve(MLP(), inputs(), **{name: 3})  # type: ignore[arg-type]
 
 
 def test_every_name_of_others_stands_for_an_option() -> None:
