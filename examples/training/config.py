@@ -10,7 +10,7 @@ import types
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from torch_revdeq.models import LanguageConfig, VisionConfig
+from torch_revdeq.models import LanguageConfig, RecursiveConfig, VisionConfig
 
 from .errors import RunError
 
@@ -121,8 +121,8 @@ class SudokuData:
     """Puzzles that are held out, with other solutions."""
     augment: bool = True
     """Digits named anew, bands, stacks, rows and columns in other places, and transposition."""
-    seed: int = 0
-    """Of the puzzles; the run has its own."""
+    puzzle_seed: int = 0
+    """Of the puzzles; seed is the run's."""
 
     def __post_init__(self) -> None:
         """RunError for what no puzzles can be of."""
@@ -160,7 +160,42 @@ class ImageRun:
     training: Training = field(default_factory=Training)
 
 
-AnyRun: TypeAlias = LanguageRun | ImageRun
+@dataclass(frozen=True)
+class Reasoning:
+    """How a recursive model is supervised, pass after pass."""
+
+    passes: int = 8
+    """Most passes that a puzzle takes, in training and evaluation."""
+    explore: float = 0.1
+    """Share of puzzles that, after a pass, may not halt before a number of passes that is drawn."""
+    average: float = 0.99
+    """Decay of the moving average of the weights, which evaluations use; 0: the newest weights."""
+    backward_steps: int | None = None
+    """Of a pass, the last steps that are differentiated; None: all."""
+
+    def __post_init__(self) -> None:
+        """RunError for numbers that no run can have."""
+        for name in ("passes", "backward_steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise RunError(f"{name}: expected at least 1, got {value}")
+        for name in ("explore", "average"):
+            value = getattr(self, name)
+            if not 0 <= value < 1:
+                raise RunError(f"{name}: expected a number in [0, 1), got {value}")
+
+
+@dataclass(frozen=True)
+class ReasoningRun:
+    """A run of train_reasoning.py."""
+
+    model: RecursiveConfig
+    data: SudokuData = field(default_factory=SudokuData)
+    training: Training = field(default_factory=Training)
+    reasoning: Reasoning = field(default_factory=Reasoning)
+
+
+AnyRun: TypeAlias = LanguageRun | ImageRun | ReasoningRun
 
 
 def to_dict(run: AnyRun) -> dict[str, Any]:

@@ -104,6 +104,10 @@ class Stopwatch:
         self.since += time.perf_counter() - begin
 
 
+OWN = ("accuracy", "passes")
+"""What the record of some runs has beside that of all."""
+
+
 class Bar:
     """The progress bar, with the newest figures."""
 
@@ -120,6 +124,7 @@ class Bar:
         if record:
             text += f"  loss {record['loss']:.4f}  {record['per_second']:.0f} {self.unit}/s"
             text += f"  {record['peak_memory'] / 2**20:.0f} MiB"
+            text += "".join(f"  {name} {record[name]:.3g}" for name in OWN if record.get(name))
             for name in ("residual", "reconstruction_error"):
                 if record[name] is not None:
                     text += f"  {name.split('_')[0]} {record[name]:.0e}"

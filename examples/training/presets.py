@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from torch_revdeq.models import LanguageConfig, VisionConfig
+from torch_revdeq.models import LanguageConfig, RecursiveConfig, VisionConfig
 
-from .config import ImageData, ImageRun, LanguageRun, TextData, Training
+from .config import (
+    ImageData,
+    ImageRun,
+    LanguageRun,
+    Reasoning,
+    ReasoningRun,
+    SudokuData,
+    TextData,
+    Training,
+)
 
 LANGUAGE = {
     "tiny": LanguageRun(
@@ -54,3 +63,60 @@ IMAGES = {
     ),
 }
 """Of train_image.py. digits: a minute on a CPU. paper, paper-single: CIFAR-10, 100 epochs."""
+
+REASONING = {
+    "4x4": ReasoningRun(
+        RecursiveConfig(vocab_size=5, length=16, width=48, hidden=96, layers=1, latent_steps=2),
+        SudokuData(size=4, train=1000, held_out=128),
+        Training(
+            updates=400,
+            batch=32,
+            lr=3e-3,
+            weight_decay=0.1,
+            betas=(0.9, 0.95),
+            clip=1.0,
+            schedule="cosine",
+            warmup=20,
+            evaluate_every=50,
+            checkpoint_every=100,
+            threads=1,
+        ),
+    ),
+    "6x6": ReasoningRun(
+        RecursiveConfig(vocab_size=7, length=36, width=48, hidden=96, layers=1, latent_steps=2),
+        SudokuData(size=6, clues=12, train=5000, held_out=256),
+        Training(
+            updates=1500,
+            batch=64,
+            lr=3e-3,
+            weight_decay=0.1,
+            betas=(0.9, 0.95),
+            clip=1.0,
+            schedule="cosine",
+            warmup=50,
+            evaluate_every=100,
+            checkpoint_every=100,
+            threads=1,
+        ),
+    ),
+    "sudoku-extreme": ReasoningRun(
+        RecursiveConfig.trm(vocab_size=10, length=81),
+        SudokuData(source="sudoku-extreme", size=9, train=1000, held_out=10_000),
+        Training(
+            updates=65_000,
+            batch=768,
+            lr=1e-4,
+            weight_decay=1.0,
+            betas=(0.9, 0.95),
+            clip=1.0,
+            schedule="constant",
+            warmup=2000,
+            evaluate_every=2000,
+            evaluation_samples=1000,
+            checkpoint_every=1000,
+        ),
+        Reasoning(passes=16, average=0.999),
+    ),
+}
+"""Of train_reasoning.py. 4x4: minutes on a CPU. 6x6: longer. sudoku-extreme: the published puzzles
+and the sizes of arXiv 2510.04871, for a GPU."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -60,3 +62,35 @@ def test_the_language_model_beats_the_trigram_model(tmp_path: Path) -> None:
     assert found, out
     model, trigram = map(float, found.groups())
     assert model < 2.3 < 2.5 < trigram
+
+
+def test_sudoku(tmp_path: Path) -> None:
+    """Of 128 puzzles, none of which is one to train on under another name."""
+    out = script("train_reasoning.py", "--out", str(tmp_path))
+    (solved,) = re.findall(r"held-out puzzles solved: ([0-9.]+)%", out)
+    assert float(solved) >= 90
+
+
+def test_a_run_that_is_killed_says_how_to_go_on(tmp_path: Path) -> None:
+    """And goes on so: by the line that it printed."""
+    folder = tmp_path / "run"
+    begin = [sys.executable, str(EXAMPLES / "train_reasoning.py")]
+    short = ["--device", "cpu", "--updates", "30", "--log-every", "1", "--evaluate-every", "30"]
+    with subprocess.Popen(
+        [*begin, *short, "--out", str(folder)], stderr=subprocess.PIPE, text=True
+    ) as process:
+        while len(logs.read(folder / "log.jsonl")) < 3 and process.poll() is None:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=600)
+    assert process.returncode == 128 + signal.SIGTERM
+    said = re.fullmatch(
+        r"train_reasoning: interrupted after update (\d+), which .* has; go on with (.*)\n", errors
+    )
+    assert said, errors
+    update, options = int(said[1]), said[2].split()
+    assert 3 <= update < 30
+    out = script("train_reasoning.py", *options)
+    assert "held-out puzzles solved" in out
+    done = [r["update"] for r in logs.read(folder / "log.jsonl") if r["kind"] == "training"]
+    assert done == list(range(1, 31))

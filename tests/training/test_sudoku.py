@@ -128,15 +128,17 @@ def test_the_solver_agrees_with_backtracking(size: int, clues: int) -> None:
 
 
 def test_data_are_the_seeds() -> None:
-    config = SudokuData(size=6, train=40, held_out=10, seed=3)
+    config = SudokuData(size=6, train=40, held_out=10, puzzle_seed=3)
     one, other = generated(config), generated(config)
     for a, b in zip(
         [*one.training, *one.held_out], [*other.training, *other.held_out], strict=True
     ):
         assert torch.equal(a, b) and a.dtype == torch.uint8
-    more = made(size=6, train=50, held_out=10, seed=3)
+    more = made(size=6, train=50, held_out=10, puzzle_seed=3)
     assert torch.equal(more.held_out[0], one.held_out[0])
-    assert not torch.equal(made(size=6, train=40, held_out=10, seed=4).training[0], one.training[0])
+    assert not torch.equal(
+        made(size=6, train=40, held_out=10, puzzle_seed=4).training[0], one.training[0]
+    )
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -279,7 +281,7 @@ def test_made_puzzles_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert torch.equal(a, b)
     augmentation = SudokuData(train=20, held_out=10, augment=False)
     assert data.kept(augmentation, tmp_path) is not None  # it changes no puzzle
-    for other in ({"train": 21}, {"held_out": 11}, {"seed": 1}, {"clues": 7}, {"size": 6}):
+    for other in ({"train": 21}, {"held_out": 11}, {"puzzle_seed": 1}, {"clues": 7}, {"size": 6}):
         options: dict[str, Any] = {"train": 20, "held_out": 10, **other}
         assert data.kept(SudokuData(**options), tmp_path) is None
 
@@ -361,7 +363,7 @@ def test_files(folder: Path) -> None:
     assert len(read.training[0].unique(dim=0)) == 15 and read.size == 9
     assert sorted(read.held_out[0].tolist()) == sorted(sudoku.held_out[0].tolist())
     assert torch.equal(load_sudoku(files(folder)).training[0], read.training[0])
-    assert not torch.equal(load_sudoku(files(folder, seed=1)).training[0], read.training[0])
+    assert not torch.equal(load_sudoku(files(folder, puzzle_seed=1)).training[0], read.training[0])
 
 
 def test_held_out_solutions_are_not_trained_on(folder: Path) -> None:
@@ -449,6 +451,6 @@ def test_the_task() -> None:
     held_out, _ = varied.evaluation(torch.tensor([9]))
     assert torch.equal(held_out[0], sudoku.held_out[0][9].long())
     assert (plain.size, plain.held_out, plain.identity) == (20, 10, varied.identity)
-    other = made(train=20, held_out=10, seed=1)
+    other = made(train=20, held_out=10, puzzle_seed=1)
     assert SudokuTask(other, augment=False).identity != plain.identity
     assert plain.figures(1.0, 0.5) == {"cell_accuracy": 0.5}

@@ -20,7 +20,7 @@ from ..task import digest
 FORMAT = 1
 """Counts up when the same configuration gives other puzzles."""
 
-SHAPING = ("size", "clues", "train", "held_out", "seed")
+SHAPING = ("size", "clues", "train", "held_out", "puzzle_seed")
 """Of the configuration, what decides which puzzles are made."""
 
 NAMES = ("training.puzzles", "training.solutions", "held_out.puzzles", "held_out.solutions")

@@ -28,9 +28,9 @@ def read_folder(data: SudokuData, folder: Path) -> Sudoku:
         RunError: a file that cannot be read, a row that is no puzzle of this size with its one
             solution, or fewer than asked for.
     """
-    held_out = _chosen(folder / "test.csv", data.size, data.held_out, data.seed, set())
+    held_out = _chosen(folder / "test.csv", data.size, data.held_out, data.puzzle_seed, set())
     avoid = {bytes(row) for row in held_out[1].tolist()}
-    training = _chosen(folder / "train.csv", data.size, data.train, data.seed, avoid)
+    training = _chosen(folder / "train.csv", data.size, data.train, data.puzzle_seed, avoid)
     return Sudoku(training, held_out, data.size)
 
 

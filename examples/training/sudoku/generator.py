@@ -40,9 +40,9 @@ def generated(data: SudokuData) -> Sudoku:
     """
     board = board_of(data.size)
     clues = CLUES[data.size] if data.clues is None else data.clues
-    held_out = _puzzles("held_out", data.held_out, clues, board, data.seed, None)
+    held_out = _puzzles("held_out", data.held_out, clues, board, data.puzzle_seed, None)
     avoid = orbits(held_out[0], board)
-    training = _puzzles("train", data.train, clues, board, data.seed, avoid)
+    training = _puzzles("train", data.train, clues, board, data.puzzle_seed, avoid)
     return Sudoku(training, held_out, data.size)
 
 
