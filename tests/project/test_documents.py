@@ -19,8 +19,15 @@ import torch
 from tests.project.commands import check
 from tests.project.documents import ROOT, Block, documents, having
 
+
+def installed(module: str) -> Callable[[], bool]:
+    return lambda: importlib.util.find_spec(module) is not None
+
+
 NEEDS: dict[str, Callable[[], bool]] = {
-    "needs torchdeq": lambda: importlib.util.find_spec("torchdeq") is not None,
+    "needs lightning": installed("lightning"),
+    "needs tensorboard": installed("tensorboard"),
+    "needs torchdeq": installed("torchdeq"),
     "needs cuda": torch.cuda.is_available,
 }
 """Marks of blocks of code that run where this holds."""
