@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic
 
+import torch
 import tyro
 
 from . import checkpoint as checkpoints
@@ -26,6 +27,33 @@ MAY_CHANGE = {
     "evaluate_every", "evaluation_samples", "checkpoint_every", "keep",
 }  # fmt: skip
 """Of `training`, what a resumed run may have otherwise than its checkpoint."""
+
+
+_types = tyro.constructors.ConstructorRegistry()
+"""How tyro reads types that it does not know: with one of them in its union, an option is fixed."""
+
+
+@_types.primitive_rule
+def _dtype(
+    info: tyro.constructors.PrimitiveTypeInfo,
+) -> tyro.constructors.PrimitiveConstructorSpec[torch.dtype] | None:
+    """A dtype by its name. ``state`` is one, or a word."""
+    if info.type is not torch.dtype:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="DTYPE",
+        instance_from_str=lambda words: _named_dtype(words[0]),
+        is_instance=lambda value: isinstance(value, torch.dtype),
+        str_from_instance=lambda value: [str(value).removeprefix("torch.")],
+    )
+
+
+def _named_dtype(name: str) -> torch.dtype:
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype):
+        raise ValueError(f"expected a dtype of torch, got {name!r}")
+    return dtype
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +96,7 @@ def parse(
         default=default,
         args=rest,
         description=f"{description}\n\n{_four(presets)}",
+        registry=_types,
     )
     if resume:
         _check_same(run, resume)
