@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import ModuleType
 from urllib.parse import unquote
 
@@ -19,15 +20,15 @@ import torch
 from tests.project.commands import check
 from tests.project.documents import ROOT, Block, documents, having
 
+PACKAGES = ("lightning", "peft", "tensorboard", "torchdeq", "transformers")
 
-def installed(module: str) -> Callable[[], bool]:
-    return lambda: importlib.util.find_spec(module) is not None
+
+def installed(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
 
 
 NEEDS: dict[str, Callable[[], bool]] = {
-    "needs lightning": installed("lightning"),
-    "needs tensorboard": installed("tensorboard"),
-    "needs torchdeq": installed("torchdeq"),
+    **{f"needs {name}": partial(installed, name) for name in PACKAGES},
     "needs cuda": torch.cuda.is_available,
 }
 """Marks of blocks of code that run where this holds."""
