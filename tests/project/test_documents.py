@@ -20,7 +20,7 @@ import torch
 from tests.project.commands import check
 from tests.project.documents import ROOT, Block, documents, having
 
-PACKAGES = ("lightning", "peft", "tensorboard", "torchdeq", "transformers")
+PACKAGES = ("lightning", "memcnn", "peft", "revlib", "tensorboard", "torchdeq", "transformers")
 
 
 def installed(name: str) -> bool:
@@ -50,7 +50,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def can_run(block: Block) -> bool:
-    return block.mark is None or (block.mark in NEEDS and NEEDS[block.mark]())
+    return block.mark is None or (block.mark in NEEDS and bool(NEEDS[block.mark]()))
 
 
 @pytest.mark.parametrize("name", having("python"))
