@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from bench.solver.methods import COST, ERROR, GRAPHED, LOOP, OPTIONS, Method, Skipped
+from torch_revdeq import Anderson, Broyden, FixedPointSolver, fixed_point
 
 # Recorded evaluations of f in a phantom gradient, as its paper and torchdeq's examples have them.
 PHANTOM_STEPS = 5
@@ -93,27 +95,65 @@ class NaiveReversible(torch.autograd.Function):
 
 
 def torchdeq_loop(
-    f: nn.Module, z0: Tensor, x: Tensor, beta: float, steps: int, *, ift: bool
+    f: nn.Module,
+    z0: Tensor,
+    x: Tensor,
+    beta: float,
+    steps: int,
+    *,
+    ift: bool = False,
+    broyden: bool = False,
 ) -> Tensor:
-    """The limit by torchdeq: z <- f(z), 2N times before its gradient is asked for. No beta.
+    """The limit by torchdeq: f is evaluated 2N times before its gradient is asked for. No beta.
 
-    IFT solves for the gradient by 2N products. A phantom gradient is that of the last evaluations.
+    By z <- f(z), or by Broyden's method. IFT solves for the gradient by 2N products. A phantom
+    gradient is that of the last evaluations.
     """
-    found, _ = _torchdeq(steps, ift)(lambda z: f(z, x), z0)
+    found, _ = _torchdeq(steps, ift, broyden)(lambda z: f(z, x), z0)
     return found[-1]
 
 
+def limit_loop(
+    f: nn.Module, z0: Tensor, x: Tensor, beta: float, steps: int, *, solver: FixedPointSolver
+) -> Tensor:
+    """The limit by `fixed_point`, with a phantom gradient, by 2N evaluations as torchdeq has it."""
+    recorded = _recorded(steps)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "fixed_point: expected a residual", UserWarning)
+        return fixed_point(
+            f,
+            z0,
+            x,
+            solver=solver,
+            tol=0.0,
+            max_steps=max(1, 2 * steps - recorded),
+            adjoint="phantom",
+            phantom_steps=recorded,
+            phantom_beta=1.0,
+        ).z
+
+
+def _recorded(steps: int) -> int:
+    """Evaluations of a phantom gradient: two at least are left to a method that learns from two."""
+    return min(PHANTOM_STEPS, max(1, 2 * steps - 2))
+
+
 @cache
-def _torchdeq(steps: int, ift: bool) -> Callable[..., tuple[Sequence[Tensor], Any]]:
+def _torchdeq(
+    steps: int, ift: bool, broyden: bool = False
+) -> Callable[..., tuple[Sequence[Tensor], Any]]:
     try:
         torchdeq = importlib.import_module("torchdeq")
     except ImportError as error:
         raise Skipped(f"torchdeq cannot be imported ({error}): pip install torchdeq") from None
     recorded = 1 if ift else min(PHANTOM_STEPS, 2 * steps - 1)
+    if broyden:
+        recorded = _recorded(steps)
     return torchdeq.get_deq(
-        f_solver="fixed_point_iter",
+        f_solver="broyden" if broyden else "fixed_point_iter",
         b_solver="fixed_point_iter",
-        f_max_iter=2 * steps - recorded,
+        # Broyden's first evaluation is none of its iterations.
+        f_max_iter=2 * steps - recorded - broyden,
         b_max_iter=2 * steps,
         # Nothing stops early, so that everybody evaluates f as often.
         f_tol=0.0,
@@ -130,7 +170,10 @@ PEERS = (
     Method("naive float32", torch.float32, loop=partial(naive_loop, state=torch.float32)),
     Method("naive float64", torch.float64, loop=partial(naive_loop, state=torch.float64)),
     Method("torchdeq IFT", loop=partial(torchdeq_loop, ift=True)),
-    Method("torchdeq phantom", loop=partial(torchdeq_loop, ift=False)),
+    Method("torchdeq phantom", loop=torchdeq_loop),
+    Method("torchdeq Broyden", loop=partial(torchdeq_loop, broyden=True)),
+    Method("fixed_point Broyden", loop=partial(limit_loop, solver=Broyden(batched=True))),
+    Method("fixed_point Anderson", loop=partial(limit_loop, solver=Anderson(batched=True))),
     Method("jax revdeq float32", torch.float32, jax=True),
     Method("jax revdeq float64", torch.float64, jax=True),
     *(m for m in COST if m.name in ("reversible exact", "reversible float32", "backprop exact")),

@@ -179,6 +179,30 @@ def test_torchdeq_evaluates_f_as_often(name: str, steps: int) -> None:
     assert len(calls) == 2 * steps
 
 
+LIMITS = ("torchdeq Broyden", "fixed_point Broyden", "fixed_point Anderson")
+
+
+@pytest.mark.parametrize("name", LIMITS)
+@pytest.mark.parametrize("steps", [2, 8])
+def test_other_ways_to_the_limit_evaluate_f_as_often(name: str, steps: int) -> None:
+    pytest.importorskip("torchdeq", reason="torchdeq is not installed")
+    model, calls = halved(), []
+    model.f.register_forward_hook(lambda *_: calls.append(1))
+    Run(BY_NAME[name], model, 0.5, steps).forward()
+    assert len(calls) == 2 * steps
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_other_ways_to_the_limit_have_its_phantom_gradient(name: str) -> None:
+    """With z = x / (1 - w), and 1 + w + ... + w^4 for 1 / (1 - w), as above."""
+    pytest.importorskip("torchdeq", reason="torchdeq is not installed")
+    model = halved().to(torch.float64)
+    (w,) = (parameter.detach() for parameter in model.parameters)
+    want = model.cotangent * sum(w**k for k in range(5)) * model.x / (1 - w)
+    (got,) = Run(BY_NAME[name], model, 0.5, 40).gradients()
+    torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
+
+
 def test_without_torchdeq_the_row_says_how_to_get_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -191,13 +215,15 @@ def test_without_torchdeq_the_row_says_how_to_get_it(
         "lerp loop": False,
         "torchdeq IFT": True,
         "torchdeq phantom": True,
+        "torchdeq Broyden": True,
     }
     assert "pip install torchdeq" in records["torchdeq IFT"]["skipped"]
     assert records["torchdeq IFT"]["refused"] is None
     printed = capsys.readouterr().out
     assert printed.count("pip install torchdeq") == 1
-    assert "skipped: torchdeq IFT, torchdeq phantom: torchdeq cannot be imported" in printed
-    assert len([line for line in printed.splitlines() if line.rstrip().endswith(" skipped")]) == 2
+    absent = "torchdeq IFT, torchdeq phantom, torchdeq Broyden"
+    assert f"skipped: {absent}: torchdeq cannot be imported" in printed
+    assert len([line for line in printed.splitlines() if line.rstrip().endswith(" skipped")]) == 3
 
 
 def read(folder: Path) -> dict[str, Record]:
