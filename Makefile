@@ -21,8 +21,8 @@ PTXAS_LOG = build/$$($(PY) -c 'import sys; print(sys.implementation.cache_tag)')
 CUDA_LIBRARY := revdeq_kernels/librevdeq_cuda.so
 BUILD_SETTINGS := $(REVDEQ_BUILD_CUDA)|$(REVDEQ_SANITIZE)|$(TORCH_CUDA_ARCH_LIST)|$(CUDA_HOME)|$(CXX)
 
-.PHONY: help bench readme test slow nightly check build docs cuda-report docs-table triton-aot cell-record oldest-torch sanitize \
-  install-check wheel clean settings
+.PHONY: help bench readme test slow nightly check build docs cuda-report docs-table triton-aot cell-record oldest-torch newest \
+  sanitize install-check wheel clean settings
 
 help:  ## list these commands
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 16
@@ -80,6 +80,9 @@ sanitize: $(STATE)/.built  ## test the CPU kernels under the address and undefin
 
 oldest-torch: $(STATE)/.tools  ## compile against the headers of the oldest torch supported
 	.ci/oldest_torch.sh $(PY)
+
+newest: $(STATE)/.built  ## the default tier with the newest torch and triton: what is new among failures and warnings
+	.ci/newest.sh $(PY) $(JOBS) $(ARGS)
 
 install-check: $(STATE)/.built  ## install in every supported way, each into an environment of its own
 	.ci/install_check.sh $(PY) $(JOBS)
