@@ -159,9 +159,12 @@ def test_evaluations_are_of_the_averaged_weights(task: SudokuTask, tmp_path: Pat
 # ---- runs that are cut off ---------------------------------------------------------------------
 
 
-def test_an_interrupted_run_goes_on_with_its_bits(task: SudokuTask, tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [{}, {"random_depth": (1, 3), "precision": "bfloat16"}])
+def test_an_interrupted_run_goes_on_with_its_bits(
+    options: dict[str, Any], task: SudokuTask, tmp_path: Path
+) -> None:
     """Amid puzzles: some are at their first pass, others are not."""
-    run = toy(explore=0.5, updates=9, evaluate_every=9)
+    run = toy(explore=0.5, updates=9, evaluate_every=9, **options)
     whole = trainer(run, task, tmp_path / "whole")
     result = whole.train()
 
@@ -176,6 +179,9 @@ def test_an_interrupted_run_goes_on_with_its_bits(task: SudokuTask, tmp_path: Pa
     assert stop.value.status == 130
     again = trainer(run, task, tmp_path / "cut", resume=True)
     assert again.updates == 4 and again.samples == cut.samples
+    for _ in range(3):
+        assert cut.update()[0] == again.update()[0]
+    assert cut.slots.passes.unique().numel() > 1
     for name, value in state(cut).items():
         assert torch.equal(state(again)[name], value), name
     # The same from weights that were not changed.
