@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-import gc
-import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import torch
-from torch._C._profiler import _EventType
-from torch.profiler import ProfilerActivity, profile
+from torch_revdeq.runtime.peak_memory import peak_bytes
 
-
-def peak_bytes(call: Callable[[], object], device: torch.device) -> int:
-    """The most bytes of tensors that were allocated at once since `call` began.
-
-    What was there before does not count. What `call` returns does: it is let go of after the count.
-    """
-    gc.collect()
-    return _peak_on_cuda(call, device) if device.type == "cuda" else _peak_on_cpu(call)
+__all__ = ["peak_bytes", "resident_bytes"]
 
 
 def resident_bytes(call: Callable[[], object]) -> int | None:
@@ -44,50 +32,3 @@ def _of_this_process(name: str) -> int | None:
         return None
     found = re.search(rf"^{name}:\s+(\d+) kB$", status, re.MULTILINE)
     return None if found is None else int(found[1]) * 1024
-
-
-def _peak_on_cuda(call: Callable[[], object], device: torch.device) -> int:
-    torch.cuda.synchronize(device)
-    before = torch.cuda.memory_allocated(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    result = call()
-    torch.cuda.synchronize(device)
-    peak = torch.cuda.max_memory_allocated(device) - before
-    del result
-    return peak
-
-
-def _peak_on_cpu(call: Callable[[], object]) -> int:
-    """From the allocator's reports to the profiler: torch keeps no counters for a CPU.
-
-    The reports cover what ops allocate inside, which a look at tensors would miss.
-    """
-    # Above the level of two lines that the profiler prints for every session.
-    os.environ.setdefault("KINETO_LOG_LEVEL", "6")
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        result = call()
-    del result
-    session = profiler.profiler
-    assert session is not None and session.kineto_results is not None
-    sizes: dict[int, int] = {}
-    held = peak = 0
-    for _, address, size in sorted(_reports(session.kineto_results.experimental_event_tree())):
-        if size > 0:
-            sizes[address] = size
-            held += size
-            peak = max(peak, held)
-        else:
-            # What was there before the call has no beginning here, and its end does not count.
-            held -= sizes.pop(address, 0)
-    return peak
-
-
-def _reports(events: Iterable[Any]) -> Iterator[tuple[int, int, int]]:
-    """Time, address and bytes of every allocation, the bytes below zero where it ends."""
-    left = list(events)
-    while left:
-        event = left.pop()
-        left.extend(event.children)
-        if event.tag == _EventType.Allocation:
-            fields = event.extra_fields
-            yield event.start_time_ns, fields.ptr, fields.alloc_size

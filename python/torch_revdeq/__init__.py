@@ -60,7 +60,7 @@ _LATER = {
 }
 """What ``solve`` does not need: imported when somebody asks for it."""
 
-_PACKAGES = ("adjoints", "models", "testing")
+_PACKAGES = ("adjoints", "models", "plot", "testing")
 """The public modules, whose names ``dir`` shows beside those of ``__all__``."""
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from types import ModuleType
 from urllib.parse import unquote
 
@@ -54,8 +55,9 @@ def can_run(block: Block) -> bool:
 
 
 @pytest.mark.parametrize("name", having("python"))
-def test_python(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """In their order, as a reader would run them: a later one may use the names of an earlier."""
+    monkeypatch.chdir(tmp_path)  # for what an example writes
     torch.manual_seed(0)
     module = ModuleType("example")
     monkeypatch.setitem(sys.modules, "example", module)  # Dynamo imports that of a function
@@ -128,7 +130,7 @@ def test_links(name: str) -> None:
             assert target in documents() and anchor in documents()[target].anchors, link
 
 
-@pytest.mark.parametrize("module", ["torch_revdeq", "torch_revdeq.models"])
+@pytest.mark.parametrize("module", ["torch_revdeq", "torch_revdeq.models", "torch_revdeq.plot"])
 def test_the_reference_has_every_public_name(module: str) -> None:
     text = "".join(document.text for document in documents().values())
     listed = {path.rpartition(".")[2] for path in re.findall(rf"^::: {module}\.(\S+)", text, re.M)}

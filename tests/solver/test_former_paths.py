@@ -41,7 +41,7 @@ import revdeq_kernels, torch_revdeq
 for package in (revdeq_kernels, torch_revdeq):
     names = {name for name in dir(package) if not name.startswith("__")}
     assert set(package.__all__) <= names, set(package.__all__) - names
-    assert names - set(package.__all__) <= {"adjoints", "models", "testing"}, names
+    assert names - set(package.__all__) <= {"adjoints", "models", "plot", "testing"}, names
     assert all(hasattr(package, name) for name in dir(package))
     assert package.__version__ == importlib.metadata.version("revdeq-kernels")
 models = torch_revdeq.models
