@@ -1,7 +1,8 @@
-"""What is held to its word: a solver of the user's own, and what it returns."""
+"""What is held to its word: the options of ``fixed_point``, and solvers of the user's own."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from numbers import Integral, Real
 from typing import Any
@@ -15,6 +16,20 @@ from .solvers import Anderson, FixedPointSolver, Map, Relaxed, Run, relative_res
 
 OURS = (Anderson, Broyden, Relaxed)
 """Those whose residual needs no second look."""
+
+
+def check_tolerances(tolerances: dict[str, float]) -> None:
+    """ValueError for what is no tolerance."""
+    for name, tol in tolerances.items():
+        if isinstance(tol, bool) or not isinstance(tol, Real) or not tol >= 0:
+            raise ValueError(f"{name}: expected a number of at least 0, got {tol!r}")
+
+
+def check_counts(counts: dict[str, int]) -> None:
+    """ValueError for what is no number of steps."""
+    for name, value in counts.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name}: expected an integer of at least 1, got {value!r}")
 
 
 def check_solver(option: str, solver: Any) -> None:
@@ -88,3 +103,13 @@ def check_residual(
             f"{run.residual:.3g}, at the z that it returns, got {found:.3g}; the gradient would be "
             "wrong. Measure it with torch_revdeq.limit.relative_residual(z, f(z))"
         )
+
+
+def warn_above(what: str, run: Run, tol: float, remedy: str) -> None:
+    """UserWarning: the iteration ended above its tolerance."""
+    warnings.warn(
+        f"{what}: expected a residual below {tol:g}, got {run.residual:.3g} after {run.steps} "
+        f"steps; the gradient is not that of a limit. Raise {remedy}, make f contract, or use "
+        "solve(), whose gradient is exact for the steps taken",
+        stacklevel=3,
+    )

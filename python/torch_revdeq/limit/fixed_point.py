@@ -8,11 +8,9 @@ leaves out most of the way. ``solve`` needs no such assumption.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -27,7 +25,14 @@ from ..evaluation.flat_function import FlatFunction, flatten
 from ..evaluation.replay import Evaluation
 from ..runtime.transforms import is_batched
 from ..solution import Result, described, numbers, result_of
-from .checks import check_residual, check_solver, run_checked
+from .checks import (
+    check_counts,
+    check_residual,
+    check_solver,
+    check_tolerances,
+    run_checked,
+    warn_above,
+)
 from .solvers import Anderson, FixedPointSolver, Map, Relaxed, Run
 
 FixedPointAdjoint: TypeAlias = Literal["implicit", "phantom"]
@@ -143,9 +148,13 @@ def fixed_point(
     check_solver("adjoint_solver", adjoint_solver)
     backward_tol = tol if adjoint_tol is None else adjoint_tol
     backward_steps = max_steps if adjoint_max_steps is None else adjoint_max_steps
-    _check({"tol": tol, "adjoint_tol": backward_tol}, adjoint, phantom_beta)
+    check_tolerances({"tol": tol, "adjoint_tol": backward_tol})
+    if adjoint not in ADJOINTS:
+        raise ValueError(f"adjoint: expected 'implicit' or 'phantom', got {adjoint!r}")
+    if not 0 < phantom_beta <= 1:
+        raise ValueError(f"phantom_beta: expected a number in (0, 1], got {phantom_beta}")
     counts = {"max_steps": max_steps, "adjoint_max_steps": backward_steps}
-    _check_counts({**counts, "phantom_steps": phantom_steps})
+    check_counts({**counts, "phantom_steps": phantom_steps})
     leaves, structure = flatten("z0", z0)
     mapping = FlatFunction(f, leaves, structure)
     tensors = mapping.take_args(args)
@@ -190,7 +199,7 @@ def fixed_point(
         end = now()
         stats = FixedPointStats(run.steps, run.steps, run.residual, run.residual < tol)
         if not stats.converged:
-            _warn("fixed_point", run, tol, "max_steps")
+            warn_above("fixed_point", run, tol, "max_steps")
         z = run.z
         if grad and adjoint == "phantom":
             relaxed = Relaxed(phantom_beta)
@@ -313,32 +322,7 @@ class _Implicit(torch.autograd.Function):
             run = how.run(product, list(grads))
         how.stats.adjoint_steps, how.stats.adjoint_residual = run.steps, run.residual
         if not run.residual < how.tol:
-            _warn("fixed_point: the adjoint", run, how.tol, "adjoint_max_steps")
+            warn_above("fixed_point: the adjoint", run, how.tol, "adjoint_max_steps")
         if not keeps_graph():
             ctx.around = None
         return (None, None, *run.z)
-
-
-def _warn(what: str, run: Run, tol: float, remedy: str) -> None:
-    warnings.warn(
-        f"{what}: expected a residual below {tol:g}, got {run.residual:.3g} after {run.steps} "
-        f"steps; the gradient is not that of a limit. Raise {remedy}, make f contract, or use "
-        "solve(), whose gradient is exact for the steps taken",
-        stacklevel=3,
-    )
-
-
-def _check(tolerances: dict[str, float], adjoint: str, phantom_beta: float) -> None:
-    for name, tol in tolerances.items():
-        if isinstance(tol, bool) or not isinstance(tol, Real) or not tol >= 0:
-            raise ValueError(f"{name}: expected a number of at least 0, got {tol!r}")
-    if adjoint not in ADJOINTS:
-        raise ValueError(f"adjoint: expected 'implicit' or 'phantom', got {adjoint!r}")
-    if not 0 < phantom_beta <= 1:
-        raise ValueError(f"phantom_beta: expected a number in (0, 1], got {phantom_beta}")
-
-
-def _check_counts(counts: dict[str, int]) -> None:
-    for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name}: expected an integer of at least 1, got {value!r}")
