@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from .evaluation.closure import leaves_below
+from .evaluation.effects.converted import converted
 from .evaluation.effects.modules import modules_of
 from .evaluation.effects.written import buffers_kept
 from .evaluation.flat_function import flatten
@@ -103,7 +103,7 @@ def assert_close_to_float32(
     generator = torch.Generator().manual_seed(0)
     narrow = _gradients(f, z0, args, options, generator)
     z0, args, options = pytree.tree_map(_float32_of, (z0, args, options))
-    with _in_float32(modules_of(f)):
+    with converted(modules_of(f), _float32_of):
         wide = _gradients(f, z0, args, options, generator.manual_seed(0))
     for name, grad in wide.items():
         if grad.dtype in _16_BITS:
@@ -132,20 +132,6 @@ _16_BITS = (torch.bfloat16, torch.float16)
 def _float32_of(value: Any) -> Any:
     """Of a 16-bit tensor its numbers in float32, of anything else itself."""
     return value.float() if isinstance(value, Tensor) and value.dtype in _16_BITS else value
-
-
-@contextmanager
-def _in_float32(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Meanwhile the parameters and buffers of these modules, the same objects, hold float32."""
-    tensors = {id(t): t for m in modules for t in (*m.parameters(), *m.buffers())}
-    kept = [(tensor, tensor.data) for tensor in tensors.values()]
-    try:
-        for tensor, data in kept:
-            tensor.data = _float32_of(data)
-        yield
-    finally:
-        for tensor, data in kept:
-            tensor.data = data
 
 
 def _gradients(

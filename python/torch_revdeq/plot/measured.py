@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ..adjoints.reconstruction import float_tolerance
+from ..evaluation.effects.converted import converted
 from ..evaluation.effects.modules import modules_of
 from ..evaluation.effects.written import buffers_kept
 from ..evaluation.flat_function import flatten
@@ -147,9 +148,9 @@ class _Cell:
         Raises:
             TypeError: f cannot be evaluated so.
         """
-        z0, args = pytree.tree_map(_wide, (self.z0, self.args))
+        z0, args = pytree.tree_map(lambda t: _leaf(_double(t)), (self.z0, self.args))
         try:
-            with _in_float64(self.modules):
+            with converted(self.modules, _double):
                 yield _Cell(self.f, z0, args, self.options)
         except RuntimeError as error:
             if "dtype" not in str(error):
@@ -181,21 +182,7 @@ def _leaf(value: Any) -> Any:
     return value
 
 
-def _wide(value: Any) -> Any:
-    return (
-        _leaf(value.double()) if isinstance(value, Tensor) and value.is_floating_point() else value
-    )
-
-
-@contextmanager
-def _in_float64(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Meanwhile the parameters and buffers of these modules, the same objects, hold float64."""
-    tensors = {id(t): t for m in modules for t in (*m.parameters(), *m.buffers())}
-    kept = [(t, t.data) for t in tensors.values() if t.is_floating_point()]
-    try:
-        for tensor, data in kept:
-            tensor.data = data.double()
-        yield
-    finally:
-        for tensor, data in kept:
-            tensor.data = data
+def _double(value: Any) -> Any:
+    """Of a floating tensor its numbers in float64, of anything else itself."""
+    floating = isinstance(value, Tensor) and value.is_floating_point()
+    return value.double() if floating else value
