@@ -212,6 +212,19 @@ def test_dropout_draws_alike_in_all_ways() -> None:
     assert max(found.error[EXACT] + found.error[STORED]) < 1e-4
 
 
+def test_pytrees_and_16_bits() -> None:
+    f = nn.Linear(16, 16).bfloat16()
+
+    def both(z: tuple[Tensor, Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.tanh(f(z[1]) + x), torch.tanh(z[0])
+
+    start = torch.zeros(4, 16, dtype=torch.bfloat16)
+    found = plot.depth(both, (start, start), torch.randn(4, 16).bfloat16(), steps=(1, 2))
+    assert list(found.error) == [EXACT, "reversible, bfloat16 state", STORED]
+    assert 2**-12 < max(found.error[EXACT] + found.error[STORED]) < 2**-4  # a rounding: 2**-9
+    assert f.weight.dtype == torch.bfloat16
+
+
 def test_an_overflow_on_the_way_back_is_no_gradient() -> None:
     f = nn.Linear(4, 4)
     with torch.no_grad():

@@ -31,7 +31,7 @@ def check(
             than the one given.
     """
     board = board_for(puzzles)
-    if puzzles.dtype.is_floating_point or puzzles.dtype in (torch.bool, torch.complex64):
+    if puzzles.is_floating_point() or puzzles.is_complex() or puzzles.dtype == torch.bool:
         raise RunError(f"puzzles: expected integers, got {puzzles.dtype}")
     if solutions is not None and solutions.shape != puzzles.shape:
         raise RunError(
