@@ -13,7 +13,7 @@ python=$newest/venv/bin/python
 $python -m pip install --quiet --upgrade torch
 grep -Ev '^(torch|triton)==' constraints.txt | $python -m pip install --quiet --requirement /dev/stdin
 # Last, for torch asks for an older one, which pip would bring back. Not every system has it.
-$python -m pip install -qqq --upgrade triton || true
+$python -m pip install --quiet --upgrade triton 2> /dev/null || true
 
 export PYTHONPATH=$PWD/python:$PWD
 # run NAME ARGUMENTS...: one run of the tests, of which NAME.xml remains
