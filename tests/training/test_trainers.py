@@ -243,6 +243,40 @@ def test_an_adapter_that_changes_before_backward_is_seen(adapted: Any, change: s
         out.backward()
 
 
+ADAPTERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "LoRA": ("LoraConfig", {"r": 4}),
+    "DoRA": ("LoraConfig", {"r": 4, "use_dora": True}),
+    "LoHa": ("LoHaConfig", {"r": 4}),
+    "IA3": ("IA3Config", {"feedforward_modules": []}),
+    "OFT": ("OFTConfig", {"r": 0, "oft_block_size": 8}),
+    "BOFT": ("BOFTConfig", {"boft_block_size": 8}),
+    "VeRA": ("VeraConfig", {"r": 4}),
+    "AdaLoRA": ("AdaLoraConfig", {"init_r": 4, "total_step": 10}),
+    "FourierFT": ("FourierFTConfig", {"n_frequency": 10}),
+}
+
+
+@pytest.mark.parametrize("kind", ADAPTERS)
+def test_kinds_of_adapters(kind: str) -> None:
+    needed("peft")
+    peft, (config, options) = importlib.import_module("peft"), ADAPTERS[kind]
+    options = {**options, "target_modules": ["of_z", "of_x"]}
+    model: Any = peft.get_peft_model(example("peft_cell").Model(), getattr(peft, config)(**options))
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    x, optimizer = torch.randn(16, 8), torch.optim.SGD(trainable, 0.1)
+    untrained = model(x).detach()
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(x).square().mean().backward()
+        assert model.equilibrium.stats.reconstruction_error == 0.0
+        optimizer.step()
+    model.eval().equilibrium.tol = None
+    expected = model(x)
+    assert not torch.equal(expected, untrained)
+    # The roundings of the merged weights, through 48 evaluations.
+    torch.testing.assert_close(model.merge_and_unload()(x), expected, atol=1e-4, rtol=1e-4)
+
+
 def test_lora_on_the_parameters_of_a_linear_cell() -> None:
     needed("peft")
     peft = importlib.import_module("peft")
