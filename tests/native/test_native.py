@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import re
@@ -13,13 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from setup import COMMON, CXX_FLAGS
 from tests import ROOT
+from tests.native.compiling import NATIVE, compile_all, compiled, link_and_run, needs_compiler
 
 CPU = ROOT / "csrc" / "cpu"
 CUDA = ROOT / "csrc" / "cuda"
-NATIVE = ROOT / "tests" / "native"
-CXX = os.environ.get("CXX") or "g++"
 X86 = platform.machine() == "x86_64"
 
 # For what runs under the sanitizers. Functions that are not inlined make it compile twice as fast.
@@ -43,51 +40,12 @@ GRIDS = {
     "check_cuda_residual": {"residual_grid": 7000, "norms_grid": 2500},
 }
 
-pytestmark = pytest.mark.skipif(shutil.which(CXX) is None, reason=f"no C++ compiler ({CXX})")
-
+pytestmark = needs_compiler
 
 # The lanes of the cell's activations, and what the compiler is told for each.
 AVX2 = ("-mavx2", "-mfma", "-mf16c")
 AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", *AVX2)
 LANES = {"portable": (), "avx2": AVX2, "avx512": AVX512} if X86 else {"portable": ()}
-
-KEPT = ROOT / "build" / "tests" / "native"
-"""Objects of earlier runs."""
-
-
-def run_compiler(*arguments: str) -> str:
-    command = [CXX, *COMMON, *CXX_FLAGS, "-Werror", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def compiled(folder: str, source: Path, flags: tuple[str, ...]) -> Path:
-    """The object of `source`; one of an earlier run, where its compilation read the same."""
-    read = [run_compiler("--version"), *flags, run_compiler(*flags, "-E", str(source))]
-    key = hashlib.sha256("\n".join([*COMMON, *CXX_FLAGS, *read]).encode()).hexdigest()[:16]
-    kept = KEPT / folder / f"{source.stem}-{key}.o"
-    if not kept.exists():
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        for former in kept.parent.glob(f"{source.stem}-*.o"):
-            former.unlink(missing_ok=True)
-        part = kept.with_suffix(f".{os.getpid()}")
-        run_compiler(*flags, "-c", str(source), "-o", str(part))
-        part.replace(kept)
-    return kept
-
-
-def compile_all(folder: str, *sources: Path, flags: tuple[str, ...] = ()) -> list[Path]:
-    """The objects of `sources`, compiled at once."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(lambda source: compiled(folder, source, flags), sources))
-
-
-def link_and_run(program: Path, *objects: Path, flags: tuple[str, ...] = ()) -> str:
-    run_compiler(*flags, *map(str, objects), "-o", str(program))
-    run = subprocess.run([program], capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stdout + run.stderr
-    return run.stdout
 
 
 def test_forms_of_the_exact_step(tmp_path: Path) -> None:
