@@ -1,4 +1,6 @@
-"""Build `revdeq_kernels._C` and, where nvcc is found, `revdeq_kernels/librevdeq_cuda.so`.
+"""Build `revdeq_kernels/librevdeq_cpu.so` and, where nvcc is found, `librevdeq_cuda.so`.
+
+Neither calls Python, so that one wheel serves every Python that there is torch for.
 
 Environment: REVDEQ_BUILD_CPP and REVDEQ_BUILD_CUDA (auto, 0 or 1), REVDEQ_SANITIZE (as in
 "address,undefined"), and the usual TORCH_CUDA_ARCH_LIST, CUDA_HOME, MAX_JOBS and CXX.
@@ -12,13 +14,17 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-import sysconfig
 from pathlib import Path
 
 import setuptools
+
+if int(setuptools.__version__.split(".")[0]) < 77:
+    version = setuptools.__version__
+    sys.exit(f"expected setuptools 77 or newer, got {version}: `pip install -U setuptools`")
+
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
-from setuptools.errors import CompileError
 
 ROOT = Path(__file__).parent.resolve()
 sys.path.insert(0, str(ROOT / "build_backend"))
@@ -51,10 +57,8 @@ class BuildExt(build_ext):
     nvcc: Nvcc | None
 
     def get_ext_filename(self, fullname: str) -> str:
-        """Path of a library; the CUDA library is no Python module and has no Python's suffix."""
-        if fullname.endswith("librevdeq_cuda"):
-            return fullname.replace(".", "/") + ".so"
-        return super().get_ext_filename(fullname)
+        """Path of a library: it is no Python module, and has no Python's suffix."""
+        return fullname.replace(".", "/") + ".so"
 
     def run(self) -> None:
         """Choose what to build, and remove what an earlier build left where setuptools keeps it."""
@@ -63,7 +67,7 @@ class BuildExt(build_ext):
             self.extensions = [ext for ext in self.extensions if not ext.name.endswith("_cuda")]
         stale = list(Path(self.build_lib).glob("revdeq_kernels/*.so"))
         if self.inplace:
-            stale += (ROOT / "revdeq_kernels").glob("librevdeq_cuda.so")
+            stale += (ROOT / "revdeq_kernels").glob("*.so")
         for library in stale:
             library.unlink()
         super().run()
@@ -73,7 +77,7 @@ class BuildExt(build_ext):
         torch, torch_version = find_torch()
         cuda = f"{self.nvcc.path} for {self.nvcc.archs}" if self.nvcc else "without CUDA"
         print(f"revdeq-kernels: torch {torch_version} in {torch}, {cuda}", flush=True)
-        libraries = [self.python_library(torch, torch_version)]
+        libraries = [self.cpu_library(torch, torch_version)]
         if self.nvcc:
             libraries.append(self.cuda_library(torch, self.nvcc))
         name = "-".join(filter(None, [str(sys.implementation.cache_tag), SANITIZE]))
@@ -83,8 +87,8 @@ class BuildExt(build_ext):
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / "build" / name / target.name, target)
 
-    def python_library(self, torch: Path, torch_version: str) -> Library:
-        """`_C`: schemas, CPU kernels, and the facts of the build, which schema.cpp tells."""
+    def cpu_library(self, torch: Path, torch_version: str) -> Library:
+        """Schemas, CPU kernels, and the facts of the build, which schema.cpp tells."""
         facts = {
             "REVDEQ_VERSION": self.distribution.get_version(),
             "REVDEQ_BUILT_WITH_TORCH": torch_version,
@@ -93,22 +97,17 @@ class BuildExt(build_ext):
             "REVDEQ_SANITIZE": SANITIZE,
         }
         sanitize = SANITIZE_FLAGS if SANITIZE else []
-        flags = [*COMMON, *CXX_FLAGS, *sanitize]
-        # Only the binding knows Python: an isolated build, whose pybind11 is new each time,
-        # recompiles that file alone.
-        binding = [*flags, *(f'-D{name}="{value}"' for name, value in facts.items())]
-        binding += [f"-isystem{pybind11_include()}", f"-isystem{sysconfig.get_path('include')}"]
-        files = self.ext_map["revdeq_kernels._C"].sources
-        compiled = {
-            ROOT / file: [*(binding if "schema" in file else flags), f"-isystem{torch}/include"]
-            for file in files
-        }
+        flags = [*COMMON, *CXX_FLAGS, *sanitize, f"-isystem{torch}/include"]
+        # Facts that change recompile that file alone.
+        with_facts = [*flags, *(f'-D{name}="{value}"' for name, value in facts.items())]
+        files = self.ext_map["revdeq_kernels.librevdeq_cpu"].sources
+        compiled = {ROOT / file: with_facts if "schema" in file else flags for file in files}
         link = ["-shared", *sanitize, f"-L{torch}/lib", "-ltorch", "-ltorch_cpu"]
-        name = Path(self.get_ext_filename("revdeq_kernels._C")).name
-        return Library(name, "cxx", os.environ.get("CXX") or "g++", compiled, link)
+        compiler = os.environ.get("CXX") or "g++"
+        return Library("librevdeq_cpu.so", "cxx", compiler, compiled, link)
 
     def cuda_library(self, torch: Path, nvcc: Nvcc) -> Library:
-        """`librevdeq_cuda.so`: the CUDA kernels, which torch.ops.load_library opens."""
+        """The CUDA kernels."""
         flags = [*COMMON, *NVCC_FLAGS, *nvcc.gencode(), f"-isystem={torch}/include"]
         files = self.ext_map["revdeq_kernels.librevdeq_cuda"].sources
         link = [*nvcc.gencode(), *NVCC_LINK_FLAGS, f"-L{torch}/lib"]
@@ -116,22 +115,19 @@ class BuildExt(build_ext):
         return Library("librevdeq_cuda.so", "nvcc", nvcc.path, compiled, link)
 
 
-def pybind11_include() -> str:
-    """Folder of pybind11's headers."""
-    try:
-        import pybind11
-    except ImportError as error:
-        raise CompileError("the build needs pybind11: `pip install pybind11`") from error
-    return pybind11.get_include()
+class BdistWheel(bdist_wheel):
+    """A wheel with libraries is for one system, and for every Python."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        """As in py3-none-linux_x86_64."""
+        return "py3", "none", super().get_tag()[2]
 
 
 if __name__ == "__main__":
-    if int(setuptools.__version__.split(".")[0]) < 77:
-        version = setuptools.__version__
-        sys.exit(f"expected setuptools 77 or newer, got {version}: `pip install -U setuptools`")
     extensions = [
-        Extension("revdeq_kernels._C", ["csrc/schema.cpp", *sources("cpu/*.cpp")]),
+        Extension("revdeq_kernels.librevdeq_cpu", ["csrc/schema.cpp", *sources("cpu/*.cpp")]),
         Extension("revdeq_kernels.librevdeq_cuda", sources("cuda/*.c*")),
     ]
     # Without extensions the wheel is for any Python on any system.
-    setup(cmdclass={"build_ext": BuildExt}, ext_modules=extensions if builds_cpp() else [])
+    commands = {"build_ext": BuildExt, "bdist_wheel": BdistWheel}
+    setup(cmdclass=commands, ext_modules=extensions if builds_cpp() else [])

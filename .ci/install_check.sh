@@ -11,7 +11,7 @@ trap 'rm -rf "$work"' EXIT
 src=$work/source
 cd "$root"
 PATH=$(dirname "$python"):$PATH  # one ninja throughout: another version compiles everything again
-cuda=$("$python" -c 'import revdeq_kernels; print(revdeq_kernels._C.build_info()["cuda_archs"])')
+cuda=$("$python" -c 'from revdeq_kernels.core import libraries; print(libraries.build_info()["cuda_archs"])')
 
 say() { echo "-- $*"; }
 fail() { echo "install_check: $*" >&2; exit 1; }
@@ -55,10 +55,13 @@ new_env isolated
 pip_in isolated install "$src"
 imports isolated "$work/isolated" "$cuda"
 
-say "pip install --no-build-isolation -e ."
+say "pip install --no-build-isolation -e ., where an earlier build left a module for one Python"
+former=$src/revdeq_kernels/_C.cpython-311-x86_64-linux-gnu.so
+touch "$former"
 new_env editable
 pip_in editable install --no-build-isolation --no-deps --editable "$src"
 imports editable "$src" "$cuda"
+[ ! -e "$former" ] || fail "$former is still there"
 
 say "an unchanged tree compiles nothing, a changed header what includes it"
 pip_in editable install --no-build-isolation --no-deps --editable "$src"

@@ -24,13 +24,10 @@ facts=()
 for name in VERSION BUILT_WITH_TORCH CUDA_ARCHS NVCC_VERSION SANITIZE; do
   facts+=("-DREVDEQ_$name=\"\"")
 done
-# torch brings a pybind11 of its own, which refuses a stable target: ours comes first.
-pybind11=$("$python" -c 'import pybind11; print(pybind11.get_include())')
-python_include=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')
 for source in csrc/schema.cpp csrc/cpu/backend.cpp; do
   echo "$source with the headers of torch $oldest"
-  "${CXX:-g++}" "${common[@]}" "${facts[@]}" -fsyntax-only -isystem "$pybind11" \
-    -isystem "$python_include" -isystem "$headers/torch/include" "$source"
+  "${CXX:-g++}" "${common[@]}" "${facts[@]}" -fsyntax-only \
+    -isystem "$headers/torch/include" "$source"
 done
 if [ "${REVDEQ_BUILD_CUDA:-auto}" = 0 ]; then
   echo "the CUDA sources are left out (REVDEQ_BUILD_CUDA=0)"

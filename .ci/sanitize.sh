@@ -13,14 +13,14 @@ rm -rf build/sanitize
 cd build/sanitize
 REVDEQ_SANITIZE=address,undefined REVDEQ_BUILD_CUDA=0 "$python" setup.py --quiet build_ext --inplace
 for symbol in __asan_report_load __ubsan_handle; do
-  nm --dynamic revdeq_kernels/_C.*.so | grep "$symbol" > /dev/null \
+  nm --dynamic revdeq_kernels/librevdeq_cpu.so | grep "$symbol" > /dev/null \
     || { echo "sanitize: no $symbol in the library: it is not instrumented" >&2; exit 1; }
 done
 
 export LD_PRELOAD="$("$compiler" -print-file-name=libasan.so) $("$compiler" -print-file-name=libubsan.so)"
 export ASAN_OPTIONS=detect_leaks=0  # the interpreter leaves its own
 export UBSAN_OPTIONS=print_stacktrace=1
-"$python" -c 'from revdeq_kernels import _C; assert _C.build_info()["sanitize"], _C.__file__'
+"$python" -c 'from revdeq_kernels.core import libraries; assert libraries.build_info()["sanitize"], libraries.CPU'
 # What starts processes, compiles, measures or trains is left out: it calls the same kernels, slowly.
 # So is what calls no C++ of this build: Gluon in Triton's interpreter, programs with sanitizers of their own.
 left_out=()

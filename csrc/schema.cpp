@@ -1,10 +1,12 @@
-// The schemas of all ops, and the Python module `_C` with the facts of this build. Loading it
-// registers them and the CPU kernels (cpu/backend.cpp).
-#include <pybind11/pybind11.h>
-
+// The schemas of all ops, and the facts of this build. Loading the library registers the schemas
+// and the CPU kernels (cpu/backend.cpp); it calls nothing of Python.
 #include "cpu/cell_schemas.h"
 #include "cpu/kernels.h"
 #include "register.h"
+
+#define REVDEQ_EXPORT extern "C" __attribute__((visibility("default")))
+#define REVDEQ_TEXT(number) REVDEQ_DIGITS(number)
+#define REVDEQ_DIGITS(number) #number
 
 STABLE_TORCH_LIBRARY(revdeq, m) {
   revdeq::define_ops(m);
@@ -12,18 +14,17 @@ STABLE_TORCH_LIBRARY(revdeq, m) {
   m.def(revdeq::cpu::kBackwardSchema);
 }
 
-PYBIND11_MODULE(_C, m) {
-  m.doc() = "Schemas and CPU kernels of revdeq_kernels; importing it registers torch.ops.revdeq.";
-  m.def("build_info", [] {
-    pybind11::dict facts;
-    facts["version"] = REVDEQ_VERSION;
-    facts["built_with_torch"] = REVDEQ_BUILT_WITH_TORCH;
-    facts["torch_target_version"] = static_cast<unsigned long long>(TORCH_TARGET_VERSION);
-    facts["compiler"] = __VERSION__;
-    facts["cuda_archs"] = REVDEQ_CUDA_ARCHS;
-    facts["nvcc_version"] = REVDEQ_NVCC_VERSION;
-    facts["sanitize"] = REVDEQ_SANITIZE;
-    return facts;
-  });
-  m.def("cpu_instruction_set", [] { return revdeq::cpu::best_kernels().instruction_set; });
+// For revdeq_kernels/core/libraries.py: name=value, one on a line.
+REVDEQ_EXPORT const char* revdeq_build_info() {
+  return "version=" REVDEQ_VERSION "\n"
+         "built_with_torch=" REVDEQ_BUILT_WITH_TORCH "\n"
+         "torch_target_version=" REVDEQ_TEXT(TORCH_TARGET_VERSION) "\n"
+         "compiler=" __VERSION__ "\n"
+         "cuda_archs=" REVDEQ_CUDA_ARCHS "\n"
+         "nvcc_version=" REVDEQ_NVCC_VERSION "\n"
+         "sanitize=" REVDEQ_SANITIZE "\n";
+}
+
+REVDEQ_EXPORT const char* revdeq_cpu_instruction_set() {
+  return revdeq::cpu::best_kernels().instruction_set;
 }

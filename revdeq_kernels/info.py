@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 import torch
 
 from . import __version__
-from .core import backends, first_use
+from .core import backends, first_use, libraries
 from .core.op import OPS
 
 
@@ -47,12 +47,10 @@ def _versions() -> list[str]:
 
 
 def _build() -> list[str]:
-    try:
-        from . import _C
-    except ImportError:
-        return [f"build: {backends.why_not('cpu')}"]
-    facts = _C.build_info() | {"cpu_instruction_set": _C.cpu_instruction_set()}
-    target = int(facts["torch_target_version"])
+    if reason := backends.why_not("cpu"):
+        return [f"build: {reason}"]
+    facts = libraries.build_info() | {"cpu_instruction_set": libraries.cpu_instruction_set()}
+    target = int(facts["torch_target_version"], 16)
     facts["torch_target_version"] = f"{target >> 56}.{target >> 48 & 255} (and every later torch)"
     return ["build:", *(f"  {name:22}{value or '-'}" for name, value in facts.items())]
 

@@ -15,20 +15,20 @@ import torch
 import revdeq_kernels
 import torch_revdeq
 import torch_revdeq.models
-from revdeq_kernels import _C
+from revdeq_kernels.core import libraries
 
 
 def main(folder: str, archs: str) -> None:
-    for module in (revdeq_kernels, torch_revdeq, torch_revdeq.models, _C):
+    for module in (revdeq_kernels, torch_revdeq, torch_revdeq.models):
         path = Path(str(module.__file__)).resolve()
         expect(path.is_relative_to(Path(folder).resolve()), f"imported {path}, not from {folder}")
-    built = _C.build_info()
+    built = libraries.build_info()
     versions = {revdeq_kernels.__version__, built["version"]}
     versions.add(importlib.metadata.version("revdeq-kernels"))
     expect(len(versions) == 1, f"versions differ: {versions}")
     expect(built["cuda_archs"] == archs, f"built for {built['cuda_archs']!r}, not for {archs!r}")
-    library = Path(str(revdeq_kernels.__file__)).with_name("librevdeq_cuda.so")
-    expect(library.exists() == bool(archs), f"{library} is there or missing against {archs!r}")
+    cuda = libraries.CUDA
+    expect(cuda.exists() == bool(archs), f"{cuda} is there or missing against {archs!r}")
     state = revdeq_kernels.update_(torch.ones(1000), torch.full((1000,), 3.0), 0.25)
     expect(torch.equal(state, torch.full((1000,), 1.5)), f"update_ gave {state[0]}, not 1.5")
     weight = torch.full((4,), 0.5, requires_grad=True)

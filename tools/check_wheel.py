@@ -1,4 +1,4 @@
-"""Check the list of files of a wheel: `check_wheel.py WHEEL ARCHS`.
+"""Check the tag and the list of files of a wheel: `check_wheel.py WHEEL ARCHS`.
 
 ARCHS: "" means without CUDA, "pure" without anything that is compiled.
 """
@@ -17,7 +17,7 @@ def expected_sources() -> set[str]:
     found = set()
     for folder in (ROOT, ROOT / "python"):
         for package in ("revdeq_kernels", "torch_revdeq"):
-            for pattern in ("*.py", "*.pyi", "py.typed"):
+            for pattern in ("*.py", "py.typed"):
                 paths = (folder / package).rglob(pattern)
                 found |= {path.relative_to(folder).as_posix() for path in paths}
     return found
@@ -30,9 +30,11 @@ def main(wheel: str, archs: str) -> None:
     kinds = {name.split("/")[-1].split(".")[0] for name in libraries}
     problems = [f"lacks {name}" for name in sorted(expected_sources() - names)]
     problems += [f"has {name}" for name in sorted(names - libraries - expected_sources())]
-    libraries_of = {"pure": set(), "": {"_C"}}
-    if kinds != libraries_of.get(archs, {"_C", "librevdeq_cuda"}):
+    libraries_of = {"pure": set(), "": {"librevdeq_cpu"}}
+    if kinds != libraries_of.get(archs, {"librevdeq_cpu", "librevdeq_cuda"}):
         problems.append(f"has the libraries {sorted(libraries)}")
+    if "-py3-none-" not in Path(wheel).name:
+        problems.append("is not for every Python")
     if problems:
         sys.exit(f"check_wheel: {Path(wheel).name} " + "; ".join(problems))
     print(f"{Path(wheel).name}: {len(names)} files, as expected")

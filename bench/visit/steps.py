@@ -172,7 +172,7 @@ def _bench(on_gpu: tuple[str, ...], small: tuple[str, ...]) -> Command:
 
 # ---- the table -------------------------------------------------------------------------------
 
-_BUILD_MODULES = ("torch", "setuptools", "ninja", "pybind11")
+_BUILD_MODULES = ("torch", "setuptools", "ninja")
 _TEST_MODULES = ("torch", "pytest", "hypothesis")
 _BENCH_MODULES = ("torch", "rich", "matplotlib", "markdown_it")
 _SERIAL = {"xdist": "one test after another, as far as the limit allows"}

@@ -15,22 +15,21 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.util
 import os
 import warnings
 from collections.abc import Iterator
 from functools import cache, lru_cache
-from pathlib import Path
 from types import ModuleType
 
 import torch
+
+from . import libraries
 
 NAMES = ("cuda", "cpu", "triton", "reference")
 COMPILED = ("cuda", "cpu")
 """The backends behind torch.ops.revdeq; the others are Python."""
 
 ENVIRONMENT = "REVDEQ_BACKEND"
-CUDA_LIBRARY = Path(__file__).parent.with_name("librevdeq_cuda.so")
 
 # Process-wide: autograd runs backward passes on threads of its own, which must choose the same.
 chosen: str | None = os.environ.get(ENVIRONMENT) or None
@@ -90,31 +89,26 @@ def implementation(name: str) -> ModuleType:
 
 
 def load_compiled() -> None:
-    """Load the compiled extension and the CUDA library, noting what is missing and why."""
-    if importlib.util.find_spec(".._C", __package__) is None:
+    """Load the compiled libraries, noting what is missing and why."""
+    if not libraries.CPU.exists():
         reason = "the package was installed without its compiled extension; build it: pip install ."
         _missing.update(cpu=reason, cuda=reason)
         _left_out.update(COMPILED)
         return
-    try:
-        importlib.import_module(".._C", __package__)
-    except ImportError as error:
-        reason = f"the compiled extension did not load ({error}); build it again: pip install ."
+    if reason := libraries.load(libraries.CPU):
+        reason = f"the compiled extension did not load ({reason}); build it again: pip install ."
         _missing.update(cpu=reason, cuda=reason)
         return
     if torch.version.cuda is None:
         _missing["cuda"] = f"torch {torch.__version__} is built without CUDA"
-    elif not CUDA_LIBRARY.exists():
+    elif not libraries.CUDA.exists():
         _left_out.add("cuda")
         _missing["cuda"] = (
             "the package was built without its CUDA library (no nvcc, or REVDEQ_BUILD_CUDA=0); "
             "install it again where nvcc is, with REVDEQ_BUILD_CUDA=1"
         )
-    else:
-        try:
-            torch.ops.load_library(CUDA_LIBRARY)
-        except OSError as error:
-            _missing["cuda"] = f"{CUDA_LIBRARY.name} did not load: {error}"
+    elif reason := libraries.load(libraries.CUDA):
+        _missing["cuda"] = f"{libraries.CUDA.name} did not load: {reason}"
 
 
 def _check_name(name: str, where: str) -> None:

@@ -13,7 +13,7 @@ import torch
 
 import revdeq_kernels as rk
 from revdeq_kernels import reference
-from revdeq_kernels.core import backends
+from revdeq_kernels.core import backends, libraries
 from revdeq_kernels.core.op import OPS
 from tests.ops.arguments import call, good_arguments
 
@@ -207,18 +207,19 @@ def _loading(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_loading")
 def test_what_load_compiled_finds_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(backends, "CUDA_LIBRARY", tmp_path / "librevdeq_cuda.so")
+    monkeypatch.setattr(libraries, "CUDA", tmp_path / "librevdeq_cuda.so")
     backends.load_compiled()
     assert "REVDEQ_BUILD_CUDA=1" in backends._missing.pop("cuda")
     assert backends._left_out == {"cuda"}
     (tmp_path / "librevdeq_cuda.so").write_text("no library")
     backends.load_compiled()
-    assert "librevdeq_cuda.so did not load" in backends._missing.pop("cuda")
+    reason = f"librevdeq_cuda.so did not load: {tmp_path}/librevdeq_cuda.so: file too short"
+    assert backends._missing.pop("cuda") == reason
     monkeypatch.setattr(torch.version, "cuda", None)
     backends.load_compiled()
     assert "is built without CUDA" in backends._missing.pop("cuda")
     assert backends._missing == {}
-    monkeypatch.setitem(sys.modules, "revdeq_kernels._C", None)
+    monkeypatch.setattr(libraries, "CPU", tmp_path / "librevdeq_cpu.so")
     backends.load_compiled()
     for name in ("cpu", "cuda"):
         assert "installed without its compiled extension" in str(backends.why_not(name))

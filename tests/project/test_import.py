@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,38 +24,37 @@ except Exception as error:
     print(type(error).__name__, error, state.tolist())
 """
 
-BLOCK = """
+WITHOUT_TRITON = """
 import sys
-sys.modules["{module}"] = None
-"""
-
-BROKEN = """
-import importlib.machinery, sys
-class Finder:
-    def find_spec(self, name, path=None, target=None):
-        if name == "revdeq_kernels._C":
-            return importlib.machinery.ModuleSpec(name, self)
-    def create_module(self, spec):
-        raise ImportError("undefined symbol")
-    def exec_module(self, module):
-        pass
-sys.meta_path.insert(0, Finder())
+sys.modules["triton"] = None
 """
 
 
-def run(code: str, **environment: str) -> str:
-    """What the program prints in a fresh interpreter, where it must not fail."""
+def run(code: str, folder: Path = ROOT, **environment: str) -> str:
+    """What the program prints in a fresh interpreter, where it must not fail.
+
+    The packages are those in `folder`.
+    """
     kept = {k: v for k, v in os.environ.items() if k not in ("TRITON_INTERPRET", "REVDEQ_BACKEND")}
     done = subprocess.run(
         [sys.executable, "-c", code],
         env=kept | environment,
-        cwd=ROOT,
+        cwd=folder,
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+@pytest.fixture
+def unbuilt(tmp_path: Path) -> Path:
+    """A folder with the packages as git has them: nothing is built in it."""
+    ignored = shutil.ignore_patterns("*.so", "__pycache__")
+    for package in (ROOT / "revdeq_kernels", ROOT / "python" / "torch_revdeq"):
+        shutil.copytree(package, tmp_path / package.name, ignore=ignored)
+    return tmp_path
 
 
 # ---- REVDEQ_BACKEND --------------------------------------------------------------------------
@@ -126,10 +127,10 @@ print(info.report())
 """
 
 
-def test_without_the_compiled_extension() -> None:
+def test_without_the_compiled_extension(unbuilt: Path) -> None:
     """As in a checkout that was never built, or on a system where nothing is compiled."""
     catch = "import warnings\nwarnings.showwarning = lambda m, c, *_: print(c.__name__, m)\n"
-    printed = run(BLOCK.format(module="revdeq_kernels._C") + catch + EVERY_OP + CALL)
+    printed = run(catch + EVERY_OP + CALL, unbuilt)
     assert "back True 0\nable ['reference']\n" in printed
     for name in ("cpu", "cuda"):
         reason = "cannot run: the package was installed without its compiled extension"
@@ -142,11 +143,13 @@ def test_without_the_compiled_extension() -> None:
     assert last == "ran [0.5, 0.5, 0.5] reference"
 
 
-def test_an_extension_that_does_not_load_is_not_replaced() -> None:
+def test_an_extension_that_does_not_load_is_not_replaced(unbuilt: Path) -> None:
     """It was installed, and something is wrong with it: no other backend takes its place."""
-    printed = run(BROKEN + EVERY_OP + CALL)
+    library = unbuilt / "revdeq_kernels" / "librevdeq_cpu.so"
+    library.write_text("no library")
+    printed = run(EVERY_OP + CALL, unbuilt)
     assert "back True 0\nable ['reference']\n" in printed
-    assert "the compiled extension did not load (undefined symbol); build it again" in printed
+    assert f"the compiled extension did not load ({library}: file too short); build" in printed
     last = printed.splitlines()[-1]
     assert last.startswith("RuntimeError backend 'cpu' cannot run for cpu tensors: the compiled")
     assert last.endswith("able: reference [1.0, 1.0, 1.0]")
@@ -162,17 +165,13 @@ for adjoint in ("reversible", "hooks", "checkpoint"):
 """
 
 
-def test_the_solver_without_the_compiled_extension() -> None:
-    printed = run(
-        "import warnings\nwarnings.simplefilter('ignore')\n"
-        + BLOCK.format(module="revdeq_kernels._C")
-        + SOLVE
-    )
+def test_the_solver_without_the_compiled_extension(unbuilt: Path) -> None:
+    printed = run("import warnings\nwarnings.simplefilter('ignore')\n" + SOLVE, unbuilt)
     assert printed == "reversible exact\nhooks exact\ncheckpoint exact\n"
 
 
 def test_without_triton() -> None:
-    printed = run(BLOCK.format(module="triton") + EVERY_OP + CALL)
+    printed = run(WITHOUT_TRITON + EVERY_OP + CALL)
     assert "back True 0\nable ['cpu', 'reference']\nentered cpu\n" in printed
     assert "backend 'triton' cannot run: triton is not installed or too old" in printed
     assert "pip install 'triton>=3.6'" in printed

@@ -15,7 +15,7 @@ import torch
 from setuptools.errors import CompileError
 
 import revdeq_kernels
-from revdeq_kernels import _C
+from revdeq_kernels.core import libraries
 from tests import ROOT
 
 KNOWN_ARCHS = {"75", "80", "90", "100", "120"}
@@ -23,10 +23,23 @@ KNOWN_ARCHS = {"75", "80", "90", "100", "120"}
 
 def test_the_version_is_stated_once():
     assert re.fullmatch(r"\d+\.\d+\.\d+", revdeq_kernels.__version__)
-    assert _C.build_info()["version"] == revdeq_kernels.__version__
+    assert libraries.build_info()["version"] == revdeq_kernels.__version__
     assert importlib.metadata.version("revdeq-kernels") == revdeq_kernels.__version__
     for name in ("pyproject.toml", "setup.py", "constraints.txt"):
         assert f'"{revdeq_kernels.__version__}"' not in (ROOT / name).read_text()
+
+
+def test_the_pythons_are_the_same_everywhere():
+    """What is required, what the wheel is declared for, tried on, and what the documents say."""
+    text = (ROOT / "pyproject.toml").read_text()
+    declared = re.findall(r'Python :: (3\.\d+)"', text)
+    assert re.findall(r'requires-python = ">=(.*)"', text) == declared[:1]
+    workflow = (ROOT / ".github" / "workflows" / "wheels.yml").read_text()
+    assert set(re.findall(r'"(3\.\d+)"', workflow.split("matrix:")[1].split("\n")[1])) == {
+        *declared
+    }
+    documented = (ROOT / "docs" / "compatibility.md").read_text()
+    assert set(re.findall(r"\b3\.1\d\b", documented)) >= {*declared}
 
 
 def test_every_development_tool_is_pinned():

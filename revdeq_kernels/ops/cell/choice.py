@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from ...core import backends, first_use
+from ...core import backends, first_use, libraries
 from ...core.capture import capturing
 from ...core.checks import BF16, F16, F32
 from ...core.op import NAMESPACE
@@ -128,7 +128,7 @@ _instruction_set.__dict__["_dynamo_marked_constant"] = True
 def _cached_instruction_set() -> str:
     if not hasattr(getattr(torch.ops, NAMESPACE), "_linear_cell_forward_"):
         return ""
-    return importlib.import_module("..._C", __package__).cpu_instruction_set()
+    return libraries.cpu_instruction_set()
 
 
 def _widest(implementation: str, dtype: torch.dtype) -> dict[int, int]:
