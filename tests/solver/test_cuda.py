@@ -67,7 +67,11 @@ def test_dropout_comes_again() -> None:
     assert_exact_gradients(MLP(p=0.3).cuda(), x, x, max_steps=6)
 
 
-@pytest.mark.parametrize("watched", [{}, {"trace": True}, {"on_step": lambda *_: None}], ids=str)
+@pytest.mark.parametrize(
+    "watched",
+    [{}, {"trace": True}, {"on_step": lambda *_: None}],
+    ids=["neither", "trace", "on_step"],
+)
 def test_training_never_waits(watched: dict[str, Any]) -> None:
     """With an integer frac_bits: the rule reads the device once."""
     f, x = on_gpu("block")

@@ -78,7 +78,11 @@ def test_one_for_the_backward_pass_alone() -> None:
     assert stats.adjoint_steps == 2
 
 
-@pytest.mark.parametrize("solver", ["anderson", Anderson, object(), Picard], ids=str)
+@pytest.mark.parametrize(
+    "solver",
+    ["anderson", Anderson, object(), Picard],
+    ids=["a word", "a class", "an object", "a function"],
+)
 @pytest.mark.parametrize("option", ["solver", "adjoint_solver"])
 def test_what_is_no_solver(option: str, solver: Any) -> None:
     with pytest.raises(TypeError, match=rf"^{option}: expected an object with a method run"):
