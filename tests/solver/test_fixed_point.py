@@ -252,3 +252,17 @@ def test_torchdeq_agrees() -> None:
     ours = gradients(found.z, f, x)
     assert found.stats.adjoint_residual is not None
     Theorem(found.z, f, x).holds(ours, found.stats.adjoint_residual)
+
+
+@pytest.mark.parametrize(("steps", "tau"), [(1, 1.0), (3, 1.0), (2, 0.5)])
+def test_torchdeqs_phantom_gradient(steps: int, tau: float) -> None:
+    """As docs/from-torchdeq.md translates it: from the same limit the same gradient."""
+    torchdeq = pytest.importorskip("torchdeq", reason="torchdeq is not installed")
+    f, x = problem()
+    z0 = torch.zeros_like(x)
+    deq = torchdeq.get_deq(f_solver="anderson", f_max_iter=200, f_tol=1e-12, grad=steps, tau=tau)
+    theirs = gradients(deq(lambda z: f(z, x), z0)[0][-1], f, x)
+    options: dict[str, Any] = {"adjoint": "phantom", "phantom_steps": steps, "phantom_beta": tau}
+    ours = gradients(fixed_point(f, z0, x, tol=1e-12, max_steps=200, **options).z, f, x)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
