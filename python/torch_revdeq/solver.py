@@ -138,7 +138,8 @@ def solve(
             number in start and end; a number is another tolerance for float states (math.inf
             measures only); False compares nothing.
         accumulate: how gradients of 16-bit parameters and arguments are added up over the half
-            steps: "float32", or "autograd", in their own dtype, with the bits of "backprop".
+            steps: "float32", or "autograd", in their own dtype, with the bits of "backprop". Under
+            "hooks", whose gradients go through autograd's graph, always as "autograd".
         store_last: half steps, of the last ones, whose graphs are kept as autograd keeps them, so
             that the way back need not evaluate f there: memory for time, for an exact state at the
             same bits. "auto": as many as `memory_budget` holds.

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -200,6 +201,22 @@ class _Recomputation:
         with torch.no_grad():
             self.walk = self.pair.from_saved(states)
             self.check = Check(self.problem, self.walk)
+        engine = torch.autograd.Variable._execution_engine  # type: ignore[attr-defined]
+        engine.queue_callback(partial(self._end, task))
+
+    def _end(self, task: int) -> None:
+        """After a backward pass: go on to the start, where the check is.
+
+        Autograd asks for what half steps saved as far as it needs them. The first ones may have
+        saved nothing, or nothing that this gradient takes, and tell all the same whether the states
+        of the others were right.
+        """
+        if task != self.task:
+            return
+        with outside_batches():
+            while self.next >= 2 * self.problem.first_step:
+                self._recompute(self.next)
+        self.cache.clear()
 
     def _recompute(self, k: int) -> None:
         """Evaluate f in half step k, collect what it saves, and take its half step back."""

@@ -93,7 +93,7 @@ class Check:
             causes.append(f"f reads what it writes: {', '.join(change.name for change in changed)}")
         causes += [
             "a parameter, buffer or argument was changed since the forward pass, through .data or "
-            "while it was frozen",
+            "while it was frozen, or f closes over another tensor now",
             "f depends on a counter or another state of its own, on the number of threads "
             "(torch.set_num_threads) if that changed, or is not deterministic (see "
             "torch.use_deterministic_algorithms)",

@@ -22,6 +22,7 @@ from ..evaluation.auxiliary import AuxiliaryGradients, other_aux
 from ..evaluation.boundary import Entrance, entered, guard, unguarded
 from ..evaluation.closure import ClosureLeaves, ReadAgain, now
 from ..evaluation.marks import NOISE
+from ..evaluation.outside import made_outside
 from ..iteration.loop import iterate
 from ..runtime.deferred import report_check
 from ..runtime.transforms import has_tangent, refuse_batched
@@ -119,7 +120,8 @@ class _Forward:
         self.kept = StoredGraphs(problem.store_last if self.grad else 0, problem.memory_budget)
         self.kept.reads = [*problem.z0, *self.tensors]
         self.auxiliary = problem.auxiliary(in_place=True, marked=self.grad)
-        self.closure = ClosureLeaves(self.tensors, problem.mapping.held)
+        outside = made_outside(problem.evaluation) if self.grad else ()
+        self.closure = ClosureLeaves(self.tensors, problem.mapping.held, outside)
         self.known = -1  # leaves that f was known to read when the entrance was made
 
     def evaluate(self, k: int, leaves: Sequence[Tensor]) -> list[Tensor]:

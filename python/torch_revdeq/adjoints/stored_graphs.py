@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from ..evaluation.closure import ClosureLeaves
+from ..runtime.saved import as_it_is
 
 
 @dataclass
@@ -54,7 +55,7 @@ class StoredGraphs:
         """f in half step k, whose graph is kept until there are `count` later ones."""
         if self.count is None:
             sizes: dict[int, int] = {}
-            with saved_tensors_hooks(partial(_count, sizes), _as_it_is):
+            with saved_tensors_hooks(partial(_count, sizes), as_it_is):
                 out = evaluate()
             closure.add(state, out, since)
             self._decide(sizes, closure.leaves)
@@ -97,7 +98,3 @@ def _storages(tensor: Tensor) -> list[torch.UntypedStorage]:
     else:
         parts = [tensor.ccol_indices(), tensor.row_indices(), tensor.values()]
     return [part.untyped_storage() for part in parts]
-
-
-def _as_it_is(tensor: Tensor) -> Tensor:
-    return tensor

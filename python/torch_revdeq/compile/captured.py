@@ -26,12 +26,12 @@ from torch._dynamo.convert_frame import compile_lock
 from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 from torch._dynamo.symbolic_convert import InstructionTranslator
 from torch._dynamo.variables.base import AttributeMutationNew, ValueMutationNew
-from torch.autograd.graph import saved_tensors_hooks
 from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
 from ..adjoints.problem import Problem
 from ..evaluation.flat_function import LEAF
+from ..runtime.saved import saved_apart
 from .graphs import Graphs, compiled_graphs
 from .refusal import Refused
 
@@ -99,7 +99,7 @@ class _Traced:
         if self.refused is None and self.graphs is None:
             try:
                 # What is saved here is no part of what is saved of the solve.
-                with saved_tensors_hooks(lambda t: t, lambda t: t):
+                with saved_apart():
                     self.graphs = compiled_graphs(self.function, inputs, state)
             except Refused as reason:
                 self.refused = str(reason)

@@ -38,13 +38,17 @@ class ClosureLeaves:
         self,
         known: Sequence[Tensor],
         held: Callable[[], str | None] = lambda: None,
+        outside: Collection[Any] = (),
     ) -> None:
         """Start with none, before the first evaluation.
 
         Args:
             known: the tensors that f is given.
             held: names the type of an argument that is no pytree, for the error that may come.
+            outside: nodes of tensors that f holds, which no evaluation has made. Every thread
+                numbers its nodes by itself, so those of another may look newer than they are.
         """
+        self.outside = outside
         self.known = list(known)  # held, so that no id is used again
         self.known_ids = {id(tensor): i for i, tensor in enumerate(known)}
         self.held = held
@@ -67,7 +71,7 @@ class ClosureLeaves:
         """
         entry = read[0].grad_fn
         stops = self._entered if entry is None else {*self._entered, entry}
-        ends, older, nodes = ends_of(outputs, since, stops)
+        ends, older, nodes = ends_of(outputs, since, stops, self.outside)
         if older is not None:
             self._refuse(older)
         known = self._nodes
@@ -116,7 +120,8 @@ class ClosureLeaves:
         return [id(tensor) in self._twice for tensor in tensors]
 
     def _refuse(self, node: Any) -> NoReturn:
-        if is_entered(node) or node._sequence_nr() >= self._start:
+        made_here = node._sequence_nr() >= self._start and node not in self.outside
+        if is_entered(node) or made_here:
             refuse_kept(where_made(node))
         held = self.held()
         passed = "" if held is None else f" ({held} {_NO_PYTREE})"
@@ -161,12 +166,16 @@ def print_of(nodes: Sequence[Any], keys: Sequence[int]) -> Print:
 
 
 def ends_of(
-    outputs: Sequence[Tensor], since: int, stops: Collection[Any] = ()
+    outputs: Sequence[Tensor],
+    since: int,
+    stops: Collection[Any] = (),
+    outside: Collection[Any] = (),
 ) -> tuple[list[Any], Any, list[Any]]:
     """The leaves' nodes below the outputs, one for every edge; a node older than `since`, or None.
 
     Where there is such a node the walk ends at it, and so at one by which another evaluation was
-    entered. `stops` count as leaves' nodes. And all of f's nodes, in the order of the walk.
+    entered, and at those of `outside`, which count as older. `stops` count as leaves' nodes. And
+    all of f's nodes, in the order of the walk.
     """
     ends: list[Any] = []
     nodes: list[Any] = []  # of f, each once; it grows while it is gone through
@@ -180,7 +189,8 @@ def ends_of(
             ends.append(torch.autograd.graph.get_gradient_edge(output).node)
     seen = {None, *nodes}
     for node in nodes:
-        if node._sequence_nr() < since or (since and is_entered(node)):
+        older = node._sequence_nr() < since or (outside and node in outside)
+        if older or (since and is_entered(node)):
             return ends, node, nodes
         for below, _ in node.next_functions:
             if type(below) is _AccumulateGrad or below in stops:

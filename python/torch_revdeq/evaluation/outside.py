@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,13 +28,20 @@ def computed_outside(
     """
     if not any(map(_is_computed, _held_by(evaluation))):
         return None
+    made = made_outside(evaluation)
     with torch.enable_grad():
         # Copies: f is seen to write what it is given when the solve begins.
         state, given = ([_copy(t) for t in part] for part in (leaves, tensors))
         since = now()
         out = evaluation.tried(state, given)
-        node = ends_of(out, since)[1]
+        node = ends_of(out, since, outside=made)[1]
     return None if node is None or is_entered(node) else node.name()
+
+
+def made_outside(evaluation: Evaluation) -> frozenset[Any]:
+    """The nodes that made the tensors that f holds, of whatever thread they are."""
+    held = (tensor for tensor in _held_by(evaluation) if tensor is not None)
+    return frozenset(tensor.grad_fn for tensor in held if tensor.grad_fn is not None)
 
 
 def _held_by(evaluation: Evaluation) -> Iterator[Tensor | None]:

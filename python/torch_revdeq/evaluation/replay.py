@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
 
 from ..runtime.cuda_graphs import capturing
+from ..runtime.saved import saved_apart
 from ..runtime.scopes import scope
 from .adjoint import Adjoint
 from .effects.holdings import Holdings, search
@@ -317,7 +317,7 @@ class Evaluation:
         if self.random.active:
             self.random.set(k)
         try:
-            with self.repeated(), saved_tensors_hooks(lambda t: t, lambda t: t):
+            with self.repeated(), saved_apart():
                 return self._around(k, leaves, tensors)
         finally:
             self.random.restore(states)
