@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import re
 from functools import partial
 from typing import Any
 
@@ -19,7 +20,7 @@ from tests.solver.solving import inputs
 from torch_revdeq import LinearCell, RevDEQ, set_solver, solve
 from torch_revdeq.models import LanguageConfig, LanguageModel
 from torch_revdeq.options.kept import OptionAttribute
-from torch_revdeq.options.names import ELSEWHERE, meant
+from torch_revdeq.options.names import ELSEWHERE, NO_OPTION, meant
 from torch_revdeq.options.table import DEFAULTS, TABLE
 
 OTHERS: dict[str, Any] = {
@@ -109,7 +110,7 @@ def test_options_that_need_each_other_are_set_together() -> None:
 # ---- other names ---------------------------------------------------------------------------------
 
 
-SLIPS = ("max_step", "maxsteps", "betas", "states", "adjiont")
+SLIPS = ("max_step", "maxsteps", "betas", "states", "adjiont", "Tol", "Beta", "MAX_STEPS")
 
 
 @pytest.mark.parametrize("name", [*ELSEWHERE, *SLIPS, "z0"])
@@ -128,8 +129,38 @@ def test_a_name_that_looks_like_an_option_names_it(name: str) -> None:
             solve(MLP(), inputs(), **{name: 3})  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("name", NO_OPTION)
+def test_a_name_that_has_no_option_here_says_where_it_is(name: str) -> None:
+    layer, place = RevDEQ(MLP()), re.escape(NO_OPTION[name])
+    for use in (lambda: setattr(layer, name, 3), lambda: getattr(layer, name)):
+        with pytest.raises(AttributeError, match=rf"^{name}: expected .*{place}"):
+            use()
+    calls: list[Any] = [RevDEQ, partial(solve, z0=inputs())]
+    for call in calls:
+        with pytest.raises(TypeError, match=rf"^{name}: expected an option.*; {place}"):
+            call(MLP(), **{name: 3})
+    with pytest.raises(TypeError, match=rf"^{name}: expected .* neither; {place}, or .*kwargs="):
+        layer(inputs(), **{name: 3})
+
+
+def test_a_parameter_of_f_may_have_any_name_that_is_no_option() -> None:
+    def f(z: Tensor, x: Tensor, eps: float = 0.0, *, tau: float = 1.0, ift: bool = False) -> Tensor:
+        return torch.tanh(tau * z + x + eps + ift)
+
+    x = inputs()
+    want = solve(f, torch.zeros_like(x), x, kwargs={"eps": 0.1, "tau": 0.5, "ift": True}).z
+    assert torch.equal(RevDEQ(f)(x, eps=0.1, tau=0.5, ift=True), want)
+
+
 def test_every_name_of_others_stands_for_an_option() -> None:
-    assert {*ELSEWHERE.values()} <= {*TABLE} and not {*ELSEWHERE} & {*TABLE}
+    assert {*ELSEWHERE.values()} <= {*TABLE}
+    assert len({*ELSEWHERE, *NO_OPTION, *TABLE}) == len(ELSEWHERE) + len(NO_OPTION) + len(TABLE)
+
+
+def test_ordinary_words_stay_free() -> None:
+    layer = RevDEQ(MLP())
+    for name in ("T", "memory", "store", "grad", "depth", "mask", "solver"):
+        setattr(layer, name, 1)
 
 
 def test_compile_is_the_method_of_modules() -> None:
@@ -342,6 +373,54 @@ def test_the_layer_sets_itself_and_no_layer_inside_of_it() -> None:
     assert (outer.max_steps, inner.max_steps) == (3, 2)
     set_solver(outer, max_steps=4)
     assert (outer.max_steps, inner.max_steps) == (4, 4)
+
+
+def language_model(kind: type[LanguageModel] = LanguageModel) -> LanguageModel:
+    return kind(LanguageConfig(vocab_size=7, context=4, width=8, heads=2, steps=2))
+
+
+@pytest.mark.parametrize("name", [*TABLE, *ELSEWHERE, *SLIPS, *NO_OPTION])
+def test_a_model_has_no_options_of_its_own(name: str) -> None:
+    model, option = language_model(), name if name in TABLE else meant(name)
+    said = rf"model\.set_solver\({option}=" if option else re.escape(NO_OPTION[name])
+    if name != "compile":  # a method of every module
+        for use in (lambda: setattr(model, name, 3), lambda: getattr(model, name)):
+            with pytest.raises(AttributeError, match=rf"^{name}: .* of LanguageModel; {said}"):
+                use()
+        assert not hasattr(model, name)
+    else:
+        with pytest.raises(AttributeError, match=r"compile: .* model.set_solver\(compile=True"):
+            model.compile = True  # type: ignore[assignment]
+    assert name not in vars(model)
+
+
+class MyModel(LanguageModel):
+    tol = None  # the model's own
+
+    def __init__(self, config: LanguageConfig) -> None:
+        super().__init__(config)
+        self.tol, self.note = 7, "free"
+        self.register_buffer("state", torch.zeros(2))
+        self.beta = nn.Parameter(torch.zeros(2))
+        self.state = torch.ones(2)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        self.seen = tokens.shape
+        return super().forward(tokens)
+
+
+def test_other_attributes_of_a_model_are_free() -> None:
+    torch.compiler.reset()
+    model, tokens = language_model(MyModel), torch.randint(7, (2, 4))
+    assert isinstance(model, MyModel) and (model.tol, model.note) == (7, "free")
+    assert model.state_dict()["state"].sum() == 2 and "beta" in dict(model.named_parameters())
+    want = model(tokens)
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(other(tokens), want) and other.tol == 7
+        with pytest.raises(AttributeError, match=r"model\.set_solver\(max_steps="):
+            other.max_iter = 3
+    graph = torch.compile(model, fullgraph=True, backend="aot_eager")
+    assert torch.equal(graph(tokens), want) and model.seen == tokens.shape
 
 
 # ---- names of dtypes -----------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ..evaluation.keywords import for_f, joined, options_of
-from ..options.names import meant
+from ..options.names import advice
 from ..solution import Solution
 from .breaks import BREAKS
 from .operator import run_by
@@ -65,7 +65,7 @@ def for_compilers(solve: Callable[P, Solution]) -> Callable[P, Solution]:
     def call(f: Any, z0: Any, *args: Any, **options: Any) -> Solution:
         if not names.issuperset(options):
             more = {name: options.pop(name) for name in [*options] if name not in names}
-            for_f(f, tuple(more), known, meant)
+            for_f(f, tuple(more), known, advice)
             options["kwargs"] = joined(options.get("kwargs"), more)
         if torch.compiler.is_exporting() or without_data(z0):
             from .unrolled import solve_unrolled

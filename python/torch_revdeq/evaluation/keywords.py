@@ -19,21 +19,20 @@ def for_f(
     f: Callable[..., Any],
     names: Collection[str],
     options: Collection[str],
-    meant: Callable[[str], str | None],
+    advice: Callable[[str], str],
 ) -> None:
     """TypeError for keywords of ``solve`` that are neither options nor parameters of f by name.
 
     What f takes by ``**kwargs`` does not count: a misspelled option would go there unnoticed.
-    `meant` says which option a name looks like.
+    `advice` says how the error for a name ends.
     """
     known = named(f)
     for name in names:
         if name not in known:
-            option = meant(name)
             raise TypeError(
                 f"{name}: expected an option of solve, one of {', '.join(options)}, or a "
                 "parameter that f has by that name; give f others by solve(..., kwargs={...})"
-                f"{'' if option is None else f'; did you mean {option}?'}"
+                f"{advice(name)}"
             )
 
 

@@ -7,11 +7,32 @@ from typing import Any
 from torch import nn
 
 from ..layer import RevDEQ, set_solver
+from ..options.kept import check_new_of_model, mistaken_of_model
 from ..solution import Stats
 
 
 class EquilibriumModel(nn.Module):
-    """A model that contains ``RevDEQ`` layers."""
+    """A model that contains ``RevDEQ`` layers.
+
+    The layers have the options of ``solve``, and the model has none: an attribute of such a name,
+    or of one that looks like it, raises AttributeError, which says what to call.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """As in nn.Module; AttributeError for an option, which would do nothing here."""
+        if name not in self.__dict__:
+            check_new_of_model(self, name, value)
+        super().__setattr__(name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        """As in nn.Module; the error for an option says where it is."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            said = mistaken_of_model(type(self), name)
+            if said is None:
+                raise
+            raise AttributeError(said) from None
 
     @property
     def equilibria(self) -> list[RevDEQ]:

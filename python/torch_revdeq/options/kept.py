@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from ..evaluation.effects.copies import LeftOut
-from .names import meant, unknown
+from .names import NO_OPTION, meant, unknown
 from .reading import check_given
 from .table import TABLE
 from .values import shown
@@ -75,14 +75,40 @@ def mistaken(kind: type, name: str) -> str | None:
         return None
     if name in OF_THE_CALL:
         return f"{name}: expected in the call of the layer, layer(x, {name}=...), got an attribute"
-    meaning = meant(name)
-    if meaning is None:
+    meaning, place = meant(name), NO_OPTION.get(name)
+    if meaning is None and place is None:
         return None
+    what = f"the option is {meaning}, layer.{meaning} = ..." if meaning else place
+    return f"{name}: expected an option of solve, got another name; {what}; {_declared(name)}"
+
+
+def check_new_of_model(model: nn.Module, name: str, value: Any) -> None:
+    """AttributeError for an attribute of a model where an option of its layers was meant."""
+    if name == "compile" and not callable(value):
+        raise AttributeError(
+            f"compile: expected by model.set_solver(compile={value!r}), got an assignment: the "
+            "attribute is nn.Module's method"
+        )
+    if not isinstance(value, (nn.Module, nn.Parameter)) and not hasattr(model, name):
+        said = mistaken_of_model(type(model), name)
+        if said is not None:
+            raise AttributeError(said)
+
+
+def mistaken_of_model(kind: type, name: str) -> str | None:
+    """As ``mistaken``, for a model, whose layers have the options."""
+    meaning, place = name if name in TABLE else meant(name), NO_OPTION.get(name)
+    if hasattr(kind, name) or (meaning is None and place is None):
+        return None
+    what = f"model.set_solver({meaning}=...) changes all its layers" if meaning else place
     return (
-        f"{name}: expected an option of solve, got another name; the option is {meaning}, "
-        f"layer.{meaning} = ...; an attribute of your own is one that a subclass declares, "
-        f"{name} = None"
+        f"{name}: expected on a layer, got an attribute of {kind.__name__}; {what}; "
+        f"{_declared(name)}"
     )
+
+
+def _declared(name: str) -> str:
+    return f"an attribute of your own is one that a subclass declares, {name} = None"
 
 
 def changed(layer: Any, options: dict[str, Any]) -> dict[str, Any]:

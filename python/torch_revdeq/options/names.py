@@ -11,21 +11,38 @@ from .table import TABLE
 _STEPS = (
     *("max_iter", "max_iters", "max_iterations", "n_iter", "n_iters", "num_iter", "num_iters"),
     *("num_iterations", "n_steps", "num_steps", "steps", "f_max_iter", "f_max_steps"),
-    *("n_loops", "num_loops", "max_depth", "num_recurrences"),
+    *("n_loops", "num_loops", "max_depth", "num_recurrences", "iterations", "loops", "iters"),
 )
-_TOL = ("f_tol", "tolerance", "atol", "rtol", "abs_tol", "rel_tol", "f_eps", "residual_tol")
+_TOL = ("f_tol", "tolerance", "atol", "rtol", "abs_tol", "rel_tol", "f_eps", "residual_tol", "eps")
 
 ELSEWHERE = {
     **dict.fromkeys(_STEPS, "max_steps"),
     **dict.fromkeys(_TOL, "tol"),
-    **dict.fromkeys(("damping", "relaxation", "f_tau"), "beta"),
+    **dict.fromkeys(("damping", "relaxation", "f_tau", "tau"), "beta"),
     **dict.fromkeys(("backprop_depth", "bptt_steps", "grad_steps"), "backward_steps"),
     **dict.fromkeys(("fractional_bits", "num_bits"), "frac_bits"),
     **dict.fromkeys(("state_dtype", "solver_dtype"), "state"),
     **dict.fromkeys(("backward_method", "gradient_method", "differentiation"), "adjoint"),
-    "indexing": "save_at",
+    **dict.fromkeys(("indexing", "n_states"), "save_at"),
 }
 """What others call an option of ``solve``: torchdeq, scipy, DEQ and looped-transformer code."""
+
+_LIMIT = "solve has one solver, whose steps are differentiated; torch_revdeq.fixed_point takes "
+_STOP = "tol= takes a StoppingRule, which measures another residual"
+
+NO_OPTION = {
+    "f_solver": f"{_LIMIT}solver=",
+    "b_solver": f"{_LIMIT}adjoint_solver=",
+    **dict.fromkeys(("b_tol", "b_eps"), f"{_LIMIT}adjoint_tol="),
+    **dict.fromkeys(("b_max_iter", "b_max_steps", "b_threshold"), f"{_LIMIT}adjoint_max_steps="),
+    **dict.fromkeys(("ift", "hook_ift"), f"{_LIMIT}adjoint='implicit'"),
+    **dict.fromkeys(("phantom_steps", "phantom_beta"), f"{_LIMIT}it with adjoint='phantom'"),
+    **dict.fromkeys(("adjoint_solver", "adjoint_tol", "adjoint_max_steps"), f"{_LIMIT}it"),
+    **dict.fromkeys(("f_stop_mode", "b_stop_mode", "stop_mode"), _STOP),
+    "eval_factor": "solve takes the same max_steps in training and evaluation; change it by "
+    "set_solver(model, max_steps=...)",
+}
+"""What others have an option for and ``solve`` has none, with where it is instead."""
 
 
 def _slips(name: str) -> set[str]:
@@ -43,14 +60,22 @@ _MEANT |= ELSEWHERE
 
 def meant(name: str) -> str | None:
     """The option that a name stands for which is none, if it looks like one."""
-    return None if name in TABLE else _MEANT.get(name)
+    if name in TABLE:
+        return None
+    small = name.lower()
+    return small if small in TABLE else _MEANT.get(small)
+
+
+def advice(name: str) -> str:
+    """What ends the error for a name that is no option, if it can be told what was meant."""
+    option, place = meant(name), NO_OPTION.get(name)
+    return f"; did you mean {option}?" if option else f"; {place}" if place else ""
 
 
 def unknown(name: str) -> TypeError:
     """The error for an option that there is not."""
-    option = meant(name)
-    what = f"; did you mean {option}?" if option else ""
-    return TypeError(f"{name}: expected an option of solve, one of {', '.join(TABLE)}{what}")
+    known = ", ".join(TABLE)
+    return TypeError(f"{name}: expected an option of solve, one of {known}{advice(name)}")
 
 
 def parted(
@@ -65,11 +90,12 @@ def parted(
     for_f: dict[str, Any] = {}
     for name, value in keywords.items():
         if name not in TABLE:
-            option = meant(name)
-            if option is not None and name not in named(f, given):
+            option, place = meant(name), NO_OPTION.get(name)
+            if (option or place) and name not in named(f, given):
+                remedy = f"pass {option}=..." if option else place
                 raise TypeError(
                     f"{name}: expected an option of solve or a parameter of f, got a name that is "
-                    f"neither; pass {option}=..., or to an f that takes any keyword "
+                    f"neither; {remedy}, or to an f that takes any keyword pass "
                     f"kwargs={{'{name}': ...}}"
                 )
             for_f[name] = value
