@@ -227,6 +227,8 @@ def test_copies_state_dicts_and_the_meta_device(block: str) -> None:
         (text()[0], ValueError, r"tokens: expected the shape \(batch, time\), got \(8,\)"),
         (text(time=13), ValueError, "tokens: expected at most context=12 of them, got 13"),
         (text()[:, :0], ValueError, "tokens: expected at least one"),
+        (text() - 100, IndexError, r"tokens: expected each in 0 to .* got -100; .*vocab_size"),
+        (text() + 99, IndexError, r"tokens: expected each in 0 to .* got 1\d\d"),
     ],
 )
 def test_wrong_tokens_are_refused(tokens: Tensor, kind: type[Exception], message: str) -> None:

@@ -232,6 +232,16 @@ def test_prediction_ends_when_all_have_halted() -> None:
         (questions().int(), TypeError, "tokens: expected int64, got torch.int32"),
         (questions()[0], ValueError, r"tokens: expected the shape \(batch, 6\), got \(6,\)"),
         (questions()[:, :5], ValueError, r"tokens: expected the shape \(batch, 6\), got \(3, 5\)"),
+        (
+            questions() - 100,
+            IndexError,
+            r"tokens: expected each in 0 to .* got -100; .*vocab_size",
+        ),
+        (
+            questions() + 99,
+            IndexError,
+            r"tokens: expected each in 0 to .* got 1\d\d",
+        ),
     ],
 )
 def test_wrong_tokens_are_refused(tokens: Tensor, kind: type[Exception], message: str) -> None:
@@ -244,8 +254,34 @@ def test_a_carry_of_other_samples_is_refused() -> None:
     carry = model(questions(2)).carry
     with pytest.raises(ValueError, match=r"carry: expected tensors of the shape \(3, 6, 16\), got"):
         model(questions(3), carry)
+    for other in (tuple(carry), model(questions(2)), carry.z[0]):
+        message = rf"carry: expected a Carry or None, got {type(other).__name__}; pass output.carry"
+        with pytest.raises(TypeError, match=message):
+            model(questions(2), other)
+        with pytest.raises(TypeError, match=message):
+            model.restart(other, torch.tensor([True, False]))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="passes: expected an integer of at least 1, got 0"):
         model.predict(questions(), 0)
+
+
+@pytest.mark.parametrize(
+    ("which", "kind", "message"),
+    [
+        (
+            torch.ones(2),
+            TypeError,
+            r"which: expected a bool tensor, .* got torch.float32; output",
+        ),
+        ([True, False], TypeError, "which: expected a bool tensor, one for each sample, got list"),
+        (torch.ones(3) > 0, ValueError, r"which: expected the shape \(2,\), .* got \(3,\)"),
+        (torch.ones(2, 1) > 0, ValueError, r"which: expected the shape \(2,\), .* got \(2, 1\)"),
+    ],
+)
+def test_what_names_no_samples_is_refused(which: Any, kind: type[Exception], message: str) -> None:
+    model = model_of(tiny())
+    carry = model(questions(2)).carry
+    with pytest.raises(kind, match=message):
+        model.restart(carry, which)
 
 
 @BOTH

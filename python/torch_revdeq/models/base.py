@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..layer import RevDEQ, set_solver
 from ..options.kept import check_new_of_model, mistaken_of_model
@@ -60,3 +60,25 @@ class EquilibriumModel(nn.Module):
             reset = getattr(module, "reset_parameters", None)
             if module is not self and callable(reset):
                 reset()
+
+
+def embedded(tokens: Tensor, embedding: nn.Embedding) -> Tensor:
+    """The rows of tokens; IndexError that names a token outside of the vocabulary, on a CPU."""
+    try:
+        return embedding(tokens)
+    except IndexError as error:
+        said = outside(tokens, embedding.num_embeddings)
+        if said is None:
+            raise
+        raise IndexError(said) from error
+
+
+def outside(tokens: Tensor, vocab_size: int) -> str | None:
+    """What to say of tokens that are not in the vocabulary; reads them from the device."""
+    low, high = (int(end) for end in tokens.aminmax()) if tokens.numel() else (0, 0)
+    if low >= 0 and high < vocab_size:
+        return None
+    return (
+        f"tokens: expected each in 0 to {vocab_size - 1}, got {low if low < 0 else high}; was the "
+        f"text encoded for another vocabulary than the config's, vocab_size={vocab_size}?"
+    )

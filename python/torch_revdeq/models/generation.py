@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..layer import RevDEQ
+from .base import outside
 from .blocks import Block, Past
 from .config import whole
 
@@ -95,13 +96,9 @@ def check_generation(
 ) -> None:
     """ValueError for arguments of ``generate`` that cannot be; reads the tokens from the device."""
     whole("new_tokens", new_tokens, 0)
-    low, high = (int(end) for end in tokens.aminmax()) if tokens.numel() else (0, 0)
-    if low < 0 or high >= vocab_size:
-        wrong = low if low < 0 else high
-        raise ValueError(
-            f"tokens: expected each in 0 to {vocab_size - 1}, got {wrong}; was the text encoded "
-            "for another vocabulary?"
-        )
+    said = outside(tokens, vocab_size)
+    if said is not None:
+        raise ValueError(said)
     if not 0 <= temperature < math.inf:
         raise ValueError(
             f"temperature: expected a number of at least 0, got {temperature!r}; 0 takes the most "

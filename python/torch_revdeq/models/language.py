@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..layer import RevDEQ
 from ..options.table import one_of
-from .base import EquilibriumModel
+from .base import EquilibriumModel, embedded
 from .blocks import BLOCKS, EPS, Block, rotations
 from .config import ModelConfig, flag, number, whole
 from .float32_sums import Embedding
@@ -171,7 +171,8 @@ class LanguageModel(EquilibriumModel):
 
         Raises:
             ValueError, TypeError: the tokens are not as described.
-            IndexError: on a CPU, a token is not in the vocabulary; a GPU's own error otherwise.
+            IndexError: on a CPU, names a token that is not in the vocabulary; a GPU's own error
+                otherwise.
             RangeError, ReconstructionError: see ``solve``; the latter from backward().
         """
         check_tokens(tokens, self.config.context)
@@ -183,7 +184,7 @@ class LanguageModel(EquilibriumModel):
 
         The rotation is None with learned positions.
         """
-        x = self.embedding(tokens)
+        x = embedded(tokens, self.embedding)
         time, config = tokens.shape[1], self.config
         if self.position is None:
             rotation = rotations(first, time, config.width // config.heads, x)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..layer import RevDEQ
 from ..options.table import one_of
-from .base import EquilibriumModel
+from .base import EquilibriumModel, embedded
 from .blocks import rotations
 from .config import ModelConfig, whole
 from .float32_sums import Embedding
@@ -204,7 +204,8 @@ class RecursiveModel(EquilibriumModel):
 
         Raises:
             ValueError, TypeError: tokens or carry are not as described.
-            IndexError: on a CPU, a token is not in the vocabulary; a GPU's own error otherwise.
+            IndexError: on a CPU, names a token that is not in the vocabulary; a GPU's own error
+                otherwise.
             RangeError, ReconstructionError: see ``solve``; the latter from backward().
         """
         x, rotation = self.embed(tokens)
@@ -227,7 +228,7 @@ class RecursiveModel(EquilibriumModel):
                 f"tokens: expected the shape (batch, {config.length}), got {tuple(tokens.shape)}; "
                 "length of the config says how many a question has"
             )
-        x = config.width**0.5 * self.embedding(tokens)
+        x = config.width**0.5 * embedded(tokens, self.embedding)
         if config.mixing == "mlp":
             return x, None
         return x, rotations(0, config.length, config.width // config.heads, x)
@@ -239,15 +240,37 @@ class RecursiveModel(EquilibriumModel):
         return _detached(state, state)
 
     def restart(self, carry: Carry, which: Tensor) -> Carry:
-        """The carry with the samples that `which` names, bool (batch,), at their beginning."""
-        fresh, which = self.start(len(which)), which[:, None, None]
+        """The carry with the samples that `which` names, bool (batch,), at their beginning.
+
+        Raises:
+            ValueError, TypeError: an argument is not as described.
+        """
+        batch = len(self._checked(carry).z[0])
+        if not isinstance(which, Tensor) or which.dtype != torch.bool:
+            got = which.dtype if isinstance(which, Tensor) else type(which).__name__
+            raise TypeError(
+                f"which: expected a bool tensor, one for each sample, got {got}; output.halt > 0 "
+                "names the samples that halt"
+            )
+        if which.shape != (batch,):
+            raise ValueError(
+                f"which: expected the shape ({batch},), one for each sample of the carry, got "
+                f"{tuple(which.shape)}"
+            )
+        fresh, which = self.start(batch), which[:, None, None]
         y, z = (
             tuple(torch.where(which, new, old) for new, old in zip(*halves, strict=True))
             for halves in zip(fresh, carry, strict=True)
         )
         return Carry(cast("State", y), cast("State", z))
 
-    def _checked(self, carry: Carry, batch: int) -> Carry:
+    def _checked(self, carry: Carry, batch: int | None = None) -> Carry:
+        if not isinstance(carry, Carry):
+            raise TypeError(
+                f"carry: expected a Carry or None, got {type(carry).__name__}; pass output.carry "
+                "of the pass before, or model.start(batch)"
+            )
+        batch = len(carry.z[0]) if batch is None else batch
         shape = (batch, self.config.length, self.config.width)
         for leaf in (*carry.y, *carry.z):
             if leaf.shape != shape:
