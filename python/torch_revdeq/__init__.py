@@ -23,7 +23,8 @@ from .solver import solve
 
 if TYPE_CHECKING:
     from .limit.broyden import Broyden
-    from .limit.fixed_point import FixedPoint, FixedPointStats, fixed_point
+    from .limit.fixed_point import fixed_point
+    from .limit.result import FixedPoint, FixedPointStats
     from .limit.solvers import Anderson, FixedPointSolver, Picard, Relaxed
     from .regularization import jacobian_penalty, spectral_radius
 
@@ -53,7 +54,8 @@ __all__ = [
 ]
 
 _LATER = {
-    "limit.fixed_point": ("FixedPoint", "FixedPointStats", "fixed_point"),
+    "limit.fixed_point": ("fixed_point",),
+    "limit.result": ("FixedPoint", "FixedPointStats"),
     "limit.broyden": ("Broyden",),
     "limit.solvers": ("Anderson", "FixedPointSolver", "Picard", "Relaxed"),
     "regularization": ("jacobian_penalty", "spectral_radius"),

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from tests.solver.cells import MLP
 from tests.tolerances import limit_error
-from torch_revdeq import Anderson, Picard, Relaxed, fixed_point, solve
+from torch_revdeq import Anderson, Broyden, Picard, Relaxed, fixed_point, solve
+from torch_revdeq.limit import relative_residual
 
 F64 = torch.float64
 SOLVERS = [Picard(), Relaxed(0.7), Anderson(), Anderson(memory=3, beta=0.8), Anderson(batched=True)]
@@ -266,3 +267,57 @@ def test_torchdeqs_phantom_gradient(steps: int, tau: float) -> None:
     ours = gradients(fixed_point(f, z0, x, tol=1e-12, max_steps=200, **options).z, f, x)
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
+
+
+# ---- the trace ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("solver", [*SOLVERS, Broyden()], ids=str)
+def test_a_trace_has_the_residual_of_every_evaluation(solver: Any) -> None:
+    f, x = problem()
+    z0, states = torch.zeros_like(x), []
+
+    def seen(z: Tensor, x: Tensor) -> Tensor:
+        states.append(z.detach().clone())
+        return f(z, x)
+
+    plain = fixed_point(f, z0, x, solver=solver)
+    found = fixed_point(seen, z0, x, solver=solver, trace=True)
+    residuals, steps = found.stats.residuals, found.stats.steps
+    assert residuals is not None and residuals.shape == (steps,)
+    want = [relative_residual([z], [f(z, x).detach()]) for z in states[:steps]]
+    assert residuals.tolist() == want and found.stats.residual == min(want)
+    assert torch.equal(found.z, plain.z)
+    assert plain.stats.residuals is None and plain.stats.as_dict() == found.stats.as_dict()
+    assert "residuals" not in repr(found.stats)
+
+
+# ---- names -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"max_iter": 3}, r"; did you mean max_steps\?"),
+        ({"f_tol": 1e-3}, r"; did you mean tol\?"),
+        ({"ift": True}, r"; did you mean adjoint='implicit'\?"),
+        ({"b_tol": 1e-3}, r"; did you mean adjoint_tol\?"),
+        ({"f_solver": "anderson"}, r"; did you mean solver\?"),
+        ({"beta": 0.5}, r"; did you mean solver=Relaxed\(beta\)\?"),
+        ({"on_step": print}, "; on_step is an option of solve"),
+        ({"save_at": [1]}, "; save_at is an option of solve"),
+        ({"indexing": [1]}, "; save_at is an option of solve"),
+        ({"unheard": 1}, "trace$"),
+    ],
+)
+def test_a_name_that_is_no_option_says_which_is(options: dict[str, Any], said: str) -> None:
+    f, x = problem()
+    (name,) = options
+    with pytest.raises(TypeError, match=rf"^{name}: expected an option of fixed_point, .*{said}"):
+        fixed_point(f, torch.zeros_like(x), x, **options)
+
+
+def test_a_trace_is_true_or_false() -> None:
+    f, x = problem()
+    with pytest.raises(TypeError, match="trace: expected True or False, got 1"):
+        fixed_point(f, torch.zeros_like(x), x, trace=1)  # type: ignore[arg-type]

@@ -32,6 +32,12 @@ def check_counts(counts: dict[str, int]) -> None:
             raise ValueError(f"{name}: expected an integer of at least 1, got {value!r}")
 
 
+def check_trace(trace: Any) -> None:
+    """TypeError for what is neither True nor False."""
+    if not isinstance(trace, bool):
+        raise TypeError(f"trace: expected True or False, got {trace!r}")
+
+
 def check_solver(option: str, solver: Any) -> None:
     """TypeError for what cannot run: a name, or a class that was not called."""
     if not isinstance(solver, type) and callable(getattr(solver, "run", None)):

@@ -23,16 +23,19 @@ from ..evaluation.closure import check_kept, leaves_below, now
 from ..evaluation.effects.modules import check_modules
 from ..evaluation.flat_function import FlatFunction, flatten
 from ..evaluation.replay import Evaluation
+from ..iteration import residual as measured
 from ..runtime.transforms import is_batched
-from ..solution import Result, described, numbers, result_of
 from .checks import (
     check_counts,
     check_residual,
     check_solver,
     check_tolerances,
+    check_trace,
     run_checked,
     warn_above,
 )
+from .names import refusing_other_names
+from .result import FixedPoint, FixedPointStats
 from .solvers import Anderson, FixedPointSolver, Map, Relaxed, Run
 
 FixedPointAdjoint: TypeAlias = Literal["implicit", "phantom"]
@@ -53,48 +56,7 @@ class Phantom(Adjoint):
 ADJOINTS = {row.name: row for row in (Implicit(), Phantom())}
 
 
-@dataclass(eq=False, repr=False)
-class FixedPointStats:
-    """What the iterations did.
-
-    Attributes:
-        steps: of the forward iteration.
-        nfe: evaluations of f in the forward pass, those for the gradient included.
-        residual: norm(f(z) - z) / (1e-5 + norm(f(z))), the largest over the leaves, at its end.
-        converged: whether that is below tol.
-        adjoint_steps: vector-Jacobian products of the backward iteration, after a backward pass.
-        adjoint_residual: its residual, in the same sense. None with a phantom gradient.
-    """
-
-    steps: int
-    nfe: int
-    residual: float
-    converged: bool
-    adjoint_steps: int | None = None
-    adjoint_residual: float | None = None
-
-    @property
-    def result(self) -> Result:
-        """As ``Stats.result``."""
-        return result_of(self.residual, converged=self.converged)
-
-    def as_dict(self, prefix: str = "") -> dict[str, int | float]:
-        """As ``Stats.as_dict``: the attributes that are not None, and diverged (0 or 1)."""
-        return numbers(prefix, {**vars(self), "diverged": self.result == "diverged"})
-
-    def __repr__(self) -> str:
-        """The attributes that are not None, and the result."""
-        return described("FixedPointStats", **vars(self), result=self.result)
-
-
-@dataclass(eq=False)
-class FixedPoint:
-    """A limit: z, of z0's structure and dtypes, differentiable, and ``FixedPointStats``."""
-
-    z: Any
-    stats: FixedPointStats
-
-
+@refusing_other_names
 def fixed_point(
     f: Callable[..., Any],
     z0: Any,
@@ -108,6 +70,7 @@ def fixed_point(
     adjoint_max_steps: int | None = None,
     phantom_steps: int = 5,
     phantom_beta: float = 0.8,
+    trace: bool = False,
 ) -> FixedPoint:
     """Iterate f to z = f(z, *args), and differentiate the limit rather than the steps.
 
@@ -129,6 +92,8 @@ def fixed_point(
         adjoint_max_steps: max_steps by default.
         phantom_steps: how many.
         phantom_beta: their relaxation factor, in (0, 1].
+        trace: keep the residual of every evaluation of the forward iteration, in
+            ``FixedPointStats.residuals``. It changes no step and no bit.
 
     Returns:
         See ``FixedPoint``. A UserWarning says where an iteration ended above its tolerance: the
@@ -155,6 +120,7 @@ def fixed_point(
         raise ValueError(f"phantom_beta: expected a number in (0, 1], got {phantom_beta}")
     counts = {"max_steps": max_steps, "adjoint_max_steps": backward_steps}
     check_counts({**counts, "phantom_steps": phantom_steps})
+    check_trace(trace)
     leaves, structure = flatten("z0", z0)
     mapping = FlatFunction(f, leaves, structure)
     tensors = mapping.take_args(args)
@@ -163,6 +129,7 @@ def fixed_point(
     if grad:
         check_modules(evaluation.modules, ADJOINTS[adjoint])
     calls = 0
+    residuals: list[Tensor] = []
 
     def evaluate(state: Sequence[Tensor]) -> list[Tensor]:
         nonlocal calls
@@ -180,6 +147,12 @@ def fixed_point(
         guard(read)
         return [value.detach() for value in out]
 
+    def watched(state: Sequence[Tensor]) -> list[Tensor]:
+        """The same, and its residual is kept, on the device."""
+        value = iterated(state)
+        residuals.append(measured.relative_residual([z.contiguous() for z in state], value))
+        return value
+
     start, checked = now(), False
 
     def differentiated(state: Sequence[Tensor]) -> list[Tensor]:
@@ -195,9 +168,11 @@ def fixed_point(
     with evaluation.forward(replayed=False):
         with torch.no_grad():
             start_at = [leaf.detach() for leaf in leaves]
-            run = run_checked("solver", solver, iterated, start_at, tol, max_steps)
+            step = watched if trace else iterated
+            run = run_checked("solver", solver, step, start_at, tol, max_steps)
         end = now()
         stats = FixedPointStats(run.steps, run.steps, run.residual, run.residual < tol)
+        stats.residuals = torch.stack(residuals) if residuals else None
         if not stats.converged:
             warn_above("fixed_point", run, tol, "max_steps")
         z = run.z
