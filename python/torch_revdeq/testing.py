@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from .evaluation.closure import leaves_below
+from .evaluation.closure import ends_of, leaves_below, now
 from .evaluation.effects.converted import converted
 from .evaluation.effects.modules import modules_of
 from .evaluation.effects.written import buffers_kept
@@ -42,7 +42,8 @@ def assert_exact_gradients(
         options: those of ``solve``, such as beta, max_steps, state, or an adjoint to compare.
 
     Returns:
-        The statistics of the solve that walked back.
+        The statistics of the solve that walked back: ``adjoint`` says how, "reversible" or, for an
+        f that "auto" has "hooks" for, that.
 
     Raises:
         AssertionError: names the first tensor that differs, and by how much.
@@ -50,7 +51,7 @@ def assert_exact_gradients(
     Both solves evaluate the same f. What torch itself computes wrong in 16 bits they share:
     ``assert_close_to_float32`` sees that.
     """
-    options = {"accumulate": "autograd", "adjoint": "reversible", **options}
+    options = {"accumulate": "autograd", "adjoint": "auto", **options}
     z0, args, y0 = _leaves_of_their_own((z0, args, options.pop("y0", None)))
     z0 = pytree.tree_map(lambda leaf: leaf.detach().requires_grad_(), z0)
     random = RngReplay(flatten("z0", z0)[0][0].device, "auto")
@@ -58,6 +59,7 @@ def assert_exact_gradients(
     stats: Stats | None = None
     leaves: dict[str, Tensor] = {}
     walked = {name: options.pop(name) for name in _WALKED if name in options}
+    since, shared = now(), False  # whether f reads what was computed outside, with its graph
     extra: dict[str, Any]
     for extra in ({"adjoint": "backprop"}, walked):
         random.restore(random.first)
@@ -67,7 +69,8 @@ def assert_exact_gradients(
             outputs = [leaf for leaf in pytree.tree_leaves(parts) if isinstance(leaf, Tensor)]
             if not leaves:
                 leaves = _named(leaves_below(outputs), f, z0, y0, args)
-            found.append(_observed(outputs, leaves))
+                shared = ends_of(outputs, since)[1] is not None
+            found.append(_observed(outputs, leaves, keep=shared))
         stats = solution.stats
     assert stats is not None
     if rtol is None:
@@ -87,6 +90,8 @@ def assert_close_to_float32(
 
     Args:
         f: as in ``solve``. What it reads must be `args`, or parameters or buffers of modules.
+            Random numbers are drawn alike in both solves, as far as torch draws the same ones in
+            16 bits: masks of dropout, not numbers such as those of ``torch.randn_like``.
         z0: as in ``solve``, in 16 bits, and so are the `args`.
         args: as in ``solve``.
         rtol: the norm of a difference, relative to that of the gradient, or to 2^-8 of the largest
@@ -100,9 +105,11 @@ def assert_close_to_float32(
         AssertionError: names the gradient that is farthest off.
         TypeError: f reads a 16-bit tensor of another kind.
     """
+    random = RngReplay(flatten("z0", z0)[0][0].device, "auto")
     generator = torch.Generator().manual_seed(0)
     narrow = _gradients(f, z0, args, options, generator)
     z0, args, options = pytree.tree_map(_float32_of, (z0, args, options))
+    random.restore(random.first)
     with converted(modules_of(f), _float32_of):
         wide = _gradients(f, z0, args, options, generator.manual_seed(0))
     for name, grad in wide.items():
@@ -149,7 +156,10 @@ def _gradients(
         leaves = _named(leaves_below(outputs), f, z0, None, args)
         # All of one sign: sums grow, as in a mean over rows, until they do not in 16 bits.
         towards = [torch.rand(o.shape, generator=generator).bfloat16().to(o) for o in outputs]
-        found = torch.autograd.grad(outputs, list(leaves.values()), towards, allow_unused=True)
+        # Both solves may lead into a graph outside, that of what f closes over.
+        found = torch.autograd.grad(
+            outputs, list(leaves.values()), towards, retain_graph=True, allow_unused=True
+        )
     return {n: g for n, g in zip(leaves, found, strict=True) if g is not None}
 
 
@@ -186,15 +196,21 @@ def _named(
     return named
 
 
-def _observed(outputs: list[Tensor], leaves: dict[str, Tensor]) -> dict[str, Tensor | None]:
-    """The outputs, and the gradients of a random projection of them."""
+def _observed(
+    outputs: list[Tensor], leaves: dict[str, Tensor], *, keep: bool
+) -> dict[str, Tensor | None]:
+    """The outputs, and the gradients of a random projection of them. `keep`: with the graph."""
     generator = torch.Generator().manual_seed(0)
     towards = [
         torch.randn(o.shape, generator=generator, dtype=torch.float64).to(o) for o in outputs
     ]
     pairs = [(o, t) for o, t in zip(outputs, towards, strict=True) if o.requires_grad]
     grads = torch.autograd.grad(
-        [o for o, _ in pairs], list(leaves.values()), [t for _, t in pairs], allow_unused=True
+        [o for o, _ in pairs],
+        list(leaves.values()),
+        [t for _, t in pairs],
+        retain_graph=keep,
+        allow_unused=True,
     )
     observed: dict[str, Tensor | None] = {f"output {i}": o for i, o in enumerate(outputs)}
     return observed | {f"the gradient of {n}": g for n, g in zip(leaves, grads, strict=True)}

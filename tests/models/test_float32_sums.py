@@ -127,3 +127,29 @@ def test_the_assertion_names_what_it_cannot_widen() -> None:
     assert solve(f, x, x, max_steps=2).z.dtype == torch.bfloat16
     with pytest.raises(TypeError, match=r"f: expected to read parameters.*pass it in args"):
         assert_close_to_float32(f, torch.zeros_like(x), x, max_steps=2)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_assertion_draws_the_same_masks_twice(dtype: torch.dtype) -> None:
+    cell = NormCell(nn.Dropout(0.5)).to(dtype)
+    x = torch.randn(64, 8, dtype=dtype)
+    assert_close_to_float32(cell, torch.zeros_like(x), x, max_steps=3)
+
+
+def test_the_assertion_reads_a_graph_outside_twice() -> None:
+    """And leaves it as it was: for a tensor of float32 that f casts, and one that it refuses."""
+    w, x = torch.randn(8, requires_grad=True), torch.randn(4, 8, dtype=torch.bfloat16)
+    shift = torch.sin(w)
+
+    def f(z: Tensor, x: Tensor) -> Tensor:
+        return torch.tanh(0.1 * z + x + shift.to(z.dtype))
+
+    assert {*assert_close_to_float32(f, torch.zeros_like(x), x, max_steps=2)} == {
+        "leaf 1 of f",
+        "z00",
+    }
+    w = w.detach().bfloat16().requires_grad_()
+    shift = torch.sin(w)
+    with pytest.raises(TypeError, match=r"f: expected to read parameters.*pass it in args"):
+        assert_close_to_float32(f, torch.zeros_like(x), x, max_steps=2)
+    shift.sum().backward()

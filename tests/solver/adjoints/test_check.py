@@ -289,3 +289,32 @@ def test_the_helper_leaves_no_gradients_and_no_statistics() -> None:
     assert_exact_gradients(f, x, x)
     assert torch.equal(f.a.weight.grad, torch.ones_like(f.a.weight))
     assert x.grad is None and f.b.weight.grad is None
+
+
+@pytest.mark.parametrize("adjoint", [None, "auto", "hooks", "checkpoint"])
+def test_the_helper_takes_what_f_closes_over(adjoint: str | None) -> None:
+    """By default as ``solve`` does; the graph that both solves lead into is left as it was."""
+    f, x = cell()
+    embedded = torch.sin(x)
+    options: dict[str, Any] = {"adjoint": adjoint} if adjoint else {}
+    stats = assert_exact_gradients(lambda z: f(z, embedded), torch.zeros_like(x), **options)
+    assert stats.adjoint == ("checkpoint" if adjoint == "checkpoint" else "hooks")
+    embedded.sum().backward()
+    assert x.grad is not None
+    assert assert_exact_gradients(f, torch.zeros_like(x), x).adjoint == "reversible"
+
+
+def test_the_helper_frees_the_graphs_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a training step does: a graph that is kept takes another way through the walk back."""
+    kept: list[bool] = []
+    inner = torch.autograd.grad
+
+    def grad(*args: Any, **options: Any) -> Any:
+        kept.append(options.get("retain_graph", False))
+        return inner(*args, **options)
+
+    f, x = cell()
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.autograd, "grad", grad)
+        assert_exact_gradients(f, torch.zeros_like(x), x, adjoint="reversible", max_steps=2)
+    assert not any(kept)
