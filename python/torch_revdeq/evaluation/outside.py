@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import UninitializedBuffer
 
 from .boundary import is_entered, is_guarded
 from .closure import ends_of, now
@@ -24,9 +25,11 @@ def computed_outside(
     """The operation that made such a tensor; None where f reads none in its first evaluation.
 
     Asked before ``Evaluation.forward``, of the state and the tensors that f is given. f is not
-    evaluated where it holds no tensor that may be one.
+    evaluated where it holds no tensor that may be one, nor where that would write statistics which
+    nobody could put back, for they are made then: those of lazy normalization, in its first solve.
     """
-    if not any(map(_is_computed, _held_by(evaluation))):
+    held = [*_held_by(evaluation)]
+    if any(isinstance(t, UninitializedBuffer) for t in held) or not any(map(_is_computed, held)):
         return None
     made = made_outside(evaluation)
     with torch.enable_grad():

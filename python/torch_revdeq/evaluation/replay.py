@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from ..runtime.cuda_graphs import capturing
 from ..runtime.saved import saved_apart
@@ -311,8 +312,13 @@ class Evaluation:
             return "a tensor that it closes over"
         return None if self.state is None else self.state.first_changed()
 
-    def again(self, k: int, leaves: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[Tensor]:
-        """Half step k once more, inside of ``forward``: nothing is written, and nothing drawn."""
+    def again(
+        self, k: int, leaves: Sequence[Tensor], tensors: Sequence[Tensor], *, drawn: bool = False
+    ) -> list[Tensor]:
+        """Half step k once more, inside of ``forward``: nothing is written, and nothing drawn.
+
+        `drawn`: random numbers are, and the solve begins after them.
+        """
         states = self.random.states()
         if self.random.active:
             self.random.set(k)
@@ -320,22 +326,30 @@ class Evaluation:
             with self.repeated(), saved_apart():
                 return self._around(k, leaves, tensors)
         finally:
-            self.random.restore(states)
+            if drawn:
+                self.random.begin_here()
+            else:
+                self.random.restore(states)
 
     def tried(self, leaves: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[Tensor]:
         """The first half step before ``forward``: nothing is written, and nothing drawn.
 
-        RuntimeError where f wrote what is too large to be put back.
+        But for weights of lazy modules, which are made in it: their numbers are drawn once.
+        RuntimeError where f wrote what is not copied for this: a frozen parameter, mostly.
         """
         self._enter()
         before = Written(self.held)
-        out = self.again(0, leaves, tensors)
+        weights = (module.__dict__.get("_parameters") or {} for module in self.modules)
+        lazy = any(is_lazy(weight) for space in weights for weight in space.values())
+        with before.large_kept():
+            out = self.again(0, leaves, tensors, drawn=lazy)
         changed = before.changed()
         if changed:
             raise RuntimeError(
-                f"f: expected to write no large tensor beside a computed one that it holds, got a "
-                f"change of {changed[0].name}: adjoint='auto' evaluates f once to see which it "
-                "reads; choose adjoint='reversible' or 'hooks', or make what it writes a buffer"
+                f"f: expected to write no frozen parameter, and no large tensor of a class of its "
+                f"own, beside a computed one that it holds, got a change of {changed[0].name}: "
+                "adjoint='auto' evaluates f once to see which it reads; make what it writes a "
+                "buffer, or choose adjoint='reversible', where f reads none"
             )
         return out
 

@@ -48,6 +48,11 @@ class RngReplay:
             for generator, state in zip(self.generators(), states, strict=True):
                 generator.set_state(state)
 
+    def begin_here(self) -> None:
+        """Have the solve begin where the generators stand now."""
+        if self.first:
+            self.first = self.after = self.states()
+
     def observe_first(self) -> None:
         """After the first half step: if it drew, replay all of them from here on."""
         if not self.first:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -171,6 +171,15 @@ class Written:
             for space, name, buffer in now:
                 if space.get(name) is not buffer:
                     space[name] = buffer
+
+    def large_kept(self) -> AbstractContextManager[None]:
+        """Put back the large tensors that f closes over, but for frozen parameters."""
+        large = [
+            tensor
+            for tensor in self.loose
+            if tensor.numel() > _SMALL and id(tensor) not in self.frozen and _can_be_written(tensor)
+        ]
+        return values_kept(large) if large else nullcontext()
 
 
 @contextmanager
