@@ -13,11 +13,12 @@ from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from torch_revdeq import Solution, Stats, plot, solve
+from torch_revdeq import Picard, RevDEQ, Solution, Stats, fixed_point, plot, solve
 from torch_revdeq.plot.measured import EXACT, STORED
 from torch_revdeq.testing import assert_exact_gradients
 
 MAGIC = {".png": b"\x89PNG\r\n", ".svg": b"<?xml", ".pdf": b"%PDF"}
+FLOATS: dict[str, Any] = {"state": torch.float32, "beta": 0.9}
 FLOAT = "reversible, float32 state"
 
 
@@ -89,6 +90,58 @@ def test_what_has_no_logarithm_is_left_out() -> None:
     assert (steps, middle) == ([1, 2, 3, 4, 5], [0.01, 1.0, 0.1, 0.1, 0.01])
 
 
+def test_layers_and_limits_are_drawn_too() -> None:
+    layer, x = RevDEQ(lambda z, x: 0.5 * z + x, max_steps=3, trace=True), torch.randn(4, 6)
+    f, start = nn.Sequential(nn.Linear(6, 6), nn.Tanh()), torch.zeros(4, 6)
+    layer(x)
+    limit = fixed_point(f, start, solver=Picard(), max_steps=5, tol=1e-1, trace=True)
+    figure = plot.residuals({"layer": layer, "limit": limit, "stats": limit.stats})
+    assert layer.stats is not None and limit.stats.residuals is not None
+    assert line(figure, "layer")[1] == layer.stats.residuals.tolist()  # type: ignore[union-attr]
+    assert line(figure, "limit")[1] == line(figure, "stats")[1] == limit.stats.residuals.tolist()
+
+
+def test_a_solve_that_diverged_is_marked_where_it_ended() -> None:
+    diverged = solve(lambda z: 3 * z * z + 5, torch.ones(3), max_steps=9, trace=True, **FLOATS)
+    trace = diverged.stats.residuals
+    assert trace is not None and trace[:2].isfinite().all() and trace[2:].isnan().all()
+    figure = plot.residuals({"a": diverged, "b": solved(max_steps=9)})
+    ax = figure.axes[0]
+    assert line(figure, "a: diverged after step 2") == ([2], [float(trace[1])])
+    assert [t.get_text() for t in ax.get_legend().get_texts()][-1] == "b"  # type: ignore[union-attr]
+    at_once = solve(lambda z: z / 0, torch.ones(3), max_steps=2, trace=True, **FLOATS)
+    assert line(plot.residuals(at_once), "residual: diverged after step 0") == ([], [])
+
+
+def test_the_scale_is_a_decade_at_least_and_has_all_steps() -> None:
+    still = solve(lambda z: z, torch.ones(3), max_steps=4, trace=True)
+    ax = Figure().subplots()
+    figure = plot.residuals(still, ax=ax)
+    assert line(figure, "residual: 0 in every step") == ([], [])
+    assert ax.get_xlim()[0] <= 1 and ax.get_xlim()[1] >= 4 and ax.get_legend() is not None
+    for steps in (1, 2):
+        one = plot.residuals(solved(max_steps=steps))
+        (low, high), (left, right) = one.axes[0].get_ylim(), one.axes[0].get_xlim()
+        assert high >= 10 * low > 0 and right - left >= 1
+        ticks = [tick for tick in one.axes[0].get_xticks() if left <= tick <= right]
+        assert ticks == list(range(1, steps + 1))
+    plot.residuals(solved(max_steps=12), ax=ax)  # and those of a later call
+    values = line(ax.figure, "residual")[1]  # type: ignore[arg-type]
+    assert ax.get_ylim()[0] < min(values) and max(values) < ax.get_ylim()[1]
+
+
+def test_many_solves_are_told_apart() -> None:
+    many = [solved(max_steps=3)] * 8 + [solved(max_steps=3, tol=1e-9, per_sample=True)] * 2
+    figure = plot.residuals(many)
+    lines = figure.axes[0].lines[:10]
+    assert len({(item.get_color(), item.get_linestyle()) for item in lines}) == 10
+    figure.draw_without_rendering()
+    legend = figure.axes[0].get_legend()
+    assert legend is not None and len(legend.get_texts()) == 10 + 1 + 1  # one band, one tol
+    assert legend.get_window_extent().x0 >= figure.axes[0].get_window_extent().x1
+    assert legend.get_window_extent().x1 <= figure.bbox.x1
+
+
 def test_axes_of_ones_own() -> None:
     ax, other = Figure().subplots(1, 2)
     figure = plot.residuals({"a": solved(), "b": solved(beta=0.8)}, ax=ax)
@@ -100,6 +153,14 @@ def test_axes_of_ones_own() -> None:
     ("solves", "error", "message"),
     [
         ([], ValueError, "solves: expected at least one"),
+        (3.0, TypeError, "solves: expected Stats or Solution, got float for 'residual'"),
+        (
+            None,
+            TypeError,
+            "got NoneType for 'residual'; pass the solution, its stats, or",
+        ),
+        (nn.Linear(2, 2), TypeError, "got Linear for 'residual'"),
+        (RevDEQ(nn.Linear(2, 2)), ValueError, "expected a layer that was called, got a RevDEQ"),
         ([3.0], TypeError, "solves: expected Stats or Solution, got float for 'solve 1'"),
         ("stats", TypeError, "got str for 'solve 1'"),
         ({"a": "untraced"}, ValueError, "got none for 'a'; solve with trace=True"),
@@ -182,6 +243,9 @@ def test_the_error_is_that_of_the_gradient() -> None:
     off = sum(float((a - b).square().sum()) for a, b in zip(narrow, wide, strict=True))
     expected = (off / sum(float(g.square().sum()) for g in wide)) ** 0.5
     found = plot.depth(f, z0, x, steps=(3,))
+    assert found.figure is not None
+    low, high = found.figure.axes[0].get_ylim()
+    assert low < min(b / 2**20 for row in found.memory.values() for b in row if b) < high >= 2 * low
     # The same sums but for their order: the projection and the norms.
     assert found.error[STORED][0] == pytest.approx(expected, rel=0.5)
     assert found.error[EXACT][0] < 1e-5
@@ -237,8 +301,10 @@ def test_an_overflow_on_the_way_back_is_no_gradient() -> None:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"steps": ()}, ValueError, "steps: expected numbers of 1 and more"),
-        ({"steps": (0, 1)}, ValueError, "steps: expected numbers of 1 and more"),
+        ({"steps": ()}, ValueError, "steps: expected integers of 1 and more"),
+        ({"steps": (0, 1)}, ValueError, "steps: expected integers of 1 and more"),
+        ({"steps": (1.5,)}, ValueError, "steps: expected integers of 1 and more"),
+        ({"steps": 8}, TypeError, r"steps: expected a sequence of integers, got 8; pass .*\(8,\)"),
         ({"state": "exact"}, TypeError, "depth: expected options that it does not set itself"),
     ],
 )
@@ -251,6 +317,26 @@ def test_an_f_that_has_no_float64() -> None:
     weight = torch.randn(4, 4)
     with pytest.raises(TypeError, match="f: expected to run in float64, for the reference"):
         plot.depth(lambda z: torch.tanh(z @ weight), torch.zeros(2, 4), steps=(1,))
+
+
+def test_an_f_that_is_a_layer() -> None:
+    with pytest.raises(TypeError, match="f: expected the f of a solve, got a RevDEQ; pass layer"):
+        plot.depth(RevDEQ(Cell()), torch.zeros(8, 16), torch.zeros(8, 16))
+
+
+def test_an_f_that_reads_a_computed_tensor() -> None:
+    """No other adjoint is advised: they are what is measured."""
+    z0, weight = torch.zeros(2, 4), 2 * torch.randn(4, 4, requires_grad=True)
+    with pytest.raises(TypeError, match=r"^f: .* pass the tensor as an arg.*, tensor\)$") as said:
+        plot.depth(lambda z: torch.tanh(z @ weight), z0, steps=(1,))
+    assert "adjoint" not in str(said.value)
+    found = plot.depth(lambda z, w: torch.tanh(z @ w + 1), z0, weight, steps=[1])
+    assert found.error[STORED][0] < 1e-5
+
+
+def test_a_state_in_float64_is_the_reference_itself() -> None:
+    with pytest.raises(TypeError, match=r"z0: expected float32 or less, got torch.float64; pass z"):
+        plot.depth(torch.tanh, torch.zeros(2, 4).double(), steps=(1,))
 
 
 # ---- matplotlib ------------------------------------------------------------------------------

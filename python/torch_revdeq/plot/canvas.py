@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 """Told apart without color vision too (Okabe and Ito 2008)."""
 
+LINES = ("-", "--", "-.")
+"""Where there are more lines than colors. Dotted is a tol."""
+
 SUFFIXES = (".png", ".svg", ".pdf")
 
 

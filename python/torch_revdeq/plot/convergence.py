@@ -2,36 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..limit.result import FixedPoint, FixedPointStats
 from ..solution import Solution, Stats
-from .canvas import COLORS, check_path, new_figure, plain, save
+from .canvas import COLORS, LINES, check_path, new_figure, plain, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Solve: TypeAlias = Stats | Solution
+AnyStats: TypeAlias = Stats | FixedPointStats
+Solve: TypeAlias = AnyStats | Solution | FixedPoint | nn.Module
+MANY = 8
+"""More entries of a legend stand beside the axes."""
 
 
 def residuals(
-    solves: Solve | Sequence[Solve] | Mapping[str, Solve],
+    solves: Solve | Iterable[Solve] | Mapping[str, Solve],
     ax: Axes | None = None,
     path: str | Path | None = None,
 ) -> Figure:
     """Draw the relative residual of every step, on a logarithmic scale.
 
     A solve is a line. With per_sample the line is the median over the samples, in a band from the
-    smallest to the largest residual. A `tol` is a dotted line. NaN and zero have no place on the
-    scale, and are left out.
+    smallest to the largest residual. A `tol` is a dotted line. NaN, Inf and zero have no place on
+    the scale, and are left out; a cross marks the last residual of a solve that diverged.
 
     Args:
-        solves: the statistics, or the solutions, of solves with ``trace=True``; several as a list,
-            or by the names that the legend gives them.
+        solves: the statistics, or the solutions, of solves with ``trace=True``, or layers, which
+            have those of their last call; of ``fixed_point`` too. Several as a list, or by the
+            names that the legend gives them.
         ax: the axes to draw on; None: those of a new figure.
         path: where to write the figure, as PNG, SVG or PDF.
 
@@ -44,49 +50,61 @@ def residuals(
         ValueError: a solve without a trace, no solve at all, or a path that cannot be.
     """
     named = _named(solves)
+    traces = {name: _traced(stats, name) for name, stats in named.items()}
     check_path(path)
+    own = ax is None
     if ax is None:
-        ax = new_figure(5.4, 3.6).subplots()
+        ax = new_figure(5.4 if len(named) <= MANY else 7.2, 3.6).subplots()
     for place, (name, stats) in enumerate(named.items()):
-        color = COLORS[place % len(COLORS)]
-        _draw(ax, stats, _traced(stats, name), name, color)
-    tols = sorted({stats.tol for stats in named.values() if stats.tol})
+        style = {"color": COLORS[place % len(COLORS)]}
+        style["linestyle"] = LINES[place // len(COLORS) % len(LINES)]
+        _draw(ax, traces[name], name, style, diverged=stats.result == "diverged")
+    tols = sorted({stats.tol for stats in named.values() if isinstance(stats, Stats) and stats.tol})
     for tol in tols:
         ax.axhline(tol, color="0.35", linestyle=":", linewidth=1.2, label=f"tol = {tol:g}")
     ax.set_yscale("log")
+    _widen(ax, max(map(len, traces.values())))
     ax.set_xlabel("step")
     ax.set_ylabel("relative residual")
-    ax.locator_params(axis="x", integer=True)
+    ax.locator_params(axis="x", integer=True, min_n_ticks=1)
     plain(ax)
-    if len(named) > 1 or tols or any(_traced(s, n).ndim > 1 for n, s in named.items()):
-        ax.legend(frameon=False)
+    _add_legend(ax, [*named], beside=own)
     figure = ax.get_figure(root=True)
     assert figure is not None
     save(figure, path)
     return figure
 
 
-def _named(solves: Solve | Sequence[Solve] | Mapping[str, Solve]) -> dict[str, Stats]:
-    if isinstance(solves, Stats | Solution):
-        rows = {"residual": solves}
-    elif isinstance(solves, Mapping):
+def _named(solves: Any) -> dict[str, AnyStats]:
+    if isinstance(solves, Mapping):
         rows = dict(solves)
-    else:
+    elif isinstance(solves, Iterable) and not isinstance(solves, nn.Module):
         rows = {f"solve {place}": solve for place, solve in enumerate(solves, 1)}
-    found = {}
-    for name, solve in rows.items():
-        stats = solve.stats if isinstance(solve, Solution) else solve
-        if not isinstance(stats, Stats):
-            raise TypeError(
-                f"solves: expected Stats or Solution, got {type(solve).__name__} for {name!r}"
-            )
-        found[str(name)] = stats
-    if not found:
+    else:
+        rows = {"residual": solves}
+    if not rows:
         raise ValueError("solves: expected at least one, got none")
-    return found
+    return {str(name): _stats_of(solve, str(name)) for name, solve in rows.items()}
 
 
-def _traced(stats: Stats, name: str) -> Tensor:
+def _stats_of(solve: Any, name: str) -> AnyStats:
+    stats = solve.stats if isinstance(solve, Solution | FixedPoint) else solve
+    if isinstance(solve, nn.Module):
+        stats = getattr(solve, "stats", solve)
+    if isinstance(solve, nn.Module) and stats is None:
+        raise ValueError(
+            f"solves: expected a layer that was called, got a {type(solve).__name__} without "
+            f"statistics for {name!r}; call it first"
+        )
+    if not isinstance(stats, Stats | FixedPointStats):
+        raise TypeError(
+            f"solves: expected Stats or Solution, got {type(solve).__name__} for {name!r}; pass "
+            "the solution, its stats, or the layer after a call"
+        )
+    return stats
+
+
+def _traced(stats: AnyStats, name: str) -> Tensor:
     residuals = stats.residuals
     if residuals is None:
         raise ValueError(
@@ -96,11 +114,12 @@ def _traced(stats: Stats, name: str) -> Tensor:
     return residuals.detach().cpu()
 
 
-def _draw(ax: Axes, stats: Stats, values: Tensor, name: str, color: str) -> None:
-    """A line, and where there are samples their band. Zeros and NaN are left out of both."""
+def _draw(ax: Axes, values: Tensor, name: str, style: Mapping[str, Any], *, diverged: bool) -> None:
+    """A line, and where there are samples their band. What is no number above 0 is left out."""
     steps = range(1, len(values) + 1)
     values = values.flatten(1) if values.ndim > 1 else values[:, None]
-    values = values.masked_fill(~(values > 0), float("nan"))
+    zero = not bool(values.any())
+    values = values.masked_fill(~((values > 0) & values.isfinite()), float("nan"))
     middle = values.nanmedian(1).values
     if values.shape[1] > 1:
         # NaN takes no part, as in the median: the smallest by +inf, the largest by -inf.
@@ -108,11 +127,42 @@ def _draw(ax: Axes, stats: Stats, values: Tensor, name: str, color: str) -> None
         low = values.masked_fill(absent, float("inf")).amin(1)
         high = values.masked_fill(absent, float("-inf")).amax(1)
         low, high = (bound.masked_fill(absent.all(1), float("nan")) for bound in (low, high))
-        label = f"{values.shape[1]} samples, smallest to largest"
-        ax.fill_between(steps, low.tolist(), high.tolist(), color=color, alpha=0.2, label=label)
-        name = f"{name}, median"
+        band = f"{values.shape[1]} samples, smallest to largest"
+        color = style["color"]
+        ax.fill_between(steps, low.tolist(), high.tolist(), color=color, alpha=0.2, label=band)
     # Between the checks of a stopping rule there is nothing: the line goes on from check to check.
     points = [(step, y) for step, y in zip(steps, middle.tolist(), strict=True) if y == y]
     marker = "o" if len(points) <= 40 else ""
     x, y = zip(*points, strict=True) if points else ((), ())
-    ax.plot(x, y, color=color, marker=marker, markersize=3.5, linewidth=1.6, label=name)
+    label = f"{name}: 0 in every step" if zero else name
+    label = f"{label}, median" if values.shape[1] > 1 else label
+    ax.plot(x, y, **style, marker=marker, markersize=3.5, linewidth=1.6, label=label)
+    if diverged:
+        label = f"{name}: diverged after step {x[-1] if x else 0}"
+        cross = {"marker": "x", "markersize": 9, "markeredgewidth": 2.0, "linestyle": "none"}
+        ax.plot(x[-1:], y[-1:], color=style["color"], **cross, label=label)
+
+
+def _widen(ax: Axes, steps: int) -> None:
+    """At least a decade, and all steps: what hardly changes looks so, and one point has room."""
+    low, high = ax.dataLim.intervaly if ax.dataLim.y0 <= ax.dataLim.y1 else (1e-4, 1.0)
+    if low > 0:
+        middle, half = math.sqrt(low * high), math.sqrt(10)
+        left, right = (1.0, steps) if steps > 1 else (0.5, 1.5)
+        corners = [(left, min(low, middle / half)), (right, max(high, middle * half))]
+        ax.update_datalim(corners)  # and not set_ylim: the axes may get other lines
+        ax.autoscale_view()
+
+
+def _add_legend(ax: Axes, names: list[str], *, beside: bool) -> None:
+    """Where there is more to say than the one name of a line."""
+    entries: dict[str, Any] = {}
+    for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+        entries.setdefault(label, handle)  # bands of as many samples say the same
+    if [*entries] in ([], names[:1]):
+        return
+    where: dict[str, Any] = {}
+    if beside and len(entries) > MANY:
+        columns = 1 + (len(entries) - 1) // 16
+        where = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "ncols": columns}
+    ax.legend([*entries.values()], [*entries], frameon=False, **where)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..layer import RevDEQ
 from .canvas import COLORS, check_path, new_figure, plain, save
 from .measured import Depth, measure
 
@@ -47,13 +49,15 @@ def depth(
 
     Raises:
         ImportError: matplotlib is not installed.
-        TypeError: f cannot run in float64, or an option that is measured here was given.
+        TypeError: f is a layer, cannot run in float64, or reads a tensor that was computed outside
+            of it and not passed; an option that is measured here was given; steps is no sequence.
         ValueError: no steps, steps below 1, or a path that cannot be.
     """
     if taken := sorted({"max_steps", "state", "adjoint", "tol", "check"} & set(options)):
         raise TypeError(f"depth: expected options that it does not set itself, got {taken[0]}")
-    if not steps or min(steps) < 1:
-        raise ValueError(f"steps: expected numbers of 1 and more, got {tuple(steps)}")
+    if isinstance(f, RevDEQ):
+        raise TypeError("f: expected the f of a solve, got a RevDEQ; pass layer.f")
+    _check_steps(steps)
     check_path(path)
     figure = new_figure(9.6, 3.8)
     found = measure(f, z0, args, sorted(set(steps)), options)
@@ -62,6 +66,9 @@ def depth(
     _draw(left, found, in_mib)
     left.set_yscale("log", base=2)
     left.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    low, high = left.dataLim.intervaly
+    if 0 < low <= high:  # from one power of two to another: else a flat line would have no number
+        left.set_ylim(2.0 ** math.floor(math.log2(low)), 2.0 ** (1 + math.floor(math.log2(high))))
     left.set_ylabel("peak memory of a training step, MiB")
     _draw(right, found, found.error)
     right.set_yscale("log")
@@ -72,6 +79,15 @@ def depth(
     figure.legend(*_legend(left, found), loc="outside lower center", ncols=4, frameon=False)
     save(figure, path)
     return replace(found, figure=figure)
+
+
+def _check_steps(steps: Any) -> None:
+    """TypeError or ValueError for what are no numbers of steps."""
+    if not isinstance(steps, Sequence) or isinstance(steps, str):
+        example = f"; pass steps=({steps},)" if isinstance(steps, int) else ""
+        raise TypeError(f"steps: expected a sequence of integers, got {steps!r}{example}")
+    if not steps or not all(isinstance(n, int) and n >= 1 for n in steps):
+        raise ValueError(f"steps: expected integers of 1 and more, got {tuple(steps)}")
 
 
 def _draw(ax: Axes, found: Depth, rows: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ..adjoints.reconstruction import float_tolerance
+from ..evaluation.boundary import CaptureError
 from ..evaluation.effects.converted import converted
 from ..evaluation.effects.modules import modules_of
 from ..evaluation.effects.written import buffers_kept
@@ -54,6 +55,11 @@ def measure(
     f: Callable[..., Any], z0: Any, args: tuple[Any, ...], steps: Sequence[int], options: Any
 ) -> Depth:
     """The numbers of ``depth``, without a figure."""
+    if any(leaf.dtype == torch.float64 for leaf in flatten("z0", z0)[0]):
+        raise TypeError(
+            "z0: expected float32 or less, got torch.float64; pass z0.float() and an f in "
+            "float32, which is compared with itself in float64"
+        )
     cell = _Cell(f, z0, args, options)
     dtype = cell.state_dtype
     ways: dict[str, dict[str, Any]] = {
@@ -127,6 +133,12 @@ class _Cell:
                 solution.verify()
         except ReconstructionError:  # whatever is allowed: the states overflowed on the way back
             return _Run(None, math.nan)
+        except CaptureError as error:  # its advice is another adjoint, which is chosen here
+            raise TypeError(
+                "f: expected to read its arguments, and parameters or other leaves, got a tensor "
+                "that requires grad and was computed elsewhere; pass the tensor as an argument, "
+                "depth(f, z0, tensor)"
+            ) from error
         finally:
             self.random.restore(self.random.first)
         return _Run(list(found), solution.stats.reconstruction_error)
