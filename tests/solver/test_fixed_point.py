@@ -156,8 +156,9 @@ def test_one_dropout_mask_serves_the_whole_solve() -> None:
 
 def test_not_converged_is_said() -> None:
     x = torch.ones(3, requires_grad=True)
-    with pytest.warns(UserWarning, match=r"fixed_point: expected a residual below.*solve\(\)"):
+    with pytest.warns(UserWarning, match=r"fixed_point: expected a residual below.*solve") as said:
         fixed_point(lambda z, x: 0.9 * z + x, torch.zeros(3), x, solver=Picard(), max_steps=3)
+    assert said[0].filename == __file__
     found = fixed_point(
         lambda z, x: 0.9 * z + x,
         torch.zeros(3),

@@ -111,11 +111,11 @@ def check_residual(
         )
 
 
-def warn_above(what: str, run: Run, tol: float, remedy: str) -> None:
-    """UserWarning: the iteration ended above its tolerance."""
+def warn_above(what: str, run: Run, tol: float, remedy: str, level: int = 3) -> None:
+    """UserWarning: the iteration ended above its tolerance; at the line so many frames above."""
     warnings.warn(
         f"{what}: expected a residual below {tol:g}, got {run.residual:.3g} after {run.steps} "
         f"steps; the gradient is not that of a limit. Raise {remedy}, make f contract, or use "
         "solve(), whose gradient is exact for the steps taken",
-        stacklevel=3,
+        stacklevel=level,
     )

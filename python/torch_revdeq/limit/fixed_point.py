@@ -174,7 +174,7 @@ def fixed_point(
         stats = FixedPointStats(run.steps, run.steps, run.residual, run.residual < tol)
         stats.residuals = torch.stack(residuals) if residuals else None
         if not stats.converged:
-            warn_above("fixed_point", run, tol, "max_steps")
+            warn_above("fixed_point", run, tol, "max_steps", level=4)  # the user's line
         z = run.z
         if grad and adjoint == "phantom":
             relaxed = Relaxed(phantom_beta)
