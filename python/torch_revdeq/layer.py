@@ -18,6 +18,7 @@ from .evaluation.start import about_start
 from .options.kept import (
     OF_THE_CALL,
     changed,
+    check_class,
     check_new,
     check_options,
     is_option,
@@ -41,6 +42,7 @@ class RevDEQ(nn.Module):
     Every option is an attribute, ``layer.max_steps = 30``, and a keyword of a call, for that call
     alone: ``layer(x, tol=1e-4)``. `compile`, a method of every module, is set by ``set_solver``,
     which also changes several options that need each other. A compiled model is compiled again.
+    A subclass gives its own to ``super().__init__``; as class attributes they raise TypeError.
 
     Args:
         f: called as ``f(z, x, ...)``. If it is a module, its parameters are the layer's.
@@ -56,6 +58,7 @@ class RevDEQ(nn.Module):
         self, f: Callable[..., Any], *, implementation: str | None = None, **options: Any
     ) -> None:
         super().__init__()
+        check_class(type(self))
         if implementation is not None and not isinstance(f, LinearCell):
             raise TypeError(
                 f"implementation: expected None for a cell of {type(f).__name__}, got "

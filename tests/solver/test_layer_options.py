@@ -204,6 +204,43 @@ def test_other_attributes_are_as_free_as_in_any_module() -> None:
     assert "running" in layer.state_dict()
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_steps", 3),
+        ("max_steps", property(lambda self: 3)),
+        ("beta", 0.7),
+        ("beta", lambda self, step: 0.5),
+        ("tol", None),
+        ("state", "float32"),
+        ("on_step", lambda self, step, residual, z: None),
+        ("check", property(lambda self: False)),
+    ],
+)
+def test_a_class_attribute_that_would_hide_an_option_is_refused(name: str, value: Any) -> None:
+    for bases in ((RevDEQ,), (type("Mixin", (), {name: value}), RevDEQ)):
+        mine: Any = type("Mine", bases, {name: value} if len(bases) == 1 else {})
+        with pytest.raises(TypeError, match=rf"^{name}: expected an option of Mine .*__init__"):
+            mine(MLP())
+    late: Any = type("Late", (RevDEQ,), {})
+    assert late(MLP()).max_steps == 8
+    setattr(late, name, value)
+    with pytest.raises(TypeError, match=rf"^{name}: expected an option of Late "):
+        late(MLP())
+
+
+def test_a_subclass_gives_its_options_when_it_is_made() -> None:
+    class Mine(RevDEQ):
+        def __init__(self, f: nn.Module) -> None:
+            super().__init__(f, max_steps=3)
+
+    layer = Mine(MLP())
+    layer(inputs())
+    assert layer.stats is not None and layer.stats.steps == 3
+    layer.max_steps = 2
+    assert layer.solve(inputs()).stats.steps == 2
+
+
 # ---- a beta that is learned ----------------------------------------------------------------------
 
 

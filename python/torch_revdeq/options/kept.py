@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import FunctionType, MethodType
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,6 +16,30 @@ from .values import shown
 
 OF_THE_CALL = ("z0", "y0", "kwargs")
 """What is given to a solve beside options."""
+
+
+_TAKE_FUNCTIONS = ("beta", "max_steps", "on_step")
+"""Options that a method of a subclass could be meant for."""
+
+_ABSENT = object()
+
+
+def check_class(kind: type) -> None:
+    """TypeError for a class whose attribute has the name of an option, which would do nothing.
+
+    `compile` is a method of every module, and a subclass may have other methods of its own.
+    """
+    for name in TABLE:
+        value = getattr(kind, name, _ABSENT)
+        if value is _ABSENT or name == "compile" or isinstance(value, OptionAttribute):
+            continue
+        if name not in _TAKE_FUNCTIONS and isinstance(value, (FunctionType, MethodType)):
+            continue
+        raise TypeError(
+            f"{name}: expected an option of {kind.__name__} to be given when a layer is made, got "
+            f"a class attribute, which would hide it; pass it in {kind.__name__}.__init__, "
+            f"super().__init__(f, {name}=...)"
+        )
 
 
 def check_options(options: dict[str, Any]) -> dict[str, Any]:
