@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -216,6 +217,7 @@ def test_what_would_lose_the_gradient_is_refused() -> None:
         ("adjoint_tol: expected", {"adjoint_tol": -1.0}),
         ("phantom_steps: expected", {"phantom_steps": 0}),
         ("phantom_beta: expected", {"phantom_beta": 1.5}),
+        ("phantom_beta: expected", {"phantom_beta": "x"}),
         ("z0: expected leaves with one first dimension", {"solver": Anderson(batched=True)}),
     ],
 )
@@ -225,10 +227,23 @@ def test_errors(message: str, options: dict[str, Any]) -> None:
         fixed_point(lambda z: [0.5 * t + 1 for t in z], z0, **options)
 
 
-@pytest.mark.parametrize("make", [lambda: Relaxed(2.0), lambda: Anderson(memory=1)])
-def test_options_of_solvers(make: Any) -> None:
-    with pytest.raises(ValueError, match="expected"):
-        make()
+@pytest.mark.parametrize(
+    ("name", "solver", "values"),
+    [
+        ("beta", Relaxed, [2.0, 0, "x", None, True, math.nan]),
+        ("beta", Anderson, [1.5, 0, "x", None, True, math.nan]),
+        ("beta", Broyden, [0, math.inf, "x", None, True, math.nan]),
+        ("memory", Anderson, [1, 2.0, "x", None, True]),
+        ("memory", Broyden, [0, 2.0, "x", None, True]),
+        ("ridge", Anderson, [-1.0, "x", None, True, math.nan]),
+        ("batched", Anderson, ["x", 1, None]),
+        ("batched", Broyden, ["x", 1, None]),
+    ],
+)
+def test_options_of_solvers(name: str, solver: Any, values: list[Any]) -> None:
+    for value in values:
+        with pytest.raises(ValueError, match=f"^{name}: expected .*, got {value!r}$"):
+            solver(**{name: value})
 
 
 def test_torchdeq_agrees() -> None:

@@ -79,6 +79,10 @@ def test_an_option_that_is_assigned_takes_effect() -> None:
         ("per_sample", True),
         ("memory_budget", 2**20),
         ("adjoint", "implicit"),
+        ("residual_mask", "x"),
+        ("residual_mask", torch.ones(6)),
+        ("residual_mask", {"a": torch.ones(6, dtype=torch.bool), "b": 1}),
+        ("residual_mask", nn.Linear(2, 2)),
     ],
 )
 def test_a_bad_value_is_refused_at_once_in_the_words_of_solve(name: str, value: Any) -> None:

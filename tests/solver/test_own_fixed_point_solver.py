@@ -99,6 +99,8 @@ WRONG = {
         run.steps,
         torch.tensor(run.residual),  # type: ignore[arg-type]
     ),
+    "to return the evaluations of f as steps, got -3": lambda run: Run(run.z, -3, run.residual),
+    "to return a residual of at least 0, a norm, got -1": lambda run: Run(run.z, 1, -1.0),
     "to return a residual that is a number, got bool": lambda run: Run(run.z, run.steps, True),
     "to return a list of 1 leaves as z, got Tensor": lambda run: Run(run.z[0], 1, 0.0),
     "to return a list of 1 leaves as z, got 2": lambda run: Run([*run.z, *run.z], 1, 0.0),

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..options.values import shown
 from .rows import as_leaves, as_rows
-from .solvers import Map, Run, relative_residual
+from .solvers import Map, Run, check_batched, check_memory, number, relative_residual
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,10 @@ class Broyden:
 
     def __post_init__(self) -> None:
         """ValueError where an option makes no sense."""
-        if not isinstance(self.memory, int) or self.memory < 1:
-            raise ValueError(f"memory: expected an integer of at least 1, got {self.memory!r}")
-        if not 0 < self.beta < math.inf:
-            raise ValueError(f"beta: expected a number above 0, got {self.beta}")
+        check_memory(self.memory, 1)
+        if not 0 < number(self.beta) < math.inf:
+            raise ValueError(f"beta: expected a number above 0, got {shown(self.beta)}")
+        check_batched(self.batched)
 
     def run(self, f: Map, z: list[Tensor], tol: float, max_steps: int) -> Run:
         """Iterate from z until the relative residual of the best state is below tol."""

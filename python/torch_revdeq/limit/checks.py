@@ -62,9 +62,16 @@ def run_checked(
         raise TypeError(f"{name} to return a torch_revdeq.limit.Run, got {type(run).__name__}")
     if isinstance(run.steps, bool) or not isinstance(run.steps, Integral):
         raise TypeError(f"{name} to return steps as an integer, got {run.steps!r}")
+    if run.steps < 0:
+        raise ValueError(f"{name} to return the evaluations of f as steps, got {run.steps}")
     if isinstance(run.residual, bool) or not isinstance(run.residual, Real):
         raise TypeError(
             f"{name} to return a residual that is a number, got {type(run.residual).__name__}; "
+            "torch_revdeq.limit.relative_residual(z, f(z)) returns one"
+        )
+    if run.residual < 0:
+        raise ValueError(
+            f"{name} to return a residual of at least 0, a norm, got {run.residual:.3g}; "
             "torch_revdeq.limit.relative_residual(z, f(z)) returns one"
         )
     return Run(_leaves(name, run.z, z), int(run.steps), float(run.residual))

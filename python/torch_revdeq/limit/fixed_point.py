@@ -24,6 +24,7 @@ from ..evaluation.effects.modules import check_modules
 from ..evaluation.flat_function import FlatFunction, flatten
 from ..evaluation.replay import Evaluation
 from ..iteration import residual as measured
+from ..options.values import shown
 from ..runtime.transforms import is_batched
 from .checks import (
     check_counts,
@@ -36,7 +37,7 @@ from .checks import (
 )
 from .names import refusing_other_names
 from .result import FixedPoint, FixedPointStats
-from .solvers import Anderson, FixedPointSolver, Map, Relaxed, Run
+from .solvers import Anderson, FixedPointSolver, Map, Relaxed, Run, number
 
 FixedPointAdjoint: TypeAlias = Literal["implicit", "phantom"]
 
@@ -116,8 +117,8 @@ def fixed_point(
     check_tolerances({"tol": tol, "adjoint_tol": backward_tol})
     if adjoint not in ADJOINTS:
         raise ValueError(f"adjoint: expected 'implicit' or 'phantom', got {adjoint!r}")
-    if not 0 < phantom_beta <= 1:
-        raise ValueError(f"phantom_beta: expected a number in (0, 1], got {phantom_beta}")
+    if not 0 < number(phantom_beta) <= 1:
+        raise ValueError(f"phantom_beta: expected a number in (0, 1], got {shown(phantom_beta)}")
     counts = {"max_steps": max_steps, "adjoint_max_steps": backward_steps}
     check_counts({**counts, "phantom_steps": phantom_steps})
     check_trace(trace)

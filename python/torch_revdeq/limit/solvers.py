@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from ..iteration import residual as measured
+from ..options import values
+from ..options.values import shown
 from .rows import as_leaves, as_rows
 
 Map = Callable[[Sequence[Tensor]], list[Tensor]]
@@ -57,6 +59,24 @@ class FixedPointSolver(Protocol):
         ...
 
 
+def number(value: Any) -> float:
+    """An option of a solver as a float; NaN, which every bound refuses, for what is no number."""
+    read = values.number(value)
+    return math.nan if read is values.UNFIT else read
+
+
+def check_memory(memory: Any, least: int) -> None:
+    """ValueError for what is no number of states."""
+    if values.integer(memory, least) is values.UNFIT:
+        raise ValueError(f"memory: expected an integer of at least {least}, got {shown(memory)}")
+
+
+def check_batched(batched: Any) -> None:
+    """ValueError for what is no bool."""
+    if values.read_flag(batched) is values.UNFIT:
+        raise ValueError(f"batched: expected True or False, got {shown(batched)}")
+
+
 @dataclass(frozen=True)
 class Relaxed:
     """z <- (1 - beta) z + beta f(z).
@@ -69,8 +89,8 @@ class Relaxed:
 
     def __post_init__(self) -> None:
         """ValueError outside of (0, 2)."""
-        if not 0 < self.beta < 2:
-            raise ValueError(f"beta: expected a number inside (0, 2), got {self.beta}")
+        if not 0 < number(self.beta) < 2:
+            raise ValueError(f"beta: expected a number inside (0, 2), got {shown(self.beta)}")
 
     def run(self, f: Map, z: list[Tensor], tol: float, max_steps: int) -> Run:
         """Iterate from z until the relative residual is below tol."""
@@ -113,12 +133,12 @@ class Anderson:
 
     def __post_init__(self) -> None:
         """ValueError where an option makes no sense."""
-        if self.memory < 2:
-            raise ValueError(f"memory: expected at least 2 states, got {self.memory}")
-        if not 0 < self.beta <= 1:
-            raise ValueError(f"beta: expected a number in (0, 1], got {self.beta}")
-        if not self.ridge >= 0:
-            raise ValueError(f"ridge: expected a number of at least 0, got {self.ridge}")
+        check_memory(self.memory, 2)
+        if not 0 < number(self.beta) <= 1:
+            raise ValueError(f"beta: expected a number in (0, 1], got {shown(self.beta)}")
+        if not 0 <= number(self.ridge) < math.inf:
+            raise ValueError(f"ridge: expected a number of at least 0, got {shown(self.ridge)}")
+        check_batched(self.batched)
 
     def run(self, f: Map, z: list[Tensor], tol: float, max_steps: int) -> Run:
         """Iterate from z until the relative residual is below tol."""

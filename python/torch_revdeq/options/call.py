@@ -16,7 +16,7 @@ from ..iteration.watching import Watch
 from ..state.formats import EXACT, FORMATS, Format, State
 from .reading import adjoint_of, bits_of_a_float, check_adjoint
 from .table import TABLE
-from .values import UNFIT, shown
+from .values import UNFIT, check_mask, shown
 
 
 def chosen_adjoint(adjoint: Any, modules: Sequence[nn.Module], given: dict[str, Any]) -> Adjoint:
@@ -108,13 +108,7 @@ def masks(mask: Any, z0: Sequence[Tensor], structure: Any) -> list[Tensor | None
 
 
 def _mask_of(mask: Any, leaf: Tensor) -> Tensor:
-    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-        tensor = isinstance(mask, Tensor)
-        remedy = "residual_mask.bool()" if tensor else "torch.as_tensor(residual_mask).bool()"
-        raise TypeError(
-            f"residual_mask: expected a bool tensor, got {shown(mask)}; pass {remedy}, True where "
-            "a position counts"
-        )
+    check_mask(mask)
     if mask.shape != leaf.shape[: mask.dim()]:
         suggested = tuple(leaf.shape[: min(2, leaf.dim() - 1)])
         raise ValueError(

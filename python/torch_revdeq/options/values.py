@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from ..iteration.stopping import StoppingRule
 from ..state.formats import FORMATS
@@ -111,6 +112,26 @@ def read_process_group(value: Any) -> Any:
     """A group of processes, or None."""
     known = value is None or (dist.is_available() and isinstance(value, dist.ProcessGroup))
     return value if known else UNFIT
+
+
+def read_residual_mask(value: Any) -> Any:
+    """A pytree of bool tensors and None. Whether it fits the state is not known here."""
+    for leaf in pytree.tree_leaves(value):
+        if leaf is not None:
+            check_mask(leaf)
+    return value
+
+
+def check_mask(mask: Any) -> None:
+    """TypeError for what is no bool tensor."""
+    if isinstance(mask, Tensor) and mask.dtype == torch.bool:
+        return
+    tensor = isinstance(mask, Tensor)
+    remedy = "residual_mask.bool()" if tensor else "torch.as_tensor(residual_mask).bool()"
+    raise TypeError(
+        f"residual_mask: expected a bool tensor, got {shown(mask)}; pass {remedy}, True where "
+        "a position counts"
+    )
 
 
 def read_state(value: Any) -> Any:
