@@ -16,6 +16,8 @@ from typing import Any, Generic
 import torch
 import tyro
 
+from torch_revdeq.models.config import ModelConfig
+
 from . import checkpoint as checkpoints
 from .checkpoint import Checkpoint
 from .config import Run, differences, from_dict, to_dict
@@ -98,6 +100,7 @@ def parse(
         description=f"{description}\n\n{_four(presets)}",
         registry=_types,
     )
+    _check_functional(run.model)
     if resume:
         _check_same(run, resume)
     elif checkpoints.found(out):
@@ -146,6 +149,15 @@ def _of_checkpoint(kind: type[Run], checkpoint: Checkpoint) -> Run:
         raise RunError(
             f"{checkpoint.path}: its configuration is not one of this script and version: {error}"
         ) from error
+
+
+def _check_functional(model: ModelConfig) -> None:
+    """RunError for an exact state, which the models have by default, with "functional"."""
+    if model.adjoint == "functional" and model.state in ("auto", "exact"):
+        raise RunError(
+            f"state: expected float32 or float64 with adjoint functional, got {model.state}; pass "
+            "--state float32, or another --adjoint"
+        )
 
 
 def _check_same(run: Any, checkpoint: Checkpoint) -> None:

@@ -130,8 +130,9 @@ def test_an_unknown_option(
 
 
 def test_options_that_no_model_can_have(tmp_path: Path) -> None:
-    with pytest.raises((RunError, SystemExit)):
-        command(tmp_path, "--heads", "3")
+    for args in (("--heads", "3"), ("--adjoint", "functional", "--tol", "0.1")):
+        with pytest.raises((RunError, SystemExit)):
+            command(tmp_path, *args)
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +141,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     trainer(toy(updates=3), folder).train()
     return folder
+
+
+@pytest.mark.parametrize("state", [[], ["--state", "exact"]])
+def test_an_adjoint_that_the_state_does_not_go_with(tmp_path: Path, state: list[str]) -> None:
+    with pytest.raises(RunError, match=r"^state: expected float32 or float64 .* --state float32"):
+        command(tmp_path, "--adjoint", "functional", *state)
+    run = command(tmp_path, "--adjoint", "functional", "--state", "float32").run
+    assert (run.model.adjoint, run.model.state) == ("functional", "float32")
 
 
 def test_resuming_takes_the_configuration_of_the_checkpoint(trained: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, TypeVar, get_args
 
+from ..options.reading import check_given
 from ..options.table import TABLE, AdjointName, one_of
 from ..state.formats import State
 
@@ -39,6 +40,7 @@ class ModelConfig:
         state = TABLE["state"].read(self.state)
         object.__setattr__(self, "state", str(state).removeprefix("torch."))  # as JSON holds it
         one_of("adjoint", self.adjoint, get_args(AdjointName))
+        check_given(self.solver_options())
 
     def to_dict(self) -> dict[str, Any]:
         """The fields, as JSON holds them; ``from_dict`` takes them back."""
