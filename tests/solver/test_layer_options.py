@@ -74,6 +74,8 @@ def test_an_option_that_is_assigned_takes_effect() -> None:
         ("state", "fp32"),
         ("beta", 1.0),
         ("beta", "0.5"),
+        ("beta", nn.Linear(2, 2)),
+        ("beta", nn.Linear),
         ("beta", [0.5] * 3),
         ("save_at", [9]),
         ("per_sample", True),

@@ -62,7 +62,11 @@ def word_of(choices: Iterable[str]) -> Callable[[Any], Any]:
 
 def read_beta(value: Any) -> Any:
     """The kind alone: the values are held against the steps by ``BetaSchedule``."""
-    if type(value) is float or callable(value):
+    if type(value) is float:
+        return value
+    if isinstance(value, type) or type(value).__module__.startswith("torch.nn.modules."):
+        return UNFIT  # they can be called, and none with a number of steps
+    if callable(value):
         return value
     if isinstance(value, Tensor):
         return value if value.is_floating_point() else UNFIT
