@@ -201,7 +201,7 @@ class _Recomputation:
         with torch.no_grad():
             self.walk = self.pair.from_saved(states)
             self.check = Check(self.problem, self.walk)
-        engine = torch.autograd.Variable._execution_engine  # type: ignore[attr-defined]
+        engine = torch.autograd.Variable._execution_engine
         engine.queue_callback(partial(self._end, task))
 
     def _end(self, task: int) -> None:

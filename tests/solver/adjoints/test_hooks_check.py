@@ -44,7 +44,7 @@ class WithContext(nn.Module):
         return MAPS[self.kind](self.own, z, self.context)
 
 
-def encoded(cell: WithContext, scale: float, adjoint: str, **options: Any) -> tuple[Tensor, Any]:
+def encoded(cell: WithContext, scale: float, adjoint: Any, **options: Any) -> tuple[Tensor, Any]:
     """The equilibrium for a context, and the encoder that made it."""
     torch.manual_seed(1)
     encoder, x = nn.Linear(6, 6), torch.randn(3, 6)
@@ -57,7 +57,7 @@ def encoded(cell: WithContext, scale: float, adjoint: str, **options: Any) -> tu
 @pytest.mark.parametrize("frozen", [True, False])
 @pytest.mark.parametrize("kind", [*MAPS])
 def test_a_context_that_changed_before_the_backward_pass(
-    kind: str, frozen: bool, adjoint: str
+    kind: str, frozen: bool, adjoint: Any
 ) -> None:
     """Two forward passes, and one backward pass for both: the first solve meets the second's."""
     cell = WithContext(kind, frozen=frozen)
@@ -71,7 +71,7 @@ def test_a_context_that_changed_before_the_backward_pass(
 @pytest.mark.parametrize("kind", [*MAPS])
 @pytest.mark.parametrize("options", [{}, {"backward_steps": 2}], ids=["whole", "two steps"])
 def test_each_way_back_is_compared_with_its_start(
-    options: dict[str, Any], kind: str, adjoint: str
+    options: dict[str, Any], kind: str, adjoint: Any
 ) -> None:
     found = []
     for other in (adjoint, "backprop"):
@@ -83,7 +83,7 @@ def test_each_way_back_is_compared_with_its_start(
 
 
 @BOTH
-def test_with_the_last_steps_alone(adjoint: str) -> None:
+def test_with_the_last_steps_alone(adjoint: Any) -> None:
     cell = WithContext("without weights")
     z, _ = encoded(cell, 1.0, adjoint, backward_steps=2)
     cell.context = 2 * cell.context.detach()
@@ -92,7 +92,7 @@ def test_with_the_last_steps_alone(adjoint: str) -> None:
 
 
 @BOTH
-def test_late_binding_in_a_loop(adjoint: str) -> None:
+def test_late_binding_in_a_loop(adjoint: Any) -> None:
     """Each function reads the last w when the backward pass comes."""
     weights, total = torch.randn(3, 6, requires_grad=True), torch.zeros(())
     for k in range(3):
@@ -104,7 +104,7 @@ def test_late_binding_in_a_loop(adjoint: str) -> None:
 
 
 @BOTH
-def test_random_numbers_that_torch_does_not_know_of(adjoint: str) -> None:
+def test_random_numbers_that_torch_does_not_know_of(adjoint: Any) -> None:
     w = torch.sin(torch.randn(3, 6, requires_grad=True))
     drawn = random.Random(0)
     z = solve(lambda z: z.sin() * drawn.random() + w, torch.zeros(3, 6), adjoint=adjoint).z
@@ -141,9 +141,12 @@ def test_a_second_backward_pass_is_checked_too() -> None:
 class Writing(MLP):
     """Its last operation saves what it returns, as tanh and sigmoid do; it may write a buffer."""
 
+    mean: Tensor
+
     def __init__(self, *, writes: bool) -> None:
         super().__init__()
-        self.writes, self.context = writes, None
+        self.writes = writes
+        self.context: Any = None
         self.register_buffer("mean", torch.zeros(16))
 
     def forward(self, z: Tensor, x: Tensor) -> Tensor:
@@ -178,7 +181,7 @@ def test_an_evaluation_that_is_tried_leaves_nothing_behind(writes: bool) -> None
 
 
 @pytest.mark.parametrize("adjoint", ["auto", "hooks", "backprop", "reversible"])
-def test_a_tensor_that_another_thread_computed(adjoint: str) -> None:
+def test_a_tensor_that_another_thread_computed(adjoint: Any) -> None:
     """Threads number their nodes by themselves: one made before may look newer.
 
     Taken for f's own it would be differentiated in every half step, its hooks called as often.
