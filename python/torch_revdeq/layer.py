@@ -90,7 +90,8 @@ class RevDEQ(nn.Module):
         elif name == "beta" and "options" in self.__dict__:
             keep(self, changed(self, {name: value}))
         else:
-            if name not in self.__dict__:
+            # Asked of stats, a compiler would look at it in every call, and compile for each value.
+            if name != "stats" and name not in self.__dict__:
                 check_new(self, name, value)
             super().__setattr__(name, value)
 

@@ -135,7 +135,7 @@ class _Cell:
             return _Run(None, math.nan)
         except CaptureError as error:  # its advice is another adjoint, which is chosen here
             raise TypeError(
-                "f: expected to read its arguments, and parameters or other leaves, got a tensor "
+                "f: expected tensors that are passed to it, or its parameters and buffers, got one "
                 "that requires grad and was computed elsewhere; pass the tensor as an argument, "
                 "depth(f, z0, tensor)"
             ) from error

@@ -159,7 +159,8 @@ class Writing(MLP):
 def held() -> int:
     """Bytes of all tensors that Python can see."""
     gc.collect()
-    tensors = [o for o in gc.get_objects() if issubclass(type(o), Tensor)]
+    tensors = [o for o in gc.get_objects() if type(o) in (Tensor, nn.Parameter)]
+    tensors = [t for t in tensors if t.layout is torch.strided]
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
     return sum(storages.values())
 
@@ -174,7 +175,7 @@ def test_an_evaluation_that_is_tried_leaves_nothing_behind(writes: bool) -> None
         sizes.append(held())
     assert layer.stats is not None
     assert layer.stats.adjoint == ("reversible" if writes else "hooks")
-    assert sizes[-1] == sizes[2]
+    assert sizes[-1] <= sizes[2]  # less where others let go of something meanwhile
 
 
 # ---- threads -------------------------------------------------------------------------------------

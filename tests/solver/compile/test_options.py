@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
 
 from tests.solver.cells import MLP
 from tests.solver.solving import inputs
@@ -116,3 +117,14 @@ def test_a_computed_tensor_that_f_holds_in_a_graph() -> None:
     f.context = torch.sin(x)
     with pytest.raises(CaptureError, match=r"inside of torch\.compile"):
         run(x)
+
+
+def test_a_call_like_the_one_before_compiles_nothing() -> None:
+    """Nor does the statistics' turn from None to those of the first call."""
+    torch.compiler.reset()
+    counter = CompileCounter()
+    layer = RevDEQ(MLP(), max_steps=3)
+    compiled = torch.compile(layer, backend=counter, fullgraph=True)
+    for _ in range(3):
+        compiled(inputs()).sum().backward()
+    assert counter.frame_count == 1
