@@ -1,6 +1,6 @@
 """Build `revdeq_kernels/librevdeq_cpu.so` and, where nvcc is found, `librevdeq_cuda.so`.
 
-Neither calls Python, so that one wheel serves every Python that there is torch for.
+Neither calls Python, so that one wheel serves every Python for which torch has one.
 
 Environment: REVDEQ_BUILD_CPP and REVDEQ_BUILD_CUDA (auto, 0 or 1), REVDEQ_SANITIZE (as in
 "address,undefined"), and the usual TORCH_CUDA_ARCH_LIST, CUDA_HOME, MAX_JOBS and CXX.

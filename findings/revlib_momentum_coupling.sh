@@ -7,7 +7,7 @@
 # too. The states are inverted rightly. The backward pass gives the gradient of the other stream through
 # coupling_forward, and the stream's own gradient on unscaled: right for x + f(z) alone. The modes checkpoint and
 # autograd_graph raise RuntimeError("Tensor not found").
-# What it means here: whoever comes from there compares with no_savings, as docs/from-reversible.md does.
+# What it means here: compare with no_savings when coming from there, as docs/from-reversible.md does.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

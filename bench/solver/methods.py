@@ -88,6 +88,7 @@ OPTIONS = (
     Method("store_last all", "exact", "reversible", options=(("store_last", "all"),)),
     Method("save_at all", "exact", "reversible", options=(("save_at", "all"),)),
     Method("tol, not reached", "exact", "reversible", options=(NEVER,)),
+    Method("trace", "exact", "reversible", options=(("trace", True),)),
     Method("tol per sample", "exact", "reversible", options=(NEVER, ("per_sample", True))),
     Method("compile=True", "exact", "reversible", compiled="solve"),
     Method("f compiled", "exact", "reversible", compiled="f"),

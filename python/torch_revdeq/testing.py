@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -95,7 +96,8 @@ def assert_close_to_float32(
         z0: as in ``solve``, in 16 bits, and so are the `args`.
         args: as in ``solve``.
         rtol: the norm of a difference, relative to that of the gradient, or to 2^-8 of the largest
-            of their norms if that is more: a gradient that would be 0 is made of roundings.
+            of their norms if that is more: a gradient that would be 0 is made of roundings. 0.1 is
+            that of 25 roundings to bfloat16, by 2^-8 each and all in one direction.
         options: those of ``solve``.
 
     Returns:
@@ -118,14 +120,18 @@ def assert_close_to_float32(
                 f"f: expected to read parameters and buffers of modules, and args, got {name} of "
                 f"{grad.dtype}; pass it in args, or make it a parameter"
             )
+    if narrow.keys() != wide.keys():
+        raise AssertionError(
+            f"gradients: expected those of {', '.join(wide)} as in float32, got {', '.join(narrow)}"
+        )
     least = 2.0**-8 * max((float(grad.norm()) for grad in wide.values()), default=0.0)
     off = {
         name: float((narrow[name].double() - grad.double()).norm())
         / max(float(grad.double().norm()), least, 1e-30)
         for name, grad in wide.items()
     }
-    worst = max(off, key=lambda name: off[name], default=None)
-    if worst is not None and not off[worst] <= rtol:
+    worst = max(off, key=lambda name: math.inf if math.isnan(off[name]) else off[name], default="")
+    if worst and not off[worst] <= rtol:
         raise AssertionError(
             f"the gradient of {worst}: expected that of float32 to within {rtol:g} of its norm, "
             f"got a difference of {off[worst]:.3g}; look for a sum that the layer takes in 16 bits"

@@ -153,3 +153,26 @@ def test_the_assertion_reads_a_graph_outside_twice() -> None:
     with pytest.raises(TypeError, match=r"f: expected to read parameters.*pass it in args"):
         assert_close_to_float32(f, torch.zeros_like(x), x, max_steps=2)
     shift.sum().backward()
+
+
+def test_the_assertion_sees_gradients_that_are_nan_or_missing() -> None:
+    """Also beside others, of which the first is right."""
+
+    class Spoiled(NormCell):
+        spoil = "nan"
+
+        def forward(self, z: Tensor, x: Tensor) -> Tensor:
+            if z.dtype == torch.bfloat16:
+                bias = self.of_z.bias
+                spoiled = bias.detach() if self.spoil == "missing" else bias * (bias - bias).sqrt()
+                return self.norm(0.5 * F.linear(z, self.of_z.weight) + x + spoiled)
+            return super().forward(z, x)
+
+    torch.manual_seed(0)
+    x, cell = torch.randn(16, 8, dtype=torch.bfloat16), Spoiled(LayerNorm(8)).bfloat16()
+    options: dict[str, Any] = {"max_steps": 2, "adjoint": "backprop"}
+    with pytest.raises(AssertionError, match=r"the gradient of of_z\.bias: .*difference of nan"):
+        assert_close_to_float32(cell, torch.zeros_like(x), x, **options)
+    cell.spoil = "missing"
+    with pytest.raises(AssertionError, match=r"gradients: expected those of .*of_z\.bias"):
+        assert_close_to_float32(cell, torch.zeros_like(x), x, **options)

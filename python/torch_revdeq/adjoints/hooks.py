@@ -213,9 +213,10 @@ class _Recomputation:
         """
         if task != self.task:
             return
-        with outside_batches():
-            while self.next >= 2 * self.problem.first_step:
-                self._recompute(self.next)
+        if self.check.enabled or self.aux is not None:
+            with outside_batches():
+                while self.next >= 2 * self.problem.first_step:
+                    self._recompute(self.next)
         self.cache.clear()
 
     def _recompute(self, k: int) -> None:

@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.parameter import UninitializedBuffer
+from torch.nn.parameter import UninitializedBuffer, is_lazy
 
 from .boundary import is_entered, is_guarded
 from .closure import ends_of, now
+from .effects.written import Written
 from .replay import Evaluation
 
 
@@ -36,9 +37,34 @@ def computed_outside(
         # Copies: f is seen to write what it is given when the solve begins.
         state, given = ([_copy(t) for t in part] for part in (leaves, tensors))
         since = now()
-        out = evaluation.tried(state, given)
+        out = _tried(evaluation, state, given)
         node = ends_of(out, since, outside=made)[1]
     return None if node is None or is_entered(node) else node.name()
+
+
+def _tried(
+    evaluation: Evaluation, leaves: Sequence[Tensor], tensors: Sequence[Tensor]
+) -> list[Tensor]:
+    """The first half step before ``forward``: nothing is written, and nothing drawn.
+
+    But for weights of lazy modules, which are made in it: their numbers are drawn once.
+    RuntimeError where f wrote what is not copied for this: a frozen parameter, mostly.
+    """
+    evaluation.settle()
+    before = Written(evaluation.held)
+    weights = (module.__dict__.get("_parameters") or {} for module in evaluation.modules)
+    lazy = any(is_lazy(weight) for space in weights for weight in space.values())
+    with before.large_kept():
+        out = evaluation.again(0, leaves, tensors, drawn=lazy)
+    changed = before.changed()
+    if changed:
+        raise RuntimeError(
+            "f: expected to write no frozen parameter, and no large tensor of a class of its own, "
+            f"beside a computed one that it holds, got a change of {changed[0].name}: "
+            "adjoint='auto' evaluates f once to see which it reads; make what it writes a buffer, "
+            "or choose adjoint='reversible', where f reads none"
+        )
+    return out
 
 
 def made_outside(evaluation: Evaluation) -> frozenset[Any]:

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from ..runtime.cuda_graphs import capturing
 from ..runtime.saved import saved_apart
@@ -195,8 +194,8 @@ class Evaluation:
         self.weights = len(self.computed)
         return [tensor for *_, tensor in self.computed]
 
-    def _enter(self) -> None:
-        """Before evaluations, forward or on the way back."""
+    def settle(self) -> None:
+        """Before evaluations, in the forward or the backward pass."""
         _settle_threads()
         now = autocast_state(self.device)
         self.switch_autocast = any(on for _, on, _ in (*self.autocast, *now))
@@ -331,28 +330,6 @@ class Evaluation:
             else:
                 self.random.restore(states)
 
-    def tried(self, leaves: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[Tensor]:
-        """The first half step before ``forward``: nothing is written, and nothing drawn.
-
-        But for weights of lazy modules, which are made in it: their numbers are drawn once.
-        RuntimeError where f wrote what is not copied for this: a frozen parameter, mostly.
-        """
-        self._enter()
-        before = Written(self.held)
-        weights = (module.__dict__.get("_parameters") or {} for module in self.modules)
-        lazy = any(is_lazy(weight) for space in weights for weight in space.values())
-        with before.large_kept():
-            out = self.again(0, leaves, tensors, drawn=lazy)
-        changed = before.changed()
-        if changed:
-            raise RuntimeError(
-                f"f: expected to write no frozen parameter, and no large tensor of a class of its "
-                f"own, beside a computed one that it holds, got a change of {changed[0].name}: "
-                "adjoint='auto' evaluates f once to see which it reads; make what it writes a "
-                "buffer, or choose adjoint='reversible', where f reads none"
-            )
-        return out
-
     @contextmanager
     def repeated(self) -> Iterator[None]:
         """Inside of ``forward``, around evaluations that come a second time: nothing is written."""
@@ -364,7 +341,7 @@ class Evaluation:
     @contextmanager
     def replay(self, leaves: Sequence[Tensor]) -> Iterator[None]:
         """Around the way back, which leaves nothing of itself behind; `leaves` lose their hooks."""
-        self._enter()
+        self.settle()
         with ExitStack() as stack:
             stack.callback(setattr, self, "going_back", self.going_back)
             self.going_back = True

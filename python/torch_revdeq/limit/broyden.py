@@ -30,7 +30,7 @@ class Broyden:
             problems, and keep the best state of each row. All leaves must have the same first
             dimension. Otherwise all numbers are one problem.
 
-    Where f returns Inf or NaN, the state goes half the way back to the best one, until f is finite.
+    Where f returns Inf or NaN, the step is halved towards the best state, until f is finite.
     An update that would be singular is left out. There is no line search: on equilibrium cells it
     took more evaluations than it saved.
 
@@ -106,7 +106,7 @@ class _Best:
         return None if bool(finite.all()) else ~finite[:, None]
 
     def nearer(self, lost: Tensor) -> Tensor:
-        """Half the way back from a state that was lost; f of the best where that is not finite."""
+        """Halfway from a lost state to the best; f of the best where that is not finite."""
         halfway = (lost + self.x) / 2
         return torch.where(halfway.isfinite().all(1, keepdim=True), halfway, self.x + self.g)
 

@@ -73,7 +73,7 @@ def advice(name: str) -> str:
 
 
 def unknown(name: str) -> TypeError:
-    """The error for an option that there is not."""
+    """The error for a name that is no option."""
     known = ", ".join(TABLE)
     return TypeError(f"{name}: expected an option of solve, one of {known}{advice(name)}")
 

@@ -131,7 +131,7 @@ class _Cell:
                 towards = [torch.randn(o.shape, generator=generator).to(o) for o in outputs]
                 found = torch.autograd.grad(outputs, leaves, towards, allow_unused=True)
                 solution.verify()
-        except ReconstructionError:  # whatever is allowed: the states overflowed on the way back
+        except ReconstructionError:  # whatever is allowed: the states overflowed when reversed
             return _Run(None, math.nan)
         except CaptureError as error:  # its advice is another adjoint, which is chosen here
             raise TypeError(
