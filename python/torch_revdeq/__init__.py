@@ -1,7 +1,7 @@
 """Reversible deep equilibrium models in PyTorch (arXiv 2509.12917).
 
-``solve`` iterates any f to its equilibrium and differentiates exactly, at memory that does not grow
-with the number of steps; ``RevDEQ`` is the layer. The ops underneath are in ``revdeq_kernels``.
+``solve`` iterates any f towards its equilibrium and gives the exact gradient of the steps taken,
+without storing activations; ``RevDEQ`` is the layer. The ops are in ``revdeq_kernels``.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ _LATER = {
     "limit.solvers": ("Anderson", "FixedPointSolver", "Picard", "Relaxed"),
     "regularization": ("jacobian_penalty", "spectral_radius"),
 }
-"""What ``solve`` does not need: imported when somebody asks for it."""
+"""Names that ``solve`` does not need: imported on first access."""
 
 _PACKAGES = ("adjoints", "models", "plot", "testing")
-"""The public modules, whose names ``dir`` shows beside those of ``__all__``."""
+"""The public modules, which ``dir`` lists in addition to ``__all__``."""
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""``RevDEQ``: an equilibrium as a layer."""
+"""``RevDEQ``: a deep equilibrium model as a layer."""
 
 from __future__ import annotations
 
@@ -35,23 +35,24 @@ class RevDEQ(nn.Module):
     """A layer whose output is the equilibrium z = f(z, x) of its cell f.
 
     ``layer(x, ...)`` solves from z0 = zeros_like(x) (for a ``LinearCell``: ``cell.start(x)``) and
-    returns z, or (z, aux) with has_aux. Keywords of the call that are no options go to f:
-    ``layer(x, attention_mask=m)``. ``layer.stats`` are the statistics of the last call,
-    ``layer.solve(x, ...)`` returns the whole ``Solution``.
+    returns z, or (z, aux) with has_aux. Keywords of the call that are not options are passed to f:
+    ``layer(x, attention_mask=m)``. ``layer.stats`` holds the statistics of the last call;
+    ``layer.solve(x, ...)`` returns the full ``Solution``.
 
-    Every option is an attribute, ``layer.max_steps = 30``, and a keyword of a call, for that call
-    alone: ``layer(x, tol=1e-4)``. `compile`, a method of every module, is set by ``set_solver``,
-    which also changes several options that need each other. A compiled model is compiled again.
-    A subclass gives its own to ``super().__init__``; as class attributes they raise TypeError.
+    Every option is an attribute, ``layer.max_steps = 30``, and a keyword of the call, for that call
+    only: ``layer(x, tol=1e-4)``. Set `compile`, which is a method of every module, with
+    ``set_solver``; it also changes several options that depend on each other. After a change, a
+    compiled model recompiles. A subclass passes its options to ``super().__init__``; as class
+    attributes they raise TypeError.
 
     Args:
         f: called as ``f(z, x, ...)``. If it is a module, its parameters are the layer's.
-        options: those of ``solve``: beta, max_steps, tol, state, adjoint, rng, check and so on. A
-            beta that is a Parameter is trained with the rest.
-        implementation: for a ``LinearCell``: what takes its steps, "solver" or a name of
-            ``revdeq_kernels.ops.cell.choice.IMPLEMENTATIONS``. None: one op for all steps where it
-            is the fastest, as on a CPU with AVX2 or AVX-512, and the solver elsewhere;
-            ``stats.route`` says which, and why.
+        options: those of ``solve``: beta, max_steps, tol, state, adjoint, rng, check and so on. If
+            beta is a Parameter, it is trained with the others.
+        implementation: for a ``LinearCell``: what runs the steps, "solver" or a name in
+            ``revdeq_kernels.ops.cell.choice.IMPLEMENTATIONS``. None: one op for all steps where
+            that is fastest (on a CPU with AVX2 or AVX-512, for example), otherwise the solver;
+            ``stats.route`` says which one ran, and why.
     """
 
     def __init__(
@@ -62,11 +63,14 @@ class RevDEQ(nn.Module):
         if implementation is not None and not isinstance(f, LinearCell):
             raise TypeError(
                 f"implementation: expected None for a cell of {type(f).__name__}, got "
-                f"{implementation!r}; only a LinearCell has others than the solver"
+                f"{implementation!r}; only a LinearCell has implementations besides the solver"
             )
         for name in OF_THE_CALL:
             if name in options:
-                raise TypeError(f"{name}: expected in the call of the layer, got it in RevDEQ()")
+                raise TypeError(
+                    f"{name}: expected in the layer's call, got it in RevDEQ(); pass it as "
+                    f"layer(x, {name}=...)"
+                )
         options = check_options(options)
         self.f = f
         self.implementation = implementation
@@ -84,13 +88,13 @@ class RevDEQ(nn.Module):
     trace, on_step = option("trace"), option("on_step")
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """As in nn.Module, but options are checked; AttributeError for what looks like one."""
+        """As in nn.Module, but options are checked; AttributeError for a misspelled option."""
         if is_option(self, name):
             object.__setattr__(self, name, value)
         elif name == "beta" and "options" in self.__dict__:
             keep(self, changed(self, {name: value}))
         else:
-            # Asked of stats, a compiler would look at it in every call, and compile for each value.
+            # If stats were checked, a compiler would guard on it and recompile for each value.
             if name != "stats" and name not in self.__dict__:
                 check_new(self, name, value)
             super().__setattr__(name, value)
@@ -106,10 +110,10 @@ class RevDEQ(nn.Module):
             raise AttributeError(said) from None
 
     def set_solver(self, **options: Any) -> None:
-        """Change options of ``solve``: all of these, or none where one of them is refused.
+        """Change options of ``solve``. If one of them is invalid, none is changed.
 
         Raises:
-            TypeError, ValueError: what ``solve`` would refuse, alone or with the other options.
+            TypeError, ValueError: as ``solve``, for the options alone and in combination.
         """
         keep(self, changed(self, options))
 
@@ -123,9 +127,9 @@ class RevDEQ(nn.Module):
     ) -> Any:
         """The equilibrium, or (z, aux) with has_aux.
 
-        z0, y0 and kwargs are those of ``solve``, z0 by default zeros like the first input. Of the
-        other keywords, options of ``solve`` are those of this call, over the layer's, and the rest
-        are f's. A name that is both raises TypeError: f gets it in kwargs.
+        z0, y0 and kwargs are as in ``solve``; z0 defaults to zeros like the first input. Other
+        keywords that are options of ``solve`` override the layer's for this call; the rest are
+        passed to f. A name that is both raises TypeError: pass it to f in kwargs.
         """
         solution = self.solve(*args, z0=z0, y0=y0, kwargs=kwargs, **more)
         has_aux = more.get("has_aux", self.options.get("has_aux"))
@@ -165,9 +169,12 @@ class RevDEQ(nn.Module):
         return solution
 
     def _start(self, args: tuple[Any, ...]) -> Any:
-        """Where the layer begins by itself."""
+        """The default z0."""
         if not args:
-            raise TypeError("z0: expected a start, or an argument to take its shape from")
+            raise TypeError(
+                "z0: expected an initial state, or an argument to take its shape from, got "
+                "neither; pass z0="
+            )
         if isinstance(self.f, LinearCell):
             return pytree.tree_map(self.f.start, args[0])
         if isinstance(args[0], Tensor):
@@ -175,13 +182,13 @@ class RevDEQ(nn.Module):
         for leaf in pytree.tree_leaves(args[0]):
             if not isinstance(leaf, Tensor):
                 raise TypeError(
-                    "z0: expected a start where the first input is not made of tensors, got an "
-                    f"input with {type(leaf).__name__} in it; pass z0="
+                    "z0: expected an initial state where the first input is not made of tensors, "
+                    f"got none and an input that contains {type(leaf).__name__}; pass z0="
                 )
         return pytree.tree_map(torch.zeros_like, args[0])
 
     def _solve_from_own(self, z0: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Solution:
-        """A call from ``_start``; an error that it may be the reason of says so."""
+        """A call from ``_start``; an error that this z0 may have caused says so."""
         try:
             return self.solve_from(z0, args, options)
         except (RuntimeError, ValueError, TypeError) as error:
@@ -191,20 +198,20 @@ class RevDEQ(nn.Module):
             raise said from error
 
     def solve_from(self, z0: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Solution:
-        """A call, by what takes this cell's steps. `options` are those of ``solve``, and y0."""
+        """A call, by one op or by the solver. `options` are those of ``solve``, and y0."""
         if isinstance(self.f, LinearCell):
             return solve_cell(self.f, z0, args, options, self.implementation)
         return solve(self.f, z0, *args, **options)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> RevDEQ:
-        """A copy with an f of its own, that shares the process group; TypeError for some f.
+        """A copy with its own f and the same process group.
 
-        A function that closes over modules is not copied by Python, and refused.
+        TypeError for a function that closes over modules: Python does not copy it.
         """
         return deep_copy(self, memo)
 
     def __copy__(self) -> RevDEQ:
-        """A layer with the same f, and options of its own."""
+        """A layer with the same f, and its own options."""
         copied = self.__class__.__new__(self.__class__)
         spaces = ("options", "_parameters", "_buffers", "_modules")
         own = {name: dict(self.__dict__[name]) for name in spaces}
@@ -212,11 +219,11 @@ class RevDEQ(nn.Module):
         return copied
 
     def __getstate__(self) -> dict[str, Any]:
-        """For pickle: without the process group, which has to be given again."""
+        """For pickle: without the process group, which must be set again."""
         return pickled_state(super().__getstate__())
 
     def extra_repr(self) -> str:
-        """The options, as they were given."""
+        """The options that were given."""
         beta = "learned" if isinstance(self.beta, torch.Tensor) else self.beta
         return ", ".join([f"beta={beta}", *(f"{k}={v!r}" for k, v in self.options.items())])
 
@@ -224,8 +231,8 @@ class RevDEQ(nn.Module):
 def set_solver(model: nn.Module, **options: Any) -> None:
     """Change options of ``solve`` in every ``RevDEQ`` of a model: ``set_solver(model, tol=1e-3)``.
 
-    All of them, or none: every layer is asked before the first is changed. The weights stay as they
-    are. A compiled model is compiled again at its next call.
+    If an option is invalid for one layer, no layer is changed. The weights stay the same. A
+    compiled model recompiles at its next call.
 
     Args:
         model: any module, with layers anywhere in it.
@@ -233,13 +240,13 @@ def set_solver(model: nn.Module, **options: Any) -> None:
 
     Raises:
         ValueError: the model has no ``RevDEQ``.
-        TypeError, ValueError: what ``solve`` would refuse, alone or with the other options.
+        TypeError, ValueError: as ``solve``, for the options alone and in combination.
     """
     layers = [module for module in model.modules() if isinstance(module, RevDEQ)]
     if not layers:
         raise ValueError(
             f"model: expected a module with RevDEQ layers in it, got {type(model).__name__} without"
-            " one; pass the model that holds them"
+            " any; pass the model that contains them"
         )
     found = [changed(layer, options) for layer in layers]
     for layer, values in zip(layers, found, strict=True):

@@ -1,4 +1,4 @@
-"""What a solve returns: the equilibrium, and what is known about it."""
+"""What a solve returns: the solution and its statistics."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Result: TypeAlias = Literal["converged", "max_steps", "diverged"]
 
 
 def result_of(residual: float, *, converged: bool | None) -> Result:
-    """How an iteration ended that left this residual."""
+    """How an iteration with this final residual ended."""
     if not math.isfinite(residual):
         return "diverged"
     return "converged" if converged else "max_steps"
@@ -23,17 +23,17 @@ def result_of(residual: float, *, converged: bool | None) -> Result:
 
 @dataclass(eq=False, repr=False)
 class Stats:
-    """What a solve did. What is still on a device is read when it is asked for.
+    """Solver statistics. Device values are read lazily.
 
     Attributes:
         state: the format of the state: "exact", or the name of a dtype.
         adjoint: how the solve is differentiated.
-        state_bytes: bytes of both states and of the digits kept, which "reversible" and "hooks"
-            hold for the backward pass, beside z0 and what belongs to f.
+        state_bytes: bytes of both states and of the digits that "reversible" and "hooks" keep for
+            the backward pass, not counting z0 and what f keeps.
         frac_bits: fractional bits of an exact state, otherwise None.
-        tol: as it was given; that of a ``StoppingRule``.
-        route: what ran: "solver", or for a ``RevDEQ(LinearCell(...))`` the implementation of the
-            whole solve in one op, and why, or why the solver. And why another adjoint was taken.
+        tol: as given; for a ``StoppingRule``, its tol.
+        route: what ran, and why: "solver", or for a ``RevDEQ(LinearCell(...))`` the implementation
+            that ran the whole solve in one op. Also why "auto" chose another adjoint.
     """
 
     _steps: int | Tensor
@@ -52,25 +52,25 @@ class Stats:
 
     @property
     def steps(self) -> int:
-        """Steps taken, of two half steps each; with per_sample those of the sample with the most.
+        """Steps taken, of two half steps each; with per_sample the most that a sample took.
 
-        On a GPU, where one op took all steps of samples that halt, reading it waits for the device.
+        Waits for a GPU only where one op ran the whole solve with per_sample.
         """
         return int(self._steps)
 
     @property
     def nfe(self) -> int:
-        """Evaluations of f in the forward pass: 2 steps. A backward pass takes as many again."""
+        """Evaluations of f in the forward pass: 2 * steps. A backward pass takes as many again."""
         return 2 * self.steps
 
     @property
     def residual(self) -> float:
-        """The relative residual norm(y - f(y)) / (1e-5 + norm(f(y))) that was measured last.
+        """The last relative residual norm(y - f(y)) / (1e-5 + norm(f(y))). Waits for the device.
 
         The largest over the leaves, of the last step unless tol stopped the solve between checks.
-        With per_sample the largest over the samples, each at the check where it halted if it did.
-        NaN where one op took all steps without a tol. What a ``StoppingRule`` returned last, where
-        one was given. Reading it waits for the device.
+        With per_sample the largest over the samples, for a halted sample at the check where it
+        halted. NaN where one op ran all steps without a tol. With a ``StoppingRule``, the value it
+        returned last.
         """
         residual = _settled(self._residual)
         return float("nan") if residual is None else float(residual)
@@ -79,20 +79,20 @@ class Stats:
     def residuals(self) -> Tensor | None:
         """With trace=True the residual of every step, float64 [steps], on the solve's device.
 
-        ``residuals[n - 1]`` is that of step n. With per_sample [steps, *samples], in which a sample
-        that has halted keeps the residual at which it did. Of a ``StoppingRule`` what it returned,
-        and NaN in the steps between its checks. With a process_group those of this rank alone. It
-        is there at once; only reading its numbers waits for the device. None without a trace, and
-        where no residual is measured: inside a transform of torch.func or a compiled graph with
-        adjoint="functional", and in an exported program.
+        ``residuals[n - 1]`` is the residual of step n. With per_sample the shape is [steps,
+        *samples], and a halted sample keeps the residual at which it halted. With a
+        ``StoppingRule``, the values it returned, and NaN for steps between its checks. With a
+        process_group, only this rank's. Available at once; reading its numbers waits for the
+        device. None without a trace, and where no residual is measured: inside a torch.func
+        transform or a compiled graph with adjoint="functional", and in an exported program.
         """
         return _settled(self._residuals)
 
     @property
     def converged(self) -> bool | None:
-        """Whether the solve stopped at tol, or its residual is below; None without a tol.
+        """Whether the solve stopped at tol or its residual is below tol; None without a tol.
 
-        With per_sample whether all samples halted.
+        With per_sample: whether all samples halted.
         """
         if self.tol is None:
             return None
@@ -102,10 +102,10 @@ class Stats:
     def result(self) -> Result | None:
         """How the solve ended: "converged", "max_steps" or "diverged". Waits for the device.
 
-        "converged": at tol. "diverged": with a residual that is NaN or infinite, as it is where the
+        "converged": reached tol. "diverged": the residual is NaN or infinite, as it is where the
         state is. "max_steps": otherwise, and always without a tol. None where no residual was
-        measured: where one op took all steps without a tol, and where ``residuals`` are None for
-        that reason.
+        measured: where one op ran all steps without a tol, and in the cases listed under
+        ``residuals``.
         """
         if self._residual is None:
             return None
@@ -113,25 +113,26 @@ class Stats:
 
     @property
     def sample_steps(self) -> Tensor | None:
-        """The steps that each sample took, int64, on the solve's device; None without per_sample.
+        """Steps taken by each sample, int64, on the solve's device; None without per_sample.
 
-        Its shape is that of the dimensions that make a sample. It is there at once; only reading
-        its numbers waits for the device.
+        Its shape is that of the sample dimensions. Available at once; reading its numbers waits for
+        the device.
         """
         return self._sample_steps
 
     @property
     def reconstruction_error(self) -> float | None:
-        """How far from the start the last backward pass ended: 0.0 for an exact state.
+        """Relative error of the initial state that the last backward pass reconstructed.
 
-        The largest difference of an element, over the largest number in start and end. None before
-        a backward pass, and where the adjoint reconstructs nothing.
+        The largest difference of an element, over the largest number in the initial and final
+        state; 0.0 for an exact state. None before a backward pass, and where the adjoint
+        reconstructs nothing.
         """
         error = self._reconstruction_error
         return None if error is None else float(error)
 
     def as_dict(self, prefix: str = "") -> dict[str, int | float]:
-        """Plain numbers for a logger, each name with the prefix in front. Waits for the device.
+        """Plain numbers for a logger, each name prefixed with `prefix`. Waits for the device.
 
         steps, nfe and state_bytes; residual and diverged (0 or 1) where a residual was measured;
         converged (0 or 1) with a tol; mean_steps, over the samples, with per_sample;
@@ -148,7 +149,7 @@ class Stats:
         return numbers(prefix, found)
 
     def __repr__(self) -> str:
-        """What there is to read without a wait for a device."""
+        """The values that can be read without waiting for a device."""
         residual = _settled(self._residual)
         here = residual is not None and residual.device.type == "cpu"
         return described(
@@ -168,8 +169,8 @@ class Stats:
     def verify(self) -> None:
         """Raise if a check of this solve failed: its range, or its last backward pass.
 
-        On a CPU checks raise where they happen. On a GPU this reads their outcome from the device,
-        and waits for it; of a solve in a CUDA graph that is the outcome of the last replay.
+        On a CPU checks raise where they happen. On a GPU this reads their outcome from the device
+        and waits for it; in a CUDA graph, the outcome of the last replay.
         """
         for check in self._pending:
             deferred_checks.forget(check)
@@ -177,7 +178,7 @@ class Stats:
             check.raise_if_failed()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Numbers only: a copy or a pickle has no part in checks that are on their way."""
+        """Numbers only: a copy or a pickle does not take part in pending checks."""
         state = dict(self.__dict__)
         state["_steps"] = self.steps
         for name in ("_residual", "_residuals"):
@@ -192,12 +193,12 @@ class Stats:
 
 
 def _settled(value: Tensor | Callable[[], Tensor] | None) -> Tensor | None:
-    """What was measured, put together where that was left for later."""
+    """What was measured; computed now if that was deferred."""
     return value() if callable(value) else value
 
 
 def described(name: str, **values: Any) -> str:
-    """A repr of values that are not None: numbers short, and of a device where they are."""
+    """A repr of the values that are not None; a tensor on a device is shown by its device."""
     rows = ((key, value) for key, value in values.items() if value is not None)
     return f"{name}({', '.join(f'{key}={_shown(value)}' for key, value in rows)})"
 
@@ -211,22 +212,22 @@ def _shown(value: Any) -> str:
 
 
 def numbers(prefix: str, values: dict[str, int | float | None]) -> dict[str, int | float]:
-    """Those that are not None, with the prefix in front of each name; 1 and 0 for bools."""
+    """The values that are not None, by prefixed names; bools as 1 and 0."""
     rows = ((f"{prefix}{name}", value) for name, value in values.items() if value is not None)
     return {name: int(value) if isinstance(value, bool) else value for name, value in rows}
 
 
 @dataclass(eq=False)
 class Solution:
-    """The pair at the end of a solve.
+    """The result of a solve.
 
     Attributes:
-        z: the solution: structure, shapes and dtypes of z0. z and y are differentiable.
-        y: the other half of the pair, a half step behind; the same at an equilibrium.
+        z: the final z: structure, shapes and dtypes of z0. z and y are differentiable.
+        y: the final y, one half step behind z; equal to z at an equilibrium.
         stats: see ``Stats``.
         saved: z after each of the steps named in `save_at`, in that order. Differentiable.
-        aux: with has_aux, what f returned beside the state, put together over the evaluations as
-            the option `aux` says. Differentiable. None without has_aux.
+        aux: with has_aux, f's aux reduced over the evaluations as the option `aux` says.
+            Differentiable. None without has_aux.
     """
 
     z: Any

@@ -147,5 +147,5 @@ def test_other_errors_of_f_stay_as_they_are() -> None:
 
 def test_an_input_that_no_start_can_be_made_of() -> None:
     for x in ([Z0, 3], {"a": "text"}, OrderedDict(a=object())):
-        with pytest.raises(TypeError, match=r"z0: expected a start .* input with .*; pass z0="):
+        with pytest.raises(TypeError, match=r"z0: .* initial state .* input that contains .*z0="):
             RevDEQ(lambda z: 0.5 * z)(x)

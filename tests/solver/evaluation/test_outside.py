@@ -16,7 +16,7 @@ from tests.solver.cells import MLP, Normed, TwoMaps
 from tests.solver.solving import inputs
 from torch_revdeq import CaptureError, ReconstructionError, RevDEQ, Solution, solve
 
-BY = "solver; hooks, for f reads a tensor computed outside of it (by "
+BY = "solver; hooks, because f reads a tensor computed outside f (by "
 
 
 class Cases:
@@ -118,7 +118,7 @@ def test_with_options(options: dict[str, Any]) -> None:
     make, f = Cases.closure, MLP(p=0.1)
     got, here = _found(make, "auto", f, **options)
     _, stored = _found(make, "backprop", f, **{**options, "compile": False})
-    assert got.stats.adjoint == "hooks" and "; hooks, for f reads" in got.stats.route
+    assert got.stats.adjoint == "hooks" and "; hooks, because f reads" in got.stats.route
     assert got.stats.route.startswith("solver: " if options.get("compile") else "solver; ")
     exact = options.get("state") is None
     for a, b in zip(here, stored, strict=True):
