@@ -1,4 +1,4 @@
-"""``graphed``: a layer as two CUDA graphs, one forward and one back."""
+"""``graphed``: a layer as two CUDA graphs, forward and backward."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from .runtime.cuda_graphs import check_capture
 
 
 def graphed(layer: RevDEQ, *samples: Tensor, warmup: int = 3) -> RevDEQ:
-    """Capture the layer's solve and its backward pass, as ``torch.cuda.make_graphed_callables``.
+    """Capture the layer's solve and backward pass with ``torch.cuda.make_graphed_callables``.
 
-    A replay launches all kernels of all steps at once: for small states, whose steps take less time
-    than Python takes to ask for them. Shapes, options and the mode of the layer are those of the
-    capture. Called in another mode (train, eval), the layer runs as it did before.
+    A replay launches all kernels of all steps at once: for small states, whose steps run faster
+    than Python can launch them. Shapes, options and the mode of the layer are those of the capture.
+    In the other mode (train or eval) the layer runs as before.
 
     Args:
         layer: on a CUDA device. Its `max_steps` must be a number, `tol` and `on_step` None, `rng`
             "none" and, for an exact state, `frac_bits` an integer and `beta` numbers.
-        samples: inputs like those to come, on the layer's device, which require grad where those
-            will. torch captures on one stream for the whole process, of the device that was current
-            at the first capture: graphs of two devices need two processes.
-        warmup: calls before the capture, at least 1: kernels are compiled and checked in them.
+        samples: example inputs, on the layer's device, that require grad where later inputs will.
+            torch captures on one stream per process, of the device that was current at the first
+            capture: graphs on two devices need two processes.
+        warmup: calls before the capture, at least 1, in which kernels are compiled and checked.
 
     Returns:
-        The layer, whose forward is now the graph's. It returns the same memory in every call.
-        ``layer.stats`` is of the captured solve, its numbers are of the last replay, and
-        ``layer.stats.verify()`` reads its checks and raises if one failed. The gradient of a solve
-        whose check failed is NaN without that.
+        The layer, whose forward now replays the graph and returns the same memory in every call.
+        ``layer.stats`` belongs to the captured solve, with the numbers of the last replay;
+        ``layer.stats.verify()`` reads its checks and raises if one failed. If a check fails, the
+        gradient is NaN even without that call.
 
     Raises:
-        ValueError: an option that a graph cannot hold; no samples, or some on another device.
-        RuntimeError: f draws random numbers, which a replay would not repeat on its way back.
+        ValueError: an option that a graph cannot hold; no samples, or samples on another device.
+        RuntimeError: f draws random numbers, which the backward replay would not repeat.
     """
     if not samples:
-        raise ValueError("samples: expected an input like those to come, got none; pass one")
+        raise ValueError("samples: expected an example input, got none; pass one")
     options = with_defaults({"beta": layer.beta, **layer.options})
     frac_bits, state = options["frac_bits"], options["state"]
     doubles = any(t.dtype == torch.float64 for t in pytree.tree_leaves(samples[:1]))
@@ -59,7 +59,9 @@ def graphed(layer: RevDEQ, *samples: Tensor, warmup: int = 3) -> RevDEQ:
                 "layer and samples there"
             )
     if warmup < 1:
-        raise ValueError(f"warmup: expected at least 1, got {warmup}; kernels check themselves")
+        raise ValueError(
+            f"warmup: expected at least 1, got {warmup}; kernels are checked before the capture"
+        )
     device = samples[0].device
     before = torch.cuda.get_rng_state(device)
     with torch.cuda.device(device):

@@ -1,6 +1,6 @@
-"""How much f contracts at an equilibrium: a penalty to train with, and a number to look at.
+"""How strongly f contracts at an equilibrium: a training penalty, and a spectral radius estimate.
 
-Both take f as ``solve`` does, at any z; the equilibrium of a solve is the place to ask.
+Both take f as ``solve`` does, at any z, usually the equilibrium of a solve.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from .evaluation.flat_function import FlatFunction, flatten
 
 
 def jacobian_penalty(f: Callable[..., Any], z: Any, *args: Any, samples: int = 1) -> Tensor:
-    """The mean square of the elements of a random product with f's Jacobian; differentiable.
+    """Hutchinson's estimate of the mean square of f's Jacobian; a differentiable penalty.
 
-    Hutchinson's estimate of `norm(J)**2 / n`, J the Jacobian of f at z, n the number of elements of
-    z: the mean over `samples` of `norm(v J)**2 / n` with v standard normal. Added to a loss with a
+    Estimates `norm(J)**2 / n`, with J the Jacobian of f at z and n the number of elements of z, by
+    the mean over `samples` of `norm(v J)**2 / n` with v standard normal. Added to a loss with a
     small factor, it keeps a cell contracting.
 
     Args:
         f: as in ``solve``.
-        z: where: a tensor or a pytree of them, usually a detached equilibrium. If it requires grad,
-            the penalty is differentiated with respect to it too.
-        args: those of f.
-        samples: random products to average.
+        z: a tensor or a pytree of tensors, usually a detached equilibrium. If it requires grad, the
+            penalty is differentiated with respect to it too.
+        args: arguments of f.
+        samples: number of random vectors v to average over.
 
     Returns:
-        No dimensions, in the dtype of z's first leaf. Costs one evaluation of f, and for each
-        sample a product with its Jacobian whose graph is kept.
+        A 0-dim tensor in the dtype of z's first leaf. Costs one evaluation of f, and per sample one
+        vector-Jacobian product whose graph is kept.
 
     Raises:
         ValueError: `samples` is less than 1, or f returned other shapes. TypeError: as ``solve``.
@@ -58,18 +58,18 @@ def spectral_radius(
 ) -> Tensor:
     """An estimate of the largest absolute eigenvalue of f's Jacobian at z, by power iteration.
 
-    Below 1, plain iteration arrives at this equilibrium when it is near. Not differentiable.
+    Below 1, plain iteration converges to this equilibrium from nearby. Not differentiable.
 
     Args:
         f: as in ``solve``.
-        z: where, as in ``jacobian_penalty``.
-        args: those of f.
-        iterations: products to take. The estimate is the geometric mean growth of the later half,
-            which also serves a pair of complex eigenvalues.
-        generator: of the random start, a ``torch.Generator``; by default torch's own.
+        z: as in ``jacobian_penalty``.
+        args: arguments of f.
+        iterations: number of products. The estimate is the geometric mean growth over the second
+            half of them, which also works for a pair of complex eigenvalues.
+        generator: a ``torch.Generator`` for the random first vector; by default torch's own.
 
     Returns:
-        No dimensions, float64. 0 where the Jacobian annihilates what it is given.
+        A 0-dim float64 tensor. 0 where the Jacobian maps the vector to zero.
     """
     if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 2:
         raise ValueError(f"iterations: expected an integer of at least 2, got {iterations!r}")
@@ -125,7 +125,7 @@ def _products(
 
 
 def _wide(tensor: Tensor) -> Tensor:
-    """In a dtype in which squares can be added up."""
+    """In a dtype in which squares can be summed."""
     return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
 
 

@@ -1,4 +1,4 @@
-"""For tests of models built on ``solve``: is f differentiated exactly, and does it repeat?"""
+"""Test helpers for models built on ``solve``: exact gradients, and an f that is repeatable."""
 
 from __future__ import annotations
 
@@ -26,31 +26,31 @@ __all__ = ["assert_close_to_float32", "assert_exact_gradients", "assert_repeatab
 def assert_exact_gradients(
     f: Callable[..., Any], z0: Any, *args: Any, rtol: float | None = None, **options: Any
 ) -> Stats:
-    """Compare a solve and its gradients with those of stored activations, ``adjoint="backprop"``.
+    """Compare a solve and its gradients with stored activations, ``adjoint="backprop"``.
 
-    For an exact state every bit must agree: of z, y, what `save` kept and aux, and of the gradients
-    with respect to z0, y0, the tensors in `args` that require grad, and every leaf that f reads
-    (its parameters, what it closes over). Gradients of 16-bit parameters are compared as
-    ``accumulate="autograd"`` adds them up, unless `options` say otherwise. For a float state, they
-    may differ by `rtol`.
+    With an exact state, z, y, the saved states, aux, and the gradients with respect to z0, y0, the
+    tensors in `args` that require grad and every leaf that f reads (parameters, tensors it closes
+    over) must be bitwise equal. Gradients of 16-bit parameters are summed as with
+    ``accumulate="autograd"``, unless `options` say otherwise. With a float state, they may differ
+    by `rtol`.
 
     Args:
-        f: as in ``solve``. Random numbers are drawn alike in both solves.
-        z0: as in ``solve``; a gradient with respect to it is taken in any case.
+        f: as in ``solve``. Both solves draw the same random numbers.
+        z0: as in ``solve``; its gradient is always computed.
         args: as in ``solve``.
         rtol: the largest difference allowed, relative to the largest element of the gradient. None:
             0 for an exact state, 1e-3 for a float one.
-        options: those of ``solve``, such as beta, max_steps, state, or an adjoint to compare.
+        options: options of ``solve``, such as beta, max_steps, state, or an adjoint to compare.
 
     Returns:
-        The statistics of the solve that walked back: ``adjoint`` says how, "reversible" or, for an
-        f that "auto" has "hooks" for, that.
+        The statistics of the solve under test; its ``adjoint`` is the one that "auto" chose, unless
+        `options` name one.
 
     Raises:
         AssertionError: names the first tensor that differs, and by how much.
 
-    Both solves evaluate the same f. What torch itself computes wrong in 16 bits they share:
-    ``assert_close_to_float32`` sees that.
+    Both solves evaluate the same f, so they share any error that torch itself makes in 16 bits:
+    ``assert_close_to_float32`` finds those.
     """
     options = {"accumulate": "autograd", "adjoint": "auto", **options}
     z0, args, y0 = _leaves_of_their_own((z0, args, options.pop("y0", None)))
@@ -60,7 +60,7 @@ def assert_exact_gradients(
     stats: Stats | None = None
     leaves: dict[str, Tensor] = {}
     walked = {name: options.pop(name) for name in _WALKED if name in options}
-    since, shared = now(), False  # whether f reads what was computed outside, with its graph
+    since, shared = now(), False  # whether f reads a tensor computed outside, with its graph
     extra: dict[str, Any]
     for extra in ({"adjoint": "backprop"}, walked):
         random.restore(random.first)
@@ -85,27 +85,27 @@ def assert_close_to_float32(
 ) -> dict[str, float]:
     """Compare the gradients of a solve in 16 bits with those of the same solve in float32.
 
-    Some of torch's layers sum their parameters' gradients in 16 bits, and are far off without a
-    word: LayerNorm on a CPU for example. In the second solve z0, `args`, and the parameters and
-    buffers of f's modules are float32 copies of the 16-bit numbers.
+    Some torch layers sum their parameters' gradients in 16 bits, with large errors and no warning:
+    LayerNorm on a CPU, for example. In the second solve z0, `args`, and the parameters and buffers
+    of f's modules are float32 copies of the 16-bit values.
 
     Args:
-        f: as in ``solve``. What it reads must be `args`, or parameters or buffers of modules.
-            Random numbers are drawn alike in both solves, as far as torch draws the same ones in
-            16 bits: masks of dropout, not numbers such as those of ``torch.randn_like``.
-        z0: as in ``solve``, in 16 bits, and so are the `args`.
-        args: as in ``solve``.
-        rtol: the norm of a difference, relative to that of the gradient, or to 2^-8 of the largest
-            of their norms if that is more: a gradient that would be 0 is made of roundings. 0.1 is
-            that of 25 roundings to bfloat16, by 2^-8 each and all in one direction.
-        options: those of ``solve``.
+        f: as in ``solve``. It may read only `args`, and parameters and buffers of modules. Both
+            solves draw the same random numbers as far as torch does so in 16 bits: dropout masks,
+            but not the numbers of ``torch.randn_like``.
+        z0: as in ``solve``, in 16 bits.
+        args: as in ``solve``, in 16 bits.
+        rtol: the largest norm of a difference, relative to the norm of the gradient, or to 2^-8 of
+            the largest gradient norm if that is more (a gradient that should be 0 consists of
+            rounding errors). 0.1 allows 25 roundings to bfloat16, of 2^-8 each, in one direction.
+        options: options of ``solve``.
 
     Returns:
-        The relative differences, by the names of what the gradients are of.
+        The relative differences, by the name of the tensor that the gradient belongs to.
 
     Raises:
-        AssertionError: names the gradient that is farthest off.
-        TypeError: f reads a 16-bit tensor of another kind.
+        AssertionError: names the gradient with the largest difference.
+        TypeError: f reads any other 16-bit tensor.
     """
     random = RngReplay(flatten("z0", z0)[0][0].device, "auto")
     generator = torch.Generator().manual_seed(0)
@@ -117,12 +117,13 @@ def assert_close_to_float32(
     for name, grad in wide.items():
         if grad.dtype in _16_BITS:
             raise TypeError(
-                f"f: expected to read parameters and buffers of modules, and args, got {name} of "
+                f"f: expected to read parameters and buffers of modules, and args, got {name} in "
                 f"{grad.dtype}; pass it in args, or make it a parameter"
             )
     if narrow.keys() != wide.keys():
         raise AssertionError(
-            f"gradients: expected those of {', '.join(wide)} as in float32, got {', '.join(narrow)}"
+            f"gradients: expected those of {', '.join(wide)}, as in float32, got "
+            f"{', '.join(narrow)}"
         )
     least = 2.0**-8 * max((float(grad.norm()) for grad in wide.values()), default=0.0)
     off = {
@@ -133,8 +134,9 @@ def assert_close_to_float32(
     worst = max(off, key=lambda name: math.inf if math.isnan(off[name]) else off[name], default="")
     if worst and not off[worst] <= rtol:
         raise AssertionError(
-            f"the gradient of {worst}: expected that of float32 to within {rtol:g} of its norm, "
-            f"got a difference of {off[worst]:.3g}; look for a sum that the layer takes in 16 bits"
+            f"the gradient of {worst}: expected the float32 gradient to within {rtol:g} of its "
+            f"norm, got a difference of {off[worst]:.3g}; look for a sum that the layer computes "
+            "in 16 bits"
         )
     return off
 
@@ -143,7 +145,7 @@ _16_BITS = (torch.bfloat16, torch.float16)
 
 
 def _float32_of(value: Any) -> Any:
-    """Of a 16-bit tensor its numbers in float32, of anything else itself."""
+    """A 16-bit tensor converted to float32; anything else unchanged."""
     return value.float() if isinstance(value, Tensor) and value.dtype in _16_BITS else value
 
 
@@ -154,15 +156,15 @@ def _gradients(
     options: dict[str, Any],
     generator: torch.Generator,
 ) -> dict[str, Tensor]:
-    """Those of a positive random projection of z, with respect to all leaves that have one."""
+    """Gradients of a positive random projection of z, for all leaves that have one."""
     z0, args = _leaves_of_their_own((z0, args))
     z0 = pytree.tree_map(lambda leaf: leaf.requires_grad_(), z0)
     with buffers_kept(modules_of(f)), torch.enable_grad():
         outputs = pytree.tree_leaves(solve(f, z0, *args, **options).z)
         leaves = _named(leaves_below(outputs), f, z0, None, args)
-        # All of one sign: sums grow, as in a mean over rows, until they do not in 16 bits.
+        # All of one sign, so that sums keep growing as in a mean over rows; in 16 bits they stop.
         towards = [torch.rand(o.shape, generator=generator).bfloat16().to(o) for o in outputs]
-        # Both solves may lead into a graph outside, that of what f closes over.
+        # Both solves may lead into one outer graph, of a tensor that f closes over.
         found = torch.autograd.grad(
             outputs, list(leaves.values()), towards, retain_graph=True, allow_unused=True
         )
@@ -170,11 +172,11 @@ def _gradients(
 
 
 _WALKED = ("adjoint", "store_last", "memory_budget")
-"""Options that change how the gradient is computed, and nothing else."""
+"""Options that change only how the gradient is computed."""
 
 
 def _leaves_of_their_own(values: Any) -> Any:
-    """The same tensors, as leaves of this test."""
+    """Copies of the tensors, as leaves."""
 
     def leaf(value: Any) -> Any:
         if not isinstance(value, Tensor):
@@ -187,7 +189,7 @@ def _leaves_of_their_own(values: Any) -> Any:
 def _named(
     leaves: Sequence[Tensor], f: Callable[..., Any], z0: Any, y0: Any, args: Any
 ) -> dict[str, Tensor]:
-    """Names for the leaves that the gradient is taken of."""
+    """Names for the leaves to differentiate with respect to."""
     names: dict[int, str] = {}
     for kind, value in (("args", args), ("y0", y0), ("z0", z0)):
         names |= {
@@ -205,7 +207,7 @@ def _named(
 def _observed(
     outputs: list[Tensor], leaves: dict[str, Tensor], *, keep: bool
 ) -> dict[str, Tensor | None]:
-    """The outputs, and the gradients of a random projection of them. `keep`: with the graph."""
+    """The outputs, and the gradients of a random projection. `keep`: retain the graph."""
     generator = torch.Generator().manual_seed(0)
     towards = [
         torch.randn(o.shape, generator=generator, dtype=torch.float64).to(o) for o in outputs
@@ -230,7 +232,7 @@ def _compare(
         if want is None or have is None:
             if want is not have:
                 missing = "backprop" if want is None else "the solve"
-                raise AssertionError(f"{name}: {missing} has none, the other does")
+                raise AssertionError(f"{name}: {missing} has none, but the other solve has one")
             continue
         a, b = (t.detach().to_dense() if t.is_sparse else t.detach() for t in (want, have))
         if torch.equal(a, b) or not a.numel():
@@ -239,6 +241,6 @@ def _compare(
         largest = float(a.double().abs().max())
         if not difference <= rtol * largest:
             raise AssertionError(
-                f"{name}: expected that of stored activations to within {rtol:g} of its largest "
-                f"element, {largest:.3g}, got a difference of {difference:.3g}"
+                f"{name}: expected the value of stored activations to within {rtol:g} of its "
+                f"largest element, {largest:.3g}, got a difference of {difference:.3g}"
             )

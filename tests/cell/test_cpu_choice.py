@@ -51,7 +51,7 @@ def test_it_is_the_fastest_by_wide_instructions(
     w = torch.zeros(5, 5)
     assert choice.fastest(w, "tanh") == name
     assert choice.choose(None, w, "tanh") == (name or "composite")
-    expected = "cpu: it is the fastest here" if name else "solver: no kernel that takes all steps"
+    expected = "cpu: it is the fastest here" if name else "solver: no kernel for all steps"
     assert route(LinearCell(4, 5)).startswith(expected)
     if instruction_set:  # the slowest runs too, where it is named
         assert choice.choose("cpu", w, "tanh") == "cpu"
@@ -84,7 +84,7 @@ def test_what_it_does_not_take(w: Tensor, reason: str) -> None:
 
 def test_more_features_go_to_the_solver_or_raise_where_it_was_named() -> None:
     cell = LinearCell(4, 513)
-    assert route(cell).startswith("solver: no kernel that takes all steps was measured for 513")
+    assert route(cell).startswith("solver: no kernel for all steps was measured for 513")
     with pytest.raises(ValueError, match="'cpu' cannot take this solve: it takes 1 to 512"):
         route(cell, implementation="cpu")
     with pytest.raises(ValueError, match="'cpu' cannot run: it takes 1 to 512 features"):

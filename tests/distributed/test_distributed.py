@@ -95,7 +95,7 @@ def test_a_sharded_f_that_is_not_refused_gives_no_wrong_gradient(
     outcomes: Outcomes, name: str
 ) -> None:
     """Without the refusal by its type, the graph of the way back is seen to be another."""
-    assert "f: expected to compute its result by the same" in outcomes[name]["exception"]
+    assert "f: expected to run the same operations" in outcomes[name]["exception"]
 
 
 def test_no_case_goes_unread(outcomes: Outcomes) -> None:

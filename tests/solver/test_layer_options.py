@@ -120,7 +120,7 @@ def test_beta_becomes_a_parameter_and_a_number_again() -> None:
     assert "beta" in dict(layer.named_parameters()) and "beta" not in vars(layer)
     layer(x).sum().backward()
     assert layer.beta.grad is not None
-    with pytest.raises(TypeError, match=r"beta: expected a number or a Parameter in the place"):
+    with pytest.raises(TypeError, match=r"beta: expected a number or a Parameter to replace"):
         layer.beta = torch.tensor(0.5)
     assert isinstance(layer.beta, nn.Parameter)
     set_solver(layer, beta=np.float32(0.25))
@@ -144,7 +144,7 @@ def test_a_parametrized_beta() -> None:
     layer(x).sum().backward()
     raw = layer.parametrizations["beta"].original
     assert layer.stats is not None and layer.stats.steps == 2 and raw.grad is not None
-    with pytest.raises(TypeError, match=r"beta: expected a tensor where it is parametrized"):
+    with pytest.raises(TypeError, match=r"beta: expected a tensor because it is parametrized"):
         set_solver(layer, beta=0.5, max_steps=4)
     assert layer.max_steps == 2
     parametrize.remove_parametrizations(layer, "beta")

@@ -73,7 +73,7 @@ TALL = torch.zeros(4, 3)
     ],
 )
 def test_an_operation_of_torch_that_does_not_fit_names_z0(operation: Any) -> None:
-    with pytest.raises((RuntimeError, ValueError), match="RevDEQ began at zeros_like"):
+    with pytest.raises((RuntimeError, ValueError), match="RevDEQ used zeros like"):
         RevDEQ(lambda z, x: operation(z))(TALL)
 
 
@@ -90,7 +90,7 @@ def test_a_start_of_another_width_names_z0(f: Any, x: Tensor) -> None:
     layer = RevDEQ(f)
     with pytest.raises((RuntimeError, ValueError, TypeError)) as raised:
         layer(x)
-    assert "RevDEQ began at zeros_like of its first input" in str(raised.value)
+    assert "RevDEQ used zeros like its first input" in str(raised.value)
     assert str(tuple(x.shape)) in str(raised.value) and "pass z0=" in str(raised.value)
     assert type(raised.value) is type(raised.value.__cause__)
     if x.is_floating_point():
@@ -106,10 +106,10 @@ def test_a_result_of_another_width_says_which_start_to_pass() -> None:
         return torch.tanh(z.mean(-1, keepdim=True) + x.repeat(1, 6)[:, :16])
 
     layer, x = RevDEQ(f), torch.randn(4, 3)
-    with pytest.raises(ValueError, match=r"^z0: expected a start of the shape that f ret") as said:
+    with pytest.raises(ValueError, match=r"^z0: expected the shape that f returns") as said:
         layer(x)
     text = str(said.value)
-    assert "(4, 16), got zeros_like of the first input, of shape (4, 3)" in text
+    assert "(4, 16), got the default of RevDEQ, zeros like its first input, of shape (4, 3)" in text
     assert "pass z0=torch.zeros(4, 16) in the call" in text and type(said.value) is ValueError
     assert layer(x[:, :1].repeat(1, 4), z0=torch.zeros(4, 16)).shape == (4, 16)
     with pytest.raises(ValueError, match=r"^f: expected a result of the shape of z0, \(4, 3\)"):
@@ -133,7 +133,7 @@ def test_a_width_that_changes_later_is_no_matter_of_the_start() -> None:
 def test_a_state_of_two_tensors_names_z0() -> None:
     cell = nn.LSTMCell(3, 3)
     for f in (lambda z, x: cell(x, z), lambda z, x: (z, z)):
-        with pytest.raises((TypeError, ValueError, RuntimeError), match="RevDEQ began at zeros_l"):
+        with pytest.raises((TypeError, ValueError, RuntimeError), match="RevDEQ used zeros l"):
             RevDEQ(f)(TALL)
 
 

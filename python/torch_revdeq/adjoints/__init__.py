@@ -1,7 +1,7 @@
-"""Ways of differentiating a solve, with what they share.
+"""The adjoints: methods of computing a solve's gradients, and the code they share.
 
-An adjoint of your own is a subclass of ``Adjoint``, or of one of those here, an instance of which
-is passed as ``solve(..., adjoint=Mine())``.
+To write your own, subclass ``Adjoint`` or one of the adjoints here, and pass an instance:
+``solve(..., adjoint=Mine())``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The gradients with respect to y and z, carried from step to step on the way back."""
+"""The gradients with respect to y and z, carried from step to step in the backward pass."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from ..state.pair import Leaves, Pair
 class AdjointState:
     """grad_y, grad_z and the seed of the next product.
 
-    In step n, with b = beta_n: seed = b grad_z; then ``after_y`` takes in the product at y, and
-    ``after_z`` the one at z. Each also brings its half of the pair back, in one merged pass of the
-    op layer. The passes know one factor for all samples: a step in which some have halted is taken
-    back by plain operations of the same roundings.
+    In step n, with b = beta_n: seed = b grad_z; then ``after_y`` adds the product at y, and
+    ``after_z`` the one at z. Each also reconstructs its half of the pair, in one merged pass of the
+    op layer. These passes take one factor for all samples: a step in which some samples have halted
+    is reversed by plain operations with the same rounding.
     """
 
     def __init__(
         self, pair: Pair, grad_z: Sequence[Tensor | None], grad_y: Sequence[Tensor | None]
     ) -> None:
-        """Begin with what arrived at the end of the solve."""
+        """Begin with the gradients of the final state."""
         self.pair = pair
         adjoint = pair.layout.adjoint
         self.grad_z = _begin(pair.z, grad_z, adjoint)
@@ -37,14 +37,14 @@ class AdjointState:
         self._seed(self.grad_z, last)
 
     def inject(self, n: int, grads: Sequence[Tensor | None]) -> None:
-        """What arrives at z after step n from outside of the solve, before its way back."""
+        """Add a gradient that arrives at z after step n from outside, before step n is reversed."""
         for grad, came in zip(self.grad_z, grads, strict=True):
             if came is not None:
                 grad.add_(came)
         self._seed(self.grad_z, n)
 
     def after_y(self, n: int, f: Leaves, vjp: Leaves) -> None:
-        """z back; grad_y <- grad_y + vjp, its seed, and its share of the step before."""
+        """Reconstruct z; grad_y <- grad_y + vjp, its seed, and its share of the step before."""
         pair = self.pair
         if self._merges(n):
             pair.invert_z_adjoint_y(n, f, self.grad_y, vjp, self.seed)
@@ -56,9 +56,9 @@ class AdjointState:
         self._seed(self.grad_y, n)  # its share is taken in ``after_z``, which learns from all of it
 
     def after_z(self, n: int, f: Leaves, vjp: Leaves, *, joined: bool) -> None:
-        """y back; grad_z <- (1 - beta) grad_z + vjp, and its seed.
+        """Reconstruct y; grad_z <- (1 - beta) grad_z + vjp, and its seed.
 
-        In the first step of a solve that began with y = z (`joined`) grad_z takes grad_y in.
+        In the first step of a solve that began with y = z (`joined`), grad_y is added to grad_z.
         """
         pair = self.pair
         if self._merges(n):
@@ -79,14 +79,14 @@ class AdjointState:
             self._seed(self.grad_z, n - 1)
 
     def _merges(self, n: int) -> bool:
-        """Whether the merged passes can take step n back: the same for both of its halves."""
+        """Whether the merged passes can reverse step n: the same for both half steps."""
         return self.never_halts or self.pair.schedule.all_move(n)
 
     def _learn(self, n: int, grad: Leaves, f: Leaves, before: Leaves) -> None:
-        """Nothing, where beta is a number."""
+        """Add to the gradient of beta; nothing if beta is a number."""
 
     def _keep(self, grad: Tensor, n: int) -> None:
-        """grad <- (1 - beta) grad, of the samples that move."""
+        """grad <- (1 - beta) grad, for the samples that move."""
         schedule = self.pair.schedule
         moving, keep = schedule.moving(n), 1.0 - _like(schedule.applied(n), grad)
         if moving is None:
@@ -95,7 +95,7 @@ class AdjointState:
             torch.where(by_sample(moving, grad), grad * keep, grad, out=grad)
 
     def _seed(self, grad: Leaves, n: int) -> None:
-        """beta grad of the samples that move, 0 of the others."""
+        """beta grad for the samples that move, 0 for the others."""
         schedule = self.pair.schedule
         beta, moving = schedule.applied(n), schedule.moving(n)
         for g, seed in zip(grad, self.seed, strict=True):
@@ -103,7 +103,7 @@ class AdjointState:
 
 
 class AdjointStateOfBeta(AdjointState):
-    """The same where beta is a tensor, with its gradient: the passes do not know that.
+    """The same for a beta that is a tensor, with its gradient, which the passes do not compute.
 
     From state' = state + beta (f - state), each half step adds grad' (f - state) to it.
     """
@@ -111,7 +111,7 @@ class AdjointStateOfBeta(AdjointState):
     def __init__(
         self, pair: Pair, grad_z: Sequence[Tensor | None], grad_y: Sequence[Tensor | None]
     ) -> None:
-        """As ``AdjointState``; nothing is known of beta's gradient yet."""
+        """As ``AdjointState``; beta's gradient starts empty."""
         super().__init__(pair, grad_z, grad_y)
         self.grad_beta: Tensor | None = None
 
@@ -122,7 +122,7 @@ class AdjointStateOfBeta(AdjointState):
         schedule = self.pair.schedule
         beta, moving = schedule.tensor, schedule.moving(n)
         assert beta is not None
-        # Backwards, as autograd meets the nodes of the leaves.
+        # In reverse, the order in which autograd visits the nodes of the leaves.
         for g, value, state in reversed(list(zip(grad, f, before, strict=True))):
             part = beta_part(beta, g, value, self.pair.decode(state, g.dtype), moving)
             self.grad_beta = part if self.grad_beta is None else self.grad_beta + part
@@ -131,7 +131,7 @@ class AdjointStateOfBeta(AdjointState):
 def beta_part(
     beta: Tensor, grad: Tensor, f: Tensor, before: Tensor, moving: Tensor | None
 ) -> Tensor:
-    """What a half step adds to the gradient of beta: grad (f - state), summed to beta's shape.
+    """The contribution of a half step to beta's gradient: grad (f - state), summed to its shape.
 
     A sample that has halted adds nothing.
     """

@@ -1,7 +1,7 @@
-"""The definition of the gradient: autograd over the solve, with everything stored.
+"""Backprop through the loop: autograd over the solve, with stored activations.
 
-``adjoint="backprop"`` and ``"checkpoint"``, and derivatives of derivatives. A float state is plain
-differentiable PyTorch. An exact state is stepped by the ops, and the nodes of
+``adjoint="backprop"`` and ``"checkpoint"``, and second derivatives. A float state is plain
+differentiable PyTorch. An exact state is updated by the ops, and the nodes of
 ``gradient_graph.py`` carry its gradient.
 """
 
@@ -31,11 +31,11 @@ from .problem import Outputs, Problem
 from .vjp import alias
 
 _Run: TypeAlias = tuple[Leaves, Leaves, list[Leaves], Any, int, Leaves]
-"""z, y, z where it is saved, the pair, the number of steps, and aux."""
+"""z, y, the saved z, the pair, the number of steps, and aux."""
 
 
 class Backprop(Adjoint):
-    """Stores what autograd stores: the definition."""
+    """Stores all activations, as a plain loop does."""
 
     name = "backprop"
     takes = MOST
@@ -59,11 +59,11 @@ class Checkpoint(Backprop):
 
 
 def solve_backprop(problem: Problem, *, again: bool) -> Outputs:
-    """z, y and the statistics of a solve that autograd differentiates by itself.
+    """Run a solve that autograd differentiates by itself.
 
-    `again`: activations are not kept, but computed again when they are needed.
+    `again`: activations are not kept, but recomputed when they are needed.
     """
-    # A checkpoint gives f the buffers of then: it may read what it writes.
+    # A checkpoint restores the buffers for f, so f may read what it writes.
     with problem.evaluation.forward(replayed=again, may_read=True):
         run = _run_float if problem.format.plain else _run_pair
         z, y, saved, pair, steps, aux = run(problem, problem.stopping, again=again)
@@ -88,7 +88,7 @@ def _evaluate(problem: Problem, *, again: bool) -> Evaluate:
 
 
 def truncated(differentiated: Evaluate, plain: Evaluate, first: int) -> Evaluate:
-    """f without a graph in the steps before `first`; there, too, it runs as it does with one."""
+    """f without a graph in the steps before `first`, but still evaluated with grad mode on."""
     if first == 0:
         return differentiated
 
@@ -105,7 +105,7 @@ def truncated(differentiated: Evaluate, plain: Evaluate, first: int) -> Evaluate
 
 
 class _FloatNodes:
-    """The pair as differentiable tensors: the definition of ``FloatPair``."""
+    """The pair as differentiable tensors: the reference for ``FloatPair``."""
 
     def __init__(self, problem: Problem) -> None:
         layout = problem.layout()
@@ -128,7 +128,7 @@ class _FloatNodes:
         return self.read(self.z)
 
     def read(self, state: Leaves) -> Leaves:
-        """What f reads, as one node: all that f makes of it joins, then meets the adjoint."""
+        """What f reads, as one node: all uses in f are summed before the adjoint is added."""
         return [_read(s, dtype) for s, dtype in zip(state, self.layout.input, strict=True)]
 
     def update_y(self, n: int, f: Leaves) -> None:
@@ -145,7 +145,7 @@ class _FloatNodes:
             beta = beta.detach()
 
         def new(s: Tensor, value: Tensor) -> Tensor:
-            used = where_moving(moving, value, 0.0)  # or an Inf that is not used would reach beta
+            used = where_moving(moving, value, 0.0)  # an unused Inf must not reach beta
             return where_moving(moving, updated(s, used, as_beta(beta, s)).to(s.dtype), s)
 
         return [new(s, value) for s, value in zip(state, f, strict=True)]
@@ -173,7 +173,7 @@ def differentiated_again(
     wanted: Primals[bool],
     grads: Sequence[Tensor | None],
 ) -> Primals[Tensor | None]:
-    """The gradients of the inputs as differentiable tensors; its memory grows with the steps."""
+    """The gradients of the inputs as differentiable tensors. Memory grows with the steps."""
     if not problem.format.plain:
         refuse_second_derivative()
     gate = _Gate()
@@ -217,8 +217,8 @@ class _Gate:
 class _Cut(torch.autograd.Function):
     """The identity; its gradient stops here until the gate is open.
 
-    An argument may be a function of a parameter that f also reads. The first derivative must not
-    run on through the argument, or that parameter would be counted twice; the second one must.
+    An argument may depend on a parameter that f also reads. The first derivative must not continue
+    through the argument, or that parameter would be counted twice; the second derivative must.
     """
 
     @staticmethod
@@ -243,7 +243,7 @@ def _run_pair(problem: Problem, stopping: Stopping, *, again: bool = False) -> _
     y = start if problem.y0 is None else begun(problem.y0, cut)
     nodes = GradientGraph(pair, y, start, second=False, first=cut, save_at=problem.save_at)
     steps = iterate(nodes, first, evaluate, problem.schedule, stopping)
-    # Nodes of their own: what f made of y must join before it meets what the caller makes of it.
+    # Separate nodes: f's gradients of y are summed before the caller's are added.
     z, y = pair.read_z, [leaf.clone() for leaf in pair.read_y]  # f's graph has saved the latter
     saved = [nodes.saved[step] for step in problem.save_at]
     aux = [] if auxiliary is None else auxiliary.result()

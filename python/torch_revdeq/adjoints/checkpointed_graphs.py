@@ -1,8 +1,8 @@
-"""Half steps of ``adjoint="checkpoint"``: their activations are computed again when needed.
+"""Half steps of ``adjoint="checkpoint"``, whose activations are recomputed when needed.
 
-Each saves what f read; what autograd saves of f's evaluation is dropped and comes from another one,
-as with ``torch.utils.checkpoint``. That one has f's random numbers and buffers as they were, runs
-to its end (an operation may still fill what it saved), and says by name what it cannot do.
+Each saves the input of f. Tensors that autograd saves in f are dropped and recomputed by a second
+evaluation, as in ``torch.utils.checkpoint``. The recomputation restores f's random numbers and
+buffers, runs f to its end (an operation may still fill what it saved), and names what it cannot do.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from ..runtime.transforms import outside_batches
 
 
 class CheckpointedGraphs:
-    """f as its half steps of one solve evaluate it, forward and again."""
+    """f in the half steps of one solve, evaluated and recomputed."""
 
     def __init__(
         self, evaluation: Evaluation, tensors: Sequence[Tensor], check: bool | float = True
     ) -> None:
         """Note the versions of f's parameters, and its buffers.
 
-        `check` as in ``solve``: whether f must return the same again, but for noise.
+        `check` as in ``solve``: whether f must return the same values again, up to noise.
         """
         self.evaluation, self.tensors = evaluation, tensors
         self.compared = check is not False
@@ -42,7 +42,7 @@ class CheckpointedGraphs:
         self.task: int | None = None
 
     def evaluate(self, k: int, leaves: Sequence[Tensor]) -> list[Tensor]:
-        """f in half step k, in autograd's graph, whose tensors are dropped."""
+        """f in half step k, in autograd's graph, without the tensors that it saves."""
         half = _HalfStep(self, k, leaves, self.buffers.note())
         try:
             with saved_tensors_hooks(half.pack, half.unpack):
@@ -58,7 +58,7 @@ class CheckpointedGraphs:
     def _check_reads(
         self, buffers: list[_Held], leaves: Sequence[Tensor], out: Sequence[Tensor]
     ) -> None:
-        """Refuse an f that reads what it writes besides buffers, which alone come again.
+        """RuntimeError for an f that reads what it writes, except buffers, which are restored.
 
         The half step is evaluated once more, with the buffers that it had.
         """
@@ -70,7 +70,7 @@ class CheckpointedGraphs:
             again = evaluation.again(1, leaves, self.tensors)
         if not all(map(_same, again, out)):
             raise RuntimeError(
-                "f: expected to read none of the attributes, containers and tensors that it writes "
+                "f: expected not to read the attributes, containers and tensors that it writes "
                 f"with adjoint='checkpoint', got a change of {written}, after which it maps the "
                 "same state to another; keep it in a buffer (register_buffer), or choose "
                 "adjoint='backprop'"
@@ -89,11 +89,11 @@ class CheckpointedGraphs:
 
 
 Form = tuple[torch.Size, torch.dtype]
-"""What is known of a saved tensor while it is gone."""
+"""What is known of a saved tensor while it is dropped."""
 
 
 class Saves(saved_tensors_hooks):
-    """What autograd saves of an evaluation that comes again, whose own graph nobody runs."""
+    """Collects what autograd saves in a recomputation, whose own graph is never differentiated."""
 
     def __init__(self) -> None:
         """Nothing yet."""
@@ -110,50 +110,50 @@ class Saves(saved_tensors_hooks):
         return len(self.forms) - 1
 
     def _unpack(self, number: int) -> Tensor:
-        tensor = self._tensors[number] if self._running else None  # f differentiates inside
+        tensor = self._tensors[number] if self._running else None  # f may differentiate inside
         if tensor is None:
-            raise RuntimeError("solve: a graph of the way back was differentiated")
+            raise RuntimeError("solve: a recomputed graph was differentiated; please report this")
         return tensor
 
     def __exit__(self, *error: object) -> None:
         """Done."""
         super().__exit__(*error)
         self._running = False
-        del self.pack_hook, self.unpack_hook  # methods of this object, which would hold it
+        del self.pack_hook, self.unpack_hook  # bound methods, which would keep this object alive
 
     def take(self) -> list[Tensor | None]:
         """The tensors; None where f changed one in place after it was saved."""
         rows = zip(self._tensors, self._versions, strict=True)
-        self._tensors = []  # a graph that f keeps holds this object
+        self._tensors = []  # a graph that f keeps would hold this object
         return [t if t is not None and t._version == v else None for t, v in rows]
 
 
 def saved_others() -> RuntimeError:
-    """What it means if an evaluation that comes again saves other tensors."""
+    """The error if a recomputation saves other tensors."""
     return RuntimeError(
-        "f: expected to save the same tensors for its gradient on the way back as in the forward "
-        "pass, got others, probably because f keeps something from one evaluation to the next (a "
+        "f: expected to save the same tensors for its gradient in both passes, got others in the "
+        "backward pass, probably because f keeps something from one evaluation to the next (a "
         "tensor computed once, a cache, a counter); compute it in every call, or before the solve "
         "and pass it as an argument"
     )
 
 
 def returned_other() -> RuntimeError:
-    """What it means if an evaluation that comes again returns something else."""
+    """The error if a recomputation returns something else."""
     return RuntimeError(
-        "f: expected to return the same on the way back as in the forward pass, got something "
-        "else; the gradient would be wrong. Probable causes: random numbers that torch's default "
-        "generators do not know of (a Generator of its own, numpy, random), a counter, a hook or "
+        "f: expected to return the same values in both passes, got others in the backward pass, "
+        "so the gradient would be wrong. Probable causes: random numbers from a source other than "
+        "torch's default generators (its own Generator, numpy, random), a counter, a hook or "
         "module mode that changed in between; pass what changes as an argument, or choose "
         "adjoint='backprop'"
     )
 
 
 def changed_in_place() -> RuntimeError:
-    """What autograd says of a saved tensor that is not what it was."""
+    """The error for a saved tensor that was modified in place, which autograd words otherwise."""
     return RuntimeError(
-        "f: expected to leave what autograd saved as it is, got a change in place of a tensor that "
-        "its gradient needs; make a new tensor there"
+        "f: expected not to modify what autograd saved, got an in-place change of a tensor that "
+        "its gradient needs; use an out-of-place operation there"
     )
 
 
@@ -169,14 +169,14 @@ class _HalfStep:
         self.needs = [t.requires_grad for t in inputs]
         self.inputs = _save(inputs)
         self.forms: list[Form] = []
-        # While f runs: it may differentiate inside of itself.
+        # While f runs: it may differentiate inside itself.
         self.running: list[Tensor] | None = []
         self.task: int | None = None
         self.cache: dict[int, Tensor | None] = {}
         self.mark: Tensor | None = None  # of what f returned
 
     def pack(self, tensor: Tensor) -> int:
-        """The number of a tensor, which is dropped when f has been evaluated."""
+        """A number for the tensor, which is dropped after f has been evaluated."""
         assert self.running is not None
         self.running.append(tensor)
         self.forms.append((tensor.shape, tensor.dtype))
@@ -200,7 +200,7 @@ class _HalfStep:
     def _recompute(self) -> None:
         found = Saves()
         solve = self.solve
-        rows = zip(self.inputs.saved_tensors, self.needs, strict=True)  # refuses what was changed
+        rows = zip(self.inputs.saved_tensors, self.needs, strict=True)  # raises if one was changed
         with solve.evaluation.replay(()), solve.buffers.put_back(self.buffers), torch.enable_grad():
             inputs = [t.detach().requires_grad_(needs) for t, needs in rows]
             with found:
@@ -213,7 +213,7 @@ class _HalfStep:
             self._compare(differs(self.mark, mark_of(out), NOISE))
 
     def _compare(self, failed: Tensor) -> None:
-        """Raise, now or later, if f returned something else; later, what it saved is NaN."""
+        """Raise if f returned something else; if the error is deferred, make its saves NaN."""
         if report_check(failed, returned_other, ()) is None:
             return
         for number, tensor in self.cache.items():
@@ -222,9 +222,9 @@ class _HalfStep:
 
 
 class _Inputs(torch.autograd.Function):
-    """A node that autograd never comes to: it saves tensors as autograd's own nodes do.
+    """A node that autograd never runs: it saves tensors as autograd's own nodes do.
 
-    So they are freed with the graph, checked for changes in place, and seen by the hooks of what is
+    So they are freed with the graph, checked for in-place changes, and seen by saved-tensor hooks
     around the solve.
     """
 
@@ -235,7 +235,7 @@ class _Inputs(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> NoReturn:
-        raise RuntimeError("solve: a graph of the way back was differentiated")
+        raise RuntimeError("solve: a recomputed graph was differentiated; please report this")
 
 
 def _save(inputs: Sequence[Tensor]) -> Any:
@@ -250,20 +250,20 @@ _Held = tuple[Tensor | None, int, Tensor | None]
 
 
 class BufferTrail:
-    """What the buffers of f's modules held before each evaluation; copies of those that change."""
+    """The contents of f's buffers before each evaluation; copies of those that change."""
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         """Note where the buffers are."""
-        # batch_norm writes its statistics without counting their versions up.
+        # batch_norm writes its statistics without incrementing their versions.
         self.places = [
             (module._buffers, name, isinstance(module, _NormBase))
             for module in modules
-            for name in module._buffers.keys()  # noqa: SIM118 - a scripted module has no more
+            for name in module._buffers.keys()  # noqa: SIM118 - scripted modules only have keys()
         ]
         self.last: list[_Held] = []
 
     def note(self) -> list[_Held]:
-        """What the buffers hold now."""
+        """The current contents of the buffers."""
         if not self.places:
             return []
         before = self.last or [None] * len(self.places)
@@ -284,9 +284,9 @@ class BufferTrail:
 
     @contextmanager
     def put_back(self, noted: list[_Held]) -> Iterator[None]:
-        """Around an evaluation that comes again: the buffers of then, and afterwards those of now.
+        """Restore the buffers for a recomputation, and put the current ones back afterwards.
 
-        Other tensors take their places, for what f saves of them must not change afterwards.
+        Separate tensors take their places, because what f saves must not change afterwards.
         """
         if not noted:
             yield
@@ -304,14 +304,14 @@ class BufferTrail:
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors are equal, a NaN to another."""
+    """Whether two tensors are equal, counting NaN as equal to NaN."""
     if torch.equal(a, b):
         return True
     return bool(((a == b) | ((a != a) & (b != b))).all())
 
 
 def _get(buffers: dict[str, Tensor | None], name: str) -> Tensor | None:
-    return buffers[name] if name in buffers else None  # noqa: SIM401 - of scripted modules, too
+    return buffers[name] if name in buffers else None  # noqa: SIM401 - scripted modules have no get()
 
 
 def _copy(buffer: Tensor | None) -> _Held:

@@ -1,9 +1,9 @@
-"""``adjoint="functional"``: the reversible adjoint without anything in place.
+"""``adjoint="functional"``: the reversible adjoint without in-place operations.
 
-A function of tensors and nothing else, made of PyTorch's own operations, so that transforms of
-torch.func and graph compilers can look inside. Its backward pass begins from both states at the end
-and is itself differentiable, to any order. Memory does not grow with the steps, unless the backward
-pass is to be differentiated too, which torch.func always provides for.
+A pure function of tensors made of PyTorch operations, which torch.func transforms and graph
+compilers can trace. Its backward pass starts from the final y and z and is itself differentiable,
+to any order. Memory does not grow with the steps, unless the backward pass is to be differentiated
+too, which torch.func always provides for.
 
 Source: arXiv 2509.12917.
 """
@@ -48,11 +48,11 @@ from .reconstruction import Check, float_tolerance, is_far
 from .vjp import is_asked_for_leaves
 
 _exchanging = threading.RLock()
-"""Held while a module has other parameters than its own: threads may share it."""
+"""Held while a module's parameters are replaced: threads may share the module."""
 
 
 def with_parameters(f: nn.Module) -> tuple[Callable[..., Any], dict[str, Tensor]]:
-    """A module as a function of its parameters too, and these: its first argument after z."""
+    """A function that takes the module's parameters as its first argument after z, and these."""
 
     def of_parameters(z: Any, parameters: dict[str, Tensor], *args: Any, **more: Any) -> Any:
         return functional_call(f, parameters, (z, *args), more)
@@ -70,7 +70,7 @@ def with_parameters(f: nn.Module) -> tuple[Callable[..., Any], dict[str, Tensor]
         ]
 
     def exchanged(z: Any, parameters: dict[str, Any], *args: Any, **more: Any) -> Any:
-        """The same, without looking every name up again in every half step."""
+        """The same, without looking up every name again in every half step."""
         with _exchanging:
             before = [places[own] for places, own, _ in slots]
             try:
@@ -81,40 +81,40 @@ def with_parameters(f: nn.Module) -> tuple[Callable[..., Any], dict[str, Tensor]
                 for (places, own, _), parameter in zip(slots, before, strict=True):
                     places[own] = parameter
 
-    exchanged.__dict__["__wrapped__"] = f  # what it is to those who look for modules
+    exchanged.__dict__["__wrapped__"] = f  # for searches that look for modules
     return exchanged, parameters
 
 
 @dataclass
 class Run:
-    """A solve as a function of its tensors: z0, y0 if `second`, and those that f is given."""
+    """A solve as a function of tensors: z0, y0 if `second`, and f's tensor arguments."""
 
     call: Call
     betas: list[float]
     leaves: int
     second: bool
-    read: list[torch.dtype]  # what f reads, leaf by leaf
-    accumulate_float32: bool  # add up 16-bit gradients in float32
-    stopping: Stopping | None = None  # what measures the steps, all of which are taken
+    read: list[torch.dtype]  # dtypes of what f reads, leaf by leaf
+    accumulate_float32: bool  # sum 16-bit gradients in float32
+    stopping: Stopping | None = None  # measures the steps, all of which are taken
     compare: Callable[[Leaves, Leaves, Leaves, Leaves], Leaves] | None = None
     around_backward: Callable[[], AbstractContextManager[None]] = nullcontext
     around_jvp: Callable[[], AbstractContextManager[None]] = nullcontext
-    aux: Reduction | None = None  # how f's aux is put together; None: f returns the state alone
+    aux: Reduction | None = None  # how f's aux is reduced; None: f returns only the state
     prints: dict[int, int] = field(default_factory=dict)  # of the graphs of all half steps
     marks: list[Tensor] = field(default_factory=list)  # of aux in all half steps, in eager mode
     needed: set[int] = field(default_factory=set)  # leaves of aux that require grad
-    fixed: tuple[int, ...] = ()  # and those that do not, as far as that is known
-    checked: bool = True  # whether the way back is compared with the forward pass
-    counted: bool = False  # whether what counts operations was on: it adds some of its own
-    transformed: bool = False  # called inside of a transform, whose tensors f may close over
+    fixed: tuple[int, ...] = ()  # leaves of aux that do not, as far as is known
+    checked: bool = True  # whether the backward pass is compared with the forward pass
+    counted: bool = False  # whether an operation counter was on, which adds operations
+    transformed: bool = False  # called inside a transform, whose tensors f may close over
 
     def split(self, tensors: Leaves) -> tuple[Leaves, Leaves, Leaves]:
-        """The start of z, that of y, and the rest."""
+        """z0, y0, and the other tensors."""
         z, rest = tensors[: self.leaves], tensors[self.leaves :]
         return (z, rest[: self.leaves], rest[self.leaves :]) if self.second else (z, z, rest)
 
     def forward(self, tensors: Leaves) -> list[Tensor]:
-        """z and y at the end, in the dtype of the state, and aux."""
+        """The final z and y, in the dtype of the state, and aux."""
         z, y, given = self.split(tensors)
         auxiliary = None if self.aux is None else Auxiliary(self.aux, self.leaves)
         call = collecting(lambda k, leaves: self.call(k, leaves, given), auxiliary)
@@ -132,7 +132,7 @@ class Run:
         return [*z, *y, *([] if auxiliary is None else auxiliary.result())]
 
     def differentiable(self, tensors: Leaves) -> Leaves:
-        """The same, with a backward pass that walks back."""
+        """The same, with a backward pass that reconstructs the iterates."""
         compiled = torch.compiler.is_dynamo_compiling()
         function = _Reversal if compiled else _ReversalForward
         return list(function.apply(self, *tensors))
@@ -142,21 +142,21 @@ class Run:
         return [leaf.to(dtype) for leaf, dtype in zip(state, self.read, strict=True)]
 
     def watched(self, tensors: Sequence[Tensor]) -> Run:
-        """The same, refusing an f that reads what it was not given: these."""
+        """The same, but raises if f reads tensors other than these."""
         if self.transformed or torch.compiler.is_compiling():
             return replace(self, call=watched(self.call))
         self.counted = is_asked_for_leaves()
         return replace(self, call=watched_eager(self.call, tensors, self.note))
 
     def note(self, k: int, out: Leaves, made: int) -> None:
-        """After half step k: which leaves of aux require grad, and the print of its graph."""
+        """After half step k: note which leaves of aux require grad, and the print of its graph."""
         self.prints[k] = made
         if self.aux is not None and self.checked:
             self.marks.append(mark_of(out[self.leaves :]))
         self.needed |= {i for i, value in enumerate(out[self.leaves :]) if value.requires_grad}
 
     def product(self, given: Leaves, wanted: Sequence[bool], grads: Leaves) -> Product:
-        """What evaluates f on the way back of the gradients that came, and differentiates it."""
+        """Evaluates and differentiates f in the backward pass of these gradients."""
         rest = {
             "accumulate_float32": self.accumulate_float32,
             "auxiliary": self._gradients_of_aux(grads),
@@ -172,7 +172,7 @@ class Run:
     def _gradients_of_aux(self, grads: Leaves) -> AuxiliaryGradients | None:
         if self.aux is None:
             return None
-        # Counts have none, nor has what was detached.
+        # Counts and detached tensors have none.
         rows = enumerate(grads[2 * self.leaves :])
         found = [g if i not in self.fixed and is_differentiable(g) else None for i, g in rows]
         return AuxiliaryGradients(self.aux, 2 * len(self.betas), found, self.marks, NOISE)
@@ -184,7 +184,7 @@ def _each(step: Callable[..., Tensor], state: Leaves, f: Leaves, beta: float) ->
 
 
 class Functional(Adjoint):
-    """Reversible as one function of tensors, for torch.func and a graph traced whole."""
+    """Reversible as one function of tensors, for torch.func and full-graph tracing."""
 
     name = "functional"
     takes_transforms = exchanges_parameters = True
@@ -202,8 +202,8 @@ class Functional(Adjoint):
 
 
 def solve_functional(problem: Problem) -> Outputs:
-    """z, y and the statistics of a solve that is one function of tensors."""
-    form = problem.format  # it has the steps of the float ops and no others
+    """Run a solve that is one pure function of tensors."""
+    form = problem.format  # a plain format: only the steps of the float ops
     check_functional(form.stored if form.plain else form.name, problem.schedule)
     evaluation, state, schedule = problem.evaluation, form.stored, problem.schedule
     start = [leaf.to(state) for leaf in (*problem.z0, *(problem.y0 or ()))]
@@ -242,7 +242,7 @@ def solve_functional(problem: Problem) -> Outputs:
 def poisoned(
     back: Leaves, start: Leaves, end: Leaves, found: Leaves, check: bool | float, state: torch.dtype
 ) -> Leaves:
-    """The gradients; NaN if the way back did not end at the start, where nothing can be raised."""
+    """The gradients; NaN if the initial state was not recovered, where nothing can be raised."""
     if check is False:
         return found
     back, start, end = ([leaf.detach() for leaf in part] for part in (back, start, end))
@@ -251,7 +251,7 @@ def poisoned(
 
 
 def check_functional(state: Any, schedule: BetaSchedule) -> None:
-    """Refuse a state and a beta that take the ops."""
+    """Raise for a state or beta that needs the ops."""
     if state not in (torch.float32, torch.float64):
         got = "an exact state" if state in (None, "auto", "exact") else str(state)
         raise ValueError(
@@ -265,7 +265,7 @@ def check_functional(state: Any, schedule: BetaSchedule) -> None:
 
 
 class _Reversal(torch.autograd.Function):
-    """From the tensors of a ``Run`` to both states at its end."""
+    """From the tensors of a ``Run`` to its final y and z."""
 
     generate_vmap_rule = True
 
@@ -287,7 +287,7 @@ class _Reversal(torch.autograd.Function):
             ctx.mark_non_differentiable(*(output[count + i] for i in ctx.run.fixed))
         ctx.save_for_backward(*ends, *tensors)
         if not torch.compiler.is_dynamo_compiling():
-            ctx.save_for_forward(*ends, *tensors)  # the same: vmap notes one of the two
+            ctx.save_for_forward(*ends, *tensors)  # the same ones: vmap notes one of the two
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -300,7 +300,7 @@ class _Reversal(torch.autograd.Function):
 
 
 class _ReversalForward(_Reversal):
-    """The same, with its derivative in forward mode, which compilers do not take."""
+    """The same, with a forward-mode derivative, which compilers do not support."""
 
     @staticmethod
     def jvp(ctx: Any, _: Any, *tangents: Tensor | None) -> tuple[Tensor, ...]:
@@ -319,7 +319,7 @@ class _ReversalForward(_Reversal):
 def _walk_back(
     run: Run, ends: Leaves, tensors: Leaves, grads: Leaves, wanted: Sequence[bool]
 ) -> list[Tensor | None]:
-    """The gradients of the tensors, by one evaluation of f for every half step."""
+    """The gradients of the tensors, with one evaluation of f per half step."""
     count = run.leaves
     z, y, grad_z, grad_y = ends[:count], ends[count:], grads[:count], grads[count : 2 * count]
     z0, y0, given = run.split(tensors)
@@ -348,7 +348,7 @@ def _walk_back(
 
 
 def _replaced(tensors: Sequence[Any], places: Sequence[int], values: Sequence[Tensor]) -> list[Any]:
-    """The tensors, with others in some places."""
+    """The tensors, with those at `places` replaced."""
     result = list(tensors)
     for place, value in zip(places, values, strict=True):
         result[place] = value

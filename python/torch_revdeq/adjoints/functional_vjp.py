@@ -1,8 +1,8 @@
 """f of ``adjoint="functional"``, evaluated and differentiated.
 
-Outside of transforms and compilers by autograd, as f would be in a loop: hooks, functions of
-autograd of the user's own and gradients inside f work there. Inside of them by ``torch.func.vjp``.
-Each evaluation gets leaves of its own, so that a tensor that f keeps from another one is seen.
+Outside transforms and compilers autograd differentiates f, as in a plain loop, so hooks, custom
+autograd functions and gradients inside f work. Inside them ``torch.func.vjp`` does. Each evaluation
+gets its own leaves, so that a tensor that f keeps from another evaluation is detected.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ..state.pair import Leaves
 from .vjp import VJPs, alias, as_read, is_asked_for_leaves
 
 Call = Callable[[int, Sequence[Tensor], Sequence[Tensor]], Leaves]
-"""f in half step k, of the leaves that it reads and the tensors of its arguments."""
+"""f in half step k, as a function of the state's leaves and the tensors in its arguments."""
 
 Reading = Callable[[Leaves], Leaves]
 """What f reads of a state."""
@@ -36,7 +36,7 @@ _AccumulateGrad: type = torch._C._functions.AccumulateGrad  # type: ignore[attr-
 
 
 def watched(call: Call) -> Call:
-    """f in a transform or a traced graph, refused if it reads what it was not given."""
+    """f in a transform or a traced graph; raises if f reads a tensor it was not given."""
 
     def evaluate(k: int, leaves: Sequence[Tensor], given: Sequence[Tensor]) -> list[Tensor]:
         with torch.enable_grad():
@@ -52,18 +52,18 @@ def watched(call: Call) -> Call:
 def watched_eager(
     call: Call, sources: Sequence[Tensor], note: Callable[[int, Leaves, int], None]
 ) -> Call:
-    """The same in eager mode: f runs as it will on the way back, and its graph is looked through.
+    """The same in eager mode: f runs as it will in the backward pass, and its graph is searched.
 
-    The graph is dropped at once. A gradient that comes to what f keeps of it is refused. `sources`
-    are the solve's own inputs; `note` is given the half step, what f returned, and the print of
-    its graph.
+    The graph is dropped at once. A gradient that reaches a part of it that f kept raises. `sources`
+    are the solve's own inputs; `note` is called with the half step, what f returned, and the print
+    of its graph.
     """
     begun = now()
     entrance = Entrance()
     entrance.lead_from(sources)
 
     def evaluate(k: int, leaves: Sequence[Tensor], given: Sequence[Tensor]) -> list[Tensor]:
-        mark = now()  # nodes that autograd makes from now on are this evaluation's
+        mark = now()  # nodes that autograd makes from now on belong to this evaluation
         with torch.enable_grad(), entrance.opened():
             wanted = [*leaves, *(t for t in given if t.requires_grad)]
             entered = entrance.enter(wanted)
@@ -78,7 +78,7 @@ def watched_eager(
 
 
 def _check_graph(out: Sequence[Tensor], known: Sequence[Tensor], begun: int, mark: int) -> int:
-    """CaptureError if the graph of one evaluation reaches what was not given to it; its print."""
+    """The print of one evaluation's graph; CaptureError if it reaches a tensor it was not given."""
     stops = {t.grad_fn for t in known if t.grad_fn is not None}
     ends, older, nodes = ends_of(out, mark, stops)
     if older is not None:
@@ -98,11 +98,11 @@ def _refuse_leaf(leaf: Tensor) -> NoReturn:
     raise _captured()
 
 
-# ---- the way back ----------------------------------------------------------------------------
+# ---- backward --------------------------------------------------------------------------------
 
 
 class Product(Protocol):
-    """Evaluations of f on the way back, and the sums of its gradients for what it is given."""
+    """Evaluations of f in the backward pass, and sums of the gradients of what it is given."""
 
     @abstractmethod
     def __call__(self, k: int, state: Leaves, seed: Leaves) -> tuple[Leaves, Leaves]:
@@ -110,11 +110,11 @@ class Product(Protocol):
 
     @abstractmethod
     def gradients(self) -> list[Tensor | None]:
-        """The gradients of all that f is given."""
+        """The gradients of everything that f is given."""
 
 
 class InPlace(Product):
-    """By autograd, once: the products of the reversible adjoint, which adds up in place."""
+    """By autograd, not differentiable: the products of the reversible adjoint, summed in place."""
 
     def __init__(
         self,
@@ -131,7 +131,7 @@ class InPlace(Product):
         self.reading = reading
         self.given = [t.detach().requires_grad_(w) for t, w in zip(given, wanted, strict=True)]
         self.targets = [t for t in self.given if t.requires_grad]
-        once = [False] * len(self.targets)  # no order of sums is promised here
+        once = [False] * len(self.targets)  # the order of sums is not promised here
         again = SameOperations(prints) if prints and not is_asked_for_leaves() else None
         rest = {"accumulate_float32": accumulate_float32, "auxiliary": auxiliary, "again": again}
         self.products = VJPs(call, self.given, self.targets, once, **rest)  # type: ignore[arg-type]
@@ -148,7 +148,7 @@ class InPlace(Product):
 
 
 class Once(Product):
-    """By autograd, once, for many gradients at a time: nothing is in place."""
+    """By autograd, not differentiable, for batched gradients: without in-place operations."""
 
     def __init__(
         self,
@@ -204,7 +204,7 @@ class Once(Product):
         return values, [torch.zeros_like(s) if part is None else part for part, s in rows]
 
     def target(self, tensor: Tensor) -> Tensor:
-        """What f reads in place of a tensor, and what is differentiated."""
+        """What f reads instead of a tensor, and what is differentiated."""
         return tensor.detach().requires_grad_()
 
     def values(self, out: Leaves) -> Leaves:
@@ -217,13 +217,12 @@ class Once(Product):
 
 
 class Again(Once):
-    """By autograd, as tensors that can be differentiated again."""
+    """By autograd, as differentiable tensors."""
 
     def target(self, tensor: Tensor) -> Tensor:
-        """An alias, where the first derivative ends and through which the second one goes.
+        """An alias at which the first derivative ends, and through which the second one passes.
 
-        An argument may be a function of a parameter that f reads too: that one must not be counted
-        twice.
+        An argument may depend on a parameter that f reads too, which must not be counted twice.
         """
         return alias(tensor)
 
@@ -233,7 +232,7 @@ class Again(Once):
 
 
 class Traced(Product):
-    """By ``torch.func.vjp``, of everything that can be differentiated."""
+    """By ``torch.func.vjp``, for everything that is differentiable."""
 
     def __init__(
         self,
@@ -244,7 +243,7 @@ class Traced(Product):
         accumulate_float32: bool,
         auxiliary: AuxiliaryGradients | None = None,
     ) -> None:
-        """Begin with sums of zero."""
+        """Start with zero sums."""
         self.auxiliary = auxiliary
         self.call, self.reading, self.given = call, reading, given
         self.places = [i for i, t in enumerate(given) if is_differentiable(t)]
@@ -279,7 +278,7 @@ class Traced(Product):
 
 
 def is_differentiable(tensor: Tensor) -> bool:
-    """Whether a tensor can have a gradient, by its dtype."""
+    """Whether the tensor's dtype can have a gradient."""
     return tensor.is_floating_point() or tensor.is_complex()
 
 
@@ -296,7 +295,7 @@ def _narrowed(sums: Sequence[Tensor | None], given: Sequence[Tensor]) -> list[Te
 
 
 class Levels(TorchFunctionMode):
-    """Refuse a tensor of a transform outside of the solve: its derivative would be lost."""
+    """Raise for a tensor of a transform outside the solve: its derivative would be lost."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if any(is_from_outside(t) for t in pytree.tree_leaves((args, kwargs))):

@@ -1,7 +1,7 @@
-"""Autograd's graph of a pair that the ops step: nodes which carry its gradient, and no numbers.
+"""The autograd graph of a pair that the ops update: nodes that carry its gradient, not its values.
 
-The gradient is that of the real numbers which the pair stands for: of state' = (1 - beta) state +
-beta f, whatever rounding the state goes through, and of state' = state for a sample that halted.
+The gradient is that of the real numbers that the pair represents: of state' = (1 - beta) state +
+beta f, regardless of rounding, and of state' = state for a sample that has halted.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .adjoint_state import beta_part
 
 
 class GradientGraph:
-    """A pair that the ops step in place, and nodes of autograd's graph that carry its gradient."""
+    """A pair that the ops update in place, and the autograd nodes that carry its gradient."""
 
     def __init__(
         self,
@@ -31,15 +31,15 @@ class GradientGraph:
         first: int = 0,
         save_at: Sequence[int] = (),
     ) -> None:
-        """Carry the gradient from the given nodes on.
+        """Carry the gradient, starting from the given nodes.
 
         Args:
-            pair: what the ops step.
-            y: nodes of its start, as ``begun`` makes them.
-            z: the same.
+            pair: updated by the ops.
+            y: nodes of the initial y, from ``begun``.
+            z: nodes of the initial z.
             second: whether the gradient may be differentiated again.
-            first: the first step that is differentiated; those before carry nothing.
-            save_at: after how many steps z is also an output, in ``saved``.
+            first: the first step that is differentiated; earlier ones carry no gradient.
+            save_at: numbers of steps after which z is also an output, in ``saved``.
         """
         self.pair, self.y, self.z, self.second = pair, y, z, second
         self.first, self.save_at = first, save_at
@@ -60,7 +60,7 @@ class GradientGraph:
         self.pair.update_z(n, [value.detach() for value in f])
         self.z = self._step(n, self.z, f, before)
         if n + 1 in self.save_at:
-            # Before f's node: on the way back, what arrives here joins what f made of z.
+            # Before f's node: in the backward pass, this gradient is added to f's gradient of z.
             copies = [leaf.clone() for leaf in self.pair.read_z]
             self.saved[n + 1] = attached(self.z, copies)
         self.read_z = attached(self.z, self.pair.read_z)
@@ -86,7 +86,7 @@ class GradientGraph:
 
 
 def begun(leaves: Sequence[Tensor], first: int = 0) -> Leaves:
-    """Nodes for the leaves of a start, cut off from it if steps before `first` carry nothing."""
+    """Nodes for the leaves of an initial state, detached from it if `first` is not step 0."""
     return [_Begin.apply(leaf.detach() if first else leaf) for leaf in leaves]
 
 
@@ -96,13 +96,13 @@ def attached(nodes: Leaves, values: Leaves) -> Leaves:
 
 
 class _Begin(torch.autograd.Function):
-    """From a leaf of the start to its node: the gradient in the adjoint's dtype."""
+    """From a leaf of the initial state to its node, with the gradient in the adjoint's dtype."""
 
     @staticmethod
     def forward(ctx: Any, leaf: Tensor) -> Tensor:
         ctx.dtype = leaf.dtype
         wide = torch.float64 if leaf.dtype == torch.float64 else torch.float32
-        # It takes no memory, and its value is never read.
+        # It takes no memory; its value is never read.
         return torch.full((), float("nan"), dtype=wide, device=leaf.device).expand(leaf.shape)
 
     @staticmethod
@@ -111,7 +111,7 @@ class _Begin(torch.autograd.Function):
 
 
 class _Attach(torch.autograd.Function):
-    """A value that f reads or the caller gets, in place of the node that carries its gradient."""
+    """A value that f reads or the caller gets, attached to the node that carries its gradient."""
 
     @staticmethod
     def forward(ctx: Any, value: tuple[Tensor], node: Tensor) -> Tensor:
@@ -126,8 +126,8 @@ class _Attach(torch.autograd.Function):
 class _Step(torch.autograd.Function):
     """The gradient of one half step: (1 - beta) grad to the state, beta grad to f.
 
-    Of a sample that has halted all goes to the state, and 0 to f. What f gets lies in memory as the
-    state does, so that sums within f run in one order.
+    For a sample that has halted, all of it goes to the state and 0 to f. f's gradient has the
+    memory layout of the state, so that sums within f run in one order.
     """
 
     @staticmethod
@@ -144,7 +144,7 @@ class _Step(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         if before is not None:
             ctx.save_for_backward(before, f, beta)
-        return node.detach()  # no number of it is ever read
+        return node.detach()  # its values are never read
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -159,15 +159,15 @@ class _Step(torch.autograd.Function):
             learned = beta_part(beta, grad, f, before, moving).to(beta.dtype)
         kept = where_moving(moving, (1.0 - applied) * grad, grad)
         seed = where_moving(moving, applied * grad, 0.0)
-        if is_batched((grad,)):  # which has no memory of its own to be laid out
+        if is_batched((grad,)):  # a batched tensor has no memory layout of its own
             return None, None, kept, seed.to(ctx.f), learned
         laid_out = torch.empty_strided(grad.shape, ctx.stride, dtype=ctx.f, device=grad.device)
         return None, None, kept, laid_out.copy_(seed), learned
 
 
 def refuse_second_derivative() -> NoReturn:
-    """An exact state has a first derivative only."""
+    """RuntimeError: an exact state has only a first derivative."""
     raise RuntimeError(
-        "solve: expected one derivative with state='exact', got create_graph=True, whose second "
-        "derivative a fixed-point state does not have; choose state=torch.float32 or torch.float64"
+        "solve: expected one derivative with state='exact', got create_graph=True; a fixed-point "
+        "state has no second derivative: choose state=torch.float32 or torch.float64"
     )

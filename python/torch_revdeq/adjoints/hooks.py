@@ -1,10 +1,10 @@
-"""``adjoint="hooks"``: autograd's own graph, without the tensors that it would have saved.
+"""``adjoint="hooks"``: autograd's own graph, without its saved tensors.
 
-The graph of all half steps is kept, its saved tensors are dropped, and come again on the way back
-from f evaluated at the reconstructed state. The gradient goes through autograd's graph itself, so
-whatever works with autograd works here: what f closes over, leaf or not, and modules that exchange
-their parameters around each call, as FSDP2 does. The graph's nodes grow with the number of steps;
-its tensors do not.
+The graph of all half steps is kept, but its saved tensors are dropped, and recomputed in the
+backward pass by evaluating f at the reconstructed state. Gradients flow through autograd's graph
+itself, so whatever works with autograd works here: closures over leaf and non-leaf tensors, and
+modules that exchange their parameters around each call, as FSDP2 does. The number of nodes grows
+with the number of steps; the tensors do not.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from .problem import Outputs, Problem
 from .reconstruction import Check
 
 Saved = tuple[int, int]
-"""Half step, and number of a tensor that autograd saved in it."""
+"""The half step, and the number of a tensor that autograd saved in it."""
 
 
 class Hooks(Adjoint):
-    """Reversible inside of autograd's own graph: what that saved is computed again."""
+    """Reversible inside autograd's own graph, whose saved tensors are recomputed."""
 
     name = "hooks"
     takes = MOST
@@ -48,7 +48,7 @@ class Hooks(Adjoint):
 
 
 def solve_hooks(problem: Problem) -> Outputs:
-    """z, y and the statistics of a solve whose graph computes what it saved again."""
+    """Run a solve whose graph recomputes its saved tensors."""
     learned = problem.schedule.tensor
     if learned is not None and learned.requires_grad and not problem.exact:
         raise ValueError(
@@ -62,7 +62,7 @@ def solve_hooks(problem: Problem) -> Outputs:
         evaluate = collecting(truncated(again.evaluate, again.plain, cut), auxiliary)
         start = begun(problem.z0, cut)
         first = evaluate(0, attached(start, problem.z0))
-        # Each half step has copies of its own for f, which may keep them: a solve inside f does.
+        # Each half step has its own copies for f, which may keep them: a solve inside f does.
         pair = problem.pair([value.detach() for value in first], keep=True, private=True)
         y = start if problem.y0 is None else begun(problem.y0, cut)
         options = {"first": cut, "save_at": problem.save_at}
@@ -86,12 +86,12 @@ def solve_hooks(problem: Problem) -> Outputs:
 
 
 class _Recomputation:
-    """The saved tensors of a solve, by half step: counted forward, recomputed on the way back."""
+    """The saved tensors of a solve, by half step: counted in the forward pass, then recomputed."""
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
         self.saved: dict[int, list[Form]] = {}
-        self.aux: AuxiliaryGradients | None = None  # whether f returns it again
+        self.aux: AuxiliaryGradients | None = None  # checks that f returns the same aux again
         self.needs: dict[int, list[bool]] = {}  # whether the state that f read required grad
         self.arguments = [t.detach().requires_grad_(t.requires_grad) for t in problem.tensors]
         self.watched: dict[int, tuple[weakref.ref[Tensor], int, bool]] = {}
@@ -104,11 +104,11 @@ class _Recomputation:
         self.task: int | None = None
         self.cache: dict[Saved, Tensor | None] = {}  # None where f changed it afterwards
         self.next = -1
-        # What the evaluation that runs has saved: f may differentiate inside of itself.
+        # What the running evaluation has saved: f may differentiate inside itself.
         self.running: tuple[int, list[Tensor]] | None = None
 
     def evaluate(self, k: int, leaves: Sequence[Tensor]) -> list[Tensor]:
-        """f in half step k, in autograd's graph, whose tensors are dropped."""
+        """f in half step k, in autograd's graph, without the tensors that it saves."""
         forms: list[Form] = []
         self.saved[k] = forms
         self.needs[k] = [leaf.requires_grad for leaf in leaves]
@@ -119,7 +119,7 @@ class _Recomputation:
             running.append(tensor)
             made = tensor.grad_fn
             if tensor.requires_grad and (made is None or made._sequence_nr() < self.mark):
-                self._watch(tensor)  # a leaf, or computed outside f
+                self._watch(tensor)  # a leaf, or a tensor computed outside f
             return k, len(forms) - 1
 
         self.running = k, running
@@ -135,7 +135,7 @@ class _Recomputation:
         return self.problem.evaluation(k, leaves, self.problem.tensors)
 
     def after_step(self, pair: Pair) -> Callable[[int], None]:
-        """Keeps the pair at the first step that is differentiated, where the way back ends."""
+        """Copies the pair at the first step that is differentiated, where reconstruction ends."""
 
         def note(steps: int) -> None:
             if steps == self.problem.first_step:
@@ -144,7 +144,7 @@ class _Recomputation:
         return note
 
     def finish(self, pair: Pair, steps: int, stats: Stats) -> None:
-        """After the forward pass: keep its end."""
+        """After the forward pass: keep the final state."""
         self.states = pair.saved_tensors()
         self.leaves = len(pair.y)
         pair.release()
@@ -167,7 +167,7 @@ class _Recomputation:
         return tensor
 
     def _reach(self, saved: Saved, task: int) -> None:
-        """Walk back to the half step that saved it."""
+        """Reconstruct down to the half step that saved it."""
         if task != self.task or saved[0] > self.next:
             self._begin(task)
         while saved not in self.cache and self.next >= 2 * self.problem.first_step:
@@ -176,7 +176,7 @@ class _Recomputation:
             raise saved_others()
 
     def _watch(self, tensor: Tensor) -> None:
-        """Remember the version of a tensor, and whether it requires grad, to notice a change."""
+        """Remember a tensor's version and requires_grad, to detect a change."""
         if id(tensor) not in self.watched:
             known = weakref.ref(tensor), tensor._version, tensor.requires_grad
             self.watched[id(tensor)] = known
@@ -187,8 +187,8 @@ class _Recomputation:
             if tensor is not None and tensor._version != version:
                 raise RuntimeError(
                     "solve: one of the variables needed for gradient computation has been modified "
-                    "by an inplace operation: the start, an argument or a parameter of f; change "
-                    "it after backward()"
+                    "by an inplace operation: the initial state, an argument or a parameter of f; "
+                    "change it after backward()"
                 )
             if tensor is not None and tensor.requires_grad != requires_grad:
                 raise RuntimeError(
@@ -205,10 +205,10 @@ class _Recomputation:
         engine.queue_callback(partial(self._end, task))
 
     def _end(self, task: int) -> None:
-        """After a backward pass: go on to the start, where the check is.
+        """After a backward pass: continue to the initial state and check it.
 
-        Autograd asks for what half steps saved as far as it needs them. The first ones may have
-        saved nothing, or nothing that this gradient takes, and tell all the same whether the states
+        Autograd requests saved tensors only where it needs them. The first half steps may have
+        saved nothing that this gradient needs, but only the initial state shows whether the states
         of the others were right.
         """
         if task != self.task:
@@ -220,7 +220,7 @@ class _Recomputation:
         self.cache.clear()
 
     def _recompute(self, k: int) -> None:
-        """Evaluate f in half step k, collect what it saves, and take its half step back."""
+        """Evaluate f in half step k, collect what it saves, and reverse the half step."""
         n, at_y = divmod(k, 2)
         for stale in [key for key in self.cache if key[0] > k + 1]:
             del self.cache[stale]
@@ -247,7 +247,7 @@ class _Recomputation:
                 self._compare_with_start()
 
     def _compare_with_start(self) -> None:
-        """The self check. What is still to be handed out is spoiled if it fails on a device."""
+        """Check the initial state. If that fails on a device, saves not yet used become NaN."""
         z0, y0 = self.problem.z0, self.problem.y0 or self.problem.z0
         start = self.boundary or (self.walk.encode(z0), self.walk.encode(y0))
         steps = self.steps - self.problem.first_step

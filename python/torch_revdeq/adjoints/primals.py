@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 @dataclass
 class Primals(Generic[T]):
-    """Something for every input of a solve: the tensor, whether its gradient is wanted, or that."""
+    """One item per input of a solve: the tensor, its gradient, or whether that is wanted."""
 
     z0: Sequence[T]
     y0: Sequence[T]
@@ -40,17 +40,17 @@ class Primals(Generic[T]):
         return Primals(*parts)
 
     def counts(self) -> list[int]:
-        """How many there are of each."""
+        """The length of each field."""
         return [len(part) for part in self.parts()]
 
     def all(self) -> list[T]:
-        """One after the other."""
+        """All items as one list."""
         return [value for part in self.parts() for value in part]
 
     def tensors(self) -> list[Tensor]:
-        """Those that are tensors."""
+        """The items that are tensors."""
         return [value for value in self.all() if isinstance(value, Tensor)]
 
     def parts(self) -> list[Sequence[T]]:
-        """The fields, in their order."""
+        """The fields, in order."""
         return [self.z0, self.y0, self.beta, self.arguments, self.closure]

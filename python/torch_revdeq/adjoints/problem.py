@@ -1,4 +1,4 @@
-"""A solve taken apart: what every way of differentiating it needs."""
+"""One solve as data: what every adjoint needs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ..state.pair import Layout, Pair
 
 @dataclass
 class Outputs:
-    """What a way of differentiating returns: leaves."""
+    """What an adjoint returns: leaves."""
 
     z: list[Tensor]
     y: list[Tensor]
@@ -55,7 +55,7 @@ class Problem:
     memory_budget: int | None = None
     save_at: tuple[int, ...] = ()
     backward_steps: int | None = None
-    aux: Reduction | None = None  # None: f returns the state alone
+    aux: Reduction | None = None  # None: f returns only the state
 
     @property
     def first_step(self) -> int:
@@ -69,26 +69,26 @@ class Problem:
         return self.format.exact
 
     def without_tensors(self) -> Problem:
-        """A copy that holds none of the caller's tensors."""
+        """A copy without the caller's tensors."""
         copy = object.__new__(Problem)
         copy.__dict__.update(self.__dict__, z0=[], y0=None, tensors=[])
         return copy
 
     def auxiliary(self, *, in_place: bool = False, marked: bool = False) -> Auxiliary | None:
-        """What takes aux in, in one forward pass; None where f returns the state alone."""
+        """Collects aux in one forward pass; None if f returns only the state."""
         if self.aux is None:
             return None
         flags = {"in_place": in_place, "marked": marked and self.check is not False}
         return Auxiliary(self.aux, len(self.z0), 2 * self.first_step, **flags)
 
     def layout(self, *, private: bool = False) -> Layout:
-        """The dtypes of the pair, once f has been evaluated; TypeError where they do not fit."""
+        """The dtypes of the pair, once f has been evaluated; TypeError if they do not fit."""
         f = self.mapping.dtypes
         assert f is not None
         return self.format.layout(f, [leaf.dtype for leaf in self.z0], private=private)
 
     def pair(self, first: Sequence[Tensor], *, keep: bool, private: bool = False) -> Pair:
-        """The pair at the start. `first` is f(z0); `keep` the digits for a way back."""
+        """The initial pair. `first` is f(z0); `keep` the digits for a backward pass."""
         start = Start(
             self.z0,
             self.y0,
@@ -104,7 +104,7 @@ class Problem:
         return self.format.begin(start)
 
     def stats(self, pair: Pair, steps: int) -> Stats:
-        """What there is to say after the forward pass."""
+        """The statistics after the forward pass."""
         size = 2 * sum(leaf.numel() * leaf.element_size() for leaf in pair.y)
         stats = Stats(
             steps,
@@ -124,13 +124,13 @@ class Problem:
         return stats
 
     def check_outputs(self, out: object, adjoint: Adjoint) -> None:
-        """TypeError or ValueError for what is not the result of this problem."""
+        """TypeError or ValueError if `out` does not have the form of a result of this problem."""
         name = f"{type(adjoint).__name__}.solve"
         if not isinstance(out, Outputs) or not isinstance(out.stats, Stats):
             got = "one without statistics" if isinstance(out, Outputs) else type(out).__name__
             raise TypeError(
                 f"adjoint: expected {name} to return Outputs, got {got}; return "
-                "Outputs(z, y, saved, problem.stats(pair, steps)), or what another adjoint did"
+                "Outputs(z, y, saved, problem.stats(pair, steps)), or another adjoint's result"
             )
         like = [(leaf.shape, leaf.dtype) for leaf in self.z0]
         parts = {"z": out.z, "y": out.y}
@@ -150,7 +150,7 @@ class Problem:
 
     @scope(CHECK)
     def check_range(self, pair: Pair, stats: Stats, outputs: list[Tensor]) -> None:
-        """Deal with the flag of an exact state: its numbers are wrong if it is raised."""
+        """Report the range flag of an exact state: if it is set, the state is wrong."""
         if not isinstance(pair, ExactPair):
             return
         bits, where = pair.frac_bits, ""
@@ -167,7 +167,7 @@ class Problem:
             stats._pending.append(pending)
 
     def spoil_gradients(self, pair: Pair, outputs: Sequence[Tensor]) -> None:
-        """Where ``check_range`` raises later, let NaN into the gradients, too, if it will."""
+        """Where ``check_range`` is deferred, make the gradients NaN too if it fails."""
         if not isinstance(pair, ExactPair) or not deferred(pair.flag.device):
             return
         flag = pair.flag
@@ -176,7 +176,7 @@ class Problem:
                 leaf.register_hook(lambda grad: grad.masked_fill(flag.reshape(()) != 0, math.nan))
 
     def _beyond(self, limit: float) -> str:
-        """What is known of where the range was left, and nothing where that is not known."""
+        """Where the range was left, in words; empty if unknown."""
         structure, count = self.mapping.structure, len(self.z0)
         start = {"z0": self.z0, "y0": self.y0 or ()}
         found = first_not_finite(start, structure)
@@ -195,7 +195,7 @@ class Problem:
             if not math.isfinite(norm):
                 kind = "NaN" if math.isnan(norm) else "Inf"
                 return f" ({name} holds {kind} at the end of the solve)"
-            if norm >= limit * math.sqrt(leaf.numel()):  # then one of them is that large
+            if norm >= limit * math.sqrt(leaf.numel()):  # then some element is that large
                 return f" ({name} has norm {norm:.3g} at the end of the solve)"
         return ""
 
@@ -205,7 +205,7 @@ def _leaves(forms: Sequence[tuple[torch.Size, torch.dtype]]) -> str:
 
 
 def out_of_range(frac_bits: int, where: str = "") -> RangeError:
-    """What a raised flag means, and where it was raised as far as that is known."""
+    """The error for a set range flag; `where` is as ``Problem._beyond`` says."""
     return RangeError(
         f"solve: expected the state and f below {2.0 ** (30 - frac_bits):.6g}, the range of an "
         f"exact state with frac_bits={frac_bits}, got a larger number, Inf or NaN{where}; pass a "

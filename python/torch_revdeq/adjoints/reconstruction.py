@@ -1,4 +1,4 @@
-"""Whether the way back ended where the way forward began, and what to say if it did not."""
+"""Check that the backward pass recovered the initial state; the error if it did not."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from .problem import Problem
 
 
 class Check:
-    """The self check of one way back: made before it, so that it knows the end of the solve."""
+    """The check of one backward pass, created before it, when the pair holds the final state."""
 
     @scope(CHECK)
     def __init__(self, problem: Problem, pair: Pair) -> None:
-        """Measure the end, which an error of a float state is relative to."""
+        """Measure the final state: the error of a float state is relative to it."""
         self.problem = problem
         self.enabled = problem.check is not False
         measured = self.enabled and not problem.exact
@@ -45,12 +45,11 @@ class Check:
         stats: Stats,
         poisoned: Sequence[Tensor] = (),
     ) -> PendingCheck | None:
-        """Compare the pair with its start, given as it keeps leaves, after so many steps back.
+        """Compare the pair with the initial state, in the pair's own format, after `steps` steps.
 
-        ReconstructionError, now or later, where it differs.
-
-        Where it comes later, `poisoned` become NaN if it will come; returns the outcome on its way.
-        They do, too, if an exact state left its range: the error of that is on its way already.
+        ReconstructionError, now or later, if it differs. If the error is deferred, `poisoned`
+        become NaN when the check fails, and the pending check is returned. `poisoned` also become
+        NaN if an exact state left its range, for which an error is pending already.
         """
         if isinstance(pair, ExactPair) and deferred(pair.flag.device):
             spoil(poisoned, pair.flag)
@@ -79,44 +78,44 @@ class Check:
         return pending
 
     def _error(self, error: Tensor, tolerance: float, steps: int) -> ReconstructionError:
-        got = f"a relative distance of {float(error):.3g} from it"
-        expected = "its start" if self.problem.exact else f"its start, to within {tolerance:.3g}"
+        got = f"relative error {float(error):.3g}"
+        got += "" if self.problem.exact else f", tolerance {tolerance:.3g}"
         causes = [] if self.problem.exact else self._cliff(steps, tolerance)
         if self.end is not None and not math.isfinite(self.end):
-            causes = ["the state became NaN or infinite: look at z, its start and what f reads"]
+            causes = ["the state became NaN or infinite: check z, z0 and what f reads"]
         if self.problem.evaluation.random.active is False:
             causes.append(
-                "f draws random numbers that torch's default generators do not know of (a "
-                "Generator of its own, numpy, random)"
+                "f draws random numbers from a source other than torch's default generators (its "
+                "own Generator, numpy, random)"
             )
         if (writes := self.problem.evaluation.writes) and (changed := writes.changed()):
             causes.append(f"f reads what it writes: {', '.join(change.name for change in changed)}")
         causes += [
             "a parameter, buffer or argument was changed since the forward pass, through .data or "
             "while it was frozen, or f closes over another tensor now",
-            "f depends on a counter or another state of its own, on the number of threads "
+            "f depends on a counter or other internal state, or on the number of threads "
             "(torch.set_num_threads) if that changed, or is not deterministic (see "
             "torch.use_deterministic_algorithms)",
         ]
         return ReconstructionError(
-            f"solve: expected the way back to end at {expected}, got {got}; the gradient would be "
-            f"wrong. Probable causes: {'; '.join(causes)}. adjoint='backprop' and 'checkpoint' "
-            "need no way back"
+            f"solve: reversing the iteration did not recover the initial state ({got}), so the "
+            f"gradient would be wrong. Probable causes: {'; '.join(causes)}. adjoint='backprop' "
+            "and 'checkpoint' do not reverse the iteration"
         )
 
     def _cliff(self, steps: int, tolerance: float) -> list[str]:
-        """The loss of precision, where it explains the distance."""
+        """The loss of precision as a cause, where it explains the error."""
         left = self.problem.schedule.smallest_factor(steps)
         state = self.problem.format.stored
         lost = torch.finfo(state).eps / max(left, math.ulp(0.0))
         name = str(state).removeprefix("torch.")
-        share = "enough to explain it" if lost > tolerance else "and f amplifies it further"
+        share = "enough to explain it" if lost > tolerance else "and f amplifies them further"
         if state == torch.float64 and torch.float64 not in (self.problem.mapping.dtypes or ()):
-            share += ", from float32 on where it reads the state rounded"
+            share += ", to float32 precision where it reads the state rounded"
         return [
-            f"the precision of a {name} state is used up: {steps} steps back multiply its rounding "
-            f"errors by {1 / max(left, 1e-300):.2g} through 1/|1-beta| alone, {share} (use "
-            "state='exact', fewer steps, or a beta nearer to 0)"
+            f"the precision limit of a {name} state: reversing {steps} steps multiplies its "
+            f"rounding errors by {1 / max(left, 1e-300):.2g} through 1/|1-beta| alone, {share} "
+            "(use state='exact', fewer steps, or a beta closer to 0)"
         ]
 
 
@@ -125,19 +124,19 @@ def _equal(pair: Pair, z0: Sequence[Tensor], y0: Sequence[Tensor]) -> bool:
 
 
 def _differs(pair: Pair, z0: Sequence[Tensor], y0: Sequence[Tensor]) -> Tensor:
-    """Whether any element does, on the device."""
+    """Whether any element differs, on the device."""
     rows = zip([*pair.z, *pair.y], [*z0, *y0], strict=True)
     return torch.stack([(end != start).any() for end, start in rows]).any()
 
 
 def is_far(back: Leaves, start: Leaves, end: Leaves, tolerance: float) -> Tensor:
-    """Whether a float state came back too far from its start, for where nothing can be raised."""
+    """Whether a reconstructed float state exceeds the tolerance, where nothing can be raised."""
     scale = torch.maximum(_largest(start), _largest(end))
     return ~(_distance(back, start, scale) <= tolerance)
 
 
 def float_tolerance(check: bool | float, state: torch.dtype) -> float:
-    """How far from its start a float state may come back, as a share."""
+    """The relative error allowed for a reconstructed float state."""
     return TOLERANCE[state] if check is True else float(check)
 
 

@@ -1,4 +1,4 @@
-"""The adjoints that have names, which ``options.table.AdjointName`` tells type checkers."""
+"""The adjoints with names, listed for type checkers in ``options.table.AdjointName``."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The reversible adjoint: exact gradients of the solve by walking it back, in constant memory.
+"""The reversible adjoint: exact gradients without stored activations.
 
 One node of autograd's graph stands for the whole solve. Its backward pass reconstructs the state of
 every half step from the one after it, evaluates f there once, and uses that evaluation both for the
-inverse and for the product of f's Jacobian with the adjoint.
+inverse and for the vector-Jacobian product with f.
 
 Source: arXiv 2509.12917, the backward pass of the reversible solver.
 """
@@ -38,7 +38,7 @@ from .vjp import VJPs, as_read, is_asked_for_leaves, keeps_graph, set_grad_enabl
 
 
 class Reversible(Adjoint):
-    """Walks the solve back, at memory that does not grow with the steps but for the digits."""
+    """Reconstructs the iterates in the backward pass; only the digits grow with the steps."""
 
     name = "reversible"
     takes = MOST | {"store_last", "memory_budget"}
@@ -50,11 +50,11 @@ class Reversible(Adjoint):
 
 
 def solve_reversible(problem: Problem) -> Outputs:
-    """z, y and the statistics of a solve whose backward pass walks back."""
+    """Run a solve whose backward pass reconstructs the iterates."""
     forward = _Forward(problem)
     with problem.evaluation.forward(replayed=forward.grad), torch.no_grad():
         first = forward.evaluate(0, problem.z0)
-        # A graph that is kept has saved f's copy of the state.
+        # A graph that is kept (store_last) has saved f's copy of the state.
         pair = problem.pair(first, keep=forward.grad, private=forward.kept.wanted)
         noted = Noted(problem, pair)
         run = problem.schedule, problem.stopping, noted.after_step
@@ -79,12 +79,12 @@ def solve_reversible(problem: Problem) -> Outputs:
 
 
 def _has_nan(leaf: Tensor) -> bool:
-    """Whether a NaN can be written into it."""
+    """Whether the leaf's dtype has a NaN."""
     return leaf.is_floating_point() or leaf.is_complex()
 
 
 class Noted:
-    """What the forward pass keeps on its way: z where the caller wants it, and the boundary."""
+    """Copies made in the forward pass: z for `save_at`, and the pair before the first step."""
 
     def __init__(self, problem: Problem, pair: Pair) -> None:
         self.problem, self.pair = problem, pair
@@ -92,7 +92,7 @@ class Noted:
         self.boundary: list[Tensor] = []  # y and z at the first step that is differentiated
 
     def after_step(self, steps: int) -> None:
-        """Copies, where they are due."""
+        """Copy what this step is due to keep."""
         if steps in self.problem.save_at:
             self.saved[steps] = [leaf.clone() for leaf in self.pair.read_z]
         if steps == self.problem.first_step:
@@ -100,12 +100,12 @@ class Noted:
 
 
 class _Forward:
-    """f in the forward pass, and what it was found to read.
+    """f in the forward pass, and the leaves that it reads.
 
-    With grad mode on, f runs with it on, as it will on the way back, and its graph is dropped at
-    once: some modules compute other bits without (torch's fast path of a transformer layer, or a
-    graph that a compiler made for inference). What stays of a graph must let no gradient in: f gets
-    its tensors through an ``Entrance``. An f that has no place to leave anything in gets leaves.
+    With grad mode on, f runs with it on, as it will in the backward pass, and its graph is dropped
+    at once: some modules differ bitwise without grad mode (torch's fast path of a transformer
+    layer, or a graph compiled for inference). If f keeps part of a graph, no gradient may enter it,
+    so f gets its tensors through an ``Entrance``. An f that cannot keep anything gets leaves.
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -122,10 +122,10 @@ class _Forward:
         self.auxiliary = problem.auxiliary(in_place=True, marked=self.grad)
         outside = made_outside(problem.evaluation) if self.grad else ()
         self.closure = ClosureLeaves(self.tensors, problem.mapping.held, outside)
-        self.known = -1  # leaves that f was known to read when the entrance was made
+        self.known = -1  # number of leaves that f was known to read when the entrance was made
 
     def evaluate(self, k: int, leaves: Sequence[Tensor]) -> list[Tensor]:
-        """The state that f makes in half step k, without its graph."""
+        """f in half step k, without its graph."""
         if not self.grad:
             state = [leaf.detach() for leaf in leaves]
             values = _values(self.evaluation(k, state, self.tensors))
@@ -162,10 +162,10 @@ class _Forward:
         return self.auxiliary.take(k, values, grad=needs)
 
     def _renew(self, entrance: Entrance, *, first: bool) -> None:
-        """The states to come are computed from all that f was found to read.
+        """Make the following states depend on everything that f was found to read.
 
-        After the first evaluation f gets other arguments: one that it kept shows. But for graphs
-        that are kept, which are differentiated with respect to them.
+        After the first evaluation f gets new arguments, so that one it kept is detected. Not if
+        graphs are kept (store_last), which are differentiated with respect to the arguments.
         """
         self.known = len(self.closure.leaves)
         entrance.lead_from(Primals.of(self.problem, self.closure.leaves).all())
@@ -176,7 +176,7 @@ class _Forward:
 
     def _cut_off(self) -> list[Tensor]:
         """The arguments, as tensors of this solve."""
-        with torch.set_grad_enabled(self.grad):  # or nothing leads on from them
+        with torch.set_grad_enabled(self.grad):  # otherwise they would be detached
             return [self._cut(t) for t in self.problem.tensors]
 
     def _cut(self, t: Tensor) -> Tensor:
@@ -187,12 +187,12 @@ class _Forward:
         return self.entrance.behind(t)
 
     def close(self) -> None:
-        """No gradient may arrive at what f was given."""
+        """From now on, raise if a gradient arrives at what f was given."""
         guard(self.tensors)
 
 
 def _values(out: Sequence[Tensor]) -> list[Tensor]:
-    """What f returned, without its graph; a tangent that would be lost with it is refused."""
+    """What f returned, without its graph; RuntimeError if a tangent would be lost with it."""
     if forward_ad._current_level >= 0 and has_tangent(out):
         raise RuntimeError(
             "f: expected to read no tensor with a forward-mode derivative, got one; choose "
@@ -202,10 +202,10 @@ def _values(out: Sequence[Tensor]) -> list[Tensor]:
 
 
 class _Walk:
-    """What the backward pass needs beside the tensors that autograd keeps.
+    """What the backward pass needs besides the tensors that autograd keeps.
 
-    The leaves that f closes over are kept here: they are there anyway, and it is they that have
-    hooks, where what autograd unpacks may be another object.
+    The leaves that f closes over are kept here: this costs no memory, and they carry the hooks,
+    whereas autograd may unpack another object.
     """
 
     def __init__(
@@ -220,7 +220,7 @@ class _Walk:
         read = [*forward.tensors, *closure.leaves]
         self.reached_twice = closure.reached_twice(read)
         self.kept: dict[int, StoredGraph] = {}  # of the forward pass
-        self.arguments: list[Tensor] | None = None  # those that they read
+        self.arguments: list[Tensor] | None = None  # the arguments that these graphs read
         self.entrance = forward.entrance or Entrance()
         if forward.kept.wanted:
             self.kept, self.arguments = forward.kept.by_half_step(), forward.tensors
@@ -230,7 +230,7 @@ class _Walk:
         self.marks = [] if aux is None else aux.marks
 
     def check_versions(self) -> None:
-        """As autograd does for what it saves."""
+        """Check that the closure's leaves are unmodified, as autograd does for saved tensors."""
         for leaf, version in zip(self.closure, self.versions, strict=True):
             if leaf._version != version:
                 raise RuntimeError(
@@ -260,7 +260,7 @@ class _Reversible(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         walk: _Walk = ctx.walk
         refuse_batched(grads)
-        saved = ctx.saved_tensors  # refuses what was changed in place since
+        saved = ctx.saved_tensors  # raises if one was changed in place since
         walk.check_versions()
         inputs = Primals.split([*saved[: ctx.given], *walk.closure], walk.counts)
         wanted = Primals.split(ctx.needs_input_grad[3:], inputs.counts())
@@ -279,7 +279,7 @@ def _walk_back(
     states: Sequence[Tensor],
     grads: Sequence[Tensor | None],
 ) -> Primals[Tensor | None]:
-    """The gradients of the inputs, by one evaluation of f for every half step."""
+    """The gradients of the inputs, with one evaluation of f per half step."""
     problem, leaves = walk.problem, len(inputs.z0)
     arguments = walk.arguments
     if arguments is None:
@@ -307,7 +307,7 @@ def _walk_back(
         [walk.reached_twice[i] for i in chosen],
         accumulate_float32=problem.accumulate_float32,
         kept=walk.kept,
-        # What counts operations, then or now, adds some of its own.
+        # An operation counter, then or now, adds operations of its own.
         again=None if walk.aliased or is_asked_for_leaves() else again,
         auxiliary=of_aux,
     )
@@ -355,16 +355,16 @@ def _walk_back(
 
 
 def of_start(grads: Sequence[Tensor], leaves: Sequence[Tensor], first: int) -> list[Tensor | None]:
-    """The gradients of a start, in its dtypes; none where the way back ended before it."""
+    """The gradients of an initial state, in its dtypes; None if `backward_steps` excludes it."""
     if first:
         return [None] * len(leaves)
     return [g.to(leaf.dtype) for g, leaf in zip(grads, leaves, strict=False)]
 
 
 def consumable(states: Sequence[Tensor], pairs: int) -> list[Tensor]:
-    """The saved states, in memory that the way back may overwrite.
+    """The saved states, in memory that the backward pass may overwrite.
 
-    That is autograd's own if it is about to free it, and otherwise a copy. Digits are only read.
+    That is autograd's own memory if it is about to free it, otherwise a copy. Digits are only read.
     """
     if not keeps_graph():
         return list(states)

@@ -1,8 +1,8 @@
-"""``store_last``: the graphs of the last half steps, kept instead of computed again.
+"""``store_last``: the graphs of the last half steps, kept instead of recomputed.
 
-The way back meets them first. What they hold is what stored activations hold for as many half
-steps; what they save is one evaluation of f each. With an exact state the gradient has the same
-bits; that of a float state meets less of what its inverse loses.
+The backward pass needs them first. Each takes the memory of the activations of one half step, and
+saves one evaluation of f. With an exact state the gradient is bitwise unchanged; with a float state
+fewer half steps depend on a reconstruction that loses precision.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class StoredGraphs:
     """The graphs of the last `count` half steps that were evaluated."""
 
     def __init__(self, count: int | None, budget: int | None) -> None:
-        """Keep `count` graphs, or None: as many as `budget` bytes hold. `reads` cost nothing."""
+        """Keep `count` graphs; None: as many as fit in `budget` bytes. `reads` count as free."""
         self.count, self.budget = count, budget
         self.reads: Sequence[Tensor] = ()
         self.graphs: deque[StoredGraph] = deque(maxlen=count)
@@ -52,7 +52,7 @@ class StoredGraphs:
         closure: ClosureLeaves,
         since: int,
     ) -> list[Tensor]:
-        """f in half step k, whose graph is kept until there are `count` later ones."""
+        """f in half step k; its graph is kept until there are `count` later ones."""
         if self.count is None:
             sizes: dict[int, int] = {}
             with saved_tensors_hooks(partial(_count, sizes), as_it_is):
@@ -68,7 +68,7 @@ class StoredGraphs:
         return out
 
     def _decide(self, sizes: dict[int, int], leaves: Sequence[Tensor]) -> None:
-        """How many graphs fit, by what one holds beside the tensors that are there anyway."""
+        """How many graphs fit, by the memory of one beyond the tensors that exist anyway."""
         assert self.budget is not None
         for tensor in (*self.reads, *leaves):
             for storage in _storages(tensor):
@@ -77,18 +77,18 @@ class StoredGraphs:
         self.graphs = deque(maxlen=self.count)
 
     def by_half_step(self) -> dict[int, StoredGraph]:
-        """The graphs at hand."""
+        """The kept graphs, by half step."""
         return {graph.k: graph for graph in self.graphs}
 
 
 def _count(sizes: dict[int, int], tensor: Tensor) -> Tensor:
     for storage in _storages(tensor):
         sizes[storage.data_ptr()] = storage.nbytes()
-    return tensor.detach()  # the tensor itself would hold the graph that holds it
+    return tensor.detach()  # the tensor itself would form a cycle with its graph
 
 
 def _storages(tensor: Tensor) -> list[torch.UntypedStorage]:
-    """The memory of a tensor: of a sparse one that of its parts."""
+    """The storages of a tensor; for a sparse tensor, those of its parts."""
     if tensor.layout == torch.strided:
         parts = [tensor]
     elif tensor.layout == torch.sparse_coo:

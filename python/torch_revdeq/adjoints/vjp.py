@@ -1,7 +1,7 @@
-"""Evaluations of f on the way back, and the products of their Jacobians with the adjoint.
+"""Evaluations of f in the backward pass, and their vector-Jacobian products.
 
-One evaluation serves both the inverse of its half step and the product. What parameters and
-arguments take from it is added up over the half steps, in the order in which autograd would.
+One evaluation serves both the inverse of its half step and the product. The gradients of parameters
+and arguments are summed over the half steps, in the order that autograd would use.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..runtime.scopes import scope
 from .stored_graphs import StoredGraph
 
 set_grad_enabled = torch._C._set_grad_enabled
-"""Without the context manager, which takes as long as a small f."""
+"""Used without the context manager, which takes as long as a small f."""
 
 _run_backward = Variable._execution_engine.run_backward
 
@@ -30,7 +30,7 @@ _HALF = (torch.bfloat16, torch.float16)
 
 
 class VJPs:
-    """Vector-Jacobian products of f, and the sums of their parts for `targets`."""
+    """Vector-Jacobian products of f, and the gradient sums of `targets`."""
 
     def __init__(
         self,
@@ -49,15 +49,15 @@ class VJPs:
         Args:
             evaluation: f under the conditions of the forward pass.
             tensors: the tensors among f's arguments, detached.
-            targets: those of them, and the leaves that f closes over, whose gradients are wanted.
-            reached_twice: for each of them, whether one evaluation of f uses it more than once.
-                Autograd adds such uses to the running sum one by one. So the sum so far enters
-                the engine with them, by an alias.
-            accumulate_float32: add up in float32 what has a 16-bit dtype.
+            targets: the arguments and closed-over leaves whose gradients are wanted.
+            reached_twice: for each target, whether one evaluation of f uses it more than once.
+                Autograd adds such uses to the running sum one by one, so the current sum enters the
+                engine with them, through an alias.
+            accumulate_float32: sum 16-bit gradients in float32.
             kept: graphs of the forward pass, by half step, which need no evaluation. They are
-                taken out as they are used, unless autograd keeps its graph.
-            again: the graphs of the forward pass, which f must make again.
-            auxiliary: the gradients of what f returns beside the state.
+                removed as they are used, unless autograd keeps its graph.
+            again: checks that f builds the same graphs as in the forward pass.
+            auxiliary: the gradients of aux.
         """
         self.evaluation, self.tensors, self.targets = evaluation, tensors, targets
         dtypes = [
@@ -86,8 +86,8 @@ class VJPs:
             graph = self._evaluate(k, leaves)
         else:
             unguarded(graph.state)
-            # It is freed as a whole when this is over: what f left of it still says by whose fault
-            # a gradient cannot pass.
+            # The graph is freed as a whole afterwards, so that parts of it that f kept still raise
+            # a clear error if a gradient reaches them.
             keep = True
         if len(graph.out) == 1 and not self.seeded and graph.out[0].requires_grad:
             return self._alone(graph, seed[0], keep=keep)
@@ -96,7 +96,7 @@ class VJPs:
     def _alone(
         self, graph: StoredGraph, seed: Tensor, *, keep: bool
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """The common case: a state of one leaf, and f returns nothing beside it."""
+        """The common case: a state of one leaf, and no aux."""
         state, out = graph.state[0], graph.out[0]
         wanted = (state, *self.targets)
         product, *parts = engine_vjp((out,), wanted, (seed,), keep=keep, k=graph.k)
@@ -116,7 +116,7 @@ class VJPs:
         cotangents = [s for s, value in zip(seed, out, strict=False) if value.requires_grad]
         if self.auxiliary is not None:
             self.auxiliary.check(k, out[count:])
-            # In the order in which autograd meets the sums that a stored graph makes of them.
+            # In the order in which autograd would reach the sums of a stored graph.
             rows = zip(out[count:], self.auxiliary.of(k), strict=True)
             pairs = [(value, g) for value, g in rows if g is not None and value.requires_grad]
             roots += [value for value, _ in reversed(pairs)]
@@ -151,7 +151,7 @@ class VJPs:
                     self.again = None  # nothing can have changed but what is around f
             aliases: dict[int, Tensor] = {}
             if self.seeded:
-                # Made after f, so that autograd meets them first: the sum so far, then f's parts.
+                # Made after f, so that autograd visits them first: the sum so far, then f's parts.
                 targets = [self.targets[i] for i in self.seeded if self.sums[i] is not None]
                 aliases = {id(t): t.view_as(t) for t in targets}
             return StoredGraph(k, state, out, aliases)
@@ -179,7 +179,7 @@ class VJPs:
                 self.sums[i] = grad
                 self.plain[i] = _is_plain(grad)
             elif total is None:
-                # A copy: autograd may hand the seed itself through.
+                # A copy: autograd may pass the seed itself through.
                 self.sums[i] = total = grad.to(self.dtypes[i], copy=True)
                 self.plain[i] = _is_plain(total)
             elif not (self.plain[i] and _is_plain(grad)):  # sparse, or a DTensor
@@ -195,23 +195,23 @@ class VJPs:
 
 
 def is_asked_for_leaves() -> bool:
-    """Whether hooks on modules may ask autograd's engine about what the modules are given.
+    """Whether module hooks may query autograd's engine about the inputs of modules.
 
-    Counters of operations (FlopCounterMode) do, to know whether a backward pass will come there.
-    Of a leaf the engine answers that in ``backward()`` only.
+    Operation counters (FlopCounterMode) do, to learn whether a backward pass will reach them. For a
+    leaf the engine can tell only in ``backward()``.
     """
     return bool(_before_modules) or torch._C._len_torch_dispatch_stack() > 0
 
 
 def as_read(leaves: Sequence[Tensor]) -> Sequence[Tensor]:
-    """The leaves as f gets them: aliases where the engine is asked about them."""
+    """The leaves as f gets them: aliases if the engine will be queried about them."""
     if not is_asked_for_leaves():
         return leaves
     return [alias(leaf) if leaf.requires_grad else leaf for leaf in leaves]
 
 
 def alias(tensor: Tensor) -> Tensor:
-    """The same numbers as a node of its own."""
+    """The same values as a separate node."""
     return tensor.view_as(tensor) if tensor.layout == torch.strided else tensor.clone()
 
 
@@ -230,19 +230,19 @@ def engine_vjp(
 ) -> tuple[Tensor | None, ...]:
     """``torch.autograd.grad(roots, wanted, cotangents, allow_unused=True, retain_graph=keep)``.
 
-    Inside of a backward pass, and by the same call of autograd's engine. What torch does around it
-    takes as long as the gradient of a small f, and none of it is missed: the pass that runs has
-    given its context to the engine's threads, and the engine compares shapes itself.
-    `k` is the half step, after which its scope is named.
+    For use inside a backward pass, by the same call into autograd's engine. torch's wrapper takes
+    as long as the gradient of a small f and is not needed here: the running pass has given its
+    context to the engine's threads, and the engine compares shapes itself. `k` is the half step,
+    which names the profiler scope.
     """
-    if has_torch_function((*roots, *wanted)):  # a subclass that wants a say, or a mode
+    if has_torch_function((*roots, *wanted)):  # a subclass or mode that overrides operations
         return torch.autograd.grad(roots, wanted, cotangents, allow_unused=True, retain_graph=keep)
     # The last five: keep_graph, create_graph, inputs, allow_unreachable, accumulate_grad.
     return _run_backward(tuple(roots), tuple(cotangents), keep, False, tuple(wanted), True, False)
 
 
 def keeps_graph() -> bool:
-    """Whether the backward pass that runs was asked to keep its graph for another."""
+    """Whether the running backward pass retains its graph."""
     return torch._C._autograd._get_current_graph_task_keep_graph()  # type: ignore[attr-defined]
 
 
@@ -251,7 +251,7 @@ def _is_plain(tensor: Tensor) -> bool:
 
 
 def usable(product: Tensor | None, value: Tensor, *seeds: Tensor) -> Tensor:
-    """The product as the passes take it: in f's dtype or the adjoint's, in memory of its own."""
+    """The product as the passes need it: in f's dtype or the adjoint's, in its own memory."""
     if product is None:  # f does not depend on this leaf
         return torch.zeros_like(value)
     adjoint = torch.float64 if value.dtype == torch.float64 else torch.float32
@@ -259,5 +259,5 @@ def usable(product: Tensor | None, value: Tensor, *seeds: Tensor) -> Tensor:
         return product.to(adjoint)
     memory = product.untyped_storage().data_ptr()
     if any(memory == seed.untyped_storage().data_ptr() for seed in seeds):
-        return product.clone()  # f passed it through; the pass overwrites the seeds of all leaves
+        return product.clone()  # f passed the seed through; the pass overwrites all seeds
     return product

@@ -1,3 +1,3 @@
-"""The linear cell, and its solve in one op."""
+"""The linear cell, and solving it in one op."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The solve of a ``LinearCell`` under ``RevDEQ``: by one op for all steps, or by the solver."""
+"""Solving a ``LinearCell`` under ``RevDEQ``: with one op for all steps, or with the solver."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def solve_cell(
     options: dict[str, Any],
     implementation: str | None,
 ) -> Solution:
-    """``solve(cell, z0, *args, **options)``, by one op for all steps where one takes it.
+    """``solve(cell, z0, *args, **options)``, with one op for all steps where possible.
 
-    ValueError where an implementation was named that does not.
+    ValueError if an implementation was named that cannot run this solve.
     """
     known = ("solver", *cell_choice.IMPLEMENTATIONS)
     if implementation is not None and implementation not in known:
@@ -54,7 +54,7 @@ def solve_cell(
     if implementation not in (None, "solver"):
         raise ValueError(f"implementation: {implementation!r} cannot take this solve: {why}")
     solution = solve(cell, z0, *args, **options)
-    if not options["compile"]:  # of which the solver has said more
+    if not options["compile"]:  # otherwise the solver's own route says more
         solution.stats.route = f"solver: {why}"
     return solution
 
@@ -66,7 +66,7 @@ def _route(
     options: dict[str, Any],
     implementation: str | None,
 ) -> tuple[str, str]:
-    """What takes the solve, and why."""
+    """The implementation that runs the solve, and why."""
     if implementation == "solver":
         return "solver", "it was named"
     w, name, why = like_w(cell), implementation, "it was named"
@@ -76,8 +76,8 @@ def _route(
         name, why = cell_choice.fastest(w, cell.act), "it is the fastest here"
         if name is None:
             return "solver", (
-                f"no kernel that takes all steps was measured for {cell.features} features in "
-                f"{w.dtype} on {w.device.type}; RevDEQ(..., implementation=...) names one"
+                f"no kernel for all steps was measured for {cell.features} features in "
+                f"{w.dtype} on {w.device.type}; choose one with RevDEQ(..., implementation=...)"
             )
     reason = why_unsuited(cell, z0, args, options) or cell_choice.why_not(name, w, cell.act)
     return ("solver", reason) if reason else (name, why)
@@ -95,7 +95,7 @@ def _solve_in_one_op(
         deferred_checks.poll()
     schedule = BetaSchedule(options["beta"], drawn(options["max_steps"]), exact=exact)
     w, of_x = cell.W, cell.U  # read once: a parametrization computes them
-    u = F.linear(x, of_x, cell.b)  # whose derivative reads x and U; `_unsuited_cell` sees to that
+    u = F.linear(x, of_x, cell.b)  # its derivative reads x and U; `_unsuited_cell` ensures that
     u, start = (t.reshape(-1, cell.features) for t in (u, z0.float()))
     if bits == "auto":
         seen = u.detach(), w.detach(), start.detach()
@@ -127,7 +127,7 @@ def _solve_in_one_op(
 
 
 def _frac_bits(act: str, u: Tensor, w: Tensor, start: Tensor, shape: torch.Size) -> int:
-    """As ``solve`` chooses them, without an evaluation of f where a bound on it is enough."""
+    """As ``solve`` chooses them, without evaluating f where a bound on f is enough."""
     seen = {"z0": [start.view(shape)]}
     if act != "tanh" and not _is_small(u, w, start):  # tanh does not exceed 1
         seen["f(z0)"] = [ACTS[act](F.linear(start.to(w.dtype), w) + u).view(shape)]
@@ -135,14 +135,14 @@ def _frac_bits(act: str, u: Tensor, w: Tensor, start: Tensor, shape: torch.Size)
 
 
 SMALL = 8.0
-"""Numbers below it leave an exact state all the fractional bits that float32 deserves: below 32,
-in which there is room for the roundings of a product in 16 bits."""
+"""Below this bound an exact state gets all the fractional bits that suit float32. They do so up to
+32, which leaves room for the rounding errors of a 16-bit product."""
 
 
 def _is_small(u: Tensor, w: Tensor, start: Tensor) -> bool:
-    """Whether f at the start is below SMALL, as abs(act(x)) <= abs(x) <= abs(u) + d abs(w start).
+    """Whether f(z0) is below SMALL, as abs(act(x)) <= abs(x) <= abs(u) + d abs(w z0).
 
-    False where something is not finite, or on a device, which the host would have to wait for.
+    False if a number is not finite, or off the CPU, where the host would have to wait.
     """
     if u.device.type != "cpu" or u.numel() == 0:
         return False
@@ -153,7 +153,7 @@ def _is_small(u: Tensor, w: Tensor, start: Tensor) -> bool:
 def _forward(
     inputs: Inputs, numbers: Numbers, implementation: str, stats: Stats, *, keeps: bool = True
 ) -> Solved:
-    """All steps, with the checks of ``solve``; what is known of them is entered into `stats`."""
+    """All steps, with the checks of ``solve``; fills in `stats`."""
     out = run_forward(implementation, inputs, numbers, keeps=keeps)
     if numbers.exact:
         stats.state_bytes += out.digits.numel()
@@ -162,15 +162,15 @@ def _forward(
         stats._pending += [] if pending is None else [pending]
     if numbers.halting:
         stats._sample_steps = out.taken.long()
-        some = out.taken.numel() > 0  # of no samples solve says that they arrived after a step
+        some = out.taken.numel() > 0  # without samples, solve stops after one step
         stats._steps = out.taken.max() if some else 1
         stats._residual = out.residual.max() if some else out.residual.new_zeros(())
     return out
 
 
 def _sums_of_bits(t: Tensor) -> Tensor:
-    """Of each row, as integers: what they are of is the same if they are, but for rare chance."""
-    if t.element_size() not in _BITS:  # complex128, or a byte: of all rows together
+    """A checksum of each row's bits: equal sums mean equal rows, except by rare chance."""
+    if t.element_size() not in _BITS:  # complex128, or a byte: one sum for all rows
         return t.resolve_conj().resolve_neg().reshape(-1).view(torch.uint8).sum()
     bits = t.resolve_neg().view(_BITS[t.element_size()])
     return bits.sum(-1, dtype=torch.int32 if t.element_size() == 2 else bits.dtype)  # wraps: fast
@@ -182,8 +182,8 @@ _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 class _OneOp(torch.autograd.Function):
     """The solve as a node of autograd's graph.
 
-    `read` are the tensors that the derivatives of u and W read after this one. No walk back notices
-    that they were changed, as it starts from u and W: their bits are looked at instead.
+    `read` are the tensors that the derivatives of u and W read after this node. The reconstruction
+    starts from u and W and would not notice that they changed, so their bits are compared.
     """
 
     @staticmethod
@@ -200,7 +200,7 @@ class _OneOp(torch.autograd.Function):
         out = _forward(Inputs(u, w, z0), numbers, implementation, stats)
         ctx.numbers, ctx.implementation, ctx.stats = numbers, implementation, stats
         states = (out.fixed,) if numbers.exact else (out.y, out.z)
-        # The sums are saved as well: a checkpoint then computes both anew.
+        # The sums are saved too, so that a checkpoint recomputes both.
         sums = map(_sums_of_bits, read)
         ctx.save_for_backward(u, w, z0, out.digits, out.taken, *read, *sums, *states)
         ctx.set_materialize_grads(False)
@@ -212,7 +212,7 @@ class _OneOp(torch.autograd.Function):
         if torch.is_grad_enabled():
             raise RuntimeError(
                 "LinearCell: expected to be differentiated once where one op takes all steps, got "
-                "a derivative of the derivative; choose RevDEQ(..., implementation='solver', "
+                "a second derivative; choose RevDEQ(..., implementation='solver', "
                 "state=torch.float32)"
             )
         if inside_transform() or is_batched(grads):
@@ -245,21 +245,21 @@ class _OneOp(torch.autograd.Function):
 def _not_back(distance: float) -> ReconstructionError:
     causes = (
         "W or z0 was changed since the forward pass, through .data; or, with "
-        "state=torch.float32, its precision is used up (use state='exact', fewer steps, or a beta "
-        "nearer to 0)"
+        "state=torch.float32, its precision limit (use state='exact', fewer steps, or a beta "
+        "closer to 0)"
     )
     if distance == math.inf:
-        causes = f"the state became NaN or infinite, if z is (look at what f reads); {causes}"
+        causes = f"the state became NaN or infinite, if z is (check what f reads); {causes}"
     return ReconstructionError(
-        f"LinearCell: expected the way back to end at its start, got a distance of {distance:.3g} "
-        f"from it; the gradient would be wrong. Probable causes: {causes}"
+        "LinearCell: reversing the iteration did not recover the initial state (relative error "
+        f"{distance:.3g}), so the gradient would be wrong. Probable causes: {causes}"
     )
 
 
 def _other_input() -> ReconstructionError:
     return ReconstructionError(
-        "LinearCell: expected x, U and the parametrizations as they were in the forward pass, "
-        "got other numbers in one of them; the gradient would be wrong. Probable cause: it was "
-        "changed since, through .data or in memory that it shares; call backward() before, or give "
-        "the layer a clone"
+        "LinearCell: expected x, U and the parametrizations to be unchanged since the forward "
+        "pass, got different values in one of them, so the gradient would be wrong. Probable "
+        "cause: it was changed through .data or through memory that it shares; call backward() "
+        "first, or pass the layer a clone"
     )

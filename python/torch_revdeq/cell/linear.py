@@ -1,4 +1,4 @@
-"""``LinearCell``, the classical equilibrium cell. ``fused.py`` solves it in one op."""
+"""``LinearCell``, the classic equilibrium cell. ``fused.py`` solves it in one op."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from revdeq_kernels.ops.cell.reference import ACTIVATIONS
 ACTS: dict[str, Callable[[Tensor], Tensor]] = {name: act for name, (act, _) in ACTIVATIONS.items()}
 
 GAIN = 0.7
-"""The norm of W at the beginning: with the slope of act, at most 1.13 (gelu's), f brings states
-nearer to each other, to 0.8 of their distance."""
+"""The initial norm of W: with an activation slope of at most 1.13 (gelu's), f contracts distances
+to at most 0.8."""
 
 
 class LinearCell(nn.Module):
     """The cell f(z, x) = act(W z + U x + b), with x [..., in_features] and z [..., features].
 
-    For ``RevDEQ(LinearCell(...))`` and ``solve``, or to be called as ``cell(z, x)``. Under RevDEQ
-    one op can take all steps of it (``revdeq_kernels.linear_cell_forward``): it computes U x + b
-    once, and f in float32 also where the parameters have 16 bits, of z rounded to their dtype.
+    Use it in ``RevDEQ(LinearCell(...))`` or ``solve``, or call ``cell(z, x)``. Under RevDEQ one op
+    can run all steps (``revdeq_kernels.linear_cell_forward``): it computes U x + b once, and with
+    16-bit parameters it still computes f in float32, from z rounded to their dtype.
 
-    W begins as an orthogonal matrix times 0.7, so that f contracts; training may change that
-    (``torch_revdeq.spectral_radius`` measures it, ``torch.nn.utils.parametrizations`` hold W to
-    what they say). U and b begin as those of ``nn.Linear``.
+    W is initialized to an orthogonal matrix times 0.7, so that f contracts; training may change
+    that (``torch_revdeq.spectral_radius`` measures it; ``torch.nn.utils.parametrizations`` can
+    constrain W). U and b are initialized as in ``nn.Linear``.
 
     Args:
-        in_features: of x.
-        features: of z.
+        in_features: features of x.
+        features: features of z.
         act: "tanh", "relu", "gelu" (by erf), "silu" or "gelu_tanh".
         device: of the parameters W [features, features], U [features, in_features] and b
             [features].
-        dtype: theirs.
+        dtype: of the parameters.
     """
 
     def __init__(
@@ -50,8 +50,8 @@ class LinearCell(nn.Module):
         super().__init__()
         if act not in ACTS:
             raise ValueError(
-                f"act: expected one of {', '.join(map(repr, ACTS))}, got {act!r}; write the cell "
-                "as a module of your own for another"
+                f"act: expected one of {', '.join(map(repr, ACTS))}, got {act!r}; for another, "
+                "write your own cell as a module"
             )
         self.in_features, self.features, self.act = in_features, features, act
         options = {"device": device, "dtype": dtype}
@@ -62,7 +62,7 @@ class LinearCell(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Begin anew."""
+        """Initialize the parameters again."""
         # Orthogonal matrices are computed in float32 or float64 only.
         wide = torch.float64 if self.W.dtype == torch.float64 else torch.float32
         self.W.copy_(nn.init.orthogonal_(torch.empty_like(self.W, dtype=wide), gain=GAIN))
@@ -79,7 +79,7 @@ class LinearCell(nn.Module):
         return F.linear(x, self.U, self.b)
 
     def start(self, x: Tensor) -> Tensor:
-        """Zeros, where RevDEQ begins."""
+        """Zeros of shape [..., features], the initial state that RevDEQ uses."""
         return x.new_zeros(*x.shape[:-1], self.features)
 
     def extra_repr(self) -> str:

@@ -1,4 +1,4 @@
-"""What a solve of a ``LinearCell`` must be for one op to take all steps."""
+"""When one op can run all steps of a ``LinearCell``'s solve."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .linear import LinearCell
 
 
 def like_w(cell: LinearCell) -> Tensor:
-    """What has W's dtype, device and features. W itself may be computed anew at every look."""
+    """A tensor with W's dtype, device and features. W itself may be recomputed at each access."""
     return cell.b.detach()
 
 
@@ -36,7 +36,7 @@ _ONLY = {
     "on_step": None,
     "kwargs": None,
 }
-"""Options of ``solve`` that one op takes at a single value."""
+"""Options of ``solve`` for which one op accepts a single value."""
 
 _FREE = (
     *("adjoint", "aux", "beta", "compile", "frac_bits", "max_steps", "per_sample", "rng", "state"),
@@ -46,13 +46,13 @@ _FREE = (
 _KNOWN = frozenset((*_ONLY, *_FREE))
 
 _FORMULA = ("forward", "__call__", "of_input")
-"""What of a cell is the formula."""
+"""The methods of a cell that define its formula."""
 
 
 def why_unsuited(
     cell: LinearCell, z0: Any, args: tuple[Any, ...], options: dict[str, Any]
 ) -> str | None:
-    """Why one op cannot take the solve, if it cannot."""
+    """Why one op cannot run the solve; None if it can."""
     if unknown := options.keys() - _KNOWN:
         return f"it knows no {min(unknown)}"
     for option, only in _ONLY.items():
@@ -68,7 +68,7 @@ def why_unsuited(
     if not isinstance(options["beta"], float):
         return f"it takes one number for beta, got {type(options['beta']).__name__}"
     if inside_transform() or forward_ad._current_level >= 0:
-        return "it has no part in the transforms of torch.func, nor in forward mode"
+        return "it does not support torch.func transforms or forward mode"
     if torch.is_autocast_enabled(like_w(cell).device.type):
         return "it does not follow autocast"
     return (
@@ -79,14 +79,14 @@ def why_unsuited(
 
 
 def _is(value: Any, only: Any) -> bool:
-    """Whether an option has a value, or one that stands for nothing as well: tol=0, save_at=[]."""
+    """Whether an option has this value, or one that equally means nothing: tol=0, save_at=[]."""
     if only is None or only == ():
         return value is None or (isinstance(value, (int, float, list, tuple)) and not value)
     return type(value) is type(only) and value == only
 
 
 def _unsuited_halting(z0: Any, tol: float | None, per_sample: int) -> str | None:
-    """A row can halt for itself; there is no halting of all rows together."""
+    """Rows can halt one by one; all rows together cannot."""
     if not tol and not per_sample:
         return None
     if not tol or tol == math.inf or not per_sample:
@@ -100,9 +100,9 @@ def _unsuited_halting(z0: Any, tol: float | None, per_sample: int) -> str | None
 
 
 def _unsuited_cell(cell: LinearCell) -> str | None:
-    """A call of the cell must be the formula and nothing besides."""
+    """A call of the cell must be the formula and nothing else."""
     for name in _FORMULA:
-        # Also one that was put onto the module itself, as libraries that wrap modules do.
+        # Also one that was set on the module itself, as libraries that wrap modules do.
         if name in vars(cell) or getattr(type(cell), name) is not getattr(LinearCell, name):
             return f"{type(cell).__name__} has its own {name}"
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -114,7 +114,7 @@ def _unsuited_cell(cell: LinearCell) -> str | None:
 def _unsuited_tensors(cell: LinearCell, z0: Any, args: tuple[Any, ...]) -> str | None:
     w, plain = like_w(cell), (Tensor, nn.Parameter)
     if len(args) != 1 or not all(type(t) in plain for t in (z0, *args, *cell.parameters())):
-        return "it takes one tensor x and a tensor z0, and parameters, all of them plain"
+        return "it takes one tensor x, a tensor z0 and parameters, all plain tensors"
     x = args[0]
     if w.dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return f"it takes parameters in float32, bfloat16 or float16, got {w.dtype}"

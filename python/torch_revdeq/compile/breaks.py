@@ -5,4 +5,4 @@ from __future__ import annotations
 from collections.abc import Callable
 
 BREAKS: list[Callable[[], None]] = []
-"""What makes each of them: when it is met first, for it imports the compiler."""
+"""Functions that create each break on first use, because that imports the compiler."""

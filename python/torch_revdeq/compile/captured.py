@@ -1,11 +1,11 @@
-"""Which compiled graphs f is, for these tensors and all else that it reads: TorchDynamo says.
+"""Find the compiled graphs of f for the current tensors, using TorchDynamo.
 
-Dynamo traces f once for each form of its tensors, and guards what f reads besides: attributes,
-flags, globals, closures. Here its guards are asked once in a solve, and f is not run by that: the
-answer is the graph that they accept and the tensors that it reads, parameters and what f closes
-over among them.
+Dynamo traces f once for each form of its tensors, and guards everything else that f reads:
+attributes, flags, globals, closures. Here its guards are checked once per solve, without running f:
+the result is the graph they accept and the tensors it reads, including parameters and closed-over
+tensors.
 
-Imported when the first solve is compiled, for it imports the compiler.
+Imported when the first solve is compiled, because it imports the compiler.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ from .refusal import Refused
 
 
 class _Met(threading.local):
-    """What Dynamo says in this thread."""
+    """What Dynamo found in this thread."""
 
-    found: tuple[_Traced, list[Any]] | None = None  # the graph that it accepted, and what it reads
-    tracing = ExitStack()  # what is set until it is done with a graph
+    found: tuple[_Traced, list[Any]] | None = None  # the graph that it accepted, and its inputs
+    tracing = ExitStack()  # settings that hold until a graph is traced
 
 
 _met = _Met()
@@ -48,10 +48,10 @@ _met = _Met()
 _SWITCHED_OFF = object()
 
 _SOUND = {
-    "skip_nnmodule_hook_guards": False,  # a hook of a module that is registered or removed later
-    "skip_no_tensor_aliasing_guards_on_parameters": False,  # parameters that are tied later
+    "skip_nnmodule_hook_guards": False,  # module hooks registered or removed later
+    "skip_no_tensor_aliasing_guards_on_parameters": False,  # parameters tied later
 }
-"""Guards that Dynamo leaves out for speed unless it is told otherwise."""
+"""Guards that Dynamo skips by default for speed."""
 
 
 @dataclass
@@ -61,10 +61,10 @@ class Captured:
     Attributes:
         graphs: f, compiled.
         inputs: the tensors that the graphs read.
-        state: for each leaf of the state, which of the inputs it is; None where f reads it not.
-        arguments: the same for each tensor among f's arguments; None also where it came before.
-        others: those of the inputs that are neither.
-        outputs: for each leaf of what f returns, which output of the graphs it is.
+        state: for each leaf of the state, the index of its input; None if f does not read it.
+        arguments: the same for each tensor in f's arguments; None also for a repeated one.
+        others: the other inputs.
+        outputs: for each leaf that f returns, the index of the graphs' output.
     """
 
     graphs: Graphs
@@ -76,11 +76,11 @@ class Captured:
 
 
 _LEFT_CHANGED = ("automatic_dynamic_shapes", "assume_static_by_default")
-"""What a call with dynamic=False sets meanwhile, and leaves so where it compiled no frame."""
+"""Set by a call with dynamic=False, which does not reset it if it compiled no frame."""
 
 
 class _Traced:
-    """A graph as Dynamo traced it. It is compiled when it is met first outside of the tracing."""
+    """A graph traced by Dynamo. It is compiled when it is first needed after tracing."""
 
     def __init__(self, function: GraphModule) -> None:
         self.function = function
@@ -90,20 +90,20 @@ class _Traced:
         self.graphs: Graphs | None = None
 
     def run(self, *inputs: Any) -> tuple[Tensor, ...]:
-        """In place of the graph: note that it was met."""
+        """Runs instead of the graph: notes that it was accepted."""
         _met.found = self, list(inputs)
         return self.stand_ins
 
     def compiled(self, inputs: list[Tensor], state: list[int]) -> Graphs:
-        """Both graphs, where these of the inputs are the state; Refused where there are none."""
+        """Both graphs, with these inputs as the state; Refused if they cannot be compiled."""
         if self.refused is None and self.graphs is None:
             try:
-                # What is saved here is no part of what is saved of the solve.
+                # Tensors saved here are not part of what the solve saves.
                 with saved_apart():
                     self.graphs = compiled_graphs(self.function, inputs, state)
             except Refused as reason:
                 self.refused = str(reason)
-            except Exception as error:  # of whatever kind: without it the solver can go on
+            except Exception as error:  # of any kind: the solver can run without graphs
                 kind = type(error).__name__
                 raise Refused(f"the compiler fails: {kind}: {_first_line(error)}") from error
         if self.graphs is None:
@@ -112,9 +112,9 @@ class _Traced:
 
 
 def _backend(function: GraphModule, examples: Sequence[Any]) -> Callable[..., Any]:
-    """Take a graph from Dynamo; Refused for one with side effects, which Dynamo would let happen.
+    """Take a graph from Dynamo; Refused for one with side effects.
 
-    They would be made of the tensors that stand in for results.
+    Dynamo would run the side effects with the placeholder tensors returned here.
     """
     tx: Any = InstructionTranslator.current_tx()
     effects = tx.output.side_effects
@@ -131,10 +131,10 @@ def _backend(function: GraphModule, examples: Sequence[Any]) -> Callable[..., An
 
 
 def _new_entry() -> Callable[..., Any]:
-    """What Dynamo traces. Each has code of its own, for Dynamo counts graphs by code."""
+    """The function that Dynamo traces. Each has its own code, as Dynamo counts graphs by code."""
 
     def entry(f: Any, z: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        # Where torch.compile is switched off this runs as it stands, and f must not.
+        # If torch.compile is switched off, this runs eagerly, and must not run f.
         return f(z, *args, **kwargs) if torch.compiler.is_dynamo_compiling() else _SWITCHED_OFF
 
     entry.__code__ = code = entry.__code__.replace()
@@ -145,7 +145,7 @@ def _new_entry() -> Callable[..., Any]:
 
 @dataclass
 class _Forms:
-    """What is known of one f, by the form of its tensors."""
+    """Results for one f, by the form of its tensors."""
 
     entries: dict[Hashable, Callable[..., Any]] = field(default_factory=dict)
     refused: dict[Hashable, str] = field(default_factory=dict)
@@ -155,10 +155,10 @@ _known: WeakKeyDictionary[Any, dict[Any, _Forms]] = WeakKeyDictionary()
 
 
 def captured(problem: Problem, *, anew: bool) -> Captured:
-    """f of this solve as compiled graphs; Refused where it is none.
+    """f of this solve as compiled graphs; Refused if it cannot be.
 
-    What refused it once refuses it again, unless it is to be looked at `anew`: no guard tells.
-    One thread at a time, of all that compile: tracers exchange ``nn.Module.__call__``.
+    A refusal is remembered, because no guard covers it, unless `anew`. Only one thread compiles at
+    a time: tracers replace ``nn.Module.__call__``.
     """
     with compile_lock:
         return _captured(problem, anew=anew)
@@ -167,7 +167,7 @@ def captured(problem: Problem, *, anew: bool) -> Captured:
 def _captured(problem: Problem, *, anew: bool) -> Captured:
     mapping = problem.mapping
     leaves = [as_state(leaf).detach().requires_grad_() for leaf in problem.z0]
-    # Of a tensor that was computed Dynamo would ask for .grad, and torch warn.
+    # Dynamo would read .grad of a computed tensor, and torch would warn.
     aliases = {id(t): t if t.is_leaf else t.detach().requires_grad_() for t in problem.tensors}
     given = [aliases[id(t)] for t in problem.tensors]
     forms, key = _forms_of(mapping.f), tuple(map(_form, (*leaves, *given)))
@@ -181,13 +181,13 @@ def _captured(problem: Problem, *, anew: bool) -> Captured:
     except Refused as reason:
         if reason.lasts:
             forms.refused[_again(key, problem)] = str(reason)
-        else:  # made while torch.compile was switched off, it would stay so
+        else:  # if made while torch.compile was switched off, it would stay that way
             del forms.entries[key]
         raise
 
 
 def _again(key: Hashable, problem: Problem) -> Hashable:
-    """When a refusal is not asked for again: guards are no help where there is no graph."""
+    """The key under which a refusal is remembered: without a graph there are no guards."""
     flags = tuple(module.training for module in problem.evaluation.modules)
     return key, flags, problem.evaluation.autocast
 
@@ -202,7 +202,7 @@ def _ask(
         raise Refused("torch.compile is switched off", lasts=False)
     dynamic = {name: getattr(dynamo_config, name) for name in _LEFT_CHANGED}
     try:
-        # The graph of training, with the same bits where none is kept.
+        # The training graph, so that results without grad are bitwise the same.
         with torch.enable_grad(), ExitStack() as _met.tracing:
             result = entry(mapping.f, mapping.unflatten(leaves), args, kwargs)
     except FailOnRecompileLimitHit as error:
@@ -228,7 +228,7 @@ def _ask(
     out, structure = ([result], LEAF) if type(result) is Tensor else pytree.tree_flatten(result)
     places = {id(stand_in): i for i, stand_in in enumerate(traced.stand_ins)}
     if structure != mapping.structure or any(id(leaf) not in places for leaf in out):
-        raise Refused("f returns another structure than that of z0, or what is no new tensor")
+        raise Refused("f does not return new tensors in the structure of z0")
     if any(type(t) not in (Tensor, torch.nn.Parameter) for t in inputs):
         raise Refused("f reads a subclass of Tensor, or a number that varies")
     at = {id(t): i for i, t in enumerate(inputs)}
@@ -241,7 +241,7 @@ def _ask(
 
 
 def as_state(leaf: Tensor) -> Tensor:
-    """The leaf, laid out as the states of its solve are, which begin as ``empty_like`` of it."""
+    """The leaf in the memory layout of the solve's states, which start as ``empty_like`` of it."""
     if leaf.is_contiguous():
         return leaf
     like = torch.empty_like(leaf, device="meta")
@@ -249,7 +249,7 @@ def as_state(leaf: Tensor) -> Tensor:
 
 
 def _forms_of(f: Any) -> _Forms:
-    """What is known of f. A method is known by its object."""
+    """The results for f. A method is looked up by its object."""
     owner, name = getattr(f, "__self__", f), getattr(f, "__func__", None)
     try:
         return _known.setdefault(owner, {}).setdefault(name, _Forms())

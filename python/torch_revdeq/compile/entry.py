@@ -1,8 +1,8 @@
-"""The solver under torch.compile: an operator of the graph where it can be one, or a graph break.
+"""The solver under torch.compile: an operator in the graph where possible, else a graph break.
 
-It can where f is a module of plain parameters, which are inputs of the graph, and where a graph can
-hold what else the call is given. Of other callables the compiler does not say what they close over.
-Either way the solve runs as it always does, and so does f, unless f was compiled by itself.
+It is possible if f is a module with plain parameters, which become inputs of the graph, and if a
+graph can hold the other arguments. For other callables the compiler does not tell what they close
+over. Either way the solve and f run as in eager mode, unless f was compiled by itself.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _OF_ARGUMENTS = (
 _OF_WRITTEN = (
     "solve: expected an f that the graph has not written to in torch.compile(fullgraph=True), got "
     "one with a new attribute, parameter or buffer, which f would not see; pass the value as an "
-    "argument, solve(f, z0, value), write it outside of what is compiled, or allow graph breaks"
+    "argument, solve(f, z0, value), write it outside the compiled code, or allow graph breaks"
 )
 _OF_AUX = (
     "solve: expected an aux whose shapes are known before in torch.compile(fullgraph=True), got "
@@ -52,7 +52,7 @@ P = ParamSpec("P")
 
 
 def for_compilers(solve: Callable[P, Solution]) -> Callable[P, Solution]:
-    """``solve``, ready to be met by a compiler, which eager users are spared the import of."""
+    """``solve``, ready for torch.compile, but without importing the compiler in eager mode."""
     run_by(solve)
     eager = not_compiled(solve, _OF_F)
     reasons = (_OF_ARGUMENTS, _OF_WRITTEN, _OF_AUX, _OF_ON_STEP)
@@ -87,7 +87,7 @@ def for_compilers(solve: Callable[P, Solution]) -> Callable[P, Solution]:
 
 
 def without_data(z0: Any) -> bool:
-    """Whether a start has shapes but no numbers."""
+    """Whether an initial state has shapes but no data."""
     if type(z0) is Tensor or type(z0) is nn.Parameter:
         return z0.is_meta
     fake: Any = sys.modules.get("torch._subclasses.fake_tensor")
@@ -97,7 +97,7 @@ def without_data(z0: Any) -> bool:
 
 
 def not_compiled(solve: Callable[P, Solution], reason: str = _OF_F) -> Callable[P, Solution]:
-    """A break in the graph, with what to do about it."""
+    """A function that causes a graph break, with a reason that says what to do about it."""
     disabled: list[Callable[P, Solution]] = []
 
     def make() -> None:
@@ -123,7 +123,7 @@ def not_compiled(solve: Callable[P, Solution], reason: str = _OF_F) -> Callable[
 
 
 def why_broken(f: Any, args: Sequence[Any], options: dict[str, Any]) -> str | None:
-    """Why a solve cannot be part of a graph, if it cannot; asked by the compiler."""
+    """Why a solve cannot be part of a graph; None if it can. Traced by the compiler."""
     if not isinstance(f, nn.Module) or not all(type(p) is nn.Parameter for p in f.parameters()):
         return _OF_F
     if options.get("has_aux", False) and not _has_known_aux(options):
@@ -138,7 +138,7 @@ def why_broken(f: Any, args: Sequence[Any], options: dict[str, Any]) -> str | No
             return _OF_ARGUMENTS
     if not all(map(_is_plain, pytree.tree_leaves(list(args)))):
         return _OF_ARGUMENTS
-    if options.get("adjoint") != "functional":  # which is traced, with what it reads
+    if options.get("adjoint") != "functional":  # that one is traced, with what it reads
         from .trace import written_before
 
         if written_before(f):
@@ -147,7 +147,7 @@ def why_broken(f: Any, args: Sequence[Any], options: dict[str, Any]) -> str | No
 
 
 def _has_known_aux(options: dict[str, Any]) -> bool:
-    """Whether the shapes of aux do not depend on what is computed."""
+    """Whether the shapes of aux are independent of data."""
     if options.get("adjoint") == "functional":
         return False
     tol = options.get("tol")
@@ -160,14 +160,14 @@ _PLAIN = (Tensor, bool, int, float, complex, str, bytes, torch.dtype, torch.devi
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether a graph knows when it is another: by value, or a function by its identity."""
+    """Whether guards notice a change of it: by value, or for a function by identity."""
     if value is None or isinstance(value, _PLAIN):
         return True
     if not isinstance(value, FunctionType):
         return False
     if not value.__code__.co_freevars:
         return True
-    try:  # the compiler has no closure of a function that is made in the graph
+    try:  # a function made in the graph has no closure for the compiler
         return value.__closure__ is not None
     except Exception:
         return False

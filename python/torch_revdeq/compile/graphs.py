@@ -1,10 +1,10 @@
-"""f as two compiled graphs: its values, with what its product needs, and that product.
+"""f as two compiled graphs: its values and what its product saves, and the product itself.
 
-The first runs in the forward pass and again in the backward pass. It is the same code on the same
-numbers there, so f has the same bits in both, whatever the compiler fuses. These are the two graphs
-that torch.compile makes of f in training, called below its guards and autograd's bookkeeping.
+The first graph runs in the forward pass and again in the backward pass. It runs the same code on
+the same numbers, so f is bitwise the same in both, whatever the compiler fuses. These are the two
+graphs that torch.compile makes of f in training, called without its guards and autograd.
 
-Imported when the first graph is made, for it imports the compiler.
+Imported when the first graph is made, because it imports the compiler.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class Graphs:
 
     Attributes:
         forward: from these tensors to f's outputs, followed by what ``backward`` needs.
-        backward: from that, a cotangent for each output, and the sums so far, to a gradient for
-            each of the tensors: that of a leaf of the state, or None, or the new sum.
-        outputs: how many f has.
+        backward: from that, a cotangent per output, and the sums so far, to one item per tensor:
+            the gradient of a leaf of the state, None, or the new sum.
+        outputs: the number of outputs of f.
         summed: which of the tensors have a sum.
-        strides: of the tensors, as the graphs were made for them.
+        strides: the strides of the tensors that the graphs were made for.
         cotangents: the strides of the cotangents.
     """
 
@@ -56,25 +56,25 @@ HALF = (torch.bfloat16, torch.float16)
 
 
 def empty_sum(t: Tensor) -> Tensor:
-    """Memory for the sum of the gradients of a tensor: dense, and no less than float32."""
+    """Memory for the sum of a tensor's gradients: dense, in float32 or wider."""
     return torch.empty_like(t, dtype=torch.float32 if t.dtype in HALF else t.dtype)
 
 
 def compiled_graphs(
     function: GraphModule, inputs: Sequence[Tensor], state: Sequence[int]
 ) -> Graphs:
-    """Both graphs of a function of tensors like `inputs`, which require grad as they will then.
+    """Both graphs of a function of tensors like `inputs`, with the same requires_grad.
 
     `state` says which of them are leaves of the state. Refused: a function that writes to its
-    inputs, returns what takes no gradient, or draws random numbers; one whose graphs do not give
-    the same bits twice, or another gradient than it has in eager mode.
+    inputs, returns a tensor without gradient, or draws random numbers; one whose graphs are not
+    bitwise repeatable, or whose gradient differs from eager mode.
     """
     joint = _joint(function, inputs)
     placeholders = [node.meta["val"] for node in joint.graph.find_nodes(op="placeholder")]
     results: Any = function.graph.output_node().args[0]
     outputs = len(placeholders) - len(inputs)
     if outputs != len(results):
-        raise Refused("f returns a leaf that takes no gradient, as one that is detached")
+        raise Refused("f returns a leaf without a gradient, such as a detached one")
     mode: Any = detect_fake_mode(placeholders)
     with tracing(TracingContext(mode)), torch.no_grad():
         first, second = partition_fn(
@@ -92,16 +92,17 @@ def compiled_graphs(
         sums = [empty_sum(inputs[i]).zero_() for i in summed]
         grads = backward([*kept, *cotangents, *sums])
         if not all(map(_is_same, ends, forward(list(inputs)))):
-            raise Refused("its graph gives other bits each time, as one that adds atomically")
+            raise Refused("its graph is not bitwise repeatable (atomic additions, for example)")
     _compare(function, inputs, cotangents, grads, _coarsest(joint))
     strides = [[tuple(t.stride()) for t in part] for part in (inputs, cotangents)]
     return Graphs(_bare(forward), _bare(backward), outputs, summed, *strides)
 
 
 def _add_sums(graph: GraphModule, inputs: Sequence[Tensor], state: Sequence[int]) -> list[int]:
-    """Have the graph add gradients to the sums, which it is given last; of which inputs.
+    """Make the graph add gradients to the sums, its last inputs; returns which inputs have one.
 
-    And have it lay out those of the state as the state is, so that no half step has to.
+    It also returns the state's gradients in the state's memory layout, so that no half step has to
+    convert them.
     """
     output, ops = graph.graph.output_node(), torch.ops.aten
     results: list[Any] = list(output.args[0])  # type: ignore[arg-type]
@@ -113,7 +114,7 @@ def _add_sums(graph: GraphModule, inputs: Sequence[Tensor], state: Sequence[int]
         last.meta["val"] = empty_sum(inputs[i])
         results[i] = _inserted(graph, ops.add.Tensor, last, results[i])
     for i in state:
-        if results[i] is not None and inputs[i].is_contiguous():  # dropped where it does nothing
+        if results[i] is not None and inputs[i].is_contiguous():  # removed where it does nothing
             options = {"memory_format": torch.contiguous_format}
             results[i] = _inserted(graph, ops.clone.default, results[i], **options)
     output.args = (tuple(results),)
@@ -129,7 +130,7 @@ def _inserted(graph: GraphModule, target: Any, *nodes: Any, **options: Any) -> t
 
 
 def _random(like: Tensor, end: Tensor) -> Tensor:
-    """A cotangent as the second graph was made for it."""
+    """A cotangent in the layout that the second graph was made for."""
     generator = torch.Generator(end.device).manual_seed(0)
     numbers = torch.randn(end.shape, generator=generator, device=end.device).to(end.dtype)
     return torch.empty_strided(end.shape, like.stride(), dtype=end.dtype, device=end.device).copy_(
@@ -138,7 +139,7 @@ def _random(like: Tensor, end: Tensor) -> Tensor:
 
 
 def _is_same(a: Tensor, b: Tensor) -> bool:
-    """Whether all numbers are equal, NaN among them."""
+    """Whether all elements are equal, counting NaN as equal to NaN."""
     return bool(((a == b) | ((a != a) & (b != b))).all())
 
 
@@ -156,9 +157,9 @@ def _compare(
     grads: Sequence[Tensor | None],
     eps: float,
 ) -> None:
-    """Refused where the gradients, as one vector, are not those of eager mode to half its digits.
+    """Refused if the gradients, as one vector, differ from eager mode in half the digits.
 
-    Rounding stays far below that in a gradient that is of use; another function does not.
+    Rounding errors of a usable gradient stay far below that; those of another function do not.
     """
     with torch.enable_grad():
         read = [t.detach().requires_grad_(t.requires_grad) for t in inputs]
@@ -179,8 +180,8 @@ def _compare(
             off, size = off + _square(got - want), size + _square(want)
     if math.isfinite(size) and not off <= eps * size:
         raise Refused(
-            f"its graphs have another gradient than f in eager mode, off by "
-            f"{math.sqrt(off / max(size, math.ulp(0.0))):.2g} of it"
+            "its graphs have another gradient than f in eager mode, with a relative difference of "
+            f"{math.sqrt(off / max(size, math.ulp(0.0))):.2g}"
         )
 
 
@@ -190,12 +191,12 @@ def _square(t: Tensor) -> float:
 
 
 def _bare(graph: Any) -> Boxed:
-    """The compiled code, without what Inductor does around its first call."""
+    """The compiled code, without Inductor's wrapper for the first call."""
     return getattr(graph, "current_callable", None) or graph
 
 
 def _joint(function: GraphModule, inputs: Sequence[Tensor]) -> GraphModule:
-    """The function and its product in one graph, of plain operations without side effects."""
+    """The function and its vector-Jacobian product in one graph of plain, pure operations."""
     for name, held in (*function.named_parameters(), *function.named_buffers()):
         if held.requires_grad:
             raise Refused(f"f reads a tensor that the compiler takes for a constant ({name})")
@@ -211,7 +212,7 @@ def _joint(function: GraphModule, inputs: Sequence[Tensor]) -> GraphModule:
     except RuntimeError as error:
         if "does not support outputs that alias" not in str(error):
             raise
-        joint = _exported(copied, inputs)  # views, as of a linear layer's product
+        joint = _exported(copied, inputs)  # views, such as those of a linear layer's product
     for node in joint.graph.nodes:
         if node.op == "call_function" and draws_random_numbers(node):
             raise Refused(f"f draws random numbers ({node.target})")
@@ -220,7 +221,7 @@ def _joint(function: GraphModule, inputs: Sequence[Tensor]) -> GraphModule:
 
 def _exported(called: Callable[..., tuple[Tensor, ...]], inputs: Sequence[Tensor]) -> GraphModule:
     decompositions: Any = select_decomp_table()
-    # The solver's products are taken outside of autocast, as autograd's are.
+    # The solver's products run outside autocast, as autograd's do.
     with torch.enable_grad(), functorch_config.patch(backward_pass_autocast="off"):
         try:
             joint: Any = aot_export_joint_simple(
@@ -234,7 +235,7 @@ def _exported(called: Callable[..., tuple[Tensor, ...]], inputs: Sequence[Tensor
 
 
 def draws_random_numbers(node: torch.fx.Node) -> bool:
-    """Whether an operation of a graph does; attention says so of itself also without dropout."""
+    """Whether a graph operation draws random numbers; attention is tagged even without dropout."""
     target: Any = node.target
     if torch.Tag.nondeterministic_seeded not in getattr(target, "tags", ()):
         return False
@@ -247,18 +248,18 @@ def draws_random_numbers(node: torch.fx.Node) -> bool:
 
 
 def _compiled(graph: GraphModule, visible: Sequence[int], *, back: bool) -> Boxed:
-    """A graph by Inductor. The `visible` outputs are laid out as in eager mode."""
+    """A graph compiled by Inductor. The `visible` outputs have the memory layout of eager mode."""
     output = graph.graph.output_node()
     results: Any = output.args[0]
     nodes = [i for i in visible if isinstance(results[i], torch.fx.Node)]
     output.meta["user_visible_output_idxs"] = nodes
     inputs = [node.meta["val"] for node in graph.graph.find_nodes(op="placeholder")]
-    with inductor_config.patch(size_asserts=False):  # Dynamo's guards and ``laid_out`` hold sizes
+    with inductor_config.patch(size_asserts=False):  # Dynamo's guards and ``laid_out`` check them
         return compile_fx_inner(graph, inputs, is_backward=back)
 
 
 def _take_strides(backward: GraphModule, kept: Sequence[Any], cotangents: int) -> None:
-    """What was kept enters the second graph as the first one laid it out."""
+    """Give the second graph the memory layout in which the first one saves tensors."""
     placeholders = backward.graph.find_nodes(op="placeholder")
     if len(placeholders) != len(kept) + cotangents:
         raise Refused("its graphs hand on something other than tensors")
@@ -267,6 +268,6 @@ def _take_strides(backward: GraphModule, kept: Sequence[Any], cotangents: int) -
         if not isinstance(tensor, Tensor) or not isinstance(like, Tensor):
             raise Refused("its graphs hand on something other than tensors")
         if like.shape != tensor.shape or like.dtype != tensor.dtype:
-            raise Refused("its graphs hand on tensors in another order than they are read")
+            raise Refused("its graphs save tensors in another order than they read them")
         if like.stride() != tensor.stride():
             node.meta["val"] = like.as_strided(tensor.shape, tensor.stride())

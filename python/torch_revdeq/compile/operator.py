@@ -1,13 +1,13 @@
-"""A solve as one operator of a compiled graph, in forward and in backward.
+"""A solve as one operator of a compiled graph, forward and backward.
 
-torch.compile sees ``torch_revdeq::solve`` and ``torch_revdeq::solve_backward``, whatever the number
-of steps. Inside, the solver runs as it always does, and so does f: compile f by itself
-(``f.compile()``) and the solver calls the compiled one.
+torch.compile sees only ``torch_revdeq::solve`` and ``torch_revdeq::solve_backward``, whatever the
+number of steps. Inside them the solver and f run as in eager mode: compile f by itself
+(``f.compile()``), and the solver calls the compiled f.
 
-A graph holds tensors and numbers only, and these are inputs of the operator where they may differ
-from call to call. What else belongs to a call of ``solve`` is kept in a ``CallSite``, made while
-the graph is traced, and what one run leaves for its backward pass in a ``_SavedGraph``, which lives
-as long as the tensor that names it.
+A graph holds only tensors and numbers, which are inputs of the operator if they may differ between
+calls. Everything else in a call of ``solve`` is kept in a ``CallSite``, created while the graph is
+traced. What one run saves for its backward pass is kept in a ``_SavedGraph``, which lives as long
+as the tensor that refers to it (its ticket).
 """
 
 from __future__ import annotations
@@ -44,38 +44,38 @@ _solver: list[Callable[..., Solution]] = []  # ``solve``, from a layer above thi
 
 
 def run_by(solve: Callable[..., Solution]) -> None:
-    """Have the operator call this function."""
+    """Make the operator call this function."""
     _solver.append(solve)
 
 
 class CallSite:
-    """One call of ``solve`` in a graph: all of it that is no tensor."""
+    """The parts of one call of ``solve`` in a graph that are not tensors."""
 
     def __init__(self, owner: nn.Module, values: dict[str, Any], autocast: AutocastState) -> None:
-        """Note f, or the layer that it belongs to, and the call; `values` as ``_plan`` has them."""
+        """Note f, or the layer that owns it, and the call; `values` come from ``_plan``."""
         self.owner = weakref.ref(owner)
         self.values, self.autocast = values, autocast
         self.start = pytree.tree_structure(values["z0"])
         self.call = pytree.tree_structure(values["call"])
         self.saves: int = values["saves"]
         self.aux: Reduction | None = values["aux"]
-        self.aux_steps: int = values["steps"]  # where "stack" needs them
+        self.aux_steps: int = values["steps"]  # for "stack"
         self.aux_tree: list[tuple[str, list[Any], list[int]]] = []  # see ``_draw``
         self.aux_leaves = 0
-        # Of the last run. The graph returns this object, whichever run it was.
+        # Of the last run. The graph always returns this one object.
         self.stats = Stats(0, state="", adjoint="", state_bytes=0)
         self.key = next(_plan_numbers)
         _plans[self.key] = self
 
     @property
     def f(self) -> nn.Module:
-        """As it is called: with its compiled form, if it has one."""
+        """f as it is called: the compiled form, if it has one."""
         owner: Any = self.owner()
         assert owner is not None  # the graph's own guards hold it
         return owner.f if self.values["layer"] else owner
 
     def parameters(self) -> list[Tensor]:
-        """Those of f that take a gradient."""
+        """The parameters of f that require grad."""
         return [p for p in self.f.parameters() if p.requires_grad]
 
     def run(
@@ -85,7 +85,7 @@ class CallSite:
         floats: Sequence[Tensor],
         ints: Sequence[int],
     ) -> list[Tensor]:
-        """Solve, for these tensors and numbers; the leaves of z, of y and of what was saved."""
+        """Solve with these tensors and numbers; returns the leaves of z, y and the saved states."""
         args, options = self._call(tensors, [number.item() for number in floats], ints)
         if self.values["inductor"]:
             options = {"compile": "auto", **options}
@@ -102,10 +102,10 @@ class CallSite:
         if changed is not None:
             raise RuntimeError(
                 f"f: expected to write no attributes in a compiled graph, got a change of {changed}"
-                ", which the rest of the graph does not see; return from f what is needed of it, "
+                ", which the rest of the graph does not see; return the value from f, "
                 "fill what f keeps before the first compiled call, or compile f alone (f.compile())"
             )
-        self.stats.__dict__ = solution.stats.__dict__  # what the way back notes shows here too
+        self.stats.__dict__ = solution.stats.__dict__  # shows what the backward pass notes, too
         parts = (solution.z, solution.y, *solution.saved)
         aux = [] if self.aux is None else self._note(solution.aux)
         return [*(leaf for part in parts for leaf in pytree.tree_leaves(part)), *aux]
@@ -113,10 +113,10 @@ class CallSite:
     def aux_like(
         self, z0: Sequence[Tensor], tensors: Sequence[Tensor], ints: Sequence[int]
     ) -> list[Tensor]:
-        """Tensors like those of aux, from one evaluation of f without data and without effects."""
+        """Tensors like those of aux, from one evaluation of f without data or side effects."""
         if self.aux is None:
             return []
-        # By no number of these: shapes and dtypes do not depend on them.
+        # Without the numbers: shapes and dtypes do not depend on them.
         args, options = self._call(tensors, [1.0] * len(self.values["leaves"]), ints)
         f, mode = self.f, detect_fake_mode([*z0, *tensors])
         flags = {"has_aux": True, "pass_step": options.get("pass_step", False)}
@@ -148,7 +148,7 @@ class CallSite:
         return pytree.tree_unflatten(leaves, self.call)
 
     def _note(self, aux: Any) -> list[Tensor]:
-        """The leaves of aux; what it is made of is known from now on."""
+        """The leaves of aux; also notes its structure."""
         leaves, structure = pytree.tree_flatten(aux)
         self.aux_leaves, self.aux_tree = len(leaves), []
         _draw(pytree.tree_unflatten(list(range(len(leaves))), structure), self.aux_tree)
@@ -156,9 +156,9 @@ class CallSite:
 
 
 def _draw(form: Any, nodes: list[tuple[str, list[Any], list[int]]]) -> int:
-    """A tree with numbers for leaves as rows of kind, keys, and children: a compiler reads these.
+    """Append a tree with numbered leaves as rows of kind, keys, children, for the compiler.
 
-    The number of its root, which comes after all of its children.
+    Returns the number of its root, which comes after all its children.
     """
     if type(form) is dict:
         kind, keys, children = "dict", list(form), list(form.values())
@@ -183,18 +183,18 @@ def node_of_aux(key: int, node: int) -> tuple[str, list[Any], list[int]]:
 
 
 class _SavedGraph(bytearray):
-    """The graph of one run. Its ticket, a number by which it is found, lies in its memory."""
+    """The autograd graph of one run. Its memory holds its ticket, a number to look it up by."""
 
     edges: list[torch.autograd.graph.GradientEdge | None]
     targets: list[Tensor]
 
     def keep(self, outputs: Sequence[Tensor], targets: list[Tensor]) -> None:
-        """The graph below the outputs, to be differentiated with respect to the targets."""
+        """Keep the graph of the outputs, to differentiate with respect to the targets."""
         known = {id(t) for t in targets}
         for leaf in leaves_below(outputs):
             if id(leaf) not in known:
                 raise CaptureError(
-                    "f: expected to read its arguments and its own parameters inside of "
+                    "f: expected to read its arguments and its own parameters inside "
                     f"torch.compile, got another tensor of shape {tuple(leaf.shape)} that requires "
                     "grad; make it a parameter of f or pass it as an argument, solve(f, z0, tensor)"
                 )
@@ -215,9 +215,9 @@ class _SavedGraph(bytearray):
 
 @cache
 def _at_rest() -> tuple[Any, Any]:
-    """What dispatch looks like where nobody has entered anything: in a thread of its own.
+    """The default dispatch state, read in a new thread.
 
-    Inside of an operator autograd's keys are masked, and a solve has to be differentiated there.
+    Inside an operator autograd's keys are masked, but the solve has to be differentiable there.
     """
     included = torch._C._dispatch_tls_local_include_set
     excluded = torch._C._dispatch_tls_local_exclude_set
@@ -235,13 +235,13 @@ def _solve(
     needs: list[bool],
     grad: bool,
 ) -> list[Tensor]:
-    """The outputs, copies of all inputs but the parameters if a gradient is wanted, the ticket.
+    """The outputs, copies of all inputs except parameters if a gradient is wanted, the ticket.
 
-    Copies, for the compiler may use the memory of an input again once the operator has run.
+    Copies, because the compiler may reuse the memory of an input after the operator has run.
     """
     chosen, record = _plans[plan], _SavedGraph(8)
     if not grad:
-        # Inference mode counts no versions. Without it f is watched as it is outside.
+        # Inference mode counts no versions. Without it f is checked as in eager mode.
         inference = torch.is_inference_mode_enabled()
         rest = nullcontext() if inference else torch._C._ForceDispatchKeyGuard(*_at_rest())
         with rest, torch.no_grad():
@@ -259,7 +259,7 @@ def _solve(
 
 
 def _outputs(plan: CallSite, outputs: Sequence[Tensor], z0: Sequence[Tensor]) -> list[Tensor]:
-    """Those of the solve as the start lies in memory, those of aux as they lie themselves."""
+    """The solve's outputs in the memory layout of z0, and aux in its own layout."""
     ends = len(outputs) - plan.aux_leaves
     return [*_fresh(outputs[:ends], cycle(z0)), *_fresh(outputs[ends:])]
 
@@ -267,12 +267,12 @@ def _outputs(plan: CallSite, outputs: Sequence[Tensor], z0: Sequence[Tensor]) ->
 def _solve_backward(
     grads: list[Tensor | None], ticket: Tensor, inputs: list[Tensor], needs: list[bool]
 ) -> list[Tensor]:
-    """The gradients of the inputs that need one, for those of the outputs."""
+    """The gradients of the inputs that need one, from the gradients of the outputs."""
     record = _records.get(int(ticket))
     if record is None:
         raise RuntimeError(
-            "torch_revdeq::solve_backward: expected the ticket of a solve whose graph is alive, "
-            "got another; differentiate the solve by backward() or torch.autograd.grad"
+            "torch_revdeq::solve_backward: called outside its solve's autograd graph; "
+            "differentiate the solve with backward() or torch.autograd.grad"
         )
     wanted = [t for t, need in zip(inputs, needs, strict=True) if need]
     rows = zip(record.edges, grads, strict=True)
@@ -287,12 +287,12 @@ def _solve_backward(
 
 
 def _fresh(values: Sequence[Tensor], like: Iterable[Tensor] | None = None) -> list[Tensor]:
-    """The values in memory of their own, laid out as a compiler expects it of such tensors."""
+    """The values in their own memory, in the layout that a compiler expects."""
     rows = zip(values, like or values, strict=False)
     return [torch.empty_like(t).copy_(value.detach()) for value, t in rows]
 
 
-# ---- what compilers and autograd are told of it --------------------------------------------------
+# ---- registrations for compilers and autograd ----------------------------------------------------
 
 
 def _solve_fake(
@@ -344,7 +344,7 @@ _library = torch.library.Library("torch_revdeq", "DEF")
 _library.define(
     "solve(Tensor[] z0, Tensor[] tensors, Tensor[] floats, SymInt[] ints, Tensor[] parameters, "
     "int plan, bool[] needs, bool grad) -> Tensor[]",
-    # Neither run again nor merged with another: f may draw random numbers, and there is a ticket.
+    # Must not be rerun or merged: f may draw random numbers, and each run has its ticket.
     tags=(torch.Tag.nondeterministic_seeded, torch.Tag.pt2_compliant_tag),
 )
 _library.define(

@@ -1,6 +1,6 @@
-"""A call of ``solve`` as torch.compile traces it: taken apart into tensors and constants.
+"""A call of ``solve`` as torch.compile traces it: split into tensors and constants.
 
-Imported by the compiler alone, for it imports the compiler.
+Imported only while compiling, because it imports the compiler.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from .operator import CallSite, node_of_aux
 def solve_in_graph(
     owner: nn.Module, f: Any, z0: Any, args: Sequence[Any], options: dict[str, Any]
 ) -> Solution:
-    """The call, as the compiler traces it. `owner` is f itself, or has it as its attribute f.
+    """The call, as the compiler traces it. `owner` is f itself, or has f as its attribute.
 
     `options` are those of ``solve``. Tensors in them and in `args` become inputs of the operator,
-    and so do numbers that the compiler takes for variables, because they differed from call to
-    call: one graph serves them all. What else there is belongs to the graph, and the compiler
-    traces anew where it changes.
+    and so do numbers that the compiler treats as variables because they differed between calls: one
+    graph serves them all. Everything else is a constant of the graph, and the compiler traces again
+    when it changes.
     """
     starts, start = _taken_apart(z0)
     values, call = _taken_apart((list(args), _with_numbers(options)))
@@ -47,7 +47,7 @@ def solve_in_graph(
     leaves: list[tuple[str, int, Any]] = []
     for value in values:
         if isinstance(value, FunctionType):
-            id(value)  # so that the compiler looks for this one, and not for one of the same code
+            id(value)  # makes the compiler guard this function, not any with the same code
             leaves.append(("constant", 0, value))
         elif isinstance(value, Tensor):
             leaves.append(("tensor", len(tensors), None))
@@ -61,10 +61,10 @@ def solve_in_graph(
             ints.append(value)
         else:
             leaves.append(("float", len(floats), None))
-            # A product, for this is how the compiler makes a tensor of a variable number.
+            # A product, which the compiler can turn a variable number into a tensor with.
             floats.append(torch.ones((), dtype=torch.float64, device="cpu") * value)
     save_at = options.get("save_at", ())
-    saves = len(save_at) if isinstance(save_at, (tuple, list)) else 0  # or it is refused
+    saves = len(save_at) if isinstance(save_at, (tuple, list)) else 0  # otherwise it raises
     aux = options.get("aux", "sum") if options.get("has_aux", False) else None
     steps = guard_scalar(options.get("max_steps", 8)) if aux == "stack" else 0
     known = {"layer": owner is not f, "saves": saves, "aux": aux, "steps": steps}
@@ -85,7 +85,7 @@ def solve_in_graph(
 
 
 def _aux(key: int, node: int, leaves: Sequence[Tensor]) -> Any:
-    """Aux as f returns it, from its leaves: as the operator found it when it was traced."""
+    """Aux as f returns it, from its leaves, in the structure found while tracing."""
     kind = _kind(key, node)
     if kind == "leaf":
         return leaves[_child(key, node, 0)]
@@ -118,7 +118,7 @@ def _name(key: int, node: int, i: int) -> Any:
 def functional_in_graph(
     f: nn.Module, z0: Any, args: Sequence[Any], options: dict[str, Any]
 ) -> Solution:
-    """The call with adjoint="functional", which the compiler traces to its last operation."""
+    """The call with adjoint="functional", which the compiler traces completely."""
     y0 = options.pop("y0", None)
     options.pop("residual_mask", None)  # no residual is measured here
     kwargs = dict(options.pop("kwargs", None) or {})
@@ -144,7 +144,7 @@ def functional_in_graph(
         if [value.shape for value in result] != [leaf.shape for leaf in leaves]:
             raise ValueError("f: expected a result with the structure and the shapes of z0")
         if any(value.dtype not in FLOAT_STATES[kept] for value in result):
-            raise TypeError(f"state: expected one that is no narrower than f, got {kept}")
+            raise TypeError(f"state: expected a dtype at least as wide as f's, got {kept}")
         return result
 
     def compare(back: Any, start: Any, end: Any, found: Any) -> Any:
@@ -155,7 +155,7 @@ def functional_in_graph(
         call, constants.betas, len(leaves), y0 is not None, read, constants.accumulate_float32
     )
     run.compare = compare
-    # Views: the compiler takes no tensor twice.
+    # Views: the compiler accepts no tensor twice.
     start = [leaf.view_as(leaf).to(kept) for leaf in (*leaves, *second)]
     tensors = [*start, *(values[place].view_as(values[place]) for place in places)]
     ends = run.differentiable(tensors) if torch.is_grad_enabled() else run.forward(tensors)
@@ -165,7 +165,7 @@ def functional_in_graph(
 
 
 def _with_numbers(options: dict[str, Any]) -> dict[str, Any]:
-    """The options with a beta that is a function of the step evaluated: the compiler traces it."""
+    """The options with a function beta evaluated for every step, so that the compiler traces it."""
     beta, steps = options.get("beta"), options.get("max_steps", 8)
     if isinstance(beta, FunctionType) and isinstance(steps, int):
         return {**options, "beta": [beta(n) for n in range(steps)]}
@@ -174,16 +174,16 @@ def _with_numbers(options: dict[str, Any]) -> dict[str, Any]:
 
 @torch.compiler.assume_constant_result
 def make_break(number: int) -> None:
-    """Have a break ready: it cannot be made in what is traced."""
+    """Create a graph break beforehand: it cannot be created while tracing."""
     BREAKS[number]()
 
 
 @torch.compiler.assume_constant_result
 def written_before(f: nn.Module) -> bool:
-    """Whether the compiled code wrote what f reads, before the call that is being traced.
+    """Whether the compiled code writes what f reads, before the call that is being traced.
 
-    A graph writes attributes and elements of containers when it has run, and tensors that it was
-    given as it goes on: f, which runs inside of it, would see the values of before.
+    A graph writes attributes, elements of containers and input tensors only after or while it runs:
+    f, which runs inside it, would see the old values.
     """
     tx: Any = InstructionTranslator.current_tx()
     held, tensors = set(), set()
@@ -207,7 +207,7 @@ def written_before(f: nn.Module) -> bool:
 
 @dataclass
 class _Constants:
-    """What a call with adjoint="functional" is made of beside tensors."""
+    """The parts of a call with adjoint="functional" that are not tensors."""
 
     betas: list[float]
     state: torch.dtype
@@ -220,7 +220,7 @@ class _Constants:
 
 @torch.compiler.assume_constant_result
 def _constants(device: torch.device, options: dict[str, Any]) -> _Constants:
-    """Called once, while the graph is traced: the options, checked."""
+    """The checked options. Called once, while the graph is traced."""
     known = {"beta", "max_steps", "state", "adjoint", "check", "accumulate", "rng", "pass_step"}
     for name in options.keys() - known:
         raise ValueError(
@@ -249,13 +249,13 @@ def _constants(device: torch.device, options: dict[str, Any]) -> _Constants:
 
 
 def _taken_apart(tree: Any) -> tuple[list[Any], Any]:
-    """The leaves, and the tree with their numbers in their places: a constant for the compiler."""
+    """The leaves, and the tree with their indices instead, a constant for the compiler."""
     leaves, structure = pytree.tree_flatten(tree)
     return leaves, pytree.tree_unflatten(list(range(len(leaves))), structure)
 
 
 def _specialized(value: Any) -> Any:
-    """A number for which the graph is traced, and traced anew where it changes."""
+    """A number as a constant of the graph, which is traced again when it changes."""
     return guard_scalar(value) if isinstance(value, (int, float)) else value
 
 
@@ -268,7 +268,7 @@ def _plan(
     leaves: list[tuple[str, int, Any]],
     device: torch.device,
 ) -> CallSite:
-    """Called once, while the graph is traced, under the conditions for which it is traced."""
+    """Register the call site. Called once, under the conditions for which the graph is traced."""
     compiler: Any = InstructionTranslator.current_tx().output.compiler_fn
     inductor = getattr(compiler, "_compiler_name", None) == "inductor"
     values = {**known, "z0": z0, "call": call, "leaves": leaves, "inductor": inductor}

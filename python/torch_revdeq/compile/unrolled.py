@@ -1,10 +1,10 @@
-"""A solve as plain operations of PyTorch, one half step after the other, with f among them.
+"""A solve as plain PyTorch operations, unrolled over the half steps, including f.
 
 For torch.export, whose programs run elsewhere, and for tensors without data (the meta device,
-FakeTensorMode). Imported for those alone, as it imports the compiler. No number is read and nothing
-is written in place. z and y have the bits of ``solve``: the operations are the definitions of
-``revdeq_kernels.reference``. Autograd differentiates them. Where ``solve``
-raises for numbers that it finds, z and y are NaN here.
+FakeTensorMode). Imported only for those, because it imports the compiler. No values are read and
+nothing is written in place. z and y are bitwise those of ``solve``: the operations are the
+reference definitions in ``revdeq_kernels.reference``. Autograd differentiates them. Where ``solve``
+would raise because of a value, z and y are NaN here.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ _OF_TENSORS = ("y0", "beta", "kwargs", "residual_mask")
 def solve_unrolled(
     f: Callable[..., Any], z0: Any, args: Sequence[Any], options: Dict[str, Any]
 ) -> Solution:
-    """``solve(f, z0, *args, **options)``; ValueError for an option that it cannot have here.
+    """``solve(f, z0, *args, **options)``; ValueError for an option not supported here.
 
-    With a `tol` f is evaluated max_steps times, and what has arrived stays as it is. Nothing is
-    traced: a program has no statistics.
+    With a `tol`, all max_steps steps run, but what has converged stays constant. `trace` has no
+    effect: a program has no statistics.
     """
     if options.get("on_step") is not None:
         raise TypeError(
@@ -61,7 +61,7 @@ def solve_unrolled(
     masked = masks(options.get("residual_mask"), leaves, structure)
 
     def evaluate(k: int, read: Leaves) -> Leaves:
-        """f in half step k; what it returns beside the state is noted."""
+        """f in half step k; collects aux."""
         out = mapping(read, tensors, k // 2)
         if k < 2 * plan.first_step:
             out = [cut(t) if t.is_floating_point() else t for t in out]
@@ -77,7 +77,7 @@ def solve_unrolled(
     pair = pair(leaves, y0, value, layout, plan.numbers, learned, plan.bits)
     arrived = None
     if plan.dims and not torch.compiler.is_dynamo_compiling():
-        Halting(leaves, plan.dims, plan.tol, plan.check_every)  # which checks the shapes
+        Halting(leaves, plan.dims, plan.tol, plan.check_every)  # checks the shapes
     if plan.tol is not None:
         arrived = Arrived(plan.tol, plan.dims, plan.lag, leaves, masked)
     saved = []
@@ -106,15 +106,15 @@ def solve_unrolled(
 
 @dataclass
 class _Plan:
-    """What a call is made of besides tensors."""
+    """The parts of a call that are not tensors."""
 
     steps: int
-    numbers: list[Any] = field(default_factory=list)  # what ``updated`` takes in every step
+    numbers: list[Any] = field(default_factory=list)  # passed to ``updated`` in every step
     bits: int | None = None
     tol: float | None = None
     check_every: int = 1
-    dims: int = 0  # that index samples, which halt one by one
-    lag: int = 0  # checks that a decision waits for, as on a device that runs ahead
+    dims: int = 0  # leading dimensions that index samples, which halt one by one
+    lag: int = 0  # number of checks by which a decision is delayed, as on a GPU
     save_at: tuple[int, ...] = ()
     first_step: int = 0
     adjoint: str = "reversible"
@@ -124,7 +124,7 @@ class _Plan:
 def _settled(
     beta: Any, options: Dict[str, Any], exact: bool, exporting: bool, waits: bool
 ) -> _Plan:
-    """The options, checked as ``solve`` checks them. Those of other ways back do nothing here."""
+    """The options, checked as ``solve`` does. Options of the backward pass have no effect here."""
     for name in options:
         if name not in TABLE:
             raise TypeError(f"{name}: expected an option of solve, one of {', '.join(TABLE)}")
@@ -144,7 +144,7 @@ def _settled(
     if isinstance(adjoint, Adjoint):
         raise TypeError(
             f"adjoint: expected a name in torch.export and with tensors without data, got "
-            f"{adjoint!r}, whose way back a program does not hold; leave adjoint out there"
+            f"{adjoint!r}, whose backward pass a program cannot hold; leave adjoint out there"
         )
     return _Plan(
         steps=steps,
@@ -161,19 +161,19 @@ def _settled(
 
 
 def _check_exported(steps: Any, rng: str, group: Any) -> None:
-    """ValueError for what an exported program cannot do."""
+    """ValueError for options that an exported program cannot support."""
     if callable(steps):
         raise ValueError(
             "max_steps: expected an integer in torch.export, got a function, which a program does "
-            "not call; give the number of steps that the program is to take"
+            "not call; pass the number of steps that the program should take"
         )
     if rng == "shared":
         raise ValueError(
             "rng: expected 'auto' or 'none' in torch.export, got 'shared': a program does not draw "
-            "the same numbers twice; give rng='none', with f in eval mode"
+            "the same numbers twice; pass rng='none', with f in eval mode"
         )
     if group is not None:
         raise ValueError(
-            "process_group: expected None in torch.export, got a group; give tol=None, or let each "
-            "rank stop for itself"
+            "process_group: expected None in torch.export, got a group; pass tol=None, or let each "
+            "rank stop on its own"
         )

@@ -1,7 +1,7 @@
-"""A solve around f as two compiled graphs: forward, and back by the same reversible adjoint.
+"""A solve with f as two compiled graphs: forward, and backward with the reversible adjoint.
 
-What is compiled is f and its product. The half steps are kernels already, and what keeps the pair,
-stops the solve, carries the adjoint and checks the end is the solver's own.
+Only f and its vector-Jacobian product are compiled. The half steps are kernels already; the pair,
+the stopping criterion, the adjoint and the check are those of the solver.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ ROUTE = "compiled: f and its product are a graph each"
 
 
 class CompiledF:
-    """f of one solve, and its product, by the graphs that were found for it."""
+    """f of one solve, and its vector-Jacobian product, as compiled graphs."""
 
     def __init__(self, found: Captured) -> None:
-        """Begin with the tensors that the graphs read now."""
+        """Start with the tensors that the graphs currently read."""
         self.graphs, self.outputs = found.graphs, found.outputs
         self.inputs: list[Any] = list(found.inputs)
         strides = found.graphs.strides
@@ -47,15 +47,15 @@ class CompiledF:
         self.whole = len(found.state) == len(self.state) == 1
 
     def closure(self) -> list[Tensor]:
-        """What f reads beside its arguments."""
+        """What f reads besides its arguments."""
         return [self.inputs[i] for i in self.others]
 
     def forget(self) -> None:
-        """Hold no tensor any more: autograd keeps them."""
+        """Release all tensors: autograd keeps them."""
         self.inputs = [None] * len(self.inputs)
 
     def recall(self, arguments: Sequence[Tensor], closure: Sequence[Tensor]) -> list[Any]:
-        """The inputs, from what autograd kept; None where a state goes."""
+        """The inputs, from what autograd kept; None for the leaves of the state."""
         inputs: list[Any] = [None] * len(self.inputs)
         for at, t in zip(self.arguments, arguments, strict=True):
             if at is not None:
@@ -65,7 +65,7 @@ class CompiledF:
         return inputs
 
     def run(self, inputs: Sequence[Any], leaves: Sequence[Tensor]) -> Sequence[Tensor]:
-        """What the graph returns for these leaves, and the other inputs as given."""
+        """What the graph returns for these leaves and inputs."""
         inputs = [*inputs]
         for leaf, at, strides in self.state:
             t = leaves[leaf]
@@ -78,14 +78,14 @@ class CompiledF:
 
 
 def laid_out(t: Tensor, strides: tuple[int, ...]) -> Tensor:
-    """The tensor in the memory order that a graph was made for."""
+    """The tensor in the memory layout that a graph was made for."""
     if t.stride() == strides:
         return t
     return torch.empty_strided(t.shape, strides, dtype=t.dtype, device=t.device).copy_(t)
 
 
 class CompiledVJPs:
-    """Vector-Jacobian products of f, and the sums of their parts for its other inputs."""
+    """Vector-Jacobian products of f, and the gradient sums of its other inputs."""
 
     def __init__(self, f: CompiledF, inputs: list[Any]) -> None:
         """`inputs` are those of ``recall``."""
@@ -115,22 +115,22 @@ class CompiledVJPs:
         return values, [usable(product, value, *seed) for product, value in parts]
 
     def _by_output(self, seed: Sequence[Tensor]) -> list[Tensor]:
-        """In the order of the graph's outputs, of which one may be several leaves."""
+        """In the order of the graph's outputs, where one output may serve several leaves."""
         found: dict[int, Tensor] = {}
         for i, s in zip(self.f.outputs, seed, strict=True):
             found[i] = found[i] + s if i in found else s
         return [found[i] for i in range(self.f.graphs.outputs)]
 
     def gradients(self) -> dict[int, Tensor]:
-        """The sums by input, in the dtypes of these."""
+        """The sums by input, in the inputs' dtypes."""
         rows = zip(self.f.graphs.summed, self.sums, strict=True)
         return {i: total.to(self.inputs[i].dtype) for i, total in rows}
 
 
 def solve_by_graphs(problem: Problem, given: dict[str, Any]) -> tuple[Outputs | None, str]:
-    """The solve, and its route; None and why not where f is no graph.
+    """The solve and its route; None and the reason if f cannot be two graphs.
 
-    ValueError for that where compile=True was given.
+    ValueError instead if compile=True was given.
     """
     try:
         _check(problem, given)
@@ -140,38 +140,38 @@ def solve_by_graphs(problem: Problem, given: dict[str, Any]) -> tuple[Outputs | 
     except Refused as reason:
         if given["compile"] is True:
             raise ValueError(
-                f"compile: expected a solve that two graphs of f can take, got one that they cannot"
-                f": {reason}; pass compile='auto' or False, which leave f as it is"
+                "compile: expected a solve that can run with two graphs of f, got one that cannot: "
+                f"{reason}; pass compile='auto' or False, which run f uncompiled"
             ) from reason
         return None, f"solver: {reason}"
     return solve_compiled(problem, f), ROUTE
 
 
 _ONLY = {"accumulate": "float32", "store_last": 0, "has_aux": False, "pass_step": False}
-"""Options that graphs take at a single value."""
+"""Options for which graphs accept a single value."""
 
 
 def _check(problem: Problem, given: dict[str, Any]) -> None:
-    """Refused: what has no place in a graph, whatever f does."""
+    """Refused for whatever graphs do not support, independent of f."""
     if problem.adjoint.name != "reversible":
         raise Refused(f"they take adjoint='reversible' alone, got {problem.adjoint.name!r}")
     for name, value in _ONLY.items():
         if given[name] != value:
             raise Refused(f"they take {name}={value!r} alone, got {given[name]!r}")
     if problem.evaluation.transformed:
-        raise Refused("they have no part in transforms of torch.func")
+        raise Refused("they do not support torch.func transforms")
     if problem.evaluation.weights:
         raise Refused("f computes weights before each call, as torch.nn.utils.weight_norm does")
     if problem.evaluation.modules and has_global_hooks():
         raise Refused("hooks of all modules are registered, which no guard of a graph looks at")
     if torch._C._len_torch_dispatch_stack() > 0:
-        raise Refused("a mode that watches operations is active, which does not see into them")
+        raise Refused("a mode that observes operations is active, which does not see inside them")
     if torch.is_inference_mode_enabled():
         raise Refused("they are made for training, and not in inference mode; use torch.no_grad()")
 
 
 def solve_compiled(problem: Problem, f: CompiledF) -> Outputs:
-    """z, y and the statistics of a solve by the graphs of f."""
+    """Run a solve with the graphs of f."""
     from .captured import as_state
 
     grad = torch.is_grad_enabled()
@@ -206,7 +206,7 @@ def solve_compiled(problem: Problem, f: CompiledF) -> Outputs:
 
 @dataclass
 class _Walk:
-    """What the backward pass needs beside the tensors that autograd keeps."""
+    """What the backward pass needs besides the tensors that autograd keeps."""
 
     problem: Problem
     f: CompiledF
@@ -232,7 +232,7 @@ class _Compiled(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         walk: _Walk = ctx.walk
         refuse_batched(grads)
-        saved = ctx.saved_tensors  # refuses what was changed in place since
+        saved = ctx.saved_tensors  # raises if one was changed in place since
         inputs = Primals.split(saved[: ctx.given], walk.counts)
         if torch.is_grad_enabled():
             wanted = Primals.split(ctx.needs_input_grad[3:], walk.counts)
@@ -248,7 +248,7 @@ def _walk_back(
     states: Sequence[Tensor],
     grads: Sequence[Tensor | None],
 ) -> Primals[Tensor | None]:
-    """The gradients of the inputs, by one evaluation of f for every half step."""
+    """The gradients of the inputs, with one evaluation of f per half step."""
     from .captured import as_state
 
     problem, f, leaves, first = walk.problem, walk.f, len(inputs.z0), walk.problem.first_step

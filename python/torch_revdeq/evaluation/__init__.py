@@ -1,3 +1,3 @@
-"""f: called as a function of leaves, evaluated again as it was, and what it reads and returns."""
+"""f as a function of leaves, its re-evaluation under the same conditions, what it reads."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a way of differentiating a solve says of itself: when f is evaluated, what it takes."""
+"""``Adjoint``, the base class of the adjoints: when they evaluate f, which options they take."""
 
 from __future__ import annotations
 
@@ -11,29 +11,28 @@ from torch.autograd import forward_ad
 from ..runtime.transforms import has_tangent, inside_transform
 
 MOST = frozenset({"tol", "per_sample", "process_group", "frac_bits", "save_at", "backward_steps"})
-"""The options that an adjoint takes which stops where it likes and knows every state."""
+"""The options of an adjoint that may stop at any step and has access to every state."""
 
 
 class Adjoint:
-    """A way of differentiating a solve: ``solve(f, z0, adjoint=Mine())``.
+    """A method of computing a solve's gradients: ``solve(f, z0, adjoint=Mine())``.
 
-    Subclass it, or one of the adjoints of ``torch_revdeq.adjoints``, and define ``solve``. The
-    flags decide what f may hold and do; each is false where nothing is known.
+    Subclass it, or one of the adjoints in ``torch_revdeq.adjoints``, and define ``solve``. The
+    flags say what f may hold and do; each is False by default.
 
-    An adjoint decides about gradients, not about values: where none are wanted, z and y are those
-    of "reversible", and ``solve`` is not called.
+    An adjoint affects gradients, not values: where no gradients are wanted, z and y are those of
+    "reversible", and ``solve`` is not called.
 
     Attributes:
-        name: what ``Stats.adjoint`` and errors call it; of a subclass that gives none, its own.
-        takes: of the options that not every adjoint takes, those that this one does (``LIMITED``
-            in ``torch_revdeq.options.table`` names them).
-        evaluates_once: f is evaluated in the forward pass alone. Otherwise what f reads is checked
-            to be the same on the way back, and what it writes is put back there.
-        fills_saved: what autograd saved is computed again in its place: f may not write arguments.
+        name: the name in ``Stats.adjoint`` and errors; by default that of the subclass.
+        takes: which of the options in ``LIMITED`` (``torch_revdeq.options.table``) it supports.
+        evaluates_once: f is evaluated only in the forward pass. Otherwise f is checked to read the
+            same in the backward pass, and what it writes there is restored.
+        fills_saved: tensors that autograd saved are recomputed in place: f may not write arguments.
         takes_sharded: f may be sharded by FSDP.
-        takes_transforms: with a float state, a solve may be part of a transform of torch.func.
+        takes_transforms: with a float state, a solve may be part of a torch.func transform.
         takes_forward_mode: with a float state, also of torch.autograd.forward_ad.
-        takes_computed: gets the tensors that functional_call put in f as arguments of the solve.
+        takes_computed: tensors that functional_call put into f become arguments of the solve.
         exchanges_parameters: puts f's parameters in place by itself.
     """
 
@@ -53,22 +52,22 @@ class Adjoint:
             cls.name = cls.__name__
 
     def prepare(self, f: Any, args: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
-        """f and its arguments as this adjoint needs them, before anything is looked at."""
+        """f and its arguments as this adjoint needs them, before anything else happens."""
         return f, args
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
 
     def solve(self, problem: Any) -> Any:
-        """Run a ``Problem``; its ``Outputs``. Called with grad mode on, or inside a transform.
+        """Run a ``Problem`` and return its ``Outputs``; grad mode is on, or a transform is active.
 
-        z, y, saved and aux are leaves, like those of z0, and autograd leads from them to what the
-        problem was given.
+        z, y, saved and aux are lists of leaves, like those of z0, connected by autograd to the
+        inputs of the problem.
         """
         raise NotImplementedError(f"{type(self).__name__}.solve: expected to be defined")
 
     def check_transforms(self, exact: bool, tensors: Sequence[Tensor]) -> bool:
-        """Whether the solve is part of a transform that it can be part of; RuntimeError if not.
+        """Whether the solve is part of a transform; RuntimeError for an unsupported one.
 
         `tensors` are those that the solve is known to read.
         """
@@ -94,4 +93,4 @@ class Adjoint:
 
 
 ADJOINTS: dict[str, Adjoint] = {}
-"""The adjoints that have names: ``adjoints/registry.py`` enters them, and options ask them."""
+"""The adjoints with names: ``adjoints/registry.py`` enters them, and the options read them."""

@@ -1,7 +1,7 @@
-"""What f returns beside the state: losses, statistics, anything, put together over the evaluations.
+"""aux, what f returns in addition to the state: losses, statistics, reduced over the evaluations.
 
-``has_aux=True``. A value and its gradient are those of ``adjoint="backprop"``, which lets autograd
-add up the same numbers in the same order.
+``has_aux=True``. Values and gradients are those of ``adjoint="backprop"``, in which autograd sums
+the same numbers in the same order.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ REDUCTIONS = ("sum", "mean", "last", "stack")
 
 
 class Auxiliary:
-    """The leaves of aux, over one forward pass. Differentiable where the evaluations are."""
+    """The leaves of aux in one forward pass. Differentiable where the evaluations are."""
 
     def __init__(
         self,
@@ -32,14 +32,14 @@ class Auxiliary:
         in_place: bool = False,
         marked: bool = False,
     ) -> None:
-        """Begin with none.
+        """Start empty.
 
         Args:
-            how: they are put together.
-            leaves: of the state, which come before those of aux.
+            how: the reduction.
+            leaves: number of leaves of the state, which come before those of aux.
             first: the first half step that is differentiated.
-            in_place: add up without a graph, in one tensor for each leaf.
-            marked: remember enough of every value to tell whether f returns it again.
+            in_place: sum without a graph, in one tensor per leaf.
+            marked: remember enough of every value to check that f returns it again.
         """
         self.how: Reduction = how
         self.leaves, self.first = leaves, first
@@ -50,7 +50,7 @@ class Auxiliary:
         self._held: list[Any] = []
 
     def take(self, k: int, out: Sequence[Tensor], *, grad: Sequence[bool] | None = None) -> Any:
-        """The leaves of the state, once those of aux are noted; `grad`: which of all require it."""
+        """Collect aux and return the state's leaves; `grad`: which of all leaves require grad."""
         state, values = list(out[: self.leaves]), out[self.leaves :]
         needs = [t.requires_grad for t in values] if grad is None else list(grad[self.leaves :])
         if self.count == 0:
@@ -81,7 +81,7 @@ class Auxiliary:
                     self._held[i] = self._held[i] + _summand(value)
 
     def result(self) -> list[Tensor]:
-        """All evaluations put together."""
+        """The reduction of all evaluations."""
         if self.how == "stack":
             return [torch.stack(held) for held in self._held]
         if self.how == "mean":
@@ -90,7 +90,7 @@ class Auxiliary:
 
 
 class AuxiliaryGradients:
-    """The gradients of aux, as each evaluation gets them."""
+    """The gradients of aux for each evaluation."""
 
     def __init__(
         self,
@@ -100,9 +100,9 @@ class AuxiliaryGradients:
         marks: Sequence[Tensor] = (),
         noise: float = 0.0,
     ) -> None:
-        """Of what ``Auxiliary.result`` returned, after `count` evaluations.
+        """From the gradients of ``Auxiliary.result`` after `count` evaluations.
 
-        `marks` are those of the forward pass; f must return the same again, but for the noise.
+        `marks` are those of the forward pass; f must return the same values again, up to noise.
         """
         self.how, self.count, self.marks, self.noise = how, count, marks, noise
         self.failed: Tensor | None = None
@@ -111,7 +111,7 @@ class AuxiliaryGradients:
         self.grads = list(grads)
 
     def check(self, k: int, values: Sequence[Tensor]) -> None:
-        """Compare what half step k returned; on a CPU ReconstructionError at once."""
+        """Compare the aux of half step k; on a CPU ReconstructionError at once."""
         if not self.marks:
             return
         failed = differs(self.marks[k], mark_of(values), self.noise)
@@ -129,25 +129,25 @@ class AuxiliaryGradients:
 
 
 def other_aux() -> ReconstructionError:
-    """f returned the state again, and another aux."""
+    """The error if f returned the same state, but another aux."""
     return ReconstructionError(
-        "f: expected to return the same aux on the way back as in the forward pass, got another; "
+        "f: expected to return the same aux in both passes, got another in the backward pass, so "
         "its gradient would be wrong. Probable causes: aux depends on what f keeps from one "
-        "evaluation to the next (a counter, a mean, the state before), or on random numbers that "
-        "torch's default generators do not know of; pass it as an argument, use pass_step=True, or "
-        "choose adjoint='backprop'"
+        "evaluation to the next (a counter, a mean, the previous state), or on random numbers from "
+        "a source other than torch's default generators; pass it as an argument, use "
+        "pass_step=True, or choose adjoint='backprop'"
     )
 
 
 def collecting(evaluate: Evaluate, auxiliary: Auxiliary | None) -> Evaluate:
-    """The same evaluations, whose aux goes to `auxiliary`."""
+    """The same evaluations, with aux passed on to `auxiliary`."""
     if auxiliary is None:
         return evaluate
     return lambda k, leaves: auxiliary.take(k, evaluate(k, leaves))
 
 
 def _summand(value: Tensor) -> Tensor:
-    """Counts are added up as torch.sum does it, in int64."""
+    """Counts are summed as torch.sum does, in int64."""
     if value.is_floating_point() or value.is_complex():
         return value
     return value.to(torch.int64)

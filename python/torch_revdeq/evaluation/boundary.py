@@ -1,10 +1,10 @@
-"""The edge of an evaluation of f: a gradient enters through what f returned, or not at all.
+"""The boundary of an evaluation of f: gradients may enter only through what f returned.
 
-The solver evaluates f on tensors of its own: copies of the state and of the arguments that are cut
-off from the graph outside. A tensor that leaves f by another way (kept on a module, in a list, by a
-hook) still hangs on them. If it joins a loss, its gradient ends there, and what it would have done
-to the steps before and to what the arguments were computed from is lost. So a gradient that comes
-to these tensors, and that the solver did not ask for, raises.
+The solver evaluates f on its own tensors: copies of the state and of the arguments, detached from
+the outer graph. A tensor that leaves f in another way (kept on a module, in a list, by a hook)
+depends on these copies. If it reaches a loss, its gradient would end at them, and its effect on
+earlier steps and on the tensors that the arguments were computed from would be lost. So a gradient
+that arrives at these copies, and that the solver did not request, raises.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from ..runtime.transforms import inside_transform
 
 
 class CaptureError(RuntimeError):
-    """f reads, or leaves behind, a tensor whose gradient the solver could not deliver."""
+    """f reads or leaves behind a tensor whose gradient would be wrong."""
 
 
 def side_loss() -> CaptureError:
-    """What a gradient means that comes to an evaluation from outside."""
+    """The error for a gradient that enters an evaluation from outside."""
     return CaptureError(
-        "f: expected what it computes to reach the loss through what it returns, got a gradient at "
-        "a tensor of one evaluation that left f by another way (kept on a module, in a list, by a "
-        "hook) and joined the loss; the gradient would be wrong. Return it: f returns (z, aux), "
-        "with solve(..., has_aux=True), or give adjoint='backprop'; or keep it detached"
+        "f: expected its tensors to reach the loss only through what it returns, got a gradient at "
+        "a tensor that left f in another way (kept on a module, in a list, by a hook), so the "
+        "gradient would be wrong. Return it: f returns (z, aux), with solve(..., has_aux=True); "
+        "or choose adjoint='backprop'; or keep it detached"
     )
 
 
@@ -41,13 +41,13 @@ def _refuse(_: Any) -> NoReturn:
 # ---- leaves: raise where backward() arrives -----------------------------------------------------
 
 _GUARD: Any = OrderedDict({0: _refuse})
-"""One dictionary for all leaves: to set it takes a tenth of the time of ``register_hook``."""
+"""One dictionary for all leaves: setting it takes a tenth of the time of ``register_hook``."""
 
 
 def guard(leaves: Sequence[Tensor]) -> None:
-    """From now on, raise where a gradient arrives at one of these leaves.
+    """From now on, raise if a gradient arrives at one of these leaves.
 
-    After an evaluation, not before: f may differentiate with respect to what it is given.
+    Call it after an evaluation, not before: f may differentiate with respect to its inputs.
     """
     for leaf in leaves:
         if leaf.requires_grad and leaf.grad_fn is None:
@@ -55,19 +55,19 @@ def guard(leaves: Sequence[Tensor]) -> None:
 
 
 def unguarded(leaves: Sequence[Tensor]) -> None:
-    """Let the solver's own gradient in."""
+    """Allow gradients again, for the solver's own."""
     for leaf in leaves:
         if leaf.grad_fn is None and leaf._backward_hooks is _GUARD:
             leaf._backward_hooks = None
 
 
 def is_guarded(leaf: Tensor) -> bool:
-    """Whether a leaf belongs to an evaluation that is over."""
+    """Whether a leaf belongs to a finished evaluation."""
     return leaf._backward_hooks is _GUARD
 
 
 def entered(leaves: Sequence[Tensor]) -> list[Tensor]:
-    """Leaves of autograd's graph in the memory of these, for one evaluation of f."""
+    """New autograd leaves that share the memory of these, for one evaluation of f."""
     if len(leaves) == 1:  # the common case, without a loop
         return [leaves[0].detach().requires_grad_()]
     return [leaf.detach().requires_grad_() for leaf in leaves]
@@ -77,28 +77,28 @@ def entered(leaves: Sequence[Tensor]) -> list[Tensor]:
 
 
 class Gate:
-    """Open or closed. All that autograd's nodes hold of an entrance: it holds some of them."""
+    """Open or closed. The only part of an entrance that autograd nodes hold, to avoid a cycle."""
 
     def __init__(self) -> None:
         self.is_open = False
 
 
 class Entrance:
-    """Where the tensors of one solve enter f, downstream of what they are computed from.
+    """Where the tensors of one solve enter f, downstream of the tensors they depend on.
 
-    A leaf raises when a gradient arrives at it, and ``torch.autograd.grad`` lets none arrive that
-    it was not asked for: of an encoder's parameters, a loss that f left behind would be a constant.
-    What enters here raises then, too. While the entrance is open gradients end at it, as at a leaf:
-    f may differentiate inside of itself.
+    A leaf raises only when a gradient arrives at it, and ``torch.autograd.grad`` does not visit
+    leaves that were not requested: a loss that f left behind would be constant with respect to an
+    encoder's parameters. Tensors that enter here raise in that case too. While the entrance is
+    open, gradients end at it as at a leaf, because f may differentiate inside itself.
     """
 
     def __init__(self) -> None:
-        """Closed, and behind nothing."""
+        """Closed, and downstream of nothing."""
         self.gate = Gate()
         self._anchor: Tensor | None = None
 
     def lead_from(self, origin: Sequence[Tensor]) -> None:
-        """Lie behind these tensors from now on."""
+        """Be downstream of these tensors from now on."""
         above = [tensor for tensor in origin if tensor.requires_grad]
         self._anchor = None
         if above:
@@ -106,7 +106,7 @@ class Entrance:
                 self._anchor = _Enter.apply(self.gate, [torch.empty(0)], *above)[0]
 
     def enter(self, values: Sequence[Tensor]) -> list[Tensor]:
-        """The values as f gets them, in the same memory; leaves, where they lie behind nothing."""
+        """The values as f gets them, in the same memory; leaves if they depend on nothing."""
         if self._anchor is None:
             return entered(values)
         if inside_transform():
@@ -114,12 +114,12 @@ class Entrance:
         return list(_enter(self.gate, values, self._anchor))
 
     def behind(self, tensor: Tensor) -> Tensor:
-        """A tensor that requires grad, as f gets it: behind itself."""
+        """A tensor that requires grad, as f gets it: downstream of itself."""
         return _Enter.apply(self.gate, [tensor], tensor)[0]
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """While f runs, or the solver differentiates."""
+        """Open while f runs, or while the solver differentiates."""
         before, self.gate.is_open = self.gate.is_open, True
         try:
             yield
@@ -128,7 +128,7 @@ class Entrance:
 
 
 class _Enter(torch.autograd.Function):
-    """From what is outside to what f gets, in autograd's eyes."""
+    """The autograd node from the outer tensors to what f gets."""
 
     @staticmethod
     def forward(
@@ -146,10 +146,10 @@ class _Enter(torch.autograd.Function):
 
 
 def is_entered(node: Any) -> bool:
-    """Whether a node of autograd's graph is an entrance into some evaluation."""
+    """Whether an autograd node is an entrance of some evaluation."""
     return type(node) is _ENTER
 
 
 _ENTER: type = _Enter._backward_cls
 _enter: Any = super(torch.autograd.Function, _Enter).apply  # type: ignore[misc]
-"""``_Enter.apply`` without torch's preparations for torch.func, which take as long again."""
+"""``_Enter.apply`` without torch's preparations for torch.func, which would double its time."""

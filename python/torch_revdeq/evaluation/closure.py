@@ -1,13 +1,13 @@
-"""Which tensors f reads that nobody passed to it, read off autograd's graph of its evaluations.
+"""Which tensors f reads that were not passed to it, found in autograd's graph of its evaluations.
 
 A module's parameters and the leaves that a function closes over become inputs of the solver, so
 that their gradients arrive where autograd expects them. They are found in the graph of each
-evaluation of the forward pass: a list of parameters taken beforehand would miss closures, and one
-taken once would miss what a later step alone uses.
+evaluation in the forward pass: a list of parameters made beforehand would miss closures, and the
+first evaluation alone would miss leaves that only a later step uses.
 
-An evaluation must compute all else that it reads. Nodes of autograd's graph that are older than it,
-and leaves that another evaluation was given, were kept by f or come from outside: their gradient
-would end where the solver has cut the graph.
+An evaluation must compute everything else that it reads. Autograd nodes older than the evaluation,
+and leaves given to another evaluation, were kept by f or come from outside: their gradient would
+end where the solver has cut the graph.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch import Tensor
 from .boundary import CaptureError, is_entered, is_guarded
 
 _STATE = repeat(-1)
-"""The key of the state's leaves, and of nothing else."""
+"""The key of the state's leaves only."""
 
 _AccumulateGrad: type = torch._C._functions.AccumulateGrad  # type: ignore[attr-defined]
 now = torch.autograd._get_sequence_nr  # type: ignore[attr-defined]
@@ -32,7 +32,7 @@ now = torch.autograd._get_sequence_nr  # type: ignore[attr-defined]
 
 
 class ClosureLeaves:
-    """The leaves that require grad in the graphs of f, in the order in which they were met."""
+    """The leaves that require grad in the graphs of f, in the order in which they were found."""
 
     def __init__(
         self,
@@ -44,28 +44,28 @@ class ClosureLeaves:
 
         Args:
             known: the tensors that f is given.
-            held: names the type of an argument that is no pytree, for the error that may come.
-            outside: nodes of tensors that f holds, which no evaluation has made. Every thread
-                numbers its nodes by itself, so those of another may look newer than they are.
+            held: the type name of an argument that is not a pytree, for a possible error.
+            outside: nodes of tensors that f holds and no evaluation made. Each thread numbers its
+                nodes separately, so nodes of another thread may look newer than they are.
         """
         self.outside = outside
-        self.known = list(known)  # held, so that no id is used again
+        self.known = list(known)  # held, so that ids are not reused
         self.known_ids = {id(tensor): i for i, tensor in enumerate(known)}
         self.held = held
         self.leaves: list[Tensor] = []
-        self._nodes: dict[Any, Tensor] = {}  # of leaves met so far
+        self._nodes: dict[Any, Tensor] = {}  # of leaves found so far
         self._twice: set[int] = set()  # ids of those that one evaluation reached by several edges
-        self._keys: dict[Any, int] = {}  # of these nodes, as on the way back
+        self._keys: dict[Any, int] = {}  # of these nodes, as in the backward pass
         self.prints: list[Print] = []  # of every evaluation
-        self._entered: set[Any] = set()  # nodes of known tensors that are no leaves
+        self._entered: set[Any] = set()  # nodes of known tensors that are not leaves
         self._enter(known)
         self._start = now()
 
     def add(self, read: Sequence[Tensor], outputs: Sequence[Tensor], since: int) -> None:
-        """Walk the graph of one evaluation.
+        """Search the graph of one evaluation.
 
         Args:
-            read: the state it began from.
+            read: the state it was given.
             outputs: what it returned.
             since: ``now()`` before it.
         """
@@ -96,7 +96,7 @@ class ClosureLeaves:
             self.leaves.append(leaf)
 
     def renew(self, known: Sequence[Tensor]) -> None:
-        """Go on with other tensors as those that f is given: what it keeps of the first shows."""
+        """Replace the tensors that f is given, so that ones it keeps from before are detected."""
         ids = {id(old): id(new) for old, new in zip(self.known, known, strict=True)}
         self._nodes = {node: t for node, t in self._nodes.items() if id(t) not in ids}
         self._twice = {ids.get(number, number) for number in self._twice}
@@ -129,27 +129,27 @@ class ClosureLeaves:
             "f: expected to read its arguments, and parameters or other leaves, got a tensor that "
             f"requires grad and was computed outside f (by {node.name()}), or kept by f since an "
             f"earlier solve; pass it as an argument, solve(f, z0, tensor){passed}, or choose "
-            "adjoint='hooks', which takes what f closes over"
+            "adjoint='hooks', which supports closures over such tensors"
         )
 
 
 _NO_PYTREE = (
-    "is no pytree, so its tensors are not passed with it: register a dataclass with "
+    "is not a pytree, so its tensors are not passed with it: register a dataclass with "
     "torch.export.register_dataclass, another type with torch.utils._pytree.register_pytree_node, "
     "or pass a tuple or dict"
 )
 
 
 def where_made(node: Any) -> str:
-    """How a tensor came about in another evaluation, for an error."""
+    """How a tensor was made in another evaluation, for an error."""
     return "it was given there" if is_entered(node) else f"it was computed there by {node.name()}"
 
 
 def refuse_kept(where: str) -> NoReturn:
-    """f reads what it kept from another evaluation."""
+    """Raise: f reads a tensor that it kept from another evaluation."""
     raise CaptureError(
-        "f: expected to compute what it reads anew in every evaluation, got a tensor that it kept "
-        f"from an earlier one ({where}) and that requires grad; compute it outside and pass it as "
+        "f: expected to recompute what it reads in every evaluation, got a tensor that requires "
+        f"grad and that it kept from an earlier one ({where}); compute it outside and pass it as "
         "an argument, solve(f, z0, tensor), keep it detached, or choose adjoint='backprop'"
     )
 
@@ -157,11 +157,11 @@ def refuse_kept(where: str) -> NoReturn:
 _type_name = attrgetter("__class__.__name__")
 
 Print: TypeAlias = tuple[int, int]
-"""What is remembered of a graph: of its nodes, and of the leaves that it ends at."""
+"""The print (a hash) of a graph: of its nodes, and of the leaves where it ends."""
 
 
 def print_of(nodes: Sequence[Any], keys: Sequence[int]) -> Print:
-    """Of a graph's nodes, and of names for its leaves that are the same on the way back."""
+    """From a graph's nodes, and from keys for its leaves that are the same in the backward pass."""
     return hash(tuple(map(_type_name, nodes))), hash(tuple(keys))
 
 
@@ -171,21 +171,20 @@ def ends_of(
     stops: Collection[Any] = (),
     outside: Collection[Any] = (),
 ) -> tuple[list[Any], Any, list[Any]]:
-    """The leaves' nodes below the outputs, one for every edge; a node older than `since`, or None.
+    """The leaf nodes below the outputs, one per edge; the first older node or None; f's nodes.
 
-    Where there is such a node the walk ends at it, and so at one by which another evaluation was
-    entered, and at those of `outside`, which count as older. `stops` count as leaves' nodes. And
-    all of f's nodes, in the order of the walk.
+    A node is older if it was made before `since`, is an entrance of another evaluation, or is in
+    `outside`; the search ends at it. `stops` count as leaf nodes. f's nodes are in search order.
     """
     ends: list[Any] = []
-    nodes: list[Any] = []  # of f, each once; it grows while it is gone through
+    nodes: list[Any] = []  # of f, each once; grows during the search
     for output in outputs:
         node = output.grad_fn
         if node in stops:
             ends.append(node)
         elif node is not None:
             nodes.append(node)
-        elif output.requires_grad:  # f returned a leaf as it is
+        elif output.requires_grad:  # f returned a leaf unchanged
             ends.append(torch.autograd.graph.get_gradient_edge(output).node)
     seen = {None, *nodes}
     for node in nodes:
@@ -213,22 +212,22 @@ def _leaves(ends: Sequence[Any]) -> dict[int, Tensor]:
 
 
 class ReadAgain:
-    """Whether f, evaluated again, makes the graph that it made in the forward pass.
+    """Checks that f, evaluated again, builds the same graph as in the forward pass.
 
-    The states on the way back do not tell: f may compute the same values and detach others, or read
-    another leaf of the same values.
+    The reconstructed states do not show that: f may compute the same values and detach others, or
+    read another leaf with the same values.
     """
 
     def __init__(self, given: Sequence[Tensor], closure: Sequence[Tensor], prints: Sequence[Print]):
-        """`given`: what f gets now; `captures`: what it was found to read; `prints` of then."""
+        """`given`: inputs of f now; `closure`: leaves it reads; `prints`: of the forward pass."""
         self.given, self.closure, self.prints = given, closure, prints
         self.entered = {t.grad_fn: i for i, t in enumerate(given) if t.grad_fn is not None}
         self.places = {id(t): i for i, t in enumerate(given) if t.grad_fn is None}
-        # By their nodes, which stand for one tensor for good: all that was met but the states.
+        # Keyed by node, which identifies a tensor permanently: all known leaves except the states.
         self._keys: dict[Any, int] = dict(self.entered)
 
     def check(self, k: int, state: Sequence[Tensor], outputs: Sequence[Tensor], since: int) -> None:
-        """Walk the graph of half step k; CaptureError where it is another."""
+        """Search the graph of half step k; CaptureError if it differs."""
         ends, older, nodes = ends_of(outputs, since, self.entered)
         if older is not None:
             refuse_kept(where_made(older))
@@ -242,7 +241,7 @@ class ReadAgain:
                 self._explain(found, self.prints[k], leaves)
 
     def _key(self, node: Any, state: Sequence[Tensor]) -> int:
-        """The name of a leaf that was not met before: -1 of a state's."""
+        """The key of a leaf that was not found before: -1 for a leaf of the state."""
         leaf = node.variable
         if any(leaf is tensor for tensor in state):
             return -1
@@ -250,34 +249,34 @@ class ReadAgain:
         return key
 
     def _explain(self, found: Print, then: Print, leaves: Sequence[Tensor]) -> None:
-        """Where the graph is another: what it means, if anything; `leaves` are not the state's."""
+        """Raise the error for a graph that differs, if it matters; `leaves` exclude the state's."""
         if any(map(is_guarded, leaves)):
             refuse_kept("it was given there")
         known = {*self.places, *map(id, self.closure)}
         new = any(id(leaf) not in known for leaf in leaves)
         frozen = not all(leaf.requires_grad for leaf in self.closure)
         if found[0] != then[0] and (new or frozen):
-            return  # parameters that were frozen or unfrozen since: as in autograd
+            return  # parameters were frozen or unfrozen since, as autograd allows
         if found[0] == then[0]:
             raise CaptureError(
-                "f: expected to read the same tensors on the way back as in the forward pass, got "
-                "another leaf in the place of one; the gradient would be wrong. Where "
-                "torch.func.functional_call puts tensors in the place of f's parameters, call it "
-                "inside of f and pass them: solve(lambda z, p, x: functional_call(cell, p, (z, x)),"
-                " z0, p, x), or choose adjoint='backprop'"
+                "f: expected to read the same tensors in both passes, got another leaf instead of "
+                "one in the backward pass, so the gradient would be wrong. If "
+                "torch.func.functional_call replaces f's parameters, call it inside f and pass "
+                "them: solve(lambda z, p, x: functional_call(cell, p, (z, x)), z0, p, x); or "
+                "choose adjoint='backprop'"
             )
         raise other_operations()
 
 
 class SameOperations:
-    """The same, of the operations alone: for an f that is given all that it may read."""
+    """The same check of the operations only, for an f that is given everything it may read."""
 
     def __init__(self, prints: Mapping[int, int]) -> None:
-        """`prints` of the forward pass: the first half of ``print_of``."""
+        """`prints`: of the forward pass, the first half of ``print_of``."""
         self.prints = prints
 
     def check(self, k: int, state: Sequence[Tensor], outputs: Sequence[Tensor], since: int) -> None:
-        """Walk the graph of half step k; CaptureError where it is another."""
+        """Search the graph of half step k; CaptureError if it differs."""
         _, older, nodes = ends_of(outputs, since)
         if older is not None:
             refuse_kept(where_made(older))
@@ -286,25 +285,24 @@ class SameOperations:
 
 
 def _is_optimized(nodes: Sequence[Any]) -> bool:
-    """Whether torch.jit has made a graph of its own: not in the first calls, and then it has."""
+    """Whether torch.jit has optimized the graph, which it does after the first calls."""
     return any("torch::jit" in node.name() for node in nodes)
 
 
 def other_operations() -> CaptureError:
-    """f took another path than in the forward pass."""
+    """The error if f ran other operations than in the forward pass."""
     return CaptureError(
-        "f: expected to compute its result by the same operations on the way back as in the "
-        "forward pass, got others: a flag, a counter, a hook or a context (no_grad, a detach) "
-        "changed in between; keep it as it is until after backward(), pass it as an argument, "
-        "or choose adjoint='backprop'"
+        "f: expected to run the same operations in both passes, got others in the backward pass: "
+        "a flag, a counter, a hook or a context (no_grad, a detach) changed in between; leave it "
+        "unchanged until after backward(), pass it as an argument, or choose adjoint='backprop'"
     )
 
 
 def check_kept(outputs: Sequence[Tensor], start: int, since: int, given: Sequence[Tensor]) -> None:
-    """CaptureError where an evaluation reads what f kept of one between `start` and `since`.
+    """CaptureError if an evaluation reads a tensor of one made between `start` and `since`.
 
-    For what runs in autograd's own graph, and may close over what was computed before. What lies
-    above the tensors that f was `given` is not looked at.
+    For adjoints that run in autograd's own graph, where f may close over earlier results. The graph
+    upstream of the tensors that f was `given` is not searched.
     """
     above = {t.grad_fn for t in given if t.grad_fn is not None}
     nodes: list[Any] = [o.grad_fn for o in outputs if o.grad_fn is not None]

@@ -1,4 +1,4 @@
-"""The user's f, seen as a function from a list of leaves to a list of leaves."""
+"""The user's f as a function from a list of leaves to a list of leaves."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .leaves import plain_leaf
 
 
 class OtherShapeError(ValueError):
-    """f returned a state of other shapes than those of z0, in its first evaluation."""
+    """f's first evaluation returned other shapes than those of z0."""
 
     def __init__(self, message: str, shapes: Sequence[tuple[int, ...]]) -> None:
         super().__init__(message)
@@ -22,11 +22,11 @@ class OtherShapeError(ValueError):
 
 
 class FlatFunction:
-    """f(z, *args, **kwargs) with z and the tensors of its arguments as flat lists.
+    """f(z, *args, **kwargs) with z and the tensors in its arguments as flat lists.
 
-    The structure, shapes and device of what f returns are held to those of z0. The first call
-    settles the dtypes: under autocast f may return another than it reads. What f returns beside the
-    state (`has_aux`) follows it in the list, and is held to its first form. No tensor is kept.
+    What f returns must have the structure, shapes and device of z0. The first call fixes the
+    dtypes: under autocast f may return another dtype than it reads. aux (`has_aux`) follows the
+    state in the list and must keep the form of the first call. No tensor is kept.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class FlatFunction:
         has_aux: bool = False,
         pass_step: bool = False,
     ) -> None:
-        """Note the form of the state; ``take_args`` that of the arguments."""
+        """Note the form of the state; ``take_args`` notes that of the arguments."""
         self.f = f
         self.shapes = [leaf.shape for leaf in leaves]
         self.device = leaves[0].device
@@ -54,15 +54,15 @@ class FlatFunction:
     def take_args(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None
     ) -> list[Tensor]:
-        """The tensors among the arguments. What else they hold is kept."""
+        """The tensors in the arguments. Everything else in them is kept."""
         self.plain_args = not kwargs and all(isinstance(arg, Tensor) for arg in args)
         self.simple = self.plain and self.plain_args and not self.pass_step
         if self.plain_args:
             return list(args)
         if self.pass_step and kwargs and "step" in kwargs:
             raise ValueError(
-                "kwargs: expected no 'step' with pass_step=True, which gives f that keyword; "
-                "rename it, or leave pass_step out"
+                "kwargs: expected no 'step' with pass_step=True, got one; pass_step passes f that "
+                "keyword: rename yours, or leave pass_step out"
             )
         values, self.args_structure = pytree.tree_flatten((args, dict(kwargs or {})))
         self.places = [i for i, value in enumerate(values) if isinstance(value, Tensor)]
@@ -85,13 +85,13 @@ class FlatFunction:
         if structure != self.structure:
             raise TypeError(
                 f"f: expected a result with the structure of z0, {self.structure}, got "
-                f"{structure}; return the new state in the form in which it came"
+                f"{structure}; return the new state in the same form as z"
             )
         self.check(out)
         return [*out, *aux]
 
     def check_one(self, out: list[Any]) -> None:
-        """Hold the result of a ``simple`` f to its form: ValueError or TypeError."""
+        """Check the result of a ``simple`` f: ValueError or TypeError."""
         value = out[0]
         if not (
             type(value) is Tensor
@@ -103,15 +103,15 @@ class FlatFunction:
             self.check(out)
 
     def unflatten(self, leaves: Sequence[Tensor]) -> Any:
-        """Leaves put together as z0 is."""
+        """Leaves in the structure of z0."""
         return pytree.tree_unflatten(leaves, self.structure)
 
     def unflatten_aux(self, leaves: Sequence[Tensor]) -> Any:
-        """Leaves put together as aux is."""
+        """Leaves in the structure of aux."""
         return pytree.tree_unflatten(leaves, self.aux_structure)
 
     def held(self) -> str | None:
-        """The type of an argument that may hold tensors and is no pytree."""
+        """The type of an argument that may hold tensors and is not a pytree."""
         for value in self.constants:
             if not isinstance(value, (*_SIMPLE, nn.Module)) and not inspect.isroutine(value):
                 return type(value).__name__
@@ -133,7 +133,7 @@ class FlatFunction:
                 raise
             raise TypeError(
                 f"kwargs: expected keywords that f takes, got {', '.join(kwargs)} ({error}); a "
-                "layer hands f what it does not know: pass a positional argument, or wrap f"
+                "layer passes unknown keywords on to f: pass a positional argument, or wrap f"
             ) from error
 
     def arguments(self, tensors: Sequence[Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -149,18 +149,18 @@ class FlatFunction:
         return values
 
     def _check_given(self, values: list[Any], given: Any) -> None:
-        """RuntimeError where f changed a container that it was given: it gets another each time."""
+        """RuntimeError if f changed a container in its arguments: each call gets a new one."""
         now, structure = pytree.tree_flatten(given)
         same = structure == self.args_structure
         if not same or any(a is not b for a, b in zip(now, values, strict=True)):
             raise RuntimeError(
-                "f: expected to leave the containers among its arguments as they are, got a change "
-                "of a list or dict, which each evaluation gets anew; keep it in an attribute of f, "
+                "f: expected not to modify the containers in its arguments, got a change of a list "
+                "or dict; each evaluation gets a new copy, so keep the value in an attribute of f, "
                 "or return it in aux"
             )
 
     def _parted(self, result: Any) -> tuple[Any, list[Tensor]]:
-        """The state, and the leaves of what f returned beside it."""
+        """The state, and the leaves of aux."""
         if not isinstance(result, tuple) or len(result) != 2:
             raise TypeError(
                 f"f: expected a result (z, aux) with has_aux=True, got {type(result).__name__}"
@@ -172,7 +172,7 @@ class FlatFunction:
             if not isinstance(leaf, Tensor):
                 raise TypeError(
                     f"f: expected tensors as leaves of aux, got {type(leaf).__name__}; make it a "
-                    "tensor, or return it in no aux"
+                    "tensor, or leave it out of aux"
                 )
         forms = [(leaf.shape, leaf.dtype) for leaf in leaves]
         if self.aux_structure is None:
@@ -186,7 +186,7 @@ class FlatFunction:
         return result[0], leaves
 
     def check(self, out: list[Any]) -> None:
-        """Hold what f returned to the form of the state; the first time note the dtypes."""
+        """Check what f returned against the form of the state; the first time note the dtypes."""
         for i, (value, shape) in enumerate(zip(out, self.shapes, strict=True)):
             if not isinstance(value, Tensor):
                 expected, got = f"a tensor of shape {tuple(shape)}", type(value).__name__
@@ -226,7 +226,7 @@ LEAF = pytree.tree_structure(0)
 
 
 def flatten(name: str, value: Any) -> tuple[list[Tensor], Any]:
-    """The leaves of a state, and how they hang together; an error for what can be no state."""
+    """The leaves of a state and its structure; an error for an invalid state."""
     leaves, structure = ([value], LEAF) if type(value) is Tensor else pytree.tree_flatten(value)
     if not leaves:
         raise TypeError(
@@ -244,6 +244,6 @@ def flatten(name: str, value: Any) -> tuple[list[Tensor], Any]:
     if leaves[0].device.type == "mps":
         raise ValueError(
             f"{name}: expected on a device with float64, in which residuals and checks are "
-            "computed, got mps, which has none; move the state and f to the CPU"
+            "computed, got mps, which does not have it; move the state and f to the CPU"
         )
     return leaves, structure

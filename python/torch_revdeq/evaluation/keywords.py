@@ -1,4 +1,4 @@
-"""Keyword arguments: which are the solver's, and which are f's."""
+"""Keyword arguments: which belong to the solver, and which to f."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 
 def options_of(function: Callable[..., Any]) -> tuple[str, ...]:
-    """The names of a function's options: what it takes by keyword alone."""
+    """The names of a function's options: its keyword-only parameters."""
     parameters = inspect.signature(function).parameters.values()
     return tuple(p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY)
 
@@ -21,23 +21,23 @@ def for_f(
     options: Collection[str],
     advice: Callable[[str], str],
 ) -> None:
-    """TypeError for keywords of ``solve`` that are neither options nor parameters of f by name.
+    """TypeError for keywords of ``solve`` that are neither options nor named parameters of f.
 
-    What f takes by ``**kwargs`` does not count: a misspelled option would go there unnoticed.
-    `advice` says how the error for a name ends.
+    An f with ``**kwargs`` does not count: a misspelled option would go there unnoticed. `advice`
+    gives the end of the error for a name.
     """
     known = named(f)
     for name in names:
         if name not in known:
             raise TypeError(
-                f"{name}: expected an option of solve, one of {', '.join(options)}, or a "
-                "parameter that f has by that name; give f others by solve(..., kwargs={...})"
+                f"{name}: expected an option of solve, one of {', '.join(options)}, or a named "
+                "parameter of f, got neither; pass other keywords of f as solve(..., kwargs={...})"
                 f"{advice(name)}"
             )
 
 
 def named(f: Callable[..., Any], given: int = 0) -> tuple[str, ...]:
-    """The parameters of f that may be given by name, where so many are given by position."""
+    """The parameters of f that may be passed by name, if `given` are passed by position."""
     try:
         parameters = inspect.signature(f.forward if isinstance(f, nn.Module) else f).parameters
     except (TypeError, ValueError):  # a builtin has none
@@ -48,7 +48,7 @@ def named(f: Callable[..., Any], given: int = 0) -> tuple[str, ...]:
 
 
 def joined(kwargs: Mapping[str, Any] | None, more: Mapping[str, Any]) -> dict[str, Any]:
-    """Keyword arguments of f from two places; TypeError where both have one."""
+    """Keyword arguments of f from two sources; TypeError for a name in both."""
     for name in more:
         if kwargs and name in kwargs:
             raise TypeError(f"{name}: expected once, got it by name and in kwargs; leave one out")

@@ -1,4 +1,4 @@
-"""What can be no leaf of a state, and what to pass instead."""
+"""Which tensors cannot be leaves of a state, and what to pass instead."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 
 def plain_leaf(name: str, leaf: Any) -> Tensor:
-    """The leaf without the subclass it may have, which no state that is computed from it keeps.
+    """The leaf as a plain tensor: a state computed from a subclass would not keep the subclass.
 
-    TypeError for a leaf that is no strided floating-point tensor, with a way out of its own.
+    TypeError, with a specific remedy, for a leaf that is not a strided floating-point tensor.
     """
     expected = "floating-point tensors as leaves"
     if not isinstance(leaf, Tensor):
@@ -44,7 +44,7 @@ def _dispatch_of(kind: Any) -> Any:
 
 
 def _is_fake(leaf: Tensor) -> bool:
-    """Whether it stands for a tensor in a trace."""
+    """Whether it represents a tensor in a trace."""
     return type(leaf).__module__.startswith("torch._subclasses")
 
 

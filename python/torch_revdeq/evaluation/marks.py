@@ -1,4 +1,4 @@
-"""Marks of values: enough numbers of a tensor to tell whether f computed it again."""
+"""Marks of values: enough elements of a tensor to tell whether f computed it again."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 _SAMPLE = 64
-"""Numbers that are remembered of each tensor, spread over it evenly."""
+"""Number of elements to remember of each tensor, spread evenly."""
 
 NOISE = 1e-3
-"""How far a number may be from what it was, as a share of the largest, where nothing is exact: more
-than an operation that is not deterministic makes, and less than other random numbers."""
+"""The difference allowed where values are not exact, relative to the largest: more than the noise
+of a nondeterministic operation, and less than the effect of other random numbers."""
 
 
 def mark_of(values: Sequence[Tensor]) -> Tensor:
-    """Some numbers of each of the tensors, float64, on their device."""
+    """Some elements of each tensor, float64, on their device."""
     parts = [_sample(value.detach()) for value in values if value.layout == torch.strided]
     return torch.cat(parts) if parts else torch.empty(0, dtype=torch.float64)
 
@@ -28,7 +28,7 @@ def _sample(value: Tensor) -> Tensor:
 
 
 def differs(then: Tensor, now: Tensor, noise: float) -> Tensor:
-    """Whether the marks do, by more than `noise` of the largest number: bool, no dimensions."""
+    """Whether marks differ by more than `noise` relative to the largest number: 0-dim bool."""
     if not then.numel():
         return torch.zeros((), dtype=torch.bool, device=then.device)
     near = (then - now).abs() <= noise * then.abs().nan_to_num(posinf=0.0).max()

@@ -1,7 +1,7 @@
-"""Whether f reads a tensor that was computed outside of it and that nobody passed to it.
+"""Whether f reads a tensor that was computed outside f and not passed to it.
 
-``closure`` finds that in the graph of the first evaluation, and refuses it. Here it is found before
-the solve begins, by an evaluation that leaves nothing behind, so that another adjoint can take it.
+``closure`` finds that in the graph of the first evaluation and raises. Here it is found before the
+solve begins, by an evaluation without side effects, so that another adjoint can be chosen.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from .replay import Evaluation
 def computed_outside(
     evaluation: Evaluation, leaves: Sequence[Tensor], tensors: Sequence[Tensor]
 ) -> str | None:
-    """The operation that made such a tensor; None where f reads none in its first evaluation.
+    """The operation that made such a tensor; None if f reads none in its first evaluation.
 
-    Asked before ``Evaluation.forward``, of the state and the tensors that f is given. f is not
-    evaluated where it holds no tensor that may be one, nor where that would write statistics which
-    nobody could put back, for they are made then: those of lazy normalization, in its first solve.
+    Call it before ``Evaluation.forward``. f is not evaluated if it holds no such tensor, nor if
+    that would write statistics that cannot be restored, because they are created then: those of
+    lazy normalization in its first solve.
     """
     held = [*_held_by(evaluation)]
     if any(isinstance(t, UninitializedBuffer) for t in held) or not any(map(_is_computed, held)):
         return None
     made = made_outside(evaluation)
     with torch.enable_grad():
-        # Copies: f is seen to write what it is given when the solve begins.
+        # Copies: writes of f to its arguments are detected when the solve begins.
         state, given = ([_copy(t) for t in part] for part in (leaves, tensors))
         since = now()
         out = _tried(evaluation, state, given)
@@ -45,10 +45,10 @@ def computed_outside(
 def _tried(
     evaluation: Evaluation, leaves: Sequence[Tensor], tensors: Sequence[Tensor]
 ) -> list[Tensor]:
-    """The first half step before ``forward``: nothing is written, and nothing drawn.
+    """The first half step before ``forward``, without writes or random draws.
 
-    But for weights of lazy modules, which are made in it: their numbers are drawn once.
-    RuntimeError where f wrote what is not copied for this: a frozen parameter, mostly.
+    Except that weights of lazy modules are created in it, with random numbers that are drawn once.
+    RuntimeError if f wrote a tensor that is not copied for this, usually a frozen parameter.
     """
     evaluation.settle()
     before = Written(evaluation.held)
@@ -59,29 +59,29 @@ def _tried(
     changed = before.changed()
     if changed:
         raise RuntimeError(
-            "f: expected to write no frozen parameter, and no large tensor of a class of its own, "
-            f"beside a computed one that it holds, got a change of {changed[0].name}: "
-            "adjoint='auto' evaluates f once to see which it reads; make what it writes a buffer, "
-            "or choose adjoint='reversible', where f reads none"
+            "f: expected to write no frozen parameter, and no large tensor outside its buffers, "
+            f"while it holds a computed tensor, got a change of {changed[0].name}: adjoint='auto' "
+            "evaluates f once to see whether it reads the computed one; make what f writes a "
+            "buffer, or choose adjoint='reversible' if it reads no computed tensor"
         )
     return out
 
 
 def made_outside(evaluation: Evaluation) -> frozenset[Any]:
-    """The nodes that made the tensors that f holds, of whatever thread they are."""
+    """The nodes that made the tensors that f holds, from any thread."""
     held = (tensor for tensor in _held_by(evaluation) if tensor is not None)
     return frozenset(tensor.grad_fn for tensor in held if tensor.grad_fn is not None)
 
 
 def _held_by(evaluation: Evaluation) -> Iterator[Tensor | None]:
-    """The tensors that f could read; parameters that were computed are arguments by now."""
+    """The tensors that f could read; computed parameters are arguments by now."""
     held = evaluation.held
     buffers = (module.__dict__.get("_buffers") or {} for module in held.modules)
     return chain(held.tensors, *(space.values() for space in buffers))
 
 
 def _is_computed(tensor: Tensor | None) -> bool:
-    """Whether it was computed from others, and not in an evaluation: those are f's own remains."""
+    """Whether it was computed from others, but not in an evaluation of f."""
     if tensor is None or tensor.grad_fn is None:
         return False
     ends, _, nodes = ends_of([tensor], 0)

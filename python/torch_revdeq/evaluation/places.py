@@ -1,4 +1,4 @@
-"""Where in a tree of tensors a number stands, in words: for errors, on their way out alone."""
+"""Where in a tree of tensors a number is, in words, for error messages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..runtime.magnitude import magnitude
 
 
 def leaf_names(name: str, structure: Any, count: int) -> list[str]:
-    """How to write each leaf of a tree in Python: z0['a'][0], or z0 itself where it is the leaf."""
+    """How to write each leaf of a tree in Python: z0['a'][0], or z0 itself for a single leaf."""
     if structure is None:
         return [name if count == 1 else f"leaf {i} of {name}" for i in range(count)]
     tree = pytree.tree_unflatten(list(range(count)), structure)
@@ -22,7 +22,7 @@ def leaf_names(name: str, structure: Any, count: int) -> list[str]:
 
 
 def first_not_finite(seen: Mapping[str, Sequence[Tensor]], structure: Any) -> str | None:
-    """Which tensor is the first to hold NaN or Inf, where, and how many there are; None: none."""
+    """The first tensor with NaN or Inf, the index, and how many there are; None: none."""
     for name, leaves in seen.items():
         for i, leaf in enumerate(leaves):
             bad = ~torch.isfinite(leaf.detach())
@@ -36,7 +36,7 @@ def first_not_finite(seen: Mapping[str, Sequence[Tensor]], structure: Any) -> st
 
 
 def largest(seen: Mapping[str, Sequence[Tensor]], structure: Any) -> str:
-    """Which tensor holds the largest number, and where."""
+    """The largest number, its tensor and its index."""
     sizes = {
         (name, i): float(magnitude(leaf))
         for name, leaves in seen.items()

@@ -1,4 +1,4 @@
-"""Whether f is a function of its state, its arguments and the random numbers, and of nothing else.
+"""Whether f depends only on its state, its arguments and the random numbers.
 
 ``assert_repeatable`` is public in ``torch_revdeq.testing``.
 """
@@ -19,23 +19,23 @@ from .flat_function import flatten
 from .rng import RngReplay
 
 _TIMES = 3
-"""Evaluations in each mode. What grows is told from what changes once by the third."""
+"""Evaluations in each mode. The third tells growth from a single change."""
 
 
 def assert_repeatable(
     f: Callable[..., Any], z0: Any, *args: Any, kwargs: dict[str, Any] | None = None
 ) -> None:
-    """Evaluate f several times from one state, and hold it to the same result each time.
+    """Evaluate f several times from one state, and assert that the result is the same each time.
 
     The solver evaluates f many times in a solve, and again in the backward pass. An f that reads
-    what an earlier evaluation left (a counter, a cache, a buffer) is another function each time,
-    also under ``torch.no_grad()``, where no gradient would show it. f is evaluated three times
-    without grad mode and three times with it, each time from copies of z0 and the tensors among
-    the arguments, and from the same random state. Afterwards the buffers, attributes and containers
-    that it holds are put back.
+    what an earlier evaluation left (a counter, a cache, a buffer) is a different function each
+    time, also under ``torch.no_grad()``, where no gradient check would show it. f is evaluated
+    three times without grad mode and three times with it, each time from copies of z0 and the
+    tensors in the arguments, and from the same random state. Afterwards the buffers, attributes and
+    containers that f holds are restored.
 
-    What f writes without reading it, such as running statistics, a counter or its last auxiliary
-    output, is no error.
+    f may write what it does not read, such as running statistics, a counter or its last auxiliary
+    output.
 
     Args:
         f: as in ``solve``.
@@ -98,8 +98,8 @@ def _evaluate(
             found = f"; it changed {', '.join(causes)}" if causes else ""
             mode = "with" if torch.is_grad_enabled() else "without"
             raise AssertionError(
-                f"f: evaluation {i} from the same state, arguments and random numbers gave another "
-                f"result than the first, {mode} grad mode{found}"
+                f"f: evaluation {i} from the same state, arguments and random numbers gave a "
+                f"different result than the first, {mode} grad mode{found}"
             )
 
 
@@ -119,13 +119,11 @@ def _same_inputs(before: Any, after: Any) -> None:
     ):
         one, two = pytree.tree_leaves(first), pytree.tree_leaves(second)
         if not _equal(one, two):
-            raise AssertionError(
-                f"f: changed {name} in place; begin with an operation that makes a new tensor"
-            )
+            raise AssertionError(f"f: changed {name} in place; use an out-of-place operation first")
 
 
 def _equal(one: list[Any], two: list[Any]) -> bool:
-    """Whether tensors are the same, NaN for NaN; other leaves are not compared."""
+    """Whether tensors are equal, counting NaN as equal to NaN; other leaves are not compared."""
     if len(one) != len(two):
         return False
     pairs = [(a, b) for a, b in zip(one, two, strict=True) if isinstance(a, Tensor)]
@@ -143,7 +141,7 @@ def _sizes(held: Holdings) -> list[tuple[str, int]]:
 
 
 def _named(place: Any, held: Holdings) -> str:
-    """In words: an attribute of an object, or what kind of thing it is."""
+    """In words: an attribute of an object, or the kind of container."""
     for owner, space in held.own:
         if space is place:
             return f"attributes of {owner}"

@@ -1,7 +1,7 @@
-"""The conditions under which f is evaluated, so that the way back meets them again.
+"""The conditions under which f is evaluated, restored in the backward pass.
 
 Autocast, random numbers, parameters, what f writes, hooks on the tensors it reads: each is noted in
-the forward pass, restored around an evaluation on the way back, and put back afterwards also where
+the forward pass, restored around an evaluation in the backward pass, and reset afterwards, also if
 f raises.
 """
 
@@ -33,17 +33,17 @@ AutocastState = tuple[tuple[str, bool, torch.dtype], ...]
 
 
 def autocast_state(device: torch.device) -> AutocastState:
-    """Autocast as it stands, for the CPU and for the device."""
-    # Devices that compute nothing, as "meta", have no autocast.
+    """The current autocast state, for the CPU and for the device."""
+    # Devices that compute nothing, such as "meta", have no autocast.
     types = ("cpu",) if device.type in ("cpu", "meta") else ("cpu", device.type)
     return tuple((t, torch.is_autocast_enabled(t), torch.get_autocast_dtype(t)) for t in types)
 
 
 @contextmanager
 def autocast(state: AutocastState) -> Iterator[None]:
-    """Autocast as it stood, without its cache of weights.
+    """Autocast in this state, without its cache of weights.
 
-    A cached cast would tie the graphs of all half steps together, and add their gradients in low
+    A cached cast would connect the graphs of all half steps, and sum their gradients in low
     precision.
     """
     with ExitStack() as stack:
@@ -58,7 +58,7 @@ def autocast(state: AutocastState) -> Iterator[None]:
 
 
 class _Masked:
-    """Hooks that are out of the way while some replay runs, counted over threads."""
+    """Hooks that are disabled while a replay runs, counted over threads."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -86,7 +86,7 @@ _masked = _Masked()
 
 @contextmanager
 def hooks_masked(tensors: Sequence[Tensor]) -> Iterator[None]:
-    """Keep tensor hooks from running inside: they are for the whole gradient, not for its parts."""
+    """Disable tensor hooks inside: they are for the whole gradient, not for its parts."""
     hooked = [t._backward_hooks for t in tensors if t._backward_hooks]
     for hooks in hooked:
         _masked.take(hooks)
@@ -105,7 +105,7 @@ def _half_step(evaluation: Evaluation, k: int, *rest: object, **options: object)
 
 
 class Evaluation:
-    """f as the solver evaluates it: half step k of a solve, forward or again on the way back."""
+    """f as the solver evaluates it: in half step k, in the forward or backward pass."""
 
     def __init__(self, mapping: FlatFunction, device: torch.device, rng: Rng) -> None:
         """Note the conditions of the forward pass."""
@@ -117,7 +117,7 @@ class Evaluation:
         self.random = RngReplay(device, rng)
         self.adjoint = Adjoint()  # chosen after f's modules are known
         self.transformed = False  # whether the solve is part of a transform of torch.func
-        self.given: list[tuple[Tensor, int]] = []  # arguments, and their versions before the first
+        self.given: list[tuple[Tensor, int]] = []  # arguments, and their versions at the start
         self.growth: Growth | None = None
         self.writes: Written | None = None
         self.state: KeptState | None = None
@@ -131,20 +131,20 @@ class Evaluation:
 
     @cached_property
     def computed(self) -> list[tuple[nn.Module, str, Tensor]]:
-        """Where f's modules hold, as parameters, tensors that were computed and require grad.
+        """Where f's modules hold computed tensors that require grad as their parameters.
 
-        As it was when this was first read, which is before the forward pass or in it.
+        As of the first access, which is before or in the forward pass.
         """
         return Standing(self.modules).computed() if self.modules else []
 
     def with_computed(self, tensors: Sequence[Tensor]) -> AbstractContextManager[None]:
-        """Have these stand in place of the ``computed``, one for each."""
+        """Put these in place of the ``computed`` tensors, one for each."""
         rows = zip(self.computed, tensors, strict=True)
         return put([(module._parameters, name, tensor) for (module, name, _), tensor in rows])
 
     @scope(_half_step)
     def __call__(self, k: int, leaves: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[Tensor]:
-        """f in half step k, inside of ``forward`` or ``replay``."""
+        """f in half step k, inside ``forward`` or ``replay``."""
         alone = leaves[0] if len(leaves) == 1 else None  # the common case, without lists
         if alone is None:
             versions: Any = [*map(version_of, leaves)]
@@ -178,7 +178,7 @@ class Evaluation:
         return out
 
     def _around(self, k: int, leaves: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[Tensor]:
-        """f under autocast, or with weights that are given with its arguments."""
+        """f under autocast, or with weights that are passed with its arguments."""
         given = len(tensors) - self.weights
         with ExitStack() as stack:
             if self.switch_autocast:
@@ -190,25 +190,25 @@ class Evaluation:
             return self.mapping(leaves, tensors[:given], k >> 1)
 
     def take_computed(self) -> list[Tensor]:
-        """The weights that were computed, which evaluations are given after the arguments now."""
+        """The computed weights, which evaluations now get after the arguments."""
         self.weights = len(self.computed)
         return [tensor for *_, tensor in self.computed]
 
     def settle(self) -> None:
-        """Before evaluations, in the forward or the backward pass."""
+        """Call before evaluations, in the forward or the backward pass."""
         _settle_threads()
         now = autocast_state(self.device)
         self.switch_autocast = any(on for _, on, _ in (*self.autocast, *now))
 
     @contextmanager
     def forward(self, *, replayed: bool, may_read: bool = False) -> Iterator[None]:
-        """Around the forward pass: the generators go on from where the first half step left them.
+        """Around the forward pass; afterwards the generators continue after the first half step.
 
-        `replayed`: f will be evaluated again. It may not read what it writes, unless `may_read`:
-        the way back gives it that as the forward pass did.
+        `replayed`: f will be evaluated again. Then it must not read what it writes, unless
+        `may_read`: the backward pass restores what it reads.
         """
         _settle_threads()
-        self.switch_autocast = any(on for _, on, _ in self.autocast)  # as it has just been noted
+        self.switch_autocast = any(on for _, on, _ in self.autocast)  # as just noted
         self.watching, self.may_read = True, may_read
         if not self.adjoint.evaluates_once and not self.bare:
             self.growth = Growth(self.held)
@@ -237,7 +237,7 @@ class Evaluation:
     def _watch(
         self, k: int, leaves: Sequence[Tensor], tensors: Sequence[Tensor], out: Sequence[Tensor]
     ) -> None:
-        """After each of the first evaluations of the forward pass: what else they did."""
+        """After each of the first evaluations of the forward pass: look for side effects."""
         if k == 0:
             self.random.observe_first()
             self._note_given()
@@ -256,7 +256,7 @@ class Evaluation:
                 self._check_changed(changed, leaves, tensors, out)
 
     def _note_given(self) -> None:
-        """Have the arguments that f wrote put back, too."""
+        """Restore the arguments that f wrote, too."""
         written = [(tensor, then) for tensor, then in self.given if version_of(tensor) != then]
         if not written or not self.replayed:
             return
@@ -274,31 +274,31 @@ class Evaluation:
         tensors: Sequence[Tensor],
         out: Sequence[Tensor],
     ) -> None:
-        """Refuse an f that reads what it wrote: the second half step is evaluated once more.
+        """RuntimeError if f reads what it wrote: evaluates the second half step once more.
 
-        Comparing waits for the device, for an f that writes more than statistics of torch's own.
+        If f writes more than torch's own running statistics, the comparison waits for the device.
         """
         if self.transformed:
             raise RuntimeError(
-                "f: expected to leave its buffers as they are inside of torch.func, got a change "
-                f"of {changed[0].name}; put the module in eval mode, or choose another adjoint"
+                "f: expected not to write its buffers inside torch.func, got a change of "
+                f"{changed[0].name}; put the module in eval mode, or choose another adjoint"
             )
         if capturing(self.device):
-            return  # nothing can be compared; the check on the way back remains
+            return  # nothing can be compared; the check in the backward pass remains
         if any(change.to_read for change in changed) or self._reads_itself(leaves, tensors, out):
             raise RuntimeError(
-                "f: expected to read none of the buffers and tensors that it writes, got a change "
+                "f: expected not to read the buffers and tensors that it writes, got a change "
                 f"of {changed[0].name}, after which it maps the same state to another; put the "
-                "module in eval mode, or choose adjoint='backprop', which evaluates nothing again"
+                "module in eval mode, or choose adjoint='backprop', which never re-evaluates f"
             )
 
     def _reads_itself(
         self, leaves: Sequence[Tensor], tensors: Sequence[Tensor], out: Sequence[Tensor]
     ) -> bool:
-        """Whether the same state is mapped to another now, and f does not differ by itself.
+        """Whether f maps the same state to another now, and not because it is random.
 
-        Two more evaluations, which meet what the forward pass left, tell one reason from the other:
-        they differ where f draws random numbers that are its own.
+        Two more evaluations, from what the forward pass left, tell the two apart: they differ if f
+        draws random numbers from its own source.
         """
         again = self.again(1, leaves, tensors)
         if all(map(_is_same, again, out)):
@@ -306,7 +306,7 @@ class Evaluation:
         return all(map(_is_same, again, self.again(1, leaves, tensors)))
 
     def written_besides_buffers(self) -> str | None:
-        """Inside of ``forward``: what f was seen to write that is no buffer, in words."""
+        """Inside ``forward``: what f wrote that is not a buffer, in words."""
         if self.writes is not None and self.writes.loose_changed():
             return "a tensor that it closes over"
         return None if self.state is None else self.state.first_changed()
@@ -314,9 +314,9 @@ class Evaluation:
     def again(
         self, k: int, leaves: Sequence[Tensor], tensors: Sequence[Tensor], *, drawn: bool = False
     ) -> list[Tensor]:
-        """Half step k once more, inside of ``forward``: nothing is written, and nothing drawn.
+        """Half step k once more, inside ``forward``, without writes or random draws.
 
-        `drawn`: random numbers are, and the solve begins after them.
+        `drawn`: it does draw random numbers, and the solve begins after them.
         """
         states = self.random.states()
         if self.random.active:
@@ -332,7 +332,7 @@ class Evaluation:
 
     @contextmanager
     def repeated(self) -> Iterator[None]:
-        """Inside of ``forward``, around evaluations that come a second time: nothing is written."""
+        """Inside ``forward``, around repeated evaluations: undoes what they write."""
         writes, state = Written(self.held, self.writes), KeptState(self.held)
         writes.end()
         with writes.kept(), state.kept(every=True):
@@ -340,7 +340,7 @@ class Evaluation:
 
     @contextmanager
     def replay(self, leaves: Sequence[Tensor]) -> Iterator[None]:
-        """Around the way back, which leaves nothing of itself behind; `leaves` lose their hooks."""
+        """Around the backward pass: undoes f's side effects; hooks of `leaves` are disabled."""
         self.settle()
         with ExitStack() as stack:
             stack.callback(setattr, self, "going_back", self.going_back)
@@ -352,7 +352,7 @@ class Evaluation:
             if self.writes:
                 stack.enter_context(self.writes.kept())
             if self.state:
-                # Around each evaluation: what hooks write in between, of gradients, stays.
+                # Around each evaluation: what gradient hooks write in between stays.
                 self.restored = self.state
                 stack.callback(setattr, self, "restored", None)
             if self.random.active:
@@ -361,38 +361,38 @@ class Evaluation:
 
 
 def changed_in_place(what: str = "one") -> RuntimeError:
-    """f wrote into what it was given."""
+    """The error if f modified its inputs in place."""
     return RuntimeError(
-        "f: expected to leave its state as it is, and its arguments and parameters, got "
-        f"{what} changed in place; begin f with an operation that makes a new tensor, and keep "
-        "what it counts in a buffer"
+        "f: expected not to modify its state, arguments or parameters, got "
+        f"{what} changed in place; use an out-of-place operation first, and keep counters in a "
+        "buffer"
     )
 
 
 def _refuse_growth(grown: str | None) -> None:
     if grown is not None:
         raise RuntimeError(
-            f"f: expected to keep no tensor that each evaluation makes larger, got {grown}; have f "
-            "read such a cache without writing it, and write it once after the solve; of a log, "
+            f"f: expected to keep no tensor that grows with each evaluation, got {grown}; have f "
+            "read such a cache without writing it, and write it once after the solve; for a log, "
             "keep a list of floats"
         )
 
 
 def _is_same(a: Tensor, b: Tensor) -> bool:
-    """Whether all numbers are equal, NaN among them."""
+    """Whether all elements are equal, counting NaN as equal to NaN."""
     if torch.equal(a, b):
         return True
     return a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
 
 
 def _settle_threads() -> None:
-    """Let this thread take on torch's number of threads now.
+    """Make this thread adopt torch's number of threads now.
 
-    A new thread does so only in the middle of its first operations. Matrix products before and
-    after would have other bits.
+    A new thread does so only during its first operations, and matrix products before and after
+    that would differ bitwise.
     """
     torch.get_num_threads()
 
 
 Evaluate = Callable[[int, Sequence[Tensor]], list[Tensor]]
-"""f in half step k of the given leaves, as one way of differentiating wants it evaluated."""
+"""f in half step k at the given leaves, evaluated as an adjoint needs it."""

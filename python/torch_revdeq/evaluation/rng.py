@@ -1,8 +1,8 @@
-"""Random numbers of f that come again on the way back, in memory that does not grow with depth.
+"""Replay of f's random numbers in the backward pass, in memory that does not grow with depth.
 
-The first half step draws from the generators as they stand, and their state is kept. If it drew
-anything, every later half step runs on generators seeded from one number, drawn once per solve, and
-its own index; an f that draws nothing costs one comparison and leaves no trace.
+The first half step draws from the generators in their current state, which is kept. If it drew
+anything, every later half step runs with generators seeded from one number, drawn once per solve,
+and its own index. An f that draws nothing costs one comparison and changes nothing.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _SEEDS = 2**62
 
 
 class RngReplay:
-    """The default generators of the CPU and of the state's device, over one solve."""
+    """The default generators of the CPU and of the state's device, during one solve."""
 
     def __init__(self, device: torch.device, rng: Rng) -> None:
-        """Note where the generators stand, unless nobody wants their numbers again."""
+        """Note the state of the generators, unless nothing will be replayed."""
         self.device, self.shared = device, rng == "shared"
         self.on_cpu = device.type in ("cpu", "meta")
         self.active = False
@@ -39,17 +39,17 @@ class RngReplay:
         return [torch.default_generator, _generator(self.device)]
 
     def states(self) -> list[Tensor]:
-        """Where the generators stand."""
+        """The states of the generators."""
         return [generator.get_state() for generator in self.generators()]
 
     def restore(self, states: list[Tensor]) -> None:
-        """Put the generators where they stood."""
+        """Restore the generators to these states."""
         if states:
             for generator, state in zip(self.generators(), states, strict=True):
                 generator.set_state(state)
 
     def begin_here(self) -> None:
-        """Have the solve begin where the generators stand now."""
+        """Begin the solve at the current state of the generators."""
         if self.first:
             self.first = self.after = self.states()
 
@@ -60,27 +60,27 @@ class RngReplay:
         now = self.states()
         self.active = not all(map(torch.equal, now, self.first))
         if self.active:
-            # Drawn on the CPU, which costs no wait for a device.
+            # Drawn on the CPU, without waiting for a device.
             self.base = int(torch.randint(0, _SEEDS, (), dtype=torch.int64, device="cpu"))
             self.after = self.states()
 
     def check_late(self) -> None:
-        """RuntimeError if f drew nothing in the first half step, and something in a later one.
+        """RuntimeError if f drew nothing in the first half step, but something in a later one.
 
-        The generators are shared: beside other threads the draw may be one of theirs, and the check
-        on the way back is left to tell.
+        The generators are shared: if other threads run, the draw may be theirs, so the check in the
+        backward pass has to decide.
         """
         if not self.first or self.active or all(map(torch.equal, self.states(), self.first)):
             return
         if not _has_company():
             raise RuntimeError(
-                "f: expected to draw random numbers in its first evaluation if it draws any, got a "
-                "draw in a later one, which would not come again; draw one number there too, "
-                "torch.rand(()), or choose adjoint='backprop'"
+                "f: expected to draw random numbers in its first evaluation if it draws any, got "
+                "its first draw in a later one, which would not be replayed; draw one number in "
+                "the first evaluation too, torch.rand(()), or choose adjoint='backprop'"
             )
 
     def set(self, half_step: int) -> None:
-        """Have the generators give what they gave, or will give, in this half step."""
+        """Set the generators to their states for this half step."""
         if half_step == 0 or self.shared:
             self.restore(self.first)
             return
@@ -90,13 +90,13 @@ class RngReplay:
 
 
 def _has_company() -> bool:
-    """Whether other threads run that are more than servants of a library."""
+    """Whether other threads run, not counting helper threads of libraries."""
     own = threading.current_thread()
     return any(thread is not own and not thread.daemon for thread in threading.enumerate())
 
 
 def _generator(device: torch.device) -> Any:
-    """The default generator of a device that is no CPU."""
+    """The default generator of a device other than the CPU."""
     module: Any = torch.get_device_module(device)
     generators = getattr(module, "default_generators", None)
     if generators is None:
@@ -105,7 +105,7 @@ def _generator(device: torch.device) -> Any:
 
 
 class _OfModule:
-    """The generator of a device whose module, like torch.mps, has one and does not show it."""
+    """The generator of a device whose module, like torch.mps, does not expose it."""
 
     def __init__(self, module: Any) -> None:
         self.get_state, self.set_state = module.get_rng_state, module.set_rng_state

@@ -1,4 +1,4 @@
-"""The start that a layer chooses: what to say where f cannot take it, or returns another state."""
+"""Errors for the default z0 of a layer: f cannot take it, or returns another shape."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ _MISFIT = re.compile(
     r"|same (dtype|number of|shape|size)|must be equal to|divisible by|multiply up to the size"
     r"|(not enough|too many) values to unpack|must be tuple of Tensors"
 )
-"""How torch words an operation on tensors whose shapes or dtypes do not fit together, and Python
-the unpacking of a state that is one tensor."""
+"""How torch words errors about mismatched shapes or dtypes, and Python errors about unpacking a
+state that is a single tensor."""
 
 _OF_A_STATE = (
     "z0: ",
     "f: expected a result with the structure",
     "f: expected a result of a tensor",
 )
-"""How the solver's own errors begin that another start may be the answer to."""
+"""Beginnings of the solver's own errors that another z0 may fix."""
 
 
 def about_start(z0: Any, error: Exception) -> Exception | None:
-    """What an error says where the layer began at z0 by itself; None where that is no reason."""
+    """The error to raise where the layer chose z0 itself; None if z0 is not the cause."""
     if isinstance(error, OtherShapeError):
         return _other_start(z0, error.shapes)
     if type(error) not in (RuntimeError, ValueError, TypeError):
@@ -42,22 +42,22 @@ def about_start(z0: Any, error: Exception) -> Exception | None:
     if not (text.startswith(_OF_A_STATE) if ours else _MISFIT.search(text)):
         return None
     return type(error)(
-        f"{error}; RevDEQ began at zeros_like of its first input, of shape {_shapes(z0)}: if the "
+        f"{error}; RevDEQ used zeros like its first input, of shape {_shapes(z0)}, as z0: if the "
         "state of f has another shape, structure or dtype, pass z0="
     )
 
 
 def _other_start(z0: Any, returned: Sequence[tuple[int, ...]]) -> ValueError:
-    """f ran, and returned a state of other shapes: the start that it takes is known."""
+    """The error if f ran and returned other shapes, so that the right z0 is known."""
     shapes = ", ".join(map(str, returned))
     start = f"torch.zeros{shapes}" if len(returned) == 1 else f"leaves of shape {shapes}"
     device = next(leaf.device for leaf in pytree.tree_leaves(z0))
     if len(returned) == 1 and device.type != "cpu":
         start = f"torch.zeros({shapes}, device='{device}')"
     return ValueError(
-        f"z0: expected a start of the shape that f returns, {shapes}, got zeros_like of the first "
-        f"input, of shape {_shapes(z0)}, at which RevDEQ begins by itself; pass z0={start} in the "
-        "call, or have f return the shape of its state"
+        f"z0: expected the shape that f returns, {shapes}, got the default of RevDEQ, zeros like "
+        f"its first input, of shape {_shapes(z0)}; pass z0={start} in the call, or have f return "
+        "the shape of its state"
     )
 
 

@@ -1,3 +1,3 @@
-"""The forward pass: beta, the loop, when it stops, and halting by sample."""
+"""The forward pass: beta, the loop, the stopping criterion, and per-sample halting."""
 
 from __future__ import annotations

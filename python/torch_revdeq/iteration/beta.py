@@ -1,6 +1,6 @@
-"""The relaxation factor of every step, as the caller gave it and as the ops apply it.
+"""The relaxation factor of every step, as given by the caller and as applied by the ops.
 
-And of every sample, where samples halt: their factor is 0 from then on.
+With per-sample halting also of every sample: 0 once it has halted.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from revdeq_kernels.exact_numbers import BetaError, check_beta
 from .halting import Halting
 
 Beta: TypeAlias = float | Sequence[float] | Callable[[int], float] | Tensor
-"""One number for all steps, one for each, a function of the step, or a tensor that may learn."""
+"""One number for all steps, one per step, a function of the step, or a tensor (learnable)."""
 
 
 class BetaSchedule:
     """beta_n for n = 0 .. max_steps - 1.
 
-    `tensor` is the tensor that the caller gave, if it was one; an exact state reads its value once,
-    a float state hands it to the ops. `applied(n)` is what the ops apply: in exact arithmetic
-    ``effective_beta`` of the number. It holds for the samples that are `moving(n)`.
+    `tensor` is the caller's tensor, if beta is one; an exact state reads its value once, a float
+    state passes it to the ops. `applied(n)` is what the ops apply: for an exact state
+    ``effective_beta`` of the number. It applies to the samples in `moving(n)`.
     """
 
     def __init__(
         self, beta: Beta, max_steps: int, *, exact: bool, halting: Halting | None = None
     ) -> None:
-        """Resolve beta for every step; ValueError or TypeError where it cannot be had."""
+        """Resolve beta for every step; ValueError or TypeError for an invalid one."""
         self.max_steps = max_steps
         self.exact, self.halting = exact, halting
         self.tensor = beta if isinstance(beta, Tensor) else None
@@ -49,30 +49,30 @@ class BetaSchedule:
         self._applied = [applied[number] for number in self.numbers]
 
     def beta(self, n: int) -> float | Tensor:
-        """What the ops are given in step n."""
+        """What the ops get in step n."""
         return self.numbers[n] if self.numbers else self.tensor  # type: ignore[return-value]
 
     def applied(self, n: int) -> float | Tensor:
-        """The factor that the ops apply in step n, and the adjoint with them."""
+        """The factor that the ops and the adjoint apply in step n."""
         return self._applied[n] if self.numbers else self.tensor  # type: ignore[return-value]
 
     def moving(self, n: int) -> Tensor | None:
-        """Which samples move in step n; None where the host knows that all do."""
+        """Which samples move in step n; None if the host knows that all do."""
         return None if self.halting is None else self.halting.moving(n)
 
     def all_move(self, n: int) -> bool:
-        """Whether all do, once the forward pass is over."""
+        """Whether all samples move in step n. Call it after the forward pass."""
         return self.halting is None or self.halting.all_move(n)
 
     def smallest_factor(self, steps: int) -> float:
-        """The product of abs(1 - beta) over the steps: how much of the start is left."""
+        """The product of abs(1 - beta) over the steps: the remaining share of the initial state."""
         if not self.numbers:
             assert self.tensor is not None
             return float((1 - self.tensor.detach()).abs().min()) ** steps
         return math.prod(abs(1 - float(b)) for b in self._applied[:steps])
 
     def again(self, steps: int, tensor: Tensor | None = None) -> BetaSchedule:
-        """The first steps once more, with `tensor` in the place of the caller's."""
+        """The schedule of the first steps, with `tensor` instead of the caller's."""
         schedule = copy.copy(self)
         schedule.max_steps = steps
         schedule.tensor = tensor
@@ -95,18 +95,18 @@ class BetaSchedule:
         for number in numbers:
             if not isinstance(number, Real):
                 raise TypeError(
-                    f"beta: expected numbers, got {type(number).__name__}; a beta that learns is "
-                    "one tensor for all steps"
+                    f"beta: expected numbers, got {type(number).__name__}; pass a learnable beta "
+                    "as one tensor for all steps"
                 )
         return [float(number) for number in numbers[:max_steps]]
 
     def _of_tensor(self, beta: Tensor, max_steps: int) -> list[float]:
-        """One number for an exact state. A float state computes with the tensor: no number."""
+        """One number for an exact state; none for a float state, which computes with the tensor."""
         if self.exact:
             if beta.numel() != 1:
                 raise ValueError(
                     f"beta: expected one element with state='exact', got {tuple(beta.shape)}; "
-                    "choose state=torch.float32 or torch.float64 for a beta of every channel"
+                    "choose state=torch.float32 or torch.float64 for a beta per channel"
                 )
             return [float(beta.detach())] * max_steps
         if beta.device.type == "cpu":
@@ -126,7 +126,7 @@ class BetaSchedule:
 
 
 def as_beta(beta: float | Tensor, state: Tensor) -> float | Tensor:
-    """beta in the form that the ops take for this state: a tensor in the dtype they compute in."""
+    """beta in the form that the ops need for this state: a tensor in their compute dtype."""
     if not isinstance(beta, Tensor):
         return beta
     return beta.to(torch.float64 if state.dtype == torch.float64 else torch.float32)

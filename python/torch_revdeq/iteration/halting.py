@@ -1,8 +1,8 @@
-"""Halting by sample: which samples still move in a step, as the forward pass decided it.
+"""Per-sample halting: which samples still move in a step, as decided in the forward pass.
 
-A sample is an index of the first dimensions of all leaves. Once it has arrived it stays as it is,
-as if its beta were 0 from the next step on. What the forward pass decided is written down, and
-every way back, and every derivative of a derivative, reads it there: none judges anew.
+A sample is an index of the first dimensions of all leaves. Once it has converged its state stays
+constant, as if its beta were 0 from the next step on. The decisions of the forward pass are
+recorded, and every backward pass and second derivative reads the record.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from ..runtime.host_copy import HostCopy
 
 
 class Halting:
-    """The samples of one solve, judged one by one at its checks."""
+    """The samples of one solve, each compared with tol at the checks."""
 
     def __init__(
         self, leaves: Sequence[Tensor], dims: int, tol: float | None, check_every: int
     ) -> None:
-        """All samples move; ValueError where the leaves of z0 do not have these dimensions."""
+        """All samples move; ValueError if the leaves of z0 do not share these dimensions."""
         shapes = [tuple(leaf.shape) for leaf in leaves]
         if any(shape[:dims] != shapes[0][:dims] or len(shape) < dims for shape in shapes):
             which = (
@@ -35,10 +35,10 @@ class Halting:
         assert tol is not None
         self.tol, self.check_every = tol, check_every
         self.samples, self.device = leaves[0].shape[:dims], leaves[0].device
-        # On a CPU the host looks at once. Elsewhere it would wait, and learns it for the way back.
+        # On a CPU the host reads it at once. Elsewhere it reads it only for the backward pass.
         self.looks = self.device.type == "cpu"
         self.residuals: Tensor | None = None
-        self._moving: list[Tensor | None] = [None]  # after so many checks; None: all, as is known
+        self._moving: list[Tensor | None] = [None]  # by number of checks; None: all move
         self._all: list[HostCopy | None] = [None]
 
     def moving(self, n: int) -> Tensor | None:
@@ -46,15 +46,15 @@ class Halting:
         return self._moving[n // self.check_every]
 
     def all_move(self, n: int) -> bool:
-        """Whether all do. On a GPU this waits for the check before step n, no more."""
+        """Whether all samples move. On a GPU this waits only for the check before step n."""
         at = n // self.check_every
         sent = self._all[at]
         return self._moving[at] is None if sent is None else bool(sent.read())
 
     def judge(self, residuals: Tensor) -> Tensor:
-        """Halt the samples below tol; the largest residual. They are those of ``kept``.
+        """Halt the samples below tol; returns the largest residual of ``kept``.
 
-        NaN halts nothing.
+        NaN does not halt a sample.
         """
         self.residuals = residuals
         moving = ~(residuals < self.tol)
@@ -65,7 +65,7 @@ class Halting:
         return residuals.max() if residuals.numel() else residuals.new_zeros(())
 
     def kept(self, residuals: Tensor) -> Tensor:
-        """These of the samples that still move, and for the others those at which they halted."""
+        """The residuals of moving samples; for halted ones the residual at which they halted."""
         moving = self._moving[-1]
         if moving is None:
             return residuals
@@ -73,7 +73,7 @@ class Halting:
         return torch.where(moving, residuals, self.residuals)
 
     def steps(self, taken: int) -> Tensor:
-        """The steps that each sample took, of a solve of so many, in the shape of the samples."""
+        """The steps that each sample took, in a solve of `taken` steps; in the samples' shape."""
         masks = [mask for mask in self._moving[1:] if mask is not None]
         passed = torch.full(self.samples, len(self._moving) - 1 - len(masks), device=self.device)
         if masks:

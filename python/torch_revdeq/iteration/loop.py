@@ -1,4 +1,4 @@
-"""The iteration forward."""
+"""The forward iteration."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .stopping import Stopping
 
 
 class Forward(Protocol):
-    """What the loop needs of a pair."""
+    """What the loop needs from a pair."""
 
     @property
     def read_y(self) -> list[Tensor]:
@@ -39,9 +39,9 @@ def iterate(
     stopping: Stopping,
     after_step: Callable[[int], None] | None = None,
 ) -> int:
-    """Run the solve from f(z0), `first`, to its end; the number of steps.
+    """Run the solve, starting with `first`, which is f(z0); returns the number of steps.
 
-    `after_step` is called after each of them, with the number taken so far.
+    `after_step` is called after each step, with the number of steps taken so far.
     """
     f = first
     for n in range(schedule.max_steps):

@@ -1,4 +1,4 @@
-"""How far a state is from an equilibrium: norm(z - f(z)) / (1e-5 + norm(f(z)))."""
+"""The relative residual norm(z - f(z)) / (1e-5 + norm(f(z)))."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from revdeq_kernels.dtypes import EPSILON
 from .halting import by_sample
 
 Masks: TypeAlias = Sequence[Tensor | None]
-"""For each leaf the positions that count, by its leading dimensions; None: all."""
+"""For each leaf the positions that count, over its leading dimensions; None: all."""
 
 Norms: TypeAlias = Sequence[Tensor | None]
-"""For each leaf norm(z - f) and norm(f), in float64 and along the last dimension; None of one
+"""For each leaf norm(z - f) and norm(f), in float64, stacked in the last dimension; None for a leaf
 without elements."""
 
 
@@ -40,7 +40,7 @@ def norms_of(
 
 
 def largest(norms: Norms, device: torch.device) -> Tensor:
-    """The largest ratio over the leaves; NaN stays NaN, and stops nothing."""
+    """The largest ratio over the leaves; NaN stays NaN, and does not stop a solve."""
     ratios = [_ratio(row.select(-1, 0), row.select(-1, 1)) for row in norms if row is not None]
     if not ratios:
         return torch.zeros((), dtype=torch.float64, device=device)
@@ -48,7 +48,7 @@ def largest(norms: Norms, device: torch.device) -> Tensor:
 
 
 def _masked(leaves: Sequence[Tensor], masks: Masks) -> list[Tensor]:
-    """The leaves with zeros where nothing counts: those change no norm."""
+    """The leaves with zeros where nothing counts, which do not affect the norms."""
     rows = zip(leaves, masks, strict=True)
     return [x if m is None else torch.where(by_sample(m, x), x.detach(), 0.0) for x, m in rows]
 
@@ -56,9 +56,9 @@ def _masked(leaves: Sequence[Tensor], masks: Masks) -> list[Tensor]:
 def sample_residuals(
     z: Sequence[Tensor], f: Sequence[Tensor], dims: int = 1, masks: Masks | None = None
 ) -> Tensor:
-    """The same for every sample alone, an index of the first `dims` dimensions.
+    """The same for every sample, an index of the first `dims` dimensions, separately.
 
-    Its bits do not depend on strides.
+    Bitwise independent of strides.
     """
     if masks is not None:
         z, f = _masked(z, masks), _masked(f, masks)
@@ -79,7 +79,7 @@ def _ratio(distance: Tensor, size: Tensor) -> Tensor:
 
 
 def _readable(z: Tensor, f: Tensor) -> tuple[Tensor, Tensor]:
-    """z in a dtype that ``residual`` takes together with f's."""
+    """z in a dtype that ``residual`` supports together with f's."""
     z, f = z.detach(), f.detach()
     if z.dtype == f.dtype or z.dtype in (torch.float32, torch.float64):
         if f.dtype == torch.float64 and z.dtype != torch.float64:

@@ -1,4 +1,4 @@
-"""When a solve stops: the residual, and whether it is below tol."""
+"""When a solve stops: measures the residual and compares it with tol."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from .watching import Row, Watch, aside
 
 
 class StoppingRule:
-    """How far a solve is from its end, measured your way: ``solve(f, z0, tol=Mine(1e-3))``.
+    """A custom residual for `tol`: ``solve(f, z0, tol=Mine(1e-3))``.
 
-    Subclass it and define ``residual``. A solve stops after a step that is checked (`check_every`)
-    and whose residual is below `tol`; on a GPU one check later, as with a number.
+    Subclass it and define ``residual``. A solve stops after a checked step (`check_every`) whose
+    residual is below `tol`; on a GPU one check later, as with a number.
 
     Args:
         tol: above 0.
@@ -37,15 +37,15 @@ class StoppingRule:
         self.tol = float(tol)
 
     def begin(self) -> StoppingRule:
-        """The rule of one solve: a shallow copy, whose attributes may be assigned to."""
+        """The rule for one solve: a shallow copy, whose attributes may be assigned."""
         return copy.copy(self)
 
     def residual(self, y: Any, f: Any) -> Tensor:
-        """A real tensor without dimensions, on the device of the state. NaN stops nothing.
+        """Return a real 0-dim tensor on the device of the state. NaN does not stop the solve.
 
-        `y` is the state that the step has reached, as f reads it, and `f` is f of it; both have the
-        structure of z0, and no gradient: copies, to be kept or written to. Random numbers that are
-        drawn here change none of f's.
+        `y` is the state that the step has reached, as f reads it, and `f` is f(y). Both have the
+        structure of z0 and no gradient; they are copies, which you may keep or modify. Random
+        numbers drawn here do not affect f's.
         """
         raise NotImplementedError(f"{type(self).__name__}.residual: expected to be defined")
 
@@ -54,7 +54,7 @@ class StoppingRule:
 
 
 def begun(rule: StoppingRule) -> StoppingRule:
-    """The rule of one solve; TypeError or ValueError for one that is not made as it should be."""
+    """The rule for one solve; TypeError or ValueError for an invalid one."""
     name = type(rule).__name__
     if not _is_tolerance(getattr(rule, "tol", None)):
         raise ValueError(
@@ -78,14 +78,14 @@ class Stopping:
     """The relative residual, and whether to stop at it.
 
     The residual of step n is the largest over the leaves of norm(y - f(y)) / (1e-5 + norm(f(y))),
-    for the y that the step has just reached: f(y) is evaluated there anyway. On a CPU the step at
-    which it falls below tol is the last. On another device a decision waits for the check before
-    it, so that the device never runs dry: the solve goes on for one check more, always, and the
-    number of steps follows from the data alone.
+    for the y that the step has just reached, where f(y) is evaluated anyway. On a CPU the step at
+    which it falls below tol is the last. On other devices the decision uses the previous check, so
+    that the device never idles: the solve always continues for one more check, and the number of
+    steps depends only on the data.
 
-    With `halting` every sample is measured for itself, and the residual is the largest of theirs:
-    below tol once all have halted. `masks` say for each leaf which positions count. A
-    ``StoppingRule`` given as tol measures in its own way.
+    With `halting` every sample is measured separately, and the residual is the largest of theirs:
+    below tol once all have halted. `masks` says for each leaf which positions count. A
+    ``StoppingRule`` given as tol measures its own residual.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Stopping:
         unflatten: Callable[[Sequence[Tensor]], Any] = list,
         watch: Watch | None = None,
     ) -> None:
-        """Take options that were checked. `unflatten` makes the state of its leaves, for a rule."""
+        """Takes checked options. `unflatten` builds the state from its leaves, for a rule."""
         self.rule = begun(tol) if isinstance(tol, StoppingRule) else None
         self.tol = tol.tol if isinstance(tol, StoppingRule) else tol
         self.check_every, self.group, self.unflatten = check_every, process_group, unflatten
@@ -116,7 +116,7 @@ class Stopping:
         return last if self.tol is None else last or (n + 1) % self.check_every == 0
 
     def look(self, y: list[Tensor], f: list[Tensor], *, due: bool) -> None:
-        """Measure a step that is `due`, and for the watch every step; none inside of torch.func."""
+        """Measure a step that is `due`, or every step for the watch; none inside torch.func."""
         if inside_transform() or any(map(is_from_outside, self.masks or ())):
             self._refuse_transform()
             return
@@ -138,7 +138,7 @@ class Stopping:
             row = self.halting.kept(self._of_samples(self.halting, y, f))
             residual = self.halting.judge(row)
         if self.group is not None:
-            # A maximum over ranks may lose a NaN, and with it what has not arrived.
+            # A maximum over ranks may lose a NaN, and so a rank that has not converged.
             residual = residual.nan_to_num(nan=math.inf)
             dist.all_reduce(residual, dist.ReduceOp.MAX, group=self.group)
         self.residual = residual
@@ -147,7 +147,7 @@ class Stopping:
         return row
 
     def _between(self, y: list[Tensor], f: list[Tensor]) -> Row:
-        """The residual of a step that is not due; NaN of a rule, which is asked at checks alone."""
+        """The residual of a step that is not due; NaN with a rule, which runs only at checks."""
         if self.rule is not None:
             return torch.full((), math.nan, dtype=torch.float64, device=self.device)
         if self.halting is None:
@@ -158,7 +158,7 @@ class Stopping:
         return sample_residuals(y, f, len(halting.samples), self.masks)
 
     def measured(self) -> Tensor | Callable[[], Tensor] | None:
-        """The residual of the last check, or what computes it when somebody asks."""
+        """The residual of the last check, or a function that computes it on demand."""
         if self.residual is None and self.norms:
             return partial(largest, self.norms, self.device)
         return self.residual
@@ -173,7 +173,7 @@ class Stopping:
             got = f"{residual.dtype} {tuple(residual.shape)}" if tensor else repr(residual)
             raise TypeError(
                 f"tol: expected {type(rule).__name__}.residual to return a real tensor without "
-                f"dimensions, got {got}; return one such as x.abs().max()"
+                f"dimensions, got {got}; return x.abs().max(), for example"
             )
         return residual.detach().to(device, torch.float64, copy=True)
 
@@ -185,7 +185,7 @@ class Stopping:
             )
 
     def reached(self) -> bool:
-        """Whether the check that counts now is below tol."""
+        """Whether the check that decides now is below tol."""
         if self.tol is None or len(self._pending) <= self.lag:
             return False
         self.stopped = self._pending.popleft().read() < self.tol

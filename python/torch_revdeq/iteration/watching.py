@@ -1,6 +1,6 @@
-"""What a user watches of a solve while it runs: the residual of every step, and their own function.
+"""`trace` and `on_step`: the residual of every step, and a user function called after it.
 
-Neither has a part in the solve. Residuals stay on the device, and the function gets copies.
+Neither affects the solve. Residuals stay on the device, and the function gets copies.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from torch.random import fork_rng
 from .residual import Norms, largest
 
 OnStep: TypeAlias = Callable[[int, Tensor, Any], object]
-"""Called with the number of steps taken, their last residual, and z."""
+"""Called with the number of steps taken, the last residual, and z."""
 
 Row: TypeAlias = Tensor | Norms
-"""Of one step: its residual, or those of its samples; or the norms that it is made of."""
+"""One step's residual, or residuals per sample; or the norms from which it is computed."""
 
 
 class Watch:
-    """The residuals of one solve, as they come, and the calls of `on_step`.
+    """Collects the residuals of one solve, and calls `on_step`.
 
     Args:
         trace: keep the residual of every step.
-        on_step: called after every step; None: nothing is.
-        unflatten: makes the state of its leaves.
-        device: the solve's.
+        on_step: called after every step; or None.
+        unflatten: builds the state from its leaves.
+        device: the device of the solve.
     """
 
     def __init__(
@@ -41,16 +41,16 @@ class Watch:
         device: torch.device,
     ) -> None:
         self.trace, self.on_step, self.unflatten, self.device = trace, on_step, unflatten, device
-        self.rows: list[Row] = []  # of all steps with a trace, otherwise of the last one
+        self.rows: list[Row] = []  # with trace of all steps, otherwise of the last one
 
     def note(self, row: Row) -> None:
-        """What was measured in a step."""
+        """Note what was measured in a step."""
         if not self.trace:
             self.rows.clear()
         self.rows.append(row)
 
     def after_step(self, steps: int, read_z: Callable[[], Sequence[Tensor]]) -> None:
-        """Call the user's function. It gets copies, which it may keep and write to."""
+        """Call the user's function with copies, which it may keep and modify."""
         if self.on_step is None:
             return
         row = self.rows[-1]
@@ -63,7 +63,7 @@ class Watch:
             self.on_step(steps, residual, z)
 
     def residuals(self) -> Callable[[], Tensor] | None:
-        """What puts the residuals together when somebody asks; None where none were kept."""
+        """A function that stacks the residuals on demand; None if none were kept."""
         return partial(_stacked, self.rows, self.device) if self.trace and self.rows else None
 
 
@@ -79,7 +79,7 @@ def _stacked(rows: Sequence[Row], device: torch.device) -> Tensor:
 
 @contextmanager
 def aside(device: torch.device) -> Iterator[None]:
-    """Around code of the user's that is no part of f: no gradient, random numbers of its own."""
-    devices = [device] if device.type == "cuda" else []  # beside the generator of the CPU
+    """Around user code that is not part of f: no gradient, and a separate random state."""
+    devices = [device] if device.type == "cuda" else []  # in addition to the CPU generator
     with torch.no_grad(), fork_rng(devices=devices):
         yield

@@ -1,4 +1,4 @@
-"""The fixed point itself, and implicit derivatives; what a solver of one's own is made of."""
+"""The fixed point and its implicit gradient; what you need to write your own solver."""
 
 from __future__ import annotations
 

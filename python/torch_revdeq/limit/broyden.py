@@ -16,26 +16,26 @@ from .solvers import Map, Run, check_batched, check_memory, number, relative_res
 
 @dataclass(frozen=True)
 class Broyden:
-    """Newton's step on g(z) = f(z) - z, with the Jacobian learned from the steps taken.
+    """Quasi-Newton steps on g(z) = f(z) - z, with a Jacobian estimated from the steps taken.
 
-    "Good" Broyden: of all Jacobians that explain the last step, the one nearest to the last guess;
-    the first guess is -1 / beta. It needs no small norm of f's Jacobian, so it can reach
-    equilibria that f does not contract to. The state with the smallest norm(g) is returned.
+    "Good" Broyden: of all Jacobians consistent with the last step, it takes the one nearest to the
+    last estimate; the first estimate is -1 / beta. f need not be a contraction, so it can reach
+    equilibria that plain iteration cannot. Returns the state with the smallest norm(g).
 
     Args:
-        memory: steps that are remembered, at least 1. The oldest is forgotten first, as if the
-            method had begun after it.
+        memory: number of steps to remember, at least 1. The oldest is dropped first, as if the
+            method had started after it.
         beta: the share of f in the first step, above 0.
-        batched: solve each row of the first dimension by itself, as for a batch of independent
+        batched: solve each row of the first dimension separately, as for a batch of independent
             problems, and keep the best state of each row. All leaves must have the same first
-            dimension. Otherwise all numbers are one problem.
+            dimension. False: all elements are one problem.
 
-    Where f returns Inf or NaN, the step is halved towards the best state, until f is finite.
-    An update that would be singular is left out. There is no line search: on equilibrium cells it
-    took more evaluations than it saved.
+    If f returns Inf or NaN, the step is halved towards the best state until f is finite. Singular
+    updates are skipped. There is no line search: on equilibrium cells it took more evaluations than
+    it saved.
 
-    Memory: 2 min(memory, max_steps - 1) states, in float32 or float64. A step reads that memory one
-    and a half times; its other work is a linear system of size `memory` for each row.
+    Memory: 2 min(memory, max_steps - 1) states, in float32 or float64. Each step reads that memory
+    one and a half times, and solves a linear system of size `memory` per row.
 
     Source: Broyden, Math. Comp. 19, 1965; Byrd, Nocedal and Schnabel, Math. Programming 63, 1994
     (the update as one small linear system); Bai, Kolter and Koltun, arXiv 1909.01377 (its use).
@@ -59,9 +59,9 @@ class Broyden:
         best = _Best(like, x, g)
         updates = _Updates(min(self.memory, max_steps - 1), self.beta)
         target, steps = x + self.beta * g, 1
-        while steps < max_steps and best.residual >= tol:  # not where it is NaN
+        while steps < max_steps and best.residual >= tol:  # ends if it is NaN
             z = as_leaves(target, like)
-            tried = self._rows(z)  # as f reads it: leaves in 16 bits were rounded
+            tried = self._rows(z)  # as f reads it: 16-bit leaves were rounded
             found = self._rows(f(z)) - tried
             steps += 1
             lost = best.take(tried, found)
@@ -81,7 +81,7 @@ class Broyden:
 
 
 class _Best:
-    """Of each row the state x with the smallest norm of g = f(x) - x, and the residual of all."""
+    """The best state x of each row, by the norm of g = f(x) - x, and the residual of all."""
 
     def __init__(self, like: Sequence[Tensor], x: Tensor, g: Tensor) -> None:
         self.like, self.x, self.g = like, x, g
@@ -89,7 +89,7 @@ class _Best:
         self._measure()
 
     def take(self, x: Tensor, g: Tensor) -> Tensor | None:
-        """Look at another state. The rows that are lost to Inf or NaN, [rows, 1]; None: no row."""
+        """Consider another state. Returns the rows with Inf or NaN, [rows, 1]; None if no row."""
         norms = torch.linalg.vector_norm(g, dim=1)
         better = norms < self.norms
         if bool(better.all()):
@@ -106,25 +106,25 @@ class _Best:
         return None if bool(finite.all()) else ~finite[:, None]
 
     def nearer(self, lost: Tensor) -> Tensor:
-        """Halfway from a lost state to the best; f of the best where that is not finite."""
+        """Halfway from a non-finite row to the best; f of the best where that is not finite."""
         halfway = (lost + self.x) / 2
         return torch.where(halfway.isfinite().all(1, keepdim=True), halfway, self.x + self.g)
 
     def _measure(self) -> None:
-        # x + g is f(x) to its last bit, once the two are near.
+        # x + g equals f(x) bit for bit once the two are near.
         z, value = as_leaves(self.x, self.like), as_leaves(self.x + self.g, self.like)
         self.residual = relative_residual(z, value)
 
 
 class _Updates:
-    """The last steps s with what they changed in g, y, and the inverse Jacobian that they imply.
+    """The last steps s, the changes y of g that they caused, and the inverse Jacobian implied.
 
-    The inverse Jacobian after Broyden's updates by all pairs (s, y), from -beta on, is in one piece
+    Starting from -beta, Broyden's updates by all pairs (s, y) give the inverse Jacobian
 
         H = -beta + U (triu(S^T S) - S^T U)^-1 (-beta S^T),    U = S + beta Y,
 
-    where the triangle has the pairs in their order. A pair may be scaled: s has a norm of 1 here,
-    so that the small system is scaled too. A new pair takes the place of the oldest.
+    where the triangle has the pairs in their order. Pairs may be scaled: here s has norm 1, so
+    that the small system is well scaled. A new pair replaces the oldest.
     """
 
     def __init__(self, size: int, beta: float) -> None:
@@ -132,12 +132,12 @@ class _Updates:
         self.s = self.u = self.ss = self.su = self.order = torch.empty(0)
 
     def direction(self, s: Tensor, y: Tensor, g: Tensor) -> Tensor:
-        """Learn the step s, which changed g by y; return the next step from g: -H g."""
+        """Add the step s, which changed g by y; return the next step from g: -H g."""
         if self.count == 0:
             self._allocate(s)
         slot, used = self.count % self.size, min(self.count + 1, self.size)
         norm = torch.linalg.vector_norm(s, dim=1, keepdim=True)
-        scale = torch.where(norm > 0, 1 / norm, 0.0)  # a row that stood still has no pair
+        scale = torch.where(norm > 0, 1 / norm, 0.0)  # a row that did not move has no pair
         self.s[:, slot] = s * scale
         self.u[:, slot] = (s + self.beta * y) * scale
         self.order[slot] = self.count
@@ -152,7 +152,7 @@ class _Updates:
         return torch.baddbmm(self.beta * g[:, None], weights.mT, changes)[:, 0]
 
     def _solve(self, right: Tensor, used: int) -> Tensor:
-        """The weights of U's columns, [rows, used, 1]; zeros in a row whose system is singular."""
+        """The weights of U's columns, [rows, used, 1]; zeros in rows with a singular system."""
         ss, order = self.ss[:, :used, :used], self.order[:used]
         system = ss.masked_fill(order[:, None] > order, 0) - self.su[:, :used, :used]
         system.diagonal(dim1=1, dim2=2).add_(ss.diagonal(dim1=1, dim2=2) == 0)

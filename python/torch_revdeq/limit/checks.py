@@ -1,4 +1,4 @@
-"""What is held to its word: the options of ``fixed_point``, and solvers of the user's own."""
+"""Checks of the options of ``fixed_point``, and of user-defined solvers."""
 
 from __future__ import annotations
 
@@ -15,49 +15,49 @@ from .broyden import Broyden
 from .solvers import Anderson, FixedPointSolver, Map, Relaxed, Run, relative_residual
 
 OURS = (Anderson, Broyden, Relaxed)
-"""Those whose residual needs no second look."""
+"""Built-in solvers, whose residual is not checked again."""
 
 
 def check_tolerances(tolerances: dict[str, float]) -> None:
-    """ValueError for what is no tolerance."""
+    """ValueError unless every tolerance is a number of at least 0."""
     for name, tol in tolerances.items():
         if isinstance(tol, bool) or not isinstance(tol, Real) or not tol >= 0:
             raise ValueError(f"{name}: expected a number of at least 0, got {tol!r}")
 
 
 def check_counts(counts: dict[str, int]) -> None:
-    """ValueError for what is no number of steps."""
+    """ValueError unless every count is an integer of at least 1."""
     for name, value in counts.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name}: expected an integer of at least 1, got {value!r}")
 
 
 def check_trace(trace: Any) -> None:
-    """TypeError for what is neither True nor False."""
+    """TypeError unless it is True or False."""
     if not isinstance(trace, bool):
         raise TypeError(f"trace: expected True or False, got {trace!r}")
 
 
 def check_solver(option: str, solver: Any) -> None:
-    """TypeError for what cannot run: a name, or a class that was not called."""
+    """TypeError for an object without a usable ``run``, such as a name or a class."""
     if not isinstance(solver, type) and callable(getattr(solver, "run", None)):
         return
     got = f"the class {solver.__name__}" if isinstance(solver, type) else repr(solver)
     raise TypeError(
         f"{option}: expected an object with a method run(f, z, tol, max_steps), got {got}; pass "
-        "Picard(), Relaxed(beta), Anderson() or Broyden(), or one as FixedPointSolver describes"
+        "Picard(), Relaxed(beta), Anderson(), Broyden(), or your own as in FixedPointSolver"
     )
 
 
 def run_checked(
     option: str, solver: FixedPointSolver, f: Map, z: list[Tensor], tol: float, max_steps: int
 ) -> Run:
-    """``solver.run``, held to its form: TypeError or ValueError. Its z has no graph."""
+    """Run ``solver.run`` and check its result: TypeError or ValueError. Its z has no graph."""
     versions = [version_of(leaf) for leaf in z]
     run = solver.run(f, list(z), tol, max_steps)
     name = f"{option}: expected {type(solver).__name__}.run"
     if versions != [version_of(leaf) for leaf in z]:
-        raise ValueError(f"{name} to leave the z that it is given as it is, got a change in place")
+        raise ValueError(f"{name} to leave the z it is given unchanged, got an in-place change")
     if not isinstance(run, Run):
         raise TypeError(f"{name} to return a torch_revdeq.limit.Run, got {type(run).__name__}")
     if isinstance(run.steps, bool) or not isinstance(run.steps, Integral):
@@ -86,7 +86,7 @@ def _leaves(name: str, got: Any, like: Sequence[Tensor]) -> list[Tensor]:
             raise TypeError(f"{name} to return tensors in z, got {type(leaf).__name__} at {i}")
         if _form(leaf) != _form(want):
             raise ValueError(
-                f"{name} to return z as it came, {_words(want)} at leaf {i}, got {_words(leaf)}"
+                f"{name} to return z in its form, {_words(want)} at leaf {i}, got {_words(leaf)}"
             )
     return [leaf.detach() for leaf in got]
 
@@ -102,9 +102,9 @@ def _words(leaf: Tensor) -> str:
 def check_residual(
     option: str, solver: FixedPointSolver, run: Run, tol: float, f: Callable[[], Sequence[Tensor]]
 ) -> None:
-    """ValueError where f at z is farther from z than a solver of the user's own said.
+    """ValueError if the residual at z is larger than a user-defined solver reported.
 
-    Ten times tol is let pass, or ten roundings of z: some solvers measure before their last step.
+    Ten times tol, or ten roundings of z, are allowed: some solvers measure before their last step.
     """
     if type(solver) in OURS or not run.residual < tol:
         return
@@ -119,10 +119,10 @@ def check_residual(
 
 
 def warn_above(what: str, run: Run, tol: float, remedy: str, level: int = 3) -> None:
-    """UserWarning: the iteration ended above its tolerance; at the line so many frames above."""
+    """UserWarning: the iteration ended above its tolerance. `level` is warn's stacklevel."""
     warnings.warn(
         f"{what}: expected a residual below {tol:g}, got {run.residual:.3g} after {run.steps} "
-        f"steps; the gradient is not that of a limit. Raise {remedy}, make f contract, or use "
-        "solve(), whose gradient is exact for the steps taken",
+        f"steps; the gradient is not that of a fixed point. Raise {remedy}, make f contract, or "
+        "use solve(), whose gradient is exact for the steps taken",
         stacklevel=level,
     )

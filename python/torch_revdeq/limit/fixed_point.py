@@ -1,9 +1,9 @@
-"""``fixed_point``: the limit itself, and its own gradient, for comparison with ``solve``.
+"""``fixed_point``: find z = f(z) and its gradient, for comparison with ``solve``.
 
-Plain or relaxed iteration, Anderson's or Broyden's method forward, or a solver of the user's own;
-implicit differentiation or a phantom gradient back.
-Neither gradient is exact for what was computed: one assumes that the limit was reached, the other
-leaves out most of the way. ``solve`` needs no such assumption.
+Forward: plain or relaxed iteration, Anderson's or Broyden's method, or a user-defined solver.
+Backward: implicit differentiation or a phantom gradient. Neither gradient is exact for what was
+computed: the implicit one assumes that the fixed point was reached, the phantom one differentiates
+only a few steps. ``solve`` needs no such assumption.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ FixedPointAdjoint: TypeAlias = Literal["implicit", "phantom"]
 
 
 class Implicit(Adjoint):
-    """f is evaluated once more at the limit, and differentiated there as often as it takes."""
+    """Evaluates f once more at the fixed point; its product with the Jacobian is iterated."""
 
     name = "implicit"
 
@@ -73,37 +73,37 @@ def fixed_point(
     phantom_beta: float = 0.8,
     trace: bool = False,
 ) -> FixedPoint:
-    """Iterate f to z = f(z, *args), and differentiate the limit rather than the steps.
+    """Find the fixed point z = f(z, *args), and differentiate it rather than the steps.
 
     Args:
-        f: as in ``solve``. Random numbers are drawn once and serve every evaluation.
-        z0: as in ``solve``. It gets no gradient: the limit does not depend on it.
-        args: as in ``solve``. They and whatever else f reads get gradients.
+        f: as in ``solve``. Random numbers are drawn once and reused in every evaluation.
+        z0: as in ``solve``. It gets no gradient, as the fixed point does not depend on it.
+        args: as in ``solve``. They and everything else that f reads get gradients.
         solver: ``Picard()``, ``Relaxed(beta)``, ``Anderson(...)`` (the default), ``Broyden(...)``,
-            or an object of your own: see ``FixedPointSolver``. What it returns is checked; if
-            gradients are asked for, its residual too, by the evaluation at the limit.
-        tol: stop where the relative residual, the largest over the leaves, falls below this.
-        max_steps: evaluations of f at most.
-        adjoint: "implicit": the gradient of the limit, from u = g + u J, iterated as the forward
-            pass is; a second evaluation of f at the limit. "phantom": autograd through
-            `phantom_steps` relaxed steps from the limit.
-        adjoint_solver: for the implicit adjoint; `solver` by default. One of your own costs one
-            more product, which checks its residual.
+            or your own: see ``FixedPointSolver``. What it returns is checked; if gradients are
+            needed, so is the residual it reports, by the evaluation of f at the fixed point.
+        tol: stop when the relative residual, the largest over the leaves, falls below this.
+        max_steps: maximum number of evaluations of f.
+        adjoint: "implicit": the gradient of the fixed point, from u = g + u J, solved iteratively;
+            evaluates f twice at the fixed point. "phantom": autograd through `phantom_steps`
+            relaxed steps from the fixed point.
+        adjoint_solver: solver of the implicit adjoint; `solver` by default. One of your own costs
+            one more vector-Jacobian product, which checks its residual.
         adjoint_tol: tol by default.
         adjoint_max_steps: max_steps by default.
-        phantom_steps: how many.
-        phantom_beta: their relaxation factor, in (0, 1].
+        phantom_steps: number of phantom steps.
+        phantom_beta: relaxation factor of the phantom steps, in (0, 1].
         trace: keep the residual of every evaluation of the forward iteration, in
-            ``FixedPointStats.residuals``. It changes no step and no bit.
+            ``FixedPointStats.residuals``. Results are bitwise unchanged.
 
     Returns:
-        See ``FixedPoint``. A UserWarning says where an iteration ended above its tolerance: the
-        gradient then is not the limit's.
+        A ``FixedPoint``. A UserWarning tells you if an iteration ended above its tolerance: its
+        gradient is then not that of a fixed point.
 
-    Raises: TypeError or ValueError that names the argument; ValueError where a solver of your own
-    reports a residual below its tolerance that f does not have there.
+    Raises: TypeError or ValueError that names the argument; ValueError if your own solver reports a
+    residual below its tolerance and f does not have that residual at the z it returned.
 
-    Memory: that of the iterations' windows, and one graph of f (implicit) or `phantom_steps`.
+    Memory: the solver's window of states, and one graph of f (implicit) or `phantom_steps` graphs.
 
     Source: Bai, Kolter, Koltun, arXiv 1909.01377 (implicit); Geng et al., arXiv 2111.05177
     (phantom); Walker and Ni, SIAM J. Numer. Anal. 49, 2011 (Anderson).
@@ -139,7 +139,7 @@ def fixed_point(
         return [value.to(leaf.dtype) for value, leaf in zip(out, leaves, strict=True)]
 
     def iterated(state: Sequence[Tensor]) -> list[Tensor]:
-        """f without its graph; the first time with one, so that what f keeps of it shows."""
+        """f without its graph; the first time with one, to detect tensors that f keeps."""
         if calls > 0 or not grad:
             return evaluate(state)
         with torch.enable_grad():
@@ -149,7 +149,7 @@ def fixed_point(
         return [value.detach() for value in out]
 
     def watched(state: Sequence[Tensor]) -> list[Tensor]:
-        """The same, and its residual is kept, on the device."""
+        """The same, and keeps the residual, on the device."""
         value = iterated(state)
         residuals.append(measured.relative_residual([z.contiguous() for z in state], value))
         return value
@@ -157,7 +157,7 @@ def fixed_point(
     start, checked = now(), False
 
     def differentiated(state: Sequence[Tensor]) -> list[Tensor]:
-        """f with its graph, which may not lead into that of the iteration."""
+        """f with its graph, which must not lead into the graph of the iteration."""
         nonlocal checked
         out = evaluate(state)
         check_kept(out, start, end, tensors)
@@ -195,7 +195,7 @@ def fixed_point(
 
 @dataclass
 class _Backward:
-    """How the adjoint is iterated."""
+    """How the adjoint equation is solved."""
 
     solver: FixedPointSolver
     tol: float
@@ -203,7 +203,7 @@ class _Backward:
     stats: FixedPointStats
 
     def run(self, product: Map, grads: list[Tensor]) -> Run:
-        """u = g + u J, from g on."""
+        """Solve u = g + u J, starting from g."""
         option = "adjoint_solver"
         run = run_checked(option, self.solver, product, grads, self.tol, self.max_steps)
         check_residual(option, self.solver, run, self.tol, lambda: product(run.z))
@@ -216,10 +216,10 @@ def _implicit(
     given: Sequence[Tensor],
     how: _Backward,
 ) -> list[Tensor]:
-    """f at the limit: through its graph the gradient goes on to what f reads.
+    """f at the fixed point; gradients flow through its graph to what f reads.
 
-    The evaluation around it comes last: what f leaves behind is of that one, which lets no gradient
-    in but the adjoint's.
+    The evaluation for the products comes last, so that any tensor f leaves behind belongs to it:
+    it accepts no gradient except the adjoint's.
     """
     value = evaluate([leaf.detach() for leaf in z])
     around = _Around(evaluate, z, [*given, *leaves_below(value)])
@@ -229,7 +229,7 @@ def _implicit(
 
 
 class _Around:
-    """f around the limit, for its products with the adjoint, and for nobody else."""
+    """An evaluation of f at the fixed point, used only for products with the adjoint."""
 
     def __init__(
         self,
@@ -247,7 +247,7 @@ class _Around:
 
     @contextmanager
     def open(self) -> Iterator[None]:
-        """While the adjoint is iterated."""
+        """Accept the adjoint's gradients inside."""
         unguarded(self.state)
         try:
             with self.entrance.opened():
@@ -262,7 +262,7 @@ class _Around:
 
 
 class _Implicit(torch.autograd.Function):
-    """The identity at the limit; its gradient is u = g (I - J)^-1 in place of g."""
+    """The identity at the fixed point; its gradient is u = g (I - J)^-1 instead of g."""
 
     @staticmethod
     def forward(ctx: Any, how: _Backward, around: _Around, *value: Tensor) -> tuple[Tensor, ...]:
@@ -284,8 +284,8 @@ class _Implicit(torch.autograd.Function):
             )
         if ctx.around is None:
             raise RuntimeError(
-                "fixed_point: expected one backward pass, got a second time; give the first one "
-                "retain_graph=True"
+                "fixed_point: expected one backward pass, got a second one; pass retain_graph=True "
+                "in the first"
             )
         how: _Backward = ctx.how
         around: _Around = ctx.around

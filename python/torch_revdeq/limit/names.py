@@ -1,4 +1,4 @@
-"""Names: what others call an option of ``fixed_point``, and which options are ``solve``'s."""
+"""Option names of ``fixed_point`` in other libraries, and options that belong to ``solve``."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ ELSEWHERE = {
     "tau": "phantom_beta",
     **dict.fromkeys(("beta", "damping", "relaxation", "f_tau"), "solver=Relaxed(beta)"),
 }
-"""What torchdeq and others call an option of ``fixed_point``."""
+"""The names in torchdeq and other code for options of ``fixed_point``."""
 
 
 def refusing_other_names(function: Callable[P, R]) -> Callable[P, R]:
-    """The function; TypeError for a keyword that it does not take, which says what was meant."""
+    """The function; for an unknown keyword, a TypeError that suggests the option."""
     parameters = inspect.signature(function).parameters
     known = frozenset(parameters)
     options = [p.name for p in parameters.values() if p.kind is inspect.Parameter.KEYWORD_ONLY]
@@ -46,7 +46,7 @@ def refusing_other_names(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def advice(name: str, options: list[str]) -> str:
-    """How the error for a name ends: with the option that was meant, here or of ``solve``."""
+    """The end of the error for an unknown name: the option that was probably meant."""
     option = ELSEWHERE.get(name) or meant(name) or name
     if name in ELSEWHERE or option in options:
         return f"; did you mean {option}?"

@@ -1,4 +1,4 @@
-"""What ``fixed_point`` returns: a limit, and what the iterations did."""
+"""What ``fixed_point`` returns: the fixed point, and the solver statistics."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from ..solution import Result, described, numbers, result_of
 
 @dataclass(eq=False, repr=False)
 class FixedPointStats:
-    """What the iterations did.
+    """Solver statistics of ``fixed_point``.
 
     Attributes:
-        steps: of the forward iteration.
-        nfe: evaluations of f in the forward pass, those for the gradient included.
-        residual: norm(f(z) - z) / (1e-5 + norm(f(z))), the largest over the leaves, at its end.
-        converged: whether that is below tol.
-        adjoint_steps: vector-Jacobian products of the backward iteration, after a backward pass.
-        adjoint_residual: its residual, in the same sense. None with a phantom gradient.
-        residuals: with trace=True that of every evaluation of the forward iteration, float64, on
-            its device; ``residuals[n - 1]`` is of the state that evaluation n was given.
+        steps: evaluations of f in the forward iteration.
+        nfe: evaluations of f in the forward pass, including those for the gradient.
+        residual: final norm(f(z) - z) / (1e-5 + norm(f(z))), the largest over the leaves.
+        converged: whether the residual is below tol.
+        adjoint_steps: vector-Jacobian products of the adjoint iteration, after a backward pass.
+        adjoint_residual: the final residual of the adjoint iteration. None with a phantom gradient.
+        residuals: with trace=True the residual of every evaluation in the forward iteration,
+            float64, on its device; ``residuals[n - 1]`` is that of the input of evaluation n.
     """
 
     steps: int
@@ -35,11 +35,11 @@ class FixedPointStats:
 
     @property
     def result(self) -> Result:
-        """As ``Stats.result``."""
+        """Like ``Stats.result``."""
         return result_of(self.residual, converged=self.converged)
 
     def as_dict(self, prefix: str = "") -> dict[str, int | float]:
-        """As ``Stats.as_dict``: the attributes that are not None, and diverged (0 or 1)."""
+        """Like ``Stats.as_dict``: the attributes that are not None, and diverged (0 or 1)."""
         return numbers(prefix, {**self._numbers(), "diverged": self.result == "diverged"})
 
     def __repr__(self) -> str:
@@ -52,7 +52,7 @@ class FixedPointStats:
 
 @dataclass(eq=False)
 class FixedPoint:
-    """A limit: z, of z0's structure and dtypes, differentiable, and ``FixedPointStats``."""
+    """A fixed point: z, with z0's structure and dtypes, differentiable; and its statistics."""
 
     z: Any
     stats: FixedPointStats

@@ -1,4 +1,4 @@
-"""A state as a matrix: a row for each problem that is solved by itself, or one row."""
+"""A state as a matrix: one row per problem that is solved separately, or a single row."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 def as_rows(leaves: Sequence[Tensor], batched: bool, solver: str) -> Tensor:
-    """All leaves side by side, [rows, numbers], in float64 if one of them is, else in float32.
+    """All leaves concatenated, [rows, numbers], in float64 if any leaf is, else in float32.
 
-    `batched`: a row for each index of the first dimension, which all leaves must share: ValueError
-    that names the `solver`. Otherwise one row.
+    `batched`: one row per index of the first dimension, which all leaves must share; otherwise
+    ValueError that names the `solver`. Not batched: a single row.
     """
     wide = torch.float64 if any(t.dtype == torch.float64 for t in leaves) else torch.float32
     rows = 1
@@ -28,7 +28,7 @@ def as_rows(leaves: Sequence[Tensor], batched: bool, solver: str) -> Tensor:
 
 
 def as_leaves(rows: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-    """The leaves that ``as_rows`` put together, in the shapes and dtypes of `like`."""
+    """The inverse of ``as_rows``: leaves in the shapes and dtypes of `like`."""
     parts = rows.split([leaf.numel() // max(len(rows), 1) for leaf in like], 1)
     rows_of = zip(parts, like, strict=True)
     return [part.reshape(leaf.shape).to(leaf.dtype) for part, leaf in rows_of]

@@ -1,4 +1,4 @@
-"""Iterations to a fixed point that nobody needs to run backwards."""
+"""Fixed-point iterations, which need not be reversible."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from ..options.values import shown
 from .rows import as_leaves, as_rows
 
 Map = Callable[[Sequence[Tensor]], list[Tensor]]
-"""f as a solver has it: from the leaves of a state to those of f, in the same shapes and dtypes."""
+"""f as a solver sees it: from the leaves of z to the leaves of f(z), same shapes and dtypes."""
 
 
 @dataclass
 class Run:
-    """Where an iteration ended.
+    """The result of an iteration.
 
     Args:
-        z: the leaves of the state, in the shapes and dtypes in which they came.
+        z: the leaves of the final state, in the shapes and dtypes of the initial ones.
         steps: evaluations of f.
-        residual: ``relative_residual(z, f(z))`` of the last state that was measured: z, or the one
-            from which the last step led to z. NaN is not converged.
+        residual: ``relative_residual(z, f(z))`` of the last state that was measured: z, or the
+            state before the last step. NaN counts as not converged.
     """
 
     z: list[Tensor]
@@ -38,41 +38,41 @@ class Run:
 def relative_residual(z: Sequence[Tensor], value: Sequence[Tensor]) -> float:
     """The largest over the leaves of norm(value - z) / (1e-5 + norm(value)), where value is f(z).
 
-    Norms are taken in float64. NaN where a leaf holds NaN or Inf. Waits for the device.
+    Norms are computed in float64. NaN if a leaf contains NaN or Inf. Waits for the device.
     """
     return float(measured.relative_residual([leaf.contiguous() for leaf in z], value))
 
 
 class FixedPointSolver(Protocol):
-    """A way to a fixed point: what ``fixed_point`` takes as `solver` and `adjoint_solver`.
+    """What ``fixed_point`` takes as `solver` and `adjoint_solver`: any object with this method.
 
-    Any object with this method will do. It sees neither arguments nor gradients: f maps a list of
-    tensors to one of the same shapes and dtypes, without a graph. In the backward pass the same
-    method is given u -> g + u J, which is linear, and starts from g.
+    It sees neither arguments nor gradients: f maps a list of tensors to one of the same shapes and
+    dtypes, without a graph. In the backward pass the same method is given u -> g + u J, which is
+    linear, and starts from g.
     """
 
     def run(self, f: Map, z: list[Tensor], tol: float, max_steps: int) -> Run:
         """Iterate from z until the relative residual is below tol.
 
-        At most `max_steps` evaluations of f. The tensors of z must not be changed in place.
+        Evaluate f at most `max_steps` times. Do not modify the tensors of z in place.
         """
         ...
 
 
 def number(value: Any) -> float:
-    """An option of a solver as a float; NaN, which every bound refuses, for what is no number."""
+    """A solver's option as a float; NaN, which fails every bound, if it is not a number."""
     read = values.number(value)
     return math.nan if read is values.UNFIT else read
 
 
 def check_memory(memory: Any, least: int) -> None:
-    """ValueError for what is no number of states."""
+    """ValueError unless it is an integer of at least `least`."""
     if values.integer(memory, least) is values.UNFIT:
         raise ValueError(f"memory: expected an integer of at least {least}, got {shown(memory)}")
 
 
 def check_batched(batched: Any) -> None:
-    """ValueError for what is no bool."""
+    """ValueError unless it is a bool."""
     if values.read_flag(batched) is values.UNFIT:
         raise ValueError(f"batched: expected True or False, got {shown(batched)}")
 
@@ -116,14 +116,14 @@ def Picard() -> Relaxed:  # noqa: N802
 
 @dataclass(frozen=True)
 class Anderson:
-    """The combination of the last states whose residuals nearly cancel, taken a step of beta on.
+    """Anderson acceleration: combines the last states so that their residuals nearly cancel.
 
     Args:
-        memory: states that are combined, at least 2.
-        beta: the share of f in the combination, in (0, 1].
+        memory: number of states to combine, at least 2.
+        beta: relaxation factor: the share of f in the combination, in (0, 1].
         ridge: added to the diagonal of the normal equations, relative to its mean.
-        batched: combine each row of the first dimension by itself, as for a batch of independent
-            problems. All leaves must have the same first dimension. Otherwise one combination.
+        batched: combine each row of the first dimension separately, as for a batch of independent
+            problems. All leaves must have the same first dimension. False: one combination for all.
     """
 
     memory: int = 6
@@ -156,7 +156,7 @@ class Anderson:
         raise ValueError(f"max_steps: expected at least 1, got {max_steps}")
 
     def _combined(self, x: Tensor, gaps: Tensor) -> Tensor:
-        """From states and what f adds to them, [rows, memory, numbers]."""
+        """The next state, from states and gaps f(x) - x, both [rows, memory, numbers]."""
         gram = gaps @ gaps.mT
         scale = gram.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None].clamp_min(1e-30)
         count = gram.shape[-1]

@@ -1,4 +1,4 @@
-"""What only a call of ``solve`` knows of its options: by the dtype of z0, its shapes, its steps."""
+"""Options resolved in a call of ``solve``, by the dtype and shapes of z0 and the steps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .values import UNFIT, check_mask, shown
 
 
 def chosen_adjoint(adjoint: Any, modules: Sequence[nn.Module], given: dict[str, Any]) -> Adjoint:
-    """The adjoint that "auto" stands for: the one that an f with these modules can have."""
+    """The adjoint; "auto" is resolved by the modules in f."""
     if adjoint != "auto":
         return adjoint_of(adjoint)
     if not any(map(is_sharded, modules)):
@@ -30,20 +30,20 @@ def chosen_adjoint(adjoint: Any, modules: Sequence[nn.Module], given: dict[str, 
 
 
 def adjoint_of_computed(chosen: Adjoint, given: dict[str, Any], *, exact: bool) -> Adjoint | None:
-    """What "auto" takes where f reads a tensor that was computed outside of it, if it can."""
+    """What "auto" chooses if f reads a tensor computed outside f; None if it cannot."""
     beta, hooks = given["beta"], ADJOINTS["hooks"]
     learned = isinstance(beta, Tensor) and beta.requires_grad
     if given["adjoint"] != "auto" or chosen.name != "reversible" or (learned and not exact):
         return None
     try:
         check_adjoint(hooks, given)
-    except ValueError:  # an option that it does not take
+    except ValueError:  # an option that "hooks" does not support
         return None
     return hooks
 
 
 def drawn(max_steps: int | Callable[[], Any]) -> int:
-    """The number of steps; a function is called for it."""
+    """The number of steps; a function is called."""
     if not callable(max_steps):
         return max_steps
     steps, option = max_steps(), TABLE["max_steps"]
@@ -54,7 +54,7 @@ def drawn(max_steps: int | Callable[[], Any]) -> int:
 
 
 def format_of(state: State, leaves: Sequence[Tensor]) -> Format:
-    """The format that the option, as it was read, asks for, for a start of these leaves."""
+    """The format of the state for the option `state` and the leaves of z0."""
     if state not in ("auto", "exact"):
         return FORMATS[state]
     if not any(leaf.dtype == torch.float64 for leaf in leaves):
@@ -68,7 +68,7 @@ def format_of(state: State, leaves: Sequence[Tensor]) -> Format:
 
 
 def fractional_bits(frac_bits: int | str, *, exact: bool) -> int | None:
-    """The fractional bits of an exact state; None where they follow from the data."""
+    """The fractional bits of an exact state; None if they depend on the data."""
     if isinstance(frac_bits, str):
         return None
     if not exact:
@@ -77,7 +77,7 @@ def fractional_bits(frac_bits: int | str, *, exact: bool) -> int | None:
 
 
 def second_start(y0: Any, z0: list[Tensor], structure: Any) -> list[Tensor] | None:
-    """The leaves of y0, which are like those of z0."""
+    """The leaves of y0, checked to be like those of z0; None without a y0."""
     if y0 is None:
         return None
     leaves, other = flatten("y0", y0)
@@ -93,7 +93,7 @@ def second_start(y0: Any, z0: list[Tensor], structure: Any) -> list[Tensor] | No
 
 
 def masks(mask: Any, z0: Sequence[Tensor], structure: Any) -> list[Tensor | None] | None:
-    """For each leaf of z0, which of its positions count; None where all do."""
+    """For each leaf of z0, which positions count; None if all do."""
     if mask is None:
         return None
     if isinstance(mask, Tensor):
@@ -131,14 +131,14 @@ def watch_of(
     *,
     transformed: bool,
 ) -> Watch | None:
-    """What is watched of a solve, if anything is; RuntimeError in a transform of torch.func."""
+    """The ``Watch`` for `trace` and `on_step`, if any; RuntimeError in a torch.func transform."""
     trace, on_step = given["trace"], given["on_step"]
     if on_step is None:
         return Watch(trace, None, unflatten, device) if trace else None
     if transformed:
         raise RuntimeError(
             f"on_step: expected None inside a transform of torch.func or in forward mode, got "
-            f"{shown(on_step)}, which would be given tensors of the transform; leave on_step out "
+            f"{shown(on_step)}, which would receive tensors of the transform; leave on_step out "
             "there"
         )
     return Watch(trace, on_step, unflatten, device)

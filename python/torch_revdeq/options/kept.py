@@ -1,4 +1,4 @@
-"""The options that a layer keeps: checked when they are given, read and changed as attributes."""
+"""The options that a layer keeps: checked when set, accessible as attributes."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from .table import TABLE
 from .values import shown
 
 OF_THE_CALL = ("z0", "y0", "kwargs")
-"""What is given to a solve beside options."""
+"""Arguments of a solve that are not options of the layer."""
 
 
 _TAKE_FUNCTIONS = ("beta", "max_steps", "on_step")
-"""Options that a method of a subclass could be meant for."""
+"""Option names that may also be methods of a subclass."""
 
 _ABSENT = object()
 
 
 def check_class(kind: type) -> None:
-    """TypeError for a class whose attribute has the name of an option, which would do nothing.
+    """TypeError for a class attribute with the name of an option, which would have no effect.
 
-    `compile` is a method of every module, and a subclass may have other methods of its own.
+    `compile` is a method of every module, and a subclass may define other methods.
     """
     for name in TABLE:
         value = getattr(kind, name, _ABSENT)
@@ -36,17 +36,17 @@ def check_class(kind: type) -> None:
         if name not in _TAKE_FUNCTIONS and isinstance(value, (FunctionType, MethodType)):
             continue
         raise TypeError(
-            f"{name}: expected an option of {kind.__name__} to be given when a layer is made, got "
+            f"{name}: expected an option of {kind.__name__} to be passed to the constructor, got "
             f"a class attribute, which would hide it; pass it in {kind.__name__}.__init__, "
             f"super().__init__(f, {name}=...)"
         )
 
 
 def check_options(options: dict[str, Any]) -> dict[str, Any]:
-    """The options for a layer to keep; TypeError or ValueError for what ``solve`` would refuse.
+    """The options for a layer to keep; TypeError or ValueError as in ``solve``.
 
-    Plain values stay as they are. NumPy's become Python's, the only ones that compilers take, and
-    the name of a dtype the dtype.
+    NumPy values become Python values, the only ones that compilers accept, and the name of a dtype
+    becomes the dtype. Other values are unchanged.
     """
     for name in options:
         if name not in TABLE:
@@ -59,11 +59,11 @@ def check_options(options: dict[str, Any]) -> dict[str, Any]:
 
 
 class OptionAttribute(property):
-    """An option of a layer as its attribute: what was given to it, or the default of ``solve``."""
+    """An option of a layer as an attribute: its value, or the default of ``solve``."""
 
 
 def option(name: str) -> Any:
-    """The attribute for an option; what is assigned is checked first."""
+    """The attribute for an option; assigned values are checked first."""
     default = TABLE[name].default
 
     def get(layer: Any) -> Any:
@@ -77,16 +77,16 @@ def option(name: str) -> Any:
 
 
 def is_option(layer: Any, name: str) -> bool:
-    """Whether the layer's attribute of this name is the option: a subclass may have its own."""
+    """Whether the attribute of this name is the option; a subclass may define its own."""
     return isinstance(getattr(type(layer), name, None), OptionAttribute)
 
 
 def check_new(layer: Any, name: str, value: Any) -> None:
-    """AttributeError for an attribute that would do nothing where an option was meant."""
+    """AttributeError for an attribute without effect whose name suggests an option."""
     if name == "compile" and not callable(value):
         raise AttributeError(
             f"compile: expected by layer.set_solver(compile={value!r}), or in a call, "
-            f"layer(x, compile={value!r}), got an assignment: the attribute is nn.Module's method"
+            f"layer(x, compile={value!r}), got an assignment; layer.compile is nn.Module's method"
         )
     if not isinstance(value, (nn.Module, nn.Parameter)):
         said = mistaken(type(layer), name)
@@ -95,11 +95,11 @@ def check_new(layer: Any, name: str, value: Any) -> None:
 
 
 def mistaken(kind: type, name: str) -> str | None:
-    """What to say of an attribute that a class does not have, if its name looks like an option."""
+    """The error message for an unknown attribute whose name looks like an option, else None."""
     if hasattr(kind, name):
         return None
     if name in OF_THE_CALL:
-        return f"{name}: expected in the call of the layer, layer(x, {name}=...), got an attribute"
+        return f"{name}: expected in the layer's call, layer(x, {name}=...), got an attribute"
     meaning, place = meant(name), NO_OPTION.get(name)
     if meaning is None and place is None:
         return None
@@ -108,11 +108,11 @@ def mistaken(kind: type, name: str) -> str | None:
 
 
 def check_new_of_model(model: nn.Module, name: str, value: Any) -> None:
-    """AttributeError for an attribute of a model where an option of its layers was meant."""
+    """AttributeError for an attribute of a model whose name suggests an option of its layers."""
     if name == "compile" and not callable(value):
         raise AttributeError(
-            f"compile: expected by model.set_solver(compile={value!r}), got an assignment: the "
-            "attribute is nn.Module's method"
+            f"compile: expected by model.set_solver(compile={value!r}), got an assignment; "
+            "model.compile is nn.Module's method"
         )
     if not isinstance(value, (nn.Module, nn.Parameter)) and not hasattr(model, name):
         said = mistaken_of_model(type(model), name)
@@ -121,7 +121,7 @@ def check_new_of_model(model: nn.Module, name: str, value: Any) -> None:
 
 
 def mistaken_of_model(kind: type, name: str) -> str | None:
-    """As ``mistaken``, for a model, whose layers have the options."""
+    """Like ``mistaken``, for a model, whose layers have the options."""
     meaning, place = name if name in TABLE else meant(name), NO_OPTION.get(name)
     if hasattr(kind, name) or (meaning is None and place is None):
         return None
@@ -133,13 +133,13 @@ def mistaken_of_model(kind: type, name: str) -> str | None:
 
 
 def _declared(name: str) -> str:
-    return f"an attribute of your own is one that a subclass declares, {name} = None"
+    return f"for an attribute of your own, declare it in a subclass, {name} = None"
 
 
 def changed(layer: Any, options: dict[str, Any]) -> dict[str, Any]:
-    """The options as the layer is to keep them; nothing is changed yet.
+    """The options in the form that the layer keeps; nothing is changed yet.
 
-    TypeError or ValueError for what ``solve`` would refuse, alone or with the layer's others.
+    TypeError or ValueError as in ``solve``, for them alone and with the layer's other options.
     """
     kept = {"beta": layer.beta, **layer.options}
     if isinstance(kept.get("process_group"), LeftOut):
@@ -149,23 +149,23 @@ def changed(layer: Any, options: dict[str, Any]) -> dict[str, Any]:
     learned = isinstance(beta, nn.Parameter)
     if isinstance(beta, Tensor) and not learned and "beta" in layer._parameters:
         raise TypeError(
-            "beta: expected a number or a Parameter in the place of a Parameter, got a tensor; "
+            "beta: expected a number or a Parameter to replace a Parameter, got a tensor; "
             "pass nn.Parameter(beta), or float(beta)"
         )
     if "beta" in options and is_parametrized(layer, "beta") and not isinstance(beta, Tensor):
         raise TypeError(
-            f"beta: expected a tensor where it is parametrized, got {shown(beta)}; call "
+            f"beta: expected a tensor because it is parametrized, got {shown(beta)}; call "
             "torch.nn.utils.parametrize.remove_parametrizations(layer, 'beta') first"
         )
     return {name: checked[name] for name in options}
 
 
 def keep(layer: Any, options: dict[str, Any]) -> None:
-    """Have the layer keep options that are ``changed`` ones."""
+    """Store options returned by ``changed`` in the layer."""
     rest = dict(options)
     if "beta" in rest:
         beta = rest.pop("beta")
-        if not isinstance(beta, (Tensor, nn.Module)):  # to which torch lets no parameter give way
+        if not isinstance(beta, (Tensor, nn.Module)):  # torch does not let it replace a parameter
             for space in (layer._parameters, layer._buffers, layer._modules):
                 space.pop("beta", None)
         nn.Module.__setattr__(layer, "beta", beta)

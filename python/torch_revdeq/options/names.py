@@ -1,4 +1,4 @@
-"""Names: which keywords of a call are options, and which option is meant by another name."""
+"""Which keywords of a call are options, and which option another name probably means."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ELSEWHERE = {
     **dict.fromkeys(("backward_method", "gradient_method", "differentiation"), "adjoint"),
     **dict.fromkeys(("indexing", "n_states"), "save_at"),
 }
-"""What others call an option of ``solve``: torchdeq, scipy, DEQ and looped-transformer code."""
+"""Names of ``solve``'s options in other code: torchdeq, scipy, DEQs and looped transformers."""
 
 _LIMIT = "solve has one solver, whose steps are differentiated; torch_revdeq.fixed_point takes "
 _STOP = "tol= takes a StoppingRule, which measures another residual"
@@ -42,24 +42,24 @@ NO_OPTION = {
     "eval_factor": "solve takes the same max_steps in training and evaluation; change it by "
     "set_solver(model, max_steps=...)",
 }
-"""What others have an option for and ``solve`` has none, with where it is instead."""
+"""Options of other libraries that ``solve`` does not have, with what to use instead."""
 
 
 def _slips(name: str) -> set[str]:
-    """The name with a letter left out, with two exchanged, or in the plural."""
+    """Misspellings: the name with a letter left out, with two swapped, or in the plural."""
     parts = [(name[:i], name[i:]) for i in range(len(name))]
     missing = {a + b[1:] for a, b in parts}
     swapped = {a + b[1] + b[0] + b[2:] for a, b in parts if len(b) > 1}
     return {slip for slip in missing | swapped | {f"{name}s"} if len(slip) > 4}
 
 
-# A table, for a compiler traces the search in it; of short words too many are close.
+# A table, because a compiler traces the lookup; short words are left out, too many are similar.
 _MEANT = {slip: name for name in TABLE for slip in _slips(name)}
 _MEANT |= ELSEWHERE
 
 
 def meant(name: str) -> str | None:
-    """The option that a name stands for which is none, if it looks like one."""
+    """The option that an unknown name probably means, or None."""
     if name in TABLE:
         return None
     small = name.lower()
@@ -67,13 +67,13 @@ def meant(name: str) -> str | None:
 
 
 def advice(name: str) -> str:
-    """What ends the error for a name that is no option, if it can be told what was meant."""
+    """The end of the error for an unknown option: what was probably meant."""
     option, place = meant(name), NO_OPTION.get(name)
     return f"; did you mean {option}?" if option else f"; {place}" if place else ""
 
 
 def unknown(name: str) -> TypeError:
-    """The error for a name that is no option."""
+    """The error for an unknown option."""
     known = ", ".join(TABLE)
     return TypeError(f"{name}: expected an option of solve, one of {known}{advice(name)}")
 
@@ -81,10 +81,11 @@ def unknown(name: str) -> TypeError:
 def parted(
     f: Callable[..., Any], given: int, keywords: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The options among the keywords of a layer's call, and those that f gets.
+    """Split the keywords of a layer's call into options and keywords of f.
 
-    `given` are the positional arguments of f, the state among them. TypeError for an option that f
-    has a parameter of, and for a name that looks like an option where f has none of that name.
+    `given` is the number of positional arguments of f, including the state. TypeError for an option
+    that f has a parameter of the same name for, and for a name that looks like an option and is not
+    a parameter of f.
     """
     options: dict[str, Any] = {}
     for_f: dict[str, Any] = {}
@@ -95,7 +96,7 @@ def parted(
                 remedy = f"pass {option}=..." if option else place
                 raise TypeError(
                     f"{name}: expected an option of solve or a parameter of f, got a name that is "
-                    f"neither; {remedy}, or to an f that takes any keyword pass "
+                    f"neither; {remedy}, or if f takes arbitrary keywords pass "
                     f"kwargs={{'{name}': ...}}"
                 )
             for_f[name] = value

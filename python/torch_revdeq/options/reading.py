@@ -1,7 +1,7 @@
-"""The options of one call, read by the table, and checked among each other.
+"""The options of one call, read with the table, and checked in combination.
 
-What is left is for a call to know: the dtype of z0, the steps that a function returns, the shapes
-of y0 and masks.
+``call.py`` checks what depends on the call: the dtype of z0, the steps that a function returns, the
+shapes of y0 and masks.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .values import is_sequence, shown
 
 
 def read_options(values: dict[str, Any]) -> dict[str, Any]:
-    """The options as the solver uses them, in place: each by itself, then among each other."""
+    """The options as the solver uses them, in place: each checked alone, then in combination."""
     for name, value in values.items():
         option = TABLE[name]
         if value is not option.default:
@@ -32,13 +32,13 @@ def read_options(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def with_defaults(options: dict[str, Any]) -> dict[str, Any]:
-    """The options given and the defaults of the others, read. Names not in the table are left."""
+    """The given options, read, and the defaults of the others. Unknown names are left unchanged."""
     known = read_options({name: options.get(name, value) for name, value in DEFAULTS.items()})
     return {**options, **known}
 
 
 def check_given(options: dict[str, Any]) -> None:
-    """Refuse, before any call, what no call can take; also numbers of beta that are no betas."""
+    """Raise, before any call, for options that no call accepts, including invalid betas."""
     given = with_defaults(options)
     beta, steps = given["beta"], given["max_steps"]
     if isinstance(steps, int):
@@ -50,7 +50,7 @@ def check_given(options: dict[str, Any]) -> None:
 
 
 def _check_together(given: dict[str, Any]) -> None:
-    """ValueError for options that do not go together."""
+    """ValueError for options that exclude each other."""
     tol = given["tol"]
     if given["per_sample"] and tol is None:
         raise ValueError(
@@ -89,28 +89,28 @@ def _check_with_rule(given: dict[str, Any]) -> None:
 def _check_with_tol(given: dict[str, Any], tol: float | StoppingRule) -> None:
     if given["save_at"]:
         raise ValueError(
-            f"save_at: expected without a tol, got tol={tol}, which may stop before; give tol=None"
+            f"save_at: expected without a tol, got tol={tol}, which may stop earlier; pass tol=None"
         )
     if given["backward_steps"] is not None:
         raise ValueError(
-            f"backward_steps: expected without a tol, got tol={tol}: the last steps are known when "
-            "they are over; give tol=None, or draw max_steps yourself"
+            f"backward_steps: expected without a tol, got tol={tol}, with which the last steps are "
+            "known only afterwards; pass tol=None, or draw max_steps yourself"
         )
 
 
 def adjoint_of(value: str | Adjoint) -> Adjoint:
-    """The adjoint that a value of the option stands for, "auto" aside."""
+    """The adjoint for a value of the option other than "auto"."""
     return value if isinstance(value, Adjoint) else ADJOINTS[value]
 
 
 def check_adjoint(adjoint: Adjoint, given: dict[str, Any]) -> None:
-    """ValueError for an option that this adjoint does not take."""
+    """ValueError for an option that this adjoint does not support."""
     for option in LIMITED:
         value = given[option.name]
         if not takes(adjoint, option) and value != option.default:
             takers = [name for name, row in ADJOINTS.items() if takes(row, option)]
             one = f"adjoint={takers[0]!r}" if len(takers) == 1 else "another one"
-            reason = ", which alone can keep graphs" if option.name == "store_last" else ""
+            reason = ", the only one that keeps graphs" if option.name == "store_last" else ""
             raise ValueError(
                 f"{option.name}: expected {option.default} with adjoint={adjoint.name!r}, got "
                 f"{shown(value)}; choose {one}{reason}, or leave {option.name} out"
@@ -118,7 +118,7 @@ def check_adjoint(adjoint: Adjoint, given: dict[str, Any]) -> None:
 
 
 def bits_of_a_float(frac_bits: int) -> ValueError:
-    """The error for fractional bits of a state that has none."""
+    """The error for frac_bits with a float state."""
     return ValueError(
         f"frac_bits: expected 'auto' for a float state, got {frac_bits!r}; only state='exact' "
         "is in fixed point"
@@ -126,7 +126,7 @@ def bits_of_a_float(frac_bits: int) -> ValueError:
 
 
 def steps_to_save(save_at: Sequence[int], max_steps: int) -> tuple[int, ...]:
-    """The steps after which z is kept, each once."""
+    """The steps after which z is saved, checked."""
     for step in save_at:
         if step > max_steps:
             raise ValueError(
@@ -134,5 +134,7 @@ def steps_to_save(save_at: Sequence[int], max_steps: int) -> tuple[int, ...]:
                 "0 steps is z0"
             )
     if len(set(save_at)) < len(save_at):
-        raise ValueError(f"save_at: expected each step once, got {list(save_at)}; drop the second")
+        raise ValueError(
+            f"save_at: expected each step once, got {list(save_at)}; remove the duplicates"
+        )
     return tuple(save_at)

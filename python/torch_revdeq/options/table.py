@@ -1,7 +1,7 @@
-"""The options of ``solve``, in one table: what each may be, and the error for any other value.
+"""The options of ``solve`` in one table: the values each accepts, and the error for others.
 
-``solve`` and ``RevDEQ`` read their options by ``TABLE``, and the table of docs/api/solver.md is
-made of it.
+``solve`` and ``RevDEQ`` read their options with ``TABLE``, and the table in docs/api/solver.md is
+generated from it.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ class Option:
     """One option of ``solve``.
 
     Attributes:
-        kind: what it takes, for the reference.
-        default: that of ``solve``.
-        reader: from the value given to the one that the solver uses, or ``UNFIT``.
+        kind: the values it accepts, for the reference.
+        default: the default in ``solve``.
+        reader: converts the given value to the one that the solver uses, or to ``UNFIT``.
         expected: completes "name: expected ..., got ...".
-        remedy: the way out, after that.
-        limited: not every adjoint takes another value than the default: ``Adjoint.takes`` says.
+        remedy: the way out, appended after that.
+        limited: some adjoints support only the default: see ``Adjoint.takes``.
         error: the type of the error.
     """
 
@@ -69,14 +69,14 @@ class Option:
     error: type[Exception] = ValueError
 
     def read(self, value: Any) -> Any:
-        """The value as the solver uses it; an error that names the option for one it cannot use."""
+        """The value as the solver uses it; an error that names the option for an invalid one."""
         result = self.reader(value)
         if result is UNFIT:
             raise self.refusal(value)
         return result
 
     def refusal(self, value: Any, expected: str = "") -> Exception:
-        """The error for a value that the option does not take."""
+        """The error for an invalid value."""
         remedy = self.remedy
         if isinstance(value, Tensor) and self.name in _CONVERTED:
             remedy = f"pass {_CONVERTED[self.name]}({self.name}), which reads it from its device"
@@ -89,8 +89,8 @@ _CONVERTED = dict.fromkeys(
     ("max_steps", "check_every", "frac_bits", "store_last", "memory_budget", "backward_steps"),
     "int",
 ) | dict.fromkeys(("tol", "check"), "float")
-"""How a tensor becomes the number that the option takes. ``solve`` leaves that to the caller: on a
-GPU it waits for the device."""
+"""How to convert a tensor to the number that the option takes. ``solve`` leaves that to the caller,
+because on a GPU it waits for the device."""
 
 
 # ---- the table -----------------------------------------------------------------------------------
@@ -116,7 +116,7 @@ def _read_adjoint(value: Any) -> Any:
     if isinstance(takes, str) or not {*takes} <= {*known}:
         raise ValueError(
             f"adjoint: expected {type(value).__name__}.takes to be a set of {', '.join(known)}, "
-            f"got {takes!r}; leave out what every adjoint takes"
+            f"got {takes!r}; leave out options that every adjoint supports"
         )
     return value
 
@@ -167,8 +167,8 @@ _OPTIONS = (
         False,
         read_per_sample,
         "True, False, or an integer of at least 1",
-        "True judges every index of dimension 0; an integer says how many leading dimensions make "
-        "a sample",
+        "True makes every index of dimension 0 a sample; an integer is the number of leading "
+        "dimensions that index samples",
         limited=True,
     ),
     Option(
@@ -186,7 +186,7 @@ _OPTIONS = (
         None,
         read_residual_mask,
         "a bool tensor, or a pytree of them like z0",
-        "it is True where a position counts in the residual",
+        "True marks the positions that count in the residual",
     ),
     Option(
         "state",
@@ -211,7 +211,7 @@ _OPTIONS = (
         "auto",
         _read_adjoint,
         f"one of {', '.join(map(repr, get_args(AdjointName)))}, or an Adjoint",
-        "'auto' chooses by what f is",
+        "'auto' chooses one that supports f",
     ),
     _choice("rng", "auto", RNG, "'auto' replays the random numbers of f"),
     Option(
@@ -222,7 +222,7 @@ _OPTIONS = (
         "True, False, or a tolerance above 0",
         "False compares nothing, True takes the default tolerance, math.inf only measures",
     ),
-    _choice("accumulate", "float32", get_args(Accumulate), "'float32' loses less"),
+    _choice("accumulate", "float32", get_args(Accumulate), "'float32' is more accurate"),
     Option(
         "store_last",
         'integer >= 0, or "auto"',
@@ -259,7 +259,7 @@ _OPTIONS = (
         "None differentiates all steps; for no gradient at all use torch.no_grad()",
         limited=True,
     ),
-    _flag("has_aux", "True says that f returns (z, aux)"),
+    _flag("has_aux", "True means that f returns (z, aux)"),
     _choice("aux", "sum", REDUCTIONS, "'stack' keeps them all"),
     _flag("pass_step", "True calls f with step=n"),
     Option(
@@ -268,7 +268,7 @@ _OPTIONS = (
         False,
         read_compile,
         "True, False or 'auto'",
-        "'auto' compiles f where it can be, and stats.route says why where it cannot",
+        "'auto' compiles f if possible; otherwise stats.route says why not",
     ),
     _flag("trace", "True keeps the residual of every step"),
     Option(
@@ -284,7 +284,7 @@ _OPTIONS = (
 TABLE = {option.name: option for option in _OPTIONS}
 DEFAULTS = {option.name: option.default for option in _OPTIONS}
 LIMITED = tuple(option for option in _OPTIONS if option.limited)
-"""The options that not every adjoint takes."""
+"""The options that not every adjoint supports."""
 
 
 def reference() -> str:
@@ -307,11 +307,11 @@ def _takers(option: Option) -> str:
 
 
 def takes(adjoint: Adjoint, option: Option) -> bool:
-    """Whether the adjoint takes another value of the option than the default."""
+    """Whether the adjoint supports values of the option other than the default."""
     return not option.limited or option.name in adjoint.takes
 
 
 def one_of(name: str, value: Any, choices: Sequence[str]) -> None:
-    """ValueError for what is none of the choices."""
+    """ValueError unless it is one of the choices."""
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}")

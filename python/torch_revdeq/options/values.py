@@ -1,4 +1,4 @@
-"""What a value given for an option becomes: a reader for each kind, and how an error shows it."""
+"""Readers that check and convert option values, and how errors show a value."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from ..iteration.stopping import StoppingRule
 from ..state.formats import FORMATS
 
 UNFIT: Any = object()
-"""What a reader returns for a value that the option does not take."""
+"""What a reader returns for an invalid value."""
 
 DTYPES = {str(d).removeprefix("torch."): d for d in FORMATS if isinstance(d, torch.dtype)}
-"""The dtypes of float states, by their names."""
+"""The dtypes of float states, by name."""
 
 
 def _is_bool(value: Any) -> bool:
@@ -28,7 +28,7 @@ def _is_bool(value: Any) -> bool:
 
 
 def integer(value: Any, least: int, most: float = math.inf) -> Any:
-    """An int between the two; ``UNFIT`` for another value."""
+    """An int from `least` to `most`, else ``UNFIT``."""
     if type(value) is not int:
         if _is_bool(value) or not isinstance(value, Integral):
             return UNFIT
@@ -37,14 +37,14 @@ def integer(value: Any, least: int, most: float = math.inf) -> Any:
 
 
 def number(value: Any) -> Any:
-    """A float; ``UNFIT`` for what is no real number."""
+    """A float, or ``UNFIT`` if it is not a real number."""
     if type(value) is float:
         return value
     return float(value) if isinstance(value, Real) and not _is_bool(value) else UNFIT
 
 
 def at_least(least: int, *, words: tuple[Any, ...] = ()) -> Callable[[Any], Any]:
-    """A reader of integers, and of some words beside them."""
+    """A reader of integers, and of some words in addition."""
 
     def read(value: Any) -> Any:
         if value is None or isinstance(value, str):
@@ -61,11 +61,11 @@ def word_of(choices: Iterable[str]) -> Callable[[Any], Any]:
 
 
 def read_beta(value: Any) -> Any:
-    """The kind alone: the values are held against the steps by ``BetaSchedule``."""
+    """Checks only the kind: ``BetaSchedule`` checks the values against the steps."""
     if type(value) is float:
         return value
     if isinstance(value, type) or type(value).__module__.startswith("torch.nn.modules."):
-        return UNFIT  # they can be called, and none with a number of steps
+        return UNFIT  # callable, but not with a step number
     if callable(value):
         return value
     if isinstance(value, Tensor):
@@ -76,14 +76,14 @@ def read_beta(value: Any) -> Any:
 
 
 def is_sequence(value: Any) -> bool:
-    """Whether it has elements in an order, as often as they are asked for."""
+    """Whether it is ordered and can be iterated repeatedly."""
     if type(value).__module__ == "numpy":
         return bool(getattr(value, "ndim", 0))
     return isinstance(value, Sequence) and not isinstance(value, (str, bytes, bytearray))
 
 
 def read_max_steps(value: Any) -> Any:
-    """A number of steps, or a function, which is not called here."""
+    """A number of steps, or a function, which is not called yet."""
     return value if callable(value) else integer(value, 1)
 
 
@@ -93,20 +93,20 @@ def read_tol(value: Any) -> Any:
         return value
     refuse_class("tol", value, StoppingRule)
     result = number(value)
-    return result if result is not UNFIT and result >= 0 else UNFIT  # NaN is not
+    return result if result is not UNFIT and result >= 0 else UNFIT  # excludes NaN
 
 
 def refuse_class(name: str, value: Any, base: type) -> None:
-    """TypeError for a class in the place of an object of it."""
+    """TypeError for a class passed instead of an instance."""
     if isinstance(value, type) and issubclass(value, base):
         raise TypeError(
-            f"{name}: expected an object of {value.__name__}, got the class; pass "
+            f"{name}: expected an instance of {value.__name__}, got the class; pass "
             f"{value.__name__}(...)"
         )
 
 
 def read_per_sample(value: Any) -> Any:
-    """How many leading dimensions make a sample; False for none."""
+    """The number of leading dimensions that index samples; False for none."""
     if _is_bool(value):
         return 1 if value else False
     return integer(value, 1)
@@ -119,7 +119,7 @@ def read_process_group(value: Any) -> Any:
 
 
 def read_residual_mask(value: Any) -> Any:
-    """A pytree of bool tensors and None. Whether it fits the state is not known here."""
+    """A pytree of bool tensors and None. Whether it fits the state is checked in the call."""
     for leaf in pytree.tree_leaves(value):
         if leaf is not None:
             check_mask(leaf)
@@ -127,7 +127,7 @@ def read_residual_mask(value: Any) -> Any:
 
 
 def check_mask(mask: Any) -> None:
-    """TypeError for what is no bool tensor."""
+    """TypeError unless it is a bool tensor."""
     if isinstance(mask, Tensor) and mask.dtype == torch.bool:
         return
     tensor = isinstance(mask, Tensor)
@@ -139,7 +139,7 @@ def check_mask(mask: Any) -> None:
 
 
 def read_state(value: Any) -> Any:
-    """A word, or the dtype of a float state: torch's, by its name, or as NumPy has it."""
+    """A word, or the dtype of a float state: torch's, its name, or NumPy's."""
     if isinstance(value, (str, torch.dtype)) and (value == "auto" or value in FORMATS):
         return value
     name = value
@@ -151,7 +151,7 @@ def read_state(value: Any) -> Any:
 
 
 def read_flag(value: Any) -> Any:
-    """A bool, NumPy's too."""
+    """A bool, Python's or NumPy's."""
     return bool(value) if _is_bool(value) else UNFIT
 
 
@@ -163,7 +163,7 @@ def read_compile(value: Any) -> Any:
 
 
 def read_on_step(value: Any) -> Any:
-    """What can be called, or None."""
+    """A callable, or None."""
     return value if value is None or callable(value) else UNFIT
 
 
@@ -178,20 +178,20 @@ def read_check(value: Any) -> Any:
     """A bool, or a tolerance."""
     if _is_bool(value):
         return bool(value)
-    if type(value) is int and value in (0, 1):  # meant as a bool, or as a tolerance?
+    if type(value) is int and value in (0, 1):  # ambiguous: a bool or a tolerance?
         return UNFIT
     result = number(value)
     return result if result is not UNFIT and result > 0 else UNFIT
 
 
 def read_save_at(value: Any) -> Any:
-    """A tuple of steps. Whether so many are taken is not known here."""
+    """A tuple of steps. Whether that many steps are taken is checked in the call."""
     steps = [integer(step, 1) for step in value] if is_sequence(value) else [UNFIT]
     return UNFIT if any(step is UNFIT for step in steps) else tuple(steps)
 
 
 def shown(value: Any) -> str:
-    """A value in an error: short, and on one line."""
+    """A value as an error shows it: short, and on one line."""
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)} in {value.dtype}"
     plain = value is None or isinstance(value, (str, Real, list, tuple, dict, set, type))

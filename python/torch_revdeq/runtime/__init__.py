@@ -1,3 +1,3 @@
-"""Copies to the host, checks that wait for a device, CUDA graphs, torch.func, named scopes."""
+"""Copies to the host, deferred checks, CUDA graphs, torch.func, profiler scopes."""
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""A solve while a CUDA graph is captured: nothing may depend on what the device has computed.
+"""A solve while a CUDA graph is captured: nothing may depend on values on the device.
 
-A replay runs the kernels of one solve again on other numbers, and none of its Python. So the number
-of steps, the fractional bits and the seeds of random numbers must be known beforehand, and checks
-are read when somebody asks for them.
+A replay runs the kernels of one solve again with other data, but none of its Python code. So the
+number of steps, the fractional bits and the random seeds must be known beforehand, and checks are
+read on demand.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def check_capture(
     exact: bool,
     on_step: Any = None,
 ) -> None:
-    """Refuse options that a graph cannot hold: ValueError, by name."""
+    """ValueError, by name, for options that a graph cannot hold."""
     if callable(max_steps):
         _refuse("max_steps", "an integer", "a function", "a replay takes the steps of the capture")
     if tol is not None:
@@ -34,7 +34,7 @@ def check_capture(
     if on_step is not None:
         _refuse("on_step", "None", "a function", "a replay does not call it; pass trace=True")
     if exact and frac_bits is None:
-        remedy = "pass an integer, such as stats.frac_bits of a solve outside of the graph"
+        remedy = "pass an integer, such as stats.frac_bits of a solve outside the graph"
         _refuse("frac_bits", "an integer for an exact state", "'auto'", remedy)
     if exact and isinstance(beta, Tensor) and beta.device.type != "cpu":
         _refuse("beta", "numbers for an exact state", "a tensor on the device", "pass float(beta)")

@@ -1,9 +1,9 @@
-"""The self check: after a backward pass the states must be back where they began.
+"""Checks of a solve: a backward pass must recover the initial state, exact states stay in range.
 
-If they are, the evaluations of the way back were those of the way forward, and the gradient just
-computed is the solve's. On a CPU the check raises at once. Elsewhere nothing waits: the gradients
-become NaN on the device if the check fails, and the error is raised at the next solve, at
-``Solution.verify()``, or, as a last resort, reported at exit.
+If the initial state is recovered, f was evaluated as in the forward pass, and the gradient is
+right. On a CPU a failed check raises at once. Elsewhere nothing waits: the gradients become NaN on
+the device, and the error is raised by the next solve or ``Solution.verify()``, or, as a last
+resort, reported at exit.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from .host_copy import HostCopy
 
 
 class ReconstructionError(RuntimeError):
-    """The way back did not meet the states of the way forward: the gradient would be wrong."""
+    """Reversing the iteration did not recover the initial state: the gradient would be wrong."""
 
 
 class RangeError(RuntimeError):
-    """A value left the range of an exact state: the solution would be wrong."""
+    """A number left the range of an exact state: the solution would be wrong."""
 
 
 TOLERANCE = {getattr(torch, name): allowed for name, allowed in dtypes.TOLERANCE.items()}
-"""How far from the start a float state may come back, by its dtype."""
+"""The relative error allowed for the reconstructed initial state, by dtype."""
 
 
 @dataclass(eq=False)
 class PendingCheck:
-    """A check whose outcome is still on its way from a device."""
+    """A check whose outcome has not arrived from the device."""
 
     failed: Tensor  # bool, no dimensions
     error: Callable[[], RuntimeError]
     outcome: HostCopy = field(init=False)
 
     def __post_init__(self) -> None:
-        """Send the outcome to the host."""
+        """Start copying the outcome to the host."""
         self.outcome = HostCopy(self.failed)
 
     def raise_if_failed(self) -> None:
@@ -55,7 +55,7 @@ class PendingCheck:
 
 @dataclass
 class DeferredChecks:
-    """The checks of all solves that nobody has read yet."""
+    """The pending checks of all solves."""
 
     waiting: list[PendingCheck] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -66,8 +66,8 @@ class DeferredChecks:
             self.waiting.append(pending)
 
     def poll(self, *, wait: bool = False) -> None:
-        """Raise the first error that has arrived; with `wait`, that is still to arrive."""
-        if not self.waiting:  # the common case, and no harm if it is just changing
+        """Raise the first error that has arrived; with `wait`, wait for all of them."""
+        if not self.waiting:  # the common case; a race here is harmless
             return
         with self.lock:
             ready = [p for p in self.waiting if wait or p.outcome.here()]
@@ -76,7 +76,7 @@ class DeferredChecks:
             pending.raise_if_failed()
 
     def forget(self, pending: PendingCheck) -> None:
-        """Drop a check whose outcome someone has read."""
+        """Drop a check whose outcome has been read."""
         with self.lock:
             self.waiting = [p for p in self.waiting if p is not pending]
 
@@ -92,9 +92,9 @@ def deferred(device: torch.device) -> bool:
 def report_check(
     failed: Tensor, error: Callable[[], RuntimeError], poisoned: Sequence[Tensor]
 ) -> PendingCheck | None:
-    """Deal with a check: raise here on a CPU; elsewhere spoil what it is about and raise later.
+    """Report a check: raise here on a CPU; elsewhere make the tensors NaN and raise later.
 
-    `failed` has one element, which is not 0 if it failed.
+    `failed` has one element, which is nonzero if the check failed.
     """
     if not deferred(failed.device):
         if bool(failed):
@@ -103,13 +103,13 @@ def report_check(
     failed = failed.reshape(()) != 0
     spoil(poisoned, failed)
     pending = PendingCheck(failed, error)
-    if not capturing(failed.device):  # a graph's own checks are there after a replay, not before
+    if not capturing(failed.device):  # checks in a graph have an outcome only after a replay
         deferred_checks.add(pending)
     return pending
 
 
 def spoil(tensors: Sequence[Tensor], failed: Tensor) -> None:
-    """Make the tensors NaN if `failed`, of one element, is not 0. Nothing waits for it."""
+    """Make the tensors NaN if `failed`, of one element, is nonzero, without waiting for it."""
     for tensor in tensors:
         tensor.masked_fill_(failed.reshape(()) != 0, float("nan"))
 

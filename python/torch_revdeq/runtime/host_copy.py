@@ -1,4 +1,4 @@
-"""A number on its way from a device to the host, without a wait for either."""
+"""Asynchronous copies of numbers from a device to the host."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from .cuda_graphs import capturing
 
 
 class HostCopy:
-    """A tensor of one element, copied to the host behind what the device has still to do."""
+    """A one-element tensor, copied to the host after the work queued on the device."""
 
     def __init__(self, value: Tensor) -> None:
-        """Send it. On a CPU it is there; from a CUDA graph it is read where it is."""
+        """Start the copy. Nothing to do on a CPU; in a CUDA graph it is read from the device."""
         self._host, self._event = value, None
         if value.device.type != "cpu" and not capturing(value.device):
             module: Any = torch.get_device_module(value.device)
@@ -24,11 +24,11 @@ class HostCopy:
             self._event.record(module.current_stream(value.device))  # not the current device's
 
     def here(self) -> bool:
-        """Whether it can be read without a wait."""
+        """Whether it can be read without waiting."""
         return self._event is None or self._event.query()
 
     def read(self) -> float:
-        """The number, when it is there."""
+        """The number; waits for it."""
         if self._event is not None:
             self._event.synchronize()
         return float(self._host)

@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 def magnitude(leaf: Tensor) -> Tensor:
-    """The largest absolute value of a floating-point tensor that has elements; NaN if there is one.
+    """The largest absolute value of a nonempty floating-point tensor; NaN if it contains one.
 
-    In its dtype, without dimensions. torch's infinity norm is one launch on a GPU; on a CPU it
-    takes twelve times as long as the two reductions do.
+    A 0-dim tensor in its dtype. torch's infinity norm is one launch on a GPU; on a CPU it takes
+    twelve times as long as the two reductions.
     """
     leaf = leaf.detach()
     if leaf.is_cpu and type(leaf) is Tensor:

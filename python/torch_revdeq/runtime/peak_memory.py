@@ -1,4 +1,4 @@
-"""The most bytes that a call holds at once, by the allocator's count."""
+"""The peak memory of a call, as counted by the allocator."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from torch.profiler import ProfilerActivity, profile
 
 
 def peak_bytes(call: Callable[[], object], device: torch.device) -> int:
-    """The most bytes of tensors that were allocated at once since `call` began.
+    """The peak number of tensor bytes allocated since `call` began.
 
-    What was there before does not count. What `call` returns does: it is let go of after the count.
+    Memory allocated before does not count. What `call` returns does: it is released afterwards.
     """
     gc.collect()
     return _peak_on_cuda(call, device) if device.type == "cuda" else _peak_on_cpu(call)
@@ -33,11 +33,11 @@ def _peak_on_cuda(call: Callable[[], object], device: torch.device) -> int:
 
 
 def _peak_on_cpu(call: Callable[[], object]) -> int:
-    """From the allocator's reports to the profiler: torch keeps no counters for a CPU.
+    """From the allocator's reports to the profiler: torch has no memory counters for a CPU.
 
-    The reports cover what ops allocate inside, which a look at tensors would miss.
+    The reports include allocations inside ops, which inspecting tensors would miss.
     """
-    # Above the level of two lines that the profiler prints for every session.
+    # Above the level of the two lines that the profiler prints in every session.
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         result = call()
@@ -52,13 +52,13 @@ def _peak_on_cpu(call: Callable[[], object]) -> int:
             held += size
             peak = max(peak, held)
         else:
-            # What was there before the call has no beginning here, and its end does not count.
+            # Memory allocated before the call has no start here, so its release does not count.
             held -= sizes.pop(address, 0)
     return peak
 
 
 def _reports(events: Iterable[Any]) -> Iterator[tuple[int, int, int]]:
-    """Time, address and bytes of every allocation, the bytes below zero where it ends."""
+    """Time, address and bytes of every allocation; negative bytes for a release."""
     left = list(events)
     while left:
         event = left.pop()

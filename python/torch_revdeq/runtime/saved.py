@@ -1,4 +1,4 @@
-"""What autograd saves, handed on as it is."""
+"""Let autograd save tensors unchanged, hidden from outer saved-tensor hooks."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from torch.autograd.graph import saved_tensors_hooks
 
 
 def saved_apart() -> saved_tensors_hooks:
-    """A context in which autograd saves as without hooks: those of an outer context do not see it.
+    """A context in which autograd saves as without hooks: outer hooks do not see it.
 
-    An operation saves its own output as itself. A hook that returned it would tie it to the node
-    that holds it, in a circle through C++ that Python cannot free; a detached one does not.
+    An operation may save its own output. A hook that returned that tensor would form a reference
+    cycle with the node through C++, which Python cannot free; a detached tensor does not.
     """
     return saved_tensors_hooks(Tensor.detach, as_it_is)
 
 
 def as_it_is(tensor: Tensor) -> Tensor:
-    """What was saved."""
+    """The saved tensor, unchanged."""
     return tensor

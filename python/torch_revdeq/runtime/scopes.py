@@ -1,7 +1,7 @@
-"""Names for what a solve is doing, told to listeners: the ranges of a profiler, for instance.
+"""Named scopes for the parts of a solve, reported to listeners: profiler ranges, for example.
 
-A function is given its name where it is defined. While nobody listens it is the function itself,
-so that a half step pays nothing for it.
+A function gets its name where it is defined. Without a listener it remains the plain function, so
+that scopes cost nothing.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _named: list[tuple[str, str, Name]] = [
 
 _lock = threading.Lock()
 _listeners: list[Open] = []
-_replaced = ExitStack()  # puts the functions back
+_replaced = ExitStack()  # restores the functions
 
 
 def scope(name: Name) -> Callable[[F], F]:
-    """Give a function or method a scope; its name may depend on the arguments."""
+    """Give a function or method a scope. The name may depend on the arguments."""
 
     def register(function: F) -> F:
         _named.append((function.__module__, function.__qualname__, name))
@@ -44,7 +44,7 @@ def scope(name: Name) -> Callable[[F], F]:
 
 
 def half_step(second: int, what: str) -> Callable[..., str]:
-    """The name of what a pair does in half step 2 n + second; without an n, in the first step."""
+    """The scope's name in half step 2 n + second; without an n, in the first step."""
 
     def name(pair: object, n: object, *rest: object, **options: object) -> str:
         return f"half step {2 * n + second if isinstance(n, int) else second}: {what}"
@@ -54,9 +54,9 @@ def half_step(second: int, what: str) -> Callable[..., str]:
 
 @contextmanager
 def listening(around: Open) -> Iterator[None]:
-    """Enter ``around(name)`` around every scope, in the whole process, for as long as this lasts.
+    """Inside, enter ``around(name)`` around every scope in the whole process.
 
-    The functions are replaced in their modules and classes while anybody listens.
+    Functions with scopes are replaced in their modules and classes while there is a listener.
     """
     with _lock:
         if not _listeners:

@@ -1,8 +1,8 @@
-"""torch.func's transforms and forward mode: what a solve cannot be part of, said by name.
+"""torch.func transforms and forward mode: detects them where a solve does not support them.
 
-The reversible adjoints work in place, on memory that a transform does not see. Where they cannot
-run they must not run: a tangent that an op drops would be a derivative of zero. The plain PyTorch
-of ``adjoint="backprop"`` and ``"functional"`` with a float state takes them all.
+The reversible adjoints work in place, on memory that a transform does not see. Where they are not
+supported they must raise: a tangent that an op drops would give a zero derivative. The plain
+PyTorch code of ``adjoint="backprop"`` and ``"functional"`` with a float state supports them all.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from torch.autograd import forward_ad
 
 
 def inside_transform() -> bool:
-    """Whether a transform of torch.func (grad, vmap, jvp, ...) is running."""
+    """Whether a torch.func transform (grad, vmap, jvp, ...) is active."""
     return torch._C._functorch.maybe_current_level() is not None  # type: ignore[attr-defined]
 
 
 def is_from_outside(value: Any) -> bool:
-    """Whether a tensor belongs to a transform outside of the one whose function runs now."""
+    """Whether a tensor belongs to a transform outside the innermost active one."""
     if not isinstance(value, Tensor):
         return False
     functorch = torch._C._functorch  # type: ignore[attr-defined]
@@ -46,7 +46,7 @@ _leave_batch = torch._C._vmapmode_decrement_nesting
 
 
 def is_batched(grads: Sequence[Tensor | None]) -> bool:
-    """Whether gradients came for many outputs at once, as from jacobian(vectorize=True)."""
+    """Whether the gradients are batched, as from jacobian(vectorize=True)."""
     for grad in grads:
         if grad is not None and (
             _functorch.is_legacy_batchedtensor(grad) or _functorch.is_batchedtensor(grad)
@@ -56,7 +56,7 @@ def is_batched(grads: Sequence[Tensor | None]) -> bool:
 
 
 def refuse_batched(grads: Sequence[Tensor | None]) -> None:
-    """RuntimeError in a backward pass that works in place, if its gradients are batched."""
+    """RuntimeError for batched gradients, in a backward pass that works in place."""
     if is_batched(grads):
         raise RuntimeError(
             "solve: expected one gradient at a time with adjoint='reversible', got batched "
@@ -66,10 +66,10 @@ def refuse_batched(grads: Sequence[Tensor | None]) -> None:
 
 
 def outside_batches() -> AbstractContextManager[None]:
-    """Evaluate f as in the forward pass, where a backward pass runs for many gradients at once.
+    """Evaluate f as in the forward pass, inside a backward pass with batched gradients.
 
-    There random numbers and ``requires_grad_`` would be refused. f sees no batched tensor: all of
-    its inputs are the forward pass's.
+    There random numbers and ``requires_grad_`` would raise. f sees no batched tensor: all its
+    inputs come from the forward pass.
     """
     _enter_batch()
     levels = _leave_batch()

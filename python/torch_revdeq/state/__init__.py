@@ -1,3 +1,3 @@
-"""The pair (y, z) in each format: exact, in floating point, and as a compiled graph holds it."""
+"""The pair (y, z) in each format: exact, floating point, and unrolled for programs."""
 
 from __future__ import annotations

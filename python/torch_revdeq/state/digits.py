@@ -1,4 +1,4 @@
-"""Memory for the digits of exact half steps, and the number of fractional bits of a solve."""
+"""Memory for the digits (remainder bits) of exact half steps, and the choice of fractional bits."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from ..iteration.beta import BetaSchedule
 from ..runtime.magnitude import magnitude
 
 CHUNK = 8
-"""Steps whose digits are allocated together where the number of steps is not known beforehand."""
+"""Steps whose digits are allocated together if the number of steps is not known beforehand."""
 
 HEADROOM = 32.0
-"""How far the state may grow beyond what the first half step showed."""
+"""The factor by which the state may grow beyond the first half step."""
 
 MOST_BITS = {torch.float32: 20, torch.bfloat16: 16, torch.float16: 16}
-"""Fractional bits by dtype of f: more would be finer than f itself."""
+"""Most fractional bits by dtype of f: more would be finer than f's own precision."""
 
 
 class Digits:
-    """One plane for each half step and leaf, in buffers of whole steps."""
+    """One plane of digits for each half step and leaf, in buffers of whole steps."""
 
     def __init__(
         self,
@@ -37,13 +37,13 @@ class Digits:
         chunk: int,
         first: int = 0,
     ) -> None:
-        """Make no room yet. What is not kept is written to one plane, again and again.
+        """Allocate nothing yet. Digits that are not kept overwrite one scratch plane.
 
         Args:
             numels: elements of each leaf.
-            schedule: whose betas say how much a digit takes.
-            device: where.
-            chunk: steps to make room for at a time; 0 keeps nothing.
+            schedule: its betas determine the size of a digit.
+            device: of the buffers.
+            chunk: steps to allocate at a time; 0 keeps nothing.
             first: the first step whose digits are kept.
         """
         self.numels, self.schedule, self.device, self.chunk = list(numels), schedule, device, chunk
@@ -62,7 +62,7 @@ class Digits:
         return self._planes[at]
 
     def in_buffers(self, buffers: Sequence[Tensor]) -> Digits:
-        """The same planes in other memory of the same sizes, such as what autograd saved."""
+        """The same planes in other buffers of the same sizes, such as those autograd saved."""
         options = {"chunk": self.chunk, "first": self.first}
         digits = Digits(self.numels, self.schedule, self.device, **options)
         for buffer in buffers:
@@ -70,7 +70,7 @@ class Digits:
         return digits
 
     def bytes(self, steps: int) -> int:
-        """The bytes of the digits of a solve of so many steps; 0 where none are kept."""
+        """The bytes of the digits of a solve with this many steps; 0 if none are kept."""
         return sum(self._sizes(self.first, steps)) if self.chunk else 0
 
     def _grow(self) -> None:
@@ -87,7 +87,7 @@ class Digits:
         return self._sizes(first, first + self.chunk)
 
     def _sizes(self, first: int, last: int) -> list[int]:
-        """Bytes of each plane, by half step and leaf; a step's two half steps are of one size."""
+        """Bytes of each plane, by half step and leaf; both half steps of a step have one size."""
         betas = self.schedule.numbers[first : min(last, self.schedule.max_steps)]
         of = {beta: [digit_bytes(numel, beta) for numel in self.numels] * 2 for beta in set(betas)}
         if len(of) == 1:  # the common case
@@ -105,22 +105,22 @@ class Digits:
 
 
 def most_bits(dtypes: Sequence[torch.dtype]) -> int:
-    """The fractional bits that the coarsest of the dtypes of f deserves."""
+    """The fractional bits that match the coarsest of f's dtypes."""
     return min(MOST_BITS[dtype] for dtype in dtypes)
 
 
 def choose_frac_bits(
     dtypes: Sequence[torch.dtype], seen: Mapping[str, Sequence[Tensor]], structure: Any = None
 ) -> int:
-    """Fractional bits by the size of the start and of f there: one read of the device.
+    """Fractional bits by the magnitude of the initial state and f there; reads the device once.
 
-    So many that HEADROOM times the largest number seen stays in range, and no more than f's dtype
-    deserves: min(20 or 16, floor(30 - log2(HEADROOM max(1, largest)))).
+    As many that HEADROOM times the largest number stays in range, but no more than match f's dtype:
+    min(20 or 16, floor(30 - log2(HEADROOM max(1, largest)))).
 
     Args:
-        dtypes: those of f.
-        seen: the leaves of what is looked at, by the names that an error calls them.
-        structure: of the tree that the leaves make up, for an error.
+        dtypes: the dtypes of f.
+        seen: lists of leaves, by the names used in an error.
+        structure: of the tree of leaves, for an error.
     """
     leaves = [leaf for part in seen.values() for leaf in part if leaf.numel()]
     norms = [magnitude(leaf).float() for leaf in leaves]
@@ -129,7 +129,7 @@ def choose_frac_bits(
     sizes = [float(norm) for norm in norms]
     size = max(sizes, default=0.0) if all(map(math.isfinite, sizes)) else math.nan
     if not math.isfinite(size):
-        got = first_not_finite(seen, structure) or "larger ones than float32 holds"
+        got = first_not_finite(seen, structure) or "numbers beyond the range of float32"
         raise RuntimeError(
             f"f: expected finite numbers in z0, y0 and f(z0), got {got}; fix f or its input, or "
             "choose state=torch.float32, which lets NaN and Inf propagate"

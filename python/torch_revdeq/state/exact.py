@@ -1,4 +1,4 @@
-"""A pair in fixed point, whose every step can be taken back bit for bit."""
+"""A pair in fixed point, in which every step can be reversed bit for bit."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from .digits import Digits
 from .pair import Group, Layout, Leaves, Pair
 
 EXACT_F = (torch.float32, torch.bfloat16, torch.float16)
-"""The dtypes of f that an exact state takes."""
+"""The dtypes of f that an exact state supports."""
 
 
 class ExactPair(Pair):
-    """A pair in fixed point, with the digits of every half step: its inverse gives every bit."""
+    """A pair in fixed point, with the digits of every half step: its inverse is exact."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class ExactPair(Pair):
         *,
         read_y: Leaves | None = None,
     ) -> None:
-        """Take int32 leaves, the digits' memory and the flag of the range."""
+        """Take int32 leaves, the memory for digits and the range flag."""
         super().__init__(y, z, layout, schedule, read_y=read_y)
         self.frac_bits, self.digits, self.flag = frac_bits, digits, flag
 
@@ -47,7 +47,7 @@ class ExactPair(Pair):
         frac_bits: int,
         digits: Digits,
     ) -> ExactPair:
-        """The pair at the start of a solve."""
+        """The initial pair of a solve."""
         flag = torch.zeros(1, dtype=torch.int32, device=z0[0].device)
         z = [rk.quantize(leaf.detach(), frac_bits, flag=flag) for leaf in z0]
         if y0 is z0:
@@ -69,7 +69,7 @@ class ExactPair(Pair):
         return [*self.y, *self.z, *self.digits.buffers]
 
     def release(self) -> None:
-        """Let go of the digits too."""
+        """Release the digits too."""
         super().release()
         self.digits = self.digits.in_buffers(())
 

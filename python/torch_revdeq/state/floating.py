@@ -15,7 +15,7 @@ from ..iteration.beta import BetaSchedule, as_beta
 from .pair import Group, Layout, Leaves, Pair
 
 FLOAT_STATES = dict(sorted(F_DTYPES.items(), key=lambda row: -row[0].itemsize))
-"""The dtypes of f that a float state takes: those of ``update_``, the widest state first."""
+"""The dtypes of f that a float state supports: those of ``update_``, the widest state first."""
 
 
 class FloatPair(Pair):

@@ -1,4 +1,4 @@
-"""The formats of a state: what keeps y and z, which f they take, and how a pair begins."""
+"""The number formats of a state: the dtypes of f they support, and how to create a pair."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ State: TypeAlias = (
 
 @dataclass
 class Start:
-    """What a pair begins with. `y0` is None where it is z0; `first` is f(z0).
+    """The inputs for creating a pair. `y0` is None if it is z0; `first` is f(z0).
 
-    `frac_bits` and what follows it are for digits: None where the bits follow from the data;
-    whether they are kept for a way back; whether the solve may stop before its last step; the first
+    `frac_bits` and the fields after it are for digits: None if the bits depend on the data; whether
+    digits are kept for a backward pass; whether the solve may stop before its last step; the first
     step that is differentiated.
     """
 
@@ -44,15 +44,15 @@ class Start:
 
 
 class Format:
-    """What keeps the numbers of a state.
+    """The number format of a state.
 
     Attributes:
-        name: what ``Stats.state`` calls it.
+        name: the name in ``Stats.state``.
         stored: the dtype of its leaves.
-        takes_f: the dtypes of f that its steps take.
-        exact: whether every step can be taken back bit for bit.
-        plain: whether its steps are those of the float ops, which autograd differentiates and a
-            compiler traces in place of the pair.
+        takes_f: the dtypes of f that it supports.
+        exact: whether every step can be reversed bit for bit.
+        plain: whether its steps are plain float operations, which autograd can differentiate and a
+            compiler can trace instead of the pair.
     """
 
     name: str
@@ -64,13 +64,13 @@ class Format:
     def layout(
         self, f: Sequence[torch.dtype], read: Sequence[torch.dtype], *, private: bool = False
     ) -> Layout:
-        """The dtypes of a pair for what f returns and reads; TypeError for another f."""
-        # A compiler traces what stands behind a cache, and warns of results that could be wrong.
+        """The dtypes of a pair for what f returns and reads; TypeError for an unsupported f."""
+        # A compiler traces the uncached function; for a cached one it warns.
         layout = _new_layout if is_compiling() else _layout
         return layout(self, tuple(f), tuple(read), private)
 
     def begin(self, start: Start) -> Pair:
-        """The pair at the start of a solve."""
+        """The initial pair of a solve."""
         raise NotImplementedError
 
     def unfit(self, f: torch.dtype) -> TypeError:
@@ -79,12 +79,12 @@ class Format:
 
 
 class Exact(Format):
-    """Fixed point, with a digit for every half step."""
+    """Fixed point, with digits for every half step."""
 
     name, stored, takes_f, exact = "exact", torch.int32, EXACT_F, True
 
     def begin(self, start: Start) -> ExactPair:
-        """With the fractional bits that were asked for, or that hold z0 and f(z0)."""
+        """With the requested fractional bits, or those that fit z0 and f(z0)."""
         z0, bits, schedule = start.z0, start.frac_bits, start.schedule
         if bits is None:
             seen = {"z0": z0, "y0": start.y0 or (), "f(z0)": start.first}
@@ -97,7 +97,7 @@ class Exact(Format):
         return ExactPair.begin(y0, z0, start.layout, schedule, bits, digits)
 
     def unfit(self, f: torch.dtype) -> TypeError:
-        """Wider than its steps take."""
+        """The error for an f that is wider than its steps support."""
         return TypeError(
             f"state: expected f in float32, bfloat16 or float16 for state='exact', got {f}; choose "
             "state=torch.float64"
@@ -105,7 +105,7 @@ class Exact(Format):
 
 
 class Floating(Format):
-    """A floating-point dtype, which loses precision on the way back."""
+    """A floating-point dtype, which loses precision in reconstruction."""
 
     plain = True
 
@@ -120,7 +120,7 @@ class Floating(Format):
         return FloatPair.begin(y0, start.z0, start.layout, start.schedule)
 
     def unfit(self, f: torch.dtype) -> TypeError:
-        """Wider than the state."""
+        """The error for an f that is wider than the state."""
         wider = "torch.float64" if f == torch.float64 else "torch.float32"
         return TypeError(
             f"state: expected f in one of {', '.join(map(_name, self.takes_f))} for "
@@ -134,7 +134,7 @@ def _name(dtype: torch.dtype) -> str:
 
 EXACT = Exact()
 FORMATS: dict[Any, Format] = {"exact": EXACT, **{dtype: Floating(dtype) for dtype in FLOAT_STATES}}
-"""By the values of the option `state`, "auto" aside."""
+"""The formats by the values of the option `state`, except "auto"."""
 
 
 def _new_layout(

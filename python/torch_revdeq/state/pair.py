@@ -1,8 +1,7 @@
-"""The pair y, z in the format that keeps it, and the ops on it: forward, back, and the adjoint.
+"""The pair y, z in its number format, and the ops on it: forward, inverse, and adjoint.
 
-A pair holds its leaves and, beside them, what f reads: the leaf itself where the formats agree,
-and otherwise a copy in the dtype of z0 that the op writes in the same pass. Autograd is not known
-here.
+A pair holds its leaves and what f reads of them: the leaf itself if the dtypes agree, otherwise a
+copy in the dtype of z0 that the op writes in the same pass. Autograd is not involved here.
 """
 
 from __future__ import annotations
@@ -24,18 +23,18 @@ Leaves = list[Tensor]
 
 @dataclass(frozen=True)
 class Group:
-    """Leaves that one call of an op serves: those whose copies the op writes, or those without."""
+    """Leaves for one call of an op: either those whose copies the op writes, or the others."""
 
     places: tuple[int, ...]
     cast: bool
 
     @cached_property
     def place(self) -> int:
-        """Of the only leaf; -1 where there are several."""
+        """The index of the only leaf; -1 if there are several."""
         return self.places[0] if len(self.places) == 1 else -1
 
     def of(self, leaves: Sequence[Tensor]) -> Any:
-        """These leaves, as the ops take them: one tensor, or a list."""
+        """These leaves as the ops expect them: one tensor, or a list."""
         if self.place >= 0:
             return leaves[self.place]
         return [leaves[i] for i in self.places]
@@ -43,12 +42,12 @@ class Group:
 
 @dataclass(frozen=True)
 class Layout:
-    """The dtypes of a pair, leaf by leaf, and how f's copies come about."""
+    """The dtypes of a pair, leaf by leaf, and how f's copies are made."""
 
-    state: list[torch.dtype]  # float, or int32 for an exact one
-    input: list[torch.dtype]  # that f reads: z0's
-    output: list[torch.dtype]  # that f returns
-    private: bool = False  # f's copies must outlive the step: no leaf is handed out itself
+    state: list[torch.dtype]  # float, or int32 for an exact state
+    input: list[torch.dtype]  # what f reads: z0's dtypes
+    output: list[torch.dtype]  # what f returns
+    private: bool = False  # f's copies must outlive the step, so leaves are never passed directly
 
     @cached_property
     def itself(self) -> list[bool]:
@@ -58,7 +57,7 @@ class Layout:
 
     @cached_property
     def cast(self) -> list[bool]:
-        """Whether the op writes f's copy: it can in f's dtype and in float32."""
+        """Whether the op writes f's copy, which it can in f's dtype and in float32."""
         rows = zip(self.itself, self.input, self.output, strict=True)
         return [not itself and read in (f, torch.float32) for itself, read, f in rows]
 
@@ -69,25 +68,25 @@ class Layout:
 
     @cached_property
     def uncast(self) -> list[int]:
-        """The leaves whose copies are made after the op: it cannot write them."""
+        """The leaves whose copies are made after the op, which cannot write them."""
         rows = enumerate(zip(self.itself, self.cast, strict=True))
         return [i for i, (itself, cast) in rows if not itself and not cast]
 
     @cached_property
     def copied(self) -> list[int]:
-        """The leaves of which f reads a copy."""
+        """The leaves that f reads as a copy."""
         return [i for i, itself in enumerate(self.itself) if not itself]
 
     @cached_property
     def groups(self) -> list[Group]:
-        """The fewest calls that serve all leaves."""
+        """The fewest op calls that cover all leaves."""
         cast = self.cast
         by_cast = {c: tuple(i for i, other in enumerate(cast) if other == c) for c in (True, False)}
         return [Group(places, c) for c, places in by_cast.items() if places]
 
 
 class Pair:
-    """y and z, what f reads of them, and the ops of one solve. Subclasses name the ops."""
+    """y and z, what f reads of them, and the ops of one solve. Subclasses define the ops."""
 
     def __init__(
         self,
@@ -98,11 +97,11 @@ class Pair:
         *,
         read_y: Leaves | None = None,
     ) -> None:
-        """Take the leaves over; the copies for f are made where a step writes them."""
+        """Take ownership of the leaves; f's copies are allocated where a step writes them."""
         self.y, self.z = y, z
         self.layout, self.schedule = layout, schedule
         self.groups, self.uncast = layout.groups, layout.uncast
-        # Of a state of one leaf: the group, which a half step then need not look for.
+        # For a state of one leaf: its group, so that a half step need not look it up.
         self.only = self.groups[0] if len(layout.state) == 1 else None
         self.read_y = self._room(y) if read_y is None else read_y
         self.read_z = self._room(z)
@@ -112,24 +111,24 @@ class Pair:
         return [s if itself else torch.empty_like(s, dtype=read) for s, read, itself in rows]
 
     def from_saved(self, tensors: Sequence[Tensor]) -> Pair:
-        """The pair at the end of its solve, for the way back, in what ``tensors`` gave."""
+        """The final pair, for the backward pass, in the memory of ``tensors``."""
         raise NotImplementedError
 
     def decode(self, leaf: Tensor, dtype: torch.dtype) -> Tensor:
-        """The numbers that a leaf stands for, in memory of their own."""
+        """The numbers that a leaf represents, in new memory."""
         raise NotImplementedError
 
     def encode(self, leaves: Sequence[Tensor]) -> Leaves:
-        """Leaves of a start in the format that keeps them."""
+        """Leaves of an initial state in the format of the pair."""
         raise NotImplementedError
 
     def read(self, state: Leaves) -> Leaves:
-        """What f reads of these leaves, computed afresh."""
+        """What f reads of these leaves, recomputed."""
         rows = zip(state, self.layout.input, self.layout.itself, strict=True)
         return [s if itself else self.decode(s, read) for s, read, itself in rows]
 
     def outputs(self) -> tuple[Leaves, Leaves]:
-        """z and y in z0's dtypes, in memory of their own."""
+        """z and y in z0's dtypes, in new memory."""
         return self._own(self.read_z), self._own(self.read_y)
 
     def _own(self, read: Leaves) -> Leaves:
@@ -137,15 +136,15 @@ class Pair:
         return [leaf.clone() if itself else leaf for leaf, itself in rows]
 
     def saved_tensors(self) -> Leaves:
-        """All that the way back needs."""
+        """Everything that the backward pass needs."""
         return [*self.y, *self.z]
 
     def release(self) -> None:
-        """Let go of all memory. What is left can be resumed in other."""
+        """Release all memory. ``from_saved`` can resume in other memory."""
         self.y, self.z, self.read_y, self.read_z = [], [], [], []
 
     def _fill(self, state: Leaves, read: Leaves, places: Sequence[int]) -> None:
-        """f's copies, where no op writes them."""
+        """Write f's copies that no op writes."""
         for i in places:
             read[i].copy_(self.decode(state[i], self.layout.input[i]))
 
@@ -165,18 +164,18 @@ class Pair:
             self.read_z = self._room(self.z)
         self._half_step("update", self.z, self.read_z, n, 1, f)
 
-    # ---- back ----
+    # ---- inverse ----
 
     @scope(half_step(1, "invert"))
     def invert_z(self, n: int, f: Leaves) -> None:
-        """z before ``update_z``."""
+        """Reconstruct z before ``update_z``."""
         if self.layout.private:
             self.read_z = self._room(self.z)
         self._half_step("invert", self.z, self.read_z, n, 1, f)
 
     @scope(half_step(0, "invert"))
     def invert_y(self, n: int, f: Leaves) -> None:
-        """y before ``update_y``."""
+        """Reconstruct y before ``update_y``."""
         if self.layout.private:
             self.read_y = self._room(self.y)
         self._half_step("invert", self.y, self.read_y, n, 0, f)
@@ -203,9 +202,9 @@ class Pair:
     def _half_step_of(
         self, moving: Tensor, op: str, state: Leaves, read: Leaves, n: int, second: int, f: Leaves
     ) -> None:
-        """The same of some samples. The ops know none: the others are put back afterwards."""
+        """The same for some samples. The ops update all, so the others are restored afterwards."""
         before = [leaf.clone() for leaf in state]
-        # What f makes of a sample that stays is not used: it cannot leave the range of the state.
+        # f of a halted sample is not used, so that it cannot leave the range of the state.
         used = [where_moving(moving, value, 0.0) for value in f]
         for group in self.groups:
             self._call(op, group, group.of(state), n, second, group.of(used), None)
@@ -218,13 +217,13 @@ class Pair:
     ) -> None:
         raise NotImplementedError
 
-    # ---- back, merged with the adjoint ----
+    # ---- inverse, merged with the adjoint ----
 
     @scope(half_step(1, "invert + adjoint"))
     def invert_z_adjoint_y(
         self, n: int, f: Leaves, grad_y: Leaves, vjp: Leaves, seed: Leaves
     ) -> None:
-        """z back; grad_y takes vjp in and becomes seed."""
+        """Reconstruct z; vjp is added to grad_y, which becomes the seed."""
         only = self.only
         if only is not None:
             cast = self.read_z[0] if only.cast else None
@@ -241,7 +240,7 @@ class Pair:
     def invert_y_adjoint_z(
         self, n: int, f: Leaves, grad_z: Leaves, vjp: Leaves, seed: Leaves
     ) -> None:
-        """y back; grad_z takes vjp in and becomes the seed of the step before."""
+        """Reconstruct y; vjp is added to grad_z, which becomes the seed of the step before."""
         only = self.only
         if only is not None:
             cast = self.read_y[0] if only.cast else None
@@ -256,7 +255,7 @@ class Pair:
 
     @scope(half_step(0, "invert + adjoint"))
     def invert_y_adjoint_z0(self, f: Leaves, grad_z: Leaves, grad_y: Leaves, vjp: Leaves) -> None:
-        """y back to the start it shares with z; grad_z becomes the gradient of that start."""
+        """Reconstruct y where y0 is z0; grad_z becomes the gradient of that initial state."""
         for group in self.groups:
             adjoint = (group.of(grad_z), group.of(grad_y), group.of(vjp))
             self._last_pass(group, group.of(f), adjoint)

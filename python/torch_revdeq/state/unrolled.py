@@ -1,4 +1,4 @@
-"""The half steps of an unrolled solve: the pair as tensors that autograd differentiates."""
+"""The half steps of an unrolled solve: the pair as differentiable tensors."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from .digits import HEADROOM, most_bits
 from .pair import Layout, Leaves
 
 ExactNumbers: TypeAlias = tuple[Any, Any, Any, Any]
-"""The sign of 1 - beta, the integer q of ``Contraction``, 1 - beta and beta: numbers or tensors."""
+"""The sign of 1 - beta, the integer q of ``Contraction``, 1 - beta, beta: numbers or tensors."""
 
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def cut(t: Tensor) -> Tensor:
-    """The numbers of t, without its gradient.
+    """The values of t, without its gradient.
 
-    By way of integers: from a program for inference torch.export takes ``detach`` out.
+    Through integers: torch.export removes ``detach`` from a program for inference.
     """
     return t.view(_INTEGERS[t.element_size()]).view(t.dtype)
 
 
 class Arrived:
-    """Which samples have arrived, or whether all have: they stay as they are."""
+    """Which samples have converged, or whether all have; their state stays constant."""
 
     def __init__(
         self, tol: float, dims: int, lag: int, leaves: Leaves, masks: Masks | None
     ) -> None:
-        """Nothing has. A sample is an index of the first `dims` dimensions, if there are any."""
+        """None has yet. A sample is an index of the first `dims` dimensions, if there are any."""
         self.tol, self.dims, self.masks = tol, dims, masks
         self.lag = 0 if dims else lag
         shape = leaves[0].shape[:dims]
@@ -46,7 +46,7 @@ class Arrived:
         self._measured: list[Tensor] = []
 
     def judge(self, y: Leaves, f: Leaves) -> None:
-        """A check after a step. On a device that runs ahead the one before it decides."""
+        """Check after a step. On a device that runs ahead, the previous check decides."""
         if self.dims:
             self._measured.append(sample_residuals(y, f, self.dims, self.masks))
         else:
@@ -57,7 +57,7 @@ class Arrived:
 
 
 class FloatSteps:
-    """A pair in a floating-point format: the definition of ``FloatPair``."""
+    """A pair in a floating-point format: the reference for ``FloatPair``."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class FloatSteps:
         learned: Tensor | None,
         bits: int | None,
     ) -> None:
-        """The pair at the start; `numbers` are beta of every step, or one is `learned`."""
+        """The initial pair; `numbers` are the beta of every step, unless beta is `learned`."""
         self.layout, self.numbers, self.learned = layout, numbers, learned
         self.z = [leaf.to(kept) for leaf, kept in zip(z0, layout.state, strict=True)]
         self.y = self.z
@@ -107,16 +107,16 @@ class FloatSteps:
 
 
 def where_stays(moving: Tensor | None, new: Tensor, old: Tensor) -> Tensor:
-    """`new` for what moves, a sample or all of it."""
+    """`new` for the samples that move, or all; otherwise `old`."""
     if moving is None or moving.dim():
         return where_moving(moving, new, old)
     return torch.where(moving, new, old)
 
 
 class ExactSteps:
-    """A pair in fixed point: the definition of ``ExactPair``, without its digits.
+    """A pair in fixed point: the reference for ``ExactPair``, without digits.
 
-    Beside the integers of each state stand the numbers that they are, in float32. These carry the
+    Each state has its integers and, in float32, the numbers that they represent. These carry the
     gradient: that of the update that the integers round.
     """
 
@@ -130,7 +130,7 @@ class ExactSteps:
         learned: Tensor | None,
         bits: int | None,
     ) -> None:
-        """The pair at the start; `first` is f there, `numbers` as in ``FloatSteps``."""
+        """The initial pair; `first` is f(z0), `numbers` as in ``FloatSteps``."""
         self.layout, self.numbers, self.learned = layout, numbers, learned
         self.bad = torch.zeros((), dtype=torch.bool, device=z0[0].device)
         self.up: float | Tensor
@@ -145,7 +145,7 @@ class ExactSteps:
         self.y = self.z if y0 is None else [self._begun(leaf) for leaf in y0]
 
     def _choose_scale(self, seen: Sequence[Tensor]) -> None:
-        """As ``choose_frac_bits``, with no number read: log2 is that of the float's own bits."""
+        """As ``choose_frac_bits``, without reading values: log2 comes from the float's own bits."""
         flat = [cut(t).abs().to(torch.float32).flatten() for t in seen]
         largest = torch.cat([*flat, flat[0].new_ones(1)]).amax()
         pattern = largest.view(torch.int32)
@@ -157,7 +157,7 @@ class ExactSteps:
         self.down = ((127 - bits) << 23).to(torch.int32).view(torch.float32)
 
     def _take(self, learned: Tensor) -> None:
-        """As ``contraction`` of the value, which is not looked at."""
+        """As ``contraction`` of the value, without reading it."""
         keep = 1.0 - cut(learned).reshape(()).to(torch.float64)
         ratio = 2.0**ONE / keep.abs()
         q = 2 * (ratio / 2.0).clamp(1.0, 2.0**39).round().to(torch.int64)
@@ -170,14 +170,14 @@ class ExactSteps:
         return fixed, self._value(fixed, leaf.to(torch.float32))
 
     def _fixed(self, f: Tensor) -> Tensor:
-        """f on the grid, as int64; what is out of range is noted."""
+        """f on the grid, as int64; numbers out of range are noted."""
         v = cut(f).to(torch.float32) * self.up
         self.bad = self.bad | (~(v.abs() < RANGE)).any()
         v = torch.where(v.isnan(), torch.zeros_like(v), v).clamp(FIXED_MIN, FIXED_MAX)
         return v.round().to(torch.int64)
 
     def _value(self, fixed: Tensor, soft: Tensor) -> Tensor:
-        """The numbers, with the gradient of `soft`, which they are to within a rounding."""
+        """The numbers, with the gradient of `soft`, which equals them up to rounding."""
         return fixed.to(torch.float32) * self.down + (soft - cut(soft))
 
     def read(self, state: Sequence[tuple[Tensor, Tensor]]) -> Leaves:
@@ -213,7 +213,7 @@ class ExactSteps:
 
     @staticmethod
     def numbers_of(beta: float) -> ExactNumbers:
-        """What a step with this beta computes with."""
+        """The constants of a step with this beta."""
         c = contraction(beta)
         return c.sign, c.q, c.one_minus_beta, 1.0 - c.one_minus_beta
 

@@ -184,7 +184,7 @@ def test_a_leaf_without_a_gradient_is_left_to_the_solver(x: Tensor) -> None:
 
     solution = solve(two, (torch.zeros_like(x), torch.zeros_like(x)), x, compile="auto")
     assert solution.stats.route == (
-        "solver: f returns a leaf that takes no gradient, as one that is detached"
+        "solver: f returns a leaf without a gradient, such as a detached one"
     )
 
 

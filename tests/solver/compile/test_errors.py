@@ -33,7 +33,7 @@ def test_a_leaf_that_is_neither_argument_nor_parameter_is_refused() -> None:
 
     f, x = Reads(), torch.randn(6, 16, requires_grad=True)
     solve(f, torch.zeros_like(x), x)  # eager mode takes it
-    with pytest.raises(CaptureError, match=r"inside of torch.compile, got another tensor of shape"):
+    with pytest.raises(CaptureError, match=r"inside torch.compile, got another tensor of shape"):
         whole(lambda x: solve(f, torch.zeros_like(x), x).z)(x)
 
 

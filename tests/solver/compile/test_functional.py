@@ -60,7 +60,7 @@ def test_what_cannot_be_traced() -> None:
         whole(traced(check_every=2))(x)
     with pytest.raises(Exception, match="mutate a captured Tensor"):
         whole(traced(Normed()))(x).sum().backward()
-    with pytest.raises(Exception, match="state: expected one that is no narrower than f"):
+    with pytest.raises(Exception, match="state: expected a dtype at least as wide as f"):
         whole(traced().double())(x.double())
     hidden = torch.randn(16, requires_grad=True)
 

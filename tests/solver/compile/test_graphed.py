@@ -62,7 +62,7 @@ def test_a_float_state_has_no_bits_to_fix() -> None:
 
 
 def test_it_needs_a_sample() -> None:
-    with pytest.raises(ValueError, match="samples: expected an input like those to come"):
+    with pytest.raises(ValueError, match="samples: expected an example input"):
         graphed(RevDEQ(MLP(), **FIXED))
 
 

@@ -115,7 +115,7 @@ def test_a_computed_tensor_that_f_holds_in_a_graph() -> None:
         found.append([x.grad, *(p.grad for p in f.parameters())])
     assert all(map(torch.equal, *found))
     f.context = torch.sin(x)
-    with pytest.raises(CaptureError, match=r"inside of torch\.compile"):
+    with pytest.raises(CaptureError, match=r"inside torch\.compile"):
         run(x)
 
 

@@ -21,10 +21,10 @@ CUT = ("reversible", "functional")
 """Adjoints that evaluate f on leaves of their own: a side loss must raise."""
 WHOLE = ("hooks", "checkpoint", "backprop")
 """Adjoints in autograd's own graph: a side loss has its gradient."""
-REFUSED = "f: expected what it computes to reach the loss through what it returns.*Return it"
+REFUSED = "f: expected its tensors to reach the loss only through what it returns.*Return it"
 
 
-KEPT = "f: expected to (compute what it reads anew|save the same tensors)"
+KEPT = "f: expected to (recompute what it reads|save the same tensors)"
 
 
 def options_of(adjoint: str) -> dict[str, Any]:
@@ -262,7 +262,7 @@ def test_a_loss_of_the_first_state_alone_raises() -> None:
 
     x = torch.randn(4, requires_grad=True)
     z = solve(f, torch.zeros(4), x, max_steps=3).z
-    with pytest.raises(CaptureError, match="f: expected what it computes to reach the loss"):
+    with pytest.raises(CaptureError, match="f: expected its tensors to reach the loss"):
         (z.sum() + held[0].sum()).backward()
 
 
@@ -280,5 +280,5 @@ def test_a_loss_of_the_way_back_raises(leaves: int) -> None:
     z = solve(f, {name: torch.zeros(4) for name in "ab"[:leaves]}, max_steps=2).z
     torch.cat([*z.values()]).sum().backward()
     *_, last = [held.get() for _ in range(held.qsize())]
-    with pytest.raises(CaptureError, match="f: expected what it computes to reach the loss"):
+    with pytest.raises(CaptureError, match="f: expected its tensors to reach the loss"):
         last["a"].sum().backward()

@@ -195,7 +195,7 @@ def test_a_process_group_is_shared_by_copies_and_left_out_of_files(group: Any) -
     torch.save(layer, file)
     file.seek(0)
     for other in (torch.load(file, weights_only=False), pickle.loads(pickle.dumps(layer))):
-        with pytest.raises(ValueError, match=r"^process_group: expected to be given again"):
+        with pytest.raises(ValueError, match=r"^process_group: expected to be set again"):
             other(x)
         assert "left out" in repr(other)
         again = pickle.loads(pickle.dumps(copy.deepcopy(other)))

@@ -95,7 +95,7 @@ def test_a_generator_of_its_own_is_noticed(adjoint: str) -> None:
         x,
         adjoint=adjoint,  # type: ignore[arg-type]
     ).z
-    with pytest.raises(ReconstructionError, match="a Generator of its own"):
+    with pytest.raises(ReconstructionError, match="its own Generator"):
         z.sum().backward()
 
 
@@ -182,7 +182,7 @@ def test_a_buffer_that_f_reads_and_writes_is_refused() -> None:
     nn.utils.parametrizations.spectral_norm(f.a)
     with pytest.raises(
         RuntimeError,
-        match=r"read none of the buffers.*'_u' in _SpectralNorm.*eval mode.*adjoint='backprop'",
+        match=r"not to read the buffers.*'_u' in _SpectralNorm.*eval mode.*adjoint='backprop'",
     ):
         solve(f, x)
     solve(f, x, adjoint="backprop").z.sum().backward()

@@ -51,15 +51,15 @@ class Cell(nn.Module):
 
 
 FOUND = {
-    "count": r"gave another result.*without grad mode; it changed.*attributes of Cell",
-    "buffer": r"gave another result.*'total' in Cell",
+    "count": r"gave a different result.*without grad mode; it changed.*attributes of Cell",
+    "buffer": r"gave a different result.*'total' in Cell",
     "log": r"'log' in Cell grew from 1 to 4",
     "cache": r"'k' in a dict, which grew from \(2, 4\) to \(11, 4\)",
     "state": "changed its state in place",
     "argument": "changed an argument in place",
     "keyword": "changed a keyword argument in place",
-    "generator": "gave another result",
-    "grad": "gave another result.*with grad mode",
+    "generator": "gave a different result",
+    "grad": "gave a different result.*with grad mode",
 }
 
 

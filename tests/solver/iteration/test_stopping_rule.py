@@ -188,7 +188,7 @@ def test_a_rule_that_is_not_made_as_it_should_be() -> None:
     assert repr(Bare()) == "Bare(tol=None)"
     with pytest.raises(TypeError, match=r"expected Ended.begin to return a StoppingRule, got None"):
         solve(f, x, tol=Ended(0.1))
-    with pytest.raises(TypeError, match=r"tol: expected an object of Largest, got the class"):
+    with pytest.raises(TypeError, match=r"tol: expected an instance of Largest, got the class"):
         solve(f, x, tol=Largest)  # type: ignore[arg-type]
     assert Largest(np.float32(0.5)).tol == 0.5  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="tol: expected a number of at least 0"):

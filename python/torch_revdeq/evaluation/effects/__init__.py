@@ -1,3 +1,3 @@
-"""What f holds, and what of it an evaluation writes."""
+"""What f holds, and which parts an evaluation writes."""
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What the modules of f keep as plain attributes, and whether an evaluation changed it.
+"""The plain attributes of f's modules, and whether an evaluation changed them.
 
-Also what objects, containers, closures and globals hold that can be reached from f, and which
-tensors stand as buffers. What is written into buffers, parameters, submodules and hooks is not
-looked at: they have rules of their own.
+Also objects, containers, closures and globals that are reachable from f, and which tensors are
+registered as buffers. Writes into buffers, parameters, submodules and hooks are not checked here:
+other rules apply to them.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from .holdings import search
 from .kept_state import Noted, contents_of
 
 CONTAINERS = (list, dict, set, deque)
-"""What f may change without a new value for its attribute."""
+"""Types that f may change without assigning to the attribute."""
 
 _OF_TORCH = frozenset(vars(nn.Module()))
-"""What every module has: its parameters, buffers, submodules, hooks, and whether it trains."""
+"""Attributes of every module: its parameters, buffers, submodules, hooks, and training flag."""
 
 _INSIDE = (*CONTAINERS, Tensor)
 
 _EQUAL = frozenset((bool, int, float, complex, str, bytes, type(None)))
-"""Values that are the same where they are equal."""
+"""Types whose values are compared by equality."""
 
 _MISSING = object()
 
 
 class Attributes:
-    """The plain attributes of a module and of those below it, as they are now."""
+    """The current plain attributes of a module and its submodules."""
 
     def __init__(self, module: nn.Module) -> None:
         """Note them: the values, the versions of tensors, the elements of containers."""
@@ -40,7 +40,7 @@ class Attributes:
         self.buffers: list[tuple[nn.Module, list[Any]]] = []
         below: list[nn.Module | None] = [module]
         seen = set()
-        for each in below:  # which grows
+        for each in below:  # grows in the loop
             if each is None or each in seen:
                 continue
             seen.add(each)
@@ -59,7 +59,7 @@ class Attributes:
         self.beyond = Noted([*beyond, *held.containers, *held.cells, *held.slotted])
 
     def changed(self) -> str | None:
-        """The first that is not as it was: "'name' in Module"; None if all are."""
+        """The first that changed, as "'name' in Module"; None if none did."""
         for module, before in self.buffers:
             for (name, now), old in zip(module._buffers.items(), before, strict=False):
                 if now is not old:
@@ -93,7 +93,7 @@ def _named(module: nn.Module, name: str) -> str:
 
 
 def _is_computed(module: nn.Module, name: str) -> bool:
-    """Whether it is a weight that torch.nn.utils computes before every call from a parameter."""
+    """Whether it is a weight that torch.nn.utils computes from a parameter before every call."""
     return any(name + end in module._parameters for end in ("_orig", "_g"))
 
 

@@ -1,4 +1,4 @@
-"""Modules in another dtype for a while, with the same parameters and buffers."""
+"""Modules temporarily in another dtype, with the same parameter and buffer objects."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 @contextmanager
 def converted(modules: Sequence[nn.Module], convert: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Meanwhile the parameters and buffers of these modules, the same objects, hold other data."""
+    """Inside, the modules' parameters and buffers, the same objects, hold converted data."""
     tensors = {id(t): t for m in modules for t in (*m.parameters(), *m.buffers())}
     kept = [(tensor, tensor.data) for tensor in tensors.values()]
     try:

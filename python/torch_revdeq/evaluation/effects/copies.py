@@ -1,8 +1,8 @@
-"""Copies of a layer: what they share, and which of them would compute with the weights of another.
+"""Copies of a layer: what they share, and which would compute with the original's weights.
 
-``copy.deepcopy`` copies modules, and what is bound or partially applied, but never a function. A
-lambda that closes over a module goes on calling that very module from every copy: an average of
-weights would average nothing, and train with the live ones.
+``copy.deepcopy`` copies modules, bound methods and partials, but never a function. A lambda that
+closes over a module calls that same module from every copy: a weight average (EMA) would average
+nothing and use the live weights.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from .holdings import STANDARD, search
 
 
 class LeftOut:
-    """What stands for a process group in a file: it belongs to the processes that made it."""
+    """Replaces a process group in a pickle: the group belongs to the processes that made it."""
 
     def __repr__(self) -> str:
         return "a process group that was left out when the layer was pickled"
 
 
 def deep_copy(layer: Any, memo: dict[int, Any]) -> Any:
-    """A copy with modules of its own, which shares the process group and on_step."""
+    """A copy with its own modules, which shares the process group and on_step."""
     check_copied(layer.f)
     for name in ("process_group", "on_step"):
         shared = layer.options.get(name)
@@ -46,31 +46,31 @@ def pickled_state(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_left_out(options: dict[str, Any]) -> None:
-    """ValueError where a layer came out of a file and was not given its process group again."""
+    """ValueError if a layer was unpickled and its process group was not set again."""
     if isinstance(options.get("process_group"), LeftOut):
         raise ValueError(
-            "process_group: expected to be given again to a layer that was pickled, got "
+            "process_group: expected to be set again on a layer that was pickled, got "
             f"{options['process_group']}; set layer.process_group to the group of these processes, "
             "or to None"
         )
 
 
 def check_copied(f: Any) -> None:
-    """TypeError where a copy of f would call the modules, or read the tensors, of the original."""
+    """TypeError if a copy of f would use the modules or tensors of the original."""
     for function in _shared(f):
         held = search([function])
         kept = [type(m).__name__ for m in held.modules]
         kept += ["a tensor that requires grad" for t in held.tensors if t.requires_grad]
         if kept:
             raise TypeError(
-                f"f: expected to be copied with all that it reads, got a function that closes over "
-                f"{kept[0]}, which its copies would share; pass the module itself, a bound method "
-                "of it or functools.partial(function, module), which deepcopy copies"
+                f"f: expected to be copied with everything it reads, got a function that closes "
+                f"over {kept[0]}, which its copies would share; pass the module itself, one of its "
+                "bound methods, or functools.partial(function, module), which deepcopy copies"
             )
 
 
 def _shared(f: Any) -> list[types.FunctionType]:
-    """The functions that a copy of f shares with f, wherever it holds them."""
+    """The functions that a copy of f would share with f."""
     found: list[types.FunctionType] = []
     seen: set[int] = set()
     stack = [f]
@@ -88,11 +88,11 @@ def _shared(f: Any) -> list[types.FunctionType]:
 
 
 def _copied(value: Any, form: str) -> list[Any]:
-    """What deepcopy copies with a value. Hooks of modules are not looked at: most only watch."""
+    """What deepcopy copies with a value. Hooks of modules are ignored: most only observe."""
     if form == "module":
         space = object.__getattribute__(value, "__dict__")
         children = [*(space.get("_modules") or {}).values()]
-        if bases_of(type(value)) is None:  # torch.compile makes its own functions again
+        if bases_of(type(value)) is None:  # torch.compile recreates its own functions
             return children
         return children + [v for n, v in space.items() if n not in _NOT_COPIED]
     if form == "partial":

@@ -20,7 +20,7 @@ _TRAINERS = (
     *("deepspeed", "opacus", "ray", "ignite", "composer", "hydra", "omegaconf"),
     *("wandb", "tensorboard", "tqdm", "rich", "loguru"),
 )
-"""Packages whose objects are no part of f, and lead to a whole training program."""
+"""Packages whose objects are not part of f, and would lead to a whole training program."""
 
 _LIBRARIES = (
     *("torch", "torch_revdeq", "revdeq_kernels"),
@@ -28,14 +28,14 @@ _LIBRARIES = (
 )
 
 FOREIGN = frozenset({*sys.stdlib_module_names, *_LIBRARIES, *_TRAINERS})
-"""Packages whose classes are not looked into, unless they are modules."""
+"""Packages whose classes are not searched, unless they are modules."""
 
 SEQUENCES = (list, tuple, deque, set, frozenset)
 
 
 @functools.cache
 def _forms() -> dict[type, str]:
-    """How to look into types that are no user's."""
+    """How to look into built-in and library types."""
     forms: dict[type, str] = {
         types.FunctionType: "function",
         types.MethodType: "method",
@@ -87,9 +87,9 @@ def _package(kind: type) -> str:
 
 @functools.lru_cache(maxsize=1024)
 def bases_of(kind: type) -> tuple[type, ...] | None:
-    """The classes that a class is made of, without those of torch and other foreign packages.
+    """The bases of a class, without those of torch and other foreign packages.
 
-    None where torch itself looks after the attributes.
+    None where torch itself manages the attributes.
     """
     if kind.__module__.startswith(("torch._dynamo.", "torch.distributed.", "torch.nn.parallel.")):
         return None
@@ -100,7 +100,7 @@ def bases_of(kind: type) -> tuple[type, ...] | None:
 
 
 def traits_of(bases: tuple[type, ...]) -> list[object]:
-    """What classes hold and do now: functions, modules, containers."""
+    """The current contents of classes: functions, modules, containers."""
     rows = [row for base in bases for row in base.__dict__.items()]
     return [v for n, v in rows if form_of(type(v)) and (n == "__call__" or not n.startswith("__"))]
 
@@ -117,7 +117,7 @@ def slots_of(kind: type) -> tuple[Any, ...]:
 
 
 def content_of(value: object, slots: tuple[Any, ...]) -> list[Any]:
-    """What stands in slots; None in those that are empty."""
+    """The contents of slots; None for empty ones."""
     return [_content(value, slot) for slot in slots]
 
 
@@ -129,7 +129,7 @@ def _content(value: object, slot: Any) -> Any:
 
 
 class Global:
-    """A global variable that a function assigns, as a descriptor of its dict of globals."""
+    """A global variable that a function assigns, as a descriptor of the globals dict."""
 
     def __init__(self, name: str) -> None:
         self.__name__ = name
@@ -144,7 +144,7 @@ class Global:
 
 
 class Globals(NamedTuple):
-    """The globals that a function names, those of them that it assigns, and so closed-over ones."""
+    """The globals that a function reads, those it assigns, and closed-over variables it assigns."""
 
     named: tuple[str, ...]
     assigned: tuple[Global, ...]
@@ -155,7 +155,7 @@ _known_globals: dict[int, tuple[types.CodeType, Globals]] = {}
 
 
 def globals_of(code: types.CodeType) -> Globals:
-    """The globals of a function, and of the functions that it makes."""
+    """The globals of a function, and of functions defined in it."""
     known = _known_globals.get(id(code))
     if known is not None:
         return known[1]
@@ -177,10 +177,10 @@ def globals_of(code: types.CodeType) -> Globals:
 
 
 def installed(code: types.CodeType) -> bool:
-    """Whether a function came with an installed package, which knows nothing of the user's."""
+    """Whether a function belongs to an installed package, which does not refer to user objects."""
     return "site-packages" in code.co_filename or "dist-packages" in code.co_filename
 
 
 def package_of(function: Any) -> str:
-    """The package that a function says to be of."""
+    """The package of a function, by its ``__module__``."""
     return (function.__module__ or "").partition(".")[0]

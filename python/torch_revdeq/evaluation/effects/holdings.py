@@ -1,9 +1,8 @@
-"""What f holds: the modules, tensors, attributes and containers that can be reached from it.
+"""What f holds: the modules, tensors, attributes and containers that are reachable from it.
 
-Python shows what most callables are made of: what is bound, partially applied, closed over or named
-as a global, and what stands in attributes and containers. The search runs none of the user's code:
-no property, no ``__getattr__``, no ``__len__``. It stops at what belongs to torch, numpy and the
-standard library, and is bounded.
+Python exposes the parts of most callables: bound and partial arguments, closures, globals,
+attributes and containers. The search runs no user code: no property, no ``__getattr__``, no
+``__len__``. It stops at objects of torch, numpy and the standard library, and is bounded.
 """
 
 from __future__ import annotations
@@ -37,10 +36,10 @@ Space = dict[str, Any]
 """The attributes of a module or an object: its ``__dict__``."""
 
 _MOST = 1000
-"""Objects to look into that are reached by attributes, and elements of one container."""
+"""Limits: objects reached by attributes, and elements of one container."""
 
 _KEPT_WHOLE = 10_000
-"""Elements of a container whose contents are compared; of a longer one, a log, the length is."""
+"""Largest container whose contents are compared; for a longer one (a log) only the length is."""
 
 STANDARD = frozenset(vars(nn.Module()))
 """The attributes that every module has."""
@@ -51,14 +50,14 @@ _layouts: dict[tuple[type, int], _Layout] = {}
 
 
 class _Layout(NamedTuple):
-    """What is known of modules of a class with so many attributes: never a value."""
+    """What is known of modules of a class with a given number of attributes; holds no values."""
 
     bases: tuple[type, ...] | None  # see ``bases_of``
-    read: Callable[[Space], tuple[Any, ...]]  # the attributes that not every module has
+    read: Callable[[Space], tuple[Any, ...]]  # reads the attributes that not every module has
 
 
 def _learn(kind: type, space: Space) -> _Layout:
-    """The names of the attributes. Where all of them are found again, there are no others."""
+    """The attribute names. If a module has all of them, it has no others (same count)."""
     if len(_layouts) > 1024:
         _layouts.clear()
     names = [name for name in space if name not in STANDARD]
@@ -75,29 +74,29 @@ class Holdings:
         self.modules: list[nn.Module] = []
         self.scripted: list[nn.Module] = []  # of torch.jit, among them
         self.spaces: list[Space] = []
-        self.own: list[tuple[str, Space]] = []  # of these, with names: not those of torch's classes
+        self.own: list[tuple[str, Space]] = []  # of modules, with names, except torch's classes
         self.slotted: list[tuple[object, tuple[Any, ...]]] = []  # objects, and their slots
         self.containers: list[Any] = []
-        self.long: list[Any] = []  # lists, deques and dicts of which the length alone is compared
+        self.long: list[Any] = []  # lists, deques and dicts compared by length only
         self.arrays: list[Any] = []  # of numpy
         self.classes: list[type] = []  # of modules and objects, without those of torch
         self.cells: list[types.CellType] = []
         self.tensors: list[Tensor] = []
 
     def is_bare(self) -> bool:
-        """Whether there is nothing in it that f could write."""
+        """Whether it contains nothing that f could write."""
         places = (self.modules, self.spaces, self.slotted, self.containers, self.cells)
         places += (self.long, self.arrays)
         return not any(places) and all(t.requires_grad for t in self.tensors)
 
 
 def search(roots: Iterable[object]) -> Holdings:
-    """Everything that can be reached from the roots."""
+    """Everything that is reachable from the roots."""
     return _Search(roots).found
 
 
 class _Search:
-    """One search. What is near is part of f; what is far was reached by attributes and hooks."""
+    """One search. `near` objects are part of f; `far` ones were reached by attributes or hooks."""
 
     def __init__(self, roots: Iterable[object]) -> None:
         self.found = Holdings()
@@ -108,7 +107,7 @@ class _Search:
         while self.near and self.budget > 0:
             self._look(self.near.pop())
         self.budget, self.is_near = _MOST, False
-        for value in self.far:  # which grows
+        for value in self.far:  # grows in the loop
             self._look(value)
             if self.budget <= 0:
                 break
@@ -129,7 +128,7 @@ class _Search:
     # ---- modules
 
     def _modules(self, root: Any) -> None:
-        """The module and those below it, in the order of ``modules()``."""
+        """The module and its submodules, in the order of ``modules()``."""
         seen, far = self.seen, self.far
         modules, spaces = self.found.modules, self.found.spaces
         stack = [root]
@@ -159,7 +158,7 @@ class _Search:
             spaces.append(space)
             try:
                 values = layout.read(space)[2:]
-            except KeyError:  # as many attributes as another, and not the same
+            except KeyError:  # as many attributes as another module, but different ones
                 values = _learn(kind, space).read(space)[2:]
             if layout.bases:
                 self.found.own.append((kind.__name__, space))
@@ -168,7 +167,7 @@ class _Search:
                 far.extend([value for value in values if form_of(type(value))])
 
     def _class(self, kind: type, bases: tuple[type, ...]) -> None:
-        """What a class holds: read anew by each search, as it may have been assigned since."""
+        """What a class holds; read again by each search, because it may have changed."""
         if kind not in self.classes:
             self.classes.add(kind)
             self.found.classes += [b for b in bases if b not in self.found.classes]
@@ -185,14 +184,14 @@ class _Search:
     # ---- callables
 
     def _function(self, value: types.FunctionType) -> None:
-        if value.__dict__:  # what wraps another leaves it there
+        if value.__dict__:  # a wrapper stores the wrapped function there
             self._push(value.__dict__.values())
         if package_of(value) in ("torch", "torch_revdeq"):
             return
         if value.__closure__:
             assigned = globals_of(value.__code__).cells
             for name, cell in zip(value.__code__.co_freevars, value.__closure__, strict=True):
-                with suppress(ValueError):  # a variable that has no value yet
+                with suppress(ValueError):  # a variable without a value
                     self._push((cell.cell_contents,))
                 if name in assigned:
                     self.found.cells.append(cell)

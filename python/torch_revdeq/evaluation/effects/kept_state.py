@@ -1,8 +1,8 @@
-"""Attributes and containers that f writes: put back after the way back, and told when they grow.
+"""Attributes and containers that f writes: restored after the backward pass, watched for growth.
 
-f counts its calls, keeps its last auxiliary output, appends to a list. An evaluation on the way
-back does so once more. What it leaves is undone afterwards, so that these hold what the forward
-pass left. Only plain data is undone: numbers, strings, tensors and containers of them.
+f may count its calls, keep its last auxiliary output, or append to a list. An evaluation in the
+backward pass does so again, which is undone afterwards, so that they hold what the forward pass
+left. Only plain data is restored: numbers, strings, tensors and containers of these.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _PLAIN = (int, float, complex, bool, str, bytes, type(None), list, tuple, dict, 
 
 
 _SMALL = 2**16
-"""Elements of an array of numpy's that is put back."""
+"""Largest NumPy array that is restored, in elements."""
 
 
 class Noted:
-    """What stands in attributes, containers and variables, to be compared by identity."""
+    """The contents of attributes, containers and variables, compared by identity."""
 
     def __init__(self, places: list[Any]) -> None:
-        """Note it. The dicts come first: they are most, and are gone through at C's speed."""
+        """Note the contents. Dicts come first: they are the most, and are compared in C."""
         self.places = [p for p in places if type(p) is dict]
         self.dicts = len(self.places)
         self.places += [p for p in places if type(p) is not dict]
@@ -42,7 +42,7 @@ class Noted:
         return [*chain.from_iterable(map(dict.values, self.places[: self.dicts]))]
 
     def changed(self) -> list[tuple[Any, list[Any]]]:
-        """The places that hold something else now, and what they held."""
+        """The places whose contents changed, with the old contents."""
         now = self._values()
         if len(now) == len(self.values) and all(map(is_, now, self.values)):
             found: list[tuple[Any, list[Any]]] = []
@@ -66,7 +66,7 @@ class KeptState:
     """The attributes, containers and variables that an evaluation of f could write."""
 
     def __init__(self, held: Holdings) -> None:
-        """Note what they hold."""
+        """Note their contents."""
         self.noted = Noted(
             [*held.spaces, *held.containers, *held.cells, *held.slotted, *held.classes]
         )
@@ -75,11 +75,11 @@ class KeptState:
         self.arrays = [a for a in held.arrays if a.size <= _SMALL and a.flags.writeable]
 
     def __bool__(self) -> bool:
-        """Whether there is anything to put back after an evaluation on the way back."""
+        """Whether there is anything to restore after an evaluation in the backward pass."""
         return bool(self.changed or self.long or self.arrays)
 
     def first_changed(self) -> str | None:
-        """What was changed first, of all that was, in words."""
+        """The first change, in words."""
         for place, then in self.noted.changed():
             if isinstance(place, type):
                 return f"an attribute of the class {place.__name__}"
@@ -93,13 +93,13 @@ class KeptState:
         return None
 
     def end(self) -> None:
-        """After the forward pass: which of them it has changed."""
+        """After the forward pass: note which of them it changed."""
         self.changed = [place for place, _ in self.noted.changed()]
-        self.noted = Noted([])  # nothing of before is held any longer
+        self.noted = Noted([])  # release the old contents
 
     @contextmanager
     def kept(self, *, every: bool = False) -> Iterator[None]:
-        """Put those back that the forward pass has changed, or every one."""
+        """Restore those that the forward pass changed, or all of them."""
         places = self.noted.places if every else self.changed
         saved = [(place, _copy(place)) for place in places]
         lengths = [(place, len(place)) for place in self.long]
@@ -116,7 +116,7 @@ class KeptState:
 
 
 def contents_of(place: Any) -> list[Any]:
-    """The objects in a place, in their order."""
+    """The objects in a place, in order."""
     if type(place) is dict:
         return [*place.values()]
     if isinstance(place, dict):
@@ -144,7 +144,7 @@ def _copy(place: Any) -> Any:
 
 
 def _put_back(place: Any, before: Any) -> None:
-    """In place: whoever else holds the container sees its old contents."""
+    """In place, so that other references to the container see the old contents."""
     if isinstance(place, dict):
         for name in [name for name in place if name not in before]:
             if _is_plain(place[name]):
@@ -176,7 +176,7 @@ def _put_back(place: Any, before: Any) -> None:
 
 
 def _shorten(place: Any, length: int) -> None:
-    """Take off what was added at the end."""
+    """Remove what was added at the end."""
     kind: Any = next(k for k in (dict, list, deque) if isinstance(place, k))
     take: Any = dict.popitem if kind is dict else kind.pop
     while len(place) > length:
@@ -184,31 +184,31 @@ def _shorten(place: Any, length: int) -> None:
 
 
 def _is_plain(*values: Any) -> bool:
-    """Plain data, a number of numpy's among it."""
+    """Plain data, including NumPy numbers."""
     return all(isinstance(v, _PLAIN) or type(v).__module__ == "numpy" for v in values)
 
 
 # ---- what grows ------------------------------------------------------------------------------
 
 Shapes = dict[tuple[int, Any], tuple[int, ...]]
-"""The shapes of tensors, by the place where they stand and their name in it."""
+"""The shapes of tensors, by their place and their name in it."""
 
 Step = tuple[int, int]
-"""The one dimension that grew, and by how much."""
+"""The dimension that grew, and by how much."""
 
 
 class Growth:
-    """Tensors that f keeps and makes larger with each evaluation, as a cache of keys and values."""
+    """Tensors that f keeps and enlarges with each evaluation, such as a key-value cache."""
 
     def __init__(self, held: Holdings) -> None:
-        """Note what f's objects, its own modules and containers hold."""
+        """Note the contents of f's objects, own modules and containers."""
         self.places = [*held.own, *((f"a {type(c).__name__}", c) for c in held.containers)]
         self.places += [(_kind(owner), (owner, slots)) for owner, slots in held.slotted]
         self.noted = Noted([place for _, place in self.places])
         self.shapes: list[Shapes] = []  # before, and after each of the first evaluations
 
     def after_first(self) -> bool:
-        """After the first evaluation: whether it changed any of them, which are then followed."""
+        """After the first evaluation: whether it changed any; those are then followed."""
         found = self.noted.changed()
         if not found:
             return False
@@ -238,14 +238,14 @@ class Growth:
         return found
 
     def at_the_end(self) -> str | None:
-        """What grew by as much in each of the first evaluations, and went on to, in words."""
+        """What grew by the same amount in each of the first evaluations, and later, in words."""
         if len(self.shapes) < 3:
             return None
         last = self._now()
         for key, first in self.shapes[1].items():
             sizes = [shapes.get(key) for shapes in self.shapes]
             if sizes[0] is None or len(sizes) > 3:
-                del sizes[0]  # nothing, or what an earlier solve has left
+                del sizes[0]  # nothing, or what an earlier solve left
             steps = {_step(a, b) for a, b in pairwise(sizes)}
             step = steps.pop()
             if steps or step is None:
@@ -269,7 +269,7 @@ def _kind(owner: object) -> str:
 
 
 def _shapes(index: int, place: Any, contents: list[Any]) -> Shapes:
-    """The shapes of the tensors among the contents, and in tuples and lists among them."""
+    """The shapes of the tensors in the contents, and in tuples and lists in them."""
     names: Sequence[Any] = range(len(contents))
     if isinstance(place, dict):
         names = list(place) if len(place) == len(contents) else names
@@ -287,7 +287,7 @@ def _shapes(index: int, place: Any, contents: list[Any]) -> Shapes:
 
 
 def _step(before: tuple[int, ...] | None, after: tuple[int, ...] | None) -> Step | None:
-    """How one shape grew into the other."""
+    """How one shape grew into the other; None if it did not grow in exactly one dimension."""
     if before is None or after is None or len(before) != len(after):
         return None
     grown = [(i, b - a) for i, (a, b) in enumerate(zip(before, after, strict=True)) if a != b]

@@ -1,4 +1,4 @@
-"""The modules in f: which they are, and which of them cannot be there."""
+"""The modules in f, and which are not supported."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .holdings import search
 
 
 def modules_of(f: object) -> list[nn.Module]:
-    """The modules that f is, or that can be reached from it."""
+    """The modules that f is, or that are reachable from it."""
     return search([f]).modules
 
 
 def check_modules(modules: Sequence[nn.Module], adjoint: Adjoint) -> None:
-    """Refuse what would give wrong gradients inside f: RuntimeError, by name."""
+    """RuntimeError, by name, for modules that would give wrong gradients inside f."""
     if parametrize._cache_enabled:
         raise RuntimeError(
             "f: expected to run outside torch.nn.utils.parametrize.cached(), got its cache, "
@@ -47,7 +47,7 @@ def check_modules(modules: Sequence[nn.Module], adjoint: Adjoint) -> None:
 
 
 def _takes_per_sample_gradients(modules: Sequence[nn.Module]) -> bool:
-    """Whether Opacus has prepared one of the parameters to keep a gradient for each sample."""
+    """Whether Opacus has prepared a parameter for per-sample gradients."""
     if "opacus" not in sys.modules:
         return False
     parameters = (p for module in modules for p in module._parameters.values())
@@ -55,19 +55,19 @@ def _takes_per_sample_gradients(modules: Sequence[nn.Module]) -> bool:
 
 
 def is_managed(module: Any) -> bool:
-    """Whether FSDP exchanges its parameters, whatever it does at the moment."""
+    """Whether FSDP manages its parameters, whether or not it is running now."""
     fsdp = sys.modules.get("torch.distributed.fsdp")
     kinds = () if fsdp is None else (fsdp.FSDPModule, fsdp.FullyShardedDataParallel)
     return isinstance(module, kinds)
 
 
 def is_sharded(module: Any) -> bool:
-    """Whether its parameters come and go with each call of it."""
-    fsdp = sys.modules.get("torch.distributed.fsdp")  # what is sharded has imported it
+    """Whether FSDP exchanges its parameters in each call."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")  # a sharded module has imported it
     if fsdp is None:
         return False
     if isinstance(module, fsdp.FSDPModule):
-        # In its forward pass, or in one that a checkpoint repeats, it is what calls solve, met
-        # because f is a method of it: its parameters are in place.
+        # In its own forward pass, or in one that a checkpoint repeats, this module calls solve, and
+        # f is one of its methods: its parameters are in place.
         return module._get_fsdp_state()._training_state.name == "IDLE"
     return isinstance(module, fsdp.FullyShardedDataParallel)

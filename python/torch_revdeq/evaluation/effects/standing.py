@@ -1,7 +1,7 @@
-"""Which tensors stand as parameters in f's modules, so that the way back meets the same.
+"""The tensors that f's modules hold as parameters, so that the backward pass reads the same ones.
 
-``torch.func.functional_call`` puts other tensors there and takes them out again, in most programs
-before anybody calls backward(). An evaluation on the way back would read the module's own.
+``torch.func.functional_call`` replaces them temporarily, usually until before backward() is called.
+An evaluation in the backward pass would then read the module's own parameters.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Slot = tuple[dict[str, Any], str]
 
 
 class Standing:
-    """The parameters of f's modules as they stood in the forward pass."""
+    """The parameters of f's modules in the forward pass."""
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         """Note them."""
@@ -37,7 +37,7 @@ class Standing:
         return [*chain.from_iterable(map(dict.values, self.spaces))]
 
     def computed(self) -> list[tuple[nn.Module, str, Tensor]]:
-        """The slots with tensors that were computed from others and require grad."""
+        """The slots that hold computed tensors that require grad."""
         return [
             (module, name, tensor)
             for (module, name), tensor in zip(self._slots(), self.tensors, strict=False)
@@ -49,18 +49,18 @@ class Standing:
         return [(module, name) for module, space in rows for name in space]
 
     def in_place(self) -> bool:
-        """Whether no other stands there now."""
+        """Whether all of them are still in place."""
         now = self._now()
         return len(now) == len(self.tensors) and all(map(is_, now, self.tensors))
 
     @contextmanager
     def again(self) -> Iterator[None]:
-        """Put them back in their places, where others stand now."""
+        """Put them back where they were replaced."""
         with put(self._moved()):
             yield
 
     def _moved(self) -> list[tuple[dict[str, Any], str, Any]]:
-        """Where another tensor stands. What a sharded module exchanges is its own business."""
+        """Where another tensor is now, except in sharded modules, which exchange their own."""
         found: list[tuple[dict[str, Any], str, Any]] = []
         at = 0
         for module, space, size in zip(self.modules, self.spaces, self.sizes, strict=True):
@@ -75,7 +75,7 @@ class Standing:
 
 @contextmanager
 def put(rows: Sequence[tuple[dict[str, Any], str, Any]]) -> Iterator[None]:
-    """Have each tensor in its place while inside."""
+    """Put each tensor in its place, inside the context."""
     before = [(space, name, space[name]) for space, name, _ in rows]
     try:
         for space, name, tensor in rows:
@@ -87,7 +87,7 @@ def put(rows: Sequence[tuple[dict[str, Any], str, Any]]) -> Iterator[None]:
 
 
 def _is_distributed(tensor: Tensor | None) -> bool:
-    """A DTensor, or a view of what FSDP has flattened: they come and go."""
+    """A DTensor, or a view of a flattened FSDP parameter, which FSDP exchanges."""
     return tensor is not None and (hasattr(tensor, "placements") or _is_flat_view(tensor))
 
 

@@ -1,10 +1,10 @@
-"""What f writes: buffers of its modules, tensors without a gradient that it closes over, arguments.
+"""Tensors that f writes: buffers of its modules, closed-over tensors without gradient, arguments.
 
-Running statistics, counters, codebooks. An evaluation on the way back writes them once more, and
-they are put back afterwards: every evaluation of the forward pass counts once. Versions do not tell
-all that was written (batch_norm counts none up, nor does ``.data``), so values are kept without
-asking, but for large ones. Whether f reads what it writes shows when the first half step is
-evaluated a second time.
+Running statistics, counters, codebooks. An evaluation in the backward pass writes them again, so
+they are restored afterwards: every evaluation of the forward pass counts once. Versions do not show
+every write (batch_norm does not increment them, nor does ``.data``), so values are copied in any
+case, except large ones. Whether f reads what it writes shows when the first half step is evaluated
+a second time.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from ...runtime.transforms import inside_transform
 from .holdings import Holdings
 
 _SMALL = 2**16
-"""Elements of a tensor that is kept without asking. A larger one that f closes over is kept if its
-version tells of a write; a larger buffer also if the first evaluation was seen to write it."""
+"""Largest tensor, in elements, that is always copied. A larger one that f closes over is copied if
+its version shows a write; a larger buffer also if the first evaluation was seen to write it."""
 
 _LARGE = 2**20
-"""Elements of an integer buffer that is kept only if its version tells of a write: above, they are
+"""Integer buffers with more elements are copied only if their version shows a write: they are the
 weights of a quantized model."""
 
 _seen: Any = WeakTensorKeyDictionary()
-"""Of large buffers: whether f wrote them, in training or evaluation mode, when this was asked.
-It is asked once: to read megabytes in each solve may take longer than the solve."""
+"""Whether f wrote large buffers, in training or evaluation mode. Determined only once: reading
+megabytes in each solve may take longer than the solve."""
 
 
 class Change(NamedTuple):
-    """Something that f has written: what, and whether it certainly reads it."""
+    """Something that f has written: its name, and whether f certainly reads it."""
 
     name: str
     to_read: bool = False
@@ -48,7 +48,7 @@ class Written:
     """The tensors that an evaluation of f could write."""
 
     def __init__(self, held: Holdings, since: Written | None = None) -> None:
-        """Note each of them, and its version: that of now, or the one noted in `since`."""
+        """Note each tensor, and its version: the current one, or the one noted in `since`."""
         self.spaces: list[tuple[nn.Module, dict[str, Any]]] = []
         for module in held.modules:
             buffers = module.__dict__.get("_buffers")
@@ -90,7 +90,7 @@ class Written:
         self.loose_versions += [version for _, version in passed]
 
     def before_first(self) -> None:
-        """Before the first evaluation: copy the large buffers of which it is not known yet."""
+        """Before the first evaluation: copy the large buffers not yet classified."""
         for module, _, buffer in self.slots:
             if buffer is None or is_lazy(buffer) or not _is_asked(buffer):
                 continue
@@ -102,7 +102,7 @@ class Written:
                 self.unwritten.add(id(buffer))
 
     def after_first(self) -> None:
-        """After the first evaluation: which of these it wrote. This may wait for the device."""
+        """After the first evaluation: find which of these it wrote. May wait for the device."""
         for buffer, mode, copy in self.copies:
             written = not torch.equal(buffer, copy)
             _seen.setdefault(buffer, {})[mode] = written
@@ -111,9 +111,9 @@ class Written:
         self.copies = []
 
     def changed(self, *, statistics: bool = False) -> list[Change]:
-        """What was seen to be written since, but for `statistics` of torch's own.
+        """The writes detected since; `statistics`: including torch's own running statistics.
 
-        A normalisation in training writes running statistics that it does not read.
+        A normalization layer in training writes running statistics that it does not read.
         """
         found: list[Change] = []
         for (module, name, buffer), version in zip(self.slots, self.versions, strict=True):
@@ -131,17 +131,17 @@ class Written:
         return found
 
     def loose_changed(self) -> bool:
-        """Whether a tensor that is no buffer was seen to be written since."""
+        """Whether a write to a tensor that is not a buffer was detected."""
         rows = zip(self.loose, self.loose_versions, strict=True)
         return any(version_of(tensor) != version for tensor, version in rows)
 
     def end(self) -> None:
-        """After the forward pass: note what stands where, for ``kept``."""
+        """After the forward pass: note which tensor is where, for ``kept``."""
         self.standing = [
             (space, name, space.get(name)) for _, space in self.spaces for name in space
         ]
         if inside_transform() or not (self.standing or self.loose):
-            return  # in a transform nothing outside of it can be written
+            return  # inside a transform nothing outside it can be written
         rows = zip(self.slots, self.versions, strict=True)
         silent = {id(b) for (*_, b), version in rows if b is not None and version_of(b) == version}
         buffers = [b for *_, b in self.standing if b is not None and not is_lazy(b)]
@@ -159,7 +159,7 @@ class Written:
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """Have f meet the buffers of the forward pass, and put everything back afterwards."""
+        """Give f the buffers of the forward pass, and restore everything afterwards."""
         now = [(space, name, space.get(name)) for space, name, _ in self.standing]
         for space, name, buffer in self.standing:
             if space.get(name) is not buffer:
@@ -173,7 +173,7 @@ class Written:
                     space[name] = buffer
 
     def large_kept(self) -> AbstractContextManager[None]:
-        """Put back the large tensors that f closes over, but for frozen parameters."""
+        """Restore the large tensors that f closes over, except frozen parameters."""
         large = [
             tensor
             for tensor in self.loose
@@ -184,9 +184,9 @@ class Written:
 
 @contextmanager
 def values_kept(tensors: Sequence[Tensor]) -> Iterator[None]:
-    """Put values back as they were, whatever happens inside, and their versions with them.
+    """Restore values and versions on exit, also after an exception.
 
-    A graph outside may have saved one of these tensors. It holds what it held then.
+    The versions too, because an outer graph may have saved one of these tensors.
     """
     saved = [torch.empty_like(t, requires_grad=False) for t in tensors]
     versions = [version_of(t) for t in tensors]
@@ -198,7 +198,7 @@ def values_kept(tensors: Sequence[Tensor]) -> Iterator[None]:
         rows = [
             (tensor, value, version)
             for tensor, value, version in zip(tensors, saved, versions, strict=True)
-            if tensor.shape == value.shape  # or it was materialized
+            if tensor.shape == value.shape  # otherwise it was materialized
         ]
         targets, values, versions = ([*column] for column in zip(*rows, strict=True))
         with torch.no_grad():
@@ -210,7 +210,7 @@ def values_kept(tensors: Sequence[Tensor]) -> Iterator[None]:
 
 @contextmanager
 def buffers_kept(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Put the buffers of the modules back as they were, whatever happens inside."""
+    """Restore the modules' buffers on exit, also after an exception."""
     held = Holdings()
     held.modules = list(modules)
     written = Written(held)
@@ -220,7 +220,7 @@ def buffers_kept(modules: Sequence[nn.Module]) -> Iterator[None]:
 
 
 def _frozen(modules: Sequence[nn.Module]) -> list[Tensor]:
-    """The parameters that take no gradient."""
+    """The parameters that do not require grad."""
     return [
         parameter
         for module in modules
@@ -230,17 +230,17 @@ def _frozen(modules: Sequence[nn.Module]) -> list[Tensor]:
 
 
 def version_of(tensor: Tensor | None) -> int:
-    """How often it was written, as far as torch counts that."""
+    """torch's count of writes to the tensor."""
     return 0 if tensor is None or tensor.is_inference() else tensor._version
 
 
 def _is_sizable(buffer: Tensor) -> bool:
-    """Whether it is worth keeping where no version tells of a write."""
+    """Whether it is worth copying even if no version shows a write."""
     return buffer.is_floating_point() or buffer.numel() <= _LARGE
 
 
 def _is_asked(buffer: Tensor) -> bool:
-    """Whether a buffer is so large that it is kept only if f was seen to write it."""
+    """Whether a buffer is so large that it is copied only if f was seen to write it."""
     return (
         buffer.numel() > _SMALL
         and _is_sizable(buffer)
@@ -250,7 +250,7 @@ def _is_asked(buffer: Tensor) -> bool:
 
 
 def _can_be_written(tensor: Tensor) -> bool:
-    """Whether an operation could write it without counting its version up."""
+    """Whether an operation could write it without incrementing its version."""
     return (
         type(tensor) in (Tensor, nn.Parameter)
         and tensor.layout == torch.strided
