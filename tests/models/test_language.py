@@ -60,7 +60,7 @@ def test_a_config_goes_through_json(config: LanguageConfig) -> None:
         ({"tied_head": 1}, "tied_head: expected True or False, got 1"),
         ({"steps": 2.0}, "steps: expected an integer"),
         ({"hidden": 0}, "hidden: expected an integer"),
-        ({"beta": 1}, "beta: expected another number than 1"),
+        ({"beta": 1}, "beta: expected a number other than 1"),
         ({"beta": 2.0}, r"beta: expected a number in \(0, 2\), got 2.0"),
         ({"tol": -1.0}, "tol: expected a number"),
         ({"state": "float8"}, "state: expected 'auto', 'exact' or one of"),

@@ -45,7 +45,7 @@ def test_a_config_goes_through_json(config: RecursiveConfig) -> None:
         ({"length": 2.0}, "length: expected an integer"),
         ({"hidden": 0}, "hidden: expected an integer"),
         ({"layers": True}, "layers: expected an integer"),
-        ({"beta": 1}, "beta: expected another number than 1"),
+        ({"beta": 1}, "beta: expected a number other than 1"),
         ({"adjoint": "last"}, "adjoint: expected one of"),
     ],
 )

@@ -80,7 +80,7 @@ def test_a_config_goes_through_json(config: VisionConfig) -> None:
         ({"widths": (0,)}, "widths: expected an integer of at least 1, got 0"),
         ({"steps": (1, 2)}, "steps: expected one for each of 1 stages"),
         ({"classes": 0}, "classes: expected an integer"),
-        ({"beta": 1.0}, "beta: expected another number than 1"),
+        ({"beta": 1.0}, "beta: expected a number other than 1"),
         ({"batch_norm_momentum": 0}, "batch_norm_momentum: expected a number"),
     ],
 )

@@ -1,9 +1,9 @@
-"""Models around ``RevDEQ`` layers: text, images, and puzzles solved by recursion.
+"""Models with ``RevDEQ`` layers: language, vision, and puzzles solved by recursion.
 
-``LanguageModel`` and ``VisionModel`` are those of arXiv 2509.12917, and a modern language model;
-``RecursiveModel`` is in the family of TRM, arXiv 2510.04871. Each is built from a frozen config,
-which goes to JSON and back. Here are architectures only: data, training and checkpoints are the
-user's, or the examples'.
+``LanguageModel`` and ``VisionModel`` include the models of arXiv 2509.12917, and a modern language
+model; ``RecursiveModel`` is in the family of TRM, arXiv 2510.04871. Each is built from a frozen
+config that converts to JSON and back. Only architectures are here: data, training and checkpoints
+are up to you; see the examples.
 """
 
 from __future__ import annotations

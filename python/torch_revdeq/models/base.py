@@ -1,4 +1,4 @@
-"""What the models share: their ``RevDEQ`` layers, and the options of these."""
+"""The base class of the models: access to their ``RevDEQ`` layers and solver options."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ..solution import Stats
 class EquilibriumModel(nn.Module):
     """A model that contains ``RevDEQ`` layers.
 
-    The layers have the options of ``solve``, and the model has none: an attribute of such a name,
-    or of one that looks like it, raises AttributeError, which says what to call.
+    The options of ``solve`` belong to the layers, not the model: accessing an option, or a similar
+    name, on the model raises AttributeError, which says what to call instead.
     """
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """As in nn.Module; AttributeError for an option, which would do nothing here."""
+        """As in nn.Module; AttributeError for an option, which would have no effect here."""
         if name not in self.__dict__:
             check_new_of_model(self, name, value)
         super().__setattr__(name, value)
@@ -36,34 +36,34 @@ class EquilibriumModel(nn.Module):
 
     @property
     def equilibria(self) -> list[RevDEQ]:
-        """The layers, in the order in which they are solved."""
+        """The ``RevDEQ`` layers, in the order in which they are solved."""
         return [module for module in self.modules() if isinstance(module, RevDEQ)]
 
     @property
     def stats(self) -> Stats | None:
-        """Of the last solve, that of the last layer; None before it. See ``Stats``."""
+        """Statistics of the last layer's last solve; None before the first. See ``Stats``."""
         return self.equilibria[-1].stats
 
     def set_solver(self, **options: Any) -> None:
         """Change options of ``solve`` in every layer, as in ``set_solver(max_steps=40, tol=1e-3)``.
 
-        The weights stay as they are. A compiled model is compiled again at its next call.
+        The weights stay the same. A compiled model recompiles at its next call.
 
         Raises:
-            TypeError, ValueError: what ``solve`` would refuse; then no layer is changed.
+            TypeError, ValueError: as ``solve``; no layer is changed then.
         """
         set_solver(self, **options)
 
     def reset_parameters(self) -> None:
-        """Begin anew: for a model that was built on the meta device, after ``to_empty``."""
-        for module in reversed(list(self.modules())):  # a block has the last word on its layers
+        """Initialize all parameters: for a model built on the meta device, after ``to_empty``."""
+        for module in reversed(list(self.modules())):  # a block may override its layers
             reset = getattr(module, "reset_parameters", None)
             if module is not self and callable(reset):
                 reset()
 
 
 def embedded(tokens: Tensor, embedding: nn.Embedding) -> Tensor:
-    """The rows of tokens; IndexError that names a token outside of the vocabulary, on a CPU."""
+    """The rows of tokens; on a CPU, IndexError that names a token outside the vocabulary."""
     try:
         return embedding(tokens)
     except IndexError as error:
@@ -74,11 +74,11 @@ def embedded(tokens: Tensor, embedding: nn.Embedding) -> Tensor:
 
 
 def outside(tokens: Tensor, vocab_size: int) -> str | None:
-    """What to say of tokens that are not in the vocabulary; reads them from the device."""
+    """The error message for tokens outside the vocabulary, or None; reads them from the device."""
     low, high = (int(end) for end in tokens.aminmax()) if tokens.numel() else (0, 0)
     if low >= 0 and high < vocab_size:
         return None
     return (
         f"tokens: expected each in 0 to {vocab_size - 1}, got {low if low < 0 else high}; was the "
-        f"text encoded for another vocabulary than the config's, vocab_size={vocab_size}?"
+        f"text encoded for a vocabulary other than the config's, vocab_size={vocab_size}?"
     )

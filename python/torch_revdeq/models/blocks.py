@@ -1,4 +1,4 @@
-"""The cells f(z, x) of the language models: transformer blocks that x enters in every step."""
+"""The cells f(z, x) of the language models: transformer blocks that read x in every step."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Past = tuple[Tensor, Tensor]
 
 
 class Attention(nn.Module):
-    """Attention over (batch, time, width); how it projects is its subclasses' matter.
+    """Attention over (batch, time, width); subclasses define the projections.
 
     Args:
-        width: features of a token.
-        heads: among which they are divided.
-        causal: whether a token attends to itself and those before it alone.
+        width: features per token.
+        heads: number of heads, which share the features equally.
+        causal: whether a token attends only to itself and earlier tokens.
     """
 
     out: nn.Linear
@@ -30,11 +30,11 @@ class Attention(nn.Module):
         self.width, self.heads, self.causal = width, heads, causal
 
     def project(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, each of the shape of h."""
+        """Queries, keys and values, each in the shape of h."""
         raise NotImplementedError
 
     def projected(self, h: Tensor, rotation: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """The same by heads, (batch, heads, time, head), queries and keys rotated."""
+        """The same split into heads, (batch, heads, time, head), queries and keys rotated."""
         parts = self.project(h)
         q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
         if rotation is not None:
@@ -42,7 +42,7 @@ class Attention(nn.Module):
         return q, k, v
 
     def forward(self, h: Tensor, rotation: Tensor | None, past: Past | None = None) -> Tensor:
-        """What every token gathers from those it attends to. With `past` h is one token."""
+        """The attention output for every token. With `past`, h is one token."""
         q, k, v = self.projected(h, rotation)
         if past is not None:
             k, v = (torch.cat(pair, 2) for pair in zip(past, (k, v), strict=True))
@@ -53,8 +53,8 @@ class Attention(nn.Module):
 def rotations(first: int, time: int, head: int, like: Tensor) -> Tensor:
     """Cosines and sines of rotary positions, (2, time, head / 2), in float32 or wider.
 
-    Computed where they are used, not kept in a buffer: a model that was built on the meta device
-    would begin with whatever its memory held. Source: arXiv 2104.09864.
+    Computed where they are used, not kept in a buffer: in a model built on the meta device a buffer
+    would contain uninitialized memory. Source: arXiv 2104.09864.
     """
     wide = torch.promote_types(like.dtype, torch.float32)
     at = torch.arange(first, first + time, device=like.device, dtype=wide)
@@ -64,7 +64,7 @@ def rotations(first: int, time: int, head: int, like: Tensor) -> Tensor:
 
 
 def rotated(heads: Tensor, rotation: Tensor) -> Tensor:
-    """Rotate the pairs (i, i + head / 2) of each token's numbers by the angles of its position."""
+    """Rotate the feature pairs (i, i + head / 2) of each token by the angles of its position."""
     cos, sin = rotation
     a, b = heads.to(rotation.dtype).chunk(2, -1)
     return torch.cat((a * cos - b * sin, b * cos + a * sin), -1).to(heads.dtype)
@@ -83,7 +83,7 @@ class Block(nn.Module):
         raise NotImplementedError
 
     def keys_values(self, z: Tensor, x: Tensor, rotation: Tensor | None) -> Past:
-        """What later tokens read of these, whose equilibrium is z."""
+        """The keys and values that later tokens read of these tokens, with equilibrium z."""
         _, k, v = self.attention.projected(self.norm1(z + x), rotation)
         return k, v
 
@@ -91,8 +91,8 @@ class Block(nn.Module):
 class PaperAttention(Attention):
     """Attention that projects twice, as in the paper's experiments.
 
-    Queries, keys and values are linear maps of h, and then those of a multi-head attention that
-    has maps of its own, without biases.
+    Queries, keys and values are linear maps of h, followed by the projections of a multi-head
+    attention without biases.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -101,16 +101,16 @@ class PaperAttention(Attention):
         self.q, self.k, self.v, self.out = (nn.Linear(width, width, bias=False) for _ in range(4))
 
     def project(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Twice for each."""
+        """Queries, keys and values, each projected twice."""
         return self.q(self.outer_q(h)), self.k(self.outer_k(h)), self.v(self.outer_v(h))
 
 
 class PaperBlock(Block):
     """z <- z + Attn(LN(z + x)); z <- z + MLP(LN(z)), with an MLP of two hidden layers.
 
-    It adds to the state it was given, and so it need not have a fixed point: the paper trains its
-    first steps. Source: arXiv 2509.12917, the language experiment, and its authors' code, whose
-    initialisation is PyTorch's default and whose GELU is the tanh approximation.
+    It adds to its input state, so it need not have a fixed point: the paper trains its first steps.
+    Source: arXiv 2509.12917, the language experiment, and its authors' code, with PyTorch's default
+    initialization and the tanh approximation of GELU.
     """
 
     def __init__(self, width: int, heads: int, hidden: int, dropout: float) -> None:
@@ -135,7 +135,7 @@ class PaperBlock(Block):
 
 
 class ModernAttention(Attention):
-    """Attention with one map for queries, keys and values, and no biases."""
+    """Attention with one linear map for queries, keys and values, without biases."""
 
     def __init__(self, width: int, heads: int, *, causal: bool = True) -> None:
         super().__init__(width, heads, causal=causal)
@@ -164,10 +164,10 @@ class SwiGLU(nn.Module):
 class ModernBlock(Block):
     """h = z + x; h <- h + Attn(norm(h)); h <- h + SwiGLU(norm(h)); f = norm(h), all RMSNorm.
 
-    The last norm makes it contract where it begins. Were both branches zero, f(z) = norm(z + x)
-    would have the fixed point z = x for an x of unit mean square, at which h has twice its size:
-    the norm halves it, and halves differences too. The branches' last maps begin small, so that
-    this is not undone: BRANCH_GAIN says how small.
+    The last norm makes it a contraction at initialization. If both branches were zero, f(z) =
+    norm(z + x) would have the fixed point z = x for an x of unit mean square, where h = 2 x: the
+    norm halves it, and halves differences too. The last maps of the branches are initialized with
+    the small gain BRANCH_GAIN, to preserve this.
     """
 
     def __init__(self, width: int, heads: int, hidden: int, dropout: float) -> None:
@@ -180,7 +180,7 @@ class ModernBlock(Block):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Begin anew: maps of unit gain, and the last ones of the branches times BRANCH_GAIN."""
+        """Initialize: maps with unit gain, the last maps of the branches times BRANCH_GAIN."""
         maps = [(self.attention.qkv, 1.0), (self.attention.out, BRANCH_GAIN)]
         maps += [(self.mlp.gate_up, 1.0), (self.mlp.down, BRANCH_GAIN)]
         for linear, gain in maps:
@@ -197,9 +197,9 @@ class ModernBlock(Block):
 
 
 EPS = 1e-6
-"""Of every RMSNorm: small beside the mean square of the embeddings, 4e-4 at the beginning."""
+"""Of every RMSNorm: small compared to the initial mean square of the embeddings, 4e-4."""
 
 BRANCH_GAIN = 0.5
-"""The branches' last maps begin with half the gain that keeps sizes as they are."""
+"""The initial gain of the branches' last maps: half the gain that preserves magnitudes."""
 
 BLOCKS: dict[str, Any] = {"modern": ModernBlock, "paper": PaperBlock}

@@ -1,4 +1,4 @@
-"""What the configs of the models share: the solver's options, checks, and the way to JSON."""
+"""The base class of the models' configs: solver options, checks, and JSON conversion."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ModelConfig:
 
     Attributes:
         beta: in (0, 2) and not 1.
-        tol: the relative residual at which a solve stops; None: all steps are taken.
+        tol: the relative residual at which a solve stops; None: run all steps.
         state: "auto", "exact", or a floating-point dtype, kept by its name, as in "float32".
         adjoint: "auto", "reversible", "backprop", "checkpoint", "hooks" or "functional".
     """
@@ -31,10 +31,10 @@ class ModelConfig:
     adjoint: str = "auto"
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be, before a model is built."""
+        """Check the fields, before a model is built."""
         number("beta", self.beta, 0, 2)
         if self.beta == 1:
-            raise ValueError("beta: expected another number than 1, which cannot be inverted")
+            raise ValueError("beta: expected a number other than 1, which cannot be inverted")
         if self.tol is not None:
             number("tol", self.tol, 0, math.inf, least=True)
         state = TABLE["state"].read(self.state)
@@ -43,12 +43,12 @@ class ModelConfig:
         check_given(self.solver_options())
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields, as JSON holds them; ``from_dict`` takes them back."""
+        """The fields as JSON values; the inverse of ``from_dict``."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     @classmethod
     def from_dict(cls: type[C], values: Mapping[str, Any]) -> C:
-        """The config of these fields; ValueError for a key that is none of them."""
+        """The config with these fields; ValueError for an unknown key."""
         known = [field.name for field in fields(cls)]
         for key in values:
             if key not in known:
@@ -62,19 +62,19 @@ class ModelConfig:
         return cls(**given)
 
     def solver_options(self) -> dict[str, Any]:
-        """What ``RevDEQ`` is given, but for the number of steps."""
+        """The options for ``RevDEQ``, except the number of steps."""
         options = {"beta": self.beta, "state": self.state, "adjoint": self.adjoint}
         return options if self.tol is None else {**options, "tol": self.tol}
 
 
 def whole(name: str, value: Any, least: int = 1) -> None:
-    """ValueError for what is no integer of at least `least`."""
+    """ValueError unless it is an integer of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{name}: expected an integer of at least {least}, got {value!r}")
 
 
 def number(name: str, value: Any, low: float, high: float, *, least: bool = False) -> None:
-    """ValueError for what is no number between the two, or `low` itself if that is allowed."""
+    """ValueError unless it is between `low` and `high`, or is `low` itself with `least`."""
     real = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not real or not (low < value < high or (least and value == low)):
         end = "[" if least else "("
@@ -82,6 +82,6 @@ def number(name: str, value: Any, low: float, high: float, *, least: bool = Fals
 
 
 def flag(name: str, value: Any) -> None:
-    """ValueError for what is neither True nor False."""
+    """ValueError unless it is True or False."""
     if not isinstance(value, bool):
         raise ValueError(f"{name}: expected True or False, got {value!r}")

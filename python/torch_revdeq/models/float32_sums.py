@@ -1,9 +1,9 @@
 """Layers with float32 sums where torch, on a CPU, sums gradients in 16 bits.
 
-``nn.LayerNorm`` adds up the gradients of its weight and bias over all rows in the dtype of its
-input, and ``nn.Embedding`` those of a token over its places in the dtype of the weight. In bfloat16
+``nn.LayerNorm`` sums the gradients of its weight and bias over all rows in the dtype of its input,
+and ``nn.Embedding`` those of a token over its occurrences in the dtype of the weight. In bfloat16
 such a sum stops growing at 256 summands of one size: over 8192 rows a bias's gradient is off by
-70 %, without a word. On a GPU torch sums in float32, and these are torch's own layers there.
+70 %, without a warning. On a GPU torch sums in float32, so there these are torch's own layers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def _summed_in_16_bits(tensor: Tensor) -> bool:
 
 
 class LayerNorm(nn.LayerNorm):
-    """``nn.LayerNorm``, to the same dtype; in 16 bits on a CPU computed in float32."""
+    """``nn.LayerNorm`` that computes 16-bit inputs on a CPU in float32; same output dtype."""
 
     def forward(self, input: Tensor) -> Tensor:
         """To the same shape and dtype."""
@@ -30,9 +30,9 @@ class LayerNorm(nn.LayerNorm):
 
 
 class Embedding(nn.Embedding):
-    """``nn.Embedding``; a 16-bit weight on a CPU is read through a float32 copy, made for a call.
+    """``nn.Embedding`` that reads a 16-bit weight on a CPU through a temporary float32 copy.
 
-    The numbers read are the same; the gradient is summed in float32 and rounded once.
+    The values are the same; the gradient is summed in float32 and rounded once.
     """
 
     def forward(self, input: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Generation: the equilibria of a growing text, and how the next token is drawn."""
+"""Generation: the equilibria of a growing text, and sampling of the next token."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from .config import whole
 
 
 class Model(Protocol):
-    """What a text needs of a language model."""
+    """What ``Text`` needs from a language model."""
 
     equilibrium: RevDEQ
 
     @property
     def cell(self) -> Block:
-        """The f of the equilibrium."""
+        """The cell of the equilibrium layer."""
         ...
 
     def embed(self, tokens: Tensor, first: int = 0) -> tuple[Tensor, Tensor | None]:
@@ -34,7 +34,7 @@ class Model(Protocol):
 
 
 class Text:
-    """A text at its equilibrium, to which tokens are added; at most `context` of them are read."""
+    """A growing text at its equilibrium, of which at most the last `context` tokens are read."""
 
     def __init__(self, model: Model, context: int, warm_start: bool) -> None:
         self.model, self.context, self.warm_start = model, context, warm_start
@@ -42,7 +42,7 @@ class Text:
         self.length = 0
 
     def read(self, tokens: Tensor) -> Tensor:
-        """Logits (batch, vocab_size) of the token after these: those read before, and new ones."""
+        """Logits (batch, vocab_size) of the next token, after those read before and these."""
         model = self.model
         length = tokens.shape[1]
         if self.past is None or length != self.length + 1 or length > self.context:
@@ -51,7 +51,7 @@ class Text:
         else:
             tokens, first = tokens[:, -1:], self.length
         x, rotation = model.embed(tokens, first)
-        # From zeros: the equilibrium of the token before is one of another token, and further away.
+        # From zeros: the equilibrium of the previous token, another one, is further away.
         z = model.equilibrium(x, rotation, self.past)
         self._keep(z, x, rotation)
         self.length = length

@@ -1,4 +1,4 @@
-"""``LanguageModel``: tokens to their embeddings, to an equilibrium, to logits of the next token."""
+"""``LanguageModel``: from tokens to embeddings, an equilibrium, and logits of the next token."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ class LanguageConfig(ModelConfig):
     """A language model with one equilibrium layer.
 
     Attributes:
-        vocab_size: tokens.
-        width: features of a token; a multiple of heads, with an even number for each head.
-        heads: of the attention.
-        context: most tokens that are read at once.
+        vocab_size: number of tokens in the vocabulary.
+        width: features per token; a multiple of heads, with an even number per head.
+        heads: number of attention heads.
+        context: maximum number of tokens that are read at once.
         block: "modern": ``ModernBlock``, rotary positions, RMSNorm around the layer. "paper":
             ``PaperBlock``, learned positions, no norm around the layer.
-        hidden: features inside the MLP. None: 4 width, for "modern" 8/3 width up to a multiple of
-            16, which is about as many parameters as 4 width without a gate.
-        tied_head: the embedding gives the logits too.
-        dropout: share of the embedding's and of the branches' outputs set to 0 in training. Within
-            the layer one mask for the solve (``rng="shared"``): what is solved stays one f. With 0
-            nothing is random (``rng="none"``).
-        steps: of the solve, at most; each is two evaluations of the block.
+        hidden: hidden features of the MLP. None: 4 width, for "modern" 8/3 width rounded up to a
+            multiple of 16, which has about as many parameters as 4 width without a gate.
+        tied_head: whether the embedding also computes the logits.
+        dropout: share of the embedding's and of the branches' outputs set to 0 in training. In the
+            layer one mask is used for the whole solve (``rng="shared"``), so that f stays the same
+            function. With 0 nothing is random (``rng="none"``).
+        steps: maximum solver steps, of two evaluations of the block each.
         beta: as in ``solve``, and so are tol, state and adjoint; see ``ModelConfig``.
 
     Raises:
-        ValueError: names the field that cannot be as given.
+        ValueError: names the invalid field.
     """
 
     vocab_size: int
@@ -56,7 +56,7 @@ class LanguageConfig(ModelConfig):
     steps: int = 4
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be, before a model is built."""
+        """Check the fields, before a model is built."""
         super().__post_init__()
         for name in ("vocab_size", "width", "heads", "context", "steps"):
             whole(name, getattr(self, name))
@@ -78,11 +78,11 @@ class LanguageConfig(ModelConfig):
 
     @classmethod
     def paper(cls, **changes: Any) -> LanguageConfig:
-        """That of the paper's Wikitext-103 experiment: 95.9 M parameters, tokens of GPT-2.
+        """The config of the paper's Wikitext-103 experiment: 95.9 M parameters, GPT-2 tokens.
 
-        `changes` are fields to set otherwise. Source: arXiv 2509.12917 and its authors' code. The
-        code makes one more LayerNorm, which it never calls; it is left out here, where gradients
-        are exchanged of every parameter that there is.
+        `changes` override fields. Source: arXiv 2509.12917 and its authors' code. That code creates
+        one more LayerNorm, which it never calls; it is left out here, because distributed training
+        exchanges the gradients of every parameter.
         """
         values: dict[str, Any] = {
             "vocab_size": 50304,
@@ -99,7 +99,7 @@ class LanguageConfig(ModelConfig):
 
     @property
     def mlp_features(self) -> int:
-        """`hidden`, or what it is where it was not given."""
+        """`hidden`, or its default."""
         if self.hidden is not None:
             return self.hidden
         return 4 * self.width if self.block == "paper" else 16 * math.ceil(self.width / 6)
@@ -110,20 +110,20 @@ class LanguageModel(EquilibriumModel):
 
     Args:
         config: see ``LanguageConfig``.
-        options: of ``solve``, over those of the config: ``max_steps=draw`` for a depth drawn for
-            every call, ``store_last=4``, ``rng="none"``, a beta that is a Parameter.
+        options: options of ``solve``, which override those of the config: ``max_steps=draw`` for a
+            random depth in every call, ``store_last=4``, ``rng="none"``, a Parameter as beta.
 
     Attributes:
         equilibrium: the ``RevDEQ`` layer.
         cell: its f, a ``ModernBlock`` or a ``PaperBlock``.
         stats: of the last solve. See ``Stats``.
 
-    Beginning: embeddings and head have the standard deviation 0.02, for small logits; "modern"
-    brings x to unit mean square before the layer, see ``ModernBlock``. "paper" with a head of its
-    own has PyTorch's defaults, embeddings of unit deviation among them, as the paper's has.
+    Initialization: embeddings and head have standard deviation 0.02, for small logits; "modern"
+    normalizes x to unit mean square before the layer, see ``ModernBlock``. "paper" without a tied
+    head uses PyTorch's defaults, including embeddings of unit deviation, as in the paper.
 
-    No buffers are kept, so that a model made on the meta device needs ``to_empty`` and a state
-    dict, or ``reset_parameters``, and nothing else.
+    There are no buffers, so a model built on the meta device needs only ``to_empty`` and a state
+    dict, or ``reset_parameters``.
     """
 
     def __init__(self, config: LanguageConfig, **options: Any) -> None:
@@ -145,11 +145,11 @@ class LanguageModel(EquilibriumModel):
 
     @property
     def cell(self) -> Block:
-        """The f of the equilibrium."""
+        """The cell of the equilibrium layer."""
         return cast("Block", self.equilibrium.f)
 
     def reset_parameters(self) -> None:
-        """Begin anew: for a model that was built on the meta device, after ``to_empty``."""
+        """Initialize all parameters: for a model built on the meta device, after ``to_empty``."""
         super().reset_parameters()
         self._begin()
 
@@ -161,18 +161,17 @@ class LanguageModel(EquilibriumModel):
                 nn.init.normal_(part.weight, std=EMBEDDING_STD)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Logits of the token after each.
+        """Logits of the next token, at every position.
 
         Args:
             tokens: int64 (batch, time), 1 to context tokens, each below vocab_size.
 
         Returns:
-            (batch, time, vocab_size), of the parameters' dtype, or of autocast's.
+            (batch, time, vocab_size), in the parameters' dtype, or autocast's.
 
         Raises:
             ValueError, TypeError: the tokens are not as described.
-            IndexError: on a CPU, names a token that is not in the vocabulary; a GPU's own error
-                otherwise.
+            IndexError: a token is not in the vocabulary (on a CPU; on a GPU, CUDA's own error).
             RangeError, ReconstructionError: see ``solve``; the latter from backward().
         """
         check_tokens(tokens, self.config.context)
@@ -213,23 +212,23 @@ class LanguageModel(EquilibriumModel):
         """Continue texts, token by token, in eval mode and without gradients.
 
         Args:
-            tokens: int64 (batch, time), at least one; of more than context the last ones are read.
-            new_tokens: how many to add, 0 or more.
-            temperature: logits are divided by it; 0 takes the most probable token.
-            top_k: draw among the k most probable tokens; None: all.
-            top_p: draw among the most probable tokens that together reach this probability, in
+            tokens: int64 (batch, time), at least one; only the last `context` ones are read.
+            new_tokens: number of tokens to add, 0 or more.
+            temperature: divides the logits; 0 takes the most probable token.
+            top_k: sample from the k most probable tokens; None: all.
+            top_p: sample from the most probable tokens that together reach this probability, in
                 (0, 1]; None: all.
-            generator: on the tokens' device, to draw from; None: torch's own.
-            warm_start: begin at the equilibrium of the text before. Attention is causal, so that
-                earlier tokens stay there: their keys and values are kept, and the new token alone
-                is solved, from zeros, with a residual of its own. The logits differ from those of
-                ``forward`` by what tol allows. Where the solve before did not reach its tol, or
-                there is none, nothing says that there is an equilibrium, and the whole text is
-                solved as in ``forward``; so it is beyond `context` tokens, where every position
-                changes. False: always the whole text.
+            generator: to sample with, on the tokens' device; None: torch's own.
+            warm_start: reuse the equilibrium of the previous tokens. Attention is causal, so they
+                keep their equilibrium: their keys and values are cached, and only the new token is
+                solved, from zeros, with its own residual. The logits differ from those of
+                ``forward`` within tol. If the previous solve did not reach its tol, or has none,
+                it may not be at an equilibrium, and the whole text is solved as in ``forward``; the
+                same applies beyond `context` tokens, where every position changes. False: always
+                solve the whole text.
 
         Returns:
-            int64 (batch, time + new_tokens): the tokens, and the new ones.
+            int64 (batch, time + new_tokens): the given tokens, and the new ones.
 
         Raises:
             ValueError, TypeError: an argument is not as described.
@@ -253,7 +252,7 @@ class LanguageModel(EquilibriumModel):
 
 
 def check_tokens(tokens: Tensor, most: int | None) -> None:
-    """Refuse what is no batch of texts, or longer than `most`; reads nothing from the device."""
+    """Raise unless tokens is a batch of texts of at most `most` tokens; reads no values."""
     if tokens.dtype != torch.int64:
         raise TypeError(f"tokens: expected int64, got {tokens.dtype}; tokens.long() makes it")
     if tokens.dim() != 2:

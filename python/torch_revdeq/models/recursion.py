@@ -1,4 +1,4 @@
-"""The f of the recursive reasoning models: one recursion over an answer and a latent."""
+"""The cell of the recursive reasoning models: one recursion over an answer and a latent."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ State = tuple[Tensor, Tensor]
 
 
 BRANCH_GAIN = 0.1
-"""Of the last map of each branch at the beginning; see ``PostNormBlock``."""
+"""Initial gain of the last map of each branch; see ``PostNormBlock``."""
 
 
 class Mix(nn.Module):
-    """What exchanges numbers between the positions of h, (batch, length, width)."""
+    """A layer that mixes the positions of h, (batch, length, width)."""
 
     @property
     def last(self) -> nn.Linear:
@@ -30,7 +30,7 @@ class Mix(nn.Module):
 
 
 class MixingMLP(Mix):
-    """A SwiGLU over the positions, the same for every feature; it takes no rotation."""
+    """A SwiGLU over the positions, the same for every feature; ignores the rotation."""
 
     def __init__(self, length: int, hidden: int) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class MixingMLP(Mix):
 
 
 class MixingAttention(Mix):
-    """Attention of every position to all of them."""
+    """Attention of every position to all positions."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -66,11 +66,11 @@ class MixingAttention(Mix):
 class PostNormBlock(nn.Module):
     """h <- norm(h + mix(h)); h <- norm(h + SwiGLU(h)), on (batch, length, width).
 
-    The norms have no weights, so that what leaves the block has unit mean square at every position
-    and no number above sqrt(width): a state made of such numbers stays in the range of fixed point.
+    The norms have no weights, so the block's output has unit mean square at every position and no
+    element above sqrt(width): a state of such numbers stays in the range of fixed point.
 
-    The branches begin small, by BRANCH_GAIN. With branches of unit gain a net that mixes by an MLP
-    expands: the gradient of 16 recursions is then over a million times that of two.
+    The branches are initialized with the small gain BRANCH_GAIN. With unit gain, a net that mixes
+    by an MLP expands: the gradient of 16 recursions is then over a million times that of two.
     """
 
     def __init__(self, mix: Mix, width: int, hidden: int) -> None:
@@ -81,7 +81,7 @@ class PostNormBlock(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Begin anew: maps of unit gain, and the last ones of the branches times BRANCH_GAIN."""
+        """Initialize: maps with unit gain, the last maps of the branches times BRANCH_GAIN."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 gain = BRANCH_GAIN if module in (self.mix.last, self.mlp.down) else 1.0
@@ -94,7 +94,7 @@ class PostNormBlock(nn.Module):
 
 
 class Recursion(nn.Module):
-    """f((answer, latent), x): the latent is improved several times, then the answer once.
+    """f((answer, latent), x): updates the latent several times, then the answer once.
 
         latent <- net(latent + answer + x)        latent_steps times
         answer <- net(answer + latent)
@@ -103,7 +103,7 @@ class Recursion(nn.Module):
 
     Args:
         net: the blocks, in order.
-        latent_steps: updates of the latent for one of the answer.
+        latent_steps: updates of the latent per update of the answer.
     """
 
     def __init__(self, net: list[PostNormBlock], latent_steps: int) -> None:
@@ -117,7 +117,7 @@ class Recursion(nn.Module):
         Args:
             state: the answer and the latent, each (batch, length, width).
             x: the question, (batch, length, width).
-            rotation: of the positions, for attention; see ``blocks.rotations``.
+            rotation: rotary positions for attention; see ``blocks.rotations``.
         """
         answer, latent = state
         for _ in range(self.latent_steps):
@@ -131,5 +131,5 @@ class Recursion(nn.Module):
 
 
 def unit(h: Tensor) -> Tensor:
-    """Every position at unit mean square."""
+    """Normalize every position to unit mean square."""
     return F.rms_norm(h, h.shape[-1:], eps=EPS)

@@ -1,4 +1,4 @@
-"""``RecursiveModel``: a puzzle, solved by one small net that improves its answer many times."""
+"""``RecursiveModel``: one small net solves a puzzle by improving its answer many times."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .recursion import Mix, MixingAttention, MixingMLP, PostNormBlock, Recursion
 
 MIXING = ("mlp", "attention")
 HALT_BIAS = -5.0
-"""Where the logit of halting begins: a model that has not learned does not halt."""
+"""The initial halting logit: an untrained model does not halt."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,20 +27,20 @@ class RecursiveConfig(ModelConfig):
     """A recursive reasoning model.
 
     Attributes:
-        vocab_size: tokens of questions and answers.
+        vocab_size: number of tokens of questions and answers.
         length: positions of a question, and of its answer.
-        width: features of a position.
-        layers: blocks of the net.
-        hidden: features inside a block's MLP. None: 8/3 width, up to a multiple of 16.
-        mixing: what exchanges numbers between positions: "mlp", over all of them, best for small
-            grids; "attention", with rotary positions.
-        heads: of the attention; width is a multiple, with an even number of features for each.
-        latent_steps: updates of the latent for one of the answer, in every recursion.
-        steps: of the solve, each of two recursions.
+        width: features per position.
+        layers: number of blocks of the net.
+        hidden: hidden features of a block's MLP. None: 8/3 width, rounded up to a multiple of 16.
+        mixing: the layer that mixes positions: "mlp", over all positions, best for small grids;
+            "attention", with rotary positions.
+        heads: number of attention heads; width must be a multiple, with an even number per head.
+        latent_steps: updates of the latent per update of the answer, in every recursion.
+        steps: solver steps, of two recursions each.
         beta: as in ``solve``, and so are tol, state and adjoint; see ``ModelConfig``.
 
     Raises:
-        ValueError: names the field that cannot be as given.
+        ValueError: names the invalid field.
     """
 
     vocab_size: int
@@ -54,7 +54,7 @@ class RecursiveConfig(ModelConfig):
     steps: int = 4
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be, before a model is built."""
+        """Check the fields, before a model is built."""
         super().__post_init__()
         for name in ("vocab_size", "length", "width", "layers", "heads", "latent_steps", "steps"):
             whole(name, getattr(self, name))
@@ -64,15 +64,15 @@ class RecursiveConfig(ModelConfig):
         if self.mixing == "attention" and self.width % (2 * self.heads):
             raise ValueError(
                 f"width: expected a multiple of 2 * heads={2 * self.heads}, got {self.width}; "
-                "every head gets an equal share, whose pairs the rotary positions turn"
+                "every head gets an equal share, in which rotary positions rotate pairs"
             )
 
     @classmethod
     def trm(cls, vocab_size: int, length: int, **changes: Any) -> RecursiveConfig:
         """The sizes of TRM for grids: width 512, 2 layers, 6 updates of the latent.
 
-        `changes` are fields to set otherwise. Source: arXiv 2510.04871. There a pass has 3
-        recursions, of which the last is differentiated; here it has 4, in 2 steps.
+        `changes` override fields. Source: arXiv 2510.04871. There a pass has 3 recursions, of which
+        the last is differentiated; here it has 4, in 2 steps.
         """
         values: dict[str, Any] = {"width": 512, "hidden": 1536, "heads": 8}
         values |= {"latent_steps": 6, "steps": 2}
@@ -80,12 +80,12 @@ class RecursiveConfig(ModelConfig):
 
     @property
     def mlp_features(self) -> int:
-        """`hidden`, or what it is where it was not given."""
+        """`hidden`, or its default."""
         return gated(self.width) if self.hidden is None else self.hidden
 
 
 class Carry(NamedTuple):
-    """Where samples are in their solves: the pair (y, z), each an answer and a latent.
+    """The solver state of the samples: the pair (y, z), each an answer and a latent.
 
     All four tensors are (batch, length, width), and detached.
     """
@@ -98,9 +98,9 @@ class Output(NamedTuple):
     """What a pass returns.
 
     Attributes:
-        logits: of every position's token, (batch, length, vocab_size).
-        halt: the logit of the answer being right, (batch,).
-        carry: where the next pass goes on.
+        logits: of the token at every position, (batch, length, vocab_size).
+        halt: the logit that the answer is right, (batch,).
+        carry: the state from which the next pass continues.
     """
 
     logits: Tensor
@@ -113,8 +113,8 @@ class Prediction(NamedTuple):
 
     Attributes:
         tokens: the answers, int64 (batch, length).
-        confidence: the probability of being right that the model gives each, (batch,).
-        passes: how many each took, int64 (batch,).
+        confidence: the model's probability that each answer is right, (batch,).
+        passes: the number of passes that each took, int64 (batch,).
     """
 
     tokens: Tensor
@@ -123,32 +123,33 @@ class Prediction(NamedTuple):
 
 
 class RecursiveModel(EquilibriumModel):
-    """Answers of puzzles, improved pass after pass; every recursion of a pass is differentiated.
+    """Answers puzzles, improving the answer in each pass; differentiates all its recursions.
 
     A pass is one solve of f((answer, latent), x), a ``Recursion`` whose input x is the question. It
-    begins where the pass before ended, which the caller carries from call to call:
+    begins where the previous pass ended, a state that the caller passes from call to call:
 
         output = model(tokens)                  # a first pass
-        output = model(tokens, output.carry)    # goes on, as if the solve had not ended
+        output = model(tokens, output.carry)    # continues, as if the solve had not ended
         carry = model.restart(output.carry, output.halt > 0)
 
-    Each pass has a loss of its own ("deep supervision"), and a carry passes no gradient on.
+    Each pass has its own loss ("deep supervision"); a carry passes no gradient on.
 
     Args:
         config: see ``RecursiveConfig``.
-        options: of ``solve``, over those of the config. How a pass is differentiated is one of
-            them: ``adjoint="backprop"`` stores all activations, for the same gradient;
-            ``backward_steps=1`` differentiates the last step alone, which is two recursions.
+        options: options of ``solve``, which override those of the config. They also select how a
+            pass is differentiated: ``adjoint="backprop"`` stores all activations, for the same
+            gradient; ``backward_steps=1`` differentiates only the last step, of two recursions.
 
     Attributes:
         equilibrium: the ``RevDEQ`` layer.
         cell: its f, the ``Recursion``.
         stats: of the last pass. See ``Stats``.
 
-    Two buffers, drawn once, are what every question begins with. The net is that of arXiv
-    2510.04871, with three differences. Branches begin small (``PostNormBlock``). Every norm is over
-    the features; there the one after an MLP over positions is over these. And the logit of halting
-    is read from the mean over the positions; there from one that stands before the question.
+    The initial answer and latent of every question are two buffers, drawn once. The net is that of
+    arXiv 2510.04871, with three differences. Branches are initialized with a small gain
+    (``PostNormBlock``). Every norm is over the features; there, the norm after an MLP over
+    positions is over the positions. And the halting logit is computed from the mean over the
+    positions; there, from an extra position before the question.
     """
 
     answer_start: Tensor
@@ -178,11 +179,11 @@ class RecursiveModel(EquilibriumModel):
 
     @property
     def cell(self) -> Recursion:
-        """The f of the equilibrium."""
+        """The cell of the equilibrium layer."""
         return cast("Recursion", self.equilibrium.f)
 
     def reset_parameters(self) -> None:
-        """Begin anew: for a model that was built on the meta device, after ``to_empty``."""
+        """Initialize all parameters: for a model built on the meta device, after ``to_empty``."""
         super().reset_parameters()
         self._begin()
 
@@ -200,12 +201,11 @@ class RecursiveModel(EquilibriumModel):
 
         Args:
             tokens: int64 (batch, length), each below vocab_size.
-            carry: of the pass before, for the same samples in the same places; None: a first pass.
+            carry: of the previous pass, for the same samples in the same order; None: a first pass.
 
         Raises:
             ValueError, TypeError: tokens or carry are not as described.
-            IndexError: on a CPU, names a token that is not in the vocabulary; a GPU's own error
-                otherwise.
+            IndexError: a token is not in the vocabulary (on a CPU; on a GPU, CUDA's own error).
             RangeError, ReconstructionError: see ``solve``; the latter from backward().
         """
         x, rotation = self.embed(tokens)
@@ -216,7 +216,7 @@ class RecursiveModel(EquilibriumModel):
         return Output(self.head(answer), halt, _detached(solution.y, solution.z))
 
     def embed(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
-        """x (batch, length, width) for questions, of unit mean square at first, and the rotation.
+        """x (batch, length, width) for questions, initially of unit mean square, and the rotation.
 
         The rotation is None with mixing="mlp".
         """
@@ -226,7 +226,7 @@ class RecursiveModel(EquilibriumModel):
         if tokens.dim() != 2 or tokens.shape[1] != config.length:
             raise ValueError(
                 f"tokens: expected the shape (batch, {config.length}), got {tuple(tokens.shape)}; "
-                "length of the config says how many a question has"
+                "config.length is the number of tokens per question"
             )
         x = config.width**0.5 * embedded(tokens, self.embedding)
         if config.mixing == "mlp":
@@ -234,13 +234,13 @@ class RecursiveModel(EquilibriumModel):
         return x, rotations(0, config.length, config.width // config.heads, x)
 
     def start(self, batch: int) -> Carry:
-        """The carry with which `batch` questions begin."""
+        """The initial carry for `batch` questions."""
         shape = (batch, self.config.length, self.config.width)
         state = (self.answer_start.expand(shape), self.latent_start.expand(shape))
         return _detached(state, state)
 
     def restart(self, carry: Carry, which: Tensor) -> Carry:
-        """The carry with the samples that `which` names, bool (batch,), at their beginning.
+        """The carry with the samples selected by `which`, bool (batch,), reset to the start.
 
         Raises:
             ValueError, TypeError: an argument is not as described.
@@ -250,7 +250,7 @@ class RecursiveModel(EquilibriumModel):
             got = which.dtype if isinstance(which, Tensor) else type(which).__name__
             raise TypeError(
                 f"which: expected a bool tensor, one for each sample, got {got}; output.halt > 0 "
-                "names the samples that halt"
+                "selects the samples that halt"
             )
         if which.shape != (batch,):
             raise ValueError(
@@ -268,15 +268,15 @@ class RecursiveModel(EquilibriumModel):
         if not isinstance(carry, Carry):
             raise TypeError(
                 f"carry: expected a Carry or None, got {type(carry).__name__}; pass output.carry "
-                "of the pass before, or model.start(batch)"
+                "of the previous pass, or model.start(batch)"
             )
         batch = len(carry.z[0]) if batch is None else batch
         shape = (batch, self.config.length, self.config.width)
         for leaf in (*carry.y, *carry.z):
             if leaf.shape != shape:
                 raise ValueError(
-                    f"carry: expected tensors of the shape {shape}, got {tuple(leaf.shape)}; it "
-                    "is that of the pass before, for the same samples"
+                    f"carry: expected tensors of the shape {shape}, got {tuple(leaf.shape)}; pass "
+                    "that of the previous pass, for the same samples"
                 )
         return carry
 
@@ -286,9 +286,9 @@ class RecursiveModel(EquilibriumModel):
 
         Args:
             tokens: as in ``forward``.
-            passes: how many, at most.
-            halt: keep each sample's answer from the pass after which its logit of halting is above
-                0, and end when all are. False: that of the last pass.
+            passes: maximum number of passes.
+            halt: keep each sample's answer from the pass after which its halting logit is above 0,
+                and stop when all are. False: the answer of the last pass.
 
         Raises:
             ValueError, TypeError: an argument is not as described.
@@ -322,7 +322,7 @@ class RecursiveModel(EquilibriumModel):
 
 
 def gated(width: int) -> int:
-    """Hidden features of a gated MLP with about the parameters of 4 width without a gate."""
+    """Hidden features of a gated MLP with about as many parameters as 4 width without a gate."""
     return 16 * math.ceil(width / 6)
 
 

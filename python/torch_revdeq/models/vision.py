@@ -1,4 +1,4 @@
-"""``VisionModel``: images to classes, by one equilibrium or by one in each of several stages."""
+"""``VisionModel``: image classification with one equilibrium, or one in each of several stages."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ FORMS = ("single_scale", "multi_stage")
 
 @dataclass(frozen=True, kw_only=True)
 class VisionConfig(ModelConfig):
-    """An image classifier; ``single_scale()`` and ``multi_stage()`` give those of the paper.
+    """An image classifier; ``single_scale()`` and ``multi_stage()`` are those of the paper.
 
     Attributes:
-        form: "single_scale": a convolution and a GroupNorm, one equilibrium, 4 x 4 averages, a
-            linear map. "multi_stage": a convolution, a BatchNorm and a ReLU; in every stage
-            x + z* of its equilibrium z*; between stages half the resolution; the average of all
-            pixels, a linear map.
-        in_channels: of the images.
-        classes: to tell apart.
-        channels: of each stage; multiples of group_size.
-        widths: of each stage: the cell's first convolution has so many times its channels.
-        steps: of each stage's solve, at most.
-        group_size: channels normalised together.
+        form: "single_scale": a convolution and a GroupNorm, one equilibrium, 4 x 4 average pooling,
+            a linear map. "multi_stage": a convolution, a BatchNorm and a ReLU; every stage returns
+            x + z* with its equilibrium z*; the resolution is halved between stages; then global
+            average pooling and a linear map.
+        in_channels: channels of the images.
+        classes: number of classes.
+        channels: channels of each stage; multiples of group_size.
+        widths: for each stage, the factor of channels in the cell's first convolution.
+        steps: maximum solver steps of each stage.
+        group_size: channels per normalization group.
         batch_norm_momentum: of the running averages, in multi_stage. The authors' 0.01 needs some
-            hundreds of steps of training to get there; PyTorch's own default is 0.1.
+            hundreds of training steps to converge; PyTorch's own default is 0.1.
         beta: as in ``solve``, and so are tol, state and adjoint; see ``ModelConfig``.
 
     Raises:
-        ValueError: names the field that cannot be as given.
+        ValueError: names the invalid field.
     """
 
     form: str = "single_scale"
@@ -53,7 +53,7 @@ class VisionConfig(ModelConfig):
     tol: float | None = 1e-6
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be, before a model is built."""
+        """Check the fields, before a model is built."""
         super().__post_init__()
         one_of("form", self.form, FORMS)
         for name in ("in_channels", "classes", "group_size"):
@@ -83,14 +83,14 @@ class VisionConfig(ModelConfig):
 
     @classmethod
     def single_scale(cls, **changes: Any) -> VisionConfig:
-        """The paper's single-scale model for CIFAR-10; `changes` are fields to set otherwise."""
+        """The paper's single-scale model for CIFAR-10; `changes` override fields."""
         return cls(**changes)
 
     @classmethod
     def multi_stage(cls, **changes: Any) -> VisionConfig:
         """The paper's multi-stage model for CIFAR-10: 10.3 M parameters.
 
-        `changes` are fields to set otherwise. Source: arXiv 2509.12917 and its authors' code.
+        `changes` override fields. Source: arXiv 2509.12917 and its authors' code.
         """
         values: dict[str, Any] = {
             "form": "multi_stage",
@@ -104,7 +104,7 @@ class VisionConfig(ModelConfig):
 class ResidualCell(nn.Module):
     """f(z, x) = GN(relu(z + GN(x + conv2(relu(GN(conv1 z)))))), on (batch, channels, h, w).
 
-    3 x 3 convolutions without biases. The last normalisation keeps the state in range.
+    3 x 3 convolutions without biases. The last normalization keeps the state in range.
     Source: arXiv 2509.12917, the image experiments, and its authors' code.
     """
 
@@ -123,7 +123,7 @@ class ResidualCell(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Half the resolution, other channels: a pre-activation residual block with BatchNorm.
+    """Halves the resolution: a pre-activation residual block with BatchNorm.
 
     (batch, channels, h, w) to (batch, out, ceil(h / 2), ceil(w / 2)).
     """
@@ -147,15 +147,15 @@ class VisionModel(EquilibriumModel):
 
     Args:
         config: see ``VisionConfig``.
-        options: of ``solve``, over those of the config and for all stages alike:
-            ``max_steps=draw`` for a depth drawn for every solve, ``store_last=4``, and so on.
+        options: options of ``solve``, which override those of the config in all stages:
+            ``max_steps=draw`` for a random depth in every solve, ``store_last=4``, and so on.
 
     Attributes:
-        stages: the ``RevDEQ`` layers, one for each stage.
-        stats: of the last stage's last solve; ``[stage.stats for stage in model.stages]`` of all.
+        stages: the ``RevDEQ`` layers, one per stage.
+        stats: of the last stage's last solve; for all: ``[stage.stats for stage in model.stages]``.
 
-    Parameters begin as PyTorch has them, and the authors' framework the same. BatchNorm stands
-    outside of the solves: its running averages count every image once.
+    Parameters are initialized with PyTorch's defaults, which match the authors' framework.
+    BatchNorm is outside the solves, so its running averages count every image once.
     """
 
     def __init__(self, config: VisionConfig, **options: Any) -> None:
@@ -187,11 +187,11 @@ class VisionModel(EquilibriumModel):
         """Logits.
 
         Args:
-            images: (batch, in_channels, h, w), of the parameters' dtype, as a rule with every
-                channel shifted and scaled to mean 0 and variance 1.
+            images: (batch, in_channels, h, w), in the parameters' dtype, usually with every channel
+                normalized to mean 0 and variance 1.
 
         Returns:
-            (batch, classes), of the parameters' dtype, or of autocast's.
+            (batch, classes), in the parameters' dtype, or autocast's.
 
         Raises:
             ValueError: the images are not as described.
@@ -200,7 +200,7 @@ class VisionModel(EquilibriumModel):
         if images.dim() != 4 or images.shape[1] != self.config.in_channels:
             raise ValueError(
                 f"images: expected the shape (batch, {self.config.in_channels}, h, w), got "
-                f"{tuple(images.shape)}; in_channels of the config says how many channels"
+                f"{tuple(images.shape)}; config.in_channels is the number of channels"
             )
         x = self.encoder(images)
         skip = self.config.form == "multi_stage"
@@ -208,7 +208,7 @@ class VisionModel(EquilibriumModel):
             x = x if before is None else before(x)
             # The state keeps the parameters' precision where autocast has computed x in less.
             x = x.to(self.head.weight.dtype)
-            # A view: what the solve adds up for x is one summand beside that of the skip, in the
-            # same order for every adjoint, so that gradients have the same bits.
+            # A view: the solve's gradient of x is added to that of the skip connection as a single
+            # summand, in the same order for every adjoint, so that gradients are bitwise equal.
             x = x + stage(x.view_as(x)) if skip else stage(x)
         return self.head(torch.flatten(self.pool(x), 1))

@@ -1,7 +1,7 @@
-"""Figures of solves: how they converge, and what depth costs. Needs matplotlib.
+"""Plots of solves: convergence, and the cost of depth. Needs matplotlib.
 
-matplotlib is imported when something is drawn, and pyplot never: no window opens, and the figures
-and settings of a notebook stay as they are.
+matplotlib is imported when something is drawn. pyplot is never imported: no window opens, and a
+notebook's figures and settings are unaffected.
 """
 
 from __future__ import annotations

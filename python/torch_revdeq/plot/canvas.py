@@ -1,4 +1,4 @@
-"""What all figures share: matplotlib, without pyplot; colors; files."""
+"""Shared by all figures: matplotlib without pyplot, colors, files."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
-"""Told apart without color vision too (Okabe and Ito 2008)."""
+"""Distinguishable without color vision (Okabe and Ito 2008)."""
 
 LINES = ("-", "--", "-.")
-"""Where there are more lines than colors. Dotted is a tol."""
+"""Used if there are more lines than colors. Dotted lines are for tol."""
 
 SUFFIXES = (".png", ".svg", ".pdf")
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of so many inches.
+    """An empty figure, with width and height in inches.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -36,17 +36,17 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def plain(ax: Axes) -> None:
-    """A light grid, and no frame above and to the right."""
+    """A light grid, without the top and right frame."""
     ax.grid(visible=True, which="major", color="0.88", linewidth=0.8)
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
 
 
 def check_path(path: str | Path | None) -> None:
-    """See that a figure can be written there, before anything is computed for it.
+    """Check that a figure can be written to the path, before anything is computed for it.
 
     Raises:
-        ValueError: another kind of file, or no such folder.
+        ValueError: unsupported file type, or no such directory.
     """
     if path is None:
         return
@@ -54,10 +54,10 @@ def check_path(path: str | Path | None) -> None:
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"path: expected a name that ends in {', '.join(SUFFIXES)}, got {path}")
     if not path.parent.is_dir():
-        raise ValueError(f"path: expected a folder that exists, got {path.parent}")
+        raise ValueError(f"path: expected an existing directory, got {path.parent}")
 
 
 def save(figure: Figure, path: str | Path | None) -> None:
-    """Write the figure, if a path is given. The suffix says how."""
+    """Write the figure, if a path is given, in the format of its suffix."""
     if path is not None:
         figure.savefig(path, dpi=150)

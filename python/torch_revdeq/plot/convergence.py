@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 AnyStats: TypeAlias = Stats | FixedPointStats
 Solve: TypeAlias = AnyStats | Solution | FixedPoint | nn.Module
 MANY = 8
-"""More entries of a legend stand beside the axes."""
+"""Legends with more entries are placed next to the axes."""
 
 
 def residuals(
@@ -28,26 +28,26 @@ def residuals(
     ax: Axes | None = None,
     path: str | Path | None = None,
 ) -> Figure:
-    """Draw the relative residual of every step, on a logarithmic scale.
+    """Plot the relative residual of every step, on a logarithmic scale.
 
-    A solve is a line. With per_sample the line is the median over the samples, in a band from the
-    smallest to the largest residual. A `tol` is a dotted line. NaN, Inf and zero have no place on
-    the scale, and are left out; a cross marks the last residual of a solve that diverged.
+    Each solve is a line. With per_sample the line is the median over the samples, in a band from
+    the smallest to the largest residual. A `tol` is a dotted line. NaN, Inf and zero cannot be
+    shown and are left out; a cross marks the last residual of a solve that diverged.
 
     Args:
-        solves: the statistics, or the solutions, of solves with ``trace=True``, or layers, which
-            have those of their last call; of ``fixed_point`` too. Several as a list, or by the
-            names that the legend gives them.
+        solves: a ``Stats`` or ``Solution`` of a solve with ``trace=True``, a layer (for its last
+            call), or the same from ``fixed_point``; a list of these, or a dict of these by their
+            names in the legend.
         ax: the axes to draw on; None: those of a new figure.
-        path: where to write the figure, as PNG, SVG or PDF.
+        path: file to write the figure to, as PNG, SVG or PDF.
 
     Returns:
         The figure.
 
     Raises:
         ImportError: matplotlib is not installed.
-        TypeError: something else than statistics and solutions.
-        ValueError: a solve without a trace, no solve at all, or a path that cannot be.
+        TypeError: an item is not one of these types.
+        ValueError: a solve without a trace, no solve, or an invalid path.
     """
     named = _named(solves)
     traces = {name: _traced(stats, name) for name, stats in named.items()}
@@ -115,14 +115,14 @@ def _traced(stats: AnyStats, name: str) -> Tensor:
 
 
 def _draw(ax: Axes, values: Tensor, name: str, style: Mapping[str, Any], *, diverged: bool) -> None:
-    """A line, and where there are samples their band. What is no number above 0 is left out."""
+    """A line, and with samples their band. Leaves out everything except positive numbers."""
     steps = range(1, len(values) + 1)
     values = values.flatten(1) if values.ndim > 1 else values[:, None]
     zero = not bool(values.any())
     values = values.masked_fill(~((values > 0) & values.isfinite()), float("nan"))
     middle = values.nanmedian(1).values
     if values.shape[1] > 1:
-        # NaN takes no part, as in the median: the smallest by +inf, the largest by -inf.
+        # NaN is ignored, as in the median: it becomes +inf for the minimum, -inf for the maximum.
         absent = values.isnan()
         low = values.masked_fill(absent, float("inf")).amin(1)
         high = values.masked_fill(absent, float("-inf")).amax(1)
@@ -130,7 +130,7 @@ def _draw(ax: Axes, values: Tensor, name: str, style: Mapping[str, Any], *, dive
         band = f"{values.shape[1]} samples, smallest to largest"
         color = style["color"]
         ax.fill_between(steps, low.tolist(), high.tolist(), color=color, alpha=0.2, label=band)
-    # Between the checks of a stopping rule there is nothing: the line goes on from check to check.
+    # There are no values between the checks of a stopping rule: the line connects the checks.
     points = [(step, y) for step, y in zip(steps, middle.tolist(), strict=True) if y == y]
     marker = "o" if len(points) <= 40 else ""
     x, y = zip(*points, strict=True) if points else ((), ())
@@ -144,21 +144,21 @@ def _draw(ax: Axes, values: Tensor, name: str, style: Mapping[str, Any], *, dive
 
 
 def _widen(ax: Axes, steps: int) -> None:
-    """At least a decade, and all steps: what hardly changes looks so, and one point has room."""
+    """Show at least a decade, and all steps, so that small changes look small."""
     low, high = ax.dataLim.intervaly if ax.dataLim.y0 <= ax.dataLim.y1 else (1e-4, 1.0)
     if low > 0:
         middle, half = math.sqrt(low * high), math.sqrt(10)
         left, right = (1.0, steps) if steps > 1 else (0.5, 1.5)
         corners = [(left, min(low, middle / half)), (right, max(high, middle * half))]
-        ax.update_datalim(corners)  # and not set_ylim: the axes may get other lines
+        ax.update_datalim(corners)  # not set_ylim, because the axes may get other lines
         ax.autoscale_view()
 
 
 def _add_legend(ax: Axes, names: list[str], *, beside: bool) -> None:
-    """Where there is more to say than the one name of a line."""
+    """Add a legend, unless it would show a single line name."""
     entries: dict[str, Any] = {}
     for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
-        entries.setdefault(label, handle)  # bands of as many samples say the same
+        entries.setdefault(label, handle)  # bands with as many samples share one label
     if [*entries] in ([], names[:1]):
         return
     where: dict[str, Any] = {}

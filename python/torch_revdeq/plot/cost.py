@@ -1,4 +1,4 @@
-"""Memory and gradient error against the number of steps, drawn beside each other."""
+"""Memory and gradient error against the number of steps, plotted side by side."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 MIB = 2.0**20
 STYLES = tuple(zip(COLORS, ("o", "s", "^"), strict=False))
-"""Colors and markers of the ways."""
+"""Colors and markers of the compared methods."""
 
 
 def depth(
@@ -28,30 +28,30 @@ def depth(
     path: str | Path | None = None,
     **options: Any,
 ) -> Depth:
-    """Measure what depth costs your cell on your input, and draw it.
+    """Measure and plot the cost of depth for your cell and input.
 
-    For each number of steps the solve and its gradient are computed by the reversible adjoint with
-    an exact state, by the same with a state of z0's dtype, and from stored activations. The
-    gradient, of a random projection of z with respect to z0, `args` and the parameters, is compared
-    with that of f in float64. f is left as it was: parameters, gradients, buffers, and the state of
-    the random numbers.
+    For each number of steps, computes the solve and its gradient with the reversible adjoint and an
+    exact state, with the same and a state in z0's dtype, and with stored activations. The gradient,
+    of a random projection of z with respect to z0, `args` and the parameters, is compared with that
+    of f in float64. f is restored afterwards: parameters, gradients, buffers, and the random state.
 
     Args:
         f: as in ``solve``.
         z0: as in ``solve``.
         args: as in ``solve``.
-        steps: numbers of pair updates; each takes a few forward and backward passes of so many.
-        path: where to write the figure, as PNG, SVG or PDF.
-        options: others of ``solve``, such as beta.
+        steps: numbers of solver steps to measure, each with a few forward and backward passes.
+        path: file to write the figure to, as PNG, SVG or PDF.
+        options: other options of ``solve``, such as beta.
 
     Returns:
-        The numbers, with the figure.
+        The measurements, with the figure.
 
     Raises:
         ImportError: matplotlib is not installed.
         TypeError: f is a layer, cannot run in float64, or reads a tensor that was computed outside
-            of it and not passed; an option that is measured here was given; steps is no sequence.
-        ValueError: no steps, steps below 1, or a path that cannot be.
+            f and not passed to it; `options` contains one that is set here; steps is not a
+            sequence.
+        ValueError: no steps, steps below 1, or an invalid path.
     """
     if taken := sorted({"max_steps", "state", "adjoint", "tol", "check"} & set(options)):
         raise TypeError(f"depth: expected options that it does not set itself, got {taken[0]}")
@@ -67,12 +67,12 @@ def depth(
     left.set_yscale("log", base=2)
     left.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     low, high = left.dataLim.intervaly
-    if 0 < low <= high:  # from one power of two to another: else a flat line would have no number
+    if 0 < low <= high:  # extend to powers of two, so that a flat line has a tick label
         left.set_ylim(2.0 ** math.floor(math.log2(low)), 2.0 ** (1 + math.floor(math.log2(high))))
     left.set_ylabel("peak memory of a training step, MiB")
     _draw(right, found, found.error)
     right.set_yscale("log")
-    right.set_ylim(top=max(2.0, right.get_ylim()[1]))  # what is small looks small
+    right.set_ylim(top=max(2.0, right.get_ylim()[1]))  # so that small errors look small
     right.set_ylabel("relative error of the gradient")
     for ax in (left, right):
         plain(ax)
@@ -82,7 +82,7 @@ def depth(
 
 
 def _check_steps(steps: Any) -> None:
-    """TypeError or ValueError for what are no numbers of steps."""
+    """TypeError or ValueError unless it is a sequence of step numbers."""
     if not isinstance(steps, Sequence) or isinstance(steps, str):
         example = f"; pass steps=({steps},)" if isinstance(steps, int) else ""
         raise TypeError(f"steps: expected a sequence of integers, got {steps!r}{example}")
@@ -91,7 +91,7 @@ def _check_steps(steps: Any) -> None:
 
 
 def _draw(ax: Axes, found: Depth, rows: dict[str, Any]) -> None:
-    """A line for each way; what is None or NaN is left out. Hollow: the backward pass raises."""
+    """A line per method, without None and NaN. Hollow markers: the backward pass raises."""
     ax.set_xscale("log", base=2)
     ax.set_xticks(found.steps, [str(count) for count in found.steps])
     ax.minorticks_off()

@@ -1,4 +1,4 @@
-"""What depth costs: the memory of a training step, and the error of its gradient."""
+"""Measures the cost of depth: the memory of a training step, and its gradient error."""
 
 from __future__ import annotations
 
@@ -31,17 +31,16 @@ EXACT, STORED = "reversible, exact state", "stored activations"
 
 @dataclass(frozen=True, eq=False)
 class Depth:
-    """Memory and gradient error of each way to differentiate, against the number of steps.
+    """Memory and gradient error of each method of differentiation, by number of steps.
 
     Attributes:
-        steps: pair updates of the solves, of two evaluations of f each.
-        memory: by the way's name, the most bytes that were allocated at once in the forward and
-            backward pass, above the cell, its input and its state; None where the device had not
-            as many.
-        error: by the way's name, the norm of the gradient's difference from the float64 reference,
-            over the norm of the reference; NaN where there is no gradient.
-        raises: by the way's name, where ``backward()`` raises ``ReconstructionError``.
-        figure: what was drawn of it.
+        steps: steps of the solves, of two evaluations of f each.
+        memory: by method, the peak bytes allocated in the forward and backward pass, excluding the
+            cell, its input and its state; None where the device ran out of memory.
+        error: by method, the norm of the gradient's difference from the float64 reference, divided
+            by the norm of the reference; NaN where there is no gradient.
+        raises: by method, whether ``backward()`` raises ``ReconstructionError``.
+        figure: the plot.
     """
 
     steps: tuple[int, ...]
@@ -54,7 +53,7 @@ class Depth:
 def measure(
     f: Callable[..., Any], z0: Any, args: tuple[Any, ...], steps: Sequence[int], options: Any
 ) -> Depth:
-    """The numbers of ``depth``, without a figure."""
+    """The measurements of ``depth``, without a figure."""
     if any(leaf.dtype == torch.float64 for leaf in flatten("z0", z0)[0]):
         raise TypeError(
             "z0: expected float32 or less, got torch.float64; pass z0.float() and an f in "
@@ -75,7 +74,7 @@ def measure(
     error: dict[str, list[float]] = {name: [] for name in ways}
     raises: dict[str, list[bool]] = {name: [] for name in ways}
     for way in ways.values():
-        cell.run(steps[0], **way)  # what is allocated once
+        cell.run(steps[0], **way)  # warm-up, for memory that is allocated once
     for count in steps:
         with cell.in_float64() as wide:
             reference = wide.run(count, state=torch.float64, adjoint="backprop").gradients
@@ -93,7 +92,7 @@ def measure(
 
 @dataclass(eq=False)
 class _Run:
-    """One forward and backward pass. `gradients`: of all leaves; None: there are none."""
+    """One forward and backward pass. `gradients`: of all leaves; None if there are none."""
 
     gradients: list[Tensor | None] | None
     reconstruction_error: float | None = None
@@ -101,7 +100,7 @@ class _Run:
 
 
 class _Cell:
-    """f and its input, which are after every run as they were before."""
+    """f and its input, which are restored after every run."""
 
     def __init__(self, f: Callable[..., Any], z0: Any, args: tuple[Any, ...], options: Any) -> None:
         self.f, self.options = f, options
@@ -113,7 +112,7 @@ class _Cell:
         self.random = RngReplay(self.device, "auto")
 
     def leaves(self) -> list[Tensor]:
-        """What the gradient is taken of: z0, arguments, parameters."""
+        """The tensors to differentiate with respect to: z0, arguments, parameters."""
         given = [t for t in pytree.tree_leaves((self.z0, self.args)) if isinstance(t, Tensor)]
         known = {id(p): p for m in self.modules for p in m.parameters()}
         return [t for t in (*given, *known.values()) if t.requires_grad]
@@ -131,11 +130,11 @@ class _Cell:
                 towards = [torch.randn(o.shape, generator=generator).to(o) for o in outputs]
                 found = torch.autograd.grad(outputs, leaves, towards, allow_unused=True)
                 solution.verify()
-        except ReconstructionError:  # whatever is allowed: the states overflowed when reversed
+        except ReconstructionError:  # whatever the tolerance: the reversed states overflowed
             return _Run(None, math.nan)
-        except CaptureError as error:  # its advice is another adjoint, which is chosen here
+        except CaptureError as error:  # it advises another adjoint, but that is fixed here
             raise TypeError(
-                "f: expected tensors that are passed to it, or its parameters and buffers, got one "
+                "f: expected to read its arguments, parameters and buffers, got another tensor "
                 "that requires grad and was computed elsewhere; pass the tensor as an argument, "
                 "depth(f, z0, tensor)"
             ) from error
@@ -144,7 +143,7 @@ class _Cell:
         return _Run(list(found), solution.stats.reconstruction_error)
 
     def measured(self, steps: int, **way: Any) -> _Run:
-        """A run with its peak of memory."""
+        """A run, with its peak memory."""
         runs: list[_Run] = []
         try:
             peak = peak_bytes(lambda: runs.append(self.run(steps, **way)), self.device)
@@ -155,10 +154,10 @@ class _Cell:
 
     @contextmanager
     def in_float64(self) -> Iterator[_Cell]:
-        """The cell with its numbers in float64, the parameters and buffers in place meanwhile.
+        """The cell in float64; parameters and buffers are converted in place temporarily.
 
         Raises:
-            TypeError: f cannot be evaluated so.
+            TypeError: f cannot run in float64.
         """
         z0, args = pytree.tree_map(lambda t: _leaf(_double(t)), (self.z0, self.args))
         try:
@@ -176,7 +175,7 @@ class _Cell:
 def _distance(
     gradients: list[Tensor | None] | None, reference: list[Tensor | None] | None
 ) -> float:
-    """The norm of the difference, over the norm of the reference; NaN without either."""
+    """The norm of the difference over the norm of the reference; NaN if either is missing."""
     if gradients is None or reference is None:
         return math.nan
     difference = norm = 0.0
@@ -188,13 +187,13 @@ def _distance(
 
 
 def _leaf(value: Any) -> Any:
-    """A copy of a floating tensor that the gradient is taken of; anything else as it is."""
+    """A differentiable copy of a floating-point tensor; anything else unchanged."""
     if isinstance(value, Tensor) and value.is_floating_point():
         return value.detach().clone().requires_grad_()
     return value
 
 
 def _double(value: Any) -> Any:
-    """Of a floating tensor its numbers in float64, of anything else itself."""
+    """A floating-point tensor converted to float64; anything else unchanged."""
     floating = isinstance(value, Tensor) and value.is_floating_point()
     return value.double() if floating else value
