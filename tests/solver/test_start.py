@@ -96,7 +96,7 @@ def test_a_start_of_another_width_names_z0(f: Any, x: Tensor) -> None:
     if x.is_floating_point():
         with pytest.raises((RuntimeError, ValueError)) as plain:
             layer(x, z0=torch.zeros_like(x))  # who named a start is not told of another
-        assert "RevDEQ began" not in str(plain.value)
+        assert "RevDEQ used zeros" not in str(plain.value)
     layer = RevDEQ(Into())
     assert layer(x, z0=torch.zeros(4, 16)).shape == (4, 16)
 

@@ -84,7 +84,7 @@ def _has_nan(leaf: Tensor) -> bool:
 
 
 class Noted:
-    """Copies made in the forward pass: z for `save_at`, and the pair before the first step."""
+    """Copies made in the forward pass: z for `save_at`, and the pair where gradients begin."""
 
     def __init__(self, problem: Problem, pair: Pair) -> None:
         self.problem, self.pair = problem, pair
@@ -196,7 +196,7 @@ def _values(out: Sequence[Tensor]) -> list[Tensor]:
     if forward_ad._current_level >= 0 and has_tangent(out):
         raise RuntimeError(
             "f: expected to read no tensor with a forward-mode derivative, got one; choose "
-            "adjoint='backprop' and state=torch.float32 or torch.float64 inside of torch.func"
+            "adjoint='backprop' and state=torch.float32 or torch.float64 inside torch.func"
         )
     return [out[0].detach()] if len(out) == 1 else [value.detach() for value in out]
 

@@ -54,15 +54,15 @@ def why_unsuited(
 ) -> str | None:
     """Why one op cannot run the solve; None if it can."""
     if unknown := options.keys() - _KNOWN:
-        return f"it knows no {min(unknown)}"
+        return f"it has no option {min(unknown)}"
     for option, only in _ONLY.items():
         value = options.get(option, only)
         if value is not only and not _is(value, only):
-            return f"it takes {option}={only!r} alone"
+            return f"it supports only {option}={only!r}"
     if options["compile"] is True:
         return "compile=True was given"
     if options["adjoint"] not in ("auto", "reversible"):
-        return "it takes adjoint='reversible' alone"
+        return "it supports only adjoint='reversible'"
     if options["state"] not in ("auto", "exact", torch.float32):
         return f"it takes state='exact' or torch.float32, got {options['state']}"
     if not isinstance(options["beta"], float):

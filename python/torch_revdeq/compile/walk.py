@@ -154,10 +154,10 @@ _ONLY = {"accumulate": "float32", "store_last": 0, "has_aux": False, "pass_step"
 def _check(problem: Problem, given: dict[str, Any]) -> None:
     """Refused for whatever graphs do not support, independent of f."""
     if problem.adjoint.name != "reversible":
-        raise Refused(f"they take adjoint='reversible' alone, got {problem.adjoint.name!r}")
+        raise Refused(f"they support only adjoint='reversible', got {problem.adjoint.name!r}")
     for name, value in _ONLY.items():
         if given[name] != value:
-            raise Refused(f"they take {name}={value!r} alone, got {given[name]!r}")
+            raise Refused(f"they support only {name}={value!r}, got {given[name]!r}")
     if problem.evaluation.transformed:
         raise Refused("they do not support torch.func transforms")
     if problem.evaluation.weights:

@@ -284,8 +284,8 @@ class _Implicit(torch.autograd.Function):
             )
         if ctx.around is None:
             raise RuntimeError(
-                "fixed_point: expected one backward pass, got a second one; pass retain_graph=True "
-                "in the first"
+                "fixed_point: expected one backward pass, got it a second time; pass "
+                "retain_graph=True the first time"
             )
         how: _Backward = ctx.how
         around: _Around = ctx.around

@@ -88,7 +88,7 @@ class Relaxed:
     beta: float = 0.8
 
     def __post_init__(self) -> None:
-        """ValueError outside of (0, 2)."""
+        """ValueError unless beta is in (0, 2)."""
         if not 0 < number(self.beta) < 2:
             raise ValueError(f"beta: expected a number inside (0, 2), got {shown(self.beta)}")
 

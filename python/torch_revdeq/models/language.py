@@ -71,7 +71,7 @@ class LanguageConfig(ModelConfig):
         if self.block == "modern" and self.width // self.heads % 2:
             raise ValueError(
                 f"width: expected an even number of features for each of heads={self.heads}, got "
-                f"{self.width // self.heads}; rotary positions turn pairs of them"
+                f"{self.width // self.heads}; rotary positions rotate pairs of features"
             )
         flag("tied_head", self.tied_head)
         number("dropout", self.dropout, 0, 1, least=True)

@@ -46,7 +46,7 @@ def check_path(path: str | Path | None) -> None:
     """Check that a figure can be written to the path, before anything is computed for it.
 
     Raises:
-        ValueError: unsupported file type, or no such directory.
+        ValueError: unsupported file type, or no such folder.
     """
     if path is None:
         return
@@ -54,7 +54,7 @@ def check_path(path: str | Path | None) -> None:
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"path: expected a name that ends in {', '.join(SUFFIXES)}, got {path}")
     if not path.parent.is_dir():
-        raise ValueError(f"path: expected an existing directory, got {path.parent}")
+        raise ValueError(f"path: expected an existing folder, got {path.parent}")
 
 
 def save(figure: Figure, path: str | Path | None) -> None:

@@ -185,7 +185,7 @@ def test_a_wrong_gradient_becomes_nan_and_the_error_comes_later(adjoint: str, wh
     else:
         assert any(g is not None and g.isnan().any() for g in grads)
     with pytest.raises(
-        ReconstructionError, match=r"relative distance.*the gradient would be wrong"
+        ReconstructionError, match=r"relative error.*the gradient would be wrong"
     ):
         solution.verify() if where == "verify" else solve(f, x)
     with pytest.raises(ReconstructionError):

@@ -102,7 +102,7 @@ def test_another_f_on_the_way_back_raises(monkeypatch: pytest.MonkeyPatch) -> No
     ("planted", "says"),
     [
         (lambda back, ends: [e if e is None or not back else 1.01 * e for e in ends], "gradient"),
-        (lambda back, ends: [e if back else e + torch.rand(()) for e in ends], "other bits"),
+        (lambda back, ends: [e if back else e + torch.rand(()) for e in ends], "not bitwise repeatable"),
     ],
     ids=["gradient", "bits"],
 )
@@ -280,9 +280,9 @@ def _drawing(z: Tensor, x: Tensor) -> Tensor:
         (MLP(p=0.5), {}, "f draws random numbers"),
         (_branching, {}, "torch.compile cannot trace f"),
         (_drawing, {}, "(f draws random numbers|torch.compile cannot trace f)"),
-        (MLP(), {"adjoint": "checkpoint"}, "they take adjoint='reversible' alone"),
-        (MLP(), {"store_last": 2}, "they take store_last=0 alone"),
-        (MLP(), {"accumulate": "autograd"}, "they take accumulate='float32' alone"),
+        (MLP(), {"adjoint": "checkpoint"}, "they support only adjoint='reversible'"),
+        (MLP(), {"store_last": 2}, "they support only store_last=0"),
+        (MLP(), {"accumulate": "autograd"}, "they support only accumulate='float32'"),
     ],
     ids=["attribute", "buffer", "dropout", "branch", "random", "a", "s", "g"],
 )

@@ -223,7 +223,7 @@ def test_a_layer_takes_it_in_its_call() -> None:
 def test_one_op_leaves_it_to_the_solver() -> None:
     cell = LinearCell(4, 4)
     layer = RevDEQ(cell, tol=0.1, per_sample=2, implementation="composite")
-    with pytest.raises(ValueError, match="it takes residual_mask=None alone"):
+    with pytest.raises(ValueError, match="it supports only residual_mask=None"):
         layer(torch.randn(3, 5, 4), residual_mask=MASK)
 
 
