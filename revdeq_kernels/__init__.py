@@ -1,10 +1,10 @@
 """Fused, exactly invertible kernels for reversible deep equilibrium models.
 
-The ops perform one half step of the pair update of arXiv 2509.12917 in place, forwards and back:
-``update_`` and ``invert_`` on floating-point states, ``update_exact_`` and ``invert_exact_`` on
-fixed-point states that come back bit for bit; and the passes of the backward pass over them.
-Importing this package registers them as
-``torch.ops.revdeq.*``; ``python -m revdeq_kernels.info`` says what was built and what can run.
+The ops perform one half step of the pair update of arXiv 2509.12917 in place, forward or in
+reverse: ``update_`` and ``invert_`` on floating-point states, ``update_exact_`` and
+``invert_exact_`` on fixed-point states, which are reconstructed bit for bit. Further ops fuse an
+inverse half step with its part of the backward pass. Importing this package registers them as
+``torch.ops.revdeq.*``; ``python -m revdeq_kernels.info`` prints what was built and what can run.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ __all__ += ops.__all__
 
 
 def __getattr__(name: str) -> Any:
-    """The modules that this one used to import: of those that moved, the former paths warn."""
+    """Import a submodule by its old name; those that moved emit a DeprecationWarning."""
     if name in ("fixed_point", "linear_cell", "passes", "reference"):
         return importlib.import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""The former path of ``revdeq_kernels.core.backends``; gone with the next release."""
+"""Deprecated path of ``revdeq_kernels.core.backends``; removed in the next release."""
 
 from __future__ import annotations
 

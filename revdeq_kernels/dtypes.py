@@ -1,6 +1,7 @@
-"""Which dtypes go together, and the constants that several layers need: each stands here once.
+"""Supported dtype combinations, and the constants that several layers share.
 
-By name, and without torch: the tools that compile kernels ahead of time have none.
+Dtypes are given by name and torch is not imported, because the tools that compile kernels ahead
+of time run without it.
 """
 
 from __future__ import annotations
@@ -11,19 +12,19 @@ F_OF_STATE: dict[str, tuple[str, ...]] = {
     "bfloat16": ("bfloat16",),
     "float16": ("float16",),
 }
-"""The dtypes of f that each float state takes."""
+"""The dtypes of f that each float state supports."""
 
 F_OF_EXACT: tuple[str, ...] = ("float32", "bfloat16", "float16")
-"""The dtypes of f that an exact (int32) state takes."""
+"""The dtypes of f that an exact (int32) state supports."""
 
 SEED_OF_GRAD: dict[str, tuple[str, ...]] = {
     "float32": ("float32", "bfloat16", "float16"),
     "float64": ("float64",),
 }
-"""The dtypes of seed, which are those of f, that each grad takes; vjp is of these or float32."""
+"""The dtypes of seed (the dtype of f) that each grad supports; vjp has one of these or float32."""
 
 TRITON = {"float64": "fp64", "float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
-"""What Triton calls the dtypes."""
+"""Triton's names of the dtypes."""
 
 EPSILON = 1e-5
 """Added to the norm of f in a relative residual, as the method's authors do."""
@@ -34,8 +35,8 @@ TOLERANCE: dict[str, float] = {
     "bfloat16": 2**-4,
     "float16": 2**-4,
 }
-"""How far a float state may come back from its start, relative to the largest number of its start
-and end, before its gradient counts as wrong; an exact state has none."""
+"""Largest error of a reconstructed float initial state, relative to the largest magnitude in the
+initial and final states, before its gradient counts as wrong. Exact states have no tolerance."""
 
 _TRITON, _WGMMA = {80: 64, 90: 128, 100: 128}, {90: 128}
 
@@ -47,9 +48,9 @@ WIDEST: dict[str, dict[str, dict[int, int]]] = {
     },
     "gluon": {"bfloat16": _WGMMA, "float16": _WGMMA, "float32": {80: 64, 90: 128, 100: 128}},
 }
-"""By implementation of the equilibrium cell and dtype of w: the compute capabilities for which its
-kernels are compiled, and the most features that fit into shared memory and registers there without
-a spill, by Triton 3.6 and 3.9; they were not run. Beyond them a thread spills on sm_80 up to 96
-bytes of Triton's 128 features, and 24 of Gluon's in float32; of Triton's 64 in float32, where rows
-halt, up to 136 on sm_80 and 56 on sm_100. On other GPUs shared memory does not hold what these keep
-there."""
+"""By implementation of the equilibrium cell and dtype of w: the compute capabilities that its
+kernels are compiled for, and the most features that fit into registers and shared memory there
+without spilling, as compiled by Triton 3.6 and 3.9 (the kernels were not run). Larger cells spill:
+per thread on sm_80, up to 96 bytes with Triton and 128 features, and 24 with Gluon in float32;
+with Triton, 64 features, float32, and rows that halt, up to 136 on sm_80 and 56 on sm_100. Other
+GPUs do not have enough shared memory for these kernels."""

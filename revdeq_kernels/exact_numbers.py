@@ -1,6 +1,6 @@
-"""The integers behind an exact half step: how beta is represented, and how digits are packed.
+"""The integer arithmetic behind an exact half step: how beta is represented and digits are packed.
 
-``csrc/exact_step.h`` computes the same from the same formulas.
+``csrc/exact_step.h`` implements the same formulas.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ RANGE = 2.0**30 - 256.0
 """Values of F and of the new state must stay inside (-RANGE, RANGE)."""
 
 LEFT_RANGE = -(2**31)
-"""In the states at the end of an equilibrium cell an element that left the range."""
+"""Marks an element that left the range, in the final state of an equilibrium cell."""
 
 FIXED_MIN, FIXED_MAX = -(2.0**31), 2.0**31 - 128.0
-"""F saturates at the ends of int32; the upper one is the largest float32 below 2**31."""
+"""F saturates at the limits of int32; the upper one is the largest float32 below 2**31."""
 
 BLOCK_LANES = 32
 """Digits are packed in blocks of digits_per_byte x BLOCK_LANES elements."""
 
 
 class Contraction(NamedTuple):
-    """1 - beta as the ratio sign * 2**30 / q, and what follows from it."""
+    """1 - beta as the ratio sign * 2**30 / q, and the base and packing of its digits."""
 
     sign: int
     q: int
@@ -44,21 +44,21 @@ class Contraction(NamedTuple):
 
 
 class BetaError(ValueError):
-    """A beta that an op cannot take; carries what was expected, what came and what to do."""
+    """An invalid beta: carries what was expected, what was given, and a remedy."""
 
     def __init__(self, expected: str, got: str, remedy: str) -> None:
-        """Keep the three parts for a message that names the op."""
+        """Store the three parts, from which callers build a message that names the op."""
         self.expected, self.got, self.remedy = expected, got, remedy
         super().__init__(f"beta: expected {expected}, got {got}; {remedy}")
 
 
 def check_beta(beta: float) -> None:
-    """Refuse a beta that has no contraction or no inverse."""
+    """Raise BetaError if the step with this beta does not contract or has no inverse."""
     if not (0.0 < beta < 2.0 and beta != 1.0):
         raise BetaError(
             "a number inside (0, 2) other than 1",
             f"{beta:.12g}",
-            "the step contracts only there, and at 1 it forgets the state and has no inverse",
+            "outside (0, 2) the step does not contract, and at 1 it has no inverse",
         )
 
 
@@ -77,7 +77,7 @@ def contraction(beta: float) -> Contraction:
         )
     if q <= 2**ONE:
         raise BetaError(
-            "|1 - beta| < 1 by more than 2^-30 for an exact step",
+            "|1 - beta| < 1 - 2^-30 for an exact step",
             f"{beta:.12g}",
             "move beta away from 0 or 2, or keep the state in a float format",
         )
@@ -90,9 +90,9 @@ def contraction(beta: float) -> Contraction:
 
 @lru_cache(maxsize=1024)
 def form_of(beta: float) -> tuple[str, int]:
-    """How a step with `beta` divides by q, and its digits per byte: what kernels are compiled for.
+    """How a step divides by q, and its digits per byte; kernels are specialized for both.
 
-    "shift" by a power of two, "integer" by another integer, "general" by a fraction.
+    "shift" divides by a power of two, "integer" by any other integer, "general" by a fraction.
     """
     c = contraction(beta)
     whole = c.q >> ONE
@@ -102,23 +102,30 @@ def form_of(beta: float) -> tuple[str, int]:
 
 
 def effective_beta(beta: float) -> float:
-    """The beta that the exact ops apply in place of `beta`: the same number to within 1e-9.
+    """The beta that the exact ops apply instead of `beta`; the two differ by at most 1e-9.
 
-    Whoever computes with an exact state (an adjoint, a statistic) must use this value.
-    ValueError where an exact step cannot take `beta`.
+    Computations on an exact state, such as an adjoint or a statistic, must use this value.
+
+    Raises:
+        ValueError: an exact step cannot take `beta`: see ``update_exact_``.
     """
     return 1.0 - contraction(float(beta)).one_minus_beta
 
 
 def digit_base(beta: float) -> int:
-    """The base of the digits that an exact step with `beta` stores: 1 / |1 - beta|, rounded up."""
+    """The base of the digits that an exact half step stores: 1 / abs(1 - beta), rounded up.
+
+    A digit holds what a half step rounds away of one element: 1 bit (base 2) at beta = 0.5.
+    ValueError if an exact step cannot take `beta`.
+    """
     return contraction(float(beta)).base
 
 
 def digit_bytes(numel: int, beta: float) -> int:
-    """The bytes that the digits of one exact half step take, for a state of `numel` elements.
+    """The size in bytes of the digits of one exact half step, for a state of `numel` elements.
 
-    As many digits share a byte as fit (8 at base 2, 5 at base 3, ... 1 from base 17 on), in whole
-    blocks of 32 bytes: numel / digits_per_byte, rounded up to a multiple of 32.
+    Each byte holds as many digits as fit: 8 at base 2, 5 at base 3, and 1 from base 17 up. The
+    result is numel / digits_per_byte, rounded up to a multiple of 32. ValueError if an exact step
+    cannot take `beta`.
     """
     return contraction(float(beta)).blocks(numel) * BLOCK_LANES

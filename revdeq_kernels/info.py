@@ -1,4 +1,7 @@
-"""What is installed, built, and able to run: ``python -m revdeq_kernels.info``."""
+"""Report what is installed, what was built, and which backends can run.
+
+Run it with ``python -m revdeq_kernels.info``.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from .core.op import OPS
 
 
 def report() -> str:
-    """The report, as text; paste it into a bug report."""
+    """The report as text, to be pasted into a bug report."""
     return "\n".join(
         [
             f"revdeq_kernels {__version__}, {datetime.now(timezone.utc):%Y-%m-%d}",
@@ -51,7 +54,7 @@ def _build() -> list[str]:
         return [f"build: {reason}"]
     facts = libraries.build_info() | {"cpu_instruction_set": libraries.cpu_instruction_set()}
     target = int(facts["torch_target_version"], 16)
-    facts["torch_target_version"] = f"{target >> 56}.{target >> 48 & 255} (and every later torch)"
+    facts["torch_target_version"] = f"{target >> 56}.{target >> 48 & 255} (and later)"
     return ["build:", *(f"  {name:22}{value or '-'}" for name, value in facts.items())]
 
 
@@ -63,7 +66,7 @@ def _backends() -> list[str]:
 
 
 def _validation() -> list[str]:
-    lines = ["GPU kernels validated on hardware; others check themselves at their first use:"]
+    lines = ["GPU kernels validated on hardware (others are checked on first use):"]
     for (backend, architecture), ops in sorted(first_use.VALIDATED.items()):
         missing = sorted(set(OPS) - ops)
         lines.append(f"  {backend} {architecture}: " + ("all" if not missing else f"not {missing}"))

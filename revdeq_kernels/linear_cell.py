@@ -1,4 +1,4 @@
-"""The former path of ``revdeq_kernels.ops.cell.linear_cell``; gone with the next release."""
+"""Deprecated path of ``revdeq_kernels.ops.cell.linear_cell``; removed in the next release."""
 
 from __future__ import annotations
 

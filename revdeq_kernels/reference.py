@@ -1,6 +1,6 @@
-"""The "reference" backend, in plain PyTorch: every op's definition by its name, as ``update_``.
+"""The "reference" backend in plain PyTorch: the definition of every op under its name.
 
-The definitions stand with their ops, in ``ops/``.
+The definitions themselves are next to their ops, in ``ops/``.
 """
 
 from __future__ import annotations

@@ -1,3 +1,3 @@
-"""What every op has: its checks, a call from Python, backends, how torch sees it."""
+"""Infrastructure shared by all ops: checks, Python calls, backends, registration with torch."""
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""Which implementation runs, and why another one cannot.
+"""Which backend runs an op, and why another one cannot.
 
     cuda       C++/CUDA kernels, the default for CUDA tensors on NVIDIA GPUs
     cpu        C++ kernels, the default for CPU tensors
-    triton     Triton kernels, the default for GPU tensors where torch is built for ROCm
+    triton     Triton kernels, the default for GPU tensors if torch is built for ROCm
     reference  plain PyTorch: the definition, slow, on any device
 
-The choice follows the device of the state, unless ``backend(name)`` or the environment variable
-REVDEQ_BACKEND names one. A backend that was asked for and cannot run raises; no other is put in
-its place. Where the package was installed without compiled kernels, Triton (on GPUs) or the
-reference is the default, and a warning says so once.
+The device of the state selects the backend, unless ``backend(name)`` or the environment variable
+REVDEQ_BACKEND names one. A named backend that cannot run raises; there is no silent fallback. If
+the package was installed without compiled kernels, Triton (on GPUs) or the reference becomes the
+default, with a single warning.
 """
 
 from __future__ import annotations
@@ -31,19 +31,22 @@ COMPILED = ("cuda", "cpu")
 
 ENVIRONMENT = "REVDEQ_BACKEND"
 
-# Process-wide: autograd runs backward passes on threads of its own, which must choose the same.
+# Process-wide: autograd runs backward passes on its own threads, which must use the same backend.
 chosen: str | None = os.environ.get(ENVIRONMENT) or None
 _missing: dict[str, str] = {}  # why a compiled backend cannot run
-_left_out: set[str] = set()  # those of them that the package was installed without
+_left_out: set[str] = set()  # the missing backends that the package was installed without
 
 
 @contextlib.contextmanager
 def backend(name: str) -> Iterator[None]:
-    """Run the ops within this block on the backend `name`: cuda, cpu, triton or reference.
+    """Context manager that runs the ops on the backend `name`: cuda, cpu, triton or reference.
 
-    The choice holds for the whole process, not only for this thread, because autograd runs backward
-    passes on threads of its own. ValueError for an unknown name; RuntimeError, with the reason, for
-    a backend that cannot run here.
+    The choice applies to the whole process, not only to this thread, because autograd runs backward
+    passes on its own threads.
+
+    Raises:
+        ValueError: `name` is not a backend.
+        RuntimeError: the backend cannot run here; the message gives the reason.
     """
     global chosen
     _check_name(name, "backend")
@@ -57,7 +60,7 @@ def backend(name: str) -> Iterator[None]:
 
 
 def select(device_type: str) -> str:
-    """The backend that runs for tensors on `device_type`; RuntimeError, with reasons, if none."""
+    """The backend that runs for tensors on `device_type`; RuntimeError with the reason if none."""
     return _resolve(chosen, device_type)
 
 
@@ -67,7 +70,7 @@ def available_backends(device_type: str) -> list[str]:
 
 
 def why_not(name: str, device_type: str | None = None) -> str | None:
-    """Why the backend cannot run (for tensors on `device_type`, if given); None where it can."""
+    """Why the backend cannot run (for tensors on `device_type`, if given); None if it can."""
     if name == "reference":
         return None
     if name in _missing:
@@ -77,13 +80,13 @@ def why_not(name: str, device_type: str | None = None) -> str | None:
     if name == "cuda" and not torch.cuda.is_available():
         return "torch finds no CUDA device (torch.cuda.is_available() is False)"
     if device_type not in (None, name):
-        return f"its kernels take tensors on {name}, these are on {device_type}"
+        return f"its kernels require tensors on {name}, these are on {device_type}"
     return None
 
 
 @cache
 def implementation(name: str) -> ModuleType:
-    """The module with the functions of a Python backend."""
+    """The module that implements a Python backend."""
     module = {"triton": "..triton.launch", "reference": "..reference"}[name]
     return importlib.import_module(module, __package__)
 
@@ -120,8 +123,8 @@ def _resolve(name: str | None, device_type: str) -> str:
     return _cached(name, device_type)
 
 
-# torch.compile calls it and keeps the answer, instead of tracing the search for devices and triton:
-# torch.compiler.assume_constant_result does the same, but imports torch._dynamo for it.
+# torch.compile calls this once and keeps the result, instead of tracing the search for devices and
+# Triton. torch.compiler.assume_constant_result does the same, but imports torch._dynamo.
 _resolve.__dict__["_dynamo_marked_constant"] = True
 
 
@@ -135,7 +138,7 @@ def _require(name: str, device_type: str) -> str:
     if reason := why_not(name, device_type):
         able = ", ".join(available_backends(device_type))
         raise RuntimeError(
-            f"backend {name!r} cannot run for {device_type} tensors: {reason}; able: {able}"
+            f"backend {name!r} cannot run for {device_type} tensors: {reason}; available: {able}"
         )
     return name
 
@@ -146,8 +149,8 @@ def _default(device_type: str) -> str:
     name = {"cpu": "cpu", "cuda": gpu, "meta": "cpu"}.get(device_type, "reference")
     if name == "reference":
         raise RuntimeError(
-            f"no backend is the default for {device_type} tensors; "
-            f"name one: with revdeq_kernels.backend('reference'): ..."
+            f"no default backend for {device_type} tensors; "
+            f"choose one: with revdeq_kernels.backend('reference'): ..."
         )
     if name in _left_out:
         return _stand_in(name, device_type)
@@ -177,7 +180,7 @@ def _why_not_triton(device_type: str | None) -> str | None:
         return None
     if device_type == "cpu" or not torch.cuda.is_available():
         return (
-            "Triton needs a GPU; with TRITON_INTERPRET=1 set before the program starts its "
-            "interpreter takes CPU tensors, slowly"
+            "Triton needs a GPU; with TRITON_INTERPRET=1 set before the program starts, its "
+            "interpreter runs on CPU tensors, slowly"
         )
     return None

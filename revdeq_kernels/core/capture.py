@@ -1,4 +1,4 @@
-"""Whether a CUDA graph is being captured, on whichever device."""
+"""Detect whether a CUDA graph is being captured on any device."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import torch
 
 
 def capturing(device: torch.device) -> bool:
-    """Whether what is sent to `device` now goes into a CUDA graph, or would break a capture.
+    """Whether work sent to `device` now would be captured in a CUDA graph, or break a capture.
 
-    True where the current stream of `device` is captured, which need not be the current device, and
-    where that of the current device is: a wait or an allocation anywhere could end its capture.
+    Checks the current stream of the current device as well as that of `device`: a synchronization
+    or an allocation on any device could invalidate a capture.
     """
     if device.type != "cuda":
         return False

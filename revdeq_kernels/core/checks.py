@@ -1,6 +1,7 @@
-"""What is asked of single arguments, and the one form of the message that refuses them.
+"""Checks of single arguments, and the common form of their error messages.
 
-``csrc/checks.h`` and ``csrc/overlap.h`` ask the same in the same order, and refuse in a few words.
+``csrc/checks.h`` and ``csrc/overlap.h`` perform the same checks in the same order, with terse
+messages.
 """
 
 from __future__ import annotations
@@ -32,38 +33,38 @@ EXACT_F_DTYPES = _named(*F_OF_EXACT)
 CHECK = "check how it was computed"
 
 Memory = list[tuple[str, Tensor | None]]
-"""The tensors of a call by name, in the order in which their memory is compared."""
+"""The tensors of a call by name, in the order in which they are checked for overlap."""
 
 Check = Callable[..., Memory]
-"""What an op asks of its arguments, which follow its name."""
+"""The check of an op's arguments: called with the op's name, then the arguments."""
 
 
 def refuse(
     kind: type[Exception], op: str, name: str, expected: str, got: str, remedy: str
 ) -> NoReturn:
-    """Raise `kind` with the one form that all messages have."""
+    """Raise `kind` with a message in the form that all checks share."""
     raise kind(f"{op}: {name}: expected {expected}, got {got}; {remedy}")
 
 
 def one_of(dtypes: tuple[torch.dtype, ...]) -> str:
-    """The names of the dtypes, in words."""
+    """The dtypes as an English list."""
     names = [str(d) for d in dtypes]
     return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " or " + names[-1]
 
 
 def check_number(op: str, name: str, value: float) -> float:
-    """Refuse what is no real number: a tensor would lose its gradient on the way to a kernel."""
+    """`value` as a float; TypeError for a tensor, which would lose its gradient, and the like."""
     if not isinstance(value, Real):
-        remedy = f"a tensor's value is {name}.item()"
+        remedy = f"get the value of a tensor with {name}.item()"
         refuse(TypeError, op, name, "a Python number", type(value).__name__, remedy)
     try:
         return float(value)
     except OverflowError:
-        refuse(ValueError, op, name, "a number that a float can be", "one too large", CHECK)
+        refuse(ValueError, op, name, "a number in the range of a float", "one too large", CHECK)
 
 
 def check_tensors(op: str, **tensors: Tensor | None) -> None:
-    """Each must be a strided tensor; an optional one is left out by its caller."""
+    """Require strided tensors; callers leave out optional tensors that are None."""
     for name, t in tensors.items():
         if not isinstance(t, Tensor):
             remedy = f"convert it with torch.as_tensor({name})"
@@ -71,18 +72,18 @@ def check_tensors(op: str, **tensors: Tensor | None) -> None:
         if t.layout != torch.strided:
             refuse(TypeError, op, name, "a strided tensor", str(t.layout), f"use {name}.to_dense()")
         if t.is_neg():
-            expected = "a tensor that holds its numbers themselves"
+            expected = "a tensor without the negative bit"
             remedy = f"use {name}.resolve_neg()"
-            refuse(ValueError, op, name, expected, "a view that negates another's", remedy)
+            refuse(ValueError, op, name, expected, "a lazily negated view", remedy)
 
 
 def given(**tensors: Tensor | None) -> dict[str, Tensor]:
-    """Those that are not None."""
+    """The tensors that are not None."""
     return {name: t for name, t in tensors.items() if t is not None}
 
 
 def check_beta(op: str, name: str, beta: float, exact: bool) -> None:
-    """Refuse a beta that the step, or its inverse, cannot have."""
+    """Raise unless the step with this beta contracts and has an inverse."""
     beta = check_number(op, name, beta)
     try:
         exact_numbers.contraction(beta) if exact else exact_numbers.check_beta(beta)
@@ -91,20 +92,20 @@ def check_beta(op: str, name: str, beta: float, exact: bool) -> None:
 
 
 def check_finite(op: str, name: str, value: float) -> None:
-    """Refuse infinities and NaN."""
+    """Raise ValueError for infinity and NaN."""
     value = check_number(op, name, value)
     if not math.isfinite(value):
         refuse(ValueError, op, name, "a finite number", f"{value:.12g}", CHECK)
 
 
 def check_integers(op: str, frac_bits: int, tie: int) -> None:
-    """Refuse what is no number of fractional bits, or no tie."""
+    """Require integers in the ranges of `frac_bits` and `tie`."""
     for name, value in (("frac_bits", frac_bits), ("tie", tie)):
         if not isinstance(value, Integral):
             kind = type(value).__name__
             refuse(TypeError, op, name, "a Python integer", kind, f"convert it with int({name})")
     if not 0 <= frac_bits <= 30:
-        remedy = "20 suits float32 f and 16 half-precision f"
+        remedy = "use 20 for float32 f, 16 for half-precision f"
         refuse(ValueError, op, "frac_bits", "an integer from 0 to 30", str(frac_bits), remedy)
     if tie not in (0, 1):
         remedy = "alternate it: n % 2 for y and (n + 1) % 2 for z in step n"
@@ -114,14 +115,14 @@ def check_integers(op: str, frac_bits: int, tie: int) -> None:
 def check_dtype(
     op: str, name: str, t: Tensor, allowed: tuple[torch.dtype, ...], why: str = ""
 ) -> None:
-    """Refuse other dtypes than `allowed`; `why` says what they follow from."""
+    """Raise TypeError unless the dtype is in `allowed`; `why` says what determines these."""
     if t.dtype not in allowed:
         remedy = f"convert it with {name}.to({allowed[0]})"
         refuse(TypeError, op, name, one_of(allowed) + why, str(t.dtype), remedy)
 
 
 def check_device(op: str, name: str, t: Tensor, like: Tensor, like_name: str) -> None:
-    """Refuse a tensor that is elsewhere than `like`."""
+    """Raise ValueError unless the tensor is on the device of `like`."""
     if t.device != like.device:
         expected = f"{like.device}, the device of {like_name}"
         remedy = f"move it with {name}.to({like_name}.device)"
@@ -129,24 +130,24 @@ def check_device(op: str, name: str, t: Tensor, like: Tensor, like_name: str) ->
 
 
 def check_shape(op: str, name: str, t: Tensor, like: Tensor, like_name: str) -> None:
-    """Refuse another shape than that of `like`."""
+    """Raise ValueError unless the tensor has the shape of `like`."""
     if t.shape != like.shape:
-        expected = f"shape {list(like.shape)}, that of {like_name}"
-        remedy = f"expand or reshape {name} first: nothing is broadcast"
+        expected = f"shape {list(like.shape)}, the shape of {like_name}"
+        remedy = f"expand or reshape {name} first: the op does not broadcast"
         refuse(ValueError, op, name, expected, str(list(t.shape)), remedy)
 
 
 def check_dense(op: str, name: str, t: Tensor) -> None:
-    """Refuse gaps between elements."""
+    """Raise ValueError unless the tensor is dense: no gaps between its elements in memory."""
     if not is_dense(t):
-        expected = "a dense tensor (elements without gaps, in any order of dimensions)"
+        expected = "a dense tensor (no gaps between elements, dimensions in any order)"
         got = f"shape {list(t.shape)} with strides {list(t.stride())}"
-        remedy = f"work on {name}.contiguous() and copy the result back"
+        remedy = f"pass {name}.contiguous() and copy the result back"
         refuse(ValueError, op, name, expected, got, remedy)
 
 
 def check_cast(op: str, cast: Tensor, state: Tensor, f: Tensor, lead: str) -> None:
-    """Refuse a cast that f could not read, or that lies elsewhere than the state."""
+    """Check `cast`: a dtype that f can read, and the state's device, shape and strides."""
     if f.dtype == F32:
         check_dtype(op, "cast", cast, (F32,), ", the dtype of f")
     else:
@@ -157,7 +158,7 @@ def check_cast(op: str, cast: Tensor, state: Tensor, f: Tensor, lead: str) -> No
 
 
 def check_strides(op: str, name: str, t: Tensor, like: Tensor, like_name: str) -> None:
-    """Refuse another order in memory than that of `like`."""
+    """Raise ValueError unless the tensor has the memory order of `like`."""
     if not same_strides(t, like):
         expected = f"the strides of {like_name}, {list(like.stride())}"
         remedy = f"allocate it with torch.empty_like({like_name}, dtype=...)"
@@ -165,7 +166,7 @@ def check_strides(op: str, name: str, t: Tensor, like: Tensor, like_name: str) -
 
 
 def check_digits(op: str, digits: Tensor, state: Tensor, lead: str, beta: float) -> None:
-    """Refuse a plane of digits that this state does not fit into."""
+    """Check `digits`: uint8, contiguous, and large enough for the state's digits."""
     check_dtype(op, "digits", digits, (torch.uint8,))
     check_device(op, "digits", digits, state, lead)
     if digits.dim() != 1 or not digits.is_contiguous():
@@ -176,12 +177,12 @@ def check_digits(op: str, digits: Tensor, state: Tensor, lead: str, beta: float)
     needed = exact_numbers.digit_bytes(state.numel(), beta)
     if digits.numel() < needed:
         expected = f"at least {needed} bytes for this state and beta"
-        remedy = "allocate digit_bytes(state.numel(), beta) of them per half step"
+        remedy = "allocate digit_bytes(state.numel(), beta) bytes per half step"
         refuse(ValueError, op, "digits", expected, str(digits.numel()), remedy)
 
 
 def check_flag(op: str, flag: Tensor, like: Tensor, like_name: str) -> None:
-    """Refuse what is no flag."""
+    """Check `flag`: int32, one element, on the device of `like`."""
     check_dtype(op, "flag", flag, (torch.int32,))
     check_device(op, "flag", flag, like, like_name)
     if flag.numel() != 1:
@@ -190,7 +191,7 @@ def check_flag(op: str, flag: Tensor, like: Tensor, like_name: str) -> None:
 
 
 def check_overlap(op: str, memory: Memory, written: Collection[str]) -> None:
-    """Hold each tensor against those before it; names in `written` are those that the op writes."""
+    """Raise ValueError if two tensors overlap and the op writes to one of them (`written`)."""
     seen: list[tuple[str, Tensor]] = []
     for name, tensor in memory:
         if tensor is None:
@@ -202,6 +203,6 @@ def check_overlap(op: str, memory: Memory, written: Collection[str]) -> None:
 
 
 def refuse_overlap(op: str, name: str, other: str) -> NoReturn:
-    """Say that the argument `name` shares memory with `other`, one of them written."""
+    """Raise ValueError: the argument `name` shares memory with `other`, and one is written."""
     got, remedy = f"memory that overlaps {other}", f"pass {name}.clone() or another buffer"
     refuse(ValueError, op, name, "memory of its own", got, remedy)

@@ -1,19 +1,21 @@
-"""GPU kernels that no test has yet run on an architecture check themselves at their first use.
+"""GPU kernels that are not yet validated on an architecture check themselves on first use.
 
-Continuous integration has no GPU: it proves the kernels' arithmetic on the CPU and in Triton's
+Continuous integration has no GPU: it tests the kernels' arithmetic on the CPU and in Triton's
 interpreter, and that they compile. Until a run of the `gpu` tests on an architecture is recorded in
 ``validated.py``, the first call on a device compares the kernel with the reference on small random
 inputs, once per process, and raises on any difference:
 
-- of a CUDA kernel, with every combination of dtypes that the op takes: up to half a second, which
-  the reference takes for the most part;
-- of a Triton kernel, with what it is compiled for in the call alone (``samples.Kind``): an op has 3
-  to 78 kernels by dtypes only, and each takes seconds to compile. The call then runs what was
-  compiled for its check; an op on exact states has up to two more kernels checked, for other ways
-  to divide. Others are checked as they come, those for tensors of 2^31 or more elements not.
+- A CUDA kernel is checked with every combination of dtypes that the op supports. This takes up to
+  half a second, most of it in the reference.
+- A Triton kernel is checked only for what the call compiles it for (``samples.Kind``), because an
+  op has 3 to 78 kernels by dtypes alone and each takes seconds to compile. The call then runs the
+  kernel compiled for its check. An op on exact states has up to two more kernels checked, for other
+  ways to divide. Further kernels are checked when they are first used, except those for tensors of
+  2^31 or more elements.
 
-One way leads past the check: tensors made in inference mode and given to torch.ops.revdeq itself,
-for which torch skips the layer that asks for it. The public functions ask in every mode.
+One case bypasses the check: tensors created in inference mode and passed to torch.ops.revdeq
+directly, for which torch skips the dispatch layer that runs the check. The public functions run it
+in every mode.
 """
 
 from __future__ import annotations
@@ -41,11 +43,11 @@ from .samples import (
 from .validated import VALIDATED
 
 COMPILED_AS_CALLED = "triton"
-"""The backend whose kernels are compiled when they are called, each for one kind of arguments."""
+"""The backend whose kernels are compiled on first call, each for one kind of arguments."""
 
 
 class Tried(Described, Protocol):
-    """What the check needs of an op."""
+    """The part of an op that the check uses."""
 
     label: str
     define: Callable[..., Any]
@@ -54,24 +56,24 @@ class Tried(Described, Protocol):
 
 
 _passed: set[tuple[str, str, int | None]] = set()
-"""(backend, op, index of the device) of what needs no further check, whatever it is called with.
+"""(backend, op, device index) of kernels that need no further check, for any arguments.
 
-A CPU has no index, and a tensor on a GPU always has one.
+A CPU has no index; a tensor on a GPU always has one.
 """
 _passed_kinds: dict[tuple[str, str, int | None], set[Kind]] = {}
-"""The kinds of arguments with which the others were checked."""
+"""The kinds of arguments for which the other kernels were checked."""
 _lock = threading.RLock()
 
 
 def require(
     backend: str, op: Tried, device: torch.device, args: tuple[Any, ...], kw: dict[str, Any]
 ) -> None:
-    """Check `op` of `backend` on `device`, for such arguments, unless that was done.
+    """Check `op` of `backend` on `device` for arguments of this kind, unless already checked.
 
-    RuntimeError if a result differs from the reference in any bit, or if this is the first use and
-    a CUDA graph is being captured, which the check would break.
+    RuntimeError if a result differs from the reference in any bit, or if the check is due while a
+    CUDA graph is being captured, which it would break.
     """
-    key = (backend, op.label, device.index)  # what device.type says takes longer to read
+    key = (backend, op.label, device.index)  # device.type takes longer to read
     if key in _passed:
         return
     passed = _passed_kinds.get(key)
@@ -82,7 +84,7 @@ def require(
             else:
                 known = kind_of(op, args, kw) in passed
         except Exception:
-            known = False  # what is wrong with the arguments comes from their check
+            known = False  # the op's own checks report invalid arguments
         if known:
             return
     _require_first(backend, op, device, args, kw)
@@ -110,7 +112,7 @@ def _check(backend: str, op: Tried, device: torch.device, given: Iterable[Sample
     if capturing(device):
         such = " with such arguments" if backend == COMPILED_AS_CALLED else ""
         raise RuntimeError(
-            f"{op.label}: the {backend} kernel checks itself at its first use on a device{such}, "
+            f"{op.label}: the {backend} kernel checks itself on first use on a device{such}, "
             "which cannot happen while a CUDA graph is captured; call it once before the capture"
         )
     with _lock:
@@ -118,7 +120,7 @@ def _check(backend: str, op: Tried, device: torch.device, given: Iterable[Sample
 
 
 def architecture(device: torch.device) -> str:
-    """The architecture of a GPU: "sm_90" on NVIDIA, "gfx942" on AMD."""
+    """The architecture of a GPU, such as "sm_90" (NVIDIA) or "gfx942" (AMD)."""
     if torch.version.hip is not None:
         return torch.cuda.get_device_properties(device).gcnArchName.split(":")[0]
     return "sm_{}{}".format(*torch.cuda.get_device_capability(device))
@@ -131,9 +133,9 @@ def compare(
     run: Callable[..., Any],
     given: Iterable[Sample] | None = None,
 ) -> None:
-    """Run `op` on `device` by `run`, unchecked, and the reference on the CPU.
+    """Compare `op` on `device`, called through `run`, with the reference on the CPU.
 
-    With the samples that are given, or all of the op's. RuntimeError if any bit differs.
+    Uses the given samples, or all samples of the op. RuntimeError if any bit differs.
     """
     for args, keywords in samples(op) if given is None else given:
         expected, actual = _copies(args, keywords, "cpu"), _copies(args, keywords, device)
@@ -147,7 +149,7 @@ def compare(
                 dtypes = ", ".join(str(a.dtype) for a in leaves if isinstance(a, Tensor))
                 raise RuntimeError(
                     f"{op.label}: the {backend} kernel on {device} differs from the reference "
-                    f"(dtypes {dtypes}) and must not be used; take another backend, for instance "
+                    f"(dtypes {dtypes}) and must not be used; use another backend, for example "
                     "with revdeq_kernels.backend('reference'), and report this"
                 )
 
@@ -160,7 +162,7 @@ def _copies(
     args: list[Any], keywords: dict[str, Any], device: torch.device | str
 ) -> tuple[list[Any], dict[str, Any]]:
     def copy(t: Tensor) -> Tensor:
-        """With the strides and alignment that it has: for others Triton compiles other code."""
+        """A copy with the same strides and alignment, for which Triton compiles the same code."""
         return copy_laid_out(t, t.data_ptr() % 16 // t.element_size(), device)
 
     return tree_map_only(Tensor, copy, (args, keywords))

@@ -1,4 +1,4 @@
-"""Arguments of ops on lists of leaves: one leaf of them, and what is asked of them together."""
+"""Arguments of ops on lists of leaves: select one leaf's, and check all leaves together."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from .memory import meet
 from .roles import Arguments
 
 Leaves = TypeVar("Leaves", Tensor, Sequence[Tensor])
-"""A tensor, or a list with one for each leaf of the state."""
+"""A tensor, or a list with one tensor per leaf of the state."""
 
 
 def leaf_of(values: Any, k: int) -> Any:
-    """The values (a tuple, or a dict) with every list replaced by its element `k`."""
+    """The values (a tuple or a dict) with each list replaced by its element `k`."""
     if isinstance(values, dict):
         return {name: leaf_of((value,), k)[0] for name, value in values.items()}
     return tuple(value[k] if isinstance(value, (list, tuple)) else value for value in values)
@@ -25,7 +25,7 @@ def leaf_of(values: Any, k: int) -> Any:
 def check_leaves(
     check: Check, op: str, arguments: Arguments, args: tuple[Any, ...], kw: dict[str, Any]
 ) -> None:
-    """Check the arguments of an op that takes lists: how many, each leaf by itself, and memory."""
+    """Check the arguments of an op on lists: their lengths, each leaf, and overlapping memory."""
     named = dict(zip((a.name for a in arguments), args, strict=False)) | kw
     named = {name: value for name, value in named.items() if value is not None}
     shared = {a.name for a in arguments if a.shared}
@@ -45,21 +45,22 @@ def _check_counts(op: str, lead: str, named: dict[str, Any], shared: Collection[
     lists = {name: value for name, value in named.items() if name not in shared}
     for name, value in named.items():
         if name in shared and isinstance(value, (list, tuple)):
-            remedy = "give one, or call the op leaf by leaf"
-            refuse(TypeError, op, name, "one for all leaves", type(value).__name__, remedy)
+            expected = "a single value for all leaves"
+            remedy = "pass one, or call the op once per leaf"
+            refuse(TypeError, op, name, expected, type(value).__name__, remedy)
     for name, value in lists.items():
         if not isinstance(value, (list, tuple)):
             expected = f"a list of tensors, one for each leaf of {lead}"
-            remedy = "give every argument of a leaf as a list, or none"
+            remedy = "pass all per-leaf arguments as lists, or none"
             refuse(TypeError, op, name, expected, type(value).__name__, remedy)
     count = len(lists[lead])
     for name, value in lists.items():
         if len(value) != count:
             expected = f"{count} tensors, one for each leaf of {lead}"
-            remedy = "give every leaf its own, in the same order"
+            remedy = "pass one tensor per leaf, in the same order"
             refuse(ValueError, op, name, expected, str(len(value)), remedy)
     if count == 0:
-        remedy = "leave out a call that has nothing to do"
+        remedy = "skip the call if there is nothing to do"
         refuse(ValueError, op, lead, "at least one tensor", "0", remedy)
 
 

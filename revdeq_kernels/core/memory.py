@@ -1,4 +1,4 @@
-"""Where the elements of a tensor lie: dense tensors, their order, and what shares memory."""
+"""Memory layout of tensors: dense tensors, the order of their elements, and overlap."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def memory_order(t: Tensor) -> Tensor:
 
 
 def same_strides(a: Tensor, b: Tensor) -> bool:
-    """Whether every element has the same place in memory order; size 1 does not count."""
+    """Whether both have the same strides, ignoring dimensions of size 1."""
     if a.numel() == 0:
         return True
     pairs = zip(a.shape, a.stride(), b.stride(), strict=True)
@@ -22,7 +22,7 @@ def same_strides(a: Tensor, b: Tensor) -> bool:
 
 
 def is_dense(t: Tensor) -> bool:
-    """Whether the tensor fills its span of memory, in whatever order of its dimensions."""
+    """Whether the tensor fills its span of memory without gaps, its dimensions in any order."""
     if t.numel() == 0 or t.is_contiguous():
         return True
     expected = 1
@@ -36,7 +36,7 @@ def is_dense(t: Tensor) -> bool:
 
 
 def meet(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors can touch a common byte."""
+    """Whether two tensors may share a byte of memory."""
     if not (has_memory(a) and has_memory(b)):
         return False
     (begin, end), (other_begin, other_end) = _span(a), _span(b)
@@ -44,9 +44,10 @@ def meet(a: Tensor, b: Tensor) -> bool:
 
 
 def has_memory(t: Tensor) -> bool:
-    """Whether the tensor holds data: fake, meta and traced tensors have no addresses to compare.
+    """Whether the tensor has data at an address that can be compared.
 
-    Nor have subclasses that dispatch by themselves: what they stand for may lie elsewhere.
+    Fake, meta and traced tensors have none. Neither do subclasses with their own dispatch, whose
+    data may be elsewhere.
     """
     plain = getattr(type(t), _DISPATCH) is getattr(Tensor, _DISPATCH)
     return plain and t.device.type != "meta" and not torch._is_functional_tensor(t)  # type: ignore[attr-defined]

@@ -1,10 +1,10 @@
 """A call of an op from Python: autograd's bookkeeping, the choice of a backend, and the kernel.
 
-A C++ in-place op does not tell autograd that it wrote: a tensor that autograd saved and an op then
-overwrote would give a wrong gradient without a word. So every call refuses tensors that require
-grad, and counts up the versions of what it writes. (Calls of ``torch.ops.revdeq`` have the same
-from ``registration.py``, one layer above the kernels; these here go below, which saves two
-microseconds.)
+A C++ in-place op does not tell autograd what it wrote: if it overwrote a tensor that autograd had
+saved, the gradient would be silently wrong. So every call raises if a tensor requires grad, and
+increments the version counters of what it writes. (For callers of ``torch.ops.revdeq``,
+``registration.py`` does the same one dispatch layer above the kernels; the calls here go below that
+layer, which saves two microseconds.)
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from .samples import compiled_number
 
 NAMESPACE = "revdeq"
 PLAIN = (Tensor, torch.nn.Parameter)
-"""The types of tensors whose data can be looked at; others are fake or traced."""
+"""The types of tensors whose data can be read; others are fake or traced."""
 
 OPS: dict[str, Op] = {}
-"""Every overload of every op, by its name in the schema ("update_", "update_.list", ...)."""
+"""All overloads of all ops, by their name in the schema ("update_", "update_.list", ...)."""
 
 increment_version = torch._C._increment_version
 _below_guard = torch._C._AutoDispatchBelowADInplaceOrView
 
 
 class Op:
-    """One overload of an op: its arguments, its definition, its checks, and what runs it."""
+    """One overload of an op: its arguments, definition, checks, and how it is run."""
 
     def __init__(
         self,
@@ -52,13 +52,13 @@ class Op:
         moves: str = "",
         kernels: tuple[str, ...] = (),
     ) -> None:
-        """Describe the op, and enter it and its overload for lists into OPS.
+        """Register the op in OPS.
 
-        `define` is the op in plain torch, the "reference" backend; `instead` what an error
-        recommends where a gradient is wanted; `dtypes` all that the tensors may have together;
-        `result` makes what the op returns, without values. The documents show `equation`, the
-        bytes that an element `moves`, which follow from `arguments` for an op that returns nothing,
-        and the names of the CUDA `kernels`.
+        `define` is the op in plain torch, the "reference" backend. `instead` is the differentiable
+        equivalent that the error for tensors requiring grad recommends. `dtypes` lists all
+        supported combinations of the tensors' dtypes. `result` allocates what the op returns.
+        `equation`, the bytes `moves` per element (derived from `arguments` for an op that returns
+        nothing) and the CUDA `kernels` appear in the documentation.
         """
         self.label = label
         self.name, _, self.overload_name = label.partition(".")
@@ -83,20 +83,20 @@ class Op:
             ListOp(self)
 
     def check(self, *args: Any, **kw: Any) -> None:
-        """TypeError or ValueError, in words, for arguments that the op cannot take."""
+        """Raise TypeError or ValueError, with the full message, for invalid arguments."""
         memory = self.check_arguments(self.name, *args, **kw)
         check_overlap(self.name, memory, self.written_names)
 
     def fake(self, *args: Any, **kw: Any) -> Any:
-        """The op on tensors without data: the checks, and what it returns."""
+        """The op on tensors without data: checks the arguments and allocates the result."""
         self.check(*args, **kw)
         return self.result(*args) if self.result is not None else None
 
     def __call__(self, args: tuple[Any, ...], output: Any = None) -> Any:
-        """Run the op on the backend chosen for the device of its first argument.
+        """Run the op on the backend selected for the device of its first argument.
 
-        `args` are those by position, `output` the optional tensor that the op writes as well. A
-        call costs as much here as the kernel of a small tensor takes, hence the short cuts.
+        `args` are the positional arguments, `output` is the optional tensor that the op also
+        writes. This code takes as long as the kernel of a small tensor, hence the shortcuts.
         """
         lead = args[0]
         plain = type(lead) in PLAIN
@@ -134,10 +134,10 @@ class Op:
         return result
 
     def plain_numbers(self, args: tuple[Any, ...], kw: dict[str, Any]) -> tuple[Any, ...]:
-        """The arguments with every number as Python's own, so that all backends see the same.
+        """The arguments with every number converted to a Python number, for all backends alike.
 
-        torch would take a tensor for a number, and drop its gradient; NumPy's numbers compute in
-        a precision of their own.
+        torch would accept a tensor as a number and drop its gradient; NumPy scalars compute in
+        their own precision.
         """
         if is_compiling():  # a number can be symbolic
             return args
@@ -149,7 +149,7 @@ class Op:
         return tuple(plain)
 
     def run_chosen(self, lead: Tensor, args: tuple[Any, ...], kw: dict[str, Any]) -> Any:
-        """Run on the backend that is chosen for the device of `lead`."""
+        """Run on the backend selected for the device of `lead`."""
         if lead.is_cpu and backends.chosen is None and self.cpu is not None:
             return self.run_compiled(self.cpu, args, kw)
         backend = backends.select(lead.device.type)
@@ -157,7 +157,7 @@ class Op:
         return self.run(backend, *args, **kw)
 
     def run(self, backend: str, *args: Any, **kw: Any) -> Any:
-        """Check the arguments and run, without a look at autograd."""
+        """Check the arguments and run, without the checks for autograd."""
         if backend in backends.COMPILED:
             return self.run_compiled(self.overload(backend)._op, args, kw)
         self.check(*args, **kw)
@@ -165,13 +165,13 @@ class Op:
             return self.run_python(backend, args, kw)
 
     def run_python(self, backend: str, args: tuple[Any, ...], kw: dict[str, Any]) -> Any:
-        """Run a Python backend on arguments that were checked."""
+        """Run a Python backend on arguments that are already checked."""
         if backend == "reference":
             return self.define(*args, **kw)
         return self.written_in(backend)(*args, **kw)
 
     def written_in(self, backend: str) -> Callable[..., Any]:
-        """The op in a backend of Python; NotImplementedError where that has not got it."""
+        """The op in a Python backend; NotImplementedError if the backend lacks it."""
         try:
             return getattr(backends.implementation(backend), self.name)
         except AttributeError as error:
@@ -180,7 +180,7 @@ class Op:
             ) from error
 
     def run_compiled(self, call: Any, args: tuple[Any, ...], kw: dict[str, Any]) -> Any:
-        """Run a kernel behind torch.ops, which checks its arguments itself."""
+        """Run a compiled kernel, which checks its arguments itself."""
         try:
             with _below_guard():
                 try:
@@ -192,46 +192,46 @@ class Op:
             self.explain(error, args, kw)
 
     def explain(self, error: RuntimeError, args: tuple[Any, ...], kw: dict[str, Any]) -> NoReturn:
-        """Raise in words what a kernel refused in a few: a ValueError or TypeError."""
+        """Replace a kernel's terse error by the ValueError or TypeError of the Python checks."""
         self.check(*args, **kw)
-        if "aten::empty_like" in str(error):  # the stable ABI keeps torch's own words to itself
+        if "aten::empty_like" in str(error):  # the stable ABI hides torch's own message
             raise torch.OutOfMemoryError(
-                f"{self.name}: torch had no memory left for the result, or for a copy of f in "
-                "the state's memory order"
+                f"{self.name}: out of memory: torch could not allocate the result, or a copy of f "
+                "in the state's memory order"
             ) from error
         raise error
 
     def overload(self, backend: str) -> Any:
-        """The torch op of a backend; RuntimeError where the compiled extension is missing."""
+        """The torch op of a backend; RuntimeError if the compiled extension is missing."""
         if backend not in self.overloads:
             reason = backends.why_not("cpu") or "it is newer than the compiled extension"
             raise RuntimeError(f"torch.ops.{NAMESPACE}.{self.name} is not registered: {reason}")
         return self.overloads[backend]
 
     def refuse_grad(self) -> NoReturn:
-        """Raise where autograd would have to differentiate this op."""
+        """Raise RuntimeError: autograd would have to differentiate this op."""
         raise RuntimeError(
             f"{self.name}: an argument requires grad, and the op has no derivative; call it under "
-            f"torch.no_grad(), or use what autograd can differentiate: {self.instead}"
+            f"torch.no_grad(), or use the differentiable equivalent: {self.instead}"
         )
 
 
 def _forget_frames(error: BaseException | None) -> None:
-    """Let go of the frames that an error keeps, while the guard around a call is still there.
+    """Release the frames that an error keeps alive, while the guard around the call is active.
 
-    torch prints an argument that it cannot take. Where that fails, the frames hold a guard of
-    torch's own; freed later, it would restore the dispatch keys of now, and with them a thread in
-    which autograd records nothing.
+    torch prints an argument that it cannot convert. If that fails, the frames hold one of torch's
+    own guards. Freed later, it would restore the dispatch keys of this moment, and autograd would
+    then record nothing on this thread.
     """
     while error is not None:
-        # Python 3.10 keeps the traceback itself while an error is handled: its frames are emptied.
+        # Python 3.10 keeps the traceback while an error is handled, so clear its frames as well.
         traceback.clear_frames(error.__traceback__)
         error.__traceback__ = None
         error = error.__cause__ or error.__context__
 
 
 class ListOp(Op):
-    """The overload of an op that takes lists of leaves in place of its tensors."""
+    """The overload of an op that takes lists of leaves instead of tensors."""
 
     def __init__(
         self,
@@ -241,10 +241,11 @@ class ListOp(Op):
         dtypes: Sequence[Dtypes] | None = None,
         join: Callable[[list[Tensor]], Any] = list,
     ) -> None:
-        """Take everything from the op on one leaf, but for what is given.
+        """Derive the overload from the op on one leaf, except for what is given.
 
-        `define` is the op on one leaf, `join` makes one result of theirs. Other arguments are where
-        the results of the leaves are written to, and none is returned.
+        `define` is the op on one leaf; `join` combines the results of all leaves. If `arguments`
+        are given, they include the tensors to which the results are written, and nothing is
+        returned.
         """
         self.join, self.define_leaf = join, define or op.define
         super().__init__(
@@ -259,15 +260,15 @@ class ListOp(Op):
         op.lists = self
 
     def define_leaves(self, *args: Any, **kw: Any) -> Any:
-        """One leaf after the other."""
+        """The definition: one leaf after another."""
         return self._of_leaves(self.define_leaf, args, kw)
 
     def check(self, *args: Any, **kw: Any) -> None:
-        """As ``Op.check``, for each leaf and for all of them together."""
+        """Like ``Op.check``, for each leaf and across leaves."""
         check_leaves(self.check_arguments, self.name, self.arguments, args, kw)
 
     def fake(self, *args: Any, **kw: Any) -> Any:
-        """As ``Op.fake``."""
+        """Like ``Op.fake``."""
         self.check(*args, **kw)
         return None if self.result is None else self._of_leaves(self.result, args, {})
 
@@ -279,7 +280,7 @@ class ListOp(Op):
         return None if results[0] is None else self.join(results)
 
     def __call__(self, args: tuple[Any, ...], output: Any = None) -> Any:
-        """As ``Op.__call__``; a tuple of leaves is as good as a list."""
+        """Like ``Op.__call__``; leaves may be given as a tuple as well as a list."""
         kw = {} if output is None else {self.output: output}
         args = tuple(list(a) if isinstance(a, tuple) else a for a in args)
         leads = [t for t in args[0] if isinstance(t, Tensor)]
@@ -297,7 +298,7 @@ class ListOp(Op):
 
 
 def leaves_of(values: Iterable[Any]) -> Iterable[Tensor]:
-    """The tensors among the values and in their lists."""
+    """The tensors among the values and inside their lists."""
     for value in values:
         if isinstance(value, (list, tuple)):
             yield from (t for t in value if isinstance(t, Tensor))
@@ -306,13 +307,13 @@ def leaves_of(values: Iterable[Any]) -> Iterable[Tensor]:
 
 
 def _picker(places: list[int]) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:
-    """What takes a tuple's elements at these places, as a tuple and at little cost."""
+    """A fast function that returns the elements at these places of a tuple, as a tuple."""
     if places == list(range(len(places))):
         return operator.itemgetter(slice(len(places)))
     return operator.itemgetter(*places) if len(places) > 1 else lambda args: (args[places[0]],)
 
 
 def _moved(arguments: Arguments) -> str:
-    """What an element moves, such as "2 state + f + cast": a state is read and written."""
+    """The traffic per element, such as "2 state + f + cast": a state is read and written."""
     moved = [a for a in arguments if a.is_tensor and not a.shared]
     return " + ".join("2 " * (a.written and a.role == DENSE) + a.name for a in moved)

@@ -1,9 +1,9 @@
-"""The ops as torch sees them: fake kernels, grad and version bookkeeping, ops of Python backends.
+"""Registration with torch: fake kernels, grad and version bookkeeping, ops of Python backends.
 
-The schemas come from ``csrc/ops.h``. What a call from Python does is in ``op.py``; here
-the same is put one dispatch layer above the kernels (ADInplaceOrView, where torch's own in-place
-ops do it), for callers of ``torch.ops.revdeq``. Tensors made in inference mode pass that layer by:
-what C++ refuses of them is said in its own few words.
+The schemas come from ``csrc/ops.h``. ``op.py`` implements a call from Python; this module adds the
+same checks for callers of ``torch.ops.revdeq``, one dispatch layer above the kernels
+(ADInplaceOrView, which torch's own in-place ops use). Tensors created in inference mode skip that
+layer; for them, invalid arguments raise the terse C++ messages.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from .op import NAMESPACE, OPS, PLAIN, Op, increment_version, leaves_of
 PYTHON_BACKENDS = ("triton", "reference")
 
 _after_guard = torch._C._after_ADInplaceOrView_keyset
-_libraries: list[torch.library.Library] = []  # an op lives as long as the library that defined it
+_libraries: list[torch.library.Library] = []  # an op exists as long as the library that defined it
 
 
 def register() -> None:
-    """Complete the compiled ops, and define those of the Python backends with the same schemas.
+    """Complete the compiled ops, and define the ops of the Python backends with the same schemas.
 
-    An op that the compiled extension does not know, or any where there is none, has no schema: the
+    An op that the compiled extension lacks has no schema, nor has any op without the extension. The
     public functions then still run on the Python backends, outside of torch.compile.
     """
-    # As in csrc/register.h: where torch.ops gets a tensor as beta, the first overload takes it.
+    # As in csrc/register.h: torch.ops picks the first overload that accepts a tensor as beta.
     in_order = sorted(OPS.items(), key=lambda item: item[1].overload_name != "channels")
     ops = {label: op for label, op in in_order if _is_declared(op)}
     if not ops:
@@ -68,7 +68,7 @@ def _complete(
 
 
 def _guard(op: Op, overload: Any, served: tuple[str, ...]) -> Callable[..., Any]:
-    """What stands above the kernels of an op that is called through torch.ops."""
+    """The layer above the kernels of an op that is called through torch.ops."""
     arguments = overload._schema.arguments
     written = [
         (place, argument.name)
@@ -80,7 +80,7 @@ def _guard(op: Op, overload: Any, served: tuple[str, ...]) -> Callable[..., Any]
         tensors = list(leaves_of((*args, *kw.values())))
         if is_grad_enabled() and any(t.requires_grad for t in tensors):
             op.refuse_grad()
-        if not tensors:  # lists that are empty
+        if not tensors:  # empty lists
             _refuse(op, args, kw)
         lead = tensors[0]
         if type(lead) in PLAIN:
@@ -89,7 +89,7 @@ def _guard(op: Op, overload: Any, served: tuple[str, ...]) -> Callable[..., Any]
         try:
             result = overload.redispatch(keyset & _after_guard, *args, **kw)
         except RuntimeError:
-            _check(op, args, kw)  # a compiled op refuses in few words
+            _check(op, args, kw)  # the message of a compiled op is terse
             raise
         values = (args[i] if i < len(args) else kw.get(name) for i, name in written)
         increment_version(list(leaves_of(values)))
@@ -99,18 +99,18 @@ def _guard(op: Op, overload: Any, served: tuple[str, ...]) -> Callable[..., Any]
 
 
 def _refuse_negation(op: Op) -> Callable[..., Any]:
-    """What stands for the op where a tensor negates another's memory: a copy would be written."""
+    """The op on tensors with the negative bit: raises, because it would write to a copy."""
     return lambda *args, **kw: _refuse(op, args, kw)
 
 
 def _refuse(op: Op, args: tuple[Any, ...], kw: dict[str, Any]) -> NoReturn:
-    """Raise what the checks say, or that torch has no way to call the op."""
+    """Raise the error of the checks, or else that torch cannot call the op."""
     _check(op, args, kw)
-    raise RuntimeError(f"{op.name}: torch cannot hand these arguments to a kernel")
+    raise RuntimeError(f"{op.name}: torch cannot pass these arguments to a kernel")
 
 
 def _check(op: Op, args: tuple[Any, ...], kw: dict[str, Any]) -> None:
-    """Raise what the checks say, as the error that torch makes of any."""
+    """Raise the error of the checks as a RuntimeError, as torch does for any kernel's error."""
     try:
         op.check(*args, **kw)
     except (TypeError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Small random arguments of every op: each combination of dtypes, several values of beta."""
+"""Small random arguments for every op: all combinations of dtypes, several values of beta."""
 
 from __future__ import annotations
 
@@ -27,34 +27,34 @@ from .roles import (
     Dtypes,
 )
 
-NUMEL = 1003  # whole blocks, a partial one, and a tail that no vector covers
-WHOLE = 1040  # vectors all along, blocks and a partial one
+NUMEL = 1003  # whole blocks, a partial block, and a tail shorter than a vector
+WHOLE = 1040  # a whole number of vectors, with a partial block
 LEAVES = (NUMEL, 1, 0, 4096 + 33)
-"""The sizes of the leaves in samples of lists."""
+"""The sizes of the leaves in samples for lists."""
 
 LEAVES_LIKE = {1: (1,), WHOLE: (4096 + 32, WHOLE), NUMEL: (4096 + 33, NUMEL)}
-"""The same where every leaf is to be of one kind, by the size that stands for the kind."""
+"""The same if all leaves must have one kind, by the size that represents the kind."""
 
 LEAVES_AT_ONCE = 16
-"""The most leaves that a launch of a Triton kernel serves."""
+"""The maximum number of leaves per launch of a Triton kernel."""
 
 SHAPE = (17, 59)
-"""The shape where beta is a tensor."""
+"""The shape of the state if beta is a tensor."""
 
 OUTER, CHANNELS = {1: 1, WHOLE: 32, NUMEL: 21}, {1: 59, WHOLE: 64, NUMEL: 59}
 STRIDES = {1: 1, WHOLE: 32, NUMEL: 5}
-"""Sizes and strides where both are to be of one kind: numel = outer * channels * inner."""
+"""Sizes and strides if both must have one kind: numel = outer * channels * inner."""
 
-VALUES_OF_BETA = (0.5, 0.8, 0.7312, 1.3)  # digits by shift, by integer, in general; 1 - beta < 0
+VALUES_OF_BETA = (0.5, 0.8, 0.7312, 1.3)  # forms "shift", "integer" and "general"; 1 - beta < 0
 OTHER_NUMBERS = {BETA: 0.31, EXACT_BETA: 0.31, FACTOR: 0.2688, FRAC_BITS: 16}
 
 Named = dict[str, Any]
 Sample = tuple[list[Any], Named]
-"""Arguments by position, and by keyword; the tensors are on the CPU."""
+"""Positional and keyword arguments; the tensors are on the CPU."""
 
 
 class Described(Protocol):
-    """What samples follow from: an ``Op``."""
+    """The part of an ``Op`` from which samples are derived."""
 
     arguments: Arguments
     dtypes: Sequence[Dtypes]
@@ -64,31 +64,31 @@ class Described(Protocol):
 
 
 class Kind(NamedTuple):
-    """What Triton compiles one kernel for.
+    """The kind of arguments for which Triton compiles one kernel.
 
-    An element count of 2^31 or more is yet another, which no small sample has.
+    Element counts of 2^31 or more are a further kind, which small samples cannot have.
     """
 
     dtypes: tuple[torch.dtype, ...]
-    """Of the tensors that were given, in their order."""
+    """Of the tensors that are given, in order."""
     aligned: tuple[bool, ...]
-    """Whether each begins at a multiple of 16 bytes."""
+    """Whether each starts at a multiple of 16 bytes."""
     size: int
-    """The key of LEAVES_LIKE that stands for the element count of a leaf."""
+    """The key of LEAVES_LIKE that represents the element count of a leaf."""
     numbers: tuple[Any, ...]
-    """What ``compiled_number`` makes of the numbers; of a beta that is a tensor, its layout."""
+    """The values of ``compiled_number`` for the numbers; for a tensor beta, its layout."""
     leaves: int = 1
-    """How many are launched together."""
+    """How many leaves are launched together."""
 
 
 _DTYPE = attrgetter("dtype")
 
 
 def compiled_number(argument: Argument) -> Callable[[Any], Hashable] | None:
-    """What a kernel is compiled for of this number, as a function of it; None for nothing."""
+    """The function of this number for which a kernel is specialized; None if it is not."""
     if argument.role == DTYPE:
         return lambda dtype: dtype
-    if argument.role == EXACT_BETA and argument.name == "beta":  # that of its digits
+    if argument.role == EXACT_BETA and argument.name == "beta":  # the beta of its digits
         return form_of
     return None
 
@@ -97,7 +97,7 @@ def compiled_number(argument: Argument) -> Callable[[Any], Hashable] | None:
 
 
 def samples(op: Described) -> Iterator[Sample]:
-    """The arguments with which `op` is compared with the reference, the same in every process."""
+    """The arguments with which `op` is compared to the reference; the same in every process."""
     if op.overload_name == "list":
         leaves = zip(*(_samples(op, _Random((numel,))) for numel in LEAVES), strict=True)
         found = (_joined(op.arguments, together) for together in leaves)
@@ -116,7 +116,7 @@ def _samples(op: Described, random: _Random) -> Iterator[Named]:
 
 
 def kind_of(op: Described, args: tuple[Any, ...], kw: Named) -> Kind:
-    """The kind of a call on one leaf, read in microseconds; arguments are not checked."""
+    """The kind of a call on one leaf, determined in microseconds; arguments are not checked."""
     tensors = op.tensors_of(args)
     if kw:
         tensors = (*tensors, *[value for value in kw.values() if value is not None])
@@ -125,7 +125,7 @@ def kind_of(op: Described, args: tuple[Any, ...], kw: Named) -> Kind:
 
 
 def kinds_of(op: Described, args: tuple[Any, ...], kw: Named) -> set[Kind]:
-    """The kinds of the launches of a call: leaves of one kind go together, empty ones nowhere."""
+    """The kinds of a call's launches: leaves of one kind share a launch, empty ones have none."""
     if op.overload_name != "list":
         return {kind_of(op, args, kw)}
     leads, numbers = args[0], _numbers_of(op, args)
@@ -152,19 +152,19 @@ def kinds_of(op: Described, args: tuple[Any, ...], kw: Named) -> set[Kind]:
 
 
 def _size(number: int) -> int:
-    """Triton tells apart an integer that is 1, one that is a multiple of 16, and others."""
+    """The representative of an integer: Triton distinguishes 1, multiples of 16, and others."""
     return WHOLE if number % 16 == 0 else NUMEL if number != 1 else 1
 
 
 def _numbers_of(op: Described, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """What is compiled of the numbers; nothing of one that was left out."""
+    """The values for which a kernel is specialized; omitted numbers have none."""
     if op.overload_name == "channels":
         return _layout(args[0], args[2])
     return tuple([of(args[place]) for place, of in op.compiled_numbers if place < len(args)])
 
 
 def _layout(state: Tensor, beta: Tensor) -> tuple[int, ...]:
-    """The sizes of inner, channels and stride, as ``triton/launch/half_step.py`` has them."""
+    """The representatives of inner, channels and stride: see ``triton/launch/half_step.py``."""
     for dimension, channels in enumerate(beta.shape, state.dim() - beta.dim()):
         if channels != 1:
             stride = beta.stride(dimension - state.dim())
@@ -173,7 +173,7 @@ def _layout(state: Tensor, beta: Tensor) -> tuple[int, ...]:
 
 
 def samples_like(op: Described, kind: Kind, args: Sequence[Any]) -> Iterator[Sample]:
-    """Arguments for which the kernel is that of `kind`, which is one of a call with `args`."""
+    """Arguments that run the kernel of `kind`, which is one of the kinds of a call with `args`."""
     by_place = [a for a in op.arguments if not a.optional]
     own = {by_place[k].name: args[k] for k, _ in op.compiled_numbers if k < len(args)}
     shapes = [(kind.size,)]
@@ -192,7 +192,7 @@ def samples_like(op: Described, kind: Kind, args: Sequence[Any]) -> Iterator[Sam
 
 
 def _laid_out(kind: Kind) -> tuple[tuple[int, ...], tuple[int, ...], int]:
-    """Shapes of a state and its betas, and the stride of these, for a layout."""
+    """The shapes of a state and its betas, and the stride of the betas, for a layout."""
     inner, channels, stride = kind.numbers
     if channels == 1:
         return (OUTER[kind.size], CHANNELS[kind.size] if kind.size != 1 else 1), (1,), 1
@@ -201,14 +201,14 @@ def _laid_out(kind: Kind) -> tuple[tuple[int, ...], tuple[int, ...], int]:
 
 
 def _aligned_as(op: Described, named: Named, aligned: Sequence[bool]) -> Named:
-    """The arguments of a leaf; a tensor that is not to be aligned begins an element further on."""
+    """The arguments of a leaf; tensors that must not be aligned start one element later."""
     names = [a.name for a in op.arguments if a.is_tensor and a.name in named]
     moved = [name for name, is_aligned in zip(names, aligned, strict=True) if not is_aligned]
     return named | {name: copy_laid_out(named[name], 1) for name in moved}
 
 
 def copy_laid_out(t: Tensor, begin: int, device: torch.device | str = "cpu") -> Tensor:
-    """A copy with the strides of `t`, which begins so many elements into its memory."""
+    """A copy with the strides of `t`, which starts `begin` elements into its memory."""
     reach = sum((n - 1) * stride for n, stride in zip(t.shape, t.stride(), strict=True)) + 1
     memory = t.new_empty(begin + (reach if t.numel() else 0), device=device)
     return memory.as_strided(t.shape, t.stride(), begin).copy_(t)
@@ -220,7 +220,7 @@ def copy_laid_out(t: Tensor, begin: int, device: torch.device | str = "cpu") -> 
 def _arguments(
     op: Described, dtypes: Sequence[torch.dtype | None], numbers: Named, random: _Random
 ) -> Named:
-    """One leaf's arguments by name, without an optional tensor that dtypes has none for."""
+    """One leaf's arguments by name, without optional tensors for which `dtypes` has no entry."""
     names = [a.name for a in op.arguments if a.is_tensor]
     of = dict(zip(names, dtypes, strict=False))
     return {
@@ -231,7 +231,7 @@ def _arguments(
 
 
 def _joined(arguments: Arguments, leaves: Sequence[Named]) -> Named:
-    """One call for the leaves; numbers and flags are one for all."""
+    """One call for all leaves, which share numbers and flags."""
     return {
         a.name: leaves[0][a.name] if a.shared else [leaf[a.name] for leaf in leaves]
         for a in arguments
@@ -245,9 +245,9 @@ def _by_place(op: Described, named: Named) -> Sample:
 
 
 def _numbers(op: Described, shape: Sequence[int], own: Named | None = None) -> Iterator[Named]:
-    """What is no tensor, in several ways; and the shape of a beta that is a tensor.
+    """Several choices of the numbers, and of the shape of a beta that is a tensor.
 
-    With the numbers of a call's `own`, those for which the same is compiled.
+    With `own`, the numbers of a call, only choices that run the same kernel.
     """
     own = own or {}
     roles = {a.role for a in op.arguments}
@@ -276,7 +276,7 @@ class _Random:
         self.generator = torch.Generator().manual_seed(self.shape.numel() + seed)
 
     def tensor(self, role: str, dtype: torch.dtype | None, numbers: Named) -> Tensor:
-        """A tensor of that role beside those numbers."""
+        """A random tensor for the role, in a call with these numbers."""
         if role == FLAG:
             return torch.zeros(1, dtype=torch.int32)
         if role == BETAS:
@@ -288,7 +288,7 @@ class _Random:
         if role == DIGITS:
             size = (digit_bytes(self.shape.numel(), numbers["beta"]),)
             return torch.randint(0, 256, size, generator=self.generator).to(dtype)
-        if dtype == torch.int32:  # an exact state, some of it far from 0
+        if dtype == torch.int32:  # an exact state, with some values far from 0
             values = torch.randint(-(2**21), 2**21, self.shape, generator=self.generator)
             return values.to(dtype)
         return torch.randn(self.shape, generator=self.generator).to(dtype)

@@ -1,20 +1,21 @@
-"""The ops, a file each: the definition, what is asked of the arguments, the public function.
+"""The ops, one file each: definition, argument checks, and the public function.
 
-Each public function stands for ``torch.ops.revdeq.<name>`` (schema in ``csrc/ops.h``), or for
-the same op of a Python backend where one was chosen (``core/backends.py``). What autograd, fake
-tensors and torch.compile need beside the kernels is in ``core/op.py`` and ``core/registration.py``.
+Each public function calls ``torch.ops.revdeq.<name>`` (schema in ``csrc/ops.h``), or the same op of
+the selected Python backend (``core/backends.py``). Support for autograd, fake tensors and
+torch.compile is in ``core/op.py`` and ``core/registration.py``.
 
-A definition is written to be read: it runs on any device, and allocates freely. Its arguments are
-expected to be checked. What it returns is what each kernel must, bit for bit.
+The definitions are written for readability: they run on any device and allocate freely. They expect
+arguments that are already checked. Every kernel must return the same result as its definition, bit
+for bit.
 
-A state of several leaves is given as a list of tensors, and so is every tensor that belongs to a
-leaf: one launch (on a GPU one for every 16 leaves of the same dtypes) then serves all of them. The
-lists are as long as the first, the leaves of any shapes and dtypes, on one device.
+A state of several leaves is passed as a list of tensors, and so is every other per-leaf tensor. One
+launch (on a GPU, one per 16 leaves of the same dtypes) then processes all leaves. All lists have
+the same length; the leaves may differ in shape and dtype, but are on one device.
 """
 
 from __future__ import annotations
 
-# In the order of the tables in the documents.
+# In the order of the tables in the documentation.
 # isort: skip_file
 from .half_step import invert_, update_
 from .exact_step import invert_exact_, update_exact_

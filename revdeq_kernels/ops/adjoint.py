@@ -32,7 +32,7 @@ def define_adjoint(grad: Tensor, vjp: Tensor, scale: float, beta: float, seed: T
     seed.copy_(beta_ * grad)
 
 
-# ---- what is asked of the arguments ----------------------------------------------------------
+# ---- argument checks -------------------------------------------------------------------------
 
 
 def check_adjoint(
@@ -63,7 +63,7 @@ def _adjoint_dtypes(op: str, grad: Tensor, vjp: Tensor, seed: Tensor) -> None:
 def check_carried(
     op: str, lead: str, grad: Tensor, other: Tensor | None, vjp: Tensor, seed: Tensor | None
 ) -> Memory:
-    """The gradient that a step carries, and what lies in memory as it does."""
+    """Check the gradient that is carried from step to step, and the tensors laid out like it."""
     check_dense(op, lead, grad)
     if other is not None:
         _like(op, "grad_y", other, grad, lead)
@@ -110,24 +110,25 @@ _adjoint = Op(
 def adjoint_(grad: Leaves, vjp: Leaves, scale: float, beta: float, seed: Leaves) -> Leaves:
     """One half step of the backward pass, in place: grad <- scale grad + vjp; seed <- beta grad.
 
-    `grad` is the gradient with respect to one of the states, carried from step to step; `vjp` is
-    what f's vector-Jacobian product contributed to it; `seed` receives the cotangent for the next
+    `grad` is the gradient of one of the states, carried from step to step; `vjp` is the
+    vector-Jacobian product of f that is added to it; `seed` receives the cotangent for the next
     evaluation of f.
 
     Args:
-        grad: float32, or float64 if f is. Any shape, dense in any order of its dimensions.
-        vjp: of grad's shape, any strides. The dtype of `seed`, or float32 where f read a float32
-            state and rounds by itself (autocast).
-        scale: the factor of grad: 1 - beta, or 1.
-        beta: the factor of the seed. A Python number, as `scale`.
-        seed: of grad's shape and strides, in f's dtype. Overwritten.
+        grad: float32, or float64 if f is float64. Any shape, dense, dimensions in any order.
+            Overwritten.
+        vjp: the shape of grad, any strides. The dtype of `seed`, or float32 if f reads a float32
+            state and rounds it itself (autocast).
+        scale: the factor of grad: 1 - beta, or 1. A Python number.
+        beta: the factor of the seed. A Python number.
+        seed: the shape and strides of grad, the dtype of f. Overwritten.
 
     Returns:
         `grad`.
 
-    Each product and the sum are rounded once, in grad's dtype: the bits are those of the same
-    sequence in PyTorch. Memory: 2 sizeof(grad) + sizeof(vjp) + sizeof(seed) bytes per element, 12
-    for bfloat16 f. Errors as for ``update_``.
+    Each product and the sum are rounded once, in grad's dtype, so the result is bitwise identical
+    to the same sequence of PyTorch operations. Memory: 2 sizeof(grad) + sizeof(vjp) + sizeof(seed)
+    bytes per element, 12 for bfloat16 f. Raises the same errors as ``update_``.
 
     Source: arXiv 2509.12917, the adjoint of the reversible solver's step.
     """

@@ -1,4 +1,4 @@
-"""To and from an exact state: ``quantize`` and ``dequantize``."""
+"""Conversion to and from exact states: ``quantize`` and ``dequantize``."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from ..exact_numbers import FIXED_MAX, FIXED_MIN, RANGE
 
 
 def define_quantize(x: Tensor, frac_bits: int, *, flag: Tensor | None = None) -> Tensor:
-    """`x` on the grid of 2**-frac_bits, as int32."""
+    """`x` rounded to the grid of 2**-frac_bits, as int32."""
     state = torch.empty_like(x, dtype=torch.int32)
     define_quantize_to(x, frac_bits, state, flag=flag)
     return state
@@ -43,7 +43,7 @@ def define_quantize(x: Tensor, frac_bits: int, *, flag: Tensor | None = None) ->
 def define_quantize_to(
     x: Tensor, frac_bits: int, out: Tensor, *, flag: Tensor | None = None
 ) -> None:
-    """The same with a place for the result, which lists are given."""
+    """The same, written to `out`; used for lists."""
     fixed, outside = to_fixed(x, frac_bits)
     if flag is not None:
         flag.bitwise_or_(outside.any().to(torch.int32))
@@ -51,14 +51,14 @@ def define_quantize_to(
 
 
 def define_dequantize(state: Tensor, frac_bits: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """The numbers that `state` stands for; exact in float64, else rounded by way of float32."""
+    """The values that `state` represents: exact in float64, otherwise rounded via float32."""
     if dtype == torch.float64:
         return state.to(dtype) * 2.0**-frac_bits
     return from_fixed(state, frac_bits).to(dtype)
 
 
 def to_fixed(f: Tensor, frac_bits: int) -> tuple[Tensor, Tensor]:
-    """f 2**k rounded to nearest even (as int64), and where it left the range or is NaN."""
+    """f 2**k rounded to nearest even (as int64), and a mask of out-of-range values and NaN."""
     v = f.to(torch.float32) * 2.0**frac_bits
     outside = ~(v.abs() < RANGE)
     v = torch.where(v.isnan(), 0.0, v).clamp(FIXED_MIN, FIXED_MAX)
@@ -66,11 +66,11 @@ def to_fixed(f: Tensor, frac_bits: int) -> tuple[Tensor, Tensor]:
 
 
 def from_fixed(state: Tensor, frac_bits: int) -> Tensor:
-    """The numbers that a state stands for, in float32."""
+    """The values that a state represents, in float32."""
     return state.to(torch.float32) * 2.0**-frac_bits
 
 
-# ---- what is asked of the arguments ----------------------------------------------------------
+# ---- argument checks -------------------------------------------------------------------------
 
 
 def check_quantize(
@@ -81,7 +81,7 @@ def check_quantize(
     *,
     flag: Tensor | None = None,
 ) -> Memory:
-    """Check the arguments of quantize; `out` is the result, where lists are given one."""
+    """Check the arguments of quantize; only the op on lists has `out`, the result."""
     check_tensors(op, x=x, **given(out=out, flag=flag))
     check_integers(op, frac_bits, 0)
     check_dtype(op, "x", x, EXACT_F_DTYPES)
@@ -104,14 +104,14 @@ def check_dequantize(
     check_dtype(op, "state", state, (torch.int32,))
     allowed = (F32, F64, *EXACT_F_DTYPES[1:])
     if dtype not in allowed:
-        remedy = "ask for one of these and convert"
+        remedy = "choose one of these and convert the result"
         refuse(TypeError, op, "dtype", one_of(allowed), str(dtype), remedy)
     return [("state", state)]
 
 
 # ---- the ops ---------------------------------------------------------------------------------
 
-_ROUND = "x + (rounded - x).detach(), which lets the gradient through unchanged"
+_ROUND = "x + (rounded - x).detach(), a straight-through estimator"
 _X, _FRAC_BITS = Argument("x", FREE), Argument("frac_bits", FRAC_BITS)
 _FLAG = FLAG_._replace(optional=True)
 
@@ -158,33 +158,42 @@ def quantize(
 def quantize(
     x: Tensor | Sequence[Tensor], frac_bits: int, *, flag: Tensor | None = None
 ) -> Tensor | list[Tensor]:
-    """A fixed-point state: x 2**frac_bits, rounded to nearest even, as int32.
+    """Convert to a fixed-point state: x 2**frac_bits, rounded to nearest even, as int32.
 
     Args:
         x: float32, bfloat16 or float16, any shape and strides.
-        frac_bits: 0 to 30.
-        flag: as in ``update_exact_``, for the values of x.
+        frac_bits: the number of fractional bits, 0 to 30.
+        flag: as in ``update_exact_``, set by values of x that are out of range or NaN.
 
     Returns:
-        int32, of x's shape and order of dimensions. NaN gives 0, values out of range saturate.
+        int32, with the shape and order of dimensions of x. NaN becomes 0, and values out of range
+        saturate.
 
-    Memory: 4 + sizeof(x) bytes per element. Errors as for ``update_``.
+    Memory: 4 + sizeof(x) bytes per element. Raises the same errors as ``update_``.
     """
     if isinstance(x, (list, tuple)):
         out = [torch.empty_like(t, dtype=torch.int32) for t in x if isinstance(t, Tensor)]
         _quantize_lists((x, frac_bits, out), flag)
         return out
     if flag is None and isinstance(x, Tensor) and is_compiling():
-        # Inductor (torch 2.13) cannot take an op that returns a tensor and writes nothing but an
-        # optional argument which is absent.
+        # Inductor (torch 2.13) does not support an op that returns a tensor and only writes to an
+        # optional argument that is absent.
         flag = torch.zeros(1, dtype=torch.int32, device=x.device)
     return _quantize((x, frac_bits), flag)
 
 
 def dequantize(state: Leaves, frac_bits: int, dtype: torch.dtype = torch.float32) -> Leaves:
-    """The numbers that a fixed-point state stands for: state / 2**frac_bits.
+    """Convert a fixed-point state back: the values state / 2**frac_bits.
 
-    Exact in float64, rounded to nearest even in float32; bfloat16 and float16 are rounded from
-    float32, as `cast` is. Memory: 4 + sizeof(dtype) bytes per element. Errors as for ``update_``.
+    Args:
+        state: int32, any shape and strides.
+        frac_bits: the number of fractional bits, 0 to 30.
+        dtype: float64 (exact), float32 (rounded to nearest even), or bfloat16 or float16 (rounded
+            from float32, like `cast`).
+
+    Returns:
+        A tensor of this dtype, with the shape and order of dimensions of `state`.
+
+    Memory: 4 + sizeof(dtype) bytes per element. Raises the same errors as ``update_``.
     """
     return _dequantize((state, frac_bits, dtype))

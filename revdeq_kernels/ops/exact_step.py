@@ -1,6 +1,7 @@
 """The half steps on an exact state: ``update_exact_`` and ``invert_exact_``.
 
-The form is this project's own: a state in fixed point, and digits for what its steps round off.
+The scheme is original to this project: a fixed-point state, and digits that store what its half
+steps round away.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def define_update_exact(
     *,
     cast: Tensor | None = None,
 ) -> None:
-    """The point of the grid nearest to the update; what the rounding loses goes to `digits`."""
+    """Round the update to the nearest grid point; store what the rounding loses in `digits`."""
     c = contraction(beta)
     fixed, outside = to_fixed(f, frac_bits)
     d = _int32(c.sign * _int32(state.long() - fixed))
@@ -88,18 +89,18 @@ def define_invert_exact(
 
 
 def _preimage(e: Tensor, c: Contraction, tie: int) -> Tensor:
-    """The smallest d that the update maps to e; the digit counts on from it."""
+    """The smallest d that the update maps to e; the digit is the offset from it."""
     return (c.q * e - c.q // 2 + (2**ONE - tie)) >> ONE
 
 
 def _int32(x: Tensor) -> Tensor:
-    """`x` modulo 2**32, as int64 within the range of int32."""
+    """`x` wrapped to the range of int32, as int64."""
     return x.to(torch.int32).long()
 
 
 # ---- digits ----------------------------------------------------------------------------------
-# Elements count in memory order. A block is digits_per_byte groups of 32 elements, and its byte l
-# holds the digits of the elements at place l of every group, the first group's in the lowest place.
+# Elements are numbered in memory order. A block consists of digits_per_byte groups of 32 elements.
+# Its byte l holds the digits of element l of each group, the first group's least significant.
 
 
 def _pack(digit: Tensor, c: Contraction, state: Tensor, digits: Tensor) -> None:
@@ -124,7 +125,7 @@ def _weights(c: Contraction, device: torch.device) -> Tensor:
     return (c.base**places).view(1, -1, 1)
 
 
-# ---- what is asked of the arguments ----------------------------------------------------------
+# ---- argument checks -------------------------------------------------------------------------
 
 
 def check_update_exact(
@@ -155,7 +156,7 @@ def check_invert_exact(
     *,
     cast: Tensor | None = None,
 ) -> Memory:
-    """Check the arguments of invert_exact_, which raises no flag and only reads the digits."""
+    """Check the arguments of invert_exact_, which has no flag and only reads the digits."""
     return check_exact_step(op, "state", state, digits, None, f, beta, frac_bits, tie, cast)
 
 
@@ -171,7 +172,7 @@ def check_exact_step(
     tie: int,
     cast: Tensor | None,
 ) -> Memory:
-    """Check a half step on an exact state, which the op calls `lead`; what may not overlap."""
+    """Check a half step on an exact state, named `lead` in the op; returns the tensors by name."""
     check_tensors(op, **{lead: state}, digits=digits, f=f, **given(flag=flag, cast=cast))
     check_beta(op, "beta", beta, exact=True)
     check_integers(op, frac_bits, tie)
@@ -198,7 +199,7 @@ _update = Op(
     (_STATE, Argument("digits", DIGITS, written=True), FLAG_, _F, *EXACT_NUMBERS, CAST),
     define_update_exact,
     check_update_exact,
-    instead="torch.lerp(state, f, beta)",
+    instead="(1 - beta) * state + beta * f",
     dtypes=[(_I32, _U8, _I32, f, cast) for f, cast in EXACT_CASES],
     equation="d = s (state - F); e = floor((2^30 d + q/2 + tie - 1) / q); "
     "state <- F + e; digit <- d - first(e)",
@@ -229,32 +230,33 @@ def update_exact_(
     *,
     cast: Leaves | None = None,
 ) -> Leaves:
-    """One half step forward on a fixed-point state that ``invert_exact_`` takes back bit for bit.
+    """One half step forward on a fixed-point state; ``invert_exact_`` reverses it bit for bit.
 
     The new state is the grid point nearest to (1 - beta) state + beta f, with beta replaced by
-    ``effective_beta(beta)``. What a contraction on a grid destroys, log2(1 / abs(1 - beta)) bits
-    per element, is kept in `digits`.
+    ``effective_beta(beta)``. On a grid, this contraction loses log2(1 / abs(1 - beta)) bits per
+    element; they are stored in `digits`.
 
     Args:
-        state: int32, standing for state / 2**frac_bits (see ``quantize``). Dense. Overwritten.
-        digits: uint8, contiguous, one dimension, at least ``digit_bytes(state.numel(), beta)``
-            elements, of which just that many are written. One per half step.
-        flag: int32, one element, one for all leaves. Becomes flag | 1 if a value of f or of the new
-            state leaves `(-2**30 + 256, 2**30 - 256) / 2**frac_bits` or is NaN. Read it after a
-            solve: such a state is wrong as a number (f saturates, the state wraps), though it still
-            inverts.
-        f: float32, bfloat16 or float16, of the state's shape.
+        state: int32, representing state / 2**frac_bits (see ``quantize``). Dense. Overwritten.
+        digits: uint8, contiguous, one-dimensional, with at least
+            ``digit_bytes(state.numel(), beta)`` elements, of which exactly that many are written.
+            Each half step needs its own.
+        flag: int32, one element, shared by all leaves. Set to flag | 1 if a value of f or of the
+            new state is NaN or outside `(-2**30 + 256, 2**30 - 256) / 2**frac_bits`. Read it after
+            a solve: the values of such a state are wrong (f saturates, the state wraps), although
+            it can still be inverted.
+        f: float32, bfloat16 or float16, with the shape of the state.
         beta: in (0, 2), with abs(1 - beta) >= 1/256.
-        frac_bits: 0 to 30, the same in a whole solve.
-        tie: 0 or 1: which way a point in the middle rounds. Alternate it (n % 2 for y and
-            (n + 1) % 2 for z in step n), and give the inverse the same.
-        cast: as in ``update_``: the new state as float32, rounded to its dtype.
+        frac_bits: the number of fractional bits, 0 to 30, constant during a solve.
+        tie: 0 or 1: the direction in which ties round. Alternate it (n % 2 for y and (n + 1) % 2
+            for z in step n), and pass the same value to the inverse.
+        cast: as in ``update_``: the new state as float32, rounded to the dtype of `cast`.
 
     Returns:
         `state`.
 
-    Memory: 8 + sizeof(f) + sizeof(cast) bytes per element and one digit: 1/8 byte at beta 0.5, 1/3
-    at 0.8, at most 1. Errors as for ``update_``.
+    Memory: 8 + sizeof(f) + sizeof(cast) bytes per element, plus one digit: 1/8 byte at beta 0.5,
+    1/3 at 0.8, at most 1. Raises the same errors as ``update_``.
     """
     _update((state, digits, flag, f, beta, frac_bits, tie), cast)
     return state
@@ -272,8 +274,8 @@ def invert_exact_(
 ) -> Leaves:
     """The inverse of ``update_exact_``, bit for bit, given the same f, beta, frac_bits and tie.
 
-    It holds for all values, also where the update raised its flag. `digits` is read only.
-    Arguments, memory and errors are those of ``update_exact_``.
+    It is exact for all values, even if the update set its flag. `digits` is only read. Arguments,
+    memory traffic and errors are those of ``update_exact_``.
     """
     _invert((state, digits, f, beta, frac_bits, tie), cast)
     return state

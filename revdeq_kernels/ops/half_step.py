@@ -36,7 +36,7 @@ def define_update(
 
 
 def updated(state: Tensor, f: Tensor, beta: float | Tensor) -> Tensor:
-    """What ``update_`` writes, before it is rounded to the state's dtype. Differentiable."""
+    """The result of ``update_`` before it is rounded to the state's dtype. Differentiable."""
     keep, beta_, y, f = _operands(state, f, beta)
     return keep * y + beta_ * f
 
@@ -49,7 +49,7 @@ def define_invert(
 
 
 def inverted(state: Tensor, f: Tensor, beta: float | Tensor) -> Tensor:
-    """What ``invert_`` writes, before it is rounded to the state's dtype. Differentiable."""
+    """The result of ``invert_`` before it is rounded to the state's dtype. Differentiable."""
     keep, beta_, y, f = _operands(state, f, beta)
     return (y - beta_ * f) / keep
 
@@ -61,7 +61,8 @@ def _operands(
     if isinstance(beta, Tensor):
         beta = beta.reshape(()) if beta.numel() == 1 else beta
         return 1.0 - beta, beta, state.to(compute), f.to(compute)
-    # Tensors, not Python numbers: torch divides by a number on a GPU by way of its reciprocal.
+    # Tensors, not Python numbers: on a GPU, torch divides by a number by multiplying with its
+    # reciprocal.
     keep, beta_ = (torch.tensor(x, dtype=compute, device=state.device) for x in (1.0 - beta, beta))
     return keep, beta_, state.to(compute), f.to(compute)
 
@@ -72,7 +73,7 @@ def _write(state: Tensor, new: Tensor, cast: Tensor | None) -> None:
         cast.copy_(state)
 
 
-# ---- what is asked of the arguments ----------------------------------------------------------
+# ---- argument checks -------------------------------------------------------------------------
 
 
 def check_half_step(
@@ -85,7 +86,7 @@ def check_half_step(
 def check_float_step(
     op: str, lead: str, state: Tensor, f: Tensor, beta: float | None, cast: Tensor | None
 ) -> Memory:
-    """Check a half step on a float state, which the op calls `lead`; what may not overlap."""
+    """Check a half step on a float state, named `lead` in the op; returns the tensors by name."""
     check_tensors(op, **{lead: state}, f=f, **given(cast=cast))
     if beta is not None:
         check_beta(op, "beta", beta, exact=False)
@@ -97,7 +98,7 @@ def check_float_step(
 
 
 def check_float_pair(op: str, lead: str, state: Tensor, f: Tensor) -> None:
-    """Check that f fits to the state: dtypes, device and shape."""
+    """Check that f matches the state: dtypes, device and shape."""
     check_dtype(op, lead, state, tuple(F_DTYPES))
     check_dtype(op, "f", f, F_DTYPES[state.dtype], f" for a state of {state.dtype}")
     check_device(op, "f", f, state, lead)
@@ -107,16 +108,16 @@ def check_float_pair(op: str, lead: str, state: Tensor, f: Tensor) -> None:
 def check_channel_step(
     op: str, state: Tensor, f: Tensor, beta: Tensor, *, cast: Tensor | None = None
 ) -> Memory:
-    """Check the arguments of update_ and invert_ where beta is a tensor."""
+    """Check the arguments of update_ and invert_ if beta is a tensor."""
     check_tensors(op, beta=beta)
     memory = check_float_step(op, "state", state, f, None, cast)
     real = F64 if state.dtype == F64 else F32
     check_dtype(op, "beta", beta, (real,), f" for a state of {state.dtype}")
     check_device(op, "beta", beta, state, "state")
     if channel_dimension(state, beta) is None:
-        expected = "one element, or one for each place along one dimension of state"
+        expected = "one element, or one per index of one dimension of state"
         got = f"shape {list(beta.shape)} for a state of shape {list(state.shape)}"
-        remedy = "give it 1 in the other dimensions, such as beta.view(-1, 1, 1)"
+        remedy = "give it size 1 in the other dimensions, for example beta.view(-1, 1, 1)"
         refuse(ValueError, op, "beta", expected, got, remedy)
     return [*memory, ("beta", beta)]
 
@@ -149,7 +150,7 @@ _update = Op(
     _STEP,
     define_update,
     check_half_step,
-    instead="torch.lerp(state, f, beta)",
+    instead="(1 - beta) * state + beta * f",
     dtypes=FLOAT_CASES,
     equation="state <- (1 - beta) state + beta f",
     kernels=("half_step_kernel", "channel_step_kernel"),
@@ -183,33 +184,34 @@ def update_(
     """One half step forward, in place: state <- (1 - beta) state + beta f.
 
     Args:
-        state: float32, float64, bfloat16 or float16, of any shape, dense in any order of its
-            dimensions. Overwritten.
-        f: the same shape, any strides (other strides than the state's cost a copy). float32,
-            bfloat16 or float16 for a float32 state; these or float64 for float64; the state's own
-            dtype for bfloat16 and float16.
-        beta: the relaxation factor, in (0, 2) and not 1. A Python number; or, for a state of one
-            leaf, a tensor with one element or one for each channel: of the state's number of
-            dimensions or fewer, with 1 in all of them but one (``beta.view(-1, 1, 1)``), in
-            float32 (float64 for a float64 state). The values of a tensor are not looked at: at 1
-            the inverse divides by zero.
-        cast: if given, receives the new state, rounded to its dtype: that of f, or float32. Shape
-            and strides of the state.
+        state: float32, float64, bfloat16 or float16, any shape, dense, dimensions in any order.
+            Overwritten.
+        f: the shape of the state, any strides (strides that differ from the state's cost a copy).
+            float32, bfloat16 or float16 for a float32 state; these or float64 for a float64 state;
+            the state's dtype for bfloat16 and float16 states.
+        beta: the relaxation factor, in (0, 2) and not 1. A Python number; or, for a single state
+            (not a list), a tensor with one element or one per channel: size 1 in every dimension
+            except the channels' (such as ``beta.view(-1, 1, 1)``), in float32 (float64 for a
+            float64 state). The values of a tensor are not checked: at 1 the inverse divides by
+            zero.
+        cast: if given, receives the new state rounded to the dtype of `cast`, which is the dtype of
+            f or float32. Shape and strides of the state.
 
     Returns:
         `state`.
 
-    Computed in float32 (float64 for a float64 state), each product and the sum rounded once, then
-    rounded to nearest even to the state's dtype: the same bits on every backend.
+    Each product and the sum are computed and rounded in float32 (float64 for a float64 state); the
+    result is then rounded to nearest even to the state's dtype. All backends return the same bits.
+    The op has no derivative. Its differentiable equivalent is ``(1 - beta) * state + beta * f``,
+    bitwise identical if state and f are both float32 or both float64 (``torch.lerp`` is not).
 
-    Memory: each element of state and f is read once, state and cast written once; for a float32
-    state with bfloat16 f and cast that is 12 bytes per element.
+    Memory: each element of state and f is read once, each element of state and cast written once;
+    12 bytes per element for a float32 state with bfloat16 f and cast.
 
     Raises:
-        ValueError, TypeError: an argument is not as above, or shares memory with one that is
-            written; nothing has been written then.
-        RuntimeError: an argument requires grad while grad mode is on (the op has no derivative), or
-            the backend cannot run.
+        ValueError, TypeError: an argument is not as described, or overlaps the memory of an
+            argument that is written. Nothing has been written yet.
+        RuntimeError: an argument requires grad while grad mode is on, or the backend cannot run.
 
     Source: arXiv 2509.12917, the reversible solver's forward step.
     """
@@ -220,11 +222,11 @@ def update_(
 def invert_(
     state: Leaves, f: Leaves, beta: float | Tensor, *, cast: Leaves | None = None
 ) -> Leaves:
-    """One half step back, in place: state <- (state - beta f) / (1 - beta).
+    """One half step in reverse, in place: state <- (state - beta f) / (1 - beta).
 
-    The inverse of ``update_`` up to rounding, which it amplifies by 1 / abs(1 - beta) each time:
-    for a state that must come back bit for bit, use the exact pair. Arguments, dtypes, memory and
-    errors are those of ``update_``.
+    The inverse of ``update_`` up to rounding errors, which each call amplifies by
+    1 / abs(1 - beta). To reconstruct a state bit for bit, use ``update_exact_`` and
+    ``invert_exact_``. Arguments, dtypes, memory traffic and errors are those of ``update_``.
 
     Source: arXiv 2509.12917, the reversible solver's backward step.
     """

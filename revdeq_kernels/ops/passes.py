@@ -1,16 +1,16 @@
-"""The passes of a backward step: an inverse half step, and the adjoint of the other state, in one.
+"""The passes of a backward step: an inverse half step fused with the adjoint of the other state.
 
-A step forward is y <- (1-b) y + b f(z), then z <- (1-b) z + b f(y). Backwards it takes two products
-of f's Jacobian with a seed, and after each of them one pass over memory:
+A forward step is y <- (1-b) y + b f(z), then z <- (1-b) z + b f(y). Its backward pass needs two
+products of a seed with the Jacobian of f, each followed by one pass over memory:
 
-    seed <- b grad_z                           (from the step before; b grad_z at the beginning)
-    vjp = seed f'(y);  invert_z_adjoint_y_     z comes back, grad_y takes the product in
-    vjp = seed f'(z);  invert_y_adjoint_z_     y comes back, grad_z takes the product in
+    seed <- b grad_z                           (by the previous pass, or initially)
+    vjp = seed f'(y);  invert_z_adjoint_y_     reconstructs z, adds the product to grad_y
+    vjp = seed f'(z);  invert_y_adjoint_z_     reconstructs y, adds the product to grad_z
 
-and in the first step of the solve ``invert_y_adjoint_z0_`` in place of the last, where y = z and
-the two gradients join. Gradients are float32, or float64 if f is. Every product and sum is rounded
-once: the bits are those of the inverse and the adjoint one after the other, and of autograd's
-sums.
+The backward pass of a solve ends at its first step, where y = z: there ``invert_y_adjoint_z0_``
+replaces the second pass and adds up the two gradients. Gradients are float32, or float64 if f is
+float64. Every product and sum is rounded once, so the result is bitwise identical to the inverse
+followed by the adjoint, and to autograd's sums.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ from .half_step import check_float_step, define_invert
 
 
 class Pass(NamedTuple):
-    """The arguments of a pass, whatever its op calls them; None where it has none."""
+    """The arguments of a pass, independent of their names in its op; None if it has none."""
 
     state: Tensor
     f: Tensor
@@ -65,7 +65,7 @@ class Pass(NamedTuple):
     vjp: Tensor
     seed: Any = None
     other: Any = None
-    """The gradient that joins `grad` at the start of a solve."""
+    """The gradient that is added to `grad` in the first step of a solve."""
     next_beta: Any = None
     digits: Any = None
     frac_bits: Any = None
@@ -77,7 +77,7 @@ class Pass(NamedTuple):
 
 
 def define_pass(p: Pass) -> None:
-    """The inverse and then the adjoint, and no more than their sequence."""
+    """The inverse, then the adjoint."""
     keep, beta, next_beta = 1.0 - p.beta, p.beta, p.next_beta
     if p.digits is None:
         define_invert(p.state, p.f, p.beta, cast=p.cast)
@@ -96,11 +96,11 @@ def define_pass(p: Pass) -> None:
         p.grad.mul_(factor)
 
 
-# ---- what is asked of the arguments ----------------------------------------------------------
+# ---- argument checks -------------------------------------------------------------------------
 
 
 def check_pass(op: str, named: dict[str, str], p: Pass) -> Memory:
-    """Check a pass; `named` says what its op calls the arguments that it has."""
+    """Check a pass; `named` maps its arguments to their names in the op."""
     lead, grad, exact = named["state"], named["grad"], "digits" in named
     if exact:
         step = (p.digits, None, p.f, p.beta, p.frac_bits, p.tie)
@@ -129,7 +129,7 @@ def check_pass(op: str, named: dict[str, str], p: Pass) -> Memory:
 
 
 def _op(name: str, equation: str) -> Op:
-    """One of the six: its name says what goes back, whether it is exact, and whether it is last."""
+    """One of the six passes, derived from its name: which state, exact or not, last or not."""
     state, grad = ("z", "grad_y") if name.startswith("invert_z") else ("y", "grad_z")
     exact, start = "exact" in name, "z0" in name
     beta = EXACT_BETA if exact else BETA
@@ -156,7 +156,7 @@ def _op(name: str, equation: str) -> Op:
         tuple(arguments.values()),
         lambda *args, cast=None: define_pass(taken(args, cast)),
         lambda op, *args, cast=None: check_pass(op, named, taken(args, cast)),
-        instead="the updates themselves, unrolled",
+        instead="the forward half steps in plain PyTorch",
         dtypes=_dtypes(exact, start),
         equation=equation,
         kernels=("exact_pass_kernel" if exact else "pass_kernel",),
@@ -164,7 +164,7 @@ def _op(name: str, equation: str) -> Op:
 
 
 def _dtypes(exact: bool, start: bool) -> list[Dtypes]:
-    """Of the state, digits, f, the gradients, vjp, and, but for the start, seed and cast."""
+    """The dtypes of state, digits, f, gradients and vjp; unless last, also of seed and cast."""
     if start:
         pairs = [(torch.int32, torch.uint8, f) for f in EXACT_F_DTYPES] if exact else FLOAT_PAIRS
         return [(*first, f, wide(f), wide(f), vjp) for *first, f in pairs for vjp in vjps(f)]
@@ -208,25 +208,26 @@ def invert_z_adjoint_y_(
     *,
     cast: Leaves | None = None,
 ) -> Leaves:
-    """The first pass of a backward step, in place: z goes back, grad_y takes in what f'(y) gave.
+    """The first pass of a backward step, in place: reconstructs z and updates grad_y.
 
         z <- (z - beta f) / (1 - beta)
         grad_y <- grad_y + vjp;  seed <- beta grad_y;  grad_y <- (1 - beta) grad_y
 
     Args:
-        z: as `state` in ``invert_``. Overwritten.
-        f: f(y), of this step's new y: what the update of z added. Dtypes as in ``invert_``.
-        beta: in (0, 2) and not 1, that of this step.
-        grad_y: of z's shape, dense. float32, or float64 for a float64 f. Overwritten.
-        vjp: the product of the seed with the Jacobian of f at y. f's dtype, or float32.
-        seed: of grad_y's shape and strides, in f's dtype. Overwritten with the next seed, for z.
-        cast: as in ``invert_``: the new z, in the dtype that f reads next.
+        z: as `state` in ``invert_``. Overwritten with z before this step.
+        f: f(y) for the new y of this step, which the update of z read. Dtypes as in ``invert_``.
+        beta: the beta of this step, in (0, 2) and not 1.
+        grad_y: the shape of z, dense. float32, or float64 if f is float64. Overwritten.
+        vjp: the product of the seed with the Jacobian of f at y. The dtype of f, or float32.
+        seed: the shape and strides of grad_y, the dtype of f. Overwritten with the seed of the
+            second pass.
+        cast: as in ``invert_``: receives the new z in the dtype that f reads next.
 
     Returns:
         `z`.
 
-    Memory: that of ``invert_`` and that of ``adjoint_``, 12 + 12 bytes per element for float32
-    states with bfloat16 f and cast, in one launch. Errors as for ``update_``.
+    Memory: the traffic of ``invert_`` plus that of ``adjoint_`` in one launch, 12 + 12 bytes per
+    element for float32 states with bfloat16 f and cast. Raises the same errors as ``update_``.
 
     Source: arXiv 2509.12917, the reversible solver's backward step and its adjoint.
     """
@@ -246,14 +247,14 @@ def invert_y_adjoint_z_(
     *,
     cast: Leaves | None = None,
 ) -> Leaves:
-    """The second pass of a backward step, in place: y goes back, grad_z takes in what f'(z) gave.
+    """The second pass of a backward step, in place: reconstructs y and updates grad_z.
 
         y <- (y - beta f) / (1 - beta)
         grad_z <- (1 - beta) grad_z + vjp;  seed <- next_beta grad_z
 
-    `f` is f(z), of the z that the first pass brought back; `next_beta` that of the step which comes
-    next, one earlier in the solve. Everything else is as in ``invert_z_adjoint_y_``, with y and z
-    exchanged.
+    `f` is f(z) for the z that the first pass reconstructed. `next_beta` is the beta of the next
+    step of the backward pass, which is the preceding step of the solve. Everything else is as in
+    ``invert_z_adjoint_y_``, with y and z exchanged.
     """
     args = (y, f, beta, grad_z, vjp, next_beta, seed)
     _carry_z(args, cast)
@@ -263,16 +264,16 @@ def invert_y_adjoint_z_(
 def invert_y_adjoint_z0_(
     y: Leaves, f: Leaves, beta: float, grad_z: Leaves, grad_y: Leaves, vjp: Leaves
 ) -> Leaves:
-    """The last pass of a backward solve that began with y = z: grad_z becomes the start's gradient.
+    """The last pass of a backward pass from y = z = z0: grad_z becomes the gradient of z0.
 
         y <- (y - beta f) / (1 - beta)
         grad_z <- ((1 - beta) grad_z + grad_y) + vjp
 
-    `grad_y` is as the first pass of the step left it, and has the strides of grad_z. It is only
-    read. There is no seed and no cast: nothing comes after. The rest is as in
-    ``invert_y_adjoint_z_``, which takes its place where y and z began apart.
+    `grad_y` is the result of the first pass of this step, with the strides of grad_z; it is only
+    read. There is no seed and no cast, because no evaluation of f follows. The rest is as in
+    ``invert_y_adjoint_z_``, which is the last pass if y and z had different initial states.
 
-    Memory: that of ``invert_`` and 3 sizeof(grad) + sizeof(vjp) bytes per element.
+    Memory: the traffic of ``invert_``, plus 3 sizeof(grad) + sizeof(vjp) bytes per element.
     """
     _carry_z0((y, f, beta, grad_z, grad_y, vjp))
     return y
@@ -291,9 +292,9 @@ def invert_z_adjoint_y_exact_(
     *,
     cast: Leaves | None = None,
 ) -> Leaves:
-    """``invert_z_adjoint_y_`` on an exact state: z comes back as in ``invert_exact_``, bit for bit.
+    """``invert_z_adjoint_y_`` on an exact state: reconstructs z bit for bit (``invert_exact_``).
 
-    The adjoint has ``effective_beta(beta)`` for beta, as the update had. Arguments as in the two.
+    The adjoint uses ``effective_beta(beta)``, like the update. Arguments as in these two ops.
     """
     args = (z, digits, f, beta, frac_bits, tie, grad_y, vjp, seed)
     _carry_y_exact(args, cast)
@@ -314,9 +315,9 @@ def invert_y_adjoint_z_exact_(
     *,
     cast: Leaves | None = None,
 ) -> Leaves:
-    """``invert_y_adjoint_z_`` on an exact state: y comes back as in ``invert_exact_``, bit for bit.
+    """``invert_y_adjoint_z_`` on an exact state: reconstructs y bit for bit (``invert_exact_``).
 
-    The adjoint has the effective value of either beta. Arguments as in the two.
+    The adjoint uses ``effective_beta`` of both betas. Arguments as in these two ops.
     """
     args = (y, digits, f, beta, frac_bits, tie, grad_z, vjp, next_beta, seed)
     _carry_z_exact(args, cast)
@@ -334,9 +335,9 @@ def invert_y_adjoint_z0_exact_(
     grad_y: Leaves,
     vjp: Leaves,
 ) -> Leaves:
-    """``invert_y_adjoint_z0_`` on an exact state: y comes back as in ``invert_exact_``.
+    """``invert_y_adjoint_z0_`` on an exact state: reconstructs y bit for bit (``invert_exact_``).
 
-    The adjoint has ``effective_beta(beta)`` for beta. Arguments as in the two.
+    The adjoint uses ``effective_beta(beta)``. Arguments as in these two ops.
     """
     args = (y, digits, f, beta, frac_bits, tie, grad_z, grad_y, vjp)
     _carry_z0_exact(args)

@@ -1,4 +1,4 @@
-"""The norms that a stopping test compares: ``residual``."""
+"""The norms for a stopping criterion: ``residual``."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from ..core.roles import DENSE, FLOAT_PAIRS, FREE, Argument
 from .half_step import check_float_pair
 
 # ---- the definition --------------------------------------------------------------------------
-# Elements count in memory order, 256 to a row. Each column of 16 rows is summed from the first row
-# to the last, then the right half of the columns joins the left until one sum is left; the sums of
-# all pieces are summed once more in the same way, as many rows as there are. So the order, and with
-# it every bit, follows from the number of elements alone.
+# Elements are taken in memory order, 256 per row. In each piece of 16 rows, the columns are summed
+# from the first row to the last; then the right half of the columns is added to the left half until
+# one sum remains. The sums of all pieces are added up in the same way, with any number of rows. The
+# order of summation, and therefore every bit, depends only on the number of elements.
 
 COLUMNS, ROWS = 256, 16
 
@@ -31,7 +31,7 @@ def define_residual(z: Tensor, f: Tensor) -> Tensor:
     squares = torch.stack([_sum(difference * difference), _sum(v * v)])
     if squares.is_meta:
         return squares
-    # torch's own square root is off by a unit in the last place on some CPUs (MKL).
+    # torch's square root is off by one unit in the last place on some CPUs (MKL).
     return torch.tensor([math.sqrt(x) for x in squares.tolist()], dtype=v.dtype, device=v.device)
 
 
@@ -40,7 +40,7 @@ def _sum(x: Tensor) -> Tensor:
 
 
 def _rows(x: Tensor, count: int) -> Tensor:
-    """The columns' sums, of every `count` rows; of all rows if it is -1. Zeros fill the last."""
+    """Column sums over each `count` rows, or over all rows if -1; padded with zeros."""
     if count < 0:
         count = max(1, -(-x.numel() // COLUMNS))
     padded = x.new_zeros(-(-max(1, x.numel()) // (count * COLUMNS)) * count * COLUMNS)
@@ -59,7 +59,7 @@ def _halve(columns: Tensor) -> Tensor:
     return columns[:, 0]
 
 
-# ---- what is asked of the arguments ----------------------------------------------------------
+# ---- argument checks -------------------------------------------------------------------------
 
 
 def check_residual(op: str, z: Tensor, f: Tensor) -> Memory:
@@ -89,20 +89,20 @@ ListOp(_residual, join=torch.stack)
 
 
 def residual(z: Tensor | Sequence[Tensor], f: Tensor | Sequence[Tensor]) -> Tensor:
-    """The norms that a stopping test compares: of z - f and of f, over all elements.
+    """The norms for a stopping criterion: of z - f and of f, over all elements.
 
     Args:
-        z: what f read, as it was given to f. float32, float64, bfloat16 or float16, dense.
-        f: what f returned: the same shape, any strides, a dtype that ``update_`` takes with z's.
+        z: the input of f. float32, float64, bfloat16 or float16, dense.
+        f: the output of f: the same shape, any strides, a dtype that ``update_`` supports with z.
 
     Returns:
-        float64, ``[norm(z - f), norm(f)]``, on z's device: nothing waits for it. For lists one row
-        for each leaf.
+        float64, ``[norm(z - f), norm(f)]``, on the device of z, without synchronization. For lists,
+        one row per leaf.
 
-    Everything is computed in float64, in an order that follows from the number of elements alone:
-    the same bits on every backend and number of threads. Overflow gives inf, NaN gives NaN.
+    Computed in float64, in an order that depends only on the number of elements: the same bits on
+    every backend and for any number of threads. Overflow gives inf, NaN gives NaN.
 
-    Memory: sizeof(z) + sizeof(f) bytes per element. Errors as for ``update_``.
+    Memory: sizeof(z) + sizeof(f) bytes per element. Raises the same errors as ``update_``.
 
     Source: arXiv 2509.12917, the stopping criterion of its solver.
     """

@@ -1,1 +1,1 @@
-"""The Triton backend: what a program does to its leaf, the kernels, and their launches."""
+"""The Triton backend: device functions (one program, one leaf), kernels, and launches."""

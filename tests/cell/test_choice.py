@@ -24,14 +24,14 @@ F32, BF16 = torch.float32, torch.bfloat16
 UNSUITED = [
     ("triton", 100, F32, "it takes features of 32, 64, 128 in torch.bfloat16; .*; 32, 64 in "
      "torch.float32, got 100 "),
-    ("triton", 128, F32, "got 128 in torch.float32; take 'composite'"),
-    ("triton", 256, BF16, "got 256 in torch.bfloat16; take 'composite'"),
+    ("triton", 128, F32, "got 128 in torch.float32; use 'composite'"),
+    ("triton", 256, BF16, "got 256 in torch.bfloat16; use 'composite'"),
     ("gluon", 32, BF16, "it takes features of 64, 128 in torch.bfloat16; .*; 64, 128 in "
      "torch.float32, got 32 "),
-    ("gluon", 32, F32, "got 32 in torch.float32; take 'composite'"),
-    ("gluon", 256, BF16, "got 256 in torch.bfloat16; take 'composite'"),
-    ("gluon", 64, BF16, "Triton's interpreter knows no Gluon; it takes tensors on a GPU of sm_90"),
-    ("gluon", 128, F32, "Triton's interpreter knows no Gluon; .* on a GPU of sm_80, sm_90, sm_100"),
+    ("gluon", 32, F32, "got 32 in torch.float32; use 'composite'"),
+    ("gluon", 256, BF16, "got 256 in torch.bfloat16; use 'composite'"),
+    ("gluon", 64, BF16, "interpreter does not support Gluon; it takes tensors on a GPU of sm_90"),
+    ("gluon", 128, F32, "interpreter does not support Gluon; .* on a GPU of sm_80, sm_90, sm_100"),
 ]  # fmt: skip
 
 
@@ -57,7 +57,7 @@ def test_a_kernel_that_was_named_and_cannot_run_says_what_it_takes(
 @pytest.mark.parametrize("name", ["triton", "gluon"])
 def test_a_kernel_takes_no_activation_that_it_does_not_have(name: str) -> None:
     cell = make(6, 64, F32, act="gelu_tanh")
-    message = "it takes act 'tanh', 'relu', 'gelu', 'silu', got 'gelu_tanh'; take 'composite'"
+    message = "it takes act 'tanh', 'relu', 'gelu', 'silu', got 'gelu_tanh'; use 'composite'"
     with pytest.raises(ValueError, match=message):
         run(cell, implementation=name)
     with pytest.raises(ValueError, match=message):

@@ -69,10 +69,10 @@ def test_it_takes_any_number_of_features_up_to_512(d: int, dtype: torch.dtype, a
     ("w", "reason"),
     [
         (torch.zeros(513, 513), "it takes 1 to 512 features in torch.bfloat16, torch.float16 and "
-         "torch.float32, got 513 in torch.float32; take 'composite'"),
+         "torch.float32, got 513 in torch.float32; use 'composite'"),
         (torch.zeros(0, 0), "got 0 in torch.float32"),
         (torch.zeros(8, 8, dtype=F64), "got 8 in torch.float64"),
-        (torch.zeros(8, 8, device="meta"), "its kernels take tensors on cpu, these are on meta"),
+        (torch.zeros(8, 8, device="meta"), "its kernels require tensors on cpu, these are on meta"),
     ],
 )  # fmt: skip
 def test_what_it_does_not_take(w: Tensor, reason: str) -> None:
@@ -101,11 +101,11 @@ def test_without_its_code_the_composite_and_the_solver_run(
         reason = "it was not built"
     else:
         by(monkeypatch, "")
-        reason = "it is newer than the compiled extension; build it again"
+        reason = "it is newer than the compiled extension; rebuild that"
     cell = make(6, 8, F32)
     assert choice.choose(None, cell.w, "tanh") == "composite"
     for call in (lambda: run(cell, implementation="cpu"), lambda: by_op(cell)):
-        with pytest.raises(ValueError, match=f"'cpu' cannot run: {reason}; take 'composite'"):
+        with pytest.raises(ValueError, match=f"'cpu' cannot run: {reason}; use 'composite'"):
             call()
     with pytest.raises(ValueError, match=f"'cpu' cannot take this solve: {reason}"):
         route(LinearCell(4, 8), implementation="cpu")

@@ -320,7 +320,10 @@ def test_the_trial_accepts_no_other_kernel(
     def lost(*args: Any) -> Any:
         return back(*args)._replace(lost=torch.ones(1, dtype=torch.int32))
 
-    for wrong, message in ((a_little_off, "results are 0.04 off"), (lost, "1 rows did not come")):
+    for wrong, message in (
+        (a_little_off, "results are 0.04 off"),
+        (lost, "1 rows were not reconstructed"),
+    ):
         monkeypatch.setattr(launcher, "backward", wrong)
         case = (cell.w.device, cell.w.dtype, len(cell.w), "tanh", "float32", False)
         assert message in launcher.differs(*case)

@@ -136,9 +136,9 @@ def test_transforms_that_would_lose_a_derivative_are_refused(
         return op(u, cell.w, cell.z0, 0.5, 2, "tanh", *options)[1]
 
     tangent = (torch.ones_like(cell.u),)
-    with pytest.raises(RuntimeError, match="got a call inside of forward mode"):
+    with pytest.raises(RuntimeError, match="got a call inside forward mode"):
         torch.func.jvp(z, (cell.u,), tangent)
-    with forward_ad.dual_level(), pytest.raises(RuntimeError, match="inside of forward mode"):
+    with forward_ad.dual_level(), pytest.raises(RuntimeError, match="inside forward mode"):
         z(forward_ad.make_dual(cell.u, *tangent))
     for refused in (z, lambda u: torch.func.vmap(z)(u[None])):
         with pytest.raises(RuntimeError):
@@ -190,19 +190,19 @@ ERRORS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"beta": 1.0}, ValueError, "beta: expected a number inside"),
     ({"beta": 0.999}, ValueError, "beta: expected .1 - beta. >= 1/256"),
     ({"beta": torch.tensor(0.5)}, TypeError, "beta: expected a Python number"),
-    ({"steps": 0}, ValueError, "steps: expected an integer from 1 on"),
+    ({"steps": 0}, ValueError, "steps: expected an integer of at least 1"),
     ({"steps": 2.0}, TypeError, "steps: expected a Python integer"),
     ({"frac_bits": 31}, ValueError, "frac_bits: expected an integer from 0 to 30"),
     ({"w": torch.zeros(16, 8)}, ValueError, "w: expected a square matrix"),
     ({"w": torch.zeros(16, 16).double()}, TypeError, "w: expected torch.bfloat16"),
     ({"u": torch.zeros(6, 16).bfloat16()}, TypeError, "u: expected torch.float32, the dtype of w"),
-    ({"u": torch.zeros(5, 16)}, ValueError, "u: expected shape .6, 16., that of z0"),
+    ({"u": torch.zeros(5, 16)}, ValueError, "u: expected shape .6, 16., the shape of z0"),
     ({"z0": torch.zeros(6, 16).half()}, TypeError, "z0: expected torch.float32"),
     ({"z0": torch.zeros(2, 3, 16)}, ValueError, "z0: expected shape .rows, 16."),
     ({"z0": torch.zeros(6, 16, device="meta")}, ValueError, "u: expected meta, the device of z0"),
     ({"w": [[1.0]]}, TypeError, "w: expected a tensor"),
-    ({"tol": -1.0}, ValueError, "tol: expected a number from 0 on, got -1.0"),
-    ({"tol": float("nan")}, ValueError, "tol: expected a number from 0 on"),
+    ({"tol": -1.0}, ValueError, "tol: expected a number of at least 0, got -1.0"),
+    ({"tol": float("nan")}, ValueError, "tol: expected a number of at least 0"),
     ({"tol": "small"}, TypeError, "tol: expected a Python number"),
     ({"tol": torch.tensor(0.1)}, TypeError, "tol: expected a Python number"),
 ]

@@ -51,15 +51,15 @@ BETAS = [
         (1 + 1 / 512, "|1 - beta| >= 1/256", "1.001953125, of base 512", "1"),
         (1 - 1 / 1024, "|1 - beta| >= 1/256", "0.9990234375, of base 1024", "1"),
         (1 - 2.0**-52, "|1 - beta| >= 1/256", "1", "1"),
-        (1e-10, "|1 - beta| < 1 by more than 2^-30", "1e-10", "0 or 2"),
-        (2 - 2.0**-40, "|1 - beta| < 1 by more than 2^-30", "2", "0 or 2"),
+        (1e-10, "|1 - beta| < 1 - 2^-30", "1e-10", "0 or 2"),
+        (2 - 2.0**-40, "|1 - beta| < 1 - 2^-30", "2", "0 or 2"),
     )
 ]
 
 INTEGERS = [
     Case(
         *(f"frac_bits {bits}", FIXED, {"frac_bits": bits}, ValueError),
-        f"frac_bits: expected an integer from 0 to 30, got {bits}; 20 suits float32 f...",
+        f"frac_bits: expected an integer from 0 to 30, got {bits}; use 20 for float32 f...",
     )
     for bits in (-1, 31, 2**40)
 ] + [
@@ -106,7 +106,7 @@ DTYPES = [
     *(
         Case(
             *(f"to {dtype}", ("dequantize",), {"dtype": dtype}, TypeError),
-            f"dtype: expected torch.float32, torch.float64, ..., got {dtype}; ask for one of...",
+            f"dtype: expected torch.float32, torch.float64, ..., got {dtype}; choose one of...",
         )
         for dtype in (I32, torch.complex64)
     ),
@@ -115,7 +115,7 @@ DTYPES = [
 SHAPES = [
     Case(
         *(f"{name} {label}", STEPS, {name: change}, ValueError),
-        f"{name}: expected shape [5, 7], that of state, got {got}; ...nothing is broadcast",
+        f"{name}: expected shape [5, 7], the shape of state, got {got}; ...does not broadcast",
     )
     for name in ("f", "cast")
     for label, change, got in (
@@ -127,12 +127,12 @@ SHAPES = [
     )
 ]
 
-DENSE = "a dense tensor (elements without gaps, in any order of dimensions)"
+DENSE = "a dense tensor (no gaps between elements, dimensions in any order)"
 FLAT = "a contiguous tensor of one dimension"
 LAYOUTS = [
     Case(
         *(f"state {label}", STEPS, {"state": change}, ValueError),
-        f"state: expected {DENSE}, got shape [5, 7] with strides {got}; work on state.contig...",
+        f"state: expected {DENSE}, got shape [5, 7] with strides {got}; pass state.contig...",
     )
     for label, change, got in (
         ("with gaps in rows", lambda s: s.repeat_interleave(2, dim=1)[:, ::2], "[14, 2]"),
@@ -182,11 +182,11 @@ RESIDUAL = [
         ),
         (
             *("f transposed", {"f": torch.t}, ValueError),
-            "f: expected shape [5, 7], that of z, got [7, 5]; ...nothing is broadcast",
+            "f: expected shape [5, 7], the shape of z, got [7, 5]; ...does not broadcast",
         ),
         (
             *("z expanded", {"z": lambda z: z[:1].expand(5, 7)}, ValueError),
-            f"z: expected {DENSE}, got shape [5, 7] with strides [0, 1]; work on z.contig...",
+            f"z: expected {DENSE}, got shape [5, 7] with strides [0, 1]; pass z.contig...",
         ),
     )
 ]

@@ -44,13 +44,13 @@ ADJOINT = [
         *(
             (
                 *(f"{name} transposed", {name: torch.t}, ValueError),
-                f"{name}: expected shape [5, 7], that of grad, got [7, 5]; ...broadcast",
+                f"{name}: expected shape [5, 7], the shape of grad, got [7, 5]; ...broadcast",
             )
             for name in ("vjp", "seed")
         ),
         (
             *("grad expanded", {"grad": lambda g: g[:1].expand(5, 7)}, ValueError),
-            f"grad: expected {DENSE}, got shape [5, 7] with strides [0, 1]; work on grad...",
+            f"grad: expected {DENSE}, got shape [5, 7] with strides [0, 1]; pass grad...",
         ),
         (
             *("seed in another order", {"seed": lambda s: s.t().contiguous().t()}, ValueError),
@@ -87,7 +87,7 @@ PASS_CASES = [
     ),
     *of_pass(
         *("f of another shape", PASSES, "f", torch.t, ValueError),
-        "f: expected shape [5, 7], that of {state}, got [7, 5]; ...nothing is broadcast",
+        "f: expected shape [5, 7], the shape of {state}, got [7, 5]; ...does not broadcast",
     ),
     *(
         case
@@ -119,15 +119,15 @@ PASS_CASES = [
     ),
     *of_pass(
         *("grad of another shape", PASSES, "{grad}", lambda g: g[0], ValueError),
-        "{grad}: expected shape [5, 7], that of f, got [7]; ...nothing is broadcast",
+        "{grad}: expected shape [5, 7], the shape of f, got [7]; ...does not broadcast",
     ),
     *of_pass(
         *("grad expanded", PASSES, "{grad}", lambda g: g[:1].expand(5, 7), ValueError),
-        f"{{grad}}: expected {DENSE}, got shape [5, 7] with strides [0, 1]; work on {{grad}}...",
+        f"{{grad}}: expected {DENSE}, got shape [5, 7] with strides [0, 1]; pass {{grad}}...",
     ),
     *of_pass(
         *("vjp of another shape", PASSES, "vjp", torch.t, ValueError),
-        "vjp: expected shape [5, 7], that of {grad}, got [7, 5]; ...nothing is broadcast",
+        "vjp: expected shape [5, 7], the shape of {grad}, got [7, 5]; ...does not broadcast",
     ),
     *of_pass(
         *("seed in another order", NOT_START, "seed", lambda s: s.t().contiguous().t(), ValueError),

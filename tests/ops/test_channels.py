@@ -114,11 +114,11 @@ def test_threads_share_the_work_without_changing_it(threads: int) -> None:
 # ---- what is refused -------------------------------------------------------------------------
 
 BAD = [
-    (torch.rand(6), ValueError, "one element, or one for each place along one dimension of state"),
-    (torch.rand(5, 7), ValueError, "one element, or one for each place along one dimension"),
-    (torch.rand(5), ValueError, "one element, or one for each place along one dimension"),
-    (torch.rand(0), ValueError, "one element, or one for each place along one dimension"),
-    (torch.rand(1, 1, 7), ValueError, "one element, or one for each place along one dimension"),
+    (torch.rand(6), ValueError, "one element, or one per index of one dimension of state"),
+    (torch.rand(5, 7), ValueError, "one element, or one per index of one dimension"),
+    (torch.rand(5), ValueError, "one element, or one per index of one dimension"),
+    (torch.rand(0), ValueError, "one element, or one per index of one dimension"),
+    (torch.rand(1, 1, 7), ValueError, "one element, or one per index of one dimension"),
     (torch.rand(7, dtype=F64), TypeError, "torch.float32 for a state of torch.float32"),
     (torch.rand(7).bfloat16(), TypeError, "torch.float32 for a state of torch.float32"),
     (torch.ones(7, dtype=torch.int64), TypeError, "torch.float32 for a state of torch.float32"),

@@ -132,3 +132,19 @@ def test_betas_reach_the_kernels_in_full() -> None:
         for beta in BETAS:
             assert_same(backend, "update_", y, v, beta, None)
             assert_same(backend, "invert_", y, v, beta, None)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("op", ["update_", "invert_"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_recommended_formula_has_the_same_bits(
+    backend: str, op: str, dtype: torch.dtype
+) -> None:
+    """The error for a tensor that requires grad names the differentiable equivalent."""
+    state, f = random_state(1003, dtype), random_state(1003, dtype, seed=1)
+    for beta in BETAS:
+        with rk.backend(backend), pytest.raises(RuntimeError, match="requires grad") as caught:
+            getattr(rk, op)(state.clone().requires_grad_(), f, beta)
+        formula = str(caught.value).partition("differentiable equivalent: ")[2]
+        result = eval(formula, {"state": state, "f": f, "beta": beta})
+        assert same_bits(result, run(backend, op, state, f, beta, None)[0])

@@ -158,7 +158,7 @@ def test_lists_of_different_lengths_are_refused(op: str, name: str) -> None:
         message = message_of(op, arguments | {name: changed}, ValueError)
         assert message == (
             f"{op.partition('.')[0]}: {name}: expected 3 tensors, one for each leaf of {lead}, "
-            f"got {count}; give every leaf its own, in the same order"
+            f"got {count}; pass one tensor per leaf, in the same order"
         )
         assert_compiled_op_refuses(op, arguments | {name: changed}, message)
 

@@ -99,7 +99,7 @@ def test_the_environment_names_a_backend_that_cannot_run(printed: dict[str, str]
     text = printed["triton"]
     assert text.startswith("RuntimeError backend 'triton' cannot run for cpu tensors: Triton")
     assert "TRITON_INTERPRET=1" in text
-    assert text.endswith("able: cpu, reference [1.0, 1.0, 1.0]\n")
+    assert text.endswith("available: cpu, reference [1.0, 1.0, 1.0]\n")
 
 
 # ---- what is missing -------------------------------------------------------------------------
@@ -152,7 +152,7 @@ def test_an_extension_that_does_not_load_is_not_replaced(unbuilt: Path) -> None:
     assert f"the compiled extension did not load ({library}: file too short); build" in printed
     last = printed.splitlines()[-1]
     assert last.startswith("RuntimeError backend 'cpu' cannot run for cpu tensors: the compiled")
-    assert last.endswith("able: reference [1.0, 1.0, 1.0]")
+    assert last.endswith("available: reference [1.0, 1.0, 1.0]")
 
 
 SOLVE = """

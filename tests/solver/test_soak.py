@@ -177,7 +177,7 @@ def test_an_op_without_memory_raises_what_torch_raises() -> None:
     run = subprocess.run(
         [sys.executable, "-c", NO_MEMORY_FOR_AN_OP], capture_output=True, text=True, check=True
     )
-    assert run.stdout.startswith("quantize: torch had no memory left for the result")
+    assert run.stdout.startswith("quantize: out of memory: torch could not allocate the result")
 
 
 class Equilibria(Dataset[Tensor]):

@@ -1,6 +1,6 @@
-"""What the equilibrium cell's two ops take and return, in the order of their schemas.
+"""The arguments and results of the equilibrium cell's two ops, in the order of their schemas.
 
-The ops take their arguments one by one, as schemas do; everyone behind them takes these.
+The ops take single arguments, as a schema requires; the code behind them uses these tuples.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ FORWARD, BACKWARD = "linear_cell_forward", "linear_cell_backward"
 
 
 class Inputs(NamedTuple):
-    """The tensors of a solve: u and w of f(s) = act(w s + u), and the start of y and z."""
+    """The tensors of a solve: u and w of f(s) = act(w s + u), and the initial state of y and z."""
 
     u: Tensor
     w: Tensor
@@ -23,7 +23,7 @@ class Inputs(NamedTuple):
 
 
 class Numbers(NamedTuple):
-    """What else a solve is made of."""
+    """The remaining arguments of a solve."""
 
     beta: float
     steps: int
@@ -34,17 +34,17 @@ class Numbers(NamedTuple):
 
     @property
     def exact(self) -> bool:
-        """Whether the state is in fixed point; otherwise it is float32."""
+        """Whether the state is fixed-point; otherwise it is float32."""
         return self.state == "exact"
 
     @property
     def halting(self) -> bool:
-        """Whether rows halt when they have converged; otherwise all take all steps."""
+        """Whether rows halt once they have converged; otherwise every row takes every step."""
         return self.tol > 0
 
 
 class Ends(NamedTuple):
-    """Where the way back begins: the gradients that arrive, and what the forward pass left."""
+    """The input of the backward pass: incoming gradients, and the results of the forward pass."""
 
     grad_y: Tensor
     grad_z: Tensor
@@ -55,7 +55,7 @@ class Ends(NamedTuple):
 
 
 class Solved(NamedTuple):
-    """What ``linear_cell_forward`` returns."""
+    """The results of ``linear_cell_forward``."""
 
     y: Tensor
     z: Tensor
@@ -66,13 +66,13 @@ class Solved(NamedTuple):
     residual: Tensor
 
     def ends(self, grad_y: Tensor, grad_z: Tensor, numbers: Numbers) -> Ends:
-        """Where its way back begins."""
+        """The input of the backward pass, for these incoming gradients."""
         y, z = self.fixed.unbind() if numbers.exact else (self.y, self.z)
         return Ends(grad_y, grad_z, y, z, self.digits, self.taken)
 
 
 class Gradients(NamedTuple):
-    """What ``linear_cell_backward`` returns."""
+    """The results of ``linear_cell_backward``."""
 
     grad_u: Tensor
     grad_w: Tensor
@@ -82,7 +82,7 @@ class Gradients(NamedTuple):
 
 
 def _listed(*lists: type) -> str:
-    """The fields of the lists, as a schema names them."""
+    """The fields of the tuples, in the syntax of a schema."""
     fields = (pair for fields in lists for pair in get_type_hints(fields).items())
     return ", ".join(f"{kind.__name__} {name}" for name, kind in fields)
 
@@ -94,12 +94,12 @@ SCHEMAS = {
 
 
 def of_forward(args: Sequence[Any]) -> tuple[Inputs, Numbers]:
-    """The arguments of ``linear_cell_forward`` as lists."""
+    """The arguments of ``linear_cell_forward`` as tuples."""
     n = len(Inputs._fields)
     return Inputs(*args[:n]), Numbers(*args[n:])
 
 
 def of_backward(args: Sequence[Any]) -> tuple[Ends, Inputs, Numbers]:
-    """The arguments of ``linear_cell_backward`` as lists."""
+    """The arguments of ``linear_cell_backward`` as tuples."""
     n = len(Ends._fields)
     return Ends(*args[:n]), *of_forward(args[n:])

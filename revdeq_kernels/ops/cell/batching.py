@@ -9,10 +9,10 @@ import torch
 
 
 def one_by_one(op: Callable[..., Any], name: str) -> Callable[..., Any]:
-    """A batching rule, as ``register_vmap`` takes it: a call for each sample, with a loop's bits.
+    """A batching rule for ``register_vmap``: one call per sample, with the bits of a loop.
 
-    One call for the rows of all samples would have other bits: those of a matrix product depend on
-    how many rows there are, and an exact state that leaves its range in one row makes others NaN.
+    A single call for the rows of all samples would give different bits: a matrix product depends on
+    the number of rows, and an exact state that leaves its range in one row makes other rows NaN.
     """
 
     def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:

@@ -1,4 +1,4 @@
-"""What the ops of the equilibrium cell ask of their arguments."""
+"""Argument checks of the equilibrium cell's ops."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ STATES = ("exact", "float32")
 
 
 def check_forward(inputs: Inputs, numbers: Numbers, op: str = FORWARD) -> None:
-    """Refuse what is not as ``linear_cell_forward`` describes it."""
+    """Raise ValueError or TypeError for arguments other than ``linear_cell_forward`` describes."""
     u, w, z0 = inputs
     _check_not_forward_mode(op)
     check_tensors(op, **inputs._asdict())
     _check_numbers(op, numbers)
     check_dtype(op, "w", w, (BF16, F16, F32))
     if w.dim() != 2 or w.shape[0] != w.shape[1]:
-        remedy = "give the one that maps the state to itself; the input's is part of u"
+        remedy = "pass the matrix that maps the state to itself; the input's is part of u"
         refuse(ValueError, op, "w", "a square matrix", f"shape {list(w.shape)}", remedy)
     check_dtype(op, "z0", z0, (F32,))
     if z0.dim() != 2 or z0.shape[1] != w.shape[0]:
-        expected = f"shape [rows, {w.shape[0]}], of as many columns as w has"
-        remedy = "flatten what stands before its last dimension"
+        expected = f"shape [rows, {w.shape[0]}], with as many columns as w"
+        remedy = "flatten all dimensions before the last"
         refuse(ValueError, op, "z0", expected, f"shape {list(z0.shape)}", remedy)
     check_dtype(op, "u", u, (w.dtype,), ", the dtype of w")
     check_shape(op, "u", u, z0, "z0")
@@ -50,15 +50,15 @@ def check_forward(inputs: Inputs, numbers: Numbers, op: str = FORWARD) -> None:
 
 
 def _check_not_forward_mode(op: str) -> None:
-    """Refuse to run inside of forward mode: inside of torch.func.jvp an op sees no tangents.
+    """Raise RuntimeError inside forward mode, where the derivative would silently be zero.
 
-    torch would take the derivative for zero.
+    Under torch.func.jvp, an op does not see the tangents.
     """
     if forward_ad._current_level >= 0:
         raise RuntimeError(
-            f"{op}: expected to be differentiated by backward() or torch.autograd.grad, got a "
-            "call inside of forward mode (torch.func.jvp, jacfwd, dual_level); call it outside, or "
-            "use torch_revdeq.solve with adjoint='backprop' and state=torch.float32"
+            f"{op}: expected differentiation by backward() or torch.autograd.grad, got a call "
+            "inside forward mode (torch.func.jvp, jacfwd, dual_level); call it outside, or use "
+            "torch_revdeq.solve with adjoint='backprop' and state=torch.float32"
         )
 
 
@@ -74,26 +74,27 @@ def _check_numbers(op: str, numbers: Numbers) -> None:
             kind = type(value).__name__
             refuse(TypeError, op, name, "a Python integer", kind, f"convert it with int({name})")
         if value < least or (most is not None and value > most):
-            expected = f"an integer from {least}" + (f" to {most}" if most is not None else " on")
-            remedy = "20 suits most" if name == "frac_bits" else "a step evaluates f twice"
+            up_to = f"from {least} to {most}"
+            expected = "an integer " + (up_to if most is not None else f"of at least {least}")
+            remedy = "use 20 in most cases" if name == "frac_bits" else "a step evaluates f twice"
             refuse(ValueError, op, name, expected, str(value), remedy)
     if not check_number(op, "tol", numbers.tol) >= 0:
-        remedy = "with 0 all rows take all steps"
-        refuse(ValueError, op, "tol", "a number from 0 on", str(numbers.tol), remedy)
+        remedy = "with 0, every row takes every step"
+        refuse(ValueError, op, "tol", "a number of at least 0", str(numbers.tol), remedy)
 
 
 def one_of_names(op: str, name: str, value: Any, choices: Sequence[str]) -> None:
-    """Refuse other values than those."""
+    """Raise ValueError unless the value is one of `choices`."""
     if value not in choices:
         expected = "one of " + ", ".join(map(repr, choices))
-        remedy = "with another f use torch_revdeq.solve" if name == "act" else "choose one of them"
+        remedy = "for another f, use torch_revdeq.solve" if name == "act" else "choose one of them"
         refuse(ValueError, op, name, expected, repr(value), remedy)
 
 
 def check_backward(
     ends: Ends, inputs: Inputs, numbers: Numbers, shape: tuple[int, ...] | None = None
 ) -> None:
-    """Refuse what is not as ``linear_cell_backward`` describes it; digits of another `shape`."""
+    """Check against the description of ``linear_cell_backward``; digits must have `shape`."""
     op = BACKWARD
     check_tensors(op, **ends._asdict())
     check_forward(inputs, numbers, op)
@@ -110,9 +111,9 @@ def check_backward(
     rows_halt = (z0.shape[0],) if numbers.halting else (0,)
     if taken.shape != rows_halt:
         expected = f"shape {list(rows_halt)} for this tol"
-        remedy = "give those that linear_cell_forward returned, and its tol"
+        remedy = "pass the taken that linear_cell_forward returned, and the same tol"
         refuse(ValueError, op, "taken", expected, str(list(taken.shape)), remedy)
     if shape is not None and digits.shape != shape:
         expected = f"shape {list(shape)} for these steps and this beta"
-        remedy = "give those that linear_cell_forward returned, of the same implementation"
+        remedy = "pass the digits that linear_cell_forward returned, for the same implementation"
         refuse(ValueError, op, "digits", expected, str(list(digits.shape)), remedy)

@@ -1,4 +1,4 @@
-"""Which implementation of the equilibrium cell runs, why another cannot, and its first use."""
+"""Which implementation of the equilibrium cell runs, why another cannot, and first-use checks."""
 
 from __future__ import annotations
 
@@ -25,43 +25,43 @@ IMPLEMENTATIONS = {
     "triton": f"{NAMESPACE}_triton",
     "gluon": f"{NAMESPACE}_gluon",
 }
-"""The implementations, and where torch.ops holds the ops of each.
+"""The implementations, and the namespace of their ops in torch.ops.
 
 composite  matmuls and the half-step ops: the definition, on every device
-cpu        C++, one call for all steps, for CPU tensors of up to MOST_FEATURES
-triton     one launch for all steps, for cells of FEATURES on a GPU of ``dtypes.WIDEST``; sums
-           with w in float32 are of products in three TF32, which err as float32 does
-gluon      the same by the warpgroup instructions of sm_90; and with w in float32
+cpu        C++, one call for all steps, for CPU tensors with up to MOST_FEATURES features
+triton     one launch for all steps, for the sizes in FEATURES on the GPUs in ``dtypes.WIDEST``;
+           with w in float32, each product is the sum of three TF32 products, as accurate as float32
+gluon      the same with the warpgroup instructions of sm_90; also with w in float32
 """
 
 _KERNELS = {"triton": "...triton.kernels.cell", "gluon": "...triton.kernels.gluon_cell"}
-"""The modules of the kernels, which are imported when they are first named."""
+"""The modules of the kernels, imported on first use."""
 
 FEATURES: dict[str, dict[torch.dtype, tuple[int, ...]]] = {
     "triton": {BF16: (32, 64, 128), F16: (32, 64, 128), F32: (32, 64)},
     "gluon": {BF16: (64, 128), F16: (64, 128), F32: (64, 128)},
 }
-"""The numbers of features that the GPU's kernels take, by dtype of w."""
+"""The numbers of features that the GPU kernels support, by dtype of w."""
 
 GPU_ACTS = ("tanh", "relu", "gelu", "silu")
-"""The activations of the GPU's kernels, in the order of their numbers in device/activations.py."""
+"""The activations of the GPU kernels, in the order of their numbers in device/activations.py."""
 
 MOST_FEATURES = 512
-"""The most features that the kernel for CPUs takes; any number up to it."""
+"""The CPU kernel supports any number of features up to this."""
 
 FASTEST: dict[tuple[str, int, torch.dtype], str] = {}
-"""(architecture such as "sm_90", features, dtype of w) -> what is fastest there, if that is not the
-composite. Each entry stands beside the stored result that says so; none was measured yet."""
+"""(architecture such as "sm_90", features, dtype of w) -> the fastest implementation, unless it is
+the composite. Each entry must cite the stored result behind it; nothing was measured yet."""
 
 FASTEST_BY = ("AVX2", "AVX-512")
-"""The instruction sets by which the kernel for CPUs is the fastest for all that it takes."""
+"""The instruction sets with which the CPU kernel is the fastest for every cell it supports."""
 
 
 def choose(implementation: str | None, w: Tensor, act: str) -> str:
-    """The implementation that runs for such a cell.
+    """The implementation that runs for a cell with this w and act.
 
-    The one that is named, here or as the backend ("triton"); otherwise the ``fastest``, or the
-    composite. ValueError for an unknown name, or for one that cannot run, with what it takes.
+    The named one (here, or "triton" as the backend); otherwise the ``fastest``, or the composite.
+    ValueError for an unknown name, or if the named one cannot run; the message says why.
     """
     if implementation is not None and implementation not in IMPLEMENTATIONS:
         one_of_names(FORWARD, "implementation", implementation, tuple(IMPLEMENTATIONS))
@@ -74,12 +74,12 @@ def choose(implementation: str | None, w: Tensor, act: str) -> str:
 
 
 def why_not(implementation: str, w: Tensor, act: str) -> str | None:
-    """Why an implementation cannot run, what it takes, and who can; None where it can."""
+    """Why an implementation cannot run, and which ones can; None if it can."""
     reason = _reason(implementation, w, act)
     if reason is None:
         return None
     able = [repr(name) for name in IMPLEMENTATIONS if _reason(name, w, act) is None]
-    return f"{reason}; take {' or '.join(able)}"
+    return f"{reason}; use {' or '.join(able)}"
 
 
 def _reason(implementation: str, w: Tensor, act: str) -> str | None:
@@ -102,7 +102,7 @@ def _reason(implementation: str, w: Tensor, act: str) -> str | None:
         return _reason_on(first_use.architecture(w.device), w.shape[0], widest)
     if implementation == "gluon":
         gpus = ", ".join(widest)
-        return f"Triton's interpreter knows no Gluon; it takes tensors on a GPU of {gpus}"
+        return f"Triton's interpreter does not support Gluon; it takes tensors on a GPU of {gpus}"
     return None
 
 
@@ -112,15 +112,15 @@ def _reason_on_cpu(w: Tensor) -> str | None:
         return f"it takes 1 to {MOST_FEATURES} features in {kinds}, got {w.shape[0]} in {w.dtype}"
     if reason := backends.why_not("cpu", w.device.type):
         return reason
-    return None if _instruction_set() else "it is newer than the compiled extension; build it again"
+    return None if _instruction_set() else "it is newer than the compiled extension; rebuild that"
 
 
 def _instruction_set() -> str:
-    """The best one of this CPU that the kernel is compiled for; "" if it is not at all."""
+    """The best instruction set of this CPU that the kernel supports; "" if it is not compiled."""
     return _cached_instruction_set()
 
 
-# As in backends.py: torch.compile keeps the answer.
+# As in backends.py: torch.compile keeps the result.
 _instruction_set.__dict__["_dynamo_marked_constant"] = True
 
 
@@ -147,33 +147,33 @@ _lock = threading.RLock()
 
 
 def try_first(implementation: str, w: Tensor, act: str, state: str, halting: bool) -> None:
-    """Try an implementation for such cells on the device of `w`, unless that was done.
+    """Check an implementation for such cells on the device of `w`, unless already checked.
 
-    RuntimeError if they differ from the composite or do not come back, or in a CUDA graph's
-    capture, which the trial would break.
+    RuntimeError if results differ from the composite, or if the initial state is not reconstructed,
+    or during the capture of a CUDA graph, which the check would break.
     """
     key = (implementation, w.device.index, w.dtype, w.shape[0], act, state, halting)
     if w.device.type != "cuda" or key in _tried:
         return
     if capturing(w.device):
         raise RuntimeError(
-            f"{FORWARD}: {implementation!r} tries itself at its first use on a device, which "
+            f"{FORWARD}: {implementation!r} checks itself on first use on a device, which "
             "cannot happen while a CUDA graph is captured; call it once before the capture"
         )
     with _lock:
         if reason := launcher(implementation).differs(w.device, *key[2:]):
             raise RuntimeError(
-                f"{FORWARD}: {implementation!r} must not be used on {w.device}: {reason}; take "
+                f"{FORWARD}: {implementation!r} must not be used on {w.device}: {reason}; use "
                 "implementation='composite', and report this"
             )
         _tried.add(key)
 
 
 def fastest(w: Tensor, act: str) -> str | None:
-    """What takes such a cell in one call and is the fastest on its device, if that is known.
+    """The implementation that is known to be the fastest for such a cell; None if unknown.
 
-    On a CPU it is the kernel in C++, by one of FASTEST_BY and unless another backend was named; on
-    a GPU the entry of FASTEST.
+    On a CPU with one of FASTEST_BY it is the C++ kernel, unless another backend was named; on a
+    GPU it is the entry of FASTEST.
     """
     if w.device.type == "cpu":
         able = backends.chosen in (None, "cpu") and _reason_on_cpu(w) is None
@@ -185,13 +185,13 @@ def fastest(w: Tensor, act: str) -> str | None:
 
 @cache
 def launcher(implementation: str) -> Any:
-    """What launches the kernels of an implementation: a ``triton.launch.cell.Launcher``."""
+    """The ``triton.launch.cell.Launcher`` for the kernels of an implementation."""
     launch = importlib.import_module("...triton.launch.cell", __package__)
     return launch.Launcher(importlib.import_module(_KERNELS[implementation], __package__))
 
 
 def ready(implementation: str, w: Tensor, numbers: Numbers) -> None:
-    """What a kernel needs besides arguments that are as they should be."""
+    """Raise unless the implementation can run and has passed its first-use check."""
     if implementation == "composite":
         return
     if reason := why_not(implementation, w, numbers.act):

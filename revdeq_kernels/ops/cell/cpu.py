@@ -1,7 +1,8 @@
 """The equilibrium cell in C++ for CPUs, one call for all steps: ``csrc/cpu/cell_ops.cpp``.
 
-The arguments are those of ``reference.py``, checked and contiguous. The two ops behind this module
-write into tensors that are made here; they belong to it, and check what would reach memory alone.
+The arguments are those of ``reference.py``, already checked and contiguous. The two C++ ops write
+to tensors that are allocated here. They are private to this module, and only check what would
+access memory out of bounds.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from ...exact_numbers import contraction
 from .arguments import Ends, Gradients, Inputs, Numbers, Solved
 
 ACTS = {"tanh": 0, "relu": 1, "gelu": 2, "silu": 3, "gelu_tanh": 4}
-"""The activations, as C++ numbers them."""
+"""The activations, in the order of their numbers in C++."""
 
 
 def digits_shape(z0: Tensor, numbers: Numbers) -> tuple[int, ...]:
-    """A plane for each half step, y's before z's; a byte holds a digit of each of several rows."""
+    """One plane per half step, y before z; each byte holds one digit of each of several rows."""
     rows = -(-z0.shape[0] // contraction(numbers.beta).digits_per_byte)
     return 2 * numbers.steps, rows, z0.shape[1]
 
@@ -29,11 +30,11 @@ def digits_shape(z0: Tensor, numbers: Numbers) -> tuple[int, ...]:
 def forward(inputs: Inputs, numbers: Numbers, *, keeps: bool = True) -> Solved:
     """See ``linear_cell.linear_cell_forward``.
 
-    Without `keeps` there can be no backward pass: fixed and digits are empty.
+    Without `keeps`, fixed and digits are empty, and no backward pass is possible.
     """
     z0, keeps = inputs.z0, keeps and numbers.exact
     rows = z0.shape[0] if numbers.halting else 0
-    new = z0.new_zeros if numbers.halting else z0.new_empty  # some may stay unwritten
+    new = z0.new_zeros if numbers.halting else z0.new_empty  # some rows may not be written
     out = Solved(
         y=torch.empty_like(z0),
         z=torch.empty_like(z0),
@@ -48,7 +49,7 @@ def forward(inputs: Inputs, numbers: Numbers, *, keeps: bool = True) -> Solved:
 
 
 def backward(ends: Ends, inputs: Inputs, numbers: Numbers, *, wants_z0: bool = True) -> Gradients:
-    """See ``linear_cell.linear_cell_backward``. grad_z0 is empty where nobody wants it."""
+    """See ``linear_cell.linear_cell_backward``. grad_z0 is empty unless it is wanted."""
     u, w, z0 = inputs
     out = Gradients(
         grad_u=torch.empty_like(u),
@@ -66,6 +67,6 @@ def _op(name: str) -> Any:
 
 
 def _plain(numbers: Numbers) -> tuple[Any, ...]:
-    """The numbers as the schemas in C++ have them."""
+    """The numbers in the form of the C++ schemas."""
     beta, steps, act, _, frac_bits, tol = numbers
     return beta, steps, ACTS[act], numbers.exact, frac_bits, tol

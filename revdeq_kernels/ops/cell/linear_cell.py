@@ -1,8 +1,9 @@
 """The equilibrium cell: N steps of the pair update with f(s) = act(W s + u), and their adjoint.
 
-Each of the two is one op, ``torch.ops.revdeq.linear_cell_forward`` and ``linear_cell_backward``, so
-that one launch can serve all steps. u = U x + b holds all that depends on the input, computed once
-outside. ``linear_cell_forward`` is differentiable: its derivative is ``linear_cell_backward``.
+Each of the two is a single op, ``torch.ops.revdeq.linear_cell_forward`` and
+``linear_cell_backward``, so that one launch can run all steps. u = U x + b contains everything that
+depends on the input and is computed once by the caller. ``linear_cell_forward`` is differentiable:
+its derivative is ``linear_cell_backward``.
 """
 
 from __future__ import annotations
@@ -54,50 +55,52 @@ def linear_cell_forward(
         y <- (1 - beta) y + beta f(z)        z <- (1 - beta) z + beta f(y)       from y = z = z0
 
     Args:
-        u: [rows, d], in w's dtype.
-        w: [d, d], row i for output i. bfloat16 or float16: s is rounded to it before each product,
-            and the products are added up in float32. float32: IEEE, not TF32, as long as
-            ``torch.backends.cuda.matmul`` keeps to its default.
-        z0: [rows, d], float32.
-        beta: a Python number in (0, 2) and not 1; an exact state applies ``effective_beta(beta)``.
-        steps: how many, at least 1, of two evaluations of f each.
-        act: "tanh", "relu", "gelu" (by erf), "silu" or "gelu_tanh", in float32.
-        state: "exact": int32 fixed point, which ``linear_cell_backward`` takes back bit for bit.
-            "float32": loses precision on the way back, by 1 / abs(1 - beta) in every half step;
-            with a w of 16 bits, by one flipped rounding of s, much more.
-        frac_bits: fractional bits of an exact state, 0 to 30. z0 is rounded to 2**-frac_bits, and f
-            reads that from the first half step on.
-        tol: 0.0, or the residual norm(y - f(y)) / (1e-5 + norm(f(y))) of a row below which it
-            halts: from the next step on it stays as it is. y is that of the step, f(y) what its z
-            takes in. No row depends on another; a launch ends for a tile when all of its rows have
-            halted. Norms are summed up in an order of the implementation's own, so that a row
-            whose residual is within roundings of tol may take a step more in one than in another.
-            Their squares are float32: where norm(f(y)) is 2^64 or more the residual is NaN, where
-            only the other is, inf; such a row does not halt.
-        implementation: who runs and differentiates: a name of ``IMPLEMENTATIONS`` in
+        u: [rows, d], in the dtype of w.
+        w: [d, d], row i for output i. bfloat16 or float16: s is rounded to this dtype before each
+            product, and products are accumulated in float32. float32: IEEE rather than TF32
+            products, unless the defaults of ``torch.backends.cuda.matmul`` are changed.
+        z0: [rows, d], float32: the initial state of y and z.
+        beta: a Python number in (0, 2) and not 1. An exact state applies ``effective_beta(beta)``.
+        steps: the number of steps, at least 1; each evaluates f twice.
+        act: "tanh", "relu", "gelu" (with erf), "silu" or "gelu_tanh", computed in float32.
+        state: "exact": int32 fixed-point, reconstructed bit for bit by ``linear_cell_backward``.
+            "float32": the backward pass loses precision, by a factor 1 / abs(1 - beta) per half
+            step; with a 16-bit w it can lose much more, if s rounds differently once.
+        frac_bits: the number of fractional bits of an exact state, 0 to 30. z0 is rounded to
+            2**-frac_bits before the first half step.
+        tol: 0.0, or a tolerance for the residual norm(y - f(y)) / (1e-5 + norm(f(y))) of each row.
+            A row whose residual falls below it halts: it does not change after this step. y is the
+            new y of the step, and f(y) is the value that updates z. Rows are independent; a launch
+            finishes a tile once all of its rows have halted. Implementations sum norms in different
+            orders, so a row whose residual is within rounding error of tol may take one step more
+            in one than in another. Squares are float32: the residual is NaN if norm(f(y)) is 2^64
+            or more, otherwise inf if norm(y - f(y)) is; such rows do not halt.
+        implementation: the implementation of both passes: a name from ``IMPLEMENTATIONS`` in
             ``revdeq_kernels.ops.cell.choice``, or None; see ``choose`` there.
 
     Returns:
-        y, z: [rows, d], float32. NaN where an exact state left its range, or everywhere then.
-        fixed: an exact state, y's before z's, int32 [2, rows, d]; otherwise empty. -2^31 where y
-            and z are NaN, by which ``linear_cell_backward`` knows it.
-        digits: uint8, what an exact step rounds away, in a form of the implementation's own:
-            log2(1 / abs(1 - beta)) bits for each half step and element; otherwise empty.
+        y, z: [rows, d], float32: the final state. If an exact state leaves its range, NaN in that
+            row or, depending on the implementation, everywhere.
+        fixed: the final exact state, y then z, int32 [2, rows, d]; otherwise empty. -2^31 where y
+            and z are NaN, which marks lost rows for ``linear_cell_backward``.
+        digits: uint8, what the half steps of an exact state round away, in a format specific to the
+            implementation: log2(1 / abs(1 - beta)) bits per half step and element; otherwise empty.
         flag: int32 [1], not 0 if an exact state or f left +-2**(30 - frac_bits), or was NaN.
-        taken: with a tol the steps that each row took, int32 [rows]; otherwise empty.
-        residual: with a tol the last residual of each row, float32 [rows]; otherwise empty.
+        taken: with a tol, the number of steps of each row, int32 [rows]; otherwise empty.
+        residual: with a tol, the last residual of each row, float32 [rows]; otherwise empty.
 
-    torch.func.vmap makes a call for each sample; rows of one call take less time.
+    Under torch.func.vmap there is one call per sample; rows of a single call are faster.
 
-    Memory, if one launch serves all steps: u and z0 are read once, y, z, fixed and digits written
-    once; w stays on chip. With bfloat16 u, beta 0.5 and 8 steps, 24 bytes per element, of whatever
-    number of steps 22 and a digit each; with a tol 8 bytes more for each row.
+    Memory, if one launch runs all steps: u and z0 are read once; y, z, fixed and digits are written
+    once; w stays on chip. With bfloat16 u, this is 22 bytes per element plus the digits: 24 bytes
+    at beta 0.5 and 8 steps. A tol adds 8 bytes per row.
 
     Raises:
-        ValueError, TypeError: an argument is not as above, or a batch of vmap is empty.
-        RuntimeError: a second derivative, a transform of torch.func other than vmap, forward mode.
+        ValueError, TypeError: an argument is not as described, or a vmap batch is empty.
+        RuntimeError: a second derivative, a torch.func transform other than vmap, or forward mode.
 
-    Source: arXiv 2509.12917 with the classical equilibrium cell; the exact state is this project's.
+    Source: arXiv 2509.12917, with the classical equilibrium cell; the exact state is original to
+    this project.
     """
     inputs, numbers = Inputs(u, w, z0), Numbers(beta, steps, act, state, frac_bits, tol)
     if not is_compiling():
@@ -125,37 +128,39 @@ def linear_cell_backward(
     taken: Tensor | None = None,
     implementation: str | None = None,
 ) -> Gradients:
-    """The gradients of u, w and z0 from those of y and z, by walking the solve back.
+    """The gradients of u, w and z0 from those of y and z, by reversing the solve.
 
-    grad_y and grad_z are [rows, d], float32. y and z are the states at the end, those of fixed for
-    an exact one, which stay as they are; digits, and with a tol taken, are as
-    ``linear_cell_forward`` left them. The rest are its arguments.
+    grad_y and grad_z are [rows, d], float32. y and z are the final states (int32, from `fixed`, for
+    an exact state; otherwise float32), which are only read. digits, and with a tol also taken, are
+    as returned by ``linear_cell_forward``. The other arguments are those of
+    ``linear_cell_forward``.
 
     Returns:
-        grad_u: in u's dtype, added up in float32 over the steps.
-        grad_w: float32, whatever w's dtype; added up over steps and rows in a fixed order.
+        grad_u: in the dtype of u, accumulated over the steps in float32.
+        grad_w: float32 for any dtype of w, accumulated over steps and rows in a fixed order.
         grad_z0: float32.
-        distance: float32 [1], the farthest that an element of y or z came back from its start: 0
-            for an exact state, if u, w and z0 are those of the forward pass. inf for a row that is
-            not finite, or that left the range of an exact state.
-        lost: int32 [1], how many rows did not come back.
+        distance: float32 [1], the largest difference between an element of the reconstructed y or z
+            and z0. 0 for an exact state, if u, w and z0 are those of the forward pass; inf if a row
+            is not finite or left the range of an exact state.
+        lost: int32 [1], the number of lost rows, which were not reconstructed.
 
-    Lost rows have NaN for gradients, and then so has all of grad_w: they would be wrong. An exact
-    state has to come back bit for bit; a float32 row to within 1e-3 of the largest number in its
-    start and end. A row whose y or z is NaN or infinite at its end is lost, whatever it comes back
-    to: so is, of an exact state, one that left its range, and in the composite then every row.
-    NaN or infinity in grad_y or grad_z loses no row; its gradients are what the formulas give.
+    The gradients of lost rows would be wrong, so they are NaN, and with them all of grad_w. An
+    exact row is lost unless it is reconstructed bit for bit; a float32 row, unless it is
+    reconstructed to within 1e-3 of the largest magnitude in its initial and final states. A row
+    whose final y or z is NaN or infinite is always lost. So is a row of an exact state that left
+    its range; in the composite, every row is then lost. NaN or infinity in grad_y or grad_z does
+    not make a row lost: its gradients follow from the formulas.
 
-    Memory, in one launch: y, z, grad_y, grad_z, u, z0 and digits are read once, grad_u and grad_z0
-    written once; with bfloat16 u, beta 0.5 and 8 steps 30 bytes per element.
+    Memory, in one launch: y, z, grad_y, grad_z, u, z0 and digits are read once; grad_u and grad_z0
+    are written once; 30 bytes per element with bfloat16 u, beta 0.5 and 8 steps.
 
     Raises:
-        ValueError, TypeError: an argument is not as above.
+        ValueError, TypeError: an argument is not as described.
 
     Source: arXiv 2509.12917, the backward pass of the reversible solver.
     """
     numbers = Numbers(beta, steps, act, state, frac_bits, tol)
-    if taken is None:  # of rows that took all steps
+    if taken is None:  # all rows took all steps
         taken = z0.new_empty(0, dtype=torch.int32)
     ends, inputs = Ends(grad_y, grad_z, y, z, digits, taken), Inputs(u, w, z0)
     if not is_compiling():
@@ -165,7 +170,7 @@ def linear_cell_backward(
 
 
 def _plain(numbers: Numbers) -> Numbers:
-    """Python's own numbers: NumPy's are taken too, but not by the ops."""
+    """The numbers as Python numbers: the ops do not accept NumPy scalars."""
     beta, steps, frac_bits = float(numbers.beta), int(numbers.steps), int(numbers.frac_bits)
     tol = float(numbers.tol)
     return numbers._replace(beta=beta, steps=steps, frac_bits=frac_bits, tol=tol)
@@ -179,17 +184,17 @@ _MODULES: dict[str, Callable[[], Any]] = {
     "triton": lambda: cell_choice.launcher("triton"),
     "gluon": lambda: cell_choice.launcher("gluon"),
 }
-"""Where the forward, backward and digits_shape of each implementation are."""
+"""The providers of forward, backward and digits_shape of each implementation."""
 
 
 def run_forward(
     implementation: str, inputs: Inputs, numbers: Numbers, *, keeps: bool = True
 ) -> Solved:
-    """What the op of an implementation does, without torch's dispatcher in between.
+    """Run the op of an implementation without torch's dispatcher.
 
-    For callers outside of torch.func, vmap and tracing who differentiate it themselves. Everything
-    is checked as in ``linear_cell_forward``. Where there will be no backward pass, "cpu" leaves
-    fixed and digits empty.
+    For callers that differentiate it themselves, outside of torch.func, vmap and tracing. The
+    arguments are checked as in ``linear_cell_forward``. Without `keeps`, no backward pass follows,
+    and "cpu" leaves fixed and digits empty.
     """
     check_forward(inputs, numbers)
     cell_choice.ready(implementation, inputs.w, numbers)
@@ -201,9 +206,9 @@ def run_forward(
 def run_backward(
     implementation: str, ends: Ends, inputs: Inputs, numbers: Numbers, *, wants_z0: bool = True
 ) -> Gradients:
-    """As ``run_forward``, for ``linear_cell_backward``.
+    """Like ``run_forward``, for ``linear_cell_backward``.
 
-    Where nobody wants grad_z0, "cpu" saves a product by it, and leaves it empty.
+    Without `wants_z0`, "cpu" skips a product and leaves grad_z0 empty.
     """
     module = _MODULES[implementation]()
     check_backward(ends, inputs, numbers, _digits_shape(module, inputs, numbers))
@@ -225,7 +230,7 @@ def _digits_shape(module: Any, inputs: Inputs, numbers: Numbers) -> tuple[int, .
 
 
 def _define(implementation: str) -> None:
-    """Both ops of an implementation."""
+    """Define both ops of an implementation."""
     namespace, load = IMPLEMENTATIONS[implementation], _MODULES[implementation]
 
     def forward(*args: Any) -> Any:
@@ -272,7 +277,7 @@ def _define(implementation: str) -> None:
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    """What the way back needs: the arguments, and the states at the end."""
+    """Save what the backward pass needs: the arguments and the final states."""
     given, ctx.numbers = of_forward(inputs)
     out = Solved(*output)
     states = (out.fixed,) if ctx.numbers.exact else (out.y, out.z)
@@ -295,11 +300,11 @@ def _differentiate(namespace: str) -> Callable[..., Any]:
 
 
 def _refuse_second(ctx: Any, *grads: Any) -> Any:
-    """Stands for the derivative of the derivative, which there is not."""
+    """The derivative of the derivative, which does not exist: raises RuntimeError."""
     raise RuntimeError(
-        "linear_cell_backward: expected to be differentiated once, got a derivative of the "
-        "derivative (create_graph=True, torch.func); use torch_revdeq.solve with "
-        "adjoint='backprop' and state=torch.float32"
+        "linear_cell_backward: expected to be differentiated once, got a second derivative "
+        "(create_graph=True, torch.func); use torch_revdeq.solve with adjoint='backprop' and "
+        "state=torch.float32"
     )
 
 

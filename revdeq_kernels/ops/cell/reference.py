@@ -2,12 +2,12 @@
 
     f(s) = act(W s + u)           y <- (1-b) y + b f(z)     z <- (1-b) z + b f(y)
 
-s enters the product rounded to W's dtype, and so does g, the adjoint of W s + u, on the way back.
-Products of 16-bit numbers are exact in float32, in which everything is added up: this is what a
-tensor core computes, in another order of summation. f itself is not rounded, it is float32.
+Before each product, s is rounded to the dtype of W; in the backward pass, so is g, the adjoint of
+W s + u. Products of 16-bit numbers are exact in float32, in which they are accumulated. This is
+what a tensor core computes, up to the order of summation. f itself stays in float32.
 
-Runs on every device where the half-step ops do, by a matmul and one or two launches for each half
-step. The arguments are checked.
+It runs on every device that the half-step ops support, with a matmul and one or two launches per
+half step. The arguments are already checked.
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ ACTIVATIONS: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
         lambda grad, x, f: aten.gelu_backward(grad, x, approximate="tanh"),
     ),
 }
-"""act(x), and the gradient of x from that of f = act(x): what autograd computes. But where x is NaN
-so is the gradient, which autograd's relu lets through."""
+"""act(x), and the gradient of x from the gradient of f = act(x), as autograd computes it. Unlike in
+autograd's relu, the gradient is NaN where x is NaN."""
 
 OVERFLOW = 2.0**64
-"""Norms from here on have squares out of float32's range, in which kernels sum them up."""
+"""Norms of at least this have squares beyond float32, in which kernels accumulate them."""
 
 
 def digits_shape(z0: Tensor, numbers: Numbers) -> tuple[int, ...]:
-    """One plane of ``digit_bytes`` for each half step, y's before z's."""
+    """One plane of ``digit_bytes`` per half step, y before z."""
     return 2 * numbers.steps, digit_bytes(z0.numel(), numbers.beta)
 
 
@@ -68,7 +68,7 @@ def forward(inputs: Inputs, numbers: Numbers) -> Solved:
     pair: _Pair
     if numbers.exact:
         fixed = quantize(z0, numbers.frac_bits, flag=flag)
-        new = z0.new_zeros if numbers.halting else z0.new_empty  # some may stay unwritten
+        new = z0.new_zeros if numbers.halting else z0.new_empty  # some rows may not be written
         digits = new(digits_shape(z0, numbers), dtype=torch.uint8)
         pair = _ExactPair(fixed.clone(), fixed, numbers, digits, flag)
     else:
@@ -110,7 +110,7 @@ def backward(ends: Ends, inputs: Inputs, numbers: Numbers) -> Gradients:
         with _only(moving, *states, grad_y, grad_z, seed):
             value, vjp = f.products(pair.read_y, _where_moving(moving, seed))
             pair.back_z(2 * n + 1, value, grad_y, vjp, seed)
-            # The start itself, which a float pair has only nearly come back to.
+            # Use z0 itself, which a float pair only reconstructs approximately.
             s = pair.read_z if n > 0 or numbers.exact else z0
             value, vjp = f.products(s, _where_moving(moving, seed))
             if n > 0:
@@ -128,9 +128,9 @@ def backward(ends: Ends, inputs: Inputs, numbers: Numbers) -> Gradients:
 def _distance(
     pair: _Pair, z0: Tensor, ends: tuple[Tensor, Tensor], numbers: Numbers
 ) -> tuple[Tensor, Tensor]:
-    """How far from the start the pair is, at most; and the rows, [rows, 1], that are too far.
+    """The largest distance of the pair from z0, and a mask [rows, 1] of rows that are too far.
 
-    What is not finite, or left the range of an exact state, is infinitely far.
+    Rows that are not finite, or that left the range of an exact state, are infinitely far.
     """
     if z0.numel() == 0:
         return z0.new_zeros(1), z0.new_zeros(z0.shape[0], 1, dtype=torch.bool)
@@ -149,7 +149,7 @@ def _distance(
 
 
 class _Rows:
-    """Which rows still move, and what was found of each where it was judged last."""
+    """Which rows still move, and the last residual of each row."""
 
     def __init__(self, z0: Tensor, numbers: Numbers) -> None:
         self.tol = numbers.tol
@@ -159,11 +159,11 @@ class _Rows:
         self.moving = still if numbers.halting else None
 
     def all_halted(self) -> bool:
-        """Whether there is nothing left to do, where the host need not wait to know that."""
+        """Whether all rows have halted; False if the host would have to wait for the answer."""
         return self.moving is not None and not self.moving.is_cuda and not bool(self.moving.any())
 
     def judge(self, y: Tensor, f: Tensor) -> None:
-        """Halt the rows below tol. NaN halts none. Those that have halted keep what they had."""
+        """Halt rows with a residual below tol, not NaN. Halted rows keep their residual."""
         if self.moving is None:
             return
         norm = partial(torch.linalg.vector_norm, dim=1, keepdim=True, dtype=torch.float64)
@@ -177,7 +177,7 @@ class _Rows:
 
 
 def _most(taken: Tensor, numbers: Numbers) -> int:
-    """The most steps of a row, or a bound on it where the host would have to wait for it."""
+    """The largest number of steps of a row, or an upper bound if the host would have to wait."""
     if not numbers.halting or taken.is_cuda or taken.numel() == 0:
         return numbers.steps
     return min(int(taken.max()), numbers.steps)
@@ -185,7 +185,7 @@ def _most(taken: Tensor, numbers: Numbers) -> int:
 
 @contextmanager
 def _only(moving: Tensor | None, *tensors: Tensor) -> Iterator[None]:
-    """What is done to the tensors inside is done to the rows that move; None: to all."""
+    """Restrict in-place changes inside the block to the rows that move; None: all rows."""
     if moving is None:
         yield
         return
@@ -196,7 +196,7 @@ def _only(moving: Tensor | None, *tensors: Tensor) -> Iterator[None]:
 
 
 def _where_moving(moving: Tensor | None, seed: Tensor) -> Tensor:
-    """The seed of a product, which other rows have no part in."""
+    """The seed of a product, zero for rows that do not move."""
     return seed if moving is None else seed.masked_fill(~moving, 0.0)
 
 
@@ -204,7 +204,7 @@ def _where_moving(moving: Tensor | None, seed: Tensor) -> Tensor:
 
 
 class _Map:
-    """f, at s in float32."""
+    """f, evaluated at float32 states."""
 
     def __init__(self, inputs: Inputs, act: str) -> None:
         self.dtype, self.w, self.u = inputs.w.dtype, inputs.w.float(), inputs.u.float()
@@ -222,7 +222,7 @@ class _Map:
 
 
 class _Products(_Map):
-    """f, its products with adjoints, and their sums for u and W, in the order of the way back."""
+    """f and its vector-Jacobian products; accumulates the gradients of u and W."""
 
     def __init__(self, inputs: Inputs, act: str) -> None:
         super().__init__(inputs, act)
@@ -243,7 +243,7 @@ class _Products(_Map):
 
 
 class _FloatPair:
-    """A float32 pair, which f reads as it is. `k` counts half steps."""
+    """A float32 pair, which f reads directly. `k` is the index of the half step."""
 
     def __init__(self, y: Tensor, z: Tensor, beta: float) -> None:
         self.y, self.z, self.beta = y, z, beta
@@ -263,7 +263,7 @@ class _FloatPair:
 
 
 class _ExactPair:
-    """A pair in fixed point; what f reads of it is written by the ops."""
+    """A fixed-point pair; the ops write the float32 values that f reads."""
 
     def __init__(
         self, y: Tensor, z: Tensor, numbers: Numbers, digits: Tensor, flag: Tensor
@@ -292,7 +292,7 @@ class _ExactPair:
 
 
 def tie(k: int) -> int:
-    """How half step k breaks ties: n mod 2 for y, (n + 1) mod 2 for z, so that none is biased."""
+    """How half step k breaks ties: n mod 2 for y, (n + 1) mod 2 for z, to avoid a bias."""
     return (k // 2 + k % 2) % 2
 
 

@@ -1,4 +1,4 @@
-"""Launches of the Triton kernels: here are the ops of the backend, by their names."""
+"""Launches of the Triton kernels: the ops of the backend, by name."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Launches of the equilibrium cell's kernels; the arguments are those of ``ops/cell/reference.py``.
+"""Launches of the equilibrium cell's kernels; arguments as in ``ops/cell/reference.py``.
 
-The kernels are those of a module, ``kernels/cell.py`` or ``gluon_cell.py``, which take the same
-arguments. Forward and back a cell is taken apart alike (their CONFIGURATIONS): an exact state would
-not come back otherwise.
+The kernels come from one of two modules with the same interface, ``kernels/cell.py`` or
+``gluon_cell.py``. Forward and backward pass must divide a cell among programs in the same way
+(their CONFIGURATIONS); otherwise an exact state would not be reconstructed.
 """
 
 from __future__ import annotations
@@ -34,24 +34,24 @@ ACTS = {
 }
 
 INTERPRETED_PROGRAMS = 2
-"""Programs in Triton's interpreter: so few that each has more than one tile to take."""
+"""Programs in Triton's interpreter: few, so that each processes more than one tile."""
 
 
 class Launcher:
-    """Launches the kernels of a module; what it offers is what ``ops/cell/reference.py`` does."""
+    """Launches the kernels of a module, with the interface of ``ops/cell/reference.py``."""
 
     def __init__(self, kernels: Any) -> None:
         self.kernels = kernels
 
     def digits_shape(self, z0: Tensor, numbers: Numbers) -> tuple[int, ...]:
-        """A byte of each element for as many half steps as fit into one, one after the other."""
+        """One byte per element for as many consecutive half steps as have digits in it."""
         return -(-2 * numbers.steps // contraction(numbers.beta).digits_per_byte), *z0.shape
 
     def forward(self, inputs: Inputs, numbers: Numbers) -> Solved:
         """See ``linear_cell.linear_cell_forward``."""
         z0, exact = inputs.z0, numbers.exact
         rows = z0.shape[0] if numbers.halting else 0
-        new = z0.new_zeros if numbers.halting else z0.new_empty  # some may stay unwritten
+        new = z0.new_zeros if numbers.halting else z0.new_empty  # some rows may not be written
         out = Solved(
             y=torch.empty_like(z0),
             z=torch.empty_like(z0),
@@ -104,7 +104,7 @@ class Launcher:
         return out
 
     def _step(self, w: Tensor, given: Numbers, back: bool) -> tuple[device.Step, dict[str, Any]]:
-        """The numbers and the constants of a kernel."""
+        """The numbers and constants of a kernel."""
         beta = given.beta
         if given.exact:
             form, packed, exact = step_numbers(beta, given.frac_bits, 0)
@@ -127,11 +127,11 @@ class Launcher:
         return step, {"CELL": cell} | configuration.options(given.exact, back)
 
     def configuration(self, w: Tensor) -> Configuration:
-        """How a cell with such a W is taken apart."""
+        """How a cell with this W is divided among programs."""
         return self.kernels.CONFIGURATIONS[TYPES[w.dtype]][w.shape[0]]
 
     def _programs(self, inputs: Inputs, numbers: Numbers, back: bool) -> int:
-        """As many as the device holds at once, which take tile after tile; no more than tiles."""
+        """As many programs as fit on the device, at most one per tile; each loops over tiles."""
         z0 = inputs.z0
         configuration = self.configuration(inputs.w)
         tiles = -(-z0.shape[0] // configuration.tile)
@@ -151,14 +151,14 @@ class Launcher:
         state: str,
         halting: bool,
     ) -> str:
-        """What is wrong with the kernels of such cells; nothing if they do as they should.
+        """What is wrong with the kernels of such cells; empty if they pass the check.
 
-        Forward and back on random numbers, with whole tiles and part of one: an exact state has to
-        come back bit for bit, and results have to be those of the composite up to roundings. A sum
-        in another order moves a number of the exact state by a unit of its grid, 2^-16, or lets s
-        fall to the other side of a rounding, one unit of w's dtype; of a cell that contracts no
-        norm of a result moves by a whole unit then. Where rows halt, every second one does so after
-        a step: it begins at its equilibrium, 0.
+        Runs both passes on random numbers, with whole tiles and a partial one. An exact state must
+        be reconstructed bit for bit, and results must match the composite up to rounding errors.
+        Another order of summation can move a number of the exact state by one unit of its grid,
+        2^-16, or round s to a neighboring number of w's dtype; in a contracting cell, this changes
+        no norm of a result by a whole unit. If rows halt, every second row does so after one step:
+        it starts at its equilibrium, 0.
         """
         generator = torch.Generator().manual_seed(features)
 
@@ -172,7 +172,7 @@ class Launcher:
             u[::2], begin[::2], tol = 0.0, 0.0, 1e-6
         inputs = Inputs(u.to(w_dtype), w.to(w_dtype), begin)
         grads = (normal(rows, features), normal(rows, features))
-        precise = torch.get_float32_matmul_precision() == "highest"  # of the composite on a GPU
+        precise = torch.get_float32_matmul_precision() == "highest"  # affects the composite on a GPU
         unit = torch.finfo(w_dtype).eps if w_dtype != F32 else 2.0**-15 if precise else 2.0**-9
         for beta in (0.5, 0.8, 0.7312) if state == "exact" else (0.5,):
             numbers = Numbers(beta, 2, act, state, 16, tol)
@@ -184,11 +184,11 @@ class Launcher:
                 out = run(inputs, numbers)
                 back = back_again(out.ends(*grads, numbers), inputs, numbers)
                 if out.flag.item() or back.lost.item():
-                    return f"with beta {beta} {back.lost.item()} rows did not come back"
+                    return f"with beta {beta}, {back.lost.item()} rows were not reconstructed"
                 found = (out.y, out.z, *back[:3], out.taken)
                 results.append([t.float() for t in found if t.numel() > 0])
             for want, got in zip(*results, strict=True):
                 off = float((want - got).norm() / want.norm())
                 if not off <= unit:
-                    return f"with beta {beta} results are {off:.2g} off, {unit:.2g} are explained"
+                    return f"with beta {beta}, results are {off:.2g} off (tolerance {unit:.2g})"
         return ""

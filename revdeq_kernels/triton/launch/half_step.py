@@ -1,6 +1,6 @@
-"""Launches of the Triton kernels; the arguments are those of ``reference.py``, already checked.
+"""Launches of the Triton kernels; arguments as in ``reference.py``, already checked.
 
-Each function takes a leaf or a list of leaves.
+Each function takes one leaf or a list of leaves.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def _half_step(
 
 
 def _channels(state: Tensor, beta: Tensor) -> tuple[Tensor, int, int, int]:
-    """The betas, and which one an element has: inner, channels and stride."""
+    """The betas, and inner, channels and stride, which select the beta of each element."""
     dimension = channel_dimension(state, beta)
     if dimension is None or dimension < 0:
         return beta, 1, 1, 0
@@ -79,7 +79,7 @@ def update_exact_(
     *numbers: Any,
     cast: Leaves | None = None,
 ) -> None:
-    """See ``reference.update_exact_``; the numbers are beta, frac_bits and tie."""
+    """See ``reference.update_exact_``; `numbers` are beta, frac_bits and tie."""
     _exact(state, digits, flag, f, numbers, cast)
 
 
@@ -122,7 +122,7 @@ def _exact(
 def quantize(
     x: Leaves, frac_bits: int, out: Leaves | None = None, *, flag: Tensor | None = None
 ) -> Tensor | None:
-    """See ``reference.quantize``, and for lists, which have `out`, ``reference.quantize_to``."""
+    """See ``reference.quantize``; for lists, with `out`, see ``reference.quantize_to``."""
     fresh = torch.empty_like(x, dtype=torch.int32) if isinstance(x, Tensor) else None
     for group in grouped(out=out if fresh is None else fresh, x=x):
         some = group["out"]
@@ -155,7 +155,7 @@ def residual(z: Leaves, f: Leaves) -> Tensor:
 
 
 def _residual(zs: tuple[Tensor, ...], fs: tuple[Tensor, ...], places: tuple[Tensor, ...]) -> None:
-    """The norms of some leaves, written to their places."""
+    """Compute the norms of a group of leaves and write them to `places`."""
     numels = numels_of(zs)
     chunks = programs_of(numels, COLUMNS * ROWS)
     sums = zs[0].new_empty(2 * chunks, dtype=torch.float64)

@@ -1,6 +1,6 @@
-"""What launches of the Triton kernels have in common: their leaves, programs and numbers.
+"""Helpers shared by launches of the Triton kernels: grouping leaves, programs, and numbers.
 
-Leaves that are of one kind to Triton's compiler go together, up to LEAVES_AT_ONCE in a launch.
+Leaves of the same kind to Triton's compiler share a launch, up to LEAVES_AT_ONCE of them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Group = dict[str, tuple[Tensor, ...]]
 
 
 def grouped(**lists: Leaves | None) -> Iterator[Group]:
-    """The leaves that one launch serves, by argument; empty ones are left out."""
+    """The leaves of each launch, by argument; empty leaves are skipped."""
     given = {
         n: [v] if isinstance(v, Tensor) else list(v) for n, v in lists.items() if v is not None
     }
@@ -45,23 +45,23 @@ def grouped(**lists: Leaves | None) -> Iterator[Group]:
 
 
 def _kind(leaf: tuple[Tensor, ...]) -> tuple[Any, ...]:
-    """What Triton compiles a kernel for: mixed, every mixture would be compiled by itself."""
+    """The kind for which Triton compiles a kernel: every mix of kinds would be another kernel."""
     numel = leaf[0].numel()
     return numel == 1, numel % 16 == 0, *((t.dtype, t.data_ptr() % 16 == 0) for t in leaf)
 
 
 def programs_of(sizes: Sequence[int], block: int = BLOCK) -> int:
-    """How many programs the leaves need, each by itself."""
+    """How many programs the leaves need; no program spans two leaves."""
     return sum(-(-size // block) for size in sizes)
 
 
 def numels_of(tensors: Sequence[Tensor]) -> tuple[int, ...]:
-    """How many elements each has."""
+    """The number of elements of each tensor."""
     return tuple(t.numel() for t in tensors)
 
 
 def laid_out_like(fs: Sequence[Tensor], states: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Each f in the memory order of its state: itself, or a copy where its strides differ."""
+    """Each f in the memory order of its state: itself, or a copy if its strides differ."""
     return tuple(
         f if same_strides(f, state) else torch.empty_like(state, dtype=f.dtype).copy_(f)
         for f, state in zip(fs, states, strict=True)
@@ -76,9 +76,9 @@ def launch(kernel: Any, programs: int, lead: Tensor, *args: Any, **constants: An
 
 
 def as_scalars(dtype: torch.dtype, *values: float) -> tuple[float | int, ...]:
-    """Numbers as the kernels take them: float32, or the bits of float64.
+    """Numbers in the form that the kernels expect: float32, or the bits of float64.
 
-    A launch rounds a Python float to float32; Triton's interpreter would leave it as it is.
+    A launch rounds a Python float to float32, but Triton's interpreter does not.
     """
     if dtype != torch.float64:
         return tuple(c_float(x).value for x in values)
@@ -86,7 +86,7 @@ def as_scalars(dtype: torch.dtype, *values: float) -> tuple[float | int, ...]:
 
 
 def lanes_of(states: Sequence[Tensor], beta: float) -> tuple[tuple[int, ...], int]:
-    """The bytes of digits of each leaf, and how many of them a program has."""
+    """The bytes of digits of each leaf, and how many bytes a program processes."""
     c = contraction(beta)
     num_bytes = tuple(c.blocks(state.numel()) * BLOCK_LANES for state in states)
     return num_bytes, lanes(c.digits_per_byte)

@@ -1,4 +1,4 @@
-"""Launches of the adjoint and of the passes of a backward step; see ``half_step.py``."""
+"""Launches of the adjoint and the passes of a backward step; see ``half_step.py``."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def adjoint_(grad: Leaves, vjp: Leaves, scale: float, beta: float, seed: Leaves)
 
 
 def _pass(names: tuple[str, ...], *args: Any, cast: Leaves | None = None) -> None:
-    """A pass, whose arguments have these names: those of its inverse, then those of its adjoint."""
+    """Launch a pass; `names` are its arguments' names, the inverse's before the adjoint's."""
     lists = dict(zip(names, args, strict=True))
     beta, next_beta = lists.pop("beta"), lists.pop("next_beta", None)
     on_grid = (lists.pop("frac_bits", 0), lists.pop("tie", 0))
@@ -51,7 +51,7 @@ def _pass(names: tuple[str, ...], *args: Any, cast: Leaves | None = None) -> Non
         numbers = (keep, effective(next_beta), 1.0)
     elif "other" in lists:  # grad <- (keep grad + other) + vjp
         numbers = (keep, 0.0, 1.0)
-    else:  # grad <- grad + vjp, and keep grad behind the seed
+    else:  # grad <- grad + vjp, then keep grad after the seed
         numbers = (1.0, effective(beta), keep)
     for group in grouped(**lists, cast=cast):
         states, grads = group["state"], group["grad"]
@@ -76,7 +76,7 @@ def _pass(names: tuple[str, ...], *args: Any, cast: Leaves | None = None) -> Non
 
 
 def _carried(group: Group) -> Carried:
-    """The tensors of a pass that belong to its adjoint."""
+    """The tensors of the adjoint in a pass."""
     grads = group["grad"]
     vjps = laid_out_like(group["vjp"], grads)
     return Carried(grads, group.get("other"), vjps, group.get("seed"))
