@@ -1,1 +1,1 @@
-"""What one program does to its leaf or its tile."""
+"""Device functions: what one program does to its leaf or tile."""

@@ -1,7 +1,6 @@
 """The activations of the equilibrium cell and their slopes, in float32."""
 
-# A jitted function has a type that only the compiler calls, and a constant that of its wrapper:
-# pyright takes each call and each field for an error.
+# Pyright reports every call of a jitted function and every field of a constexpr as an error.
 # pyright: reportGeneralTypeIssues=false, reportAttributeAccessIssue=false
 from __future__ import annotations
 
@@ -21,7 +20,7 @@ DENSITY: tl.constexpr = tl.constexpr(0.3989422804014327)
 
 @triton.jit
 def inside_act(x, CELL: tl.constexpr):
-    """What is costly in act, and in its slope again."""
+    """The expensive part that act and its slope share."""
     if CELL.act == TANH:
         e = reciprocal(1.0 + exp2(tl.abs(x) * (2.0 * LOG2_E)))
     elif CELL.act == GELU:
@@ -63,11 +62,11 @@ def times_slope(grad, x, e, f, CELL: tl.constexpr):
 
 @triton.jit
 def normal_cdf(x):
-    """The normal distribution's mass below x.
+    """The cumulative distribution function of the normal distribution.
 
-    For x < 0 it is 2^p(|x|), with p(0) = -1 and the p of degree 8 that has the least error of gelu
-    in [0, 6], 2^-26 (minimax; beyond, p falls on). Half the instructions of Triton's tl.erf, which
-    chooses each coefficient from two.
+    For x < 0 it is 2^p(|x|), where p(0) = -1 and p is the polynomial of degree 8 with the least
+    maximum error of gelu in [0, 6], 2^-26 (beyond 6, p keeps decreasing). Takes half the
+    instructions of Triton's tl.erf, which selects each coefficient from two.
     """
     a = tl.abs(x)
     p = tl.fma(a, -2.3349485559401087e-06, 3.3737810775871746e-05)
@@ -83,10 +82,10 @@ def normal_cdf(x):
 
 @triton.jit
 def exp2(x):
-    """2^x; below 2^-126 it is 0 where it is compiled.
+    """2^x; compiled for NVIDIA, results below 2^-126 are 0.
 
-    One instruction (PTX ISA, ex2.approx.ftz: an error of 2^-22.5 at most, relative). Triton's own
-    takes three more for results that are subnormal.
+    A single instruction (PTX ISA, ex2.approx.ftz: relative error at most 2^-22.5). Triton's exp2
+    takes three more instructions, to support subnormal results.
     """
     if compiled_for_nvidia():
         y = tl.inline_asm_elementwise(
@@ -99,10 +98,10 @@ def exp2(x):
 
 @triton.jit
 def reciprocal(x):
-    """1 / x for x >= 1; beyond 2^126 it is 0 where it is compiled.
+    """1 / x for x >= 1; compiled for NVIDIA, it is 0 for x > 2^126.
 
-    One instruction (PTX ISA, rcp.approx.ftz: an error of 1 ulp at most). A division, div.full,
-    takes seven more, for divisors that are subnormal or beyond 2^126.
+    A single instruction (PTX ISA, rcp.approx.ftz: error at most 1 ulp). A division (div.full) takes
+    seven more instructions, to support divisors that are subnormal or beyond 2^126.
     """
     if compiled_for_nvidia():
         y = tl.inline_asm_elementwise(

@@ -1,7 +1,6 @@
-"""What the equilibrium cell's kernels do to a tile: f, its products, a half step of either kind."""
+"""What the equilibrium cell's kernels do to a tile: f, its products, and half steps."""
 
-# A jitted function has a type that only the compiler calls, and a constant that of its wrapper:
-# pyright takes each call and each field for an error.
+# Pyright reports every call of a jitted function and every field of a constexpr as an error.
 # pyright: reportGeneralTypeIssues=false, reportAttributeAccessIssue=false
 from __future__ import annotations
 
@@ -25,7 +24,7 @@ LARGEST: tl.constexpr = tl.constexpr(3.4028234663852886e38)
 
 
 class Cell(NamedTuple):
-    """What a kernel is compiled for, its parameter CELL; of a beta beyond 1 if `overrelaxed`."""
+    """What a kernel is specialized for: its parameter CELL. `overrelaxed` means beta > 1."""
 
     act: int
     exact: bool
@@ -38,15 +37,15 @@ class Cell(NamedTuple):
 
 
 Step = namedtuple("Step", ("keep", "beta", *ExactStep._fields))
-"""The numbers of a step: 1 - beta and beta as the adjoint applies them, then those of an exact half
-step; `half` is that of tie 0."""
+"""The numbers of a step: 1 - beta and beta as the adjoint uses them, then those of an exact half
+step; `half` is the value for tie 0."""
 
 
 @triton.jit
 def host_int(number):
-    """As range takes it: the interpreter's numbers are arrays, which NumPy takes for no index.
+    """`number` in a form that range accepts: in the interpreter, numbers are arrays, not indices.
 
-    Returned at once, because the interpreter makes an array of what is given a name.
+    Must be returned directly, because the interpreter turns any named value into an array.
     """
     if INTERPRETED:
         return number.handle.data.item()
@@ -58,7 +57,7 @@ def host_int(number):
 
 @triton.jit
 def operand(x, dtype: tl.constexpr):
-    """x rounded to W's dtype; as float32 again for the interpreter, which multiplies raw bits."""
+    """x rounded to W's dtype; float32 again in the interpreter, which would multiply raw bits."""
     if INTERPRETED:
         y = widen(narrow(x, dtype))
     else:
@@ -68,10 +67,11 @@ def operand(x, dtype: tl.constexpr):
 
 @triton.jit
 def hide_from_compiler(x):
-    """x; what it was computed from is behind an assembly that does nothing.
+    """x, passed through a no-op in assembly that hides how it was computed.
 
-    Triton orders the sums of a product by the narrowest type from which it sees that a factor was
-    computed: on the way back that of the digits. An exact state would not come back then.
+    Triton chooses the order of summation of a product by the narrowest type from which a factor was
+    computed. In the backward pass this would be the type of the digits, and an exact state would
+    not be reconstructed.
     """
     return tl.inline_asm_elementwise(
         "mov.b32 $0, $1;", "=r,r", [x], dtype=tl.float32, is_pure=False, pack=1
@@ -80,7 +80,7 @@ def hide_from_compiler(x):
 
 @triton.jit
 def evaluate(read, w_t, u, CELL: tl.constexpr):
-    """W s + u, e = inside_act of it, and f(s), of a factor that ``operand`` made."""
+    """x = W s + u, e = inside_act(x), and f(s); `read` is s as returned by ``operand``."""
     x = tl.dot(read, w_t, input_precision="tf32x3") + widen(u)
     e = inside_act(x, CELL)
     return x, e, activation(x, e, CELL)
@@ -88,7 +88,7 @@ def evaluate(read, w_t, u, CELL: tl.constexpr):
 
 @triton.jit
 def number_of(state, unscale, CELL: tl.constexpr):
-    """What a state stands for."""
+    """The value that a state represents."""
     if CELL.exact:
         s = from_fixed(state, unscale)
     else:
@@ -98,11 +98,11 @@ def number_of(state, unscale, CELL: tl.constexpr):
 
 @triton.jit
 def unscale_of(inside, unscale, kind: tl.constexpr, CELL: tl.constexpr):
-    """The step's unscale for the way back; 0 for rows beyond the end, so that f reads 0 of them.
+    """The step's unscale in the backward pass; 0 for rows beyond the end, so that f reads 0 there.
 
-    Of no digits, their exact states go back to anywhere: in float16 to infinity, and 0 times that
-    would enter the gradient of W as NaN. Where rows may halt, those never move. In float32 the
-    states stay below 2^31, far from infinity, and registers are short.
+    Such rows have no digits, so their exact states become arbitrary: in float16 possibly infinite,
+    and 0 * inf would put NaN into the gradient of W. If rows may halt, these rows never move. In
+    float32, the states stay below 2^31, far from infinity, so registers are saved.
     """
     if CELL.exact and not CELL.halting and kind != tl.float32:
         unscales = tl.where(inside, unscale, 0.0)[:, None]
@@ -116,7 +116,7 @@ def unscale_of(inside, unscale, kind: tl.constexpr, CELL: tl.constexpr):
 
 @triton.jit
 def update(state, f, packed, tie, step, CELL: tl.constexpr):
-    """A half step forward; of an exact state see ``update_exact``."""
+    """A half step forward; for an exact state see ``update_exact``."""
     if CELL.exact:
         new, packed, magnitude = update_exact(state, f, packed, tie, step, CELL)
     else:
@@ -126,7 +126,7 @@ def update(state, f, packed, tie, step, CELL: tl.constexpr):
 
 @triton.jit
 def invert(state, f, top, tie, step, CELL: tl.constexpr):
-    """A half step back; of an exact state its digit is the highest of `top`."""
+    """A half step in reverse; for an exact state, its digit is the highest digit of `top`."""
     if CELL.exact:
         new = invert_exact(state, f, top, tie, step, CELL)
     else:
@@ -139,35 +139,35 @@ def invert(state, f, top, tie, step, CELL: tl.constexpr):
 
 @triton.jit
 def unjudged(inside):
-    """The residuals with which a tile begins: its own rows move, those beyond the end do not."""
+    """The initial residuals of a tile: its rows move, except rows beyond the end."""
     return tl.where(inside, float("inf"), 0.0)
 
 
 @triton.jit
 def moves(residual, tol):
-    """Which rows move, by the last residual of each; NaN halts none."""
+    """Which rows move, given their last residuals; NaN does not halt a row."""
     return (residual < tol) == 0
 
 
 @triton.jit
 def judge(y, f, taken, residual, tol):
-    """The steps that each row has taken after this one, and its last residual."""
+    """The updated number of steps and last residual of each row."""
     far, size = tl.sum((y - f) * (y - f), 1), tl.sum(f * f, 1)
     ratio = tl.sqrt(far) / (EPSILON + tl.sqrt(size))
-    ratio = tl.where(size < float("inf"), ratio, float("nan"))  # not 0, where squares overflow
+    ratio = tl.where(size < float("inf"), ratio, float("nan"))  # not 0 if squares overflow
     moving = moves(residual, tol)
     return taken + moving.to(tl.int32), tl.where(moving, ratio, residual)
 
 
 @triton.jit
 def some(rows):
-    """Whether there is one."""
+    """Whether any row is set."""
     return tl.max(rows.to(tl.int32), 0) > 0
 
 
 @triton.jit
 def of_moving(moving, new, old, CELL: tl.constexpr):
-    """`new` for the rows that move."""
+    """`new` for rows that move, `old` for the others."""
     if CELL.halting:
         new = tl.where(moving[:, None], new, old)
     return new
@@ -175,7 +175,7 @@ def of_moving(moving, new, old, CELL: tl.constexpr):
 
 @triton.jit
 def for_rows(moving, number, halted: tl.constexpr, CELL: tl.constexpr):
-    """A number of the step: for rows that have halted another, which leaves them as they are."""
+    """`number` for rows that move, `halted` for the others, which leaves them unchanged."""
     if CELL.halting:
         number = tl.where(moving, number, halted)[:, None]
     return number
@@ -195,7 +195,7 @@ def products(
     kind: tl.constexpr,
     CELL: tl.constexpr,
 ):
-    """f at what is read, g of it from the gradient of the state that it entered, and grad_w."""
+    """f, its adjoint g for the gradient of the state that f updated, g rounded, and grad_w."""
     x, e, f = evaluate(read, w_t, bias, CELL)
     g = times_slope(beta * grad, x, e, f, CELL)
     factor = operand(g, kind)
@@ -203,12 +203,12 @@ def products(
     return f, g, factor, grad_w
 
 
-# ---- the ends --------------------------------------------------------------------------------
+# ---- initial and final state -----------------------------------------------------------------
 
 
 @triton.jit
 def store_ends(y, z, outside, y_out, z_out, fixed, plane, i, mask, step, CELL: tl.constexpr):
-    """What a solve returns: of an exact state its numbers too, NaN in rows that left its range."""
+    """Store the final state; an exact one also as numbers, NaN in rows that left its range."""
     if CELL.exact:
         outside = (outside > 0)[:, None]
         tl.store(fixed + i, tl.where(outside, LEFT_RANGE, y), mask=mask)
@@ -221,11 +221,11 @@ def store_ends(y, z, outside, y_out, z_out, fixed, plane, i, mask, step, CELL: t
 
 @triton.jit
 def from_start(y, z, start, end, inside, step, CELL: tl.constexpr):
-    """How far each row came back from its start, and whether that makes its gradient wrong.
+    """The distance of each reconstructed row from z0, and whether its gradient is wrong.
 
-    `end` is the largest magnitude of each row at its end; of an exact state its z there, read once
-    more, as for it to wait there are no registers. What is not finite, or left its range, is
-    infinitely far, and no bound is infinite.
+    `end` is the largest magnitude of each row's final state; for an exact state, its final z, read
+    again to save registers. Rows that are not finite, or that left their range, are infinitely far,
+    and the bound is always finite.
     """
     if CELL.exact:
         fixed, _ = to_fixed(start, step.scale)

@@ -1,11 +1,10 @@
-"""An exact half step of the equilibrium cell, forward and back, and the bytes of its digits.
+"""An exact half step of the equilibrium cell, forward and reverse, and the packing of its digits.
 
-The forms and the results are those of ``exact_step.py``. A byte holds the digits of one element, of
-as many half steps as fit, so that a shift by bits writes a digit and another one reads it.
+The forms and results are those of ``exact_step.py``. A byte holds the digits of one element for as
+many half steps as fit, so that one shift writes a digit and another shift reads it.
 """
 
-# A jitted function has a type that only the compiler calls, and a constant that of its wrapper:
-# pyright takes each call and each field for an error.
+# Pyright reports every call of a jitted function and every field of a constexpr as an error.
 # pyright: reportGeneralTypeIssues=false, reportAttributeAccessIssue=false
 from __future__ import annotations
 
@@ -17,7 +16,7 @@ from .exact_step import ONE, RANGE, RANGE_INT, SHIFT, divide, multiply, nearest
 from .half_step import compiled_for_nvidia
 
 INVERSE_OF_WEIGHT: tl.constexpr = tl.constexpr(2.0**32 + 2.0**22)
-"""2^32, and so much more that the digits of a byte stay above the integers that they stand for."""
+"""2^32, increased so that the digits of a byte do not fall below the integers they represent."""
 
 
 # ---- half steps ------------------------------------------------------------------------------
@@ -25,9 +24,9 @@ INVERSE_OF_WEIGHT: tl.constexpr = tl.constexpr(2.0**32 + 2.0**22)
 
 @triton.jit
 def update_exact(state, f, packed, tie, step, CELL: tl.constexpr):
-    """The new state, `packed` with the digit, and the magnitude that has to be inside RANGE.
+    """The new state, `packed` with its digit, and the magnitude that must be inside RANGE.
 
-    For beta < 1 the new state lies between the old one and f, and needs no look of its own.
+    For beta < 1 the new state lies between the old state and f, and needs no check of its own.
     """
     v = f * step.scale
     fixed = nearest(v)
@@ -52,7 +51,7 @@ def update_exact(state, f, packed, tie, step, CELL: tl.constexpr):
 
 @triton.jit
 def invert_exact(state, f, top, tie, step, CELL: tl.constexpr):
-    """The state before; its digit is the highest of `top`."""
+    """The previous state; its digit is the highest digit of `top`."""
     fixed = nearest(f * step.scale)
     e = state - fixed
     half = step.half.to(tl.int64) + tie
@@ -68,13 +67,13 @@ def invert_exact(state, f, top, tie, step, CELL: tl.constexpr):
 
 @triton.jit
 def larger(a, b):
-    """The larger one, or NaN."""
+    """The maximum; NaN if either is NaN."""
     return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit
 def outside_range(magnitude):
-    """Whether each is not inside RANGE, as NaN is not."""
+    """Whether each is outside RANGE or NaN."""
     return (magnitude < RANGE) == 0
 
 
@@ -83,10 +82,10 @@ def outside_range(magnitude):
 
 @triton.jit
 def store_digits(digits, packed, k, last, i, mask, plane, CELL: tl.constexpr):
-    """The digits of the half steps up to k where they fill a byte, or end; then none are left.
+    """Store the digits up to half step k if they fill a byte or k is last, and clear `packed`.
 
-    Of SHIFT they are the highest bits, the last digit above the others; else the lowest, and the
-    last digit below.
+    In SHIFT form the digits are the highest bits, with the last digit on top; otherwise they are
+    the lowest bits, with the last digit at the bottom.
     """
     if (k % CELL.digits_per_byte == CELL.digits_per_byte - 1) | (k == last):
         byte = packed
@@ -100,11 +99,12 @@ def store_digits(digits, packed, k, last, i, mask, plane, CELL: tl.constexpr):
 
 @triton.jit
 def load_digits(digits, weight, k, last, i, mask, plane, step, CELL: tl.constexpr):
-    """The digit of half step k as the highest bits of a word; and `weight`, for the next call.
+    """The digit of half step k as the highest bits of a word, and `weight` for the next call.
 
-    Where the digits of a byte are a number in base `base`, `weight` is that of the place above this
-    one, and the word is the byte's fraction of it; of SHIFT it is a number of bits. The byte is
-    read again for every half step: it is in the cache, and registers are what is short.
+    In SHIFT form, `weight` is a number of bits. Otherwise the digits of a byte form a number in
+    base `base`; `weight` is the place value above this digit, and the word is the byte as a
+    fraction of it. The byte is read again in every half step: it is in the cache, and this saves
+    registers.
     """
     begins = (k % CELL.digits_per_byte == CELL.digits_per_byte - 1) | (k == last)
     place = digits + (k // CELL.digits_per_byte) * plane
@@ -121,7 +121,7 @@ def load_digits(digits, weight, k, last, i, mask, plane, step, CELL: tl.constexp
 
 @triton.jit
 def funnel_right(low, high, bits):
-    """`low` shifted right by less than 32 bits, filled with those of `high`."""
+    """`low` shifted right by less than 32 bits, filled with bits of `high`."""
     if compiled_for_nvidia():
         shifted = tl.inline_asm_elementwise(
             "shf.r.wrap.b32 $0, $1, $2, $3;",
@@ -139,7 +139,7 @@ def funnel_right(low, high, bits):
 
 @triton.jit
 def funnel_left(low, high, bits):
-    """`high` shifted left by less than 32 bits, filled with those of `low`."""
+    """`high` shifted left by less than 32 bits, filled with bits of `low`."""
     if compiled_for_nvidia():
         shifted = tl.inline_asm_elementwise(
             "shf.l.wrap.b32 $0, $1, $2, $3;",

@@ -1,13 +1,13 @@
-"""The exact half step in Triton, and what its states stand for, as in ``half_step.py``.
+"""The exact half step and conversions in Triton; see also ``half_step.py``.
 
 Bytes per element:
   exact_step             8 + 1 / digits_per_byte + sizeof(f) + sizeof(cast)
   quantize, dequantize   4 + sizeof(x)
 
-Constants follow ``csrc/half_step.h``, which explains the forms.
+The constants follow ``csrc/half_step.h``, which explains the forms.
 """
 
-# A jitted function has a type that only the compiler calls: pyright takes each call for an error.
+# Pyright reports every call of a jitted function as an error.
 # pyright: reportGeneralTypeIssues=false
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ GENERAL: tl.constexpr = tl.constexpr(2)
 
 
 class ExactlyStepped(NamedTuple):
-    """As ``Stepped``, of an exact half step."""
+    """Like ``Stepped``, for an exact half step."""
 
     state: Any
     digits: Any
@@ -43,7 +43,7 @@ class ExactlyStepped(NamedTuple):
 
 
 class ExactStep(NamedTuple):
-    """The numbers of an exact half step: csrc's ExactStep, whose offset is half / 2^30."""
+    """The numbers of an exact half step: ExactStep in csrc, whose offset is half / 2^30."""
 
     scale: Any
     unscale: Any
@@ -62,7 +62,7 @@ class ExactStep(NamedTuple):
 
 @triton.jit
 def to_fixed(f, scale):
-    """f scale rounded to nearest even and saturated, NaN as 0; and where it left the range."""
+    """f * scale, rounded to nearest even and saturated, NaN as 0; and whether it is out of range."""
     v = widen(f) * scale
     return tl.minimum(nearest(v), FIXED_MAX_INT), (tl.abs(v) < RANGE) == 0
 
@@ -71,8 +71,8 @@ def to_fixed(f, scale):
 def nearest(v):
     """The int32 nearest to v, ties to even, and 0 for NaN.
 
-    Beyond int32 it saturates, at the upper end to FIXED_MAX or up to 127 more. Compiled for NVIDIA
-    it is one instruction (PTX ISA, cvt: to an integer, NaN gives 0 and what is beyond, the end).
+    Values beyond int32 saturate, at the upper end to FIXED_MAX or up to 127 more. Compiled for
+    NVIDIA, it is one instruction (PTX ISA, cvt to an integer: NaN gives 0, and values saturate).
     """
     if compiled_for_nvidia():
         integer = tl.inline_asm_elementwise(
@@ -89,20 +89,20 @@ def nearest(v):
 
 @triton.jit
 def from_fixed(y, unscale):
-    """The float32 nearest to what the integer stands for."""
+    """The float32 nearest to the value that the integer represents."""
     return y.to(tl.float32) * unscale
 
 
 @triton.jit
 def raise_flag(flag, outside):
-    """OR 1 into the flag if any element is outside; one atomic per program at the most."""
+    """OR 1 into the flag if any element is outside; at most one atomic per program."""
     bad = tl.max(outside.to(tl.int32), 0)
     tl.atomic_or(flag, bad, mask=bad != 0)
 
 
 @triton.jit
 def quantize(x, out, flag, numel, part, scale, BLOCK: tl.constexpr):
-    """out <- x on the grid; `flag` may be None."""
+    """out <- x rounded to the grid; `flag` may be None."""
     i = part.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = i < numel
     fixed, outside = to_fixed(tl.load(x + i, mask=mask, other=0.0), scale)
@@ -113,7 +113,7 @@ def quantize(x, out, flag, numel, part, scale, BLOCK: tl.constexpr):
 
 @triton.jit
 def dequantize(state, out, numel, part, unscale, BLOCK: tl.constexpr):
-    """out <- what `state` stands for."""
+    """out <- the value that `state` represents."""
     i = part.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = i < numel
     y = tl.load(state + i, mask=mask, other=0)
@@ -128,10 +128,10 @@ def dequantize(state, out, numel, part, unscale, BLOCK: tl.constexpr):
 
 @triton.jit
 def multiply_wide(a, b, c):
-    """a b + c in 64 bits, of int32, int32 and int64.
+    """a b + c in 64 bits, for int32, int32 and int64.
 
-    In a loop LLVM takes the sign of b out of it, and multiplies 64 bits by 64, five instructions in
-    place of one.
+    In a loop, LLVM hoists the sign extension of b and multiplies 64 by 64 bits, which takes five
+    instructions instead of one.
     """
     if compiled_for_nvidia():
         total = tl.inline_asm_elementwise(
@@ -149,7 +149,7 @@ def multiply_wide(a, b, c):
 
 @triton.jit
 def multiply_shift(a, b, c, SHIFT_BITS: tl.constexpr):
-    """The low 32 bits of (a b + c) >> SHIFT_BITS, the product taken in 64 bits."""
+    """The low 32 bits of (a b + c) >> SHIFT_BITS, computed in 64 bits."""
     return (multiply_wide(a, b, c) >> SHIFT_BITS).to(tl.int32)
 
 
@@ -184,7 +184,7 @@ def multiply(e, digit, step, half, FORM: tl.constexpr):
 
 @triton.jit
 def invert(y, f, digits, step, tie, FORM: tl.constexpr):
-    """The state before, by the lowest of the digits; and the other digits."""
+    """The previous state, from the lowest of the digits; and the remaining digits."""
     fixed, _ = to_fixed(f, step.scale)
     if FORM == SHIFT:
         rest = digits >> step.log2_base
@@ -215,7 +215,7 @@ def exact_step(
     in_plane = lane < num_bytes
     byte = tl.zeros([LANES], tl.int32)
     outside = tl.zeros([LANES], tl.int1)
-    half = step.half.to(tl.int64) + 0  # the sum widens the uint32 that the interpreter has
+    half = step.half.to(tl.int64) + 0  # the sum widens the interpreter's uint32
     weight = step.base * 0 + 1
     if flag is None:
         byte = tl.load(digits + lane, mask=in_plane, other=0).to(tl.int32)

@@ -1,6 +1,6 @@
-"""What the Gluon kernels of the equilibrium cell do to a tile, and where it lies meanwhile."""
+"""What the Gluon kernels of the equilibrium cell do to a tile, and where its data is placed."""
 
-# What only the compiler calls, and what it knows to be constant, pyright takes for errors.
+# Pyright reports calls of jitted functions and uses of constants as errors.
 # pyright: reportGeneralTypeIssues=false, reportCallIssue=false
 # pyright: reportArgumentType=false, reportAssignmentType=false, reportAttributeAccessIssue=false
 from __future__ import annotations
@@ -17,16 +17,16 @@ from .cell_state import larger, load_digits, outside_range
 from .half_step import INTERPRETED, widen
 
 SLICE: gl.constexpr = gl.constexpr(16)
-"""Numbers of each sum of a product of TF32 that are in registers at once."""
+"""Terms of each sum of a TF32 product that are in registers at once."""
 
-# ---- where things are ------------------------------------------------------------------------
+# ---- layouts and shared memory ---------------------------------------------------------------
 
 
 @gluon.constexpr_function
 def accumulator(kind, rows, features, warps):
-    """The layout of a product: a warpgroup has all rows of its share of the columns.
+    """The layout of a product: a warpgroup has all rows of its part of the columns.
 
-    For float32 a warp has all of few rows, or its share of both.
+    For float32, a warp has all rows if there are few, otherwise a part of rows and columns.
     """
     if kind.is_fp32():
         along = 1 if rows < 64 else 4
@@ -41,7 +41,7 @@ def accumulator(kind, rows, features, warps):
 
 @gluon.constexpr_function
 def rows_of_w(kind, features, warps):
-    """The layout in which W is loaded: 16 bytes a thread."""
+    """The layout in which W is loaded: 16 bytes per thread."""
     size = 128 // kind.primitive_bitwidth
     return gl.BlockedLayout(
         [1, size], [32 * size // features, features // size], [warps, 1], [1, 0]
@@ -50,13 +50,13 @@ def rows_of_w(kind, features, warps):
 
 @gluon.constexpr_function
 def shared(bits):
-    """The layout of what is in shared memory."""
+    """The layout of tensors in shared memory."""
     return gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=bits, rank=2)
 
 
 @gluon.constexpr_function
 def factors(kind):
-    """The layout of factors in shared memory: as wgmma reads it, or turned within SLICE columns."""
+    """The layout of factors in shared memory: as wgmma reads it, or swizzled for float32."""
     if kind.is_fp32():
         return gl.SwizzledSharedLayout(vec=4, per_phase=1, max_phase=4, order=[1, 0])
     return shared(kind.primitive_bitwidth)
@@ -64,7 +64,7 @@ def factors(kind):
 
 @gluon.jit
 def load_w(w, FEATURES: gl.constexpr):
-    """W [out, in], a factor."""
+    """W [out, in] as a factor in shared memory."""
     kind: gl.constexpr = w.dtype.element_ty
     layout: gl.constexpr = rows_of_w(kind, FEATURES, gl.num_warps())
     row = gl.arange(0, FEATURES, gl.SliceLayout(1, layout))
@@ -77,22 +77,22 @@ def load_w(w, FEATURES: gl.constexpr):
 
 @gluon.jit
 def tie_of(k):
-    """How half step k breaks ties, as ``composite.tie``."""
+    """How half step k breaks ties, like ``composite.tie``."""
     return (k // 2 + k % 2) % 2
 
 
 @gluon.jit
 def of_rows(kind: gl.constexpr, TILE: gl.constexpr, layout: gl.constexpr):
-    """A number for each row of a tile, 0, in shared memory: registers are what is short."""
+    """One number per row of a tile, initially 0, in shared memory to save registers."""
     shape: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
     return gl.allocate_shared_memory(kind, [TILE], shape, gl.zeros([TILE], kind, layout))
 
 
 @gluon.jit
 def over_columns(x, kind: gl.constexpr):
-    """x, or of every 8th column the one with the largest x: of 16 bits a thread has them all.
+    """x; for 16-bit products, the maxima of groups of 8 columns that one thread holds.
 
-    What is kept of 32 numbers then are 4: registers are what is short.
+    This keeps 4 of 32 numbers per thread, to save registers.
     """
     if INTERPRETED or kind == gl.float32:
         kept = x
@@ -104,7 +104,7 @@ def over_columns(x, kind: gl.constexpr):
 
 @gluon.jit
 def rows_outside(reached, layout: gl.constexpr):
-    """1 for each row with a number that was not inside RANGE, of what ``over_columns`` kept."""
+    """1 for each row with a number outside RANGE, given the result of ``over_columns``."""
     outside = outside_range(reached).to(gl.int32)
     for _ in gl.static_range(len(reached.shape) - 1):
         outside = gl.max(outside, 1)
@@ -113,7 +113,7 @@ def rows_outside(reached, layout: gl.constexpr):
 
 @gluon.jit
 def new_factor(kind: gl.constexpr, ROWS: gl.constexpr, COLUMNS: gl.constexpr):
-    """Shared memory of a factor of products; in float32 that of its two parts in TF32."""
+    """Shared memory for a factor of products; in float32, for its two TF32 parts."""
     first = gl.allocate_shared_memory(kind, [ROWS, COLUMNS], factors(kind))
     if kind == gl.float32:
         parts = (first, gl.allocate_shared_memory(kind, [ROWS, COLUMNS], factors(kind)))
@@ -124,7 +124,7 @@ def new_factor(kind: gl.constexpr, ROWS: gl.constexpr, COLUMNS: gl.constexpr):
 
 @gluon.jit
 def write_factor(factor, x, kind: gl.constexpr):
-    """A factor that ``operand`` made, where products read it; in float32 taken apart, once."""
+    """Write x (from ``operand``) to a factor in shared memory; in float32, split into two parts."""
     if kind == gl.float32:
         high, low = in_two(x)
         factor[0].store(high)
@@ -136,7 +136,7 @@ def write_factor(factor, x, kind: gl.constexpr):
 
 @gluon.jit
 def turned(factor):
-    """The same factor, its rows as columns."""
+    """The transposed factor."""
     if len(factor) == 2:
         parts = (factor[0].permute((1, 0)), factor[1].permute((1, 0)))
     else:
@@ -146,7 +146,7 @@ def turned(factor):
 
 @gluon.jit
 def fence(kind: gl.constexpr):
-    """Between stores of factors and wgmma, which reads them past the threads' order."""
+    """A fence between stores of factors and wgmma, which reads them asynchronously."""
     if kind != gl.float32:
         fence_async_shared()
 
@@ -156,10 +156,10 @@ def fence(kind: gl.constexpr):
 
 @gluon.jit
 def multiply(a, b, total, ADD: gl.constexpr, kind: gl.constexpr, layout: gl.constexpr):
-    """total, which is 0 unless ADD, + a b, of factors in shared memory.
+    """total + a b, for factors in shared memory; total must be 0 unless ADD.
 
-    By wgmma, or for float32 by three products of TF32: SLICE numbers of each sum at a time, so that
-    registers hold both parts of them.
+    Uses wgmma, or for float32 three TF32 products, SLICE terms of each sum at a time, so that both
+    parts fit into registers.
     """
     if kind == gl.float32:
         for k in gl.static_range(a[0].shape[1] // SLICE):
@@ -187,21 +187,21 @@ def right_slice(factor, k: gl.constexpr, layout: gl.constexpr):
 
 @gluon.jit
 def in_two(x):
-    """x as a sum of two TF32, to within 2^-22 of it; of infinity one is NaN."""
+    """x as a sum of two TF32 numbers, to a relative error of 2^-22; for infinity, one is NaN."""
     high = to_tf32(x)
     return high, to_tf32(x - high)
 
 
 @gluon.jit
 def to_tf32(x):
-    """x rounded to the 11 bits of TF32, ties away from 0; NaN stays, whose bits may overflow."""
+    """x rounded to the 11 bits of TF32, ties away from 0; NaN is kept, as its bits may overflow."""
     bits = x.to(gl.int32, bitcast=True)
     return gl.where(x == x, ((bits + 0x1000) & -0x2000).to(gl.float32, bitcast=True), x)
 
 
 @gluon.jit
 def took_step(steps_of, k, layout: gl.constexpr):
-    """Which rows took the step of half step k: read where it is asked, for want of registers."""
+    """Which rows took the step of half step k; read from memory each time, to save registers."""
     return k // 2 < steps_of.load(gl.SliceLayout(1, layout))
 
 
@@ -210,7 +210,7 @@ def took_step(steps_of, k, layout: gl.constexpr):
 
 @gluon.jit
 def before_act(factor, w_t, bias, layout: gl.constexpr):
-    """W s + u, of the factor s in shared memory."""
+    """W s + u, for the factor s in shared memory."""
     zero = gl.full(factor[0].shape, 0.0, gl.float32, layout)
     return multiply(factor, w_t, zero, False, bias.dtype, layout) + widen(bias.load(layout))
 
@@ -235,11 +235,11 @@ def adjoint(
     w_layout: gl.constexpr,
     CELL: gl.constexpr,
 ):
-    """Half a step back, of `state` by f of the other one, which `read` holds as a factor.
+    """A half step in reverse, of `state` by f of the other state, which `read` holds as a factor.
 
-    `grad` is of `state`, `other_grad` holds that of the other one. Then they change places, as the
-    next half step needs them, and `read` holds `state`. Returns the gradient of the other one, that
-    of W, and the weight that ``load_digits`` keeps.
+    `grad` is the gradient of `state`; `other_grad` holds that of the other state. Afterwards the
+    two are exchanged for the next half step, and `read` holds `state`. Returns the gradients of the
+    other state and of W, and the weight for ``load_digits``.
     """
     w, bias, factor, grads_u = buffers
     first, i, mask, plane, unscales = place
@@ -254,18 +254,18 @@ def adjoint(
     grads_u.store(grads_u.load(layout) + g)
     write_factor(factor, operand(g, kind), kind)
     of_w = multiply(turned(factor), read, of_w, True, kind, w_layout)
-    tl.debug_barrier()  # what is read below is not read early: ptxas would spill for it
+    tl.debug_barrier()  # keeps the reads below from moving up, for which ptxas would spill
     digit = 0
     if CELL.exact:
         digit, weight = load_digits(digits + first, weight, k, last, i, mask, plane, step, CELL)
     before = invert(state.load(layout), f, digit, tie_of(k), step, CELL)
     if CELL.halting:
-        tl.debug_barrier()  # again: what the state was is read once more, not kept
+        tl.debug_barrier()  # likewise: the old state is read again, not kept
         before = gl.where(took_step(steps_of, k, layout)[:, None], before, state.load(layout))
     state.store(before)
     s = number_of(before, unscales, CELL)
-    if not CELL.exact:  # the start itself, which a float pair has only nearly come back to
-        # != 0: to Triton 3.9's interpreter the & of a mask and a scalar's is an int32.
+    if not CELL.exact:  # z0 itself, which a float pair only reconstructs approximately
+        # != 0: in Triton 3.9's interpreter, mask & scalar comparison is an int32.
         s = gl.load(start + first + i, mask=(mask & (k == 1)) != 0, other=s)
     s = operand(s, kind)
     other = other_grad.load(layout)

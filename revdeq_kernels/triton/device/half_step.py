@@ -1,18 +1,18 @@
-"""One half step in Triton: the arithmetic of ``reference.py``, bit for bit, one pass over memory.
+"""One half step in Triton: the arithmetic of ``reference.py``, bit for bit, in one memory pass.
 
-The functions here are what one program does to one leaf; ``triton/kernels`` calls them for all
-leaves of a launch. `part` counts the programs of a leaf. Bytes per element (state type, f type),
-each read or written once:
+Each function here is what one program does to one leaf; ``triton/kernels`` calls them for all
+leaves of a launch. `part` is the program's index within its leaf. Bytes per element, each read or
+written once:
   half_step, channel_step   2 sizeof(state) + sizeof(f) + sizeof(cast)
   adjoint                   2 sizeof(grad) + sizeof(vjp) + sizeof(seed)
 
-Rounding is spelled out where hardware, compilers and Triton's interpreter differ (float32 to
-bfloat16, float32 to int32). A function whose branches differ in type returns once, at its end:
-Triton's compiler reads what stands behind a return in a branch too, its interpreter does not.
-Launch with OPTIONS.
+Rounding is written out where hardware, compilers and Triton's interpreter differ (float32 to
+bfloat16, float32 to int32). If the branches of a function differ in type, the function returns
+once, at its end, because Triton's compiler (unlike its interpreter) also compiles the code that
+follows a return in a branch. Launch with OPTIONS.
 """
 
-# A jitted function has a type that only the compiler calls: pyright takes each call for an error.
+# Pyright reports every call of a jitted function as an error.
 # pyright: reportGeneralTypeIssues=false
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from triton import knobs
 from triton.language.target_info import is_cuda
 
 OPTIONS = {"enable_fp_fusion": False}
-"""The compiler's options for every kernel here: a fused multiply-add rounds once, not twice."""
+"""Compiler options for all kernels here: no fused multiply-adds, which round once, not twice."""
 
 
 INTERPRETED: tl.constexpr = tl.constexpr(bool(knobs.runtime.interpret))
 
 
 class Stepped(NamedTuple):
-    """What a half step reads and writes: of each leaf in a launch, of one for a program.
+    """The tensors of a half step: of all leaves in a launch, of one leaf in a program.
 
-    A cast that is None is not left.
+    If cast is None, no cast is written.
     """
 
     state: Any
@@ -42,7 +42,7 @@ class Stepped(NamedTuple):
 
 
 class Carried(NamedTuple):
-    """What an adjoint reads and writes; `other` is None, or else `seed` is."""
+    """The tensors of an adjoint; either `other` or `seed` is None."""
 
     grad: Any
     other: Any
@@ -52,7 +52,7 @@ class Carried(NamedTuple):
 
 @triton.constexpr_function
 def compiled_for_nvidia():
-    """Whether a function may hold PTX, as neither Triton's interpreter nor AMD's compiler takes."""
+    """Whether PTX may be used, which Triton's interpreter and AMD's compiler do not support."""
     return is_cuda() and not INTERPRETED
 
 
@@ -61,7 +61,7 @@ def compiled_for_nvidia():
 
 @triton.jit
 def widen(x):
-    """x as float32 (the interpreter's own conversion takes subnormal bfloat16 to 0)."""
+    """x as float32 (the interpreter's own conversion flushes subnormal bfloat16 to 0)."""
     if x.dtype == tl.bfloat16:
         return (x.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)
     return x.to(tl.float32)
@@ -69,7 +69,7 @@ def widen(x):
 
 @triton.jit
 def narrow(x, dtype: tl.constexpr):
-    """x rounded to `dtype`, to nearest even; from float64 to half precision by way of float32."""
+    """x rounded to `dtype`, to nearest even; from float64 to half precision via float32."""
     if x.dtype == dtype:
         return x
     if x.dtype == tl.float64:
@@ -88,7 +88,7 @@ def narrow(x, dtype: tl.constexpr):
 
 @triton.jit
 def store_cast(cast, i, value, mask):
-    """The new value in the type that f reads next; `cast` may be None."""
+    """Store the new value in the dtype that f reads next; `cast` may be None."""
     if cast is not None:
         tl.store(cast + i, narrow(value, cast.dtype.element_ty), mask=mask)
 
@@ -98,9 +98,9 @@ def store_cast(cast, i, value, mask):
 
 @triton.jit
 def as_real(x, dtype: tl.constexpr):
-    """A number of the step. Triton passes a Python float as float32, so doubles come as bits."""
+    """A number of the step. Triton passes Python floats as float32, so doubles arrive as bits."""
     if dtype == tl.float64:
-        y = x.to(tl.int64).to(tl.float64, bitcast=True)  # one that fits comes as int32
+        y = x.to(tl.int64).to(tl.float64, bitcast=True)  # int32 if it fits
     else:
         y = x
     return y
@@ -108,7 +108,7 @@ def as_real(x, dtype: tl.constexpr):
 
 @triton.jit
 def new_state(y, v, keep, beta, INVERT: tl.constexpr):
-    """The half step itself, on numbers of the type that it computes in."""
+    """The half step itself, in the type in which it is computed."""
     if not INVERT:
         new = keep * y + beta * v
     elif y.dtype == tl.float64:
@@ -120,7 +120,7 @@ def new_state(y, v, keep, beta, INVERT: tl.constexpr):
 
 @triton.jit
 def load_pair(state, f, i, mask):
-    """The state and f in the type that the step computes in: float32, or float64."""
+    """The state and f in the type in which the step is computed: float32, or float64."""
     y = tl.load(state + i, mask=mask)
     v = widen_to(tl.load(f + i, mask=mask), state.dtype.element_ty)
     return widen_to(y, state.dtype.element_ty), v
@@ -128,7 +128,7 @@ def load_pair(state, f, i, mask):
 
 @triton.jit
 def widen_to(x, state: tl.constexpr):
-    """`x` in the type that a step of such a state computes in."""
+    """`x` in the type in which a step on this dtype of state is computed."""
     if state != tl.float64:
         y = widen(x)
     elif x.dtype != tl.float64:
@@ -154,7 +154,7 @@ def half_step(tensors, numel, part, step, INVERT: tl.constexpr, BLOCK: tl.conste
 
 @triton.jit
 def channel_step(tensors, numel, part, betas, INVERT: tl.constexpr, BLOCK: tl.constexpr):
-    """update_ and invert_ where element i has beta[stride (i / inner % channels)]."""
+    """update_ and invert_; element i has the beta at stride * (i / inner % channels)."""
     state, f, cast = tensors
     beta, inner, channels, stride = betas
     i = part.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -171,7 +171,7 @@ def channel_step(tensors, numel, part, betas, INVERT: tl.constexpr, BLOCK: tl.co
 
 @triton.jit
 def adjoint(tensors, numel, part, numbers, BLOCK: tl.constexpr):
-    """adjoint_ and the part of a pass that carries a gradient; `other` or `seed` may be None."""
+    """adjoint_ and the adjoint part of a pass; `other` or `seed` may be None."""
     grad, other, vjp, seed = tensors
     scale, beta, after = numbers
     i = part.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)

@@ -1,9 +1,9 @@
-"""The residual in Triton, summed in the order that ``reference.py`` defines.
+"""The residual in Triton, summed in the order defined by ``reference.py``.
 
 Bytes per element: sizeof(z) + sizeof(f), read once.
 """
 
-# A jitted function has a type that only the compiler calls: pyright takes each call for an error.
+# Pyright reports every call of a jitted function as an error.
 # pyright: reportGeneralTypeIssues=false
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .half_step import widen_to
 
 @triton.jit
 def halve(x, COLUMNS: tl.constexpr):
-    """The right half joins the left until one is left; a sum of two has no order."""
+    """Add the right half to the left half until one sum remains; a sum of two has no order."""
     length: tl.constexpr = COLUMNS
     for level in tl.static_range(8):
         x = tl.sum(tl.reshape(x, [2, COLUMNS >> (level + 1)]), 0)
@@ -42,12 +42,12 @@ def residual(z, f, sums, numel, part, COLUMNS: tl.constexpr, ROWS: tl.constexpr)
 
 @triton.jit
 def norms(sums, result, count, COLUMNS: tl.constexpr):
-    """The norms: the roots of the sums of all chunks, at result[0] and result[1]."""
+    """The norms: square roots of the sums over all chunks, at result[0] and result[1]."""
     column = tl.arange(0, COLUMNS)
     difference = tl.zeros([COLUMNS], tl.float64)
     size = tl.zeros([COLUMNS], tl.float64)
     first = count * 0
-    while first < count:  # the interpreter has no range of a number that was computed
+    while first < count:  # the interpreter does not support range of a computed number
         i = first + column
         mask = i < count
         difference += tl.load(sums + 2 * i, mask=mask, other=0.0)

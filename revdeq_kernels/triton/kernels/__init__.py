@@ -1,1 +1,1 @@
-"""The kernels that are launched."""
+"""The kernels."""

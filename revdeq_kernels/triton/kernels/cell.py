@@ -1,25 +1,24 @@
-"""The equilibrium cell in Triton: all steps of a tile of rows in one launch, and all of them back.
+"""The equilibrium cell in Triton: all steps in one launch, and the backward pass in another.
 
     f(s) = act(W s + u)           y <- (1-b) y + b f(z)     z <- (1-b) z + b f(y)
 
-A program loads W once and takes tile after tile of TILE rows; a tile's states stay in registers
-for all of its steps. What the arithmetic is says ``ops/cell/reference.py``, in which order sums are
-taken does not: tolerances of this kernel are those of float32 (``tests/cell/tolerances.py``). With
-W in float32 a product is three of TF32 (tf32x3), which together err as one of float32 does.
+A program loads W once and loops over tiles of TILE rows; a tile's states stay in registers for all
+of its steps. ``ops/cell/reference.py`` defines the arithmetic, but not the order of summation, so
+this kernel has float32 tolerances (``tests/cell/tolerances.py``). With W in float32, a product is
+the sum of three TF32 products (tf32x3), which together are as accurate as float32.
 
-An exact state comes back only if the way back evaluates f to the same bits. So both kernels call
-``evaluate`` with the same shapes, number of warps and order of the sums, and without contraction
-of multiply-adds; ``launch/cell.py`` tries it on every device before it offers it there.
+An exact state is reconstructed only if the backward pass evaluates f to the same bits. Therefore
+both kernels call ``evaluate`` with the same shapes, number of warps and order of summation, and
+without fused multiply-adds; ``launch/cell.py`` checks this on each device before first use.
 
-Bytes per element, each read or written once, u in 16 bits, G digits to a byte:
+Bytes per element, each read or written once, with 16-bit u and G digits per byte:
   forward   u 2, z0 4, y and z 8; an exact state 8 more, and 2 steps / G of digits
   backward  u 2, z0 4, y and z 8, their gradients 8, grad_u 2, grad_z0 4; 2 steps / G of digits
-Beside them each program of the way back leaves a matrix of d^2 floats, which ``sum_programs`` adds
-up in the order of the programs.
+In addition, each program of the backward pass writes a matrix of d^2 floats; ``sum_programs`` adds
+these up in the order of the programs.
 """
 
-# A jitted function has a type that only the compiler calls, and a constant that of its wrapper:
-# pyright takes each call and each field for an error.
+# Pyright reports every call of a jitted function and every field of a constexpr as an error.
 # pyright: reportGeneralTypeIssues=false, reportAttributeAccessIssue=false
 from __future__ import annotations
 
@@ -66,11 +65,11 @@ _OF_FLOAT32 = {
 }
 
 CONFIGURATIONS = {"bf16": _OF_16_BITS, "fp16": _OF_16_BITS, "fp32": _OF_FLOAT32}
-"""By the type of W and the features: what the architectures of tools/aot/cell.py hold in registers,
-without a spill, which tools/aot/compile.py asserts. 128 features in float32 are those of
-``gluon_cell.py``: here they would take 416 KiB of shared memory, of 227; as blocks of 64, 280 KiB
-and 1.2 KiB of spills a thread (Triton 3.6), or 48 and 3.3 (3.9). With 256 the gradient of W alone,
-256 KiB, fills a processor's registers."""
+"""By dtype of W and number of features: configurations that fit into registers without spilling on
+the architectures of tools/aot/cell.py, as tools/aot/compile.py asserts. 128 features in float32 are
+left to ``gluon_cell.py``: here they would take 416 KiB of shared memory (227 are available) or, as
+blocks of 64, 280 KiB and 1.2 KiB of spills per thread with Triton 3.6 (48 KiB and 3.3 KiB with
+3.9). With 256 features, the gradient of W alone (256 KiB) fills a multiprocessor's registers."""
 
 
 @triton.jit(do_not_specialize=["rows", "steps", *Step._fields])
@@ -94,10 +93,10 @@ def forward_kernel(
     half,
     CELL: tl.constexpr,
 ):
-    """All steps of every tile that is this program's.
+    """All steps of this program's tiles.
 
-    `inputs` and `out` are those of the op, as launch/cell.py has them: fixed, digits and flag are
-    None for float32, taken and residual where no row halts.
+    `inputs` and `out` are those of the op, as passed by launch/cell.py: fixed, digits and flag are
+    None for float32; taken and residual are None if no row halts.
     """
     u, w, z0 = inputs
     TILE: tl.constexpr = CELL.tile
@@ -184,10 +183,11 @@ def backward_kernel(
     half,
     CELL: tl.constexpr,
 ):
-    """All steps back of every tile that is this program's, and its share of the gradient of W.
+    """The backward pass of this program's tiles, and its part of the gradient of W.
 
-    `ends` and `inputs` are those of the op: digits are None for float32, taken where all rows took
-    all steps. grads_w [programs, FEATURES, FEATURES], distances and losses [programs] get its sums.
+    `ends` and `inputs` are those of the op: digits is None for float32, taken is None if all rows
+    took all steps. The program's sums go to grads_w [programs, FEATURES, FEATURES], and to
+    distances and losses [programs].
     """
     grad_y, grad_z, y_end, z_end, digits, taken = ends
     u, w, z0 = inputs
@@ -228,7 +228,7 @@ def backward_kernel(
         size = tl.zeros([TILE], tl.float32)
         if not CELL.exact:
             size = tl.maximum(largest(y), largest(z))
-        # u is read again for every half step, as digits are: registers are what is short.
+        # u and digits are read again in every half step, to save registers.
         for back in tl.range(host_int(most), disable_licm=True):
             n = most - 1 - back
             moving = n < took
@@ -251,8 +251,8 @@ def backward_kernel(
                     digits + first, weight, 2 * n, last, i, mask, plane, step, CELL
                 )
             s = number_of(z, unscales, CELL)
-            if not CELL.exact:  # the start itself, which a float pair has only nearly come back to
-                # != 0: to Triton 3.9's interpreter the & of a mask and a scalar's is an int32.
+            if not CELL.exact:  # z0 itself, which a float pair only reconstructs approximately
+                # != 0: in Triton 3.9's interpreter, mask & scalar comparison is an int32.
                 s = tl.load(z0 + first + i, mask=(mask & (n == 0)) != 0, other=s)
             read = operand(s, kind)
             bias = tl.load(u + first + i, mask=mask, other=0.0)
@@ -282,7 +282,7 @@ def backward_kernel(
 
 @triton.jit(do_not_specialize=["programs"])
 def sum_programs(of_programs, out, programs, SIZE: tl.constexpr, BLOCK: tl.constexpr):
-    """grad_w [SIZE] <- the sum over the programs, in their order; and what became of the rows."""
+    """grad_w [SIZE] <- the sum over the programs, in order; also combines distances and losses."""
     grads_w, distances, losses = of_programs
     grad_w, distance, lost = out
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)

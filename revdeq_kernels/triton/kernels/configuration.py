@@ -1,18 +1,18 @@
-"""How the equilibrium cell is taken apart among programs."""
+"""How the equilibrium cell is divided among programs."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 REGISTERS, MOST_REGISTERS = 65536, 255
-"""Those of a processor, and the most that a thread can have."""
+"""Per multiprocessor, and the maximum per thread."""
 
 
 class Configuration(NamedTuple):
-    """How a cell is taken apart: rows of a tile, warps of a program, programs of a processor.
+    """How a cell is divided: rows per tile, warps per program, programs per multiprocessor.
 
-    Of these as many as it holds at once, forward and back, of an exact state and of a float one:
-    tools/aot asserts that no more and no fewer fit.
+    `exact` and `float32` are the numbers of programs that fit on a multiprocessor at once, for the
+    forward and the backward pass; tools/aot asserts that exactly that many fit.
     """
 
     tile: int
@@ -21,13 +21,13 @@ class Configuration(NamedTuple):
     float32: tuple[int, int]
 
     def programs(self, exact: bool, back: bool) -> int:
-        """Those that a processor holds at once."""
+        """The number that fit on a multiprocessor at once."""
         return (self.exact if exact else self.float32)[back]
 
     def options(self, exact: bool, back: bool) -> dict[str, int]:
-        """The compiler's: as many registers as let the programs fit.
+        """The compiler options: as many registers as allow the programs to fit.
 
-        ptxas, not told how many there are, may spill to use fewer.
+        Without a limit, ptxas may spill in order to use fewer.
         """
         threads = 32 * self.warps * self.programs(exact, back)
         registers = min(REGISTERS // threads // 8 * 8, MOST_REGISTERS)

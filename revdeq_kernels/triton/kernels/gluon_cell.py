@@ -1,24 +1,24 @@
-"""The equilibrium cell in Gluon: by the warpgroup instructions of sm_90, or in float32.
+"""The equilibrium cell in Gluon: with the warpgroup instructions of sm_90, or in float32.
 
     f(s) = act(W s + u)           y <- (1-b) y + b f(z)     z <- (1-b) z + b f(y)
 
-The ops, the memory they move and what happens to an element are those of ``cell.py`` here and in
-``triton/device``. What differs is where things are (``device/gluon_cell.py``). W lies in shared
-memory, loaded once by a program; both factors of every product are read from there (wgmma), and the
-sums are in registers. So are the gradient of W and that of the state which a half step changes; the
-states wait in shared memory. A tile has 64 rows, the fewest that the instruction takes.
+The interface, memory traffic and arithmetic are those of ``cell.py`` here and in ``triton/device``;
+only the placement of data differs (``device/gluon_cell.py``). A program loads W into shared memory
+once. Both factors of every product are read from shared memory (wgmma), and sums are in registers,
+as are the gradient of W and the gradient of the state that a half step changes; the states wait in
+shared memory. A tile has 64 rows, the minimum for the instruction.
 
-With W in float32 a product is three of TF32, as in ``cell.py``, by the instructions of
-sm_80, for which 16 rows are enough. A factor lies in shared memory as the two parts that these
-multiply, taken apart when it is written; Triton would do that wherever it is read, and keep W in
-registers, or several copies of it. Slices of both are read for every product, and 128 features fit.
+With W in float32, a product is the sum of three TF32 products, as in ``cell.py``, with the
+instructions of sm_80, for which 16 rows are enough. A factor is split into its two TF32 parts once,
+when it is written to shared memory. Triton would split it on every read, and keep W, or several
+copies of it, in registers. Products read slices of both factors, so that 128 features fit.
 
-256 features are not offered. With W (128 KiB), y, z and their adjoints (256 KiB of 64 rows), two
-factors and a product (128 KiB) the way back needs 512 KiB, the gradient of W aside; registers and
-shared memory of a processor are 483 KiB.
+256 features are not supported. W (128 KiB), y, z and their adjoints (256 KiB for 64 rows), two
+factors and a product (128 KiB) would need 512 KiB in the backward pass, even without the gradient
+of W; a multiprocessor has 483 KiB of registers and shared memory.
 """
 
-# What only the compiler calls, and what it knows to be constant, pyright takes for errors.
+# Pyright reports calls of jitted functions and uses of constants as errors.
 # pyright: reportGeneralTypeIssues=false, reportCallIssue=false
 # pyright: reportArgumentType=false, reportAssignmentType=false, reportAttributeAccessIssue=false
 from __future__ import annotations
@@ -74,9 +74,10 @@ _OF_FLOAT32 = {
 }
 
 CONFIGURATIONS = {"bf16": _OF_16_BITS, "fp16": _OF_16_BITS, "fp32": _OF_FLOAT32}
-"""By the type of W and the features. With 128 two warpgroups share the columns, as the gradient of
-W is a quarter of a processor's registers; with 64 programs share the processor, so that one can
-multiply while another applies act. In float32 the way back takes 202 KiB of shared memory."""
+"""By dtype of W and number of features. With 128 features, two warpgroups share the columns,
+because the gradient of W takes a quarter of a multiprocessor's registers. With 64, several programs
+share the multiprocessor, so that one can multiply while another applies act. In float32, the
+backward pass takes 202 KiB of shared memory."""
 
 # ---- forward ---------------------------------------------------------------------------------
 
@@ -102,10 +103,10 @@ def forward_kernel(
     half,
     CELL: gl.constexpr,
 ):
-    """All steps of every tile that is this program's.
+    """All steps of this program's tiles.
 
-    `inputs` and `out` are those of the op, as launch/cell.py has them: fixed, digits and flag are
-    None for float32, taken and residual where no row halts.
+    `inputs` and `out` are those of the op, as passed by launch/cell.py: fixed, digits and flag are
+    None for float32; taken and residual are None if no row halts.
     """
     u, w, z0 = inputs
     TILE: gl.constexpr = CELL.tile
@@ -209,10 +210,11 @@ def backward_kernel(
     half,
     CELL: gl.constexpr,
 ):
-    """All steps back of every tile that is this program's, and its share of the gradient of W.
+    """The backward pass of this program's tiles, and its part of the gradient of W.
 
-    `ends` and `inputs` are those of the op: digits are None for float32, taken where all rows took
-    all steps. grads_w [programs, FEATURES, FEATURES], distances and losses [programs] get its sums.
+    `ends` and `inputs` are those of the op: digits is None for float32, taken is None if all rows
+    took all steps. The program's sums go to grads_w [programs, FEATURES, FEATURES], and to
+    distances and losses [programs].
     """
     grad_y, grad_z, y_end, z_end, digits, taken = ends
     u, w, z0 = inputs

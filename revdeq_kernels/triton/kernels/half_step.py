@@ -1,13 +1,13 @@
-"""The kernels that are launched: each finds the leaf of its program, as ``triton/device`` wants it.
+"""The kernels: each selects its program's leaf and calls the function in ``triton/device``.
 
-A tensor comes as a tuple with one for each leaf, all of one type, and those of a half step or of an
-adjoint come together (``Stepped``, ``Carried``). `numel` says how many programs each leaf has. A
-tuple of another length is another kernel to Triton; so is an integer in a tuple that is 1 or a
-multiple of 16, whatever do_not_specialize says: the numbers of a step are parameters. Launch with
-OPTIONS.
+A tensor argument is a tuple with one tensor per leaf, all of one type; the tensors of a half step
+or an adjoint are grouped (``Stepped``, ``Carried``). `numel` determines how many programs each leaf
+has. For Triton, a tuple of another length is another kernel; so is an integer in a tuple that is 1
+or a multiple of 16, regardless of do_not_specialize, which is why the numbers of a step are plain
+parameters. Launch with OPTIONS.
 """
 
-# A jitted function has a type that only the compiler calls: pyright takes each call for an error.
+# Pyright reports every call of a jitted function as an error.
 # pyright: reportGeneralTypeIssues=false
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from ..device.residual import norms, residual
 
 
 def lanes(digits_per_byte: int) -> int:
-    """How many bytes of digits a program has."""
+    """The number of bytes of digits per program."""
     return 1024 if digits_per_byte == 1 else 512
 
 
 @triton.jit
 def programs(numel, BLOCK: tl.constexpr):
-    """How many a leaf has; numel + BLOCK - 1 could leave int32."""
+    """The number of programs of a leaf; numel + BLOCK - 1 could overflow int32."""
     return (numel - 1) // BLOCK + 1
 
 
 @triton.jit
 def find(program, numel, BLOCK: tl.constexpr):
-    """The leaf of a program, and which of that leaf's programs it is, both in int32.
+    """The leaf of a program, and the program's index within it, both int32.
 
-    A grid has fewer than 2^31 programs. The sizes can be int64, and in a pass those of one branch
-    alone: a leaf has more elements than bytes of digits.
+    A grid has fewer than 2^31 programs. The sizes can be int64, even for only one branch of a pass,
+    because a leaf has more elements than bytes of digits.
     """
     leaf = program * 0
     part = program
@@ -49,7 +49,7 @@ def find(program, numel, BLOCK: tl.constexpr):
 
 @triton.jit
 def at(values, leaf):
-    """Element `leaf` of a tuple. A branch for each would compile the work of a program as often."""
+    """Element `leaf` of a tuple. A branch per leaf would compile the program's work once each."""
     value = values[0]
     for k in tl.static_range(1, len(values)):
         value = tl.where(leaf == k, values[k], value)
@@ -58,7 +58,7 @@ def at(values, leaf):
 
 @triton.jit(do_not_specialize=["keep", "beta"])
 def half_step_kernel(stepped, numel, keep, beta, INVERT: tl.constexpr, BLOCK: tl.constexpr):
-    """update_ and invert_; for float64, keep and beta come as the bits of the double."""
+    """update_ and invert_; for float64, keep and beta are passed as the bits of the double."""
     leaf, part = find(tl.program_id(0), numel, BLOCK)
     tensors = [None if t is None else at(t, leaf) for t in stepped]
     half_step(tensors, at(numel, leaf), part, (keep, beta), INVERT, BLOCK)
@@ -75,7 +75,7 @@ def channel_step_kernel(
 
 @triton.jit(do_not_specialize=["scale", "beta", "after"])
 def adjoint_kernel(carried, numel, scale, beta, after, BLOCK: tl.constexpr):
-    """adjoint_; for float64 the numbers come as the bits of the double."""
+    """adjoint_; for float64, the numbers are passed as the bits of the double."""
     leaf, part = find(tl.program_id(0), numel, BLOCK)
     tensors = [None if t is None else at(t, leaf) for t in carried]
     adjoint(tensors, at(numel, leaf), part, (scale, beta, after), BLOCK)
@@ -113,21 +113,21 @@ def exact_kernel(
 
 @triton.jit
 def quantize_kernel(x, out, flag, numel, scale, BLOCK: tl.constexpr):
-    """The states that stand for each x; `flag` may be None."""
+    """The state that represents each x; `flag` may be None."""
     leaf, part = find(tl.program_id(0), numel, BLOCK)
     quantize(at(x, leaf), at(out, leaf), flag, at(numel, leaf), part, scale, BLOCK)
 
 
 @triton.jit
 def dequantize_kernel(state, out, numel, unscale, BLOCK: tl.constexpr):
-    """The numbers that each state stands for."""
+    """The values that each state represents."""
     leaf, part = find(tl.program_id(0), numel, BLOCK)
     dequantize(at(state, leaf), at(out, leaf), at(numel, leaf), part, unscale, BLOCK)
 
 
 @triton.jit
 def residual_kernel(z, f, sums, numel, COLUMNS: tl.constexpr, ROWS: tl.constexpr):
-    """The sums of every chunk of each leaf, one leaf's after another's."""
+    """The sums of all chunks of all leaves, leaf by leaf."""
     program = tl.program_id(0)
     leaf, part = find(program, numel, COLUMNS * ROWS)
     sums += 2 * program.to(tl.int64)
@@ -136,7 +136,7 @@ def residual_kernel(z, f, sums, numel, COLUMNS: tl.constexpr, ROWS: tl.constexpr
 
 @triton.jit
 def norms_kernel(sums, result, numel, COLUMNS: tl.constexpr, ROWS: tl.constexpr):
-    """The norms, a program for each leaf."""
+    """The norms, one program per leaf."""
     leaf = tl.program_id(0)
     begin = leaf.to(tl.int64) * 0
     for k in tl.static_range(len(numel) - 1):

@@ -1,10 +1,10 @@
-"""The passes of a backward step in one launch: `steps` programs invert, then come the adjoint's.
+"""The passes of a backward step in one launch: `steps` programs invert, the rest run the adjoint.
 
-Bytes per element are those of the two (``triton/device``). To Triton, what has a name in both
-branches is of one type: names differ between them.
+Bytes per element are the sum of both (``triton/device``). Triton requires a name that is used in
+both branches to have one type, so the branches use different names.
 """
 
-# A jitted function has a type that only the compiler calls: pyright takes each call for an error.
+# Pyright reports every call of a jitted function as an error.
 # pyright: reportGeneralTypeIssues=false
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def pass_kernel(
     after,
     BLOCK: tl.constexpr,
 ):
-    """On float states; for float64 the numbers of a step come as the bits of the double."""
+    """On float states; for float64, the numbers of a step are passed as the bits of the double."""
     program = tl.program_id(0)
     if program < steps:
         leaf, part = find(program, numel, BLOCK)

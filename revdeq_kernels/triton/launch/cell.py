@@ -172,7 +172,7 @@ class Launcher:
             u[::2], begin[::2], tol = 0.0, 0.0, 1e-6
         inputs = Inputs(u.to(w_dtype), w.to(w_dtype), begin)
         grads = (normal(rows, features), normal(rows, features))
-        precise = torch.get_float32_matmul_precision() == "highest"  # affects the composite on a GPU
+        precise = torch.get_float32_matmul_precision() == "highest"  # for the composite
         unit = torch.finfo(w_dtype).eps if w_dtype != F32 else 2.0**-15 if precise else 2.0**-9
         for beta in (0.5, 0.8, 0.7312) if state == "exact" else (0.5,):
             numbers = Numbers(beta, 2, act, state, 16, tol)
