@@ -62,7 +62,7 @@ class ExactStep(NamedTuple):
 
 @triton.jit
 def to_fixed(f, scale):
-    """f * scale, rounded to nearest even and saturated, NaN as 0; and whether it is out of range."""
+    """f * scale, rounded to nearest even and saturated, NaN as 0; and whether out of range."""
     v = widen(f) * scale
     return tl.minimum(nearest(v), FIXED_MAX_INT), (tl.abs(v) < RANGE) == 0
 
