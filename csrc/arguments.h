@@ -1,5 +1,5 @@
-// The tensors of each op, and their checks. `visit` shows each of them to a collector of overlap.h,
-// in the order in which they are held against one another.
+// The tensors of each op, and their checks. `visit` passes each tensor to a collector of overlap.h,
+// in the order in which they are checked for overlap.
 #pragma once
 #include <utility>
 
@@ -37,17 +37,17 @@ struct HalfStepArguments {
   }
 };
 
-// update_ and invert_ with a beta for every channel, in the type that the step computes in.
+// update_ and invert_ with one beta per channel, in the type in which the step is computed.
 struct ChannelArguments {
   HalfStepArguments step;
   Argument beta;
-  int64_t inner = 1;     // elements side by side in memory that share a channel
-  int64_t channels = 1;  // that follow each other in memory, over and over
-  int64_t stride = 0;    // from one beta to the next
+  int64_t inner = 1;     // adjacent elements in memory that share a channel
+  int64_t channels = 1;  // consecutive in memory, repeated over and over
+  int64_t stride = 0;    // between consecutive betas
 
   const Argument& lead() const { return step.state; }
 
-  // Finds the one dimension of the state along which beta varies, if any.
+  // Finds the dimension of the state along which beta varies, if any.
   void check() {
     step.check_tensors();
     check_dtype(beta, {step.state.dtype == ScalarType::Double ? ScalarType::Double  //
@@ -113,8 +113,8 @@ struct ExactArguments {
   }
 };
 
-// adjoint_, and the part of a pass that carries a gradient: grad, the vjp that joins it, and the
-// seed of the next product, or at the start the other gradient that joins.
+// adjoint_, and the adjoint part of a pass: grad, the vjp that is added to it, and the seed of the
+// next product or, in the first step of a solve, the other gradient to add.
 struct AdjointArguments {
   Argument grad;
   std::optional<Argument> other;
@@ -138,7 +138,7 @@ struct AdjointArguments {
     check_tensors();
   }
 
-  // As a part of a pass, where `f` is what f returned.
+  // As part of a pass, where `f` is the output of f.
   void check_in_pass(const Argument& f) const {
     using enum ScalarType;
     const ScalarType real = f.dtype == Double ? Double : Float;
@@ -167,7 +167,7 @@ struct AdjointArguments {
   }
 };
 
-// A pass of the backward: an inverse half step, and the adjoint of the other state.
+// A pass of the backward pass: an inverse half step, and the adjoint of the other state.
 template <class InvertArguments>
 struct PassArguments {
   InvertArguments invert;
@@ -175,7 +175,7 @@ struct PassArguments {
 
   const Argument& lead() const { return invert.state; }
 
-  // `numbers` are those of the inverse.
+  // `numbers` are the numbers of the inverse.
   template <class... Numbers>
   void check(double next_beta, const Numbers&... numbers) const {
     invert.check(numbers...);
@@ -210,7 +210,7 @@ struct ResidualArguments {
   }
 };
 
-// quantize. `out` is absent where the op makes it.
+// quantize. `out` is absent if the op allocates it.
 struct QuantizeArguments {
   Argument x;
   std::optional<Argument> out;

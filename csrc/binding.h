@@ -1,4 +1,4 @@
-// What the CPU and the CUDA binding of the ops share: from checked tensors to plain numbers.
+// Shared by the CPU and the CUDA bindings of the ops: from checked tensors to plain numbers.
 #pragma once
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -25,7 +25,7 @@ inline Number number_of(ScalarType dtype) {
   }
 }
 
-// An uninitialised tensor of `like`'s shape and stride order, of another dtype.
+// An uninitialized tensor with the shape and stride order of `like` and another dtype.
 inline Tensor empty_like(const Tensor& like, ScalarType dtype) {
   std::array<StableIValue, 6> stack{torch::stable::detail::from(like),
                                     torch::stable::detail::from(std::optional<ScalarType>(dtype)),
@@ -44,7 +44,7 @@ inline Tensors empty_like(const Tensors& like, ScalarType dtype) {
   return made;
 }
 
-// `f` in the memory order of `state`: itself, or a copy where a layer returned another layout.
+// `f` in the memory order of `state`: itself, or a copy if f returned another layout.
 inline Tensor laid_out_like(const Argument& f, const Argument& state) {
   if (same_strides(f, state)) return f.tensor;
   Tensor copy = empty_like(state.tensor, f.dtype);

@@ -1,6 +1,6 @@
-// Argument checks of the ops. They run before anything is written, and say in a few words which
-// argument they refuse. What was expected, what came and what to do is said by the checks of the
-// same calls in Python (revdeq_kernels/core/checks.py), which are asked there when an op refuses.
+// Argument checks of the ops. They run before anything is written, and name the invalid argument
+// with a terse reason. If a check fails, Python repeats it (revdeq_kernels/core/checks.py) and
+// raises the full message: what was expected, what was given, and what to do.
 #pragma once
 #include <torch/csrc/stable/tensor.h>
 
@@ -19,8 +19,8 @@ namespace revdeq {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// A tensor argument and what the checks ask of it, fetched once: each question to torch's C
-// interface costs some nanoseconds, and a call on a small tensor is made of little else.
+// A tensor argument and the properties that the checks need, fetched once: each query through
+// torch's C interface costs some nanoseconds, which dominate a call on a small tensor.
 struct Argument {
   Argument(const char* argument, const Tensor& t)
       : name(argument),
@@ -40,7 +40,7 @@ struct Argument {
   torch::headeronly::IntHeaderOnlyArrayRef strides;
 };
 
-// What a check throws: the argument, and what is wrong with it.
+// Thrown by a check: names the argument and what is wrong with it.
 struct Refusal {
   std::string reason;
 };
@@ -49,7 +49,7 @@ struct Refusal {
   throw Refusal{name + ": " + condition};
 }
 
-// Runs the checks of a call of `op`, which may refuse it.
+// Runs the checks of a call of `op`; turns a Refusal into an error that names the op.
 template <class Checks>
 auto refusing(const char* op, const Checks& checks) {
   try {
@@ -106,14 +106,14 @@ inline void check_device(const Argument& a, const Argument& with) {
   if (a.device != with.device) refuse(a.name, std::string("not on the device of ") + with.name);
 }
 
-// Nothing is broadcast.
+// There is no broadcasting.
 inline void check_shape(const Argument& a, const Argument& with) {
   check_device(a, with);
   if (!std::equal(a.sizes.begin(), a.sizes.end(), with.sizes.begin(), with.sizes.end()))
     refuse(a.name, std::string("not of the shape of ") + with.name);
 }
 
-// The same place in memory order for every element? Strides of dimensions of size 1 do not count.
+// Does every element have the same place in memory order? Ignores strides of dimensions of size 1.
 inline bool same_strides(const Argument& a, const Argument& b) {
   if (a.numel == 0) return true;
   for (size_t i = 0; i < a.sizes.size(); ++i)
@@ -121,7 +121,7 @@ inline bool same_strides(const Argument& a, const Argument& b) {
   return true;
 }
 
-// Does the tensor fill its span of memory, in whatever order of its dimensions?
+// Does the tensor fill its span of memory, with its dimensions in any order?
 inline bool is_dense(const Argument& a) {
   if (a.numel == 0 || a.tensor.is_contiguous()) return true;
   std::vector<size_t> order(a.sizes.size());
@@ -141,7 +141,7 @@ inline void check_dense(const Argument& a) {
   if (!is_dense(a)) refuse(a.name, "gaps between its elements");
 }
 
-// The shape, and the same place in memory for every element.
+// The same shape, and the same place in memory order for every element.
 inline void check_layout(const Argument& a, const Argument& with) {
   check_shape(a, with);
   if (!same_strides(a, with)) refuse(a.name, std::string("not of the strides of ") + with.name);

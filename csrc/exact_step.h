@@ -16,12 +16,13 @@ FloatStep<Real> float_step(double beta) {
           power_of_two ? static_cast<Real>(1.0 / keep) : Real{0}};
 }
 
-// 2^30 / |1 - beta| to the nearest even integer. The bindings admit Q in (2^30, 2^38] only.
+// 2^30 / |1 - beta|, rounded to the nearest even integer. The bindings only accept Q in
+// (2^30, 2^38].
 inline int64_t exact_q(double beta) {
   return 2 * std::llrint(0x1p30 / std::fabs(1.0 - beta) / 2.0);
 }
 
-// The 1 - beta that an exact step applies, which its adjoint has to apply too.
+// The 1 - beta that an exact step applies, and that its adjoint must use as well.
 inline double effective_keep(double beta) {
   return (beta < 1.0 ? 0x1p30 : -0x1p30) / static_cast<double>(exact_q(beta));
 }
@@ -30,7 +31,7 @@ inline int32_t digit_base(int64_t q) {
   return static_cast<int32_t>((q + (int64_t{1} << 30) - 1) >> 30);
 }
 
-// The most digits that fit a byte.
+// The number of digits that fit into a byte.
 inline int64_t digits_per_byte(int32_t base) {
   int64_t digits = 1;
   for (int32_t values = base; values * base <= 256; values *= base) ++digits;

@@ -1,24 +1,25 @@
-// The arithmetic of one half step, stated once for the host and the device.
+// The arithmetic of one half step, for the host and the device.
 //
 //   update   state <- (1 - beta) state + beta f
 //   invert   state <- (state - beta f) / (1 - beta)
 //   adjoint  grad <- scale grad + vjp, seed <- beta grad, grad <- after grad
 //
-// and the bit-exact form of both on int32 fixed point with k fractional bits. There 1 - beta is
-// replaced by sign * 2^30 / Q, with Q the even integer nearest to 2^30 / |1 - beta|, and the part
-// of the state that a contraction on a grid destroys is kept as one digit in [0, base):
+// and the bit-exact update and invert on int32 fixed-point states with k fractional bits. There,
+// 1 - beta is replaced by sign * 2^30 / Q, where Q is the even integer nearest to
+// 2^30 / |1 - beta|, and the part of the state that a contraction on a grid loses is kept as one
+// digit in [0, base):
 //
 //   update   D = sign (Y - F),  A = 2^30 D + half,  E = floor(A / Q),
 //            digit = (A mod Q) >> 30,  Y' = F + E
 //   invert   E = Y' - F,  D = ((Q E + 2^30 - 1 - half) >> 30) + digit,  Y = F + sign D
 //
 // with half = Q/2 + tie - 1: Y' is the grid point nearest to (1-beta) Y + beta F, and tie in {0, 1}
-// says which way a point in the middle goes. D, E, F and Y are taken modulo 2^32.
+// determines how ties round. D, E, F and Y are computed modulo 2^32.
 //
-// The functions are templates over `Lanes`: one element (Scalar, below: the device, and tails on
-// the host) or a vector of them (cpu/simd_*.h). Every product and sum is rounded on its own (no
-// contraction into fused multiply-adds), so that all backends give the same bits; host code is
-// compiled with -ffp-contract=off.
+// The functions are templates over `Lanes`: one element (Scalar, below: on the device, and for
+// tails on the host) or a vector (cpu/simd_*.h). Every product and sum is rounded separately (no
+// fused multiply-adds), so all backends return the same bits; host code is compiled with
+// -ffp-contract=off.
 #pragma once
 #include <cstdint>
 
@@ -28,7 +29,7 @@ namespace revdeq {
 
 enum class Direction { kUpdate, kInvert };
 
-// How E and the digit are computed; where several apply they give the same bits.
+// How E and the digit are computed; forms that apply to the same Q give the same bits.
 enum class Form {
   kShift,    // Q = 2^(30+m): shifts and masks
   kInteger,  // Q = base 2^30: a 32-bit remainder
@@ -45,13 +46,13 @@ template <class Real>
 struct FloatStep {
   Real keep;
   Real beta;
-  Real inverse = 0;  // 1 / keep where that is exact (keep is a power of two), else 0
+  Real inverse = 0;  // 1 / keep if that is exact (keep is a power of two), else 0
 };
 
 struct ExactStep {
   float scale;         // 2^k
   float unscale;       // 2^-k
-  int32_t negate;      // 0 where 1 - beta > 0, else -1: sign x is (x ^ negate) - negate
+  int32_t negate;      // 0 if 1 - beta > 0, else -1: sign x is (x ^ negate) - negate
   int32_t base;        // digits are in [0, base)
   int32_t log2_base;   // kShift only
   int32_t inverse;     // 2^16 / base rounded up: byte / base is (byte inverse) >> 16
@@ -85,7 +86,7 @@ struct ScalarLanes {
   static REVDEQ_INLINE Int load_byte(const uint8_t* p) { return *p; }
   static REVDEQ_INLINE void store_byte(uint8_t* p, Int x) { *p = static_cast<uint8_t>(x); }
 
-  // The low 32 bits of (a b + c) >> kShift, the product taken in 64 bits.
+  // The low 32 bits of (a b + c) >> kShift, computed in 64 bits.
   template <int kShift>
   static REVDEQ_INLINE Int multiply_shift(Int a, int32_t b, int64_t c) {
     const int64_t sum = static_cast<int64_t>(a) * b + c;
@@ -99,15 +100,15 @@ struct ScalarLanes {
 #else
     v = v < kFixedMin ? kFixedMin : v;
     v = v == v ? v : 0.0f;
-    // Below 2^23, adding 2^23 and taking it off again rounds to an integer; above, v is one
-    // already.
+    // Below 2^23, adding and subtracting 2^23 rounds to an integer; above, v already is an
+    // integer.
     const float magnitude = v < 0.0f ? -v : v;
     const float integer = magnitude < 0x1p23f ? (magnitude + 0x1p23f) - 0x1p23f : magnitude;
     return static_cast<int32_t>(v < 0.0f ? -integer : integer);
 #endif
   }
   static REVDEQ_INLINE float to_real(Int x) { return static_cast<float>(x); }
-  // Nonzero where the argument is not inside (-limit, limit).
+  // Nonzero if the argument is not inside (-limit, limit).
   static REVDEQ_INLINE Int outside(float v, float limit) { return !(v < limit && v > -limit); }
   static REVDEQ_INLINE Int outside(Int x, int32_t limit) { return x >= limit || x <= -limit; }
   static REVDEQ_INLINE bool any(Int x) { return x != 0; }
@@ -115,7 +116,7 @@ struct ScalarLanes {
 
 // ---- float states ----------------------------------------------------------------------------
 
-// keep and beta: two numbers, or a vector of each where every channel has its own.
+// keep and beta: two numbers, or two vectors if every channel has its own.
 template <Direction kDirection, class Value, class Factor>
 REVDEQ_INLINE Value half_step(Value state, Value f, Factor keep, Factor beta) {
   if constexpr (kDirection == Direction::kUpdate) return product(state, keep) + product(f, beta);
@@ -124,7 +125,7 @@ REVDEQ_INLINE Value half_step(Value state, Value f, Factor keep, Factor beta) {
 
 template <Direction kDirection, class Value, class Real>
 REVDEQ_INLINE Value half_step(Value state, Value f, const FloatStep<Real>& step) {
-  // The same bits without a division: either is the exact quotient, rounded once.
+  // The same bits without a division: both are the exact quotient, rounded once.
   if (kDirection == Direction::kInvert && step.inverse != 0)
     return product(state - product(f, step.beta), step.inverse);
   return half_step<kDirection>(state, f, step.keep, step.beta);
@@ -132,10 +133,10 @@ REVDEQ_INLINE Value half_step(Value state, Value f, const FloatStep<Real>& step)
 
 // ---- the adjoint -----------------------------------------------------------------------------
 
-// A step of the backward pass carries grad, the gradient with respect to one of the states: what
-// f's vector-Jacobian product gave joins it, and beta times the sum is the seed of the next
-// product. `after` turns the gradient of a new state into its share in that of the old one, 1 -
-// beta, where the seed had to be taken before.
+// A step of the backward pass carries grad, the gradient of one of the states: the vector-Jacobian
+// product of f is added to it, and beta times the sum is the seed of the next product. If the seed
+// must be taken first, `after` = 1 - beta then scales the gradient of the new state to its part of
+// the gradient of the old state.
 template <class Real>
 struct AdjointStep {
   Real scale;
@@ -148,7 +149,7 @@ REVDEQ_INLINE Value adjoint(Value grad, Value vjp, const AdjointStep<Real>& step
   return product(grad, step.scale) + vjp;
 }
 
-// At the start y = z: the gradients of both join, and seed no further product.
+// In the first step of a solve, y = z: both gradients are added up, and no product follows.
 template <class Value, class Real>
 REVDEQ_INLINE Value adjoint_at_start(Value grad, Value other, Value vjp,
                                      const AdjointStep<Real>& step) {
@@ -157,8 +158,8 @@ REVDEQ_INLINE Value adjoint_at_start(Value grad, Value other, Value vjp,
 
 // ---- fixed point -----------------------------------------------------------------------------
 
-// f 2^k rounded to the nearest integer, ties to even; NaN is 0, out of range saturates, and both
-// are noted in `outside`.
+// f 2^k rounded to the nearest integer, ties to even. NaN becomes 0 and out-of-range values
+// saturate; both are recorded in `outside`.
 template <class Lanes>
 REVDEQ_INLINE typename Lanes::Int to_fixed(typename Lanes::Real f, float scale,
                                            typename Lanes::Int& outside) {
@@ -172,7 +173,7 @@ REVDEQ_INLINE typename Lanes::Real from_fixed(typename Lanes::Int y, float unsca
   return product(Lanes::to_real(y), unscale);
 }
 
-// Two's complement arithmetic modulo 2^32, written on unsigned lanes.
+// Two's complement arithmetic modulo 2^32, on unsigned lanes.
 template <class Lanes>
 struct Wrapping {
   using Int = typename Lanes::Int;
@@ -194,23 +195,23 @@ REVDEQ_INLINE typename Lanes::Int divide(typename Lanes::Int d, const ExactStep&
   using Int = typename Lanes::Int;
   using W = Wrapping<Lanes>;
   if constexpr (kForm == Form::kShift) {
-    // The offset joins the remainder, not d: d + offset could leave int32.
+    // The offset is added to the remainder, not to d: d + offset could overflow int32.
     const int32_t mask = step.base - 1;
     const Int sum = (d & mask) + step.offset;
     digit = sum & mask;
     return (d >> step.log2_base) + (sum >> step.log2_base);
   } else {
-    // The reciprocal is off by at most 1/2, its product with |d| <= 2^31 over 2^31 by less than
-    // 1/2: with 1 added before the floor, the estimate is E or E + 1.
+    // The reciprocal is off by at most 1/2, so its product with |d| <= 2^31, over 2^31, is off by
+    // less than 1/2: with 1 added before the floor, the estimate is E or E + 1.
     Int e = Lanes::template multiply_shift<31>(d, step.reciprocal, int64_t{1} << 31);
     const Int whole = W::subtract(d, W::multiply(e, step.q_whole));
     if constexpr (kForm == Form::kInteger) {
       digit = whole + step.offset;
-      const Int high = digit >> 31;  // -1 where the estimate was E + 1
+      const Int high = digit >> 31;  // -1 if the estimate was E + 1
       digit += high & step.base;
       return e + high;
     } else {
-      // rest = A - Q E = 2^30 (digit) + part, and Q is added back where it came out negative.
+      // rest = A - Q E = 2^30 (digit) + part; Q is added back if it is negative.
       const Int part = W::subtract(Int{} + static_cast<int32_t>(step.half & kPartMask),
                                    W::multiply(e, step.q_part)) &
                        kPartMask;
@@ -245,7 +246,7 @@ REVDEQ_INLINE typename Lanes::Int after(typename Lanes::Int y, typename Lanes::I
   return W::add(fixed, divide<kForm, Lanes>(d, step, digit));
 }
 
-// The one before Y'.
+// The grid point before Y', given F.
 template <Form kForm, class Lanes>
 REVDEQ_INLINE typename Lanes::Int before(typename Lanes::Int y, typename Lanes::Int fixed,
                                          const ExactStep& step, typename Lanes::Int digit) {
@@ -273,9 +274,9 @@ REVDEQ_INLINE typename Lanes::Int invert_exact(typename Lanes::Int y, typename L
 }
 
 // ---- digits ----------------------------------------------------------------------------------
-// A byte holds sum_g digit_g base^g, of the elements at the same lane of the groups g of its block.
+// A byte holds sum_g digit_g base^g, for the elements at one lane of all groups g of its block.
 
-// Adds `digit` above those in `byte`; `weight`, base^g, begins at 1.
+// Adds `digit` above the digits in `byte`; `weight`, base^g, starts at 1.
 template <class Lanes>
 REVDEQ_INLINE void push_digit(typename Lanes::Int& byte, typename Lanes::Int digit,
                               const ExactStep& step, int32_t& weight) {
@@ -283,7 +284,7 @@ REVDEQ_INLINE void push_digit(typename Lanes::Int& byte, typename Lanes::Int dig
   weight *= step.base;
 }
 
-// Takes the lowest digit off `byte`.
+// Removes the lowest digit from `byte`.
 template <Form kForm, class Lanes>
 REVDEQ_INLINE typename Lanes::Int pop_digit(typename Lanes::Int& byte, const ExactStep& step) {
   const auto whole = byte;

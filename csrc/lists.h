@@ -1,5 +1,5 @@
-// States with several leaves: each op takes lists in place of its tensors. From the tensors of a
-// call, or from its lists, come the checked arguments of one leaf, or of every leaf.
+// States with several leaves: each op also accepts lists instead of tensors. Builds the checked
+// arguments of one leaf, or of every leaf, from the tensors or lists of a call.
 #pragma once
 #include <array>
 #include <string>
@@ -20,8 +20,8 @@ struct OneLeaf {
   }
 };
 
-// Names the tensors of one leaf of a call with lists, which are all as long as the first. What is
-// no list belongs to every leaf.
+// Names the tensors of one leaf of a call with lists, which all have the length of the first.
+// Arguments that are not lists belong to every leaf.
 struct LeafOfLists : OneLeaf {
   using OneLeaf::operator();
   Argument operator()(const char* name, const Tensors& list) const {
@@ -52,7 +52,7 @@ auto checked(const char* op, const Tensor&, const Make& make, const Numbers&... 
   });
 }
 
-// Those of every leaf; a refusal says which. `lead` is the first of the lists.
+// The arguments of every leaf; a Refusal names the leaf. `lead` is the first of the lists.
 template <class Make, class... Numbers>
 auto checked(const char* op, const Tensors& lead, const Make& make, const Numbers&... numbers) {
   return refusing(op, [&] {

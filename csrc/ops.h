@@ -1,7 +1,7 @@
 // The ops as torch calls them. Each is a struct with its name, the schema of its arguments, and
-// `run`, of which T is Tensor, or Tensors where the op takes lists of leaves: it has the arguments
-// checked, and hands them to a backend as a span of leaves, of which a call without lists has one.
-// A backend is a class of static functions:
+// `run`, where T is Tensor, or Tensors for lists of leaves. `run` checks the arguments and passes
+// them to a backend as a span of leaves, which has one element for a call without lists. A backend
+// is a class of static functions:
 //
 //   half_step     (Direction, span of HalfStepArguments, beta)
 //   channel_step  (Direction, ChannelArguments)
@@ -13,8 +13,8 @@
 //   quantize      (span of QuantizeArguments, span of the states, frac_bits)
 //   dequantize    (span of DequantizeArguments, span of the numbers, frac_bits, dtype)
 //
-// In-place ops return nothing: one that returned its mutated argument would alias an input, which
-// torch's functionalization does not allow.
+// In-place ops return nothing: returning the mutated argument would alias an input, which torch's
+// functionalization does not allow.
 #pragma once
 #include <torch/csrc/stable/library.h>
 
@@ -137,7 +137,7 @@ struct Quantize {
   }
 };
 
-// Has no list as its result: torch functionalizes no op that writes and returns one.
+// Does not return a list: torch cannot functionalize an op that writes to and returns one.
 struct QuantizeLists {
   static constexpr const char* kName = "quantize.list";
   static constexpr const char* kSchema =

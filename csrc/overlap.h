@@ -8,7 +8,7 @@
 
 namespace revdeq {
 
-// The bytes that a tensor can touch, from the first to one past the last.
+// The bytes that a tensor may access, from the first to one past the last.
 struct Span {
   const char* name;
   const char* begin;
@@ -30,7 +30,7 @@ inline Span span(const Argument& a, bool written, size_t leaf = 0) {
   return {a.name, begin, end, written, leaf};
 }
 
-// The arguments of one call, each held against those before it.
+// The arguments of one call, each checked against those before it.
 class Spans {
  public:
   void written(const Argument& a) { add(span(a, true)); }
@@ -48,12 +48,12 @@ class Spans {
   size_t count_ = 0;
 };
 
-// The arguments of every leaf of a list, each held against those of the leaves before.
+// The arguments of every leaf of a list, each checked against those of the preceding leaves.
 class LeafSpans {
  public:
   void written(const Argument& a) { spans_.push_back(span(a, true, leaf_)); }
   void read(const Argument& a) { spans_.push_back(span(a, false, leaf_)); }
-  void shared(const Argument&) {}  // one for all leaves, and held against each by its own call
+  void shared(const Argument&) {}  // shared by all leaves; checked in each leaf's own call
   void next_leaf() { ++leaf_; }
 
   void check() const {
@@ -61,7 +61,7 @@ class LeafSpans {
   }
 
  private:
-  // In order of memory: does one begin before the end of what came before it?
+  // In memory order: does one start before the end of its predecessors?
   bool any_meet() const {
     std::vector<Span> sorted = spans_;
     std::sort(sorted.begin(), sorted.end(),

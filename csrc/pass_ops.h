@@ -8,8 +8,8 @@ namespace revdeq {
 using FloatPassArguments = PassArguments<HalfStepArguments>;
 using ExactPassArguments = PassArguments<ExactArguments>;
 
-// Checks the leaves that `named` names, and runs the pass on them. `numbers` are those of the
-// inverse: beta, and on exact states frac_bits and tie.
+// Checks the leaves that `named` names, and runs the pass on them. `numbers` are the numbers of the
+// inverse: beta, and for exact states frac_bits and tie.
 template <class Backend, class T, class Named, class... Numbers>
 void run_pass(const char* op, Pass pass, const T& lead, const Named& named, double next_beta,
               double beta, const Numbers&... numbers) {

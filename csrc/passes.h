@@ -1,10 +1,10 @@
 // The passes of one backward step, as factors of its adjoint. With a = 1 - beta:
 //
-//   kY    z back by f(y'):      grad_y <- grad_y + vjp,    seed <- beta grad_y,  grad_y <- a grad_y
-//   kZ    y back by f(z):       grad_z <- a grad_z + vjp,  seed <- next_beta grad_z
-//   kZ0   y back, to the start: grad_z <- (a grad_z + grad_y) + vjp
+//   kY    inverts z by f(y'):  grad_y <- grad_y + vjp,    seed <- beta grad_y,  grad_y <- a grad_y
+//   kZ    inverts y by f(z):   grad_z <- a grad_z + vjp,  seed <- next_beta grad_z
+//   kZ0   inverts y, at last:  grad_z <- (a grad_z + grad_y) + vjp
 //
-// An exact step applies an effective 1 - beta (exact_step.h), and its passes do too.
+// An exact step applies an effective 1 - beta (exact_step.h), and so do its passes.
 #pragma once
 #include "exact_step.h"
 

@@ -1,4 +1,4 @@
-// The list of ops (ops.h, pass_ops.h), from which each has its schema, and its place in a backend.
+// The list of ops (ops.h, pass_ops.h), from which their schemas and kernels are registered.
 #pragma once
 #include <string>
 
@@ -9,18 +9,18 @@ namespace revdeq {
 template <class... Op>
 struct OpList {};
 
-// These have an overload on lists of leaves, NAME.list.
+// These ops have an overload for lists of leaves, NAME.list.
 using OpsOnLists =
     OpList<HalfStep<Direction::kUpdate>, HalfStep<Direction::kInvert>, UpdateExact, InvertExact,
            Adjoint, Dequantize, Residual, InvertZAdjointY, InvertYAdjointZ, InvertYAdjointZ0,
            InvertZAdjointYExact, InvertYAdjointZExact, InvertYAdjointZ0Exact>;
-// These are one overload.
+// These ops have a single overload.
 using OneOverload = OpList<ChannelStep<Direction::kUpdate>, ChannelStep<Direction::kInvert>,
                            Quantize, QuantizeLists>;
 
 inline std::string on_lists(const char* name) { return std::string(name) + ".list"; }
 
-// The schema with lists of leaves for all tensors but the flag, one for all of them.
+// The schema with lists of leaves for all tensors except the flag, which all leaves share.
 template <class Op>
 std::string list_schema() {
   if constexpr (requires { Op::kListSchema; }) return Op::kListSchema;
@@ -38,8 +38,8 @@ void define(Library& m, OpList<OnLists...>, OpList<One...>) {
   const auto add = [&](std::string name, const std::string& schema) {
     m.def((name + schema).c_str());
   };
-  // First those that take a tensor as beta: torch.ops tries overloads in this order, and takes a
-  // tensor without dimensions for a number where it can.
+  // Overloads with a tensor beta come first: torch.ops tries overloads in this order, and accepts a
+  // zero-dimensional tensor as a number if it can.
   (add(One::kName, One::kSchema), ...);
   (add(OnLists::kName, OnLists::kSchema), ...);
   (add(on_lists(OnLists::kName), list_schema<OnLists>()), ...);

@@ -1,10 +1,10 @@
-// The norms |z - f| and |f|, summed in an order that the values alone decide: the same bits on any
-// number of threads, on a CPU and on a GPU. Everything is float64.
+// The norms |z - f| and |f|, summed in an order that depends only on the number of elements: the
+// same bits on CPUs and GPUs, for any number of threads. Everything is float64.
 //
-// Elements count in memory order, kColumns to a row, kRows rows to a chunk. In a chunk each column
-// is summed from the first row to the last; then the right half of the columns joins the left,
-// until one is left. The sums of the chunks are taken as elements of one more chunk, of as many
-// rows as it needs, and the roots of its sums are the norms.
+// Elements are taken in memory order, kColumns per row and kRows rows per chunk. In a chunk, each
+// column is summed from the first row to the last; then the right half of the columns is added to
+// the left half until one sum remains. The sums of all chunks are the elements of one more chunk,
+// with as many rows as needed; the square roots of its sums are the norms.
 #pragma once
 #include <cstdint>
 
@@ -18,7 +18,7 @@ constexpr int64_t kChunk = kColumns * kRows;
 
 constexpr int64_t chunk_count(int64_t numel) { return (numel + kChunk - 1) / kChunk; }
 
-// The squares of a column, or of a vector of columns: lanes of doubles.
+// The sums of squares of a column, or of a vector of columns: lanes of doubles.
 template <class Lanes>
 struct SquaresOf {
   using Real = typename Lanes::Real;

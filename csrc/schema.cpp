@@ -1,5 +1,5 @@
-// The schemas of all ops, and the facts of this build. Loading the library registers the schemas
-// and the CPU kernels (cpu/backend.cpp); it calls nothing of Python.
+// The schemas of all ops, and information on this build. Loading the library registers the schemas
+// and the CPU kernels (cpu/backend.cpp); it does not use Python.
 #include "cpu/cell_schemas.h"
 #include "cpu/kernels.h"
 #include "register.h"
@@ -14,7 +14,7 @@ STABLE_TORCH_LIBRARY(revdeq, m) {
   m.def(revdeq::cpu::kBackwardSchema);
 }
 
-// For revdeq_kernels/core/libraries.py: name=value, one on a line.
+// For revdeq_kernels/core/libraries.py: one name=value per line.
 REVDEQ_EXPORT const char* revdeq_build_info() {
   return "version=" REVDEQ_VERSION "\n"
          "built_with_torch=" REVDEQ_BUILT_WITH_TORCH "\n"

@@ -1,4 +1,4 @@
-// How numbers are stored, and how they are rounded on the way: to the nearest, ties to even.
+// How numbers are stored, and rounded when stored: to nearest, ties to even.
 #pragma once
 #include <cstdint>
 
@@ -14,7 +14,7 @@
 
 namespace revdeq {
 
-// Half-precision numbers as bits: a layout that the host compiler, nvcc and torch share.
+// Half-precision numbers as bits, in the layout of the host compiler, nvcc and torch.
 struct bfloat16 {
   uint16_t bits;
 };
@@ -36,8 +36,7 @@ REVDEQ_INLINE float bits_float(uint32_t b) {
   return x;
 }
 
-// a b rounded once: never part of a fused multiply-add. A and B are scalars, or a vector and a
-// scalar.
+// a b, rounded: never part of a fused multiply-add. A and B are scalars, or a vector and a scalar.
 template <class A, class B>
 REVDEQ_INLINE A product(A a, B b) {
 #ifdef __CUDA_ARCH__
@@ -48,7 +47,7 @@ REVDEQ_INLINE A product(A a, B b) {
 #endif
 }
 
-// Storage<T>: T to the number it stands for, and the nearest T to a number.
+// Storage<T>: from T to the number it represents, and from a number to the nearest T.
 template <class T>
 struct Storage {
   static REVDEQ_INLINE T widen(T x) { return x; }
@@ -72,7 +71,7 @@ struct Storage<bfloat16> {
     return {static_cast<uint16_t>((b + 0x7fffu + (b >> 16 & 1u)) >> 16)};
 #endif
   }
-  // Through float, as torch does.
+  // Via float, as in torch.
   static REVDEQ_INLINE bfloat16 narrow(double x) { return narrow(static_cast<float>(x)); }
 };
 
@@ -85,7 +84,7 @@ struct Storage<float16> {
     const uint32_t sign = static_cast<uint32_t>(x.bits & 0x8000u) << 16;
     const uint32_t rest = x.bits & 0x7fffu;
     if (rest >= 0x7c00u) return bits_float(sign | 0x7f800000u | (rest & 0x3ffu) << 13);
-    // Moves the bias of the exponent from 15 to 127, and lets the product normalise subnormals.
+    // Changes the exponent bias from 15 to 127; the product normalizes subnormals.
     return bits_float(sign | float_bits(bits_float(rest << 13) * 0x1p112f));
 #endif
   }
@@ -96,10 +95,9 @@ struct Storage<float16> {
     const uint32_t sign = float_bits(x) >> 16 & 0x8000u;
     const uint32_t b = float_bits(x) & 0x7fffffffu;
     if (b > 0x7f800000u) return {static_cast<uint16_t>(sign | 0x7e00u)};
-    if (b >= 0x477ff000u)
-      return {static_cast<uint16_t>(sign | 0x7c00u)};  // from 65520 on: infinity
+    if (b >= 0x477ff000u) return {static_cast<uint16_t>(sign | 0x7c00u)};  // 65520 and up: infinity
     if (b < 0x38800000u) {
-      // Subnormal: the sum with 1/2 has its last place at 2^-24, that of the subnormals.
+      // Subnormal: the last place of the sum with 1/2 is 2^-24, like that of the subnormals.
       return {static_cast<uint16_t>(sign | (float_bits(bits_float(b) + 0.5f) - 0x3f000000u))};
     }
     return {static_cast<uint16_t>(sign | ((b - 0x38000000u + 0xfffu + (b >> 13 & 1u)) >> 13))};

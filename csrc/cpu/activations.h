@@ -1,22 +1,22 @@
 // The activations of the equilibrium cell and their slopes in float32, for any kind of lanes.
 //
-// Each is a struct with value<Lanes>(x), and value_and_grad<Lanes>(x, seed): the same value, bit
-// for bit, and seed * act'(x). One division in either, no branches, no tables. NaN gives NaN, in
-// both. What is 0 times infinity is NaN, as in torch: gelu, silu and gelu_tanh of -infinity, and
-// their slopes at either infinity.
+// Each is a struct with value<Lanes>(x), and value_and_grad<Lanes>(x, seed), which returns the same
+// value, bit for bit, and seed * act'(x). Both take one division, no branches and no tables. Both
+// return NaN for NaN. 0 * infinity is NaN, as in torch: gelu, silu and gelu_tanh of -infinity, and
+// their slopes at both infinities.
 //
-// The largest errors, in units of 2^-24, where multiply-adds are fused and where they are not: of
-// the value, as a share of what is named; and of the slope. They are those of every float32 from
-// 2^-14 to 128 and its negative; tests/native/check_activations.cpp, with an argument, finds them.
+// Largest errors in units of 2^-24, with fused multiply-adds and without: of the value, relative to
+// the given quantity, and of the slope (absolute). Found over all float32 numbers from 2^-14 to 128
+// and their negatives by tests/native/check_activations.cpp, run with an argument.
 //
-//              share of      value          slope
+//              relative to   value          slope
 //   tanh       tanh x        4.43  5.20     6.43  7.78
 //   gelu       x             3.69  4.45     3.79  4.31    (1/2 + erf / 2 cancels, as in torch)
 //   silu       silu x        4.10  4.25     3.18  3.25
 //   gelu_tanh  x             2.52  2.52     3.61  3.67
 //
-// The coefficients are minimax in double, rounded. Those of tanh and gelu were then moved by some
-// units in the last place each, to the least sum of both kinds of lanes' errors that was found.
+// The coefficients are minimax in double, then rounded. Those of tanh and gelu were then adjusted
+// by a few units in the last place, to the smallest sum of both errors that was found.
 #pragma once
 #include "half_step.h"
 
@@ -41,7 +41,7 @@ REVDEQ_INLINE typename Lanes::Real clamp(typename Lanes::Real x, float limit) {
   return Lanes::minimum(Lanes::maximum(x, Lanes::splat(-limit)), Lanes::splat(limit));
 }
 
-// e^-size for size >= 0, and 0 where that would be below 2^-126.
+// e^-size for size >= 0, and 0 if that is below 2^-126.
 template <class Lanes>
 REVDEQ_INLINE typename Lanes::Real exp_minus(typename Lanes::Real size) {
   using Real = typename Lanes::Real;
@@ -49,7 +49,7 @@ REVDEQ_INLINE typename Lanes::Real exp_minus(typename Lanes::Real size) {
   // e^-size = 2^n e^-rest with rest = size + n ln 2 in [-ln 2 / 2, ln 2 / 2]. The sum with 3 2^22
   // rounds n to an integer, and leaves the exponent of 2^n in the lowest bits of its own.
   constexpr float kLog2E = 0x1.715476p+0f, kShift = 0x1.8p+23f + 127.0f;
-  constexpr float kLn2High = 0x1.63p-1f;  // so few bits that n times it is exact
+  constexpr float kLn2High = 0x1.63p-1f;  // so few bits that its product with n is exact
   constexpr float kLn2Low = -0x1.bd0106p-13f;
   const Real shifted = Lanes::multiply_add(size, Lanes::splat(-kLog2E), Lanes::splat(kShift));
   const Real n = shifted - kShift;
@@ -61,8 +61,8 @@ REVDEQ_INLINE typename Lanes::Real exp_minus(typename Lanes::Real size) {
   return Lanes::select(Lanes::less(size, Lanes::splat(87.33f)), result, Lanes::splat(0.0f));
 }
 
-// s(v) = 1 / (1 + e^-v) and 1 - s(v), from |v| and whether v is negative: each to a few units in
-// the last place, however small it is.
+// s(v) = 1 / (1 + e^-v) and 1 - s(v), from |v| and the sign of v: both to a few units in the last
+// place, however small they are.
 template <class Lanes>
 struct Sigmoid {
   REVDEQ_INLINE Sigmoid(typename Lanes::Real size, typename Lanes::Mask negative) {
@@ -75,9 +75,9 @@ struct Sigmoid {
 };
 
 struct Tanh {
-  // tanh x = 2 t / (1 + t^2) with t = tanh(x / 2), an odd rational function, here a / (2 q). The
-  // larger x is, the less an error of t counts: 1 / cosh x times. The clamps: from 8.9 on tanh is
-  // 1, and so is this there in all lanes; and a quotient may round to more than 1.
+  // tanh x = 2 t / (1 + t^2) with t = tanh(x / 2), an odd rational function, here a / (2 q). An
+  // error of t is scaled by 1 / cosh x, so it matters less for larger x. The clamps: for |x| > 8.9,
+  // tanh is +-1, and so is this in all lanes; and a quotient may round to more than 1.
   template <class Lanes>
   static REVDEQ_INLINE typename Lanes::Real value(typename Lanes::Real x) {
     const auto t = clamp<Lanes>(x, 0x1.1ccccep+3f);
@@ -111,8 +111,8 @@ struct Relu {
 
 // x times the normal distribution function, 1/2 + erf(x / sqrt 2) / 2.
 struct Gelu {
-  // An odd rational function up to |x| = 5.45, where erf is 1 to less than a unit. From there on
-  // the fraction stays and its product with x grows beyond 1/2: the value is x, or 0.
+  // An odd rational function up to |x| = 5.45, where erf is 1 to less than one unit. Beyond, the
+  // fraction is constant and its product with x grows beyond 1/2: the value is x, or 0.
   template <class Lanes>
   static REVDEQ_INLINE typename Lanes::Real distribution(typename Lanes::Real x) {
     const auto square = Lanes::minimum(x * x, Lanes::splat(29.7025f));
@@ -154,12 +154,12 @@ struct Silu {
   }
 };
 
-// x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2, which is x s(v) with v twice what tanh is of.
+// x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2 = x s(v), where v is twice tanh's argument.
 struct GeluTanh {
   static constexpr float kLinear = 0x1.988454p+0f;  // v = kLinear x + kCubic x^3
   static constexpr float kCubic = 0x1.2444f2p-4f;
 
-  // At 128 v is beyond 120, where s and 1 - s end, and products with it are still finite.
+  // At x = 128, v is beyond 120, where s and 1 - s are constant, and products with v are finite.
   template <class Lanes>
   static REVDEQ_INLINE typename Lanes::Real square(typename Lanes::Real x) {
     return Lanes::minimum(x * x, Lanes::splat(128.0f));

@@ -1,11 +1,11 @@
-// The ops on CPUs: shared among torch's threads, and run by the loops compiled for the widest
-// instruction set that this processor has.
+// The ops on CPUs: divided among torch's threads, and run by the loops compiled for the widest
+// instruction set of this processor.
 //
 // Bytes per element, each read or written once (state type, f type):
 //   update_, invert_              2 sizeof(state) + sizeof(f) + sizeof(cast)
 //   update_exact_, invert_exact_  8 + 1 / digits_per_byte + sizeof(f) + sizeof(cast)
 //   adjoint_                      2 sizeof(grad) + sizeof(vjp) + sizeof(seed)
-//   the passes                    those of the inverse and of the adjoint
+//   the passes                    the sum of the inverse and the adjoint
 //   residual                      sizeof(z) + sizeof(f)
 //   quantize, dequantize          4 + sizeof(x)
 #include <cmath>
@@ -69,7 +69,7 @@ struct ConvertWork {
   static constexpr int64_t unit = 1;
 };
 
-// Units are chunks, whose sums wait in `sums` for the last step.
+// Units are chunks; their sums are stored in `sums` for the last step.
 struct ResidualWork {
   explicit ResidualWork(const ResidualArguments& a)
       : source(laid_out_like(a.f, a.z)),
@@ -96,8 +96,8 @@ struct ResidualWork {
   static constexpr int64_t unit = kChunk;
 };
 
-// A beta of its own for each place along one dimension, as the loops want it: in one piece, and
-// repeated where so few neighbours share one that a vector would not fill.
+// One beta per index of one dimension, in the form that the loops need: contiguous, and repeated if
+// too few neighbors share a beta to fill a vector.
 template <class Real>
 void run_channels(Direction direction, const ChannelArguments& a) {
   constexpr int64_t kAlike = 32;

@@ -1,6 +1,6 @@
-// The equilibrium cell's ops on CPUs, as revdeq_kernels/ops/cell/cpu.py calls them: with tensors
-// that it has checked and made. What is checked here keeps a call from elsewhere inside of its
-// memory.
+// The equilibrium cell's ops on CPUs. revdeq_kernels/ops/cell/cpu.py calls them with tensors that
+// it has checked and allocated. The checks here keep any other call from accessing memory out of
+// bounds.
 #include <cmath>
 #include <limits>
 #include <memory>
@@ -101,7 +101,7 @@ CellCall call_of(const Tensor& u, const Tensor& w, const Tensor& z0, const Numbe
   return call;
 }
 
-// Of each half step as many as of any other; their number could leave int64.
+// Each half step has equally many; their total number could overflow int64.
 void check_digits(const Tensor& digits, const CellCall& call) {
   const int64_t planes = 2 * call.steps, numel = digits.numel();
   const int64_t plane = call.exact ? call.byte_rows() * call.features : 0;
@@ -119,13 +119,13 @@ const T* data_of(const Tensor& t) {
   return t.numel() > 0 ? static_cast<const T*>(t.const_data_ptr()) : nullptr;
 }
 
-// Units of work that are worth a thread: some tens of microseconds of `rows` rows a unit.
+// The number of units that are worth a thread: some tens of microseconds at `rows` rows per unit.
 int64_t grain(const CellCall& call, int64_t rows, int64_t products) {
   const int64_t terms = rows * call.features * call.features * 2 * call.steps * products;
   return std::max<int64_t>((int64_t{1} << 20) / std::max<int64_t>(terms, 1), 1);
 }
 
-// `body(next)` on as many threads as there is work for: each takes units until there is none.
+// `body(next)` on as many threads as there is work for; each takes units until none is left.
 template <class Body>
 void share(int64_t units, int64_t grain, const Body& body) {
   Next next{0};
@@ -163,7 +163,7 @@ void forward(const Tensor u, const Tensor w, const Tensor z0, double beta, int64
     using enum ScalarType;
     check(y, "y", Float, numel);
     check(z, "z", Float, numel);
-    const bool keeps = exact && fixed.numel() > 0;  // what a backward pass needs
+    const bool keeps = exact && fixed.numel() > 0;  // needed by a backward pass
     check(fixed, "fixed", Int, keeps ? 2 * numel : 0);
     if (keeps)
       check_digits(digits, call);

@@ -1,4 +1,4 @@
-// The two ops of the equilibrium cell on CPUs, which belong to revdeq_kernels/ops/cell/cpu.py.
+// The two ops of the equilibrium cell on CPUs, private to revdeq_kernels/ops/cell/cpu.py.
 #pragma once
 
 namespace revdeq::cpu {

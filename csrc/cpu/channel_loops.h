@@ -1,4 +1,4 @@
-// The half step with a beta for every channel. Like loops.h, for any kind of lanes.
+// The half step with one beta per channel. Like loops.h, for any kind of lanes.
 #pragma once
 #include "cpu/float_pairs.h"
 #include "cpu/kernels.h"
@@ -11,12 +11,12 @@ REVDEQ_INLINE void channel_step_at(const ChannelCall& call, int64_t i, Factor ke
   S* state = static_cast<S*>(call.state) + i;
   const auto f = Lanes::load(static_cast<const F*>(call.f) + i);
   Lanes::store(state, half_step<kDirection>(Lanes::load(state), f, keep, beta));
-  // Read back, so that `cast` comes from the state as it is stored.
+  // Read back, so that `cast` is the stored state, rounded.
   if (call.cast_type != Number::kNone)
     store_cast<Lanes, F>(call.cast, call.cast_type, i, Lanes::load(state));
 }
 
-// Elements side by side have channels side by side (inner 1), or the same one for `inner` of them.
+// Adjacent elements have adjacent channels (inner 1), or `inner` of them share a channel.
 template <class Lanes, Direction kDirection, class S, class F, class Real>
 void channel_step_range(const ChannelCall& call, int64_t begin, int64_t end) {
   using Scalar = ScalarLanes<Real>;

@@ -1,4 +1,4 @@
-// The pairs of types that float states and f come in.
+// The supported pairs of types of float states and f.
 #pragma once
 #include <type_traits>
 
@@ -6,7 +6,7 @@
 
 namespace revdeq::cpu {
 
-// What `choose` gives for the types that stand for the two numbers; null where they are no pair.
+// The result of `choose` for the types of the two numbers; null if the pair is not supported.
 template <class Kernel, class Choose>
 Kernel select_float_pair(Number state, Number f, const Choose& choose) {
   if (state == Number::kFloat64) {

@@ -1,4 +1,4 @@
-// What the CPU bindings (work.h) and the loops compiled per instruction set agree on.
+// The interface between the CPU bindings (work.h) and the loops compiled per instruction set.
 #pragma once
 #include <cstdint>
 
@@ -35,19 +35,19 @@ struct ConvertCall {
 
 struct AdjointCall {
   void* grad;
-  const void* other;  // the other gradient that joins at the start, or null
+  const void* other;  // the other gradient to add in the first step, or null
   const void* vjp;
   void* seed;  // or null
   AdjointStep<double> step;
 };
 
-// A beta of its own for every channel: that of element i is beta[i / inner % channels].
+// One beta per channel: element i has beta[i / inner % channels].
 struct ChannelCall {
   void* state;
   const void* f;
   void* cast;  // or null
   Number cast_type;
-  const void* keep;  // these two in the type that the step computes in
+  const void* keep;  // these two in the type in which the step is computed
   const void* beta;
   int64_t inner;
   int64_t channels;
@@ -84,7 +84,7 @@ struct Kernels {
 
 enum class InstructionSet { kBaseline, kAvx2, kAvx512 };
 
-// The widest that this processor has, and its kernels (backend.cpp).
+// The widest instruction set of this processor, and its kernels (backend.cpp).
 InstructionSet widest_instruction_set();
 const Kernels& best_kernels();
 

@@ -1,5 +1,5 @@
-// The loops around half_step.h, for any kind of lanes. Each loops_*.cpp instantiates them for
-// its own instruction set, below its target pragma: nothing here may be included above one.
+// The loops around half_step.h, for any kind of lanes. Each loops_*.cpp instantiates them for its
+// own instruction set, below its target pragma: do not include this file above such a pragma.
 #pragma once
 #include "cpu/channel_loops.h"
 #include "cpu/float_pairs.h"
@@ -9,9 +9,9 @@
 
 namespace revdeq::cpu {
 
-// The exact loops keep too few cache lines in flight on their own: without this the update of 64 MB
-// took up to four times as long. (The float loops, short as they are, lose by it.) A prefetch
-// beyond the end of a tensor does nothing.
+// The exact loops keep too few cache lines in flight by themselves: without prefetching, the update
+// of 64 MB took up to four times as long. (The short float loops become slower with it.) A prefetch
+// beyond the end of a tensor has no effect.
 constexpr int64_t kPrefetchBytes = 2048;
 
 REVDEQ_INLINE void prefetch(const void* state, const void* f) {
@@ -26,7 +26,7 @@ REVDEQ_INLINE void half_step_at(const FloatCall& call, const FloatStep<Real>& st
   S* state = static_cast<S*>(call.state) + i;
   const auto f = Lanes::load(static_cast<const F*>(call.f) + i);
   Lanes::store(state, half_step<kDirection>(Lanes::load(state), f, step));
-  // Read back, so that `cast` comes from the state as it is stored.
+  // Read back, so that `cast` is the stored state, rounded.
   if (call.cast_type != Number::kNone)
     store_cast<Lanes, F>(call.cast, call.cast_type, i, Lanes::load(state));
 }
@@ -65,7 +65,7 @@ REVDEQ_INLINE void adjoint_at(const AdjointCall& call, const AdjointStep<Real>& 
   Lanes::store(grad, product(next, step.after));
 }
 
-// grad is kept in Real itself.
+// grad is stored as Real.
 template <class Lanes, class Real, class V, class S>
 void adjoint_range(const AdjointCall& call, int64_t begin, int64_t end) {
   const AdjointStep<Real> step{static_cast<Real>(call.step.scale),
@@ -76,7 +76,7 @@ void adjoint_range(const AdjointCall& call, int64_t begin, int64_t end) {
   for (; i < end; ++i) adjoint_at<ScalarLanes<Real>, Real, V, S>(call, step, i);
 }
 
-// vjp and seed are of f's type, or vjp is float32 (f read a float32 state and rounded by itself).
+// vjp and seed have f's type, or vjp is float32 (f read a float32 state and rounded it itself).
 template <class Lanes, class DoubleLanes>
 AdjointKernel select_adjoint(Number grad, Number vjp, Number seed) {
   constexpr auto kFloat = Number::kFloat32, kBfloat = Number::kBfloat16, kHalf = Number::kFloat16;
@@ -101,7 +101,7 @@ REVDEQ_INLINE void exact_column(const ExactCall& call, const ExactStep& step, in
   using Int = typename Lanes::Int;
   uint8_t* bytes = call.digits + block * kBlockLanes + lane;
   const int64_t first = block * call.digits_per_byte * kBlockLanes + lane;
-  // A column of one lane can end early: its missing elements have the digit 0.
+  // A column of one lane can end early; missing elements have the digit 0.
   const int64_t groups =
       Lanes::kWidth > 1 || first + (call.digits_per_byte - 1) * kBlockLanes < call.numel
           ? call.digits_per_byte
@@ -195,8 +195,8 @@ bool dequantize_range(const ConvertCall& call, int64_t begin, int64_t end) {
   return false;
 }
 
-// float64 holds every fixed-point number exactly. A template, so that each instruction set has a
-// function of its own: the linker would keep one for all.
+// float64 represents every fixed-point number exactly. A template, so that each instruction set has
+// its own function; otherwise the linker would keep one for all.
 template <class Lanes>
 bool dequantize_float64(const ConvertCall& call, int64_t begin, int64_t end) {
   const double scale = call.scale;

@@ -5,7 +5,7 @@
 
 namespace revdeq::cpu {
 
-// The right half of the columns joins the left, until one is left.
+// Adds the right half of the columns to the left half until one is left.
 REVDEQ_INLINE Squares halve(double (&difference)[kColumns], double (&size)[kColumns]) {
   for (int half = kColumns / 2; half > 0; half /= 2) {
     for (int column = 0; column < half; ++column) {

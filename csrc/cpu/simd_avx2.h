@@ -58,7 +58,7 @@ struct Avx2Lanes {
 
   template <int kShift>
   static REVDEQ_INLINE Int multiply_shift(Int a, int32_t b, int64_t c) {
-    // The even and the odd elements apart: a product of two int32 fills 64 bits.
+    // Even and odd elements separately: a product of two int32 fills 64 bits.
     const __m256i factor = _mm256_set1_epi64x(b), addend = _mm256_set1_epi64x(c);
     const __m256i even = _mm256_add_epi64(_mm256_mul_epi32((__m256i)a, factor), addend);
     const __m256i odd_a = _mm256_srli_epi64((__m256i)a, 32);
@@ -71,7 +71,7 @@ struct Avx2Lanes {
     v = _mm256_max_ps(_mm256_min_ps(v, _mm256_set1_ps(kFixedMax)), _mm256_set1_ps(kFixedMin));
     return (Int)_mm256_cvtps_epi32(_mm256_and_ps(v, number));
   }
-  // As nearest inside of kRange, and anything elsewhere.
+  // Like nearest inside kRange; arbitrary elsewhere.
   static REVDEQ_INLINE Int nearest_inside(Real v) { return (Int)_mm256_cvtps_epi32(v); }
   static REVDEQ_INLINE Real to_real(Int x) { return _mm256_cvtepi32_ps((__m256i)x); }
   static REVDEQ_INLINE Int outside(Real v, float limit) {
@@ -92,7 +92,7 @@ struct Avx2Lanes {
   static REVDEQ_INLINE Real select(Mask mask, Real a, Real b) {
     return _mm256_blendv_ps(b, a, mask);
   }
-  // x where it is NaN.
+  // x if it is NaN.
   static REVDEQ_INLINE Real maximum(Real x, Real bound) { return _mm256_max_ps(bound, x); }
   static REVDEQ_INLINE Real minimum(Real x, Real bound) { return _mm256_min_ps(bound, x); }
   static REVDEQ_INLINE Real magnitude(Real x) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x); }
@@ -137,7 +137,7 @@ struct Avx2DoubleLanes {
   }
 
  private:
-  // Four floats, and four more that do not matter.
+  // Four floats, and four more that are ignored.
   static REVDEQ_INLINE __m256 as_floats(Real x) {
     return _mm256_castps128_ps256(_mm256_cvtpd_ps(x));
   }

@@ -44,7 +44,7 @@ struct Avx512Lanes {
 
   template <int kShift>
   static REVDEQ_INLINE Int multiply_shift(Int a, int32_t b, int64_t c) {
-    // The even and the odd elements apart: a product of two int32 fills 64 bits.
+    // Even and odd elements separately: a product of two int32 fills 64 bits.
     const __m512i factor = _mm512_set1_epi64(b), addend = _mm512_set1_epi64(c);
     const __m512i even = _mm512_add_epi64(_mm512_mul_epi32((__m512i)a, factor), addend);
     const __m512i odd_a = _mm512_srli_epi64((__m512i)a, 32);
@@ -57,7 +57,7 @@ struct Avx512Lanes {
     v = _mm512_max_ps(_mm512_min_ps(v, _mm512_set1_ps(kFixedMax)), _mm512_set1_ps(kFixedMin));
     return (Int)_mm512_maskz_cvtps_epi32(number, v);
   }
-  // As nearest inside of kRange, and anything elsewhere.
+  // Like nearest inside kRange; arbitrary elsewhere.
   static REVDEQ_INLINE Int nearest_inside(Real v) { return (Int)_mm512_cvtps_epi32(v); }
   static REVDEQ_INLINE Real to_real(Int x) { return _mm512_cvtepi32_ps((__m512i)x); }
   static REVDEQ_INLINE Int outside(Real v, float limit) {
@@ -80,7 +80,7 @@ struct Avx512Lanes {
   static REVDEQ_INLINE Real select(Mask mask, Real a, Real b) {
     return _mm512_mask_blend_ps(mask, b, a);
   }
-  // x where it is NaN.
+  // x if it is NaN.
   static REVDEQ_INLINE Real maximum(Real x, Real bound) { return _mm512_max_ps(bound, x); }
   static REVDEQ_INLINE Real minimum(Real x, Real bound) { return _mm512_min_ps(bound, x); }
   static REVDEQ_INLINE Real magnitude(Real x) { return _mm512_abs_ps(x); }
@@ -107,7 +107,7 @@ struct Avx512Lanes {
   }
 };
 
-// Other types than double pass through eight floats.
+// Types other than double are converted via eight floats.
 struct Avx512DoubleLanes {
   using Real = __m512d;
   static constexpr int kWidth = 8;

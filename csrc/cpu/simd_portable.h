@@ -1,5 +1,5 @@
-// Four floats at a time in the compilers' own vectors: SSE2 where every x86-64 processor runs it,
-// NEON on ARM. The bits are those of ScalarLanes<float>.
+// Four floats at a time in the compiler's vector extension: SSE2, which every x86-64 processor has,
+// or NEON on ARM. The bits are those of ScalarLanes<float>.
 #pragma once
 #include <type_traits>
 
@@ -44,13 +44,13 @@ struct PortableLanes {
   static REVDEQ_INLINE Int nearest(Real v) {
     v = minimum(maximum(v, splat(kFixedMin)), splat(kFixedMax));
     v = (Real)((Int)v & (v == v));
-    // As in ScalarLanes: 2^23 added and taken off again rounds what is below it.
+    // As in ScalarLanes: adding and subtracting 2^23 rounds values below it.
     const Real size = magnitude(v);
     const Real integer = select(size < 0x1p23f, (size + 0x1p23f) - 0x1p23f, size);
     const Uint sign = (Uint)v & 0x80000000u;
     return __builtin_convertvector((Real)((Uint)integer | sign), Int);
   }
-  // As nearest inside of kRange, and anything elsewhere.
+  // Like nearest inside kRange; arbitrary elsewhere.
   static REVDEQ_INLINE Int nearest_inside(Real v) { return nearest(v); }
   static REVDEQ_INLINE Real to_real(Int x) { return __builtin_convertvector(x, Real); }
   static REVDEQ_INLINE Int outside(Real v, float limit) { return ~((v < limit) & (v > -limit)); }
@@ -64,7 +64,7 @@ struct PortableLanes {
   static REVDEQ_INLINE Real select(Mask mask, Real a, Real b) {
     return (Real)(((Int)a & mask) | ((Int)b & ~mask));
   }
-  // x where it is NaN.
+  // x if it is NaN.
   static REVDEQ_INLINE Real maximum(Real x, Real bound) { return select(bound > x, bound, x); }
   static REVDEQ_INLINE Real minimum(Real x, Real bound) { return select(bound < x, bound, x); }
   static REVDEQ_INLINE Real magnitude(Real x) { return (Real)((Uint)x & 0x7fffffffu); }
@@ -95,7 +95,7 @@ struct PortableLanes {
     return (a & (Uint)mask) | (b & ~(Uint)mask);
   }
 
-  // The conversions of storage.h, with every case computed.
+  // The conversions of storage.h, without branches: every case is computed.
   static REVDEQ_INLINE Uint bfloat16_bits(Real x) {
     const Uint b = (Uint)x;
     return choose(x == x, b + 0x7fffu + (b >> 16 & 1u), b | 0x400000u) >> 16;

@@ -1,4 +1,4 @@
-// What the CPU does for one leaf of an op, and how leaves are shared among torch's threads.
+// The work of an op on one leaf, and how leaves are divided among torch's threads.
 #pragma once
 #include <algorithm>
 #include <span>
@@ -16,8 +16,8 @@ inline void raise_flag(int32_t* flag) {
   if (flag) __atomic_fetch_or(flag, 1, __ATOMIC_RELAXED);
 }
 
-// Each Work has a `count` of units, of `unit` elements each (the last may have fewer), and runs any
-// range of them. `source` keeps a copy of f alive where there is one.
+// Each Work has `count` units of `unit` elements each (the last may have fewer), and runs any range
+// of them. `source` keeps a copy of f alive, if there is one.
 
 struct HalfStepWork {
   HalfStepWork(Direction direction, const HalfStepArguments& a, const FloatStep<double>& step)
@@ -93,7 +93,7 @@ struct AdjointWork {
   static constexpr int64_t unit = 1;
 };
 
-// A pass reads and writes no element twice: its halves share the range, not the cache.
+// A pass accesses every element once: its two halves share the range, not the cache.
 template <class InvertWork>
 struct PassWork {
   void run(int64_t begin, int64_t end) const {
@@ -107,8 +107,8 @@ struct PassWork {
   int64_t count = invert.count;
 };
 
-// `body(begin, end)` over [0, count). Small ranges run on the calling thread: handing them out
-// costs more than they take.
+// `body(begin, end)` over [0, count). Small ranges run on the calling thread, because dispatching
+// them would take longer than the work.
 template <class Body>
 void parallel(int64_t count, int64_t grain, const Body& body) {
   if (count == 0) return;
@@ -122,7 +122,7 @@ void run(const Work& work) {
            [&](int64_t begin, int64_t end) { work.run(begin, end); });
 }
 
-// All leaves in one parallel region: their units count on from leaf to leaf.
+// All leaves in one parallel region; units are numbered across leaves.
 template <class Work>
 void run_all(const std::vector<Work>& works) {
   int64_t total = 0;
@@ -139,7 +139,7 @@ void run_all(const std::vector<Work>& works) {
   });
 }
 
-// One leaf without the cost of a list, or all of them; `make(arguments)` gives the work of one.
+// One leaf without the cost of a list, or all leaves; `make(arguments)` returns the work of one.
 template <class Arguments, class Make>
 void run_leaves(std::span<const Arguments> leaves, const Make& make) {
   if (leaves.size() == 1) return run(make(leaves[0]));

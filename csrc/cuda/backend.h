@@ -1,4 +1,4 @@
-// The ops on CUDA, as ops.h asks a backend for them; one .cu file for each family of kernels.
+// The ops on CUDA, with the backend interface of ops.h; one .cu file per family of kernels.
 #pragma once
 #include "pass_ops.h"
 

@@ -1,20 +1,20 @@
 // What one thread of each elementwise kernel does, as a host+device function of the step, a leaf
-// (the tensors it is done to) and the thread's number, free of torch and of CUDA's launch syntax:
-// tests run these bodies on the CPU over an emulated grid.
+// (the tensors to process) and the thread's index, without torch or CUDA's launch syntax: tests run
+// these bodies on the CPU over an emulated grid.
 #pragma once
 #include "cuda/grid.h"
 #include "half_step.h"
 
 namespace revdeq::cuda {
 
-// Threads that a leaf needs: one per vector, and one per `width` lanes of so many groups of digits.
+// The threads of a leaf: one per vector, and one per `width` lanes of so many groups of digits.
 constexpr int64_t vector_threads(int64_t numel, int width) { return (numel + width - 1) / width; }
 constexpr int64_t lane_threads(int64_t numel, int64_t groups, int width) {
   const int64_t span = groups * kBlockLanes;
   return (numel + span - 1) / span * (kBlockLanes / width);
 }
 
-// kWidth elements, loaded and stored 16 bytes at a time where they fill that much.
+// kWidth elements, loaded and stored 16 bytes at a time if they have that size.
 template <class T, int kWidth>
 struct alignas(sizeof(T) * kWidth < 16 ? sizeof(T) * kWidth : 16) Vector {
   T at[kWidth];
@@ -44,8 +44,8 @@ REVDEQ_INLINE void store_words(void* p, const uint32_t (&words)[kWords]) {
 #endif
 }
 
-// In words, because the compiler stores a struct element by element, and does not always join these
-// stores again.
+// As words, because the compiler stores a struct element by element, and does not always merge
+// these stores.
 template <int kWidth, class T>
 REVDEQ_INLINE void store_vector(T* p, const Vector<T, kWidth>& v) {
   if constexpr (kWidth == 1) {
@@ -89,8 +89,8 @@ REVDEQ_INLINE void raise_flag(int32_t* flag) {
 #endif
 }
 
-// Runs `at<width>(i)` on the vector of this thread, or on each of its elements where it crosses the
-// end. Threads behind the end have none.
+// Runs `at<width>(i)` on the vector of this thread, or on each of its elements if it crosses the
+// end. Threads beyond the end have no vector.
 template <int kWidth, class At>
 REVDEQ_INLINE void for_vector(int64_t thread, int64_t numel, const At& at) {
   const int64_t begin = thread * kWidth;
@@ -99,8 +99,7 @@ REVDEQ_INLINE void for_vector(int64_t thread, int64_t numel, const At& at) {
   for (int64_t i = begin; i < numel; ++i) at.template operator()<1>(i);
 }
 
-// Calls `body<width>(leaf, thread)` as on_leaf does: the width is the leaf's where it allows
-// vectors.
+// Calls `body<width>(leaf, thread)` like on_leaf, with the full width if the leaf allows vectors.
 template <class Leaf, class Body>
 REVDEQ_INLINE void on_vectors(const Leaves<Leaf>& leaves, int64_t block, int thread,
                               const Body& body) {
@@ -138,7 +137,7 @@ REVDEQ_INLINE void float_body(const FloatLeaf<S, F>& leaf, int64_t thread, const
     for (int k = 0; k < kCount; ++k) {
       const Real y = Storage<S>::widen(state.at[k]), v = Storage<F>::widen(f.at[k]);
       state.at[k] = Storage<S>::narrow(step(i, k, y, v));
-      stored[k] = Storage<S>::widen(state.at[k]);  // `cast` comes from the state as it is stored
+      stored[k] = Storage<S>::widen(state.at[k]);  // `cast` is the stored state, rounded
     }
     store_vector<kCount>(leaf.state + i, state);
     store_cast<kCount>(leaf.cast, i, stored);
@@ -163,7 +162,7 @@ struct ChannelStep {
   int64_t stride;
 };
 
-// The width is chosen in here: with on_vectors ptxas writes other code for sm_100.
+// The width is chosen here: with on_vectors, ptxas generates different code for sm_100.
 template <Direction kDirection, class Real, class S, class F>
 REVDEQ_INLINE void channel_step_body(const ChannelStep<Real>& step, const FloatLeaf<S, F>& leaf,
                                      int64_t thread) {
@@ -196,13 +195,13 @@ REVDEQ_INLINE void channel_step_grid(const Launch<ChannelStep<Real>, FloatLeaf<S
 
 // ---- the adjoint -----------------------------------------------------------------------------
 
-// G is float or double; f's type is F. What is null is absent.
+// G is float or double; F is f's type. Null pointers are absent arguments.
 template <class G, class F>
 struct AdjointLeaf {
   static constexpr int kWidth = 16 / sizeof(G);
 
   G* grad;
-  const G* other;     // the gradient that joins at the start
+  const G* other;     // the gradient to add in the first step
   const F* vjp;       // one of these two
   const G* vjp_wide;  //
   F* seed;
@@ -247,7 +246,7 @@ REVDEQ_INLINE void adjoint_grid(const Launch<AdjointStep<G>, AdjointLeaf<G, F>>&
   });
 }
 
-// The passes move every element once: an inverse and an adjoint share a launch, not data.
+// The passes access every element once: an inverse and an adjoint share a launch, but no data.
 template <class Real, class S, class F, class G>
 REVDEQ_INLINE void pass_grid(
     const PassLaunch<FloatStep<Real>, FloatLeaf<S, F>, AdjointStep<G>, AdjointLeaf<G, F>>& p,
@@ -260,7 +259,7 @@ REVDEQ_INLINE void pass_grid(
 
 // ---- to and from fixed point -----------------------------------------------------------------
 
-// From x to state, or back.
+// From x to state, or from state to x.
 template <class F>
 struct ConvertLeaf {
   static constexpr int kWidth = 4;

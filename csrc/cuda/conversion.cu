@@ -19,7 +19,7 @@ __global__ void __launch_bounds__(kThreads)
   dequantize_grid(p, blockIdx.x, threadIdx.x);
 }
 
-// `from` of a leaf, and the fresh tensor that belongs to it.
+// `from` of a leaf, and the new tensor for its result.
 template <class X, class Y, class F>
 ConvertLeaf<F> convert_leaf(const Argument& from, const Tensor& to, int32_t* flag,
                             Sources& sources) {

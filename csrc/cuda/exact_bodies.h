@@ -4,8 +4,8 @@
 
 namespace revdeq::cuda {
 
-// How many groups of 32 lanes a thread works on: those of whole blocks, and at least four, so that
-// eight loads are under way at once.
+// The number of groups of 32 lanes per thread: whole blocks, and at least four groups, so that
+// eight loads are in flight at once.
 REVDEQ_INLINE constexpr int64_t groups_per_thread(int64_t digits_per_byte) {
   return (digits_per_byte + 3) / digits_per_byte * digits_per_byte;
 }
@@ -28,7 +28,7 @@ struct ExactLeaf {
   }
 };
 
-// The step, its base a constant where no other one packs so many digits into a byte.
+// The step, with a constant base if only one base packs this many digits into a byte.
 template <int kDigits>
 REVDEQ_INLINE ExactStep with_known_base(ExactStep step) {
   constexpr int32_t kBase = kDigits == 8 ? 2 : kDigits == 5 ? 3 : kDigits == 4 ? 4 : 0;
@@ -40,7 +40,7 @@ REVDEQ_INLINE ExactStep with_known_base(ExactStep step) {
   return step;
 }
 
-// kCount lanes of one group, from their state `y` and `f`.
+// kCount lanes of one group, given their `y` and `f`.
 template <Direction kDirection, Form kForm, int kCount, class F>
 REVDEQ_INLINE void exact_row(const ExactStep& step, const ExactLeaf<F>& leaf, int64_t i,
                              Vector<int32_t, kCount> y, const Vector<F, kCount>& f,
@@ -67,11 +67,11 @@ REVDEQ_INLINE void exact_row(const ExactStep& step, const ExactLeaf<F>& leaf, in
   store_cast<kCount>(leaf.cast, i, value);
 }
 
-// kWidth lanes of a thread's groups, the first of them `lane`. The groups begin with `block`, and
-// `rest` elements of the leaf are left from there on; no group has only a part of these lanes.
+// kWidth lanes of a thread's groups, starting at `lane`. The groups start at `block`, from where
+// `rest` elements of the leaf remain; no group has only some of these lanes.
 //
-// The loads of kAhead groups come before their arithmetic. ptxas keeps it so because every group is
-// under a condition of its own; without, it mixes the two to save registers.
+// The loads of kAhead groups precede their arithmetic. ptxas preserves this because every group has
+// its own condition; otherwise it would interleave the two to save registers.
 template <Direction kDirection, Form kForm, int kWidth, int kDigits, class F>
 REVDEQ_INLINE void exact_lanes(const ExactStep& step, const ExactLeaf<F>& leaf, int64_t block,
                                int lane, int rest) {
@@ -118,7 +118,7 @@ REVDEQ_INLINE void exact_lanes(const ExactStep& step, const ExactLeaf<F>& leaf, 
   }
 }
 
-// Lane by lane where the leaf does not allow vectors, or ends within this thread's.
+// Lane by lane if the leaf does not allow vectors, or ends within this thread's lanes.
 template <Direction kDirection, Form kForm, int kDigits, class F>
 REVDEQ_INLINE void exact_body(const ExactStep& given, const ExactLeaf<F>& leaf, int64_t thread) {
   constexpr int kWidth = ExactLeaf<F>::kWidth, kGroups = groups_per_thread(kDigits);

@@ -1,7 +1,7 @@
 // The passes over exact states on CUDA: an inverse and an adjoint in one launch.
 //
-// Bytes per element, each read or written once: those of invert_exact_ and of adjoint_, at the
-// start with sizeof(other) for the seed.
+// Bytes per element, each read or written once: the sum of invert_exact_ and adjoint_; in the first
+// step, with sizeof(other) instead of sizeof(seed).
 #include "cuda/backend.h"
 #include "cuda/leaves.h"
 
@@ -11,7 +11,7 @@ namespace {
 template <class F>
 using ExactPass = PassLaunch<ExactStep, ExactLeaf<F>, AdjointStep<float>, AdjointLeaf<float, F>>;
 
-// Bounds as in exact_step.cu, where no inverse would spill.
+// Bounds as in exact_step.cu, with which no inverse spills.
 template <Form kForm, int kDigits, class F>
 __global__ void __launch_bounds__(kThreads, 3)
     exact_pass_kernel(const __grid_constant__ ExactPass<F> p) {

@@ -1,4 +1,4 @@
-// update_exact_ and invert_exact_ on CUDA: one pass, one thread for four lanes of whole blocks of
+// update_exact_ and invert_exact_ on CUDA: one pass, one thread per four lanes of whole blocks of
 // digits, so that it loads 16 bytes of state per group and writes whole bytes of digits.
 //
 // Bytes per element, each read or written once: 8 + 1 / digits_per_byte + sizeof(f) + sizeof(cast).
@@ -8,8 +8,8 @@
 namespace revdeq::cuda {
 namespace {
 
-// Three blocks per SM: without bounds some instances take more than 80 registers. Two where the
-// compiler would have to spill on one architecture.
+// Three blocks per SM: without bounds, some instances take more than 80 registers. Two if the
+// compiler would have to spill on some architecture.
 template <Direction kDirection, Form kForm, int kDigits>
 constexpr int kBlocksPerSm =
     kDirection == Direction::kUpdate && kForm == Form::kGeneral && kDigits == 8 ? 2 : 3;

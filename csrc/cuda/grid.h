@@ -1,5 +1,5 @@
-// Which piece of work a thread of the grid has. A launch serves several tensors, the leaves of a
-// state: their blocks follow one another. Free of CUDA's launch syntax, as bodies.h is.
+// Which work a thread of the grid has. A launch processes several tensors, the leaves of a state,
+// in consecutive blocks. Like bodies.h, this file does not use CUDA's launch syntax.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -9,16 +9,16 @@
 namespace revdeq::cuda {
 
 constexpr int kThreads = 256;
-constexpr int kLeaves = 16;  // more go to further launches
+constexpr int kLeaves = 16;  // per launch; more leaves take further launches
 
 constexpr int64_t blocks_of(int64_t threads) { return (threads + kThreads - 1) / kThreads; }
 
-// What bodies.h calls a leaf has the pointers and the size of one tensor, and says by `vectors`
-// whether they allow vectors; `threads()` is how many threads it needs then.
+// A leaf (bodies.h) has the pointers and size of one tensor; `vectors` tells whether they allow
+// vectors, and `threads()` how many threads it needs in that case.
 template <class Leaf>
 struct Leaves {
   Leaf at[kLeaves];
-  uint32_t end[kLeaves];  // the block behind the last of each
+  uint32_t end[kLeaves];  // one past the last block of each
   int count = 0;
 
   void add(const Leaf& leaf) {
@@ -30,8 +30,8 @@ struct Leaves {
   int64_t blocks() const { return count ? end[count - 1] : 0; }
 };
 
-// Calls `body(leaf, thread)` with the leaf that has this block, and the thread's number in it.
-// There can be more threads than the leaf has work for.
+// Calls `body(leaf, thread)` with the leaf of this block, and the thread's index within it. There
+// can be more threads than work.
 template <class Leaf, class Body>
 REVDEQ_INLINE void on_leaf(const Leaves<Leaf>& leaves, int64_t block, int thread,
                            const Body& body) {
@@ -41,14 +41,14 @@ REVDEQ_INLINE void on_leaf(const Leaves<Leaf>& leaves, int64_t block, int thread
   body(leaves.at[k], (block - first) * kThreads + thread);
 }
 
-// What a kernel is launched with: the numbers of the step, and the tensors.
+// The arguments of a launch: the numbers of the step, and the tensors.
 template <class Step, class Leaf>
 struct Launch {
   Step step;
   Leaves<Leaf> leaves;
 };
 
-// A pass of the backward: the blocks of the inverse come first, then those of the adjoint.
+// A pass of the backward pass: the blocks of the inverse come first, then those of the adjoint.
 template <class InvertStep, class InvertLeaf, class GradStep, class GradLeaf>
 struct PassLaunch {
   Launch<InvertStep, InvertLeaf> invert;

@@ -13,9 +13,9 @@
 
 namespace revdeq::cuda {
 
-constexpr int64_t kMostBlocks = (int64_t{1} << 31) - 1;  // of one launch
+constexpr int64_t kMostBlocks = (int64_t{1} << 31) - 1;  // per launch
 
-// Makes the tensor's device current for a scope, and knows torch's stream on it.
+// Makes the tensor's device current within a scope, and provides torch's stream on it.
 class Device {
  public:
   explicit Device(const Tensor& t) : guard_(t.get_device_index()) {
@@ -39,8 +39,8 @@ void launch(const Device& device, Kernel kernel, const Params& params, int64_t b
 template <class Arguments>
 using Alike = std::vector<const Arguments*>;
 
-// Calls `run` with the leaves that have the same dtypes, once for each choice of these; `dtypes` of
-// a leaf is what is compared. Empty leaves are left out.
+// Calls `run` once for each group of leaves with the same dtypes, as compared by `dtypes`. Empty
+// leaves are skipped.
 template <class Arguments, class Dtypes, class Run>
 void by_dtypes(std::span<const Arguments> leaves, const Dtypes& dtypes, const Run& run) {
   std::vector<bool> done(leaves.size());
@@ -73,13 +73,13 @@ inline bool is_aligned(const void* p, size_t bytes) {
   return reinterpret_cast<uintptr_t>(p) % bytes == 0;
 }
 
-// Can vectors of `width` elements be loaded from, and stored to, all of these? Null can.
+// Can vectors of `width` elements be loaded from and stored to all of these? True for null.
 template <class... T>
 bool fits_vectors(int width, const T*... pointers) {
   return (is_aligned(pointers, sizeof(T) * width < 16 ? sizeof(T) * width : 16) && ...);
 }
 
-// Calls `run` with a value of the type that holds `number`.
+// Calls `run` with a value of the C++ type that `number` denotes.
 template <class Run>
 void with_half_or_float(Number number, const Run& run) {
   if (number == Number::kFloat32) return run(float{});

@@ -1,5 +1,5 @@
-// From the checked arguments of a leaf to what its kernel sees, and the launches. `sources` keeps
-// copies of f alive until the launch is issued; the allocator then waits for the stream.
+// From the checked arguments of a leaf to its kernel's arguments, and the launches. `sources` keeps
+// copies of f alive until the launch is issued; from then on the allocator waits for the stream.
 #pragma once
 #include "cuda/exact_bodies.h"
 #include "cuda/launch.h"
@@ -70,8 +70,8 @@ struct ExactOp {
         digits(digits_per_byte(digit_base(exact_q(beta)))),
         step(exact_step(beta, frac_bits, tie)) {}
 
-  // Calls `run` with the form and the digits per byte as constants. Only the pairs that a base has:
-  // powers of two hold 8, 4, 2 or 1 digits, other integers 5, 3, 2 or 1.
+  // Calls `run` with the form and the digits per byte as constants. Only pairs that occur: powers
+  // of two have 8, 4, 2 or 1 digits per byte, other integers 5, 3, 2 or 1.
   template <class Run>
   void with_constants(const Run& run) const {
     if (form == Form::kShift) return with_digits<Form::kShift, 8, 4, 2, 1>(run);
@@ -94,7 +94,7 @@ struct ExactOp {
 
 // ---- launches --------------------------------------------------------------------------------
 
-// How many blocks a leaf needs at the most, when it does not allow vectors.
+// The maximum number of blocks of a leaf, if it does not allow vectors.
 inline int64_t most_blocks(const Argument& state) { return blocks_of(state.numel); }
 
 // Launches the kernel on leaves of the same dtypes; `leaf_of(arguments, sources)` is one of them.
@@ -111,7 +111,7 @@ void launch_leaves(const Alike<Arguments>& alike, void (*kernel)(Launch<Step, Le
   });
 }
 
-// The same for a pass, of which `invert_leaf(arguments, sources)` is a leaf of the inverse.
+// The same for a pass, where `invert_leaf(arguments, sources)` is a leaf of the inverse.
 template <class Step, class Leaf, class G, class F, class Arguments, class InvertLeaf>
 void launch_passes(const Alike<Arguments>& alike,
                    void (*kernel)(PassLaunch<Step, Leaf, AdjointStep<G>, AdjointLeaf<G, F>>),

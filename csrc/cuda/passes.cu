@@ -3,7 +3,7 @@
 //
 // Bytes per element, each read or written once:
 //   adjoint_     2 sizeof(grad) + sizeof(vjp) + sizeof(seed)
-//   the passes   that, with sizeof(other) for the seed at the start, and that of invert_
+//   the passes   that plus invert_; in the first step, with sizeof(other) instead of sizeof(seed)
 #include "cuda/backend.h"
 #include "cuda/leaves.h"
 

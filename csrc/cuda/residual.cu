@@ -1,6 +1,6 @@
-// residual on CUDA: a block for every chunk, then one for the norms of each leaf. The order of the
-// sums is that of residual.h, so the loads are of one element each: a warp's are side by side, and
-// every thread has a dozen or so of them under way.
+// residual on CUDA: one block per chunk, then one for the norms of each leaf. The order of
+// summation is that of residual.h, so each load is of one element: the loads of a warp are
+// adjacent, and every thread has about a dozen loads in flight.
 //
 // Bytes per element: sizeof(z) + sizeof(f), read once.
 #include "cuda/backend.h"
@@ -24,7 +24,7 @@ struct SharedColumns {
   alignas(Squares) char bytes[kColumns * sizeof(Squares)];
 };
 
-// The bounds leave registers for the loads; without them the compiler spills on one architecture.
+// The bounds leave registers for the loads; without them, the compiler spills on one architecture.
 template <class Z, class F>
 __global__ void __launch_bounds__(kThreads, 4)
     residual_kernel(const __grid_constant__ Leaves<ResidualLeaf<Z, F>> leaves) {

@@ -1,8 +1,8 @@
-// What a block does for a residual (residual.h): one thread for each column of a chunk.
+// What a block does for a residual (residual.h): one thread per column of a chunk.
 //
-// A Block is how its threads work together: `each(step)` runs `step(thread)` on every one of them,
-// and all see afterwards what was written to `columns`. On a GPU the threads run at once with a
-// barrier behind each step; tests run them one after another.
+// A Block defines how its threads cooperate: `each(step)` runs `step(thread)` on every thread, and
+// afterwards all threads see what was written to `columns`. On a GPU the threads run concurrently,
+// with a barrier after each step; tests run them one after another.
 #pragma once
 #include "cuda/grid.h"
 #include "residual.h"
@@ -21,7 +21,7 @@ struct ResidualLeaf {
   int64_t threads() const { return chunk_count(numel) * kThreads; }
 };
 
-// The right half of the columns joins the left, until one is left.
+// Adds the right half of the columns to the left half until one is left.
 template <class Block>
 REVDEQ_INLINE void halve(Block& block) {
   for (int half = kColumns / 2; half > 0; half /= 2)
@@ -30,8 +30,8 @@ REVDEQ_INLINE void halve(Block& block) {
     });
 }
 
-// The first kCount rows of a column. They are loaded apart from the sums, which come one after
-// another, so that many loads are under way at once.
+// The first kCount rows of a column. They are loaded separately from the sequential sums, so that
+// many loads are in flight at once.
 template <int kCount, class Z, class F>
 REVDEQ_INLINE Squares column_squares(const Z* z, const F* f) {
   Z zs[kCount];
@@ -76,7 +76,7 @@ REVDEQ_INLINE void residual_grid(const Leaves<ResidualLeaf<Z, F>>& leaves, int64
   });
 }
 
-// The last step: a block for each leaf.
+// The last step: one block per leaf.
 struct NormsLeaf {
   const Squares* sums;
   int64_t count;

@@ -1,4 +1,4 @@
-// All steps of a tile of the cell back, and its gradients.
+// The backward pass of a tile of the cell: all steps in reverse, and its gradients.
 #pragma once
 #include <cmath>
 #include <limits>
@@ -10,7 +10,7 @@
 
 namespace revdeq::cpu {
 
-// A row of a float state has to come back to within this of its largest number.
+// A float row must be reconstructed to within this, relative to its largest number.
 constexpr float kFloatTolerance = 1e-3f;
 
 template <class Word>
@@ -23,7 +23,7 @@ struct HalfStepBack {
   const uint8_t* digits;  // of the tile
   float* grad;    // of the state: times beta the seed of this half step; times 1 - beta afterwards
   float* grad_x;  // the seed times act'(x + u), rounded to W's type
-  float* grad_u;  // to which that is added, not rounded
+  float* grad_u;  // to which the same is added, not rounded
   const bool* moving;  // of each row, null: all
 };
 
@@ -60,8 +60,8 @@ void invert_tile(const BackwardCall& call, const Place& place,
   }
 }
 
-// How far a row came back from its start, and whether that is too far. `ends` are where it began to
-// walk back: what is not finite there, or left the range of an exact state, is infinitely far.
+// The distance of a reconstructed row from z0, and whether that is too far. `ends` are the final
+// states: a row that is not finite there, or left the range of an exact state, is infinitely far.
 struct Arrival {
   float distance;
   bool lost;
@@ -90,7 +90,7 @@ Arrival arrival(const CellCall& call, const FloatState<Lanes>&, const float* y, 
   Int apart{}, size{};
   each_vector<Lanes>(call.features, [&](int64_t at, int64_t count) {
     const auto start = load_some<Lanes>(z0 + at, count);
-    // Beyond the features a state can be NaN, of an infinite number times W's padding.
+    // Beyond the features, a state can be NaN: an infinite number times W's padding.
     take_in<Lanes>(apart, load_some<Lanes>(y + at, count) - start);
     take_in<Lanes>(apart, load_some<Lanes>(z + at, count) - start);
     take_in<Lanes>(size, start);
@@ -113,7 +113,7 @@ class BackwardTiles {
         wt_(packed<Lanes>(call, call.packed_wt)),
         w_(packed<Lanes>(call, call.packed_w)) {}
 
-  // `sum` is the gradient of W of the group, `distance` and `lost` its rows'.
+  // `sum` is the group's gradient of W; `distance` and `lost` are for its rows.
   void run(int64_t tile, float* sum, float& distance, int32_t& lost) {
     const Place place(call_, tile);
     const int64_t most = begin(place);
@@ -121,7 +121,7 @@ class BackwardTiles {
       find_moving(place, n);
       half_step(place, 2 * n + 1, {z(), read(kReadZ), read(kGradZ)},
                 {y(), read(kReadY), read(kGradY)}, sum);
-      // The start itself, which a float state has only nearly come back to.
+      // z0 itself, which a float state only reconstructs approximately.
       if (n == 0 && !State::kExact) read_start(place);
       half_step(place, 2 * n, {y(), read(kReadY), read(kGradY)}, {z(), read(kReadZ), read(kGradZ)},
                 sum);
@@ -144,7 +144,7 @@ class BackwardTiles {
   const bool* moving() const { return call_.halting ? moving_ : nullptr; }
   const bool* live() const { return call_.halting ? live_ : nullptr; }
 
-  // Returns the most steps that a row took.
+  // Returns the largest number of steps of a row.
   int64_t begin(const Place& place) {
     load_rows<Lanes>(call_, place, call_.u, call_.type, read(kU));
     load_rows<Lanes>(call_, place, call_.grad_y, Number::kFloat32, read(kGradY));
@@ -176,7 +176,7 @@ class BackwardTiles {
     }
   }
 
-  // `to` goes back by f at `from`, whose gradient takes in the product with f's Jacobian there.
+  // Inverts `to` with f at `from`, and adds f's vector-Jacobian product to the gradient of `from`.
   void half_step(const Place& place, int64_t k, const Side& to, const Side& from, float* sum) {
     const int64_t stride = call_.stride(), features = call_.features, padded = call_.padded();
     const int64_t terms = k == 0 ? terms_of_start<Lanes>(call_, place, from.read) : features;
@@ -192,7 +192,7 @@ class BackwardTiles {
     if (k > 0 || call_.grad_z0)
       multiply<Lanes, true>({grad_x, stride, 1}, w_, features, from.grad, stride, place.block_rows,
                             padded, live());
-    // What is not finite makes NaN of the start's zeros.
+    // If grad_x is not finite, its product with the zeros of z0 is NaN.
     if (terms == 0 && largest_of<Lanes>(call_, place, grad_x) <= kLargest) return;
     multiply<Lanes, true>({grad_x, 1, stride}, {from.read, stride, kPanel<Lanes>}, place.rows, sum,
                           stride, call_.sum_rows(), padded);
@@ -245,7 +245,7 @@ class BackwardTiles {
   bool live_[kMostTileRows / kBlockRows];
 };
 
-// The groups' gradients of W, added up in their order.
+// Adds up the groups' gradients of W, in order.
 template <class Lanes>
 void sum_groups(const BackwardCall& call, int64_t begin_row, int64_t end_row) {
   const int64_t groups = call.groups();

@@ -1,4 +1,4 @@
-// Where a tile of the cell is, and its memory.
+// The position of a tile of the cell, and its memory.
 #pragma once
 #include <cstring>
 #include <new>
@@ -7,8 +7,8 @@
 
 namespace revdeq::cpu {
 
-// Zeroed buffers of a tile's size, of floats or of int32 as a state wants them. A template, so that
-// each instruction set has functions of its own: the linker would keep one for all.
+// Zeroed buffers of a tile's size, of floats or of int32, depending on the state. A template, so
+// that each instruction set has its own functions; otherwise the linker would keep one for all.
 template <class Lanes>
 class Buffers {
  public:
@@ -33,7 +33,7 @@ class Buffers {
   void* memory_;
 };
 
-// Where a tile is: its rows among all, and those of its bytes of digits.
+// The position of a tile: its rows, and the rows of its bytes of digits.
 struct Place {
   REVDEQ_INLINE Place(const CellCall& call, int64_t tile)
       : first(tile * call.tile_rows()),

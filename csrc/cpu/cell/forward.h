@@ -13,15 +13,15 @@ namespace revdeq::cpu {
 
 constexpr float kEpsilon = 1e-5f;
 
-// What a half step of a tile reads and writes besides the call's own.
+// What a half step of a tile reads and writes in addition to the call's tensors.
 template <class Word>
 struct HalfStepOfTile {
   int64_t k;  // of the half steps
-  float* x;   // W s; f where rows halt, for `judge`
+  float* x;   // W s; f if rows halt, for `judge`
   const float* u;
   Word* state;
   float* read;         // its copy for the next product
-  uint8_t* digits;     // of the tile; null where they are not kept
+  uint8_t* digits;     // of the tile; null if they are not kept
   int32_t* left;       // of each row: not 0 once it left the range of an exact state
   const bool* moving;  // of each row, null: all
 };
@@ -71,8 +71,8 @@ float sum_of(const typename Lanes::Real (&vectors)[kPaddedTo / Lanes::kWidth]) {
   return sum;
 }
 
-// The residual |y - f| / (1e-5 + |f|) of a row; NaN where the square of |f| leaves float32's range,
-// which then says nothing. Sums are by column modulo kPaddedTo, so that all lanes give the same
+// The residual |y - f| / (1e-5 + |f|) of a row; NaN if the square of |f| exceeds float32, because
+// it is then meaningless. Sums are by column modulo kPaddedTo, so that all lanes give the same
 // bits.
 template <class Lanes, class State>
 float residual_of(const State& state, const typename State::Word* y, const float* f,
@@ -173,7 +173,7 @@ class ForwardTiles {
     find_live(place);
   }
 
-  // Which blocks of rows have one that moves.
+  // Which blocks of rows contain a row that moves.
   void find_live(const Place& place) {
     for (int64_t row = 0; row < place.block_rows; ++row) {
       bool& live = live_[row / kBlockRows];

@@ -1,12 +1,12 @@
 // The cell's kernels for any kind of lanes. Each cell_*.cpp instantiates them for its own
-// instruction set, below its target pragma: nothing here may be included above one.
+// instruction set, below its target pragma: do not include this file above such a pragma.
 #pragma once
 #include "cpu/cell/backward.h"
 #include "cpu/cell/forward.h"
 
 namespace revdeq::cpu {
 
-// `body.template operator()<Act, State>()` for those of the call.
+// `body.template operator()<Act, State>()` for the activation and state of the call.
 template <class Lanes, class Body>
 void with_act_and_state(const CellCall& call, const Body& body) {
   const auto with = [&]<class Activation>() {

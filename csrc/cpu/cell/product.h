@@ -1,6 +1,6 @@
-// The products of the cell: c <- a b, or c + a b, of a tile. Each sum is taken from its first term
-// to its last in one accumulator, wherever its row and column stand: f has the same bits whichever
-// tile a row is in, forward and back.
+// The products of the cell: c <- a b, or c + a b, for a tile. Each sum is accumulated from its
+// first term to its last in one accumulator, regardless of its row and column. So f has the same
+// bits in both passes, whichever tile a row is in.
 #pragma once
 #include "cpu/cell/plan.h"
 
@@ -19,7 +19,7 @@ struct LeftMatrix {
   int64_t by_k;
 };
 
-// A panel is as many columns as a block of a product has accumulators for: 24 of 32 registers, or
+// A panel has as many columns as the accumulators of a block of a product: 24 of 32 registers, or
 // 12 of 16.
 template <class Lanes>
 constexpr int64_t kPanelVectors = Lanes::kWidth == 16 ? 4 : 2;
@@ -33,7 +33,7 @@ struct RightMatrix {
   int64_t by_panel;
 };
 
-// kBlockRows rows of as many vectors.
+// kBlockRows rows of this many vectors.
 template <class Lanes, bool kAdd, int kVectors>
 REVDEQ_INLINE void multiply_block(const LeftMatrix& a, const float* b, int64_t by_k, int64_t terms,
                                   float* c, int64_t c_stride) {
@@ -77,8 +77,8 @@ void multiply_panel(LeftMatrix a, const float* b, int64_t by_k, int64_t terms, f
   }
 }
 
-// `rows` is a multiple of kBlockRows, `columns` one of kPaddedTo. `live` says which blocks of rows
-// to take, null: all.
+// `rows` is a multiple of kBlockRows, `columns` a multiple of kPaddedTo. `live` selects the blocks
+// of rows to compute; null means all.
 template <class Lanes, bool kAdd>
 void multiply(const LeftMatrix& a, const RightMatrix& b, int64_t terms, float* c, int64_t c_stride,
               int64_t rows, int64_t columns, const bool* live = nullptr) {
@@ -112,7 +112,7 @@ RightMatrix packed(const CellCall& call, const float* at) {
   return {at, kPanel<Lanes>, kPanel<Lanes> * call.features};
 }
 
-// Panels of columns, filled up with zeros. Element (k, column) is W's (k, column), or (column, k).
+// Panels of columns, padded with zeros. Element (k, column) is W's (k, column), or (column, k).
 template <class Lanes, bool kTransposed, class T>
 void pack_as(const CellCall& call, float* to) {
   const T* w = static_cast<const T*>(call.w);

@@ -1,12 +1,12 @@
-// How a tile of the cell holds y and z: in fixed point, with the digits of a half step, or as
-// floats.
+// How a tile of the cell stores y and z: as fixed-point numbers, with the digits of a half step, or
+// as floats.
 #pragma once
 #include "cpu/cell/tile.h"
 
 namespace revdeq::cpu {
 
-// The half steps of a state in fixed point. Each has Digits of its own for a column of vectors: a
-// byte holds the digits of rows_per_byte rows.
+// The half steps of a fixed-point state. Each has its own Digits for a column of vectors: a byte
+// holds the digits of rows_per_byte rows.
 template <class Lanes, Form kForm>
 struct ExactState {
   using Real = typename Lanes::Real;
@@ -18,7 +18,7 @@ struct ExactState {
   struct Digits {
     Int byte{};
     int32_t place =
-        kForm == Form::kShift ? 0 : 1;  // of the next digit: a number of bits, or a weight
+        kForm == Form::kShift ? 0 : 1;  // of the next digit: its bit offset, or its weight
   };
 
   explicit ExactState(const CellCall& call, int64_t tie) : step(call.exact_step[tie]) {}
@@ -27,13 +27,13 @@ struct ExactState {
   static REVDEQ_INLINE void store(Word* p, Value v) { Lanes::store_int(p, v); }
   REVDEQ_INLINE Real read(Value v) const { return from_fixed<Lanes>(v, step.unscale); }
 
-  // `reach` takes in (tile.h) what has to be inside of the range. Results of what is not are
-  // anything.
+  // `reach` (tile.h) accumulates the magnitudes that must be inside the range. Results of other
+  // values are arbitrary.
   REVDEQ_INLINE Value start(Real z0, Int& reach) const { return to_fixed_inside(z0, reach); }
   REVDEQ_INLINE Value update(Value v, Real f, Digits& digits, Int& reach) const {
     Int digit;
     const Int next = after<kForm, Lanes>(v, to_fixed_inside(f, reach), step, digit);
-    // For beta < 1 it lies between v and f.
+    // For beta < 1 the new state lies between v and f.
     if (step.negate != 0)
       reach = Lanes::larger(reach, Lanes::outside(next, static_cast<int32_t>(kRange)) & 0x7fffffff);
     push(digits, digit);
@@ -102,7 +102,7 @@ struct FloatState {
   const FloatStep<float> step;
 };
 
-// How half step k breaks ties: n mod 2 for y, (n + 1) mod 2 for z, so that none is biased.
+// How half step k breaks ties: n mod 2 for y, (n + 1) mod 2 for z, to avoid a bias.
 REVDEQ_INLINE int64_t tie_of(int64_t k) { return (k / 2 + k % 2) % 2; }
 
 // `body.template operator()<State>()` for the state of the call.

@@ -1,6 +1,6 @@
-// A tile's memory, and its way in and out: rows of `features` columns become rows of stride(). What
-// stands in the columns beyond `features`, and in the rows that fill up a block, reaches no result:
-// W has zeros there.
+// A tile's memory, and copies to and from it: rows of `features` columns become rows of stride().
+// The columns beyond `features`, and the rows that pad a block, do not affect any result, because W
+// has zeros there.
 #pragma once
 #include <cstring>
 #include <limits>
@@ -11,7 +11,7 @@ namespace revdeq::cpu {
 
 constexpr float kLargest = std::numeric_limits<float>::max();
 
-// Calls body(at, width) for the vectors of a row, and body(at, rest) for what is left of it.
+// Calls body(at, width) for the vectors of a row, and body(at, rest) for the remainder.
 template <class Lanes, class Body>
 REVDEQ_INLINE void each_vector(int64_t features, const Body& body) {
   int64_t at = 0;
@@ -72,7 +72,7 @@ void load_rows(const CellCall& call, const Place& place, const void* from, Numbe
   load_rows_as<Lanes>(call, place, static_cast<const float16*>(from), to);
 }
 
-// Words of either kind of state, as they are.
+// Words of either kind of state, unchanged.
 template <class Word>
 void copy_rows(const CellCall& call, const Place& place, const void* from, Word* to) {
   const Word* source = static_cast<const Word*>(from) + place.first * call.features;
@@ -81,8 +81,8 @@ void copy_rows(const CellCall& call, const Place& place, const void* from, Word*
                 static_cast<size_t>(call.features) * sizeof(Word));
 }
 
-// The largest of magnitudes as the bits of floats: as integers they order as the floats do, and
-// those of NaN come last.
+// The largest magnitude, as the bits of a float: as integers, they are ordered like the floats, and
+// NaN is the largest.
 template <class Lanes>
 REVDEQ_INLINE void take_in(typename Lanes::Int& largest, typename Lanes::Real x) {
   largest = Lanes::larger(largest, Lanes::as_int(Lanes::magnitude(x)));
@@ -104,14 +104,14 @@ float largest_of(const CellCall& call, const Place& place, const float* rows) {
   return largest_of<Lanes>(largest);
 }
 
-// The terms of W z0, where z0 is what f reads of a tile: none if it is zero, as it is by default.
+// The number of terms of W z0, for the z0 of a tile: none if z0 is zero, as it is by default.
 template <class Lanes>
 int64_t terms_of_start(const CellCall& call, const Place& place, const float* z0) {
   const bool zero = call.finite_w && largest_of<Lanes>(call, place, z0) == 0;
   return zero ? 0 : call.features;
 }
 
-// The read copy of a state as f takes it: rounded to W's type.
+// The copy of a state that f reads: rounded to W's type.
 template <class Lanes>
 REVDEQ_INLINE typename Lanes::Real operand(typename Lanes::Real x, Number type) {
   if (type == Number::kBfloat16) return Lanes::template rounded<bfloat16>(x);
