@@ -1,3 +1,3 @@
-"""What checks and publishes the project: none of it is installed."""
+"""Tools that check and publish the project; they are not installed with the package."""
 
 from __future__ import annotations

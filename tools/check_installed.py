@@ -1,7 +1,7 @@
 """Check an installed package: `check_installed.py FOLDER ARCHS`, run from outside the project.
 
-FOLDER must hold the package that is imported; ARCHS are the CUDA architectures it must be built
-for, as in "8.0;9.0a", or nothing for a build without CUDA.
+FOLDER must contain the package that is imported. ARCHS are the CUDA architectures that it must be
+built for, such as "8.0;9.0a"; empty for a build without CUDA.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Check the tag and the list of files of a wheel: `check_wheel.py WHEEL ARCHS`.
+"""Check the tag and the files of a wheel: `check_wheel.py WHEEL ARCHS`.
 
-ARCHS: "" means without CUDA, "pure" without anything that is compiled.
+ARCHS: "" means without CUDA, "pure" without any compiled code.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def expected_sources() -> set[str]:
-    """The files of the tree that belong in a wheel."""
+    """The files of the tree that belong into a wheel."""
     found = set()
     for folder in (ROOT, ROOT / "python"):
         for package in ("revdeq_kernels", "torch_revdeq"):

@@ -1,9 +1,9 @@
-"""What `mkdocs.yml` adds to the pages in docs/: the documents and files that lie outside of it.
+"""Hooks for `mkdocs.yml` that add documents and files outside of docs/ to the site.
 
-On a forge, documents link to each other and to tests, sources and results by their places in the
-repository. In the site README.md and its like become pages, every other file that a document links
-to becomes a page of source under source/ (or a copy, where it is no text to read), a folder a list
-of its files; and the links lead there.
+In the repository, documents link to each other and to tests, sources and results by path. In the
+site, README.md and similar documents become pages. Every other linked file becomes a source page
+under source/ (or a copy, if it is not text), and a folder becomes a list of its files. Links are
+rewritten accordingly.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PAGES = {
     "bench/solver.md": "benchmarks-solver.md",
     "bench/solver-figures.md": "benchmarks-solver-figures.md",
 }
-"""Documents outside of docs/, and where they stand in the site."""
+"""Documents outside of docs/, and their paths in the site."""
 
 LANGUAGES = {
     ".py": "python",
@@ -47,9 +47,9 @@ LANGUAGES = {
     ".txt": "text",
     "": "text",
 }
-"""By suffix: how a file is shown. Others are copied as they are."""
+"""By suffix: how a file is highlighted. Other files are copied unchanged."""
 
-# A link's target, or code. Code comes first: it may hold what looks like a link.
+# A link's target, or code. Code comes first, because it may contain text that looks like a link.
 _CODE_OR_LINK = re.compile(
     r"^(?P<fence>`{3,})[^\n]*\n.*?^(?P=fence)\s*$|(?P<tick>`+)(?!`).+?(?<!`)(?P=tick)(?!`)"
     r"|\]\((?P<target>[^)\s]+)\)",
@@ -58,7 +58,7 @@ _CODE_OR_LINK = re.compile(
 
 
 def links_changed(markdown: str, change: Callable[[str], str]) -> str:
-    """The text with every link's target, outside of code, put through `change`."""
+    """The text with `change` applied to every link target outside of code."""
 
     def replaced(match: re.Match[str]) -> str:
         target = match["target"]
@@ -68,20 +68,20 @@ def links_changed(markdown: str, change: Callable[[str], str]) -> str:
 
 
 def relative_links(markdown: str) -> list[str]:
-    """The targets of the links to files, as written."""
+    """The targets of links to files, as written."""
     found: list[str] = []
     links_changed(markdown, lambda target: found.append(target) or target)
     return [target for target in found if not re.match(r"[a-z]+:|#|/", target)]
 
 
 def in_repository(document: str, target: str) -> str:
-    """What a link in `document` leads to, as a path from the root of the repository."""
+    """The target of a link in `document`, as a path from the root of the repository."""
     path = unquote(target.partition("#")[0])
     return posixpath.normpath(posixpath.join(posixpath.dirname(document), path))
 
 
 def in_site(path: str) -> str:
-    """Where a file or folder of the repository stands in the site's sources."""
+    """The path of a file or folder of the repository in the site's sources."""
     if path in PAGES:
         return PAGES[path]
     if path.startswith(DOCS):
@@ -93,7 +93,7 @@ def in_site(path: str) -> str:
 
 
 def link_in_site(document: str, target: str) -> str:
-    """A link of `document` as its page in the site has to write it."""
+    """A link of `document`, rewritten for its page in the site."""
     if re.match(r"[a-z]+:|#|/", target):
         return target
     page, anchor = in_site(document), target.partition("#")[1:]
@@ -102,20 +102,20 @@ def link_in_site(document: str, target: str) -> str:
 
 
 def documents() -> Iterator[str]:
-    """Everything that becomes a page and was written as one."""
+    """All documents, which become pages."""
     yield from PAGES
     for path in sorted((ROOT / DOCS).rglob("*.md")):
         yield path.relative_to(ROOT).as_posix()
 
 
 def linked_files() -> list[str]:
-    """The files and folders outside of docs/ that documents link to, and those in the folders."""
+    """The files and folders outside of docs/ that documents link to, and the folders' contents."""
     found: set[str] = set()
     for document in documents():
         for target in relative_links((ROOT / document).read_text(encoding="utf-8")):
             path = in_repository(document, target)
             if path in PAGES or path.startswith(DOCS) or not (ROOT / path).exists():
-                continue  # a link to nothing is left for mkdocs to report
+                continue  # mkdocs reports broken links
             found.add(path)
             found |= {entry for entry in _files_below(path) if entry not in PAGES}
     return sorted(found)
@@ -144,7 +144,7 @@ def source_page(path: str) -> str:
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
-    """Mkdocs' event: all files are known."""
+    """The mkdocs event: all files are known."""
     for path, page in PAGES.items():
         files.append(File.generated(config, page, abs_src_path=os.fspath(ROOT / path)))
     for path in linked_files():
@@ -157,9 +157,9 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Mkdocs' event: the text of a page was read."""
+    """The mkdocs event: the text of a page was read."""
     source = page.file.abs_src_path
-    if source is None:  # of a page that this file made
+    if source is None:  # a page generated by this module
         return markdown
     document = Path(source).relative_to(ROOT).as_posix()
     return links_changed(markdown, lambda target: link_in_site(document, target))

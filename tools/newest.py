@@ -1,10 +1,10 @@
-"""What is new with another torch: the warnings and failures that two runs of the tests left.
+"""Report what is new with another torch: the warnings and failures of two test runs.
 
 python -m tools.newest FOLDER
 
-FOLDER/first.xml is the run in which every warning is an error. FOLDER/beyond.xml, if it is there,
-ran what failed again without that: it tells the tests that a warning alone stopped from the others.
-The tests pass with the pinned versions (`make test`), so that whatever fails here is new.
+FOLDER/first.xml is a run in which every warning is an error. FOLDER/beyond.xml, if it exists,
+reran the failed tests without that, which distinguishes tests that only failed because of a warning
+from others. The tests pass with the pinned versions (`make test`), so every failure here is new.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ WARNING = re.compile(r"(?:\w+\.)*\w*Warning: ")
 
 
 def outcomes(report: Path) -> dict[str, str | None]:
-    """The message of each test that failed, None of one that did not, from a report by pytest."""
+    """From a pytest report: the message of each test that failed, None for tests that passed."""
     found: dict[str, str | None] = {}
     for case in ElementTree.parse(report).iter("testcase"):
         name = f"{case.get('classname', '').replace('.', '/')}.py::{case.get('name')}"
@@ -31,7 +31,7 @@ def outcomes(report: Path) -> dict[str, str | None]:
 
 
 def report(first: Mapping[str, str | None], beyond: Mapping[str, str | None]) -> list[str]:
-    """The lines to print: each warning with its tests, and each failure that is none."""
+    """The lines to print: each warning with its tests, and each failure without a warning."""
     warned: dict[str, list[str]] = {}
     failed: dict[str, str] = {}
     for test, message in first.items():

@@ -74,7 +74,7 @@ def test_a_configuration_has_to_start_what_fits() -> None:
     assert cell_record.misfits(found, dict.fromkeys(found, 3)) == []
     for starts in (2, 4):
         (what,) = cell_record.misfits(found, dict.fromkeys(found, starts))
-        assert f"starts {starts} programs on a processor, which holds 3 of {LABEL}" in what
+        assert f"starts {starts} programs per multiprocessor, but 3 of {LABEL} fit on" in what
 
 
 def test_instructions_may_not_creep_up() -> None:

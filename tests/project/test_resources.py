@@ -91,7 +91,7 @@ def test_a_device_function_that_spills_is_seen() -> None:
                 "sm_80 update: expected at most 31 registers, got 32;",
                 "sm_80 update: expected at most 2047 bytes of static shared memory, got 2048;",
                 "sm_90a update: expected at most 31 registers, got 32;",
-                "find out why, or raise it: `make docs-table ARGS=--raise`",
+                "find out why, or raise the limit: `make docs-table ARGS=--raise`",
             ],
         ),
         ({}, ["update: expected it in docs/resources.json, which `make docs-table` writes"]),
@@ -146,7 +146,7 @@ def test_resources_come_from_the_log_and_the_library() -> None:
 
 
 def test_the_log_of_another_build_is_refused() -> None:
-    with pytest.raises(ValueError, match="hold what the log tells of, got nothing of it; give the"):
+    with pytest.raises(ValueError, match="contain every kernel of the log, but this one"):
         resources.collect(LOG, sass("sm_100", {SCALAR: [], VECTOR: []}))
 
 
@@ -185,7 +185,7 @@ def test_the_compiler_is_read_from_its_note() -> None:
 @pytest.mark.parametrize(
     ("now", "status", "message"),
     [
-        (built(), 0, "is what this build gives"),
+        (built(), 0, "matches this build"),
         (built(archs="8.0"), 1, '+  "archs": "8.0"'),
         (built(archs="8.0", nvcc="12.9.41"), 0, "NOT COMPARED"),
     ],

@@ -223,17 +223,17 @@ WHOLE = ([16, 8, 16, 16, 16, 8, 4, 2], [16, 8, 16, 16, 8, 4, 2])
         (PASS, moved(*WHOLE, [SEED]), "got 1 accesses beside another, such as STG.E.U16 desc"),
         (PASS, moved([16, 16, 16, 16, 8, 4, 4], WHOLE[1]), "expected loads of 4 of 16, 2 of 8"),
         (PASS, moved([16, 16, 32, 8, 8], WHOLE[1]), None),  # 32 bytes are two times 16
-        (PASS, moved(*WHOLE, under_way=2), "expected 3 loads under way at once"),
+        (PASS, moved(*WHOLE, under_way=2), "expected 3 loads in flight at once"),
         (EXACT, moved(4 * [16, 8], [*(4 * [16, 8, 16]), 4]), None),
         (EXACT, moved(4 * [16, 8], 4 * [16, 8, 16]), "expected stores of 8 of 16, 4 of 8, 1 of 4"),
         # As it was: the loads of a group behind the stores of the one before.
         (
             EXACT,
             moved(8 * [16, 8], [*(8 * [16, 8, 16]), 4], under_way=2),
-            "expected 8 loads under way at once, before any is used and anything is stored, got 2",
+            "expected 8 loads in flight at once, before one is used or anything is stored, got 2",
         ),
         ("residual_kernel<float, float>", moved([4] * 40, [8, 8], [SEED], 32), None),
-        ("new_kernel<float>", moved([16], [16]), "expected what it moves in MOVES in tools/cuda/"),
+        ("new_kernel<float>", moved([16], [16]), "expected an entry in MOVES in tools/cuda/"),
     ],
 )
 def test_an_instance_that_moves_less_is_named(
@@ -276,4 +276,4 @@ def test_instances_come_from_the_library(
     assert check.main("library") == 1
     errors = capsys.readouterr().err
     assert "sass: sm_90 revdeq::cuda::dequantize_kernel<float>: expected stores of 1" in errors
-    assert "expected vectors to be moved whole, got 3 accesses beside another" in errors
+    assert "expected accesses of whole vectors, got 3 adjacent to another" in errors

@@ -1,3 +1,3 @@
-"""The Triton kernels compiled without a GPU: which, for what, and what is asserted of them."""
+"""Ahead-of-time compilation of the Triton kernels without a GPU, and checks of the result."""
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The signatures of the equilibrium cell's kernels, for ``signatures.py``.
 
-Every configuration is here with the activation and the form of an exact step that take the most
-registers, and with those that take the fewest; one configuration is here with all of them.
+Every configuration is listed with the activation and exact-step form that take the most registers,
+and with those that take the fewest; one configuration is listed with all of them.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from revdeq_kernels.triton.device.half_step import OPTIONS
 from revdeq_kernels.triton.kernels import cell, gluon_cell
 
 Form = tuple[Any, int, str, bool] | None
-"""Of an exact state: the form, the digits per byte, the type of `half`, and whether beta is beyond
-1; None for float32."""
+"""For an exact state: the form, the digits per byte, the type of `half`, and whether beta > 1;
+None for float32."""
 
 _LEAST: Form = (SHIFT, 8, "i32", False)
 _MOST: Form = (GENERAL, 1, "i64", True)
 
 _WITH_ALL = {"triton": 64, "gluon": 128}
-"""The features of the configuration that is here with all."""
+"""The features of the configuration that is listed with all activations and forms."""
 
 _OF_PROGRAMS = ("*fp32", "*fp32", "*i32")
-"""What every program of a way back leaves."""
+"""The results of each program of a backward pass."""
 
 _NAMES = {name: dtype for dtype, name in TRITON.items()}
 
@@ -47,7 +47,7 @@ def architectures() -> dict[str, tuple[int, ...]]:
 
 
 def programs() -> dict[str, int]:
-    """How many programs of each signature a launch starts on a processor, by its label."""
+    """How many programs per multiprocessor a launch starts, by label of the signature."""
     found = {}
     for label, *_, constants in signatures():
         if "CELL" in constants:
@@ -58,13 +58,13 @@ def programs() -> dict[str, int]:
 
 
 def signatures() -> Iterator[tuple[str, Any, dict[str, Any], dict[str, Any]]]:
-    """As ``signatures.signatures``."""
+    """Like ``signatures.signatures``."""
     for name, kernels in _KERNELS.items():
         for w, features in kernels.CONFIGURATIONS.items():
             forms, both = (None, _LEAST, _MOST), (False, True)
             for d, form, back, halt in product(features, forms, both, both):
                 yield _signature(name, w, d, GELU, form, back, halt)
-            if w == "bf16":  # what the benchmarks measure
+            if w == "bf16":  # the one that the benchmarks measure
                 for d, back in product(features, both):
                     yield _signature(name, w, d, TANH, _LEAST, back)
         for act, back in product((RELU, SILU), (False, True)):

@@ -1,9 +1,9 @@
-"""What is checked of the equilibrium cell's compiled kernels, in their languages: text is enough.
+"""Checks of the equilibrium cell's compiled kernels, on the text of their IR and machine code.
 
-W is loaded outside of every loop. Gluon multiplies by the warpgroup instructions, or in float32 by
-those of TF32; its layouts are written in its source, the same for both ways. Triton chooses them: a
-kernel has to evaluate f by the same products wherever it does, forward and back, as an exact state
-would not come back from sums in another order.
+W must be loaded outside of all loops. Gluon must multiply with the warpgroup instructions, or in
+float32 with TF32 instructions; its layouts are part of the source and the same in both passes.
+Triton chooses layouts itself, so every evaluation of f, in both passes, is checked to use the same
+products: with sums in another order, an exact state would not be reconstructed.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ INPUTS = r"(%inputs[\w.]*): !tt.ptr"
 """The pointers of ``arguments.Inputs`` in a kernel's parameters: u, w and z0."""
 
 EVALUATION = "x"
-"""What ``device/cell.evaluate`` calls the product of f; the compiler keeps the name."""
+"""The name of the product of f in ``device/cell.evaluate``, which the compiler keeps."""
 
 
 def problem(label: str, ir: str, code: str) -> str:
-    """What a kernel does that it must not do on an NVIDIA GPU, or nothing.
+    """What is wrong with a kernel on an NVIDIA GPU; empty if nothing.
 
-    `ir` is Triton's intermediate language, with layouts; `code` is machine code.
+    `ir` is Triton's intermediate representation, with layouts; `code` is machine code.
     """
     inputs = re.findall(INPUTS, ir)
     found = depths_of_loads(ir, inputs[1]) if inputs else []
@@ -37,7 +37,7 @@ def problem(label: str, ir: str, code: str) -> str:
 
 
 def depths_of_loads(ir: str, pointer: str) -> list[int]:
-    """How many loops are around each load by a pointer, in Triton's intermediate language."""
+    """The loop depth of each load through a pointer, in Triton's intermediate representation."""
     from_pointer, depths, loops = {pointer}, [], []
     for line in ir.splitlines():
         code = line.split(" loc(")[0]
@@ -55,10 +55,10 @@ def depths_of_loads(ir: str, pointer: str) -> list[int]:
 
 
 def evaluations(ir: str) -> list[str]:
-    """The products by which f is evaluated: what each adds to, and its types with their layouts.
+    """The products that evaluate f: what each is added to, and its types with their layouts.
 
-    A layout says in which order a product is summed: its instruction, and kWidth, which numbers lie
-    side by side.
+    A layout determines the order of summation: by its instruction, and by kWidth, the number of
+    adjacent elements.
     """
     layouts = dict(re.findall(r"^(#\w+) = (.*)$", ir, re.MULTILINE))
     product = rf"%{EVALUATION}(?:_\d+)? = [\w.]*dot [^:]*?%(\w+)(?:, inputPrecision[^:]*)? : (.*)"

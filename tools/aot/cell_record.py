@@ -1,9 +1,9 @@
-"""What the cell's compiled kernels take, held to docs/cell.json: instructions, registers, programs.
+"""Instructions, registers and programs of the cell's compiled kernels, compared to docs/cell.json.
 
-Time of a cell is bound by the instructions that a processor issues, not by memory: the record says
-how many each kernel issues per element and half step, as compiled, and no change may raise one
-unnoticed. ``make cell-record`` writes it. Another version of Triton compiles other code, which is
-not held to it.
+A cell's time is bound by instruction issue, not by memory. The record holds the number of
+instructions that each compiled kernel issues per element and half step, so that no change increases
+it unnoticed. ``make cell-record`` writes it. Code compiled by another version of Triton is not
+compared.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ PLACE = "docs/cell.json, which `make cell-record` writes"
 
 THREADS_OF_WARP = 32
 HALF_STEPS = {"triton": 2, "gluon": 1}
-"""Half steps in the loop of each language's kernels."""
+"""The number of half steps in the kernels' loop, by language."""
 
 
 class Processor(NamedTuple):
-    """What one of a GPU has: CUDA C++ Programming Guide, technical specifications by capability."""
+    """A multiprocessor: CUDA C++ Programming Guide, technical specifications per capability."""
 
     shared: int
     warps: int
     registers: int = 65536
-    reserved: int = 1024  # bytes of shared memory that each program takes beside its own
+    reserved: int = 1024  # bytes of shared memory that the system reserves per program
 
     def programs(self, warps: int, registers: int, shared: int) -> int:
-        """How many programs of so many warps, registers a thread and bytes it holds at once.
+        """How many programs with these warps, registers per thread and bytes fit at once.
 
-        A warp gets its registers in units of 256.
+        Registers are allocated to warps in units of 256.
         """
         of_warp = -(-registers * THREADS_OF_WARP // 256) * 256
         return min(
@@ -51,9 +51,9 @@ PROCESSORS = {
 
 
 class Taken(NamedTuple):
-    """What a kernel takes on one architecture, and how many programs a processor holds of it."""
+    """A kernel's resources on one architecture, and how many programs fit on a multiprocessor."""
 
-    instructions: float  # of a thread per element and half step
+    instructions: float  # per thread, element and half step
     registers: int
     shared: int
     programs: int
@@ -67,10 +67,10 @@ _PRODUCT = re.compile(r"\b(HMMA|HGMMA|UTC\w*MMA)\b")
 
 
 def instructions_of_step(sass: str) -> int:
-    """The instructions of the loop over the steps, with those of its branches, in SASS.
+    """The SASS instructions of the loop over the steps, including its branches.
 
-    It is the longest of the innermost loops with products: a loop that encloses another such one
-    is that over the tiles. What waits for a barrier is a loop, too, without products.
+    This is the longest innermost loop with products: a loop around another such loop is the one
+    over tiles. Waiting for a barrier is also a loop, but without products.
     """
     lines = [(int(address, 16), code) for address, code in _INSTRUCTION.findall(sass)]
     loops = []
@@ -98,7 +98,7 @@ def taken(
     shared: int,
     architecture: int,
 ) -> Taken:
-    """Of a kernel of an implementation, with so many warps a program; `cell` is its CELL."""
+    """The resources of a kernel with this number of warps per program; `cell` is its CELL."""
     elements = cell.tile * cell.features / (THREADS_OF_WARP * warps)
     per_element = instructions_of_step(sass) / (elements * HALF_STEPS[implementation])
     programs = PROCESSORS[architecture].programs(warps, registers, shared)
@@ -108,23 +108,23 @@ def taken(
 # ---- the record ------------------------------------------------------------------------------
 
 Found = dict[str, dict[str, Taken]]
-"""By the label of a kernel and its architecture, as "sm_90"."""
+"""By label of the kernel and architecture, such as "sm_90"."""
 
 
 def read() -> dict[str, Any]:
-    """The record, or an empty one."""
+    """The stored record, or an empty one."""
     if not RECORD.exists():
         return {"triton": "", "kernels": {}}
     return json.loads(RECORD.read_text(encoding="utf-8"))
 
 
 def is_of(version: str) -> bool:
-    """Whether the record is of this version of Triton."""
+    """Whether the record was written with this version of Triton."""
     return read()["triton"] == version
 
 
 def write(found: Found, version: str) -> None:
-    """The record of these kernels, a line for each on each architecture."""
+    """The record of these kernels as text, one line per kernel and architecture."""
     kernels = [
         f"    {json.dumps(label)}: {{\n"
         + ",\n".join(
@@ -139,7 +139,7 @@ def write(found: Found, version: str) -> None:
 
 
 def crept_up(found: Found, record: dict[str, Any]) -> list[str]:
-    """The kernels that issue more instructions than recorded, in words."""
+    """A message for each kernel that issues more instructions than recorded."""
     return [
         f"{label} on {architecture}: expected it in {PLACE}"
         if known is None
@@ -153,10 +153,10 @@ def crept_up(found: Found, record: dict[str, Any]) -> list[str]:
 
 
 def misfits(found: Found, configured: Mapping[str, int]) -> list[str]:
-    """The configurations that start more programs on a processor than it holds, or fewer, in words.
+    """A message for each configuration whose programs per multiprocessor are not what fits.
 
-    A configuration serves all its kernels of one direction and kind of state, so the one that takes
-    the most decides. `configured` has its programs by the label of each kernel.
+    A configuration applies to all kernels of one pass and kind of state, so the largest kernel
+    determines what fits. `configured` holds the number of programs by label of the kernel.
     """
     held: dict[str, tuple[int, str, str]] = {}
     for label, by_architecture in found.items():
@@ -166,8 +166,8 @@ def misfits(found: Found, configured: Mapping[str, int]) -> list[str]:
             least = (taken.programs, label, architecture)
             held[key] = min(held.get(key, least), least)
     return [
-        f"{key}: starts {configured[label]} programs on a processor, which holds {programs} of "
-        f"{label} on {architecture}"
+        f"{key}: starts {configured[label]} programs per multiprocessor, but {programs} of {label} "
+        f"fit on {architecture}"
         for key, (programs, label, architecture) in held.items()
         if programs != configured[label]
     ]

@@ -1,12 +1,12 @@
-"""Compile every Triton kernel ahead of time; fails on an error, on spills, or without any kernel.
+"""Compile every Triton kernel ahead of time; fails on errors, spills, or if there is no kernel.
 
-`python -m tools.aot.compile [ROOT] [--only WORDS] [--record]`: those whose labels have the words;
-and `--record` writes what the equilibrium cell's kernels take.
+`python -m tools.aot.compile [ROOT] [--only WORDS] [--record]`: `--only` selects kernels whose
+labels contain the words; `--record` writes the resources of the equilibrium cell's kernels.
 
-signatures.py lists the kernels. They are loaded without the package around them, which imports
-torch: an environment with triton alone is enough.
+signatures.py lists the kernels. They are loaded without the rest of the package, which imports
+torch, so an environment with only triton is enough.
 
-cell_code.py and cell_record.py say what else is checked of the equilibrium cell's kernels.
+cell_code.py and cell_record.py perform further checks on the equilibrium cell's kernels.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ from tools.aot import cell_code, cell_record
 ROOT = Path(__file__).parents[2]
 TARGETS = [GPUTarget("cuda", arch, 32) for arch in (80, 90, 100, 120)]
 TARGETS += [GPUTarget("hip", "gfx942", 64)]
-# Bytes a thread. ptxas spills 8 in some kernels for float64, which ones depends on its version; a
-# kernel that does not fit spills hundreds. Those of the equilibrium cell fill the registers: with
-# the Triton of their record they may spill nothing, and another allocates otherwise (3.9: 88 bytes
-# in one of them, that for sm_90 with gelu and a W in float32).
+# Bytes per thread. ptxas spills 8 bytes in some kernels for float64, depending on its version; a
+# kernel that does not fit spills hundreds. The equilibrium cell's kernels fill the registers: with
+# the Triton of their record they must not spill, but another version allocates differently (3.9:
+# 88 bytes in one kernel, for sm_90 with gelu and a float32 W).
 SPILL_LIMIT = 32
 CELL_SPILL_LIMIT = 128
-ARCHITECTURES: dict[str, tuple[int, ...]] = {}  # of signatures that are not for all
-PROGRAMS: dict[str, int] = {}  # of cells, by label: those that a launch starts on a processor
+ARCHITECTURES: dict[str, tuple[int, ...]] = {}  # of signatures that are not for all architectures
+PROGRAMS: dict[str, int] = {}  # of cells, by label: programs per multiprocessor in a launch
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """Registers and bytes spilled of one kernel on one target, or the error of compiling it.
+    """Registers and spilled bytes of one kernel on one target, or the compiler's error.
 
-    `evaluated` and `taken` are of an equilibrium cell's kernel, of ``cell_code.evaluations``.
+    `evaluated` (from ``cell_code.evaluations``) and `taken` are only set for the equilibrium cell.
     """
 
     registers: int = 0
@@ -67,25 +67,25 @@ class Compiled:
         return f"{self.registers}+{self.spilled}B" if self.spilled else str(self.registers)
 
     def problem(self) -> str:
-        """Why this fails the check, or nothing."""
+        """Why this fails the check; empty if it passes."""
         return self.error or (
-            f"spills {self.spilled} bytes a thread" if self.spilled > self.spill_limit else ""
+            f"spills {self.spilled} bytes per thread" if self.spilled > self.spill_limit else ""
         )
 
 
 class Device:
-    """What Triton asks of a driver while it compiles: where a kernel will run."""
+    """The driver interface that Triton needs while compiling: the target."""
 
     def __init__(self, target: GPUTarget) -> None:
         self.target = target
 
     def get_current_target(self) -> GPUTarget:
-        """What ``compiled_for_nvidia`` of device/half_step.py asks."""
+        """Used by ``compiled_for_nvidia`` in device/half_step.py."""
         return self.target
 
 
 def load_signatures(root: Path) -> list[tuple[str, Any, dict[str, Any], dict[str, Any]]]:
-    """The signatures, imported without the `__init__` of the package, which imports torch."""
+    """The signatures, imported without the package's `__init__`, which imports torch."""
     package = ModuleType("revdeq_kernels")
     package.__path__ = [str(root / "revdeq_kernels")]
     sys.modules["revdeq_kernels"] = package
@@ -96,9 +96,9 @@ def load_signatures(root: Path) -> list[tuple[str, Any, dict[str, Any], dict[str
 
 
 def nvidia_resources(asm: dict[str, Any]) -> Compiled:
-    """What cuobjdump reads in the machine code; spills are on the stack or in local memory.
+    """Resources according to cuobjdump; spills are on the stack or in local memory.
 
-    ptxas leaves frames on the stack that nothing is written to.
+    ptxas also leaves stack frames to which nothing is written.
     """
     report = _cuobjdump(asm["cubin"], "-res-usage")
     found = re.findall(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", report)
@@ -111,10 +111,10 @@ def nvidia_resources(asm: dict[str, Any]) -> Compiled:
 
 
 def amd_resources(asm: dict[str, Any]) -> Compiled:
-    """What the metadata at the end of AMD's assembly says.
+    """Resources according to the metadata at the end of AMD's assembly.
 
-    Scalar registers are spilled to lanes of vector registers. Where they reach memory, the size of
-    the private segment says it.
+    Scalar registers are spilled to lanes of vector registers. If spills reach memory, this shows in
+    the size of the private segment.
     """
     keys = ("vgpr_count", "vgpr_spill_count", "private_segment_fixed_size")
     found = [re.search(rf"\.{key}:\s+(\d+)", asm["amdgcn"]) for key in keys]
@@ -131,7 +131,7 @@ RESOURCES: dict[str, Callable[[dict[str, Any]], Compiled]] = {
 
 
 def disassembled(cubin: bytes) -> str:
-    """The machine code, as cuobjdump shows it."""
+    """The machine code, as shown by cuobjdump."""
     return _cuobjdump(cubin, "-sass")
 
 
@@ -146,10 +146,10 @@ def _cuobjdump(cubin: bytes, option: str) -> str:
 def as_launched(
     kernel: Any, signature: dict[str, Any], keywords: dict[str, Any], backend: Any
 ) -> tuple[ASTSource, dict[str, Any]]:
-    """What a launch with these arguments compiles, and the compiler's options.
+    """The source that a launch with these arguments compiles, and the compiler's options.
 
-    Keywords that the kernel does not have are such options. Pointers are taken as those of torch
-    tensors: 16-byte aligned and, for AMD, of less than 2 GiB.
+    Keywords that are not parameters of the kernel are compiler options. Pointers are assumed to be
+    those of torch tensors: 16-byte aligned and, for AMD, to less than 2 GiB.
     """
     names = kernel.arg_names
     constants: dict[tuple[int, ...], Any] = {
@@ -158,7 +158,7 @@ def as_launched(
     attributes = {}
 
     def specialise(path: tuple[int, ...], kind: Any) -> Any:
-        """The type at `path`: the position of a parameter, then that in a tuple."""
+        """The type at `path`: the position of a parameter, then its position in a tuple."""
         if isinstance(kind, tuple):
             found = [specialise((*path, k), element) for k, element in enumerate(kind)]
             return type(kind)(*found) if hasattr(kind, "_fields") else tuple(found)
@@ -180,7 +180,7 @@ def as_launched(
 
 
 def compile_one(task: tuple[int, GPUTarget]) -> Compiled:
-    """Compile kernel number `task[0]` as a launch would."""
+    """Compile kernel number `task[0]` like a launch would."""
     index, target = task
     label, kernel, signature, keywords = SIGNATURES[index]
     try:
@@ -188,7 +188,7 @@ def compile_one(task: tuple[int, GPUTarget]) -> Compiled:
         source, options = as_launched(kernel, signature, keywords, make_backend(target))
         kernel_of_target = triton.compile(source, target=target, options=options)
     except Exception:
-        # Any failure is a finding of this check: it is shown in full and fails the run.
+        # Any failure is a finding of this check: it is printed in full and fails the run.
         return Compiled(error=traceback.format_exc())
     asm = kernel_of_target.asm
     compiled = RESOURCES[target.backend](asm)
@@ -198,7 +198,7 @@ def compile_one(task: tuple[int, GPUTarget]) -> Compiled:
     problem = cell_code.problem(label, asm["ttgir"], sass)
     limit = 0 if cell_record.is_of(triton.__version__) else CELL_SPILL_LIMIT
     if compiled.spilled > limit:
-        problem = f"spills {compiled.spilled} bytes a thread; a cell may spill {limit}"
+        problem = f"spills {compiled.spilled} bytes per thread; a cell may spill {limit}"
     return replace(
         compiled,
         error=problem,
@@ -215,13 +215,13 @@ def compile_one(task: tuple[int, GPUTarget]) -> Compiled:
 
 
 def differing(results: dict[tuple[int, GPUTarget], Compiled]) -> dict[tuple[int, GPUTarget], str]:
-    """The cell's ways back that do not evaluate f as their way forward, where both are here."""
+    """The cell's backward passes that evaluate f unlike their forward passes, if both exist."""
     evaluated = {
         (SIGNATURES[index][0], target): result.evaluated
         for (index, target), result in results.items()
     }
     return {
-        (index, target): "evaluates f by other products than forward"
+        (index, target): "evaluates f with other products than the forward pass"
         for index, target in results
         if " cell back " in (label := SIGNATURES[index][0])
         and (forward := (label.replace(" back ", " forward "), target)) in evaluated
@@ -245,7 +245,7 @@ def report(results: dict[tuple[int, GPUTarget], Compiled]) -> int:
 
 
 def of_record(results: dict[tuple[int, GPUTarget], Compiled], write: bool) -> int:
-    """Print what the cells' kernels take, and hold it to the record, or write that."""
+    """Print the resources of the cells' kernels; compare them to the record, or write it."""
     found: cell_record.Found = {}
     for (index, target), result in results.items():
         if result.taken is not None:
@@ -257,7 +257,7 @@ def of_record(results: dict[tuple[int, GPUTarget], Compiled], write: bool) -> in
         cell_record.write(found, triton.__version__)
         record = cell_record.read()
     if not cell_record.is_of(triton.__version__):
-        print(f"{cell_record.PLACE} is of triton {record['triton']}: nothing is held to it")
+        print(f"{cell_record.PLACE} is for triton {record['triton']}: not compared")
         return 0
     bad = cell_record.misfits(found, PROGRAMS) + cell_record.crept_up(found, record)
     for what in bad:
@@ -284,8 +284,8 @@ def main(only: str, record: bool) -> int:
         print("compile: signatures() lists no such kernel", file=sys.stderr)
         return 1
     with tempfile.TemporaryDirectory() as cache:
-        os.environ["TRITON_CACHE_DIR"] = cache  # an empty one: everything is compiled
-        # fork: the kernels are functions that cannot be sent to a process, only inherited.
+        os.environ["TRITON_CACHE_DIR"] = cache  # an empty cache, so that everything is compiled
+        # fork: the kernels are functions that cannot be pickled, only inherited.
         with multiprocessing.get_context("fork").Pool(os.cpu_count()) as pool:
             results = dict(zip(tasks, pool.map(compile_one, tasks, chunksize=1), strict=True))
     return 1 if report(results) + of_record(results, record) else 0

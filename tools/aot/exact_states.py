@@ -32,11 +32,11 @@ from .specialisations import (
 )
 
 _DIGITS = {SHIFT: (8, 4, 2, 1), INTEGER: (5, 3, 2, 1), GENERAL: (8, 5, 4, 3, 2, 1)}
-"""The digits per byte that each form of the exact step has."""
+"""The possible digits per byte of each form of the exact step."""
 
 
 def signatures() -> Iterator[Specialisation]:
-    """As ``signatures.signatures``."""
+    """Like ``signatures.signatures``."""
     yield from _exact_steps()
     yield from _exact_passes()
     yield from _conversions()
@@ -68,7 +68,7 @@ _F_CAST_VJP = (("fp32", None, "fp32"), ("bf16", "bf16", "fp32"), ("fp16", "fp32"
 
 
 def _forms() -> Iterator[Form]:
-    """All there are; `half` is at most 2^31 at base 4."""
+    """All possible steps; `half` is at most 2^31 at base 4."""
     for form, digits in _DIGITS.items():
         for packed in digits:
             yield form.value, packed, "i32" if packed >= 4 else "i64"
@@ -83,7 +83,7 @@ def _exact_types(f: str, cast: str | None, sizes: Sizes, half: str) -> Types:
 
 
 def _exact_steps() -> Iterator[Specialisation]:
-    """The inverses take the types in turn: the passes have each of them with all."""
+    """The inverses take turns with the types, because the passes cover all combinations."""
     for k, (form, packed, half) in enumerate(_forms()):
         for f, cast, _ in _F_CAST_VJP:
             yield _exact_step(form, packed, half, False, f, cast)

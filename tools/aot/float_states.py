@@ -33,11 +33,11 @@ _ADJOINT = [
     for seed in seeds
     for vjp in dict.fromkeys((TRITON[grad], TRITON[seed]))
 ]
-"""The dtypes of vjp and of seed, which is that of f."""
+"""The dtypes of vjp and of seed (the dtype of f)."""
 
 
 def signatures() -> Iterator[Specialisation]:
-    """As ``signatures.signatures``."""
+    """Like ``signatures.signatures``."""
     yield from _half_steps()
     yield from _channel_steps()
     yield from _adjoints()
@@ -75,7 +75,7 @@ _CHANNELS = {
     "odd": ("i32", "i32", "i32"),
     "last": ("1", "i32:16", "1"),
 }
-"""inner, channels and stride: one beta; whole planes; what has no alignment; channels last."""
+"""inner, channels and stride: one beta; whole planes; unaligned sizes; channels last."""
 
 
 def _channel_steps() -> Iterator[Specialisation]:

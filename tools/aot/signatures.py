@@ -1,10 +1,10 @@
-"""The signatures with which the Triton kernels are launched, for compiling them without a GPU.
+"""The signatures with which the Triton kernels are launched, to compile them without a GPU.
 
-Imports triton only, not torch, so that a compiler of another version can be tried by itself. With
-one leaf, every kernel is here with every combination of types, passes with a choice that takes each
-path of the code; with more leaves, sizes that are not multiples of 16, and leaves of which some
-have 2^31 elements, one combination each. ``tests/ptx/triton_signatures.py`` runs what is listed of
-the ops.
+Imports only triton, not torch, so that another compiler version can be tried by itself. With one
+leaf, every kernel is listed with every combination of types (passes: a selection that covers each
+path of the code). There is one combination each with several leaves, with sizes that are not
+multiples of 16, and with leaves of which some have 2^31 elements.
+``tests/ptx/triton_signatures.py`` runs the signatures of the ops.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from .specialisations import Specialisation
 
 
 def signatures() -> Iterator[Specialisation]:
-    """Yields (label, kernel, signature, keywords) for each specialisation.
+    """Yields (label, kernel, signature, keywords) for each specialization.
 
-    A signature maps parameters to types as triton.compiler.ASTSource takes them, or to a tuple of
-    them; "i32:16" is an i32 that is a multiple of 16, and "1" is the integer 1. Keywords are the
+    A signature maps parameters to types in the form of triton.compiler.ASTSource, or to tuples of
+    types; "i32:16" is an i32 that is a multiple of 16, and "1" is the integer 1. Keywords are the
     kernel's constants and the compiler's options.
     """
     yield from float_states.signatures()
@@ -28,7 +28,7 @@ def signatures() -> Iterator[Specialisation]:
 
 
 ARCHITECTURES = cell.architectures()
-"""The signatures that are launched on some NVIDIA GPUs only, by label, and on which."""
+"""The signatures that are only launched on some NVIDIA GPUs, by label: the GPUs."""
 
 PROGRAMS = cell.programs()
-"""Of the equilibrium cell's kernels, by label: how many programs a launch starts on a processor."""
+"""For the equilibrium cell's kernels, by label: programs per multiprocessor in a launch."""

@@ -1,7 +1,7 @@
-"""What a Triton kernel is compiled for: the types of its parameters, constants, options.
+"""What a Triton kernel is specialized for: the types of its parameters, constants, options.
 
-``float_states.py`` and ``exact_states.py`` list those that there are, ``signatures.py`` says what
-they are for.
+``float_states.py`` and ``exact_states.py`` list the specializations; ``signatures.py`` explains
+them.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ from revdeq_kernels.triton.device.half_step import OPTIONS, Carried, Stepped
 
 Specialisation = tuple[str, Any, dict[str, Any], dict[str, Any]]
 Types = dict[str, Any]
-"""By parameter: a type, None, or a named tuple of them, which has tensors of all leaves."""
+"""By parameter: a type, None, or a named tuple of these, which holds the tensors of all leaves."""
 
 STATE_F = [(TRITON[state], TRITON[f]) for state, fs in F_OF_STATE.items() for f in fs]
 """The dtypes of a state and of f."""
 
 _OF_LEAVES = {"numel", "num_bytes", "x", "out", "state", "z", "f"}
-"""The other parameters with one element for each leaf."""
+"""The other parameters with one element per leaf."""
 
 LEAVES, MOST_LEAVES = 3, 16
 NUMELS = ("i32", "i64", "1")
-"""Beside "i32:16", which nearly all tensors have."""
+"""In addition to "i32:16", which applies to nearly all tensors."""
 
 Size = str | list[str]
-"""The type of a size, one for all leaves or one for each."""
+"""The type of a size: one for all leaves, or one per leaf."""
 
 MIXED: tuple[list[str], ...] = (["i32", "i64", "i64"], ["i32", "i32", "i64"])
-"""The sizes of leaves in one launch, some of them from 2^31 elements on."""
+"""The sizes of leaves in one launch, some with 2^31 elements or more."""
 
 MIXED_BYTES: tuple[list[str], ...] = (
-    ["i32:16", "i32:16", "i64:16"],  # two digits to a byte and more: fewer bytes than elements
-    ["i64:16", "i32:16", "i64:16"],  # 2^31 - 1 elements have 2^31 bytes, where each has one
+    ["i32:16", "i32:16", "i64:16"],  # two or more digits per byte: fewer bytes than elements
+    ["i64:16", "i32:16", "i64:16"],  # 2^31 - 1 elements have 2^31 bytes if each has one
 )
 """Their bytes of digits: the types need not be those of the sizes."""
 
@@ -46,13 +46,13 @@ def words(size: Size) -> str:
 def launch(
     label: str, kernel: Any, types: Types, leaves: int | None = 1, **constants: Any
 ) -> Specialisation:
-    """With tuples for so many leaves; a type that is None stands for an argument that is.
+    """The types as tuples for this many leaves; None stands for an argument that is None.
 
-    A list has the types of the leaves in it, one by one.
+    A list gives the types of the leaves one by one.
     """
 
     def of_leaves(kind: Any) -> Any:
-        """A type for each leaf, where a parameter has one."""
+        """One type per leaf, if the parameter has a type."""
         if isinstance(kind, list):
             return tuple(kind)
         return (kind,) * leaves if leaves and kind is not None else kind
@@ -70,12 +70,12 @@ def launch(
 
 
 def casts(f: str) -> list[str | None]:
-    """What a half step may leave as `cast`."""
+    """The possible types of `cast` of a half step."""
     return list(dict.fromkeys((None, f, "fp32")))
 
 
 def pointer(kind: str | None) -> str | None:
-    """To such elements."""
+    """A pointer to elements of this type."""
     return kind and f"*{kind}"
 
 
@@ -85,7 +85,7 @@ def step_types(state: str, f: str, cast: str | None, numel: Size) -> Types:
 
 
 def step_numbers(real: str, *names: str) -> Types:
-    """Numbers of a step, doubles as their bits."""
+    """The types of the numbers of a step; doubles are passed as their bits."""
     return dict.fromkeys(names, "i64" if real == "fp64" else "fp32")
 
 
@@ -95,7 +95,7 @@ def real(f: str) -> str:
 
 
 def carried(f: str, vjp: str, start: bool) -> Types:
-    """The tensors of an adjoint; the one of z_0 adds the gradient of y_0 and leaves no seed."""
+    """The tensors of an adjoint; that of z_0 adds the gradient of y_0 and has no seed."""
     grad = f"*{real(f)}"
     other, seed = (grad, None) if start else (None, f"*{f}")
     return {"carried": Carried(grad, other, f"*{vjp}", seed)}

@@ -1,3 +1,3 @@
-"""What nvcc made of the CUDA kernels: registers, spills, width of accesses."""
+"""Checks of the compiled CUDA kernels: registers, spills, width of accesses."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How a kernel moves its tensors: widths, and loads under way at once, from its machine code."""
+"""How a kernel accesses its tensors: widths, and loads in flight at once, from machine code."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ADDRESS = re.compile(r"\[([^\[\]]*?)(?:\+?(-?0x[0-9a-f]+))?\](?!\[)")
 
 
 class InFlight(NamedTuple):
-    """Loads of a thread that are under way at once, and their bytes together."""
+    """Loads of a thread that are in flight at once, and their total bytes."""
 
     loads: int
     bytes: int
@@ -27,7 +27,7 @@ NONE = InFlight(0, 0)
 
 @dataclass
 class Accesses:
-    """The loads from and the stores to global memory of one instance of a kernel."""
+    """The loads from and stores to global memory of one instance of a kernel."""
 
     loads: Counter[int] = field(default_factory=Counter)  # by their bytes
     stores: Counter[int] = field(default_factory=Counter)
@@ -35,12 +35,12 @@ class Accesses:
     in_flight: InFlight = NONE
 
     def wide(self) -> tuple[bool, bool]:
-        """Whether it loads, and whether it stores, 16 bytes at once."""
+        """Whether it loads, and whether it stores, 16 bytes in one access."""
         return any(n >= WIDEST for n in self.loads), any(n >= WIDEST for n in self.stores)
 
 
 def accesses(code: Sequence[Instruction]) -> Accesses:
-    """What these instructions move."""
+    """The accesses of these instructions."""
     found = Accesses()
     for block in blocks(code):
         for one in block:
@@ -54,10 +54,10 @@ def accesses(code: Sequence[Instruction]) -> Accesses:
 
 
 def in_flight(block: Sequence[Instruction]) -> InFlight:
-    """The most loads of a run of instructions that are under way at once.
+    """The largest number of loads in flight at once in a run of instructions.
 
-    A load is, from its issue until its register is named again; then those before it have come too.
-    A store ends the count as well: what a thread loads behind one may have to wait for it.
+    A load is in flight from its issue until its register is used; by then, earlier loads have
+    completed too. A store also ends the count, because later loads may have to wait for it.
     """
     most = NONE
     under_way: list[Instruction] = []
@@ -75,7 +75,7 @@ def in_flight(block: Sequence[Instruction]) -> InFlight:
 
 
 def split(block: Sequence[Instruction]) -> list[str]:
-    """The accesses that join another of the same width in front of them to twice that width."""
+    """The accesses that could be merged with an adjacent access of the same width before them."""
     found = []
     former: dict[tuple[str, int, str], set[int]] = {}  # kind, bytes, base -> offsets
     for one in block:

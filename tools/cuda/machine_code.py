@@ -1,4 +1,4 @@
-"""The machine code of a CUDA library, as instructions that tools can ask about."""
+"""The machine code of a CUDA library, parsed into instructions."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 LINE = re.compile(r"\s+/\*([0-9a-f]{4,})\*/\s+(?:@(!?U?P\w+)\s+)?([A-Z][\w.]*)\s*([^;]*?)\s*;")
-# What names the address of another instruction, by its last operand.
+# Instructions whose last operand is the address of another instruction.
 JUMPS = frozenset({"BRA", "BRX", "JMP", "CALL", "BSSY", "WARPSYNC"})
-# Behind these another instruction than the next may follow.
+# After these, an instruction other than the next may follow.
 ENDS = frozenset({"BRA", "BRX", "JMP", "CALL", "RET", "EXIT", "BSYNC"})
 
 
@@ -26,17 +26,17 @@ class Instruction:
 
     @property
     def kind(self) -> str:
-        """The name without what modifies it: LDG."""
+        """The name without modifiers: LDG."""
         return self.name.split(".", maxsplit=1)[0]
 
     @property
     def bytes(self) -> int:
-        """What one thread moves, of a load or a store."""
+        """The bytes that one thread moves in a load or store."""
         found = re.search(r"\.(?:[US](8|16)|(64|128|256))(?:\.|$)", self.name)
         return int(found[1] or found[2]) // 8 if found else 4
 
     def registers(self) -> set[int]:
-        """The registers that are named, read or written; of a vector the first."""
+        """The registers that are read or written; of a vector, the first."""
         return {int(number) for number in re.findall(r"\bR(\d+)\b", self.operands)}
 
     def written(self) -> set[int]:
@@ -48,7 +48,7 @@ class Instruction:
 
 
 def disassemble(library: str) -> str:
-    """The machine code of a library, as the cuobjdump that the triton package brings writes it."""
+    """The machine code of a library, from the cuobjdump that is part of the triton package."""
     import triton
 
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
@@ -72,7 +72,7 @@ def functions(sass: str) -> dict[tuple[str, str], list[Instruction]]:
 
 
 def blocks(code: Iterable[Instruction]) -> Iterator[list[Instruction]]:
-    """The instructions in runs that are entered at their first and left at their last alone."""
+    """The instructions in basic blocks: entered only at the first, left only at the last."""
     code = list(code)
     named = (re.search(r"0x([0-9a-f]+)$", one.operands) for one in code if one.kind in JUMPS)
     targets = {int(match[1], 16) for match in named if match}

@@ -1,8 +1,8 @@
-"""What ptxas says of the CUDA kernels; fails on a spill, a stack frame or a missing kernel.
+"""Check ptxas's report on the CUDA kernels: no spills, stack frames or missing kernels.
 
-It also fails where a kernel takes more registers or shared memory than CEILINGS allows its family:
-what docs/resources.json records.
-Usage: ptxas.py PTXAS_LOG [ARCH ...], where each ARCH ("sm_90a") must hold every kernel.
+Also fails if a kernel takes more registers or shared memory than CEILINGS allows its family, as
+recorded in docs/resources.json.
+Usage: ptxas.py PTXAS_LOG [ARCH ...], where each ARCH ("sm_90a") must have every kernel.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Ceiling:
-    """The most registers per thread and bytes of static shared memory that an instance may take."""
+    """The maximum registers per thread and bytes of static shared memory of an instance."""
 
     registers: int
     shared: int = 0
@@ -30,9 +30,9 @@ PLACE = "docs/resources.json, which `make docs-table` writes"
 
 
 def ceilings(kernels: Mapping[str, Any]) -> dict[str, Ceiling]:
-    """What each family of docs/resources.json takes at the most, in any instance, anywhere.
+    """The maximum of each family in docs/resources.json, over all instances and architectures.
 
-    Of registers the next multiple of 8, because GPUs hand them out by eights.
+    Registers are rounded up to a multiple of 8, because GPUs allocate them in units of 8.
     """
     found = {}
     for name, by_arch in kernels.items():
@@ -54,7 +54,7 @@ SHARED = re.compile(r"(\d+) bytes smem")
 
 @dataclass
 class Kernel:
-    """What ptxas reports of one kernel, or of a device function that was not inlined."""
+    """ptxas's report on one kernel, or on a device function that was not inlined."""
 
     name: str
     arch: str
@@ -71,7 +71,7 @@ class Kernel:
         return registers + local + (f" s{self.shared}B" if self.shared else "")
 
     def problem(self) -> str | None:
-        """Why this kernel fails the check, or None."""
+        """Why this kernel fails the check; None if it passes."""
         if self.stack is None or (self.entry and self.registers is None):
             return "report incomplete"
         if self.spill_stores or self.spill_loads:
@@ -80,7 +80,7 @@ class Kernel:
 
 
 def parse(log: str) -> list[Kernel]:
-    """The functions that a log of `nvcc -Xptxas=-v` tells of, in its order."""
+    """The functions in a log of `nvcc -Xptxas=-v`, in order."""
     kernels: list[Kernel] = []
     arch = "?"
     for line in log.splitlines():
@@ -101,7 +101,7 @@ def parse(log: str) -> list[Kernel]:
 
 
 def problems(kernels: list[Kernel], archs: list[str]) -> list[str]:
-    """What is wrong with the report as a whole and with each kernel."""
+    """The problems of the report as a whole and of each kernel."""
     entries = {(kernel.arch, kernel.name) for kernel in kernels if kernel.entry}
     names = {name for _, name in entries}
     found = [] if names else ["no kernel was found"]
@@ -113,12 +113,12 @@ def problems(kernels: list[Kernel], archs: list[str]) -> list[str]:
 
 
 def family(name: str) -> str:
-    """The kernel that a readable name is an instance of, such as "half_step_kernel"."""
+    """The kernel family of an instance with a readable name, such as "half_step_kernel"."""
     return name.split("<", maxsplit=1)[0].removeprefix("revdeq::cuda::")
 
 
 def above_ceilings(kernels: list[Kernel], allowed: Mapping[str, Ceiling]) -> list[str]:
-    """What is above its ceiling, by its worst instance; families without one, and ceilings of none.
+    """Families above their ceiling (by worst instance) or without one, and unused ceilings.
 
     The kernels have readable names.
     """
@@ -149,7 +149,7 @@ def _above_ceiling(ceiling: Ceiling, instances: list[Kernel]) -> list[str]:
     ]
     return [
         f"{kernel.arch} {kernel.name}: expected at most {limit} {what}, got {got}; "
-        "find out why, or raise it: `make docs-table ARGS=--raise`"
+        "find out why, or raise the limit: `make docs-table ARGS=--raise`"
         for kernel, got, limit, what in rows
         if got > limit
     ]
@@ -161,12 +161,12 @@ def readable(names: list[str]) -> list[str]:
         ["c++filt"], input="\n".join(names), capture_output=True, text=True, check=True
     ).stdout
     text = text.replace("(anonymous namespace)::", "")
-    text = re.sub(r"\(\w+::(\w+)\)", r"\1 ", text)  # the type of an enumeration's value
+    text = re.sub(r"\(\w+::(\w+)\)", r"\1 ", text)  # the type of an enum value
     return [re.sub(r"^void |\(.*", "", line) for line in text.splitlines()]
 
 
 def table(kernels: list[Kernel]) -> str:
-    """A row for each kernel: on each architecture registers + stack, and s + shared memory."""
+    """One row per kernel: for each architecture registers + stack, and s + shared memory."""
     archs = list(dict.fromkeys(kernel.arch for kernel in kernels))
     names = list(dict.fromkeys(kernel.name for kernel in kernels))
     cells = {(kernel.name, kernel.arch): str(kernel) for kernel in kernels}

@@ -1,9 +1,9 @@
-"""Whether the CUDA kernels move vectors whole, and load ahead: `sass.py librevdeq_cuda.so`.
+"""Check that the CUDA kernels access whole vectors and load ahead: `sass.py librevdeq_cuda.so`.
 
-Every kernel comes in a form for aligned tensors and in one for all others, an element at a time.
-MOVES says, for each family, what an instance must hold by its types: a load or a store of every
-tensor's vector, 16 bytes at once or as much as the vector has, and so many loads under way at once.
-Neighbors that could be one access are a fault anywhere.
+Every kernel has one version for aligned tensors and one for all others, element by element. For
+each family, MOVES lists what an instance must contain according to its types: a load or store of
+every tensor's vector, of 16 bytes or the vector's size, and a number of loads in flight at once.
+Adjacent accesses that could be merged are an error everywhere.
 """
 
 from __future__ import annotations
@@ -19,39 +19,39 @@ from tools.cuda.machine_code import disassemble, functions
 from tools.cuda.ptxas import family, readable
 
 SIZES = {"double": 8, "float": 4, "bfloat16": 2, "float16": 2}
-LANES = 4  # of an exact kernel's thread
-AHEAD = 8  # loads that an exact kernel has under way
+LANES = 4  # per thread of an exact kernel
+AHEAD = 8  # loads that an exact kernel has in flight
 
 
 @dataclass(frozen=True)
 class Moves:
-    """What an instance must hold at the least."""
+    """The minimum that an instance must contain."""
 
     loads: Sequence[int] = ()  # bytes of each tensor's vector
     stores: Sequence[int] = ()
-    in_flight: int = 0  # loads under way at once
+    in_flight: int = 0  # loads in flight at once
 
     def __add__(self, other: Moves) -> Moves:
-        """What an instance must hold that does either in a block of threads."""
+        """The minimum for an instance that does either one in a block of threads."""
         most = max(self.in_flight, other.in_flight)
         return Moves((*self.loads, *other.loads), (*self.stores, *other.stores), most)
 
 
 def float_step(state: str, f: str) -> Moves:
-    """A half step or its inverse; f is cast to its own type, or to float32."""
+    """A half step or its inverse; the cast has the type of f, or is float32."""
     lanes = WIDEST // SIZES[state]
     narrow, wide = lanes * SIZES[f], lanes * SIZES["float"]
     return Moves((WIDEST, narrow), (WIDEST, narrow, wide), in_flight=2)
 
 
 def adjoint(grad: str, f: str) -> Moves:
-    """f's product comes in the type of f or of the gradient; the third is the other gradient."""
+    """The vjp has the type of f or of the gradient; the third type is the other gradient's."""
     narrow = WIDEST // SIZES[grad] * SIZES[f]
     return Moves((WIDEST, WIDEST, WIDEST, narrow), (WIDEST, narrow), in_flight=3)
 
 
 def exact(direction: str, digits: str, f: str) -> Moves:
-    """Four lanes of several groups: the state, f and its cast, and a byte of digits a lane."""
+    """Four lanes of several groups: the state, f and its cast, and one byte of digits per lane."""
     blocks = -(-4 // int(digits))
     groups = blocks * int(digits)
     ahead = 4 if groups == 8 else groups
@@ -62,7 +62,7 @@ def exact(direction: str, digits: str, f: str) -> Moves:
 
 
 UPDATE, INVERT = "Direction 0", "Direction 1"
-# By kernel family, as in CEILINGS of ptxas.py: from the arguments of the template.
+# By kernel family, as in CEILINGS of ptxas.py: a function of the template arguments.
 MOVES: dict[str, Callable[..., Moves]] = {
     "half_step_kernel": lambda _, state, f, __: float_step(state, f),
     "channel_step_kernel": lambda _, state, f, __: float_step(state, f),
@@ -75,39 +75,39 @@ MOVES: dict[str, Callable[..., Moves]] = {
     "residual_kernel": lambda *_: Moves(in_flight=16),
     "norms_kernel": lambda: Moves(in_flight=4),
 }
-# Where neighbors may be moved one by one, and why.
+# Where adjacent accesses need not be merged, and why.
 NARROW = {
     "norms_kernel": "a few sums for each leaf",
-    "residual_kernel": "the order of the sums puts neighbors into different threads",
+    "residual_kernel": "the order of summation puts neighbors into different threads",
 }
 PLACE = "MOVES in tools/cuda/sass.py"
 
 
 def arguments(name: str) -> list[str]:
-    """The arguments of a readable name's template: ["Direction 0", "float", "float", "float"]."""
+    """The template arguments of a readable name: ["Direction 0", "float", "float", "float"]."""
     found = re.search(r"<(.*)>$", name)
     return [part.strip().split("::")[-1] for part in found[1].split(",")] if found else []
 
 
 def in_pieces(sizes: Iterable[int]) -> Counter[int]:
-    """How many accesses of how many bytes move vectors of these sizes."""
+    """The accesses, by size in bytes, that move vectors of these sizes."""
     return Counter(min(size, WIDEST) for size in sizes for _ in range(-(-size // WIDEST)))
 
 
 def lacking(asked: Counter[int], got: Counter[int]) -> Counter[int]:
-    """What is asked for and not there; an access of 32 bytes stands for two of 16."""
+    """The required accesses that are missing; an access of 32 bytes counts as two of 16."""
     there = Counter(got)
     there[WIDEST] += 2 * there.pop(2 * WIDEST, 0)
     return asked - there
 
 
 def listed(sizes: Counter[int]) -> str:
-    """How many accesses of how many bytes: "2 of 16, 1 of 8"."""
+    """The accesses by size in bytes, as text: "2 of 16, 1 of 8"."""
     return ", ".join(f"{count} of {size}" for size, count in sorted(sizes.items(), reverse=True))
 
 
 def complaints(got: Accesses, asked: Moves, *, whole: bool = True) -> list[str]:
-    """What is wrong with an instance; `whole`: it must not move neighbors one by one."""
+    """The problems of an instance; `whole`: adjacent accesses must be merged."""
     found = []
     for what, sizes, there in [
         ("loads", asked.loads, got.loads),
@@ -115,15 +115,15 @@ def complaints(got: Accesses, asked: Moves, *, whole: bool = True) -> list[str]:
     ]:
         if lacking(in_pieces(sizes), there):
             wanted = listed(in_pieces(sizes))
-            found.append(f"expected {what} of {wanted} bytes at the least, got {listed(there)}")
+            found.append(f"expected {what} of {wanted} bytes or more, got {listed(there)}")
     if got.split and whole:
         found.append(
-            f"expected vectors to be moved whole, got {len(got.split)} accesses beside another, "
+            f"expected accesses of whole vectors, got {len(got.split)} adjacent to another, "
             f"such as {got.split[0]}"
         )
     if got.in_flight.loads < asked.in_flight:
         found.append(
-            f"expected {asked.in_flight} loads under way at once, before any is used and anything "
+            f"expected {asked.in_flight} loads in flight at once, before one is used or anything "
             f"is stored, got {got.in_flight.loads}"
         )
     return found
@@ -132,11 +132,11 @@ def complaints(got: Accesses, asked: Moves, *, whole: bool = True) -> list[str]:
 def problems(
     instances: Mapping[tuple[str, str], Accesses], moves: Mapping[str, Callable[..., Moves]]
 ) -> list[str]:
-    """What is wrong with the instances, by architecture and readable name, and with `moves`."""
+    """The problems of the instances, by architecture and readable name, and of `moves`."""
     found = [] if instances else ["no kernel was found"]
     for (arch, name), got in instances.items():
         if (asked := moves.get(family(name))) is None:
-            found.append(f"{arch} {name}: expected what it moves in {PLACE}")
+            found.append(f"{arch} {name}: expected an entry in {PLACE}")
             continue
         wrong = complaints(got, asked(*arguments(name)), whole=family(name) not in NARROW)
         found += [f"{arch} {name}: {what}" for what in wrong]
@@ -148,7 +148,7 @@ def problems(
 
 
 def instances_of(sass: str) -> dict[tuple[str, str], Accesses]:
-    """(architecture, readable name) of every kernel -> what it moves."""
+    """(architecture, readable name) of every kernel -> its accesses."""
     code = functions(sass)
     names = readable([name for _, name in code])
     return {
@@ -158,14 +158,14 @@ def instances_of(sass: str) -> dict[tuple[str, str], Accesses]:
 
 
 def summary(instances: Mapping[tuple[str, str], Accesses]) -> list[str]:
-    """A line for each family and architecture."""
+    """One line per family and architecture."""
     groups: dict[tuple[str, str], list[Accesses]] = {}
     for (arch, name), got in instances.items():
         groups.setdefault((arch, family(name)), []).append(got)
     return [
         f"{arch:8} {name}: of {len(group)} instances {sum(one.wide()[0] for one in group)} load "
         f"and {sum(one.wide()[1] for one in group)} store 16 bytes at once; "
-        f"{min(one.in_flight for one in group).loads} loads under way or more"
+        f"at least {min(one.in_flight for one in group).loads} loads in flight"
         for (arch, name), group in groups.items()
     ]
 
