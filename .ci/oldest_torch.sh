@@ -3,7 +3,7 @@
 #
 #   .ci/oldest_torch.sh PYTHON
 #
-# The headers come from torch's wheel for macOS, by far the smallest; they are the same in all.
+# The headers come from torch's macOS wheel, by far the smallest; they are the same on all platforms.
 set -euo pipefail
 python=$1
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -30,7 +30,7 @@ for source in csrc/schema.cpp csrc/cpu/backend.cpp; do
     -isystem "$headers/torch/include" "$source"
 done
 if [ "${REVDEQ_BUILD_CUDA:-auto}" = 0 ]; then
-  echo "the CUDA sources are left out (REVDEQ_BUILD_CUDA=0)"
+  echo "skipping the CUDA sources (REVDEQ_BUILD_CUDA=0)"
   exit 0
 fi
 nvcc=$(command -v nvcc || echo "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc")

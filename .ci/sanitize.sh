@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Run the tests of the CPU kernels on a build under the address and undefined-behaviour sanitizers.
-# $1: a python that has torch and the tools; $2: how many files are tested at once.
-# A copy in build/sanitize is built, the tree stays.
+# Run the tests of the CPU kernels on a build with the address and undefined-behavior sanitizers.
+# $1: a python with torch and the tools; $2: the number of test files to run in parallel.
+# Builds a copy in build/sanitize; the tree is not changed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=$(realpath --no-symlinks "$1")
@@ -18,17 +18,18 @@ for symbol in __asan_report_load __ubsan_handle; do
 done
 
 export LD_PRELOAD="$("$compiler" -print-file-name=libasan.so) $("$compiler" -print-file-name=libubsan.so)"
-export ASAN_OPTIONS=detect_leaks=0  # the interpreter leaves its own
+export ASAN_OPTIONS=detect_leaks=0  # the interpreter itself leaks
 export UBSAN_OPTIONS=print_stacktrace=1
 "$python" -c 'from revdeq_kernels.core import libraries; assert libraries.build_info()["sanitize"], libraries.CPU'
-# What starts processes, compiles, measures or trains is left out: it calls the same kernels, slowly.
-# So is what calls no C++ of this build: Gluon in Triton's interpreter, programs with sanitizers of their own.
+# Tests that start processes, compile, measure or train are skipped: they call the same kernels, slowly.
+# So are tests that call no C++ of this build: Gluon in Triton's interpreter, and programs with their own
+# sanitizers.
 left_out=()
 for name in bench distributed models native project ptx training \
   solver/test_{soak,composes,foreign,memory}.py solver/compile solver/adjoints/test_functional.py; do
-  ls "tests/$name" > /dev/null  # pytest would not say that it is gone
+  ls "tests/$name" > /dev/null  # pytest would not report a missing path
   left_out+=(--ignore "tests/$name")
 done
-# --capture=sys: pytest would swallow the report of a test that aborts, if it took the descriptors too.
+# --capture=sys: if pytest captured file descriptors too, it would swallow the report of an aborting test.
 "$python" -m pytest -p no:cacheprovider --capture=sys --numprocesses "$jobs" --dist loadfile \
   --max-worker-restart 0 -k "not triton and not gluon" "${left_out[@]}" tests

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Build the wheel that is given to others, and give it the tag of the oldest Linux it runs on.
+# Build the wheel for distribution, tagged with the oldest Linux that it supports.
 #
 #   .ci/wheel.sh PYTHON SOURCE OUT
 #
-# PYTHON holds torch and the tools, SOURCE is the tree. With REVDEQ_BUILD_CPP=0 the wheel is for every
-# system. torch's libraries are left out: the extension uses those of the torch that is installed.
+# PYTHON has torch and the tools, SOURCE is the tree. With REVDEQ_BUILD_CPP=0 the wheel is pure Python.
+# torch's libraries are not bundled: the extension uses those of the installed torch.
 set -euo pipefail
 python=$1 source=$2 out=$3
 work=$(mktemp -d)

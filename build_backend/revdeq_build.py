@@ -1,8 +1,9 @@
-"""setuptools' PEP 517 backend, which asks for torch only where none is installed.
+"""setuptools' PEP 517 backend, which requires torch only if none is installed.
 
-pip builds in isolation, without the environment's packages, so a plain backend would have to name
-torch as a build requirement: a download of gigabytes, and perhaps not the torch in use. The stable
-ABI makes any torch from 2.11 on good to build against, so the one at hand will do.
+pip builds in isolation, without the environment's packages, so a plain backend would have to list
+torch as a build requirement: a download of gigabytes, and possibly another torch than the one in
+use. Thanks to the stable ABI, any torch from 2.11 on can be built against, so the installed one is
+used.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from setuptools.build_meta import *  # noqa: F403  # pyright: ignore[reportWildc
 
 def _torch_requirement() -> list[str]:
     if not builds_cpp():
-        print("revdeq-kernels: nothing is compiled, the wheel holds Python alone", flush=True)
+        print("revdeq-kernels: nothing to compile, the wheel contains only Python", flush=True)
         return []
     folder = torch_folder()
     if folder is not None:
         print(f"revdeq-kernels: building against {folder}", flush=True)
         return []
-    print("revdeq-kernels: no torch is installed, one is downloaded to build against", flush=True)
+    print("revdeq-kernels: torch is not installed, downloading one to build against", flush=True)
     return ["torch>=2.11"]
 
 
@@ -37,5 +38,5 @@ def get_requires_for_build_editable(config_settings: Any = None) -> list[str]:
 
 
 def get_requires_for_build_sdist(config_settings: Any = None) -> list[str]:
-    """Nothing: a source distribution compiles nothing."""
+    """Nothing: a source distribution does not compile anything."""
     return []

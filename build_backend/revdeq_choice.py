@@ -1,4 +1,4 @@
-"""Whether there is anything to compile."""
+"""Decide whether to build the compiled extension."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from setuptools.errors import CompileError
 
 
 def builds_cpp() -> bool:
-    """Whether the compiled extension is built; without it the package is Python alone.
+    """Whether the compiled extension is built; without it, the package is pure Python.
 
-    REVDEQ_BUILD_CPP says: 1, 0, or auto, which builds on Linux. Elsewhere the C++ code has not been
-    compiled yet; the ops run there in plain PyTorch, and on GPUs by Triton.
+    Set by REVDEQ_BUILD_CPP: 1, 0, or auto, which builds on Linux only, because the C++ code was
+    never compiled elsewhere. Without the extension, ops run in plain PyTorch, and on GPUs with
+    Triton.
     """
     wanted = os.environ.get("REVDEQ_BUILD_CPP") or "auto"
     if wanted not in ("auto", "0", "1"):
@@ -21,7 +22,7 @@ def builds_cpp() -> bool:
         return True
     if os.environ.get("REVDEQ_BUILD_CUDA") == "1":
         raise CompileError(
-            "REVDEQ_BUILD_CUDA=1, but the compiled extension, which holds the ops' schemas, is not "
-            f"built (REVDEQ_BUILD_CPP={wanted} on {platform.system()}): set REVDEQ_BUILD_CPP=1"
+            "REVDEQ_BUILD_CUDA=1 requires the compiled extension, which contains the ops' schemas, "
+            f"but REVDEQ_BUILD_CPP={wanted} on {platform.system()} skips it; set REVDEQ_BUILD_CPP=1"
         )
     return False

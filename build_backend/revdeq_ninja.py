@@ -1,4 +1,4 @@
-"""Compile libraries with ninja: setuptools' own driver does not notice a changed header."""
+"""Compile libraries with ninja, because setuptools does not detect changed headers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from setuptools.errors import CompileError
 
-# nvcc's output holds the report of ptxas: that stays beside the object, everything else is shown.
+# nvcc's output includes the report of ptxas, which is kept next to the object; the rest is shown.
 RULES = r"""
 rule cxx
   command = $compiler $flags -MD -MF $out.d -c $in -o $out
@@ -35,7 +35,7 @@ rule link
 
 @dataclass(frozen=True)
 class Library:
-    """A shared library: its file name, the rule and the compiler that make it, and their flags."""
+    """A shared library: its file name, the rule and compiler that build it, and their flags."""
 
     file: str
     rule: str
@@ -48,7 +48,7 @@ class Library:
         return [f"{source.parent.name}.{source.name}.o" for source in self.sources]
 
     def statements(self) -> Iterator[str]:
-        """The statements of build.ninja that make this library."""
+        """The statements of build.ninja that build this library."""
         for target, (source, flags) in zip(self.objects(), self.sources.items(), strict=True):
             path = re.sub(r"([$ :])", r"$\1", str(source))
             yield from self._statement(f"{target}: {self.rule} {path}", flags)
@@ -61,7 +61,7 @@ class Library:
 
 
 def build(folder: Path, libraries: list[Library]) -> None:
-    """Bring the libraries in `folder` up to date, and ptxas.log: the report on their kernels."""
+    """Update the libraries in `folder`, and ptxas.log, the report on their kernels."""
     folder.mkdir(parents=True, exist_ok=True)
     statements = [line for library in libraries for line in library.statements()]
     (folder / "build.ninja").write_text("\n".join([RULES, *statements, ""]))
@@ -69,11 +69,12 @@ def build(folder: Path, libraries: list[Library]) -> None:
     command = [ninja(), "-C", str(folder), *(["-j", jobs] if jobs else [])]
     if subprocess.run(command, check=False).returncode:
         raise CompileError(
-            f"{' or '.join(library.compiler for library in libraries)} failed: the message stands "
-            f"above, the commands in {folder / 'build.ninja'}. The C++ code needs a C++20 compiler "
-            "(g++ 11 or newer; CXX names another), the CUDA code CUDA 12.4 or newer (CUDA_HOME "
-            "names it; REVDEQ_BUILD_CUDA=0 builds without). Short of memory: MAX_JOBS=1. No "
-            "compiler: REVDEQ_BUILD_CPP=0 installs Python alone, ops in plain PyTorch and Triton."
+            f"{' or '.join(library.compiler for library in libraries)} failed: see the messages "
+            f"above, and the commands in {folder / 'build.ninja'}. The C++ code needs a C++20 "
+            "compiler (g++ 11 or newer; CXX selects another), the CUDA code CUDA 12.4 or newer "
+            "(CUDA_HOME selects it; REVDEQ_BUILD_CUDA=0 skips it). If memory ran out, set "
+            "MAX_JOBS=1. Without a compiler, REVDEQ_BUILD_CPP=0 installs a pure Python package, "
+            "whose ops run in plain PyTorch or Triton."
         )
     cuda = [library for library in libraries if library.rule == "nvcc"]
     logs = [folder / f"{name}.log" for library in cuda for name in library.objects()]
@@ -81,9 +82,9 @@ def build(folder: Path, libraries: list[Library]) -> None:
 
 
 def ninja() -> str:
-    """Path of ninja: beside the interpreter, for a venv that is not activated, or on PATH."""
+    """The path of ninja: next to the interpreter (for a venv that is not activated), or on PATH."""
     folders = [sysconfig.get_path("scripts"), os.environ.get("PATH", "")]
     path = shutil.which("ninja", path=os.pathsep.join(folders))
     if path is None:
-        raise CompileError("the build needs ninja, which is not installed: `pip install ninja`")
+        raise CompileError("the build needs ninja, which is not installed: run `pip install ninja`")
     return path

@@ -1,4 +1,4 @@
-"""The CUDA compiler: where it is, its version, and the architectures to build for."""
+"""The CUDA compiler: its path, its version, and the architectures to build for."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from setuptools.errors import CompileError
 
-DEFAULT_ARCHS = ("8.0", "9.0a", "10.0+PTX")  # PTX: for GPUs that come later
+DEFAULT_ARCHS = ("8.0", "9.0a", "10.0+PTX")  # PTX: for future GPUs
 
 
 @dataclass(frozen=True)
@@ -23,20 +23,22 @@ class Nvcc:
 
     @classmethod
     def found_at(cls, path: str) -> Nvcc:
-        """Ask the nvcc at `path` what it is, and choose the architectures."""
+        """Query the version of the nvcc at `path`, and choose the architectures."""
 
         def ask(flag: str) -> str:
             return subprocess.run([path, flag], check=True, capture_output=True, text=True).stdout
 
         version = re.search(r"release (\d+\.\d+)", ask("--version"))
         if version is None:
-            raise CompileError(f"`{path} --version` names no release; CUDA_HOME names another nvcc")
+            raise CompileError(
+                f"`{path} --version` prints no release; set CUDA_HOME to use another nvcc"
+            )
         known = set(re.findall(r"compute_(\d+)", ask("--list-gpu-arch")))
         archs = choose_archs(os.environ.get("TORCH_CUDA_ARCH_LIST", ""), known)
         return cls(path, version[1], tuple(archs))
 
     def gencode(self) -> list[str]:
-        """The -gencode flags, which the compile and the link command both need."""
+        """The -gencode flags, for both the compile and the link command."""
         flags = []
         for arch in self.archs:
             number = arch.removesuffix("+PTX").replace(".", "")
@@ -58,13 +60,13 @@ def find_nvcc() -> Nvcc | None:
     if path is None and wanted == "1":
         raise CompileError(
             f"REVDEQ_BUILD_CUDA=1, but there is no nvcc in {os.pathsep.join(folders)}: install the "
-            "CUDA toolkit and set CUDA_HOME to it, or build for CPUs with REVDEQ_BUILD_CUDA=0"
+            "CUDA toolkit and set CUDA_HOME, or build only for CPUs with REVDEQ_BUILD_CUDA=0"
         )
     return Nvcc.found_at(path) if path else None
 
 
 def choose_archs(asked: str, known: set[str]) -> list[str]:
-    """The entries of TORCH_CUDA_ARCH_LIST, or those default ones that this nvcc knows."""
+    """The entries of TORCH_CUDA_ARCH_LIST, or the defaults that this nvcc supports."""
     if not asked.strip():
         return [arch for arch in DEFAULT_ARCHS if re.sub(r"\D", "", arch) in known]
     archs = [arch for arch in re.split(r"[;\s]+", asked) if arch]
@@ -72,7 +74,7 @@ def choose_archs(asked: str, known: set[str]) -> list[str]:
         found = re.fullmatch(r"(\d+)\.(\d)[af]?(\+PTX)?", arch)
         if found is None or found[1] + found[2] not in known:
             raise CompileError(
-                "TORCH_CUDA_ARCH_LIST: expected numbers as in '8.0;9.0a;10.0+PTX' that this nvcc "
-                f"knows ({' '.join(sorted(known, key=int))}), got {arch!r}"
+                "TORCH_CUDA_ARCH_LIST: expected entries such as '8.0;9.0a;10.0+PTX' that this nvcc "
+                f"supports ({' '.join(sorted(known, key=int))}), got {arch!r}"
             )
     return archs

@@ -1,4 +1,4 @@
-"""Where the torch to build against is, also from within pip's isolation."""
+"""Find the torch to build against, even from within pip's build isolation."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ FIND = "import importlib.util as u; spec = u.find_spec('torch'); print(spec.orig
 
 
 def torch_folder() -> Path | None:
-    """Folder of the torch that the user's interpreter imports, or None; it is not imported here."""
+    """The folder of the user's torch, or None; torch is not imported here."""
     spec = importlib.util.find_spec("torch")
     if spec is not None and spec.origin is not None:
         return Path(spec.origin).parent
-    # pip isolates a build with a sitecustomize.py on PYTHONPATH that takes the environment's
-    # packages off sys.path. The same interpreter without it sees them, whether they lie in a
-    # virtual environment, the system's or the user's folder, or one that a .pth file names.
+    # pip isolates a build with a sitecustomize.py on PYTHONPATH that removes the environment's
+    # packages from sys.path. The same interpreter without it finds them, whether they are in a
+    # virtual environment, in the system's or user's folder, or in one that a .pth file names.
     isolating = ("PYTHONPATH", "PYTHONNOUSERSITE")
     environment = {name: value for name, value in os.environ.items() if name not in isolating}
     found = subprocess.run(
@@ -36,11 +36,11 @@ def torch_folder() -> Path | None:
 
 
 def find_torch() -> tuple[Path, str]:
-    """Folder and version of the torch to build against."""
+    """The folder and version of the torch to build against."""
     remedy = "`pip install 'torch>=2.11'`, then `pip install --no-build-isolation .`"
     folder = torch_folder()
     if folder is None:
-        raise CompileError(f"the build needs an installed torch, and there is none: {remedy}")
+        raise CompileError(f"the build needs torch, which is not installed: {remedy}")
     found = re.search(r"__version__ = '((\d+)\.(\d+).*)'", (folder / "version.py").read_text())
     if found is None or (int(found[2]), int(found[3])) < (2, 11):
         got = found[1] if found else "of unknown version"

@@ -220,7 +220,7 @@ WHOLE = ([16, 8, 16, 16, 16, 8, 4, 2], [16, 8, 16, 16, 8, 4, 2])
         (PASS, moved(*WHOLE), None),
         # As it was: the seed in four pieces, beside those of the form for an element at a time.
         (PASS, moved(WHOLE[0], [16, 8, 16, 16, 2, 2, 2, 2]), "expected stores of 3 of 16, 2 of 8"),
-        (PASS, moved(*WHOLE, [SEED]), "got 1 accesses beside another, such as STG.E.U16 desc"),
+        (PASS, moved(*WHOLE, [SEED]), "got 1 adjacent to another, such as STG.E.U16 desc"),
         (PASS, moved([16, 16, 16, 16, 8, 4, 4], WHOLE[1]), "expected loads of 4 of 16, 2 of 8"),
         (PASS, moved([16, 16, 32, 8, 8], WHOLE[1]), None),  # 32 bytes are two times 16
         (PASS, moved(*WHOLE, under_way=2), "expected 3 loads in flight at once"),
@@ -270,7 +270,7 @@ def test_instances_come_from_the_library(
     monkeypatch.setattr(check, "MOVES", moves)
     monkeypatch.setattr(check, "disassemble", lambda _: sass("sm_90", {name: whole}))
     assert check.main("library") == 0
-    assert "of 1 instances 1 load and 1 store 16 bytes at once; 1 " in capsys.readouterr().out
+    assert "of 1 instances 1 load and 1 store 16 bytes at once; at least 1 " in capsys.readouterr().out
     split = [whole[0], *halves("R8", [0, 4, 8, 12], "STG.E")]
     monkeypatch.setattr(check, "disassemble", lambda _: sass("sm_90", {name: split}))
     assert check.main("library") == 1
