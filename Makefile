@@ -1,5 +1,6 @@
-# Commands for development; `make help` lists them. They need python3 (with venv) and g++, nvcc if it
-# is there. What they install and build goes into $(VENV), build/ and revdeq_kernels/*.so.
+# Commands for development; `make help` lists them. They need python3 with venv and headers, and g++
+# (tools/prerequisites.py names what is missing); nvcc is used if it is there. What they install and
+# build goes into $(VENV), build/ and revdeq_kernels/*.so.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -19,7 +20,7 @@ SOURCES := $(shell find csrc) $(wildcard build_backend/*.py) \
 # Where setup.py leaves what the checks of the CUDA kernels read.
 PTXAS_LOG = build/$$($(PY) -c 'import sys; print(sys.implementation.cache_tag)')/ptxas.log
 CUDA_LIBRARY := revdeq_kernels/librevdeq_cuda.so
-BUILD_SETTINGS := $(REVDEQ_BUILD_CUDA)|$(REVDEQ_SANITIZE)|$(TORCH_CUDA_ARCH_LIST)|$(CUDA_HOME)|$(CXX)
+BUILD_SETTINGS := $(REVDEQ_BUILD_CUDA)|$(REVDEQ_SANITIZE)|$(TORCH_CUDA_ARCH_LIST)|$(CUDA_HOME)|$(CXX)|$(REVDEQ_BUILD_CPP)
 
 .PHONY: help bench readme test slow nightly check build docs cuda-report docs-table triton-aot cell-record oldest-torch newest \
   sanitize install-check wheel clean settings
@@ -94,10 +95,13 @@ wheel: $(STATE)/.tools  ## build a wheel to give away, into dist/: manylinux, or
 clean:  ## remove what was built and installed here
 	rm -rf .venv build dist *.egg-info revdeq_kernels/*.so
 
+# An environment without pip is half-made: `python3 -m venv` leaves one where python3-venv is missing.
 $(STATE)/.tools: constraints.txt
 ifneq ($(VENV),)
-	@echo "installing torch and the pinned tools into $(VENV): minutes, once"
-	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@$(PYTHON) tools/prerequisites.py "$(VENV)"
+	@echo "installing torch and the pinned tools into $(VENV): about 2.5 GB, minutes, once"
+	$(PY) -m pip --version > /dev/null 2>&1 || $(PY) -m ensurepip > /dev/null 2>&1 \
+	  || $(PYTHON) -m venv --clear $(VENV)
 	grep -v '^triton==' constraints.txt | $(PY) -m pip install --quiet --requirement /dev/stdin
 	$(PY) -c 'import triton' 2>/dev/null \
 	  || grep '^triton==' constraints.txt | $(PY) -m pip install --quiet --requirement /dev/stdin

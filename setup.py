@@ -25,10 +25,12 @@ if int(setuptools.__version__.split(".")[0]) < 77:
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
+from setuptools.command.editable_wheel import editable_wheel
 
 ROOT = Path(__file__).parent.resolve()
 sys.path.insert(0, str(ROOT / "build_backend"))
 from revdeq_choice import builds_cpp  # noqa: E402
+from revdeq_compiler import check_compiler, compiler  # noqa: E402
 from revdeq_ninja import Library, build  # noqa: E402
 from revdeq_nvcc import Nvcc, find_nvcc  # noqa: E402
 from revdeq_torch import find_torch  # noqa: E402
@@ -74,6 +76,7 @@ class BuildExt(build_ext):
 
     def build_extensions(self) -> None:
         """Compile, then copy the libraries to where setuptools wants them."""
+        check_compiler()
         torch, torch_version = find_torch()
         cuda = f"{self.nvcc.path} for {self.nvcc.archs}" if self.nvcc else "without CUDA"
         print(f"revdeq-kernels: torch {torch_version} in {torch}, {cuda}", flush=True)
@@ -103,8 +106,7 @@ class BuildExt(build_ext):
         files = self.ext_map["revdeq_kernels.librevdeq_cpu"].sources
         compiled = {ROOT / file: with_facts if "schema" in file else flags for file in files}
         link = ["-shared", *sanitize, f"-L{torch}/lib", "-ltorch", "-ltorch_cpu"]
-        compiler = os.environ.get("CXX") or "g++"
-        return Library("librevdeq_cpu.so", "cxx", compiler, compiled, link)
+        return Library("librevdeq_cpu.so", "cxx", compiler(), compiled, link)
 
     def cuda_library(self, torch: Path, nvcc: Nvcc) -> Library:
         """The CUDA kernels."""
@@ -113,6 +115,17 @@ class BuildExt(build_ext):
         link = [*nvcc.gencode(), *NVCC_LINK_FLAGS, f"-L{torch}/lib"]
         compiled = {ROOT / file: flags for file in files}
         return Library("librevdeq_cuda.so", "nvcc", nvcc.path, compiled, link)
+
+
+class EditableWheel(editable_wheel):
+    """An editable install reads the tree: what an earlier build left there must match this one."""
+
+    def run(self) -> None:
+        """Without extensions no `build_ext` runs that would remove them."""
+        if not self.distribution.ext_modules:
+            for library in (ROOT / "revdeq_kernels").glob("*.so"):
+                library.unlink()
+        super().run()
 
 
 class BdistWheel(bdist_wheel):
@@ -129,5 +142,7 @@ if __name__ == "__main__":
         Extension("revdeq_kernels.librevdeq_cuda", sources("cuda/*.c*")),
     ]
     # Without extensions the wheel is for any Python on any system.
-    commands = {"build_ext": BuildExt, "bdist_wheel": BdistWheel}
+    commands = {
+        "build_ext": BuildExt, "bdist_wheel": BdistWheel, "editable_wheel": EditableWheel,
+    }  # fmt: skip
     setup(cmdclass=commands, ext_modules=extensions if builds_cpp() else [])

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from revdeq_choice import builds_cpp
+from revdeq_compiler import check_compiler
 from revdeq_torch import torch_folder
 from setuptools.build_meta import *  # noqa: F403  # pyright: ignore[reportWildcardImportFromLibrary]
 
@@ -19,6 +20,7 @@ def _torch_requirement() -> list[str]:
     if not builds_cpp():
         print("revdeq-kernels: nothing to compile, the wheel contains only Python", flush=True)
         return []
+    check_compiler()  # before the download
     folder = torch_folder()
     if folder is not None:
         print(f"revdeq-kernels: building against {folder}", flush=True)
@@ -28,12 +30,12 @@ def _torch_requirement() -> list[str]:
 
 
 def get_requires_for_build_wheel(config_settings: Any = None) -> list[str]:
-    """torch, where there is none and something is compiled."""
+    """torch, where there is none and something is compiled; CompileError without a compiler."""
     return _torch_requirement()
 
 
 def get_requires_for_build_editable(config_settings: Any = None) -> list[str]:
-    """torch, where there is none and something is compiled."""
+    """torch, where there is none and something is compiled; CompileError without a compiler."""
     return _torch_requirement()
 
 

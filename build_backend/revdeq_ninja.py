@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
 import shutil
 import subprocess
+import sys
 import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -67,18 +69,26 @@ def build(folder: Path, libraries: list[Library]) -> None:
     (folder / "build.ninja").write_text("\n".join([RULES, *statements, ""]))
     jobs = os.environ.get("MAX_JOBS")
     command = [ninja(), "-C", str(folder), *(["-j", jobs] if jobs else [])]
+    files = sum(len(library.sources) for library in libraries)
+    tell(f"revdeq-kernels: compiling {files} files (a CPU build: about a minute on two free cores)")
     if subprocess.run(command, check=False).returncode:
         raise CompileError(
             f"{' or '.join(library.compiler for library in libraries)} failed: see the messages "
-            f"above, and the commands in {folder / 'build.ninja'}. The C++ code needs a C++20 "
-            "compiler (g++ 11 or newer; CXX selects another), the CUDA code CUDA 12.4 or newer "
-            "(CUDA_HOME selects it; REVDEQ_BUILD_CUDA=0 skips it). If memory ran out, set "
-            "MAX_JOBS=1. Without a compiler, REVDEQ_BUILD_CPP=0 installs a pure Python package, "
-            "whose ops run in plain PyTorch or Triton."
+            f"above, and the commands in {folder / 'build.ninja'}. If the compiler was killed without "
+            "a message, memory ran out: set MAX_JOBS=1. The CUDA code needs CUDA 12.4 or newer "
+            "(CUDA_HOME selects it; REVDEQ_BUILD_CUDA=0 skips it)."
         )
     cuda = [library for library in libraries if library.rule == "nvcc"]
     logs = [folder / f"{name}.log" for library in cuda for name in library.objects()]
     (folder / "ptxas.log").write_text("".join(log.read_text() for log in logs))
+
+
+def tell(line: str) -> None:
+    """Print a line, also on the terminal where pip keeps a build's output to itself."""
+    print(line, flush=True)
+    if not sys.stdout.isatty():
+        with contextlib.suppress(OSError), Path("/dev/tty").open("w") as terminal:
+            terminal.write(f"\n{line}\n")
 
 
 def ninja() -> str:

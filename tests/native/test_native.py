@@ -11,7 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 
+from setup import COMMON
 from tests import ROOT
 from tests.native.compiling import NATIVE, compile_all, compiled, link_and_run, needs_compiler
 
@@ -46,6 +48,19 @@ pytestmark = needs_compiler
 AVX2 = ("-mavx2", "-mfma", "-mf16c")
 AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", *AVX2)
 LANES = {"portable": (), "avx2": AVX2, "avx512": AVX512} if X86 else {"portable": ()}
+
+
+CLANG = next(filter(None, map(shutil.which, ("clang++-14", "clang++-16", "clang++"))), None)
+
+
+@pytest.mark.skipif(CLANG is None, reason="no clang")
+@pytest.mark.parametrize("file", ["backend.cpp", "loops_avx2.cpp", "cell_avx512.cpp"])
+def test_clang_takes_the_sources(file: str) -> None:
+    """From 14 on: what it refuses of GCC's builtins is not used."""
+    torch_headers = Path(torch.__file__).parent / "include"
+    command = [CLANG, *COMMON, f"-isystem{torch_headers}", "-fsyntax-only", str(CPU / file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_forms_of_the_exact_step(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import revdeq_build
+import revdeq_compiler
 import revdeq_nvcc
 import revdeq_torch
 import torch
@@ -17,6 +18,7 @@ from setuptools.errors import CompileError
 import revdeq_kernels
 from revdeq_kernels.core import libraries
 from tests import ROOT
+from tools import prerequisites
 
 KNOWN_ARCHS = {"75", "80", "90", "100", "120"}
 
@@ -139,3 +141,61 @@ def test_an_old_torch_is_refused_with_the_remedy(tmp_path, monkeypatch):
     monkeypatch.setattr(revdeq_torch, "torch_folder", lambda: tmp_path)
     with pytest.raises(CompileError, match=r"got torch 2.9.1\+cu126 .*pip install 'torch>=2.11'"):
         revdeq_torch.find_torch()
+
+
+# ---- what is missing is asked for by name, before a download ----------------------------------
+
+
+def test_a_missing_compiler_is_named_before_torch_is_asked_for(monkeypatch):
+    monkeypatch.setattr(revdeq_build, "torch_folder", lambda: pytest.fail("too late"))
+    monkeypatch.delenv("REVDEQ_BUILD_CPP", raising=False)
+    monkeypatch.setenv("CXX", "/no/such/g++ -m64")
+    with pytest.raises(CompileError, match=r"'/no/such/g\+\+ -m64' cannot be run .*apt install g"):
+        revdeq_build.get_requires_for_build_wheel()
+
+
+def test_a_compiler_of_an_older_cpp_is_told_apart(tmp_path, monkeypatch):
+    compiler = tmp_path / "g++"
+    compiler.write_text("#!/bin/sh\necho \"error: unrecognized option '-std=c++20'\" >&2\nexit 1\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    with pytest.raises(CompileError, match=r"need C\+\+20 .*does not compile: error: unrecognized"):
+        revdeq_compiler.check_compiler()
+
+
+def asked_for(root=ROOT, venv=ROOT / ".venv-none", headers=ROOT, compiler="sh"):
+    return "\n".join(prerequisites.problems(root, venv, headers, compiler))
+
+
+def test_what_make_needs_is_asked_for_at_once(tmp_path, monkeypatch):
+    (tmp_path / "Python.h").touch()
+    assert asked_for(headers=tmp_path) == ""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    text = asked_for(compiler="no-such-g++")
+    assert text.endswith("sudo apt install python3-venv python3-dev g++")
+    assert "Python.h, which torch.compile" in text
+
+
+def test_the_packages_are_those_that_the_documents_name():
+    text = (ROOT / "docs" / "installing.md").read_text()
+    (line,) = re.findall(r"apt install (.*)", text)
+    assert {"make", "python3-venv", "python3-dev", "g++"} <= set(line.split())
+
+
+def test_a_path_with_a_space_a_read_only_tree_and_a_full_disk(tmp_path, monkeypatch):
+    (tmp_path / "Python.h").touch()
+    text = asked_for(venv=tmp_path / "my files" / ".venv", headers=tmp_path)
+    assert "contains a space" in text and "make VENV=/path" in text
+    monkeypatch.setattr(prerequisites.os, "access", lambda path, mode: False)
+    assert f"{ROOT} is read-only" in asked_for(headers=tmp_path)
+    monkeypatch.setattr(prerequisites, "NEEDED_GB", 1e9)
+    assert "GB are free there" in asked_for(headers=tmp_path)
+
+
+def test_make_builds_again_when_a_variable_of_the_build_changes():
+    """All that setup.py and its helpers read, except how many jobs they run."""
+    files = [ROOT / "setup.py", *(ROOT / "build_backend").glob("*.py")]
+    read = re.findall(r'environ\.get\("(\w+)"', "".join(file.read_text() for file in files))
+    settings = re.findall(r"^BUILD_SETTINGS := (.*)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    known = set(re.findall(r"\$\((\w+)\)", settings[0])) | {"MAX_JOBS", "PATH", "CUDA_PATH"}
+    assert set(read) <= known

@@ -1,0 +1,113 @@
+#!/usr/bin/env bash
+# Follow the README in a Debian bookworm that has nothing: does what it names suffice?
+#
+#   tools/fresh_root.sh [--keep FOLDER] [--users "reader root"] [all]
+#
+# As root, on a Debian or Ubuntu with debootstrap and network. It
+#   1. makes a minimal root (debootstrap --variant=minbase) in FOLDER, or a temporary one;
+#   2. installs there what README.md (else docs/installing.md) names after `apt install`, nothing else;
+#   3. as each of the users, copies the tree into their home without what is built, and runs
+#        make build, which creates .venv with pip and compiles the package,
+#        make bench   one op of the quick run,
+#        make test    one file of the tests;
+#      with `all`, `make bench` and `make test` in full: an hour and more.
+# It also checks that, before these packages are there, `make build` asks for them by name.
+# It is not part of CI: it downloads about 1 GB and writes 3 GB for each user, and takes 15 minutes
+# for each on two free cores. With --keep the root stays, and a second run goes on in it.
+# HOST_FOLDERS (default: none) names folders of this machine that pip reads, to be seen there as well.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+root='' users='reader root' bench='--quick --only half_step.update_' tests=tests/ops/test_half_step.py
+while [ $# -gt 0 ]; do
+  case $1 in
+    --keep) root=$2; shift 2 ;;
+    --users) users=$2; shift 2 ;;
+    all) bench='' tests=''; shift ;;
+    -h | --help) sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "$0"; exit 0 ;;
+    *) echo "fresh_root: expected --keep FOLDER, --users NAMES or all, got $1" >&2; exit 2 ;;
+  esac
+done
+
+say() { echo "-- $*"; }
+fail() { echo "fresh_root: $*" >&2; exit 1; }
+[ "$(id -u)" = 0 ] || fail "needs root, for debootstrap and chroot"
+command -v debootstrap > /dev/null || fail "needs debootstrap: apt install debootstrap"
+packages=$(grep -hoE 'apt(-get)? install [a-z0-9+. -]+' README.md docs/installing.md | head -1 | sed -E 's/.*install( -y)? //')
+[ -n "$packages" ] || fail "neither README.md nor docs/installing.md names packages after 'apt install'"
+
+if [ -z "$root" ]; then
+  root=$(mktemp -d)
+  remove=$root
+fi
+mounted=()
+leave() {
+  for place in "${mounted[@]}"; do umount --lazy "$place"; done
+  [ -z "${remove:-}" ] || rm -rf --one-file-system "$remove"
+}
+trap leave EXIT
+
+if [ ! -e "$root/etc/debian_version" ]; then
+  say "a minimal Debian in $root"
+  debootstrap --variant=minbase bookworm "$root" > "$root.log" 2>&1 || { tail "$root.log"; fail debootstrap; }
+fi
+mkdir -p "$root/proc" "$root/dev/shm"
+for place in proc dev dev/shm ${HOST_FOLDERS:-}; do
+  mkdir -p "$root/$place"
+  mount --bind "/$place" "$root/$place"
+  mounted=("$root/$place" "${mounted[@]}")
+done
+# How this machine reaches the network: names, certificates, pip's index.
+cp /etc/resolv.conf "$root/etc/"
+for file in /etc/hosts /etc/pip.conf /etc/ssl/certs/ca-certificates.crt; do
+  if [ -e "$file" ]; then install -D "$file" "$root$file"; fi
+done
+
+# inside USER COMMAND: in the root, with a plain environment and pip's settings.
+inside() {
+  env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME="$(home "$1")" LANG=C.UTF-8 \
+    $(env | grep -E '^(PIP_|[a-z]+_proxy=|[A-Z]+_PROXY=)' || true) \
+    chroot --userspec="$1" "$root" bash -euo pipefail -c "cd; $2"
+}
+home() { if [ "$1" = root ]; then echo /root; else echo "/home/$1"; fi; }
+
+# clone USER: the tree as git sees it, owned by the user.
+clone() {
+  local folder
+  folder=$root$(home "$1")/revdeq-kernels
+  if [ ! -e "$folder/Makefile" ]; then
+    .ci/copy_tree.sh "$folder"
+    chroot "$root" chown -R "$1:" "$(home "$1")/revdeq-kernels"
+  fi
+}
+
+for user in $users; do
+  chroot "$root" id "$user" > /dev/null 2>&1 || chroot "$root" useradd --create-home --shell /bin/bash "$user"
+done
+
+if ! chroot "$root" bash -c 'command -v g++' > /dev/null; then
+  say "without the packages, make asks for them by name"
+  inside root 'apt-get update -qq; apt-get install -qq -y --no-install-recommends make python3' > "$root.log" 2>&1 \
+    || { tail "$root.log"; fail "apt-get"; }
+  clone root
+  ! inside root 'make -C revdeq-kernels build' > "$root.log" 2>&1 || fail "make build passed without a compiler"
+  for package in python3-venv python3-dev g++; do
+    grep -q "apt install.* $package" "$root.log" || { cat "$root.log"; fail "make build did not name $package"; }
+  done
+fi
+
+say "apt-get install $packages"
+inside root "apt-get update -qq; apt-get install -qq -y --no-install-recommends $packages" > "$root.log" 2>&1 \
+  || { tail "$root.log"; fail "apt-get install $packages"; }
+
+for user in $users; do
+  clone "$user"
+  for target in build "bench ARGS='$bench'" "test ARGS='$tests'"; do
+    say "$user: make $target"
+    begin=$SECONDS
+    inside "$user" "make -C revdeq-kernels $target" 2>&1 | tee "$root.log" | tail -25
+    say "$user: make $target passed, $((SECONDS - begin)) s"
+  done
+  inside "$user" 'du -sh revdeq-kernels/.venv'
+done
+say "passed in $SECONDS s"
