@@ -7,7 +7,16 @@ page and the documents of what they have stored.
 
 from __future__ import annotations
 
+import importlib.util
 import os
+
+MISSING = [
+    name for name in ("markdown_it", "matplotlib", "rich") if importlib.util.find_spec(name) is None
+]
+if MISSING:
+    raise ModuleNotFoundError(
+        f"the benchmarks need {', '.join(MISSING)}: pip install '.[bench]' in the clone"
+    )
 
 # torch's C++ side warns of every profile that memory was there before it.
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")

@@ -71,7 +71,7 @@ def _library(name: str) -> Any:
     except ImportError as error:
         raise RunError(
             f"data: this source needs the package {name}, which is not installed; pip install "
-            f"{name}, or choose a source that needs no network"
+            "'.[hub]' in the clone, or choose a source that needs no network"
         ) from error
 
 

@@ -107,7 +107,10 @@ def digits() -> Images:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise RunError("data: digits come with scikit-learn; pip install scikit-learn") from error
+        raise RunError(
+            "data: the digits come with scikit-learn, which is not installed: pip install "
+            "'.[examples]' in the clone"
+        ) from error
     found: Any = load_digits()
     images = torch.tensor(found.images).to(torch.uint8)[:, None]  # 0 to 16
     classes = torch.tensor(found.target).long()

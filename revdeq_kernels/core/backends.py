@@ -95,6 +95,12 @@ def load_compiled() -> None:
     """Load the compiled libraries, noting what is missing and why."""
     if not libraries.CPU.exists():
         reason = "the package was installed without its compiled extension; build it: pip install ."
+        if installed := libraries.hidden():
+            reason = (
+                f"you are importing the source tree in {libraries.CPU.parent}, which hides the "
+                f"installed package in {installed}: run Python from another directory or use "
+                "`pip install -e .`"
+            )
         _missing.update(cpu=reason, cuda=reason)
         _left_out.update(COMPILED)
         return

@@ -7,6 +7,7 @@ torch loads them, and ctypes calls the functions that are not ops.
 from __future__ import annotations
 
 import ctypes
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -26,6 +27,17 @@ def load(library: Path) -> str | None:
     except OSError as error:
         return str(error.__cause__ or error)  # torch's own message only names the file
     return None
+
+
+def hidden() -> Path | None:
+    """The folder of an installed package with compiled libraries, behind this one in sys.path.
+
+    Python started in a clone imports the clone's package instead of the installed one.
+    """
+    folders = [Path(entry, CPU.parent.name).absolute() for entry in sys.path]
+    own = CPU.parent.resolve()
+    found = (f for f in folders if (f / CPU.name).exists() and f.resolve() != own)
+    return next(found, None)
 
 
 def build_info() -> dict[str, str]:

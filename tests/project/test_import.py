@@ -143,6 +143,24 @@ def test_without_the_compiled_extension(unbuilt: Path) -> None:
     assert last == "ran [0.5, 0.5, 0.5] reference"
 
 
+def test_the_source_tree_that_hides_the_installed_package_is_named(
+    unbuilt: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """As after `pip install .`, where Python is started in the clone."""
+    site = tmp_path_factory.mktemp("site-packages")
+    (site / "revdeq_kernels").mkdir()
+    (site / "revdeq_kernels" / "librevdeq_cpu.so").touch()
+    catch = "import warnings\nwarnings.showwarning = lambda m, c, *_: print(c.__name__, m)\n"
+    printed = run(catch + CALL, unbuilt, PYTHONPATH=str(site))
+    assert (
+        f"you are importing the source tree in {unbuilt / 'revdeq_kernels'}, which hides the "
+        f"installed package in {site / 'revdeq_kernels'}: run Python from another directory or "
+        "use `pip install -e .`"
+    ) in printed
+    assert printed.splitlines()[-1] == "ran [0.5, 0.5, 0.5] reference"
+    assert "hides" not in run(catch + CALL, unbuilt, PYTHONPATH="")
+
+
 def test_an_extension_that_does_not_load_is_not_replaced(unbuilt: Path) -> None:
     """It was installed, and something is wrong with it: no other backend takes its place."""
     library = unbuilt / "revdeq_kernels" / "librevdeq_cpu.so"
@@ -196,12 +214,13 @@ def test_what_is_imported_later_is_there() -> None:
     assert run(code).split("\n") == ["False", "", "torch_revdeq.limit.fixed_point False", ""]
 
 
-# ---- python -m revdeq_kernels.info -----------------------------------------------------------
+# ---- python -m revdeq_kernels.info, python -m torch_revdeq ------------------------------------
 
 
-def test_info_names_versions_backends_and_what_is_validated() -> None:
+@pytest.mark.parametrize("module", ["revdeq_kernels.info", "torch_revdeq"])
+def test_info_names_versions_backends_and_what_is_validated(module: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "revdeq_kernels.info"],
+        [sys.executable, "-m", module],
         cwd=ROOT,
         capture_output=True,
         text=True,
