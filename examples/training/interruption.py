@@ -51,7 +51,9 @@ class Interruption:
         if not wanted or threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.getsignal(number) for number in SIGNALS}
+        handlers = {number: signal.getsignal(number) for number in SIGNALS}
+        # Shells start background jobs, and nohup starts any, with signals that stay ignored.
+        before = {n: handler for n, handler in handlers.items() if handler is not signal.SIG_IGN}
 
         def note(number: int, _: FrameType | None) -> None:
             self.signal = number
@@ -61,7 +63,7 @@ class Interruption:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-        for number in SIGNALS:
+        for number in before:
             signal.signal(number, note)
         try:
             yield

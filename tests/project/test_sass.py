@@ -270,7 +270,8 @@ def test_instances_come_from_the_library(
     monkeypatch.setattr(check, "MOVES", moves)
     monkeypatch.setattr(check, "disassemble", lambda _: sass("sm_90", {name: whole}))
     assert check.main("library") == 0
-    assert "of 1 instances 1 load and 1 store 16 bytes at once; at least 1 " in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "of 1 instances 1 load and 1 store 16 bytes at once; at least 1 " in said
     split = [whole[0], *halves("R8", [0, 4, 8, 12], "STG.E")]
     monkeypatch.setattr(check, "disassemble", lambda _: sass("sm_90", {name: split}))
     assert check.main("library") == 1

@@ -54,6 +54,18 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
     assert not checkpoints.found(tmp_path)
 
 
+def test_a_signal_that_is_ignored_stays_ignored() -> None:
+    """As in a background job: Ctrl-C is meant for the job in the foreground."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    interruption = Interruption()
+    with interruption.watched():
+        signal.raise_signal(signal.SIGINT)
+        assert interruption.signal is None
+        signal.raise_signal(signal.SIGTERM)
+        assert interruption.signal == signal.SIGTERM
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
 def test_a_run_that_is_over_is_not_interrupted(tmp_path: Path) -> None:
     """The signal comes in its last update, whose checkpoint and result there will be anyway."""
     run = trainer(toy(), tmp_path)

@@ -102,7 +102,10 @@ def test_another_f_on_the_way_back_raises(monkeypatch: pytest.MonkeyPatch) -> No
     ("planted", "says"),
     [
         (lambda back, ends: [e if e is None or not back else 1.01 * e for e in ends], "gradient"),
-        (lambda back, ends: [e if back else e + torch.rand(()) for e in ends], "not bitwise repeatable"),
+        (
+            lambda back, ends: [e if back else e + torch.rand(()) for e in ends],
+            "not bitwise repeatable",
+        ),
     ],
     ids=["gradient", "bits"],
 )
