@@ -184,9 +184,7 @@ def test_a_wrong_gradient_becomes_nan_and_the_error_comes_later(adjoint: str, wh
         assert all(g is not None and g.isnan().all() for g in grads)
     else:
         assert any(g is not None and g.isnan().any() for g in grads)
-    with pytest.raises(
-        ReconstructionError, match=r"relative error.*the gradient would be wrong"
-    ):
+    with pytest.raises(ReconstructionError, match=r"relative error.*the gradient would be wrong"):
         solution.verify() if where == "verify" else solve(f, x)
     with pytest.raises(ReconstructionError):
         solution.verify()  # as often as it is asked

@@ -63,9 +63,7 @@ def test_what_is_kept_is_refused_in_the_forward_pass(adjoint: str, what: str) ->
     with pytest.raises(CaptureError, match=said):
         solve(f, z0, torch.sin(x) if what != "input" else x, **options_of(adjoint))
     # And in the next solve, which finds it there.
-    with pytest.raises(
-        CaptureError, match=r"an earlier solve|recompute what|its own parameters"
-    ):
+    with pytest.raises(CaptureError, match=r"an earlier solve|recompute what|its own parameters"):
         solve(f, z0, torch.sin(x), **options_of(adjoint))
 
 
