@@ -74,8 +74,8 @@ def build(folder: Path, libraries: list[Library]) -> None:
     if subprocess.run(command, check=False).returncode:
         raise CompileError(
             f"{' or '.join(library.compiler for library in libraries)} failed: see the messages "
-            fX
-            "a message, memory ran out: set MAX_JOBS=1. The CUDA code needs CUDA 12.4 or newer "
+            f"above, and the commands in {folder / 'build.ninja'}. If the compiler was killed "
+            "without a message, memory ran out: set MAX_JOBS=1. The CUDA code needs CUDA 12.4 or newer "
             "(CUDA_HOME selects it; REVDEQ_BUILD_CUDA=0 skips it)."
         )
     cuda = [library for library in libraries if library.rule == "nvcc"]
