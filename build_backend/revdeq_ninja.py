@@ -75,8 +75,8 @@ def build(folder: Path, libraries: list[Library]) -> None:
         raise CompileError(
             f"{' or '.join(library.compiler for library in libraries)} failed: see the messages "
             f"above, and the commands in {folder / 'build.ninja'}. If the compiler was killed "
-            "without a message, memory ran out: set MAX_JOBS=1. The CUDA code needs CUDA 12.4 or newer "
-            "(CUDA_HOME selects it; REVDEQ_BUILD_CUDA=0 skips it)."
+            "without a message, memory ran out: set MAX_JOBS=1. The CUDA code needs CUDA 12.4 "
+            "or newer (CUDA_HOME selects it; REVDEQ_BUILD_CUDA=0 skips it)."
         )
     cuda = [library for library in libraries if library.rule == "nvcc"]
     logs = [folder / f"{name}.log" for library in cuda for name in library.objects()]
