@@ -1,4 +1,4 @@
-"""The former path of ``torch_revdeq.evaluation.boundary``; gone with the next release."""
+"""The former path of ``torch_revdeq.evaluation.boundary``; to be removed in the next release."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def solve_hooks(problem: Problem) -> Outputs:
     learned = problem.schedule.tensor
     if learned is not None and learned.requires_grad and not problem.exact:
         raise ValueError(
-            "adjoint: expected 'reversible' or 'backprop' for a beta that learns with a float "
+            "adjoint: expected 'reversible' or 'backprop' for a learnable beta with a float "
             "state, got 'hooks'; choose one of them"
         )
     again = _Recomputation(problem)

@@ -135,8 +135,8 @@ def _frac_bits(act: str, u: Tensor, w: Tensor, start: Tensor, shape: torch.Size)
 
 
 SMALL = 8.0
-"""Below this bound an exact state gets all the fractional bits that suit float32. They do so up to
-32, which leaves room for the rounding errors of a 16-bit product."""
+"""Below this bound an exact state gets all the fractional bits that suit float32. The limit is 32;
+8 leaves room for the rounding errors of a 16-bit product."""
 
 
 def _is_small(u: Tensor, w: Tensor, start: Tensor) -> bool:

@@ -42,7 +42,7 @@ class Halting:
         self._all: list[HostCopy | None] = [None]
 
     def moving(self, n: int) -> Tensor | None:
-        """Which samples move in step n; None where the host knows that all do."""
+        """Which samples move in step n; None if the host knows that all do."""
         return self._moving[n // self.check_every]
 
     def all_move(self, n: int) -> bool:

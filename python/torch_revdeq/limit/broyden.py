@@ -46,7 +46,7 @@ class Broyden:
     batched: bool = False
 
     def __post_init__(self) -> None:
-        """ValueError where an option makes no sense."""
+        """ValueError for an invalid option."""
         check_memory(self.memory, 1)
         if not 0 < number(self.beta) < math.inf:
             raise ValueError(f"beta: expected a number above 0, got {shown(self.beta)}")

@@ -132,7 +132,7 @@ class Anderson:
     batched: bool = False
 
     def __post_init__(self) -> None:
-        """ValueError where an option makes no sense."""
+        """ValueError for an invalid option."""
         check_memory(self.memory, 2)
         if not 0 < number(self.beta) <= 1:
             raise ValueError(f"beta: expected a number in (0, 1], got {shown(self.beta)}")

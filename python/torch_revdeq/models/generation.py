@@ -51,7 +51,7 @@ class Text:
         else:
             tokens, first = tokens[:, -1:], self.length
         x, rotation = model.embed(tokens, first)
-        # From zeros: the equilibrium of the previous token, another one, is further away.
+        # From zeros: the previous token's equilibrium is another token's, and further away.
         z = model.equilibrium(x, rotation, self.past)
         self._keep(z, x, rotation)
         self.length = length
@@ -94,7 +94,7 @@ def sample(
 def check_generation(
     tokens: Tensor, vocab_size: int, new_tokens: Any, temperature: Any, top_k: Any, top_p: Any
 ) -> None:
-    """ValueError for arguments of ``generate`` that cannot be; reads the tokens from the device."""
+    """ValueError for invalid arguments of ``generate``; reads the tokens from the device."""
     whole("new_tokens", new_tokens, 0)
     said = outside(tokens, vocab_size)
     if said is not None:

@@ -1,3 +1,3 @@
-"""The options of ``solve``: one table, the values they may have, and what only a call knows."""
+"""The options of ``solve``: the table, readers of their values, and the checks of a call."""
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The tensors that f's modules hold as parameters, so that the backward pass reads the same ones.
 
-``torch.func.functional_call`` replaces them temporarily, usually until before backward() is called.
-An evaluation in the backward pass would then read the module's own parameters.
+``torch.func.functional_call`` replaces them temporarily and usually has restored them when
+backward() is called, where f would then read the module's own parameters.
 """
 
 from __future__ import annotations
