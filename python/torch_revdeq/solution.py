@@ -237,5 +237,5 @@ class Solution:
     aux: Any = None
 
     def verify(self) -> None:
-        """As ``Stats.verify``."""
+        """Like ``Stats.verify``."""
         self.stats.verify()
