@@ -1,7 +1,7 @@
-"""Compiled kernels executed on a CPU: PTX on NumPy arrays, an element for each thread.
+"""Execute compiled kernels on a CPU: PTX on NumPy arrays with one element per thread.
 
-``kernel.py`` reads the text, ``machine.py`` runs it, ``instructions/`` holds a function for each
-instruction. What a kernel must not do raises `Fault`; what is not modeled raises `Missing`.
+``kernel.py`` parses the text, ``machine.py`` runs it, and ``instructions/`` has one function per
+instruction. Illegal behavior of a kernel raises `Fault`; unmodeled instructions raise `Missing`.
 """
 
 from __future__ import annotations

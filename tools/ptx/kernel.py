@@ -1,4 +1,4 @@
-"""The text of a kernel, taken apart: parameters, shared memory, registers, instructions."""
+"""Parse the text of a kernel: parameters, shared memory, registers, instructions."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ IGNORED = (".pragma", ".shared")
 
 @dataclass(frozen=True)
 class Instruction:
-    """One instruction; names that an inner scope declares are made unique with the scope's number.
+    """One instruction; names declared in an inner scope are made unique with the scope's number.
 
-    `op` is its name and modifiers ("ld", "global", "v4", "b32"), `args` its operands. It runs where
-    the predicate `guard` is true, or false if `negated`.
+    `op` is its name and modifiers ("ld", "global", "v4", "b32"), `args` its operands. It runs for
+    threads whose predicate `guard` is true, or false if `negated`.
     """
 
     guard: str | None
@@ -37,18 +37,18 @@ class Instruction:
 
 @dataclass
 class Scope:
-    """A pair of braces: the registers and labels that are declared in it."""
+    """A scope in braces: the registers and labels that are declared in it."""
 
     number: int
     outer: Scope | None
     names: set[str] = field(default_factory=set)
 
     def unique(self, name: str) -> str:
-        """The name as all of the kernel knows it."""
+        """The unique name within the kernel."""
         return f"{name}@{self.number}" if self.number else name
 
     def resolve(self, name: str) -> str:
-        """The name that `name` stands for here."""
+        """The unique name to which `name` resolves in this scope."""
         scope: Scope | None = self
         while scope is not None:
             if name in scope.names:
@@ -62,18 +62,18 @@ class Kernel:
 
     Attributes:
         name: The entry's name.
-        parameters: Name -> (offset, size) in the parameters' space, `parameter_bytes` in all.
-        threads: Threads of a block, if ``.reqntid`` says it.
+        parameters: Name -> (offset, size) in the parameter space of `parameter_bytes` bytes.
+        threads: Threads per block, if given by ``.reqntid``.
         shared_bytes: Static shared memory; dynamic shared memory follows it.
         shared_names: Name -> offset in shared memory.
         code: The instructions.
         labels: Name -> position in `code`.
         registers: Name -> type, such as "b32" or "pred".
-        machine: What ``machine.execute`` compiled the kernel into.
+        machine: The result of compiling the kernel in ``machine.execute``.
     """
 
     def __init__(self, text: str, entry: str | None = None) -> None:
-        """Read `entry` of the module `text`, or its first; raises ValueError if there is none."""
+        """Parse `entry` of the module `text`, or its first entry; ValueError if there is none."""
         found = next((m for m in ENTRY.finditer(text) if entry in (None, m[1])), None)
         if found is None:
             raise ValueError(f"expected PTX with an entry {entry or ''}, got none")
@@ -123,7 +123,7 @@ class Kernel:
         return offset
 
     def _read_shared(self, body: str, module: str) -> int:
-        """Arrays without a size are the dynamic ones: they begin where all others end."""
+        """Arrays without a size are dynamic: they start where all others end."""
         size, dynamic = 0, []
         for align, kind, name, dimensions in SHARED.findall(body + module):
             unit = size_of(kind)
@@ -160,7 +160,7 @@ class Kernel:
 
 
 def split(text: str) -> list[str]:
-    """`text` at its commas, except for those within brackets."""
+    """`text` split at its commas, except within brackets."""
     if "{" not in text and "(" not in text:
         return [part.strip() for part in text.split(",")] if text.strip() else []
     parts, depth, start = [], 0, 0
@@ -173,7 +173,7 @@ def split(text: str) -> list[str]:
 
 
 def _body(text: str, start: int) -> str:
-    """What stands between the brace that ends at `start` and its partner."""
+    """The text between the brace that ends at `start` and its matching brace."""
     depth = 1
     for brace in re.compile(r"[{}]").finditer(text, start):
         depth += 1 if brace[0] == "{" else -1
@@ -183,7 +183,7 @@ def _body(text: str, start: int) -> str:
 
 
 def _statements(body: str) -> Iterator[tuple[Scope, str, str]]:
-    """Each label and each statement, with its scope."""
+    """Each label and statement, with its scope."""
     scope, count, at = Scope(0, None), 0, 0
     while found := TOKEN.match(body, at):
         at = found.end()

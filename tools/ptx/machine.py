@@ -1,4 +1,4 @@
-"""Runs a kernel: many blocks at once, a NumPy operation for each instruction."""
+"""Run a kernel: many blocks at once, with one NumPy operation per instruction."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tools.ptx.shared import Shared
 from tools.ptx.types import Array
 
 AT_ONCE = 1 << 14
-"""Threads that run at once: their registers stay in a core's cache."""
+"""Threads that run at once, so that their registers fit into a core's cache."""
 
 SHARED_AT_ONCE = 1 << 25
 """Bytes of shared memory of the blocks that run at once."""
@@ -30,7 +30,7 @@ WARP = 32
 
 
 class Part(Protocol):
-    """State that instructions keep for the blocks that run; see ``Machine.part``."""
+    """State that instructions keep for the running blocks; see ``Machine.part``."""
 
     def __init__(self, machine: Machine) -> None: ...
 
@@ -45,12 +45,12 @@ P = TypeVar("P", bound=Part)
 class Machine(Operands):
     """A compiled kernel, and the state of the blocks that it runs.
 
-    Instructions use what is set while a kernel runs, beside what `Operands` has:
+    Instructions use these attributes, which are set while a kernel runs, and those of `Operands`:
 
     Attributes:
-        size: Threads of a block; those of a block are next to each other.
-        block, thread, warp: For each thread its block (counted among those that run), its number
-            in the block, and its warp's number in the block.
+        size: Threads per block; the threads of a block are consecutive.
+        block, thread, warp: For each thread, the index of its block (among the running blocks), its
+            index in the block, and the index of its warp in the block.
         shared, memory: Shared memory of the blocks, and global memory.
         parameters: The bytes of the kernel's parameters.
     """
@@ -65,7 +65,7 @@ class Machine(Operands):
     parameters: Array
 
     def __init__(self, kernel: Kernel) -> None:
-        """Compile `kernel`; raises Missing for the first instruction that is not modeled."""
+        """Compile `kernel`; Missing for the first instruction that is not modeled."""
         super().__init__(kernel)
         self.program = Program()
         self._parts: dict[type[Any], Any] = {}
@@ -122,7 +122,7 @@ class Machine(Operands):
         return size
 
     def _pack(self, arguments: Sequence[bytes]) -> Array:
-        """The parameters' space, from the bytes of each."""
+        """The parameter space, from the bytes of each parameter."""
         places = self.kernel.parameters
         if len(arguments) != len(places):
             raise ValueError(f"arguments: expected {len(places)}, got {len(arguments)}")
@@ -160,9 +160,9 @@ class Machine(Operands):
             self.part(kind)()
 
     def part(self, kind: type[P]) -> Callable[[], P]:
-        """A function that gives the state that some instructions keep for the blocks that run.
+        """A function that returns the state that some instructions keep for the running blocks.
 
-        It is made by ``kind(machine)`` when they begin; ``finish`` is called when they have ended.
+        It is created by ``kind(machine)`` when the blocks start; ``finish`` is called at their end.
         """
         self._parts.setdefault(kind, None)
 
@@ -174,11 +174,11 @@ class Machine(Operands):
         return found
 
     def unit_size(self, unit: str) -> int:
-        """How many threads a "warp", "warpgroup" or "block" has."""
+        """The number of threads of a "warp", "warpgroup" or "block"."""
         return self.size if unit == "block" else {"warp": WARP, "warpgroup": 4 * WARP}[unit]
 
     def complete(self, mask: Array, unit: str) -> Array:
-        """Those threads of `mask` whose whole unit is in it."""
+        """The threads of `mask` whose entire unit is in `mask`."""
         size = self.unit_size(unit)
         return np.repeat(mask.reshape(-1, size).all(axis=1), size)
 
@@ -217,7 +217,7 @@ class Machine(Operands):
     def _same_in_warps(
         self, chosen: Callable[[], Array], instruction: Instruction
     ) -> Callable[[], Array]:
-        """The same; raises Fault where the threads of a warp that run do not agree."""
+        """The same; Fault if the running threads of a warp do not agree."""
 
         def checked() -> Array:
             taken = self.spread(chosen())
@@ -230,7 +230,7 @@ class Machine(Operands):
         return checked
 
     def _chosen(self, instruction: Instruction) -> Callable[[], Array]:
-        """A function that tells for which threads the guard holds."""
+        """A function that returns for which threads the guard holds."""
         assert instruction.guard
         read = self.read(instruction.guard, "pred")
         return (lambda: ~read()) if instruction.negated else read
@@ -256,7 +256,7 @@ class Machine(Operands):
 
 @contextmanager
 def no_collection() -> Iterator[None]:
-    """Without the collector of garbage: it would look through all of torch for every function."""
+    """Disable garbage collection, which would traverse all of torch for every function."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -271,7 +271,7 @@ def _nothing() -> None:
 
 
 def shared_access(instruction: Instruction) -> int:
-    """Bytes of an access to shared memory by ld, st, atom or red; of all else, a large number."""
+    """Bytes of a shared memory access by ld, st, atom or red; a large number for all others."""
     name, *words = instruction.op
     if name not in ("ld", "st", "atom", "red") or not any(w.startswith("shared") for w in words):
         return 16
@@ -290,23 +290,23 @@ def execute(
     blocks: Sequence[int] | None = None,
     at_once: int = AT_ONCE,
 ) -> int:
-    """Run a kernel; returns how many instructions its threads ran.
+    """Run a kernel; returns how many instructions its threads executed.
 
-    A kernel is compiled once, at its first call.
+    A kernel is compiled on its first call.
 
     Args:
         kernel: The kernel.
         grid: Number of blocks.
         arguments: The bytes of each parameter.
         memory: Global memory.
-        threads: Threads of a block; needed where the kernel does not say it.
-        shared_bytes: Dynamic shared memory of a block.
-        blocks: Run these blocks of the grid, and no others.
-        at_once: Threads that run at once; at least a block does.
+        threads: Threads per block; needed unless the kernel declares it.
+        shared_bytes: Dynamic shared memory per block.
+        blocks: Run only these blocks of the grid.
+        at_once: Threads that run at once; at least one block.
 
     Raises:
-        Fault: The kernel did what no kernel may.
-        Missing: The kernel holds an instruction that is not modeled.
+        Fault: Illegal behavior of the kernel.
+        Missing: The kernel contains an instruction that is not modeled.
     """
     if kernel.machine is None:
         kernel.machine = Machine(kernel)

@@ -1,7 +1,7 @@
-"""Global memory: allocations at addresses, and every access checked for bounds and alignment.
+"""Global memory: allocations at addresses; every access is checked for bounds and alignment.
 
-Races in it, between threads or blocks, are not looked for. What a launch loads by ``ld.global.nc``,
-through a cache that sees no stores, it may not write; that is asked of whole allocations.
+Races between threads or blocks are not detected. A launch must not write to what it loads with
+``ld.global.nc``, through a cache that does not see stores; this is checked per allocation.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ class Piece:
             raise ValueError(f"expected a 1-D array of uint8, got {data.dtype} of {data.shape}")
         self.start, self.data = start, data
         self.written = self.cached = False
-        """Whether this launch has stored here, and has loaded by ``ld.global.nc``."""
+        """Whether this launch has stored here, and has loaded with ``ld.global.nc``."""
         self._views: dict[tuple[np.dtype[Any], int], Array] = {}
 
     def rows(self, dtype: np.dtype[Any], count: int) -> tuple[int, Array]:
-        """The bytes as rows of `count` elements, and the offset of the first, aligned one."""
+        """The bytes as rows of `count` elements, and the offset of the first, aligned row."""
         size = dtype.itemsize * count
         skip = -self.start % size
         view = self._views.get((dtype, count))
@@ -41,10 +41,10 @@ class Piece:
 
 
 class Memory:
-    """Allocations, which do not overlap. Addresses need not be those of the arrays."""
+    """Allocations, which must not overlap. Addresses may differ from those of the arrays."""
 
     def __init__(self, pieces: Iterable[tuple[int, Array]]) -> None:
-        """Pieces are (address, array of uint8); those without bytes hold nothing."""
+        """Pieces are (address, array of uint8); empty ones are ignored."""
         self.pieces = sorted(
             (Piece(start, data) for start, data in pieces if len(data)), key=lambda p: p.start
         )
@@ -63,7 +63,7 @@ class Memory:
     ) -> Iterator[tuple[Piece, Array | None, Array]]:
         """Accesses of `size` bytes at `addresses` (uint64), by allocation.
 
-        Yields the piece, which accesses go there (None: all) and their offsets in it.
+        Yields the piece, the accesses to it (None means all), and their offsets in it.
         """
         if size > 1 and int(np.bitwise_or.reduce(addresses)) & (size - 1):
             raise Fault(f"misaligned access of {size} bytes to global memory: {what}")
@@ -92,7 +92,7 @@ class Memory:
     def groups_to_write(
         self, addresses: Array, size: int, what: str
     ) -> Iterator[tuple[Piece, Array | None, Array]]:
-        """As `groups`, of accesses that write."""
+        """Like `groups`, for accesses that write."""
         for group in self.groups(addresses, size, what):
             group[0].written = True
             self._refuse_stale(group[0], what)
@@ -103,14 +103,14 @@ class Memory:
             raise Fault(f"writes an allocation that ld.global.nc reads, or the reverse: {what}")
 
     def begin(self) -> None:
-        """A launch begins: it has neither stored nor loaded."""
+        """Start a launch: nothing was stored or loaded yet."""
         for piece in self.pieces:
             piece.written = piece.cached = False
 
     def load(
         self, addresses: Array, dtype: np.dtype[Any], count: int, what: str, cached: bool = False
     ) -> list[Array]:
-        """`count` elements from each address: an array for each of them."""
+        """`count` elements from each address: one array per element."""
         size = dtype.itemsize * count
         out: list[Array] | None = None
         for piece, chosen, offsets in self.groups(addresses, size, what):
@@ -129,7 +129,7 @@ class Memory:
         return out
 
     def store(self, addresses: Array, values: Sequence[Array], what: str) -> None:
-        """Store an array for each element; of two threads at one place, the last one wins."""
+        """Store one array per element; if two threads store to one place, the last one wins."""
         dtype, count = values[0].dtype, len(values)
         size = dtype.itemsize * count
         for piece, chosen, offsets in self.groups_to_write(addresses, size, what):
@@ -143,7 +143,7 @@ class Memory:
 
 
 def bytes_at(address: int, size: int, written: bool = True) -> Array:
-    """The memory of this process at an address; whoever owns it must outlive the array."""
+    """The memory of this process at an address; its owner must outlive the array."""
     found = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
     found.flags.writeable = written
     return found

@@ -1,10 +1,10 @@
-"""Floating-point arithmetic as PTX defines it, where NumPy's own is not that.
+"""Floating-point arithmetic as defined by PTX, where NumPy differs.
 
-What float64 cannot hold is rounded to odd: to the neighbor whose last bit is 1 unless it is exact.
-Rounding that to a format with at least two bits less gives what rounding the exact number gives, in
-every direction (Boldo and Melquiond, "Emulation of a FMA and correctly rounded sums", 2008).
+Results that float64 cannot represent are rounded to odd: to the neighbor whose last bit is 1.
+Rounding this to a format with at least two bits less gives the same as rounding the exact number,
+in every direction (Boldo and Melquiond, "Emulation of a FMA and correctly rounded sums", 2008).
 
-NaN is NaN: its sign and payload are the host's.
+The sign and payload of NaN are those of the host.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TINY = {F16: 2.0**-14, F32: 2.0**-126, F64: 2.0**-1022}
 
 
 def flush(values: Array) -> Array:
-    """Subnormal float32 numbers as zeros of their sign (``.ftz``)."""
+    """Flush subnormal float32 numbers to zeros of their sign (``.ftz``)."""
     bits = values.view(U32)
     zero = (bits & np.uint32(0x7F800000)) == 0
     if not zero.any():
@@ -36,19 +36,19 @@ def widen_bf16(bits: Array) -> Array:
 
 
 def to_odd(values: Array, errors: Array) -> Array:
-    """float64 `values` rounded to odd, where `errors` tell their sign: exact number - value."""
+    """float64 `values` rounded to odd; `errors` have the sign of (exact number - value)."""
     bits = values.view(np.int64)
     inexact = (errors != 0) & ((bits & 1) == 0) & np.isfinite(values)
     away = (errors > 0) == (values > 0)
     step = np.where(away, 1, -1)
-    # From zero there is no step toward it; a sum is zero only if it is exact.
+    # Zero cannot move toward zero, but a sum is zero only if it is exact.
     return np.where(inexact & (values != 0), bits + step, bits).view(F64)
 
 
 def add_to_odd(a: Array, b: Array, rounding: str = "rn") -> Array:
     """a + b in float64, rounded to odd.
 
-    `rounding` is what it is rounded by later: numbers that cancel are -0 if that is down.
+    `rounding` is the later rounding: numbers that cancel give -0 if it is downward.
     """
     total, error = _two_sum(a, b)
     total = to_odd(total, np.where(np.isfinite(error), error, 0.0))
@@ -58,9 +58,9 @@ def add_to_odd(a: Array, b: Array, rounding: str = "rn") -> Array:
 
 
 def narrow(values: Array, kind: str, rounding: str = "rn") -> Array:
-    """Numbers of float64 or float32, exact or rounded to odd, in a smaller format.
+    """Convert float64 or float32 numbers, exact or rounded to odd, to a smaller format.
 
-    `kind` is "f16", "bf16" or "f32"; bf16 comes as bits. NaN becomes the canonical one.
+    `kind` is "f16", "bf16" or "f32"; bf16 is returned as bits. NaN becomes canonical.
     """
     if kind == "bf16":
         return _narrow_bf16(_odd_f32(values) if values.dtype == F64 else values, rounding)
@@ -91,9 +91,9 @@ def _narrow_bf16(values: Array, rounding: str) -> Array:
 
 
 def _directed(nearest: Array, value: Array, exact: Array, rounding: str) -> Array:
-    """The bits `nearest`, whose number is `value`, moved to the neighbor that `rounding` asks for.
+    """The bits `nearest`, of the number `value`, moved to the neighbor that `rounding` requires.
 
-    The bits of floats with a sign are ordered as their magnitudes.
+    For each sign, the bits of floats are ordered like their magnitudes.
     """
     below = value < exact
     above = value > exact
@@ -113,7 +113,7 @@ def fma_f32(a: Array, b: Array, c: Array, rounding: str = "rn") -> Array:
     if rounding == "rn":
         total = product + addend
         nearest = total.astype(F32)
-        # Rounding twice errs only where float64 lies midway between two numbers of float32.
+        # Double rounding differs only if the float64 is midway between two float32 numbers.
         midway = (total.view(U64) & np.uint64(0x1FFFFFFF)) == 0x10000000
         midway |= np.abs(total) < TINY[F32]
         if not midway.any():
@@ -133,7 +133,7 @@ def fma_f64(a: Array, b: Array, c: Array) -> Array:
     carry, rest = _two_sum(c, low)
     total, error = _two_sum(high, carry)
     out = total + add_to_odd(rest, error)
-    # Where a product or its error may leave float64's range, integers decide.
+    # Use integers if a product or its error may leave float64's range.
     size = np.abs(a * b)
     safe = (size == 0) & ((a == 0) | (b == 0)) | (size > 2.0**-900) & (size < 2.0**900)
     safe &= (np.abs(c) < 2.0**1000) & (np.maximum(np.abs(a), np.abs(b)) < 2.0**900)
@@ -180,7 +180,7 @@ def _halves(a: Array) -> tuple[Array, Array]:
 
 
 def extremum(a: Array, b: Array, largest: bool) -> Array:
-    """The larger or smaller of two numbers: that which is no NaN, and +0 is larger than -0."""
+    """The larger or smaller of two numbers: not NaN if possible, and +0 is larger than -0."""
     found = np.fmax(a, b) if largest else np.fmin(a, b)
     equal = a == b
     if not equal.any():
@@ -191,6 +191,6 @@ def extremum(a: Array, b: Array, largest: bool) -> Array:
 
 
 def saturate(values: Array) -> Array:
-    """Into [0, 1]; NaN and -0 become +0 (``.sat``)."""
+    """Clamp to [0, 1]; NaN and -0 become +0 (``.sat``)."""
     one = values.dtype.type(1)
     return np.where(values > 0, np.minimum(values, one), values.dtype.type(0))

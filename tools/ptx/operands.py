@@ -1,4 +1,4 @@
-"""What an instruction's operands are: registers, special registers, immediates, addresses."""
+"""The operands of instructions: registers, special registers, immediates, addresses."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ ADDRESS = re.compile(r"\[\s*([%$\w@.]+)\s*(?:\+\s*(-?\w+)\s*)?\]")
 
 
 class Operands:
-    """The registers of the threads that run, and functions that read and write them.
+    """The registers of the running threads, and functions that read and write them.
 
     Attributes:
         count: Threads that run at once.
-        mask: Those that run an instruction; None stands for all.
-        registers: What each holds.
+        mask: The threads that execute an instruction; None means all.
+        registers: The values of the registers.
         special: The special registers.
     """
 
@@ -44,10 +44,10 @@ class Operands:
         self._symbols |= kernel.shared_names
 
     def read(self, operand: str, kind: str) -> Callable[[], Array]:
-        """A function that gives an operand's values as `kind`.
+        """A function that returns an operand's values as `kind`.
 
-        The array has an element for each thread, or a single one if all threads have the same. It
-        must not be written to: registers share arrays.
+        The array has one element per thread, or a single one if all threads have the same value. It
+        must not be modified, because registers share arrays.
         """
         found = self._readers.get((operand, kind))
         if found is None:
@@ -73,7 +73,7 @@ class Operands:
         return lambda: registers[index].view(whole).astype(low).view(dtype)
 
     def read_even_unwritten(self, operand: str, kind: str) -> Callable[[], Array]:
-        """As `read`; a register that nothing has written holds what spoils a computation."""
+        """Like `read`; a register that was never written contains poison."""
         read, index = self.read(operand, kind), self._index.get(operand)
         if index is None:
             return read
@@ -81,16 +81,16 @@ class Operands:
         return lambda: spoiled if isinstance(self.registers[index], Unwritten) else read()
 
     def read_all(self, operand: str, kind: str) -> Callable[[], Array]:
-        """As `read`, with an element for each thread."""
+        """Like `read`, with one element per thread."""
         read = self.read(operand, kind)
         return lambda: self.spread(read())
 
     def running(self, value: Array) -> Array:
-        """The elements of the threads that run; what others hold may be anything."""
+        """The elements of the running threads; other elements are arbitrary."""
         return value if self.mask is None or len(value) == 1 else value[self.mask]
 
     def spread(self, value: Array) -> Array:
-        """The array with an element for each thread."""
+        """The array, expanded to one element per thread."""
         return value if len(value) == self.count else np.repeat(value, self.count)
 
     def _is_predicate(self, operand: str) -> bool:
@@ -115,7 +115,7 @@ class Operands:
         return lambda: value
 
     def constant_bits(self, operand: str, kind: str) -> int:
-        """The bits of an immediate operand, or the address that a symbol stands for."""
+        """The bits of an immediate operand, or the address of a symbol."""
         size = size_of(kind)
         if found := FLOAT.fullmatch(operand):
             if size != (4 if found[1] else 8):
@@ -132,9 +132,9 @@ class Operands:
         return value & ((1 << (8 * size)) - 1)
 
     def writer(self, operand: str, kind: str) -> Callable[[Array], None]:
-        """A function that stores values of `kind` for the threads that run.
+        """A function that stores values of `kind` for the running threads.
 
-        A register that is wider gets them extended, with their sign if they are signed.
+        Values are extended to a wider register, with their sign if they are signed.
         """
         if operand == "_":
             return lambda value: None
@@ -165,9 +165,9 @@ class Operands:
         return write
 
     def address(self, operand: str) -> Callable[[], Array]:
-        """A function that gives the addresses of ``[register+offset]`` or ``[symbol+offset]``.
+        """A function that returns the addresses of ``[register+offset]`` or ``[symbol+offset]``.
 
-        They are uint64, as `read` gives them.
+        They are uint64, in the form of `read`.
         """
         found = ADDRESS.fullmatch(operand)
         if found is None:

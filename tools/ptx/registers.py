@@ -1,4 +1,4 @@
-"""What a register holds: an array, or the mark that nothing has been written to it."""
+"""The content of a register: an array, or a marker for a register that was never written."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from tools.ptx.types import UNSIGNED, Array
 
 
 def poison(dtype: np.dtype[Any]) -> Array:
-    """What spoils a computation: NaN as a float, as an address far outside of every allocation."""
+    """Poison: NaN as a float, and far outside of every allocation as an address."""
     if dtype == np.bool_:
         return np.ones(1, np.bool_)
     return np.frombuffer(b"\xf7\x7f" * 8, UNSIGNED[dtype.itemsize], 1).view(dtype)
 
 
 class Unwritten:
-    """A register that no thread has written: to read it is a fault.
+    """A register that no thread has written: reading it is a fault.
 
-    Once some threads have, the others find `poison` there. To read that is no fault: compilers do
-    so where they drop the result, as a warp that sums what some of its lanes have loaded.
+    Once some threads have written it, it contains `poison` for the others. Reading that is not a
+    fault, because compilers do so if they discard the result, for example when a warp sums what
+    only some of its lanes have loaded.
     """
 
     def __init__(self, name: str) -> None:
@@ -29,15 +30,15 @@ class Unwritten:
 
     @property
     def dtype(self) -> NoReturn:
-        """To ask for it, as every read does, is the fault."""
+        """Queried by every read, which is the fault."""
         raise Fault(f"reads {self.name}, which nothing has written")
 
     def view(self, dtype: np.dtype[Any]) -> NoReturn:
-        """A fault, too."""
+        """Also a fault."""
         raise Fault(f"reads {self.name} as {dtype}, which nothing has written")
 
     def merge(self, value: Array, mask: Array) -> Array:
-        """The register after `value` was stored where `mask` is true."""
+        """The register after storing `value` where `mask` is true."""
         return np.where(mask, value, poison(value.dtype))
 
 

@@ -1,8 +1,8 @@
-"""Which threads run what next.
+"""Scheduling: which threads run next.
 
-Threads that diverge form groups, each with its own position in the code. The group at the lowest
-position runs, so that groups meet again where their ways join. An instruction that a warp or a
-block runs as one waits until all of its threads have come there.
+Diverged threads form groups, each with its own position in the code. The group at the lowest
+position runs first, so that groups meet again where their paths join. An instruction that a warp or
+block executes together waits until all of its threads have arrived.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from tools.ptx.instructions.registry import Step
 from tools.ptx.types import Array
 
 LIMIT = 10_000_000
-"""Instructions that one set of blocks may run: more are taken as a loop without an end."""
+"""The maximum number of instructions of a set of blocks; more count as an endless loop."""
 
 
 @dataclass(frozen=True)
 class Branch:
-    """A jump to `target`, where `taken` holds (None: always)."""
+    """A jump to `target` for threads with `taken` (None: all)."""
 
     target: int
     taken: Callable[[], Array] | None
@@ -31,7 +31,7 @@ class Branch:
 
 @dataclass(frozen=True)
 class Meeting:
-    """An instruction that all threads of a `unit` run as one."""
+    """An instruction that all threads of a `unit` execute together."""
 
     unit: str
 
@@ -44,26 +44,26 @@ class Wait:
 
 
 class Threads(Protocol):
-    """What is asked of a machine."""
+    """The interface that a machine must have."""
 
     count: int
     mask: Array | None
     block: Array
 
     def complete(self, mask: Array, unit: str) -> Array:
-        """Those threads of `mask` whose whole unit is in it."""
+        """The threads of `mask` whose entire unit is in `mask`."""
         ...
 
 
 @dataclass
 class Program:
-    """Compiled code: a step and a text for each position; `control` has what is not just run."""
+    """Compiled code: a step and a text per position; `control` holds branches, joins and waits."""
 
     steps: list[Step] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
     control: dict[int, Branch | Meeting | Wait] = field(default_factory=dict)
     stops: list[int] = field(default_factory=list)
-    """For each position the next one, from there on, that `control` has."""
+    """For each position, the next position at or after it that is in `control`."""
 
     def add(self, text: str, step: Step, control: Branch | Meeting | Wait | None) -> None:
         """Add an instruction; the step of a branch does nothing."""
@@ -73,7 +73,7 @@ class Program:
         self.texts.append(text)
 
     def finish(self) -> None:
-        """Find the stops, when all has been added."""
+        """Compute `stops` after all instructions were added."""
         stop = len(self.steps)
         self.stops = [stop] * (stop + 1)
         for position in reversed(range(stop)):
@@ -81,12 +81,12 @@ class Program:
             self.stops[position] = stop
 
     def meets(self, unit: str) -> bool:
-        """Whether there is an instruction for which a `unit` meets."""
+        """Whether there is an instruction that a `unit` executes together."""
         return any(isinstance(c, Meeting) and c.unit == unit for c in self.control.values())
 
 
 class Groups:
-    """Groups of threads by position: those that can run, and those that wait for others."""
+    """Groups of threads by position: groups that can run, and groups that wait for others."""
 
     def __init__(self, threads: Threads, program: Program) -> None:
         self.threads, self.program = threads, program
@@ -97,7 +97,7 @@ class Groups:
         self.run_by_threads = 0
 
     def add(self, position: int, mask: Array | None) -> None:
-        """These threads go on at `position`."""
+        """Continue these threads at `position`."""
         if position == len(self.program.steps):
             return
         if position in self.ready:
@@ -108,7 +108,7 @@ class Groups:
         self.ready[position] = mask
 
     def next_group(self) -> tuple[int | None, int]:
-        """Take the group at the lowest position; returns that, and where the next group is."""
+        """Take the group at the lowest position; returns its position and the next group's."""
         position = min(self.ready)
         self.threads.mask = self.ready.pop(position)
         return position, min(self.ready, default=len(self.program.steps))
@@ -131,7 +131,7 @@ class Groups:
             raise Fault(f"does not end within {LIMIT} instructions")
 
     def branch(self, position: int, branch: Branch) -> int | None:
-        """Where the current group goes on; None if it has been divided."""
+        """Where the current group continues; None if it was split."""
         if branch.taken is None:
             return branch.target
         taken, mask = branch.taken(), self.threads.mask
@@ -147,7 +147,7 @@ class Groups:
         return None
 
     def meet(self, position: int, meeting: Meeting) -> int | None:
-        """Run what the current group and those that wait here are complete for."""
+        """Run the units that are complete among the current group and those waiting here."""
         mask = self.threads.mask
         if mask is not None:
             if position in self.waiting:
@@ -163,7 +163,7 @@ class Groups:
         return position + 1
 
     def wait(self, position: int, wait: Wait) -> int | None:
-        """Go on with those of the current group that are ready; the others are suspended."""
+        """Continue with the threads of the group that are ready; suspend the others."""
         mask, ready = self.threads.mask, wait.ready()
         rest = ~ready if mask is None else mask & ~ready
         if rest.any():
@@ -176,7 +176,7 @@ class Groups:
         return position + 1
 
     def resume(self) -> bool:
-        """Let suspended threads go on, when no others can; False if none of them can, either."""
+        """Resume suspended threads when no others can run; False if none can."""
         for position, mask in self.suspended.items():
             wait = self.program.control[position]
             assert isinstance(wait, Wait)
@@ -188,7 +188,7 @@ class Groups:
         return False
 
     def stuck(self) -> Fault:
-        """The fault of threads that wait for others that do not come."""
+        """The fault of threads that wait for others that never arrive."""
         stopped = self.waiting | self.suspended
         places = [self.program.texts[position] for position in stopped]
         alive, block = np.logical_or.reduce(list(stopped.values())), self.threads.block
@@ -199,7 +199,7 @@ class Groups:
 
 
 def run(threads: Threads, program: Program) -> int:
-    """Run the program to its end; returns how many instructions its threads ran."""
+    """Run the program to its end; returns how many instructions its threads executed."""
     groups = Groups(threads, program)
     while groups.ready or groups.resume():
         here, until = groups.next_group()

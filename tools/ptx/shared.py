@@ -1,8 +1,8 @@
-"""Shared memory of the blocks that run at once, and the races in it.
+"""Shared memory of the blocks that run at once, and race detection.
 
-Two warps that touch the same place, one of them writing, race unless a barrier of their block lies
-between. Reading what nothing has written is a fault, too. What the threads of one warp do to each
-other is not looked at: they are taken to run in step.
+Two warps that access the same place, at least one of them writing, race unless there is a barrier
+of their block in between. Reading uninitialized memory is also a fault. Races within a warp are not
+detected: its threads are assumed to run in lockstep.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from tools.ptx.types import UNSIGNED, Array
 
 
 class Watcher(Protocol):
-    """Who is told of writes and barriers: the asynchronous proxy."""
+    """Observer of writes and barriers: the asynchronous proxy."""
 
     def wrote(self, granules: Array, blocks: Array, warps: Array) -> None:
-        """Warps of these blocks write to granules, [..., access]."""
+        """Warps of these blocks write to granules [..., access]."""
         ...
 
     def barrier(self, blocks: Array | slice) -> None:
@@ -29,16 +29,16 @@ class Watcher(Protocol):
 
 
 class Shared:
-    """Shared memory: `blocks` times `size` bytes, and who last wrote and read each granule.
+    """Shared memory: `blocks` times `size` bytes, and which warp last wrote and read each granule.
 
     A stamp is epoch * (warps + 1) + warp; the epoch counts the barriers of a block. The last number
-    of an epoch stands for several warps, 0 for never.
+    of an epoch means several warps, 0 means never.
 
     Args:
         blocks: Number of blocks.
-        size: Bytes of each.
-        warps: Number of warps in a block.
-        granule: Bytes for which one stamp is kept: no access may be smaller.
+        size: Bytes per block.
+        warps: Warps per block.
+        granule: Bytes per stamp; no access may be smaller.
     """
 
     def __init__(self, blocks: int, size: int, warps: int, granule: int = 4) -> None:
@@ -58,9 +58,9 @@ class Shared:
             self.watcher.barrier(blocks)
 
     def positions(self, offsets: Array, blocks: Array, size: int, what: str) -> Array:
-        """Where accesses of `size` bytes lie in `data`; checks bounds and alignment.
+        """The positions of accesses of `size` bytes in `data`; checks bounds and alignment.
 
-        `offsets` are uint64, in the shared memory of `blocks`, a number for each.
+        `offsets` are uint64, in the shared memory of `blocks`, one number per access.
         """
         if size > 1 and int(np.bitwise_or.reduce(offsets)) & (size - 1):
             raise Fault(f"misaligned access of {size} bytes to shared memory: {what}")
@@ -80,12 +80,12 @@ class Shared:
     def store(
         self, at: Array, blocks: Array, warps: Array, values: Sequence[Array], what: str
     ) -> None:
-        """Store an array for each element at the `positions`.
+        """Store one array per element at the `positions`.
 
-        Two warps may store the same bits at once: Triton does where threads hold the same element.
+        Two warps may store the same bits at once: Triton does so if threads hold the same element.
         """
         width = values[0].itemsize
-        bits, size = UNSIGNED[min(width, 8)], width * len(values)  # 16 bytes have no integer
+        bits, size = UNSIGNED[min(width, 8)], width * len(values)  # there is no 16-byte integer
         parts = [column.view(bits).reshape(len(column), -1) for column in values]
         columns = [part[:, k] for part in parts for k in range(part.shape[1])]
         rows, row = self.data.view(bits).reshape(-1, len(columns)), at // size
@@ -100,27 +100,27 @@ class Shared:
             raise Fault(f"race in shared memory, two warps write at once: {what}")
 
     def writers(self, granules: Array) -> tuple[Array, Array]:
-        """The epoch and the warp of the last write to each; raises Fault if there was none."""
+        """The epoch and warp of the last write to each granule; Fault if there was none."""
         written = self.written[granules]
         if not written.all():
             raise Fault("reads what nothing has written")
         return np.divmod(written, self.warps + 1)
 
     def forget(self, granules: Array) -> None:
-        """As if nothing had been written there."""
+        """Mark as never written."""
         self.written[granules] = 0
 
     def settle(self, granules: Array) -> None:
-        """As if what is there had been written before all that is remembered."""
+        """Mark as written before everything that is recorded."""
         self.written[granules] = 1
 
     def granules(self, at: Array, size: int) -> Array:
-        """The granules that accesses of `size` bytes touch: [granule, access]."""
+        """The granules of accesses of `size` bytes: [granule, access]."""
         first, count = at // self.granule, -(-size // self.granule)
         return first if count == 1 else first + np.arange(count)[:, None]
 
     def note_read(self, at: Array, blocks: Array, warps: Array, size: int, what: str) -> None:
-        """Check and remember a read; raises Fault for a race or what was never written."""
+        """Check and record a read; Fault for a race or uninitialized memory."""
         granules = self.granules(at, size)
         epoch = self.epoch[blocks] * (self.warps + 1)
         stamp = (epoch + warps).astype(np.int32)
@@ -147,9 +147,9 @@ class Shared:
         what: str,
         stored: Callable[[], bool] = lambda: False,
     ) -> bool:
-        """Check and remember a write; raises Fault for a race, unless what it writes is `stored`.
+        """Check and record a write; Fault for a race, unless the written value is `stored`.
 
-        Returns whether several warps write to a granule now, which may not differ.
+        Returns whether several warps write to a granule now; their values must not differ.
         """
         granules = self.granules(at, size)
         epoch = self.epoch[blocks] * (self.warps + 1)

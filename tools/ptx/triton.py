@@ -1,12 +1,12 @@
-"""Triton's own launch path, with the executor in the place of a GPU and its driver.
+"""Triton's own launch path, with the executor instead of a GPU and its driver.
 
-Within ``executed(sm)`` a launch binds its arguments, specializes and compiles as on a GPU of that
-architecture. What Triton would hand to ptxas is handed to the executor, which runs it on CPU
-tensors. Nothing of Triton is replaced but what it lets others choose: the driver, the stages of its
+Within ``executed(sm)``, a launch binds its arguments, specializes and compiles as on a GPU of that
+architecture. The PTX that Triton would pass to ptxas goes to the executor, which runs it on CPU
+tensors. This only replaces what Triton allows to be replaced: the driver, the stages of its
 compiler (``knobs.runtime.add_stages_inspection_hook``) and the folder of its cache.
 
-Triton's interpreter takes the compiler's place when triton is imported (TRITON_INTERPRET=1): the
-process must have started without it.
+With TRITON_INTERPRET=1, the interpreter replaces the compiler when triton is imported, so the
+process must be started without it.
 """
 
 from __future__ import annotations
@@ -34,40 +34,40 @@ from tools.ptx.machine import execute
 from tools.ptx.memory import Memory, bytes_at
 
 CACHE = Path(__file__).parents[2] / "build" / "ptx"
-"""Where compiled PTX is kept: apart from Triton's own cache, as no machine code is in it."""
+"""The cache of compiled PTX: separate from Triton's own cache, because it has no machine code."""
 
 SHARED_BYTES = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024, 120: 99 * 1024}
-"""The most shared memory of a block (CUDA Programming Guide, technical specifications)."""
+"""The maximum shared memory per block (CUDA Programming Guide, technical specifications)."""
 
 MOST_THREADS = 1024
-"""Of a block, on every architecture."""
+"""Maximum threads per block, on every architecture."""
 
 MOST_PROGRAMS = 2**31 - 1
-"""Of a grid, on every architecture."""
+"""Maximum programs per grid, on every architecture."""
 
 _NUMBERS = {f"{k}{8 * size}": np.dtype(f"{k}{size}") for k in "iu" for size in (1, 2, 4, 8)}
 _NUMBERS |= {"i1": np.dtype("i1"), "fp32": np.dtype("f4"), "fp64": np.dtype("f8")}
-"""The numbers among a kernel's arguments, by the names of Triton's types."""
+"""The numeric types of a kernel's arguments, by their names in Triton."""
 
 _SCRATCH = (bytes(8), bytes(8))
-"""What Triton's launcher adds to every kernel's arguments: global and profiling scratch, unused."""
+"""Arguments that Triton's launcher adds to every kernel: global and profiling scratch, unused."""
 
 Piece = tuple[int, NDArray[np.uint8]]
-"""An address, and the bytes that begin there."""
+"""An address, and the bytes that start there."""
 
 
 class Launch(NamedTuple):
-    """What was launched: its source has the kernel's name, the types and the constants."""
+    """A launch: its source has the kernel's name, types and constants."""
 
     source: Any
-    """triton.compiler.ASTSource: what was compiled, to compare with what another launch does."""
+    """triton.compiler.ASTSource: what was compiled, for comparison with other launches."""
     programs: int
     arguments: dict[str, Any]
-    """By the names of the kernel's parameters."""
+    """By parameter name of the kernel."""
 
 
 class Part(NamedTuple):
-    """Of a launch on tensors too large to have: what runs, and the memory that this reaches."""
+    """Part of a launch on tensors too large to allocate: what runs, and the memory that it uses."""
 
     programs: Sequence[int]
     pieces: Sequence[Piece]
@@ -75,49 +75,49 @@ class Part(NamedTuple):
 
 @dataclass
 class Gpu:
-    """What the executor stands for, and what was done with it."""
+    """The GPU that the executor represents, and its launches."""
 
     sm: int
     launches: list[Launch] = field(default_factory=list)
     instructions: int = 0
-    """Executed by all threads, so far."""
+    """Instructions executed by all threads so far."""
     change: Callable[[str], str] | None = None
-    """What is made of a kernel's PTX before it runs: for planted faults."""
+    """A change of a kernel's PTX before it runs, to plant faults."""
     part: Callable[[Launch], Part] | None = None
-    """Which part of a launch runs that has tensors on "meta"; ``address`` says where they lie."""
+    """The part of a launch to run if it has tensors on "meta", which are at ``address``."""
     _places: dict[int, tuple[torch.UntypedStorage, int]] = field(default_factory=dict)
 
     def kernel(self, text: str) -> Kernel:
-        """The kernel of some PTX, with the change."""
+        """The kernel of this PTX, with the change applied."""
         return _read(text if self.change is None else self.change(text))
 
     def address(self, t: Tensor) -> int:
-        """Where a tensor's first element lies; one on "meta" is given a place of its own."""
+        """The address of a tensor's first element; a tensor on "meta" is given its own address."""
         if not t.is_meta:
             return t.data_ptr()
         storage = t.untyped_storage()
         if storage._cdata not in self._places:
             ends = [place + kept.nbytes() for kept, place in self._places.values()]
-            begin = max(ends, default=2**48)  # above all that a process has
+            begin = max(ends, default=2**48)  # above all addresses of a process
             self._places[storage._cdata] = (storage, (-(-begin // 2**12) + 1) * 2**12)
         return self._places[storage._cdata][1] + t.data_ptr()
 
 
-@lru_cache(maxsize=64)  # each takes some megabytes
+@lru_cache(maxsize=64)  # each takes a few megabytes
 def _read(text: str) -> Kernel:
     return Kernel(text)
 
 
 @contextlib.contextmanager
 def executed(sm: int, cache: Path = CACHE) -> Iterator[Gpu]:
-    """Launches of Triton kernels within run on the executor, compiled for that capability.
+    """Context manager: Triton kernels run on the executor, compiled for this capability.
 
-    RuntimeError where Triton's interpreter is on. The tensors are on the CPU; Fault and Missing
-    come out of the launch that caused them.
+    RuntimeError if Triton's interpreter is on. The tensors are on the CPU; Fault and Missing are
+    raised by the launch that caused them.
     """
     if not isinstance(tl.zeros, JITFunction):
         raise RuntimeError(
-            "Triton's interpreter took the place of its compiler in this process; start one with "
+            "Triton's interpreter replaced its compiler in this process; start a process with "
             "TRITON_INTERPRET=0"
         )
     gpu, before = Gpu(sm), driver._active
@@ -134,12 +134,12 @@ def executed(sm: int, cache: Path = CACHE) -> Iterator[Gpu]:
 
 
 def _without_ptxas(_backend: Any, stages: dict[str, Any], *_options: Any) -> None:
-    """The PTX itself is what the driver loads."""
+    """Let the driver load the PTX itself."""
     stages["cubin"] = lambda text, _metadata: text.encode()
 
 
 class _Driver(DriverBase):
-    """What Triton asks of a driver. Each architecture is a device, whose number is the `sm`."""
+    """The driver interface of Triton. Each architecture is a device, numbered by its `sm`."""
 
     def __init__(self, gpu: Gpu) -> None:
         self.gpu = gpu
@@ -166,18 +166,18 @@ class _Driver(DriverBase):
         return ty
 
     def get_benchmarker(self) -> Any:
-        raise NotImplementedError("an executor tells nothing of time")
+        raise NotImplementedError("the executor cannot measure time")
 
     def get_device_properties(self, device: int) -> dict[str, int]:
         return {"max_shared_mem": SHARED_BYTES[device]}
 
     def load_binary(self, name: str, ptx: bytes, _shared: int, _device: int) -> tuple[Any, ...]:
-        """Module, function, registers, bytes spilled, and the most threads of a block."""
+        """Module, function, registers, spilled bytes, and maximum threads per block."""
         return name, ptx.decode(), 0, 0, MOST_THREADS
 
 
 class _Launcher:
-    """What runs a compiled kernel, on whichever driver is active then."""
+    """Runs a compiled kernel on the driver that is active at that time."""
 
     def __init__(self, source: Any, metadata: Any) -> None:
         self.source, self.metadata = source, metadata
@@ -187,7 +187,7 @@ class _Launcher:
         return tuple(self.source.signature.values())
 
     def __call__(self, *call: Any) -> None:
-        """Run; Triton hands over the grid, stream, function, four hooks, and the arguments."""
+        """Run; Triton passes the grid, stream, function, four hooks, and the arguments."""
         (programs, *others), text, arguments = call[:3], call[4], call[9:]
         assert isinstance(driver.active, _Driver)
         gpu = driver.active.gpu
@@ -200,7 +200,7 @@ class _Launcher:
         blocks, pieces = None, _pieces([t for t in tensors if not t.is_meta])
         if any(t.is_meta for t in tensors):
             if gpu.part is None:
-                raise ValueError("a tensor on meta has no memory; Gpu.part says what is there")
+                raise ValueError("a tensor on meta has no memory; provide it with Gpu.part")
             blocks, more = gpu.part(gpu.launches[-1])
             pieces += more
         gpu.instructions += execute(
@@ -215,7 +215,7 @@ class _Launcher:
 
 
 def _flat(kinds: Sequence[Any], values: Sequence[Any]) -> Iterator[tuple[str, Any]]:
-    """Type and value of all that a kernel is given; what is constant is compiled into it."""
+    """Type and value of all runtime arguments of a kernel; constants are compiled into it."""
     for kind, value in zip(kinds, values, strict=True):
         if isinstance(kind, tuple):
             yield from _flat(kind, value)
@@ -224,14 +224,14 @@ def _flat(kinds: Sequence[Any], values: Sequence[Any]) -> Iterator[tuple[str, An
 
 
 def _bytes(gpu: Gpu, kind: str, value: Any) -> bytes:
-    """An argument as the kernel finds it."""
+    """An argument in the form that the kernel receives."""
     if kind.startswith("*"):
         return gpu.address(value).to_bytes(8, "little")
     return np.asarray(value).astype(_NUMBERS[kind]).tobytes()
 
 
 def _pieces(tensors: Sequence[Tensor]) -> list[Piece]:
-    """The bytes of the tensors, and nothing around them; those that share memory are one piece."""
+    """The bytes of exactly these tensors; tensors that share memory form one piece."""
     extents = sorted(
         (t.data_ptr(), t.data_ptr() + span * t.element_size())
         for t in tensors

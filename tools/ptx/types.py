@@ -1,7 +1,7 @@
 """PTX's fundamental types as NumPy's dtypes.
 
-Types that NumPy lacks are kept as their bits: bf16 and tf32, packed pairs, and 128 bits, which are
-only moved and for which a complex number serves.
+Types that NumPy lacks are stored as bits: bf16 and tf32, packed pairs, and 128-bit values, which
+are only moved and stored as complex numbers.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
-"""Values of a register: an element for each thread, or one that stands for all of them."""
+"""Values of a register: one element per thread, or a single one for all threads."""
 
 UNSIGNED = {size: np.dtype(f"u{size}") for size in (1, 2, 4, 8)} | {16: np.dtype(np.complex128)}
 SIGNED = {size: np.dtype(f"i{size}") for size in (1, 2, 4, 8)}

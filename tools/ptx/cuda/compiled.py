@@ -1,9 +1,9 @@
-"""What nvcc makes of csrc/cuda, for a machine without a GPU.
+"""Compile csrc/cuda with nvcc, for a machine without a GPU.
 
-The host code becomes a library whose launches are recorded (recorder.cpp); of the kernels there is
-the PTX. Where the package's own build is up to date, its objects are taken: the very host code, and
-the PTX that they hold for GPUs to come. All else is compiled once, with the flags of setup.py, and
-kept under build/ptx.
+The host code becomes a library whose launches are recorded (recorder.cpp); the kernels are compiled
+to PTX. If the package's own build is up to date, its objects are used: the same host code, and the
+PTX that they contain for future GPUs. Everything else is compiled once, with the flags of setup.py,
+and cached under build/ptx.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ CUDA = ROOT / "csrc" / "cuda"
 RECORDER = Path(__file__).with_name("recorder.cpp")
 KEPT = ROOT / "build" / "ptx"
 ARCHS = ("80", "90a", "100")
-"""The architectures whose PTX is executed: those of setup.py's default build."""
+"""The architectures whose PTX is executed: those of the default build in setup.py."""
 
 ENTRY = re.compile(r"^(?:\.(?:visible|weak) )?\.entry ([\w$]+)\(.*?^}", re.MULTILINE | re.DOTALL)
 
 
 class NotCompiledError(Exception):
-    """There is no nvcc, or it failed."""
+    """nvcc is missing, or failed."""
 
 
 @cache
 def nvcc() -> str:
-    """Path of the compiler that setup.py finds; NotCompiledError if there is none."""
+    """The path of the compiler that setup.py finds; NotCompiledError if there is none."""
     _build_backend()
     from revdeq_nvcc import find_nvcc
 
@@ -49,7 +49,7 @@ def nvcc() -> str:
 
 @cache
 def known_archs() -> list[str]:
-    """Those of ARCHS that nvcc compiles for; NotCompiledError as `nvcc` says."""
+    """The architectures in ARCHS that nvcc supports; NotCompiledError as for `nvcc`."""
     command = [nvcc(), "--list-gpu-arch"]
     known = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     return [arch for arch in ARCHS if f"compute_{arch.removesuffix('a')}" in known]
@@ -63,7 +63,7 @@ def host_library() -> Path:
 
 
 def kernels(arch: str) -> dict[str, tuple[str, str]]:
-    """The readable name of every kernel -> its mangled name and its PTX, a module of its own."""
+    """The readable name of every kernel -> its mangled name and its PTX, as a separate module."""
     found: dict[str, tuple[str, str]] = {}
     for text in ptx_of_objects(objects(), arch) or compiled_ptx(arch):
         entries = list(ENTRY.finditer(text))
@@ -78,7 +78,7 @@ def kernels(arch: str) -> dict[str, tuple[str, str]]:
 def names(mangled: list[str]) -> list[str]:
     """As in "half_step_kernel<Direction 0, float, float, float>".
 
-    What stands for the anonymous namespace differs from one compilation to the next.
+    The name of the anonymous namespace differs between compilations.
     """
     return [name.removeprefix("revdeq::cuda::") for name in readable(mangled)]
 
@@ -87,18 +87,18 @@ def names(mangled: list[str]) -> list[str]:
 
 
 def sources() -> list[Path]:
-    """The files of csrc/cuda with kernels."""
+    """The files in csrc/cuda that contain kernels."""
     return sorted(CUDA.glob("*.cu"))
 
 
 @cache
 def objects() -> list[Path]:
-    """An object of every source, with its host code."""
+    """One object per source, with its host code."""
     return built_objects() or compiled_objects()
 
 
 def built_objects() -> list[Path]:
-    """The objects of the package's own build; none where ninja would compile any again."""
+    """The objects of the package's own build; none if ninja would recompile any."""
     _build_backend()
     from revdeq_ninja import ninja
 
@@ -113,7 +113,7 @@ def built_objects() -> list[Path]:
 
 
 def compiled_objects() -> list[Path]:
-    """Objects of the same flags, with PTX alone."""
+    """Objects with the same flags, containing only PTX."""
     virtual = f"compute_{known_archs()[-1]}"
     no_gpu = f"-gencode=arch={virtual},code={virtual}"
 
@@ -125,8 +125,8 @@ def compiled_objects() -> list[Path]:
 
 
 def ptx_of_objects(objects: list[Path], arch: str) -> list[str]:
-    """The PTX for `arch` that the objects hold; none where one of them has none."""
-    triton = importlib.util.find_spec("triton")  # brings cuobjdump
+    """The PTX for `arch` in the objects; none if any object has none."""
+    triton = importlib.util.find_spec("triton")  # includes cuobjdump
     if triton is None or triton.origin is None:
         return []
     tool = Path(triton.origin).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
@@ -142,7 +142,7 @@ def ptx_of_objects(objects: list[Path], arch: str) -> list[str]:
 
 
 def compiled_ptx(arch: str) -> list[str]:
-    """The PTX of every source, by nvcc for `arch`."""
+    """The PTX of every source, compiled by nvcc for `arch`."""
 
     def make(source: Path) -> str:
         name = f"{source.stem}-{arch}-{_key(source)}.ptx"
@@ -164,13 +164,13 @@ def _nvcc(*arguments: str | Path) -> None:
     import setup
 
     flags = [flag for flag in (*setup.COMMON, *setup.NVCC_FLAGS) if "ptxas" not in flag]
-    flags.remove("-lineinfo")  # leaves the code as it is
+    flags.remove("-lineinfo")  # does not change the code
     torch, _ = setup.find_torch()
     _run(nvcc(), *flags, f"-isystem={torch}/include", *map(str, arguments))
 
 
 def _link(objects: Sequence[Path], to: Path) -> None:
-    """Link a library, in which the recorder's functions come before torch's and the runtime's."""
+    """Link a library in which the recorder's functions take precedence over torch and CUDA."""
     import setup
 
     torch, _ = setup.find_torch()
@@ -195,7 +195,7 @@ def _build_backend() -> None:
 
 
 def _key(*paths: Path) -> str:
-    """Of files, and of all that their compilation reads."""
+    """A digest of the files and of everything that their compilation reads."""
     read = [*paths, *sorted((ROOT / "csrc").rglob("*.h")), ROOT / "setup.py"]
     digest = hashlib.sha256(_version().encode())
     for path in read:
@@ -213,11 +213,11 @@ def _version() -> str:
 
 
 def _kept(name: str, make: Callable[[Path], None]) -> Path:
-    """The file of that name, made at the first time; older ones of its kind are removed."""
+    """The file of that name, created on first use; older files of its kind are removed."""
     path, kind = KEPT / name, name.rpartition("-")[0]
     KEPT.mkdir(parents=True, exist_ok=True)
     with (KEPT / f"{kind}{path.suffix}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # one process makes it, others wait
+        fcntl.flock(lock, fcntl.LOCK_EX)  # one process creates it, others wait
         if not path.exists():
             part = path.with_name(f"part-{name}")
             make(part)

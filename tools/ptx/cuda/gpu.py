@@ -1,4 +1,4 @@
-"""The CUDA ops on a CPU: csrc/cuda's host code launches, the executor runs nvcc's PTX."""
+"""The CUDA ops on a CPU: csrc/cuda's host code launches kernels, the executor runs their PTX."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from tools.ptx.registers import poison
 from tools.ptx.types import DTYPES
 
 Piece = tuple[int, np.ndarray]
-"""Bytes, and the address at which kernels see them."""
+"""Bytes, and their address for kernels."""
 
 MOST_BLOCKS = 2**31 - 1
 POISON = 0xA5
-"""What fills memory that the host code allocates."""
+"""The value that fills memory allocated by the host code."""
 
 
 class _Machine(Machine):
-    """To read a register that nothing has written is no fault: it holds NaN.
+    """Reading a register that was never written is not a fault: it contains NaN.
 
     nvcc computes with such registers, and then selects another value.
     """
@@ -44,7 +44,7 @@ class _Machine(Machine):
 
 
 class Gpu:
-    """A GPU of one architecture, as far as PTX says what it does: "80", "90a", "100"."""
+    """A GPU of one architecture ("80", "90a", "100"), as far as PTX defines its behavior."""
 
     def __init__(self, arch: str) -> None:
         self.arch = arch
@@ -59,15 +59,15 @@ class Gpu:
         return list(self._texts)
 
     def call(self, op: str, arguments: dict[str, Any]) -> Any:
-        """Call an op of csrc/cuda ("update_.list") with these arguments, on tensors on the CPU.
+        """Call an op of csrc/cuda ("update_.list") with these arguments, on CPU tensors.
 
-        Kernels may read the tensors and what the host code allocates, and write those that the op
-        may write: a Fault is raised, or a ValueError, where they reach for other memory.
+        Kernels may read the tensors and the host code's allocations, and may write to the tensors
+        that the op writes: accesses to other memory raise Fault or ValueError.
         """
         memory, made = pieces(op, arguments), []
 
         def allocated(address: int, size: int) -> None:
-            # What lay there before was freed since.
+            # What was there before has been freed.
             made[:] = [m for m in made if m[0] + m[1].size <= address or address + size <= m[0]]
             made.append((address, bytes_at(address, size)))
             made[-1][1].fill(POISON)
@@ -78,7 +78,7 @@ class Gpu:
     def launch(
         self, launch: Launch, memory: list[Piece], blocks: Sequence[int] | None = None
     ) -> None:
-        """Run a launch on this memory, or only those blocks of its grid."""
+        """Run a launch, or only these blocks of its grid, on this memory."""
         kernel = self.kernel(launch.kernel)
         grid, threads = launch.grid[0], launch.block[0]
         if not 0 < grid <= MOST_BLOCKS or launch.grid[1:] != (1, 1) or launch.block[1:] != (1, 1):
@@ -99,7 +99,7 @@ class Gpu:
         )
 
     def kernel(self, name: str) -> Kernel:
-        """The kernel of that readable name."""
+        """The kernel with this readable name."""
         if name not in self._kernels:
             mangled, text = self._texts[name]
             kernel = self._kernels[name] = Kernel(text, mangled)
@@ -111,7 +111,7 @@ class Gpu:
         return self._texts[name][1]
 
     def edited(self, edit: Callable[[str, str], str]) -> Gpu:
-        """The same with `edit(name, text)` for the PTX of each kernel."""
+        """The same GPU, with `edit(name, text)` applied to the PTX of each kernel."""
         other = copy(self)
         other.launched = Counter()
         other._texts = {n: (m, edit(n, text)) for n, (m, text) in self._texts.items()}
@@ -128,7 +128,7 @@ def call_recorded(op: str, arguments: dict[str, Any]) -> Any:
 
 
 def pieces(op: str, arguments: dict[str, Any]) -> list[Piece]:
-    """The memory of the tensors of a call; what the op only reads cannot be written."""
+    """The memory of a call's tensors; what the op only reads is read-only."""
     return _apart(
         (tensor.data_ptr(), bytes_of(tensor, argument.written))
         for argument in OPS[op].arguments
@@ -144,7 +144,7 @@ def bytes_of(tensor: Tensor, written: bool = True) -> np.ndarray:
 
 
 def _apart(found: Iterable[Piece]) -> list[Piece]:
-    """The same memory, with tensors that overlap, which are only read, as one piece."""
+    """The same memory, with overlapping tensors (which are only read) merged into one piece."""
     merged: list[Piece] = []
     for address, data in sorted(found, key=lambda piece: (piece[0], piece[1].size)):
         start, before = merged[-1] if merged else (0, data[:0])

@@ -1,10 +1,10 @@
-// The host code of csrc/cuda, for tensors on the CPU: its ops as torch.ops.revdeq_recorded, and in
-// place of the CUDA runtime a recorder, which hands every launch to a listener. With the objects
-// that nvcc made of csrc/cuda/*.cu this is a library: what it launches, where, and with which bytes
-// is decided by the code that runs on a GPU.
+// The host code of csrc/cuda for CPU tensors: its ops as torch.ops.revdeq_recorded, with a recorder
+// instead of the CUDA runtime, which passes every launch to a listener. Linked with nvcc's objects
+// of csrc/cuda/*.cu, so that the code that runs on a GPU determines what is launched, where, and
+// with which bytes.
 //
-// The functions of the runtime that begin with two underscores are those that nvcc's host code
-// calls (crt/host_runtime.h of the toolkit).
+// Runtime functions with two leading underscores are those that nvcc's host code calls
+// (crt/host_runtime.h of the toolkit).
 #include <cuda_runtime_api.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 
@@ -22,7 +22,7 @@ STABLE_TORCH_LIBRARY_IMPL(revdeq_recorded, CPU, m) {
 
 namespace {
 
-// What the listener is told of a launch; recorder.py has the same. `arguments` holds a pointer to
+// A launch, as passed to the listener; recorder.py defines the same. `arguments` holds a pointer to
 // each parameter of the kernel.
 struct LaunchRecord {
   const char* kernel;  // the mangled name
@@ -32,9 +32,9 @@ struct LaunchRecord {
   void** arguments;
 };
 
-// What a listener returns is not 0 where it failed, now or at an earlier call.
+// A listener returns a nonzero value if it failed, in this call or an earlier one.
 using OnLaunch = int (*)(const LaunchRecord*);
-// A tensor that the host code made for itself or as a result.
+// A tensor that the host code allocated for itself or as a result.
 using OnMemory = int (*)(void* data, int64_t bytes);
 
 OnLaunch on_launch = nullptr;
@@ -52,7 +52,7 @@ struct Configuration {
 };
 thread_local Configuration configuration;
 
-// The stream of torch, and the guard of a device, as they are seen here.
+// Stand-ins for torch's stream and device guard.
 char torch_stream, device_guard;
 thread_local int guards = 0;
 thread_local std::string failure;
@@ -114,7 +114,7 @@ cudaError_t __cudaPopCallConfiguration(dim3* grid, dim3* block, size_t* shared_b
   return cudaSuccess;
 }
 
-// CUDA 13 asks for the kernel of a host function, once, before it launches it.
+// CUDA 13 queries the kernel of a host function once before launching it.
 cudaError_t __cudaGetKernel(cudaKernel_t* kernel, const void* host_function) {
   *kernel = reinterpret_cast<cudaKernel_t>(const_cast<void*>(host_function));
   return cudaSuccess;
@@ -130,7 +130,7 @@ cudaError_t cudaLaunchKernel(const void* host_function, dim3 grid, dim3 block, v
 
 cudaError_t cudaGetLastError() { return failure.empty() ? cudaSuccess : cudaErrorLaunchFailure; }
 
-// ---- what torch has only where it is built for CUDA ------------------------------------------
+// ---- functions that torch has only if it is built with CUDA ----------------------------------
 
 AOTITorchError aoti_torch_get_current_cuda_stream(int32_t, void** stream) {
   *stream = &torch_stream;
@@ -154,9 +154,9 @@ AOTITorchError torch_c10_cuda_check_msg(int32_t error, const char*, const char*,
 }
 void torch_c10_cuda_free_error_msg(char* message) { free(message); }
 
-// ---- tensors that the host code makes --------------------------------------------------------
+// ---- tensors that the host code allocates ----------------------------------------------------
 
-// The linker puts this in place of torch_call_dispatcher (--wrap).
+// The linker substitutes this for torch_call_dispatcher (--wrap).
 AOTITorchError __real_torch_call_dispatcher(const char* op, const char* overload,
                                             StableIValue* stack, uint64_t version);
 AOTITorchError __wrap_torch_call_dispatcher(const char* op, const char* overload,

@@ -1,4 +1,4 @@
-"""The library of recorder.cpp from Python: the launches of csrc/cuda's host code as they come."""
+"""Python interface of recorder.cpp: observes the launches of csrc/cuda's host code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from tools.ptx.cuda.compiled import host_library, names
 
 NAMESPACE = "revdeq_recorded"
-"""Where torch.ops has the ops of csrc/cuda, for tensors on the CPU."""
+"""The namespace in torch.ops with the ops of csrc/cuda for CPU tensors."""
 
 
 class _LaunchRecord(ctypes.Structure):
@@ -35,28 +35,28 @@ _OnMemory = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int64)
 
 @dataclass(frozen=True)
 class Launch:
-    """A launch while it happens."""
+    """A launch in progress."""
 
     kernel: str  # the readable name
     grid: tuple[int, int, int]
     block: tuple[int, int, int]
     shared_bytes: int
     arguments: Callable[[list[int]], list[bytes]]
-    """The bytes of the kernel's parameters, of these sizes."""
+    """The bytes of the kernel's parameters with these sizes."""
 
 
 @contextmanager
 def recording(
     on_launch: Callable[[Launch], None], on_memory: Callable[[int, int], None]
 ) -> Iterator[None]:
-    """Within the block, tell of launches, and of (address, bytes) that host code allocates.
+    """Context manager: report launches, and (address, bytes) that host code allocates.
 
-    What `on_launch` raises makes the launch fail, and is raised again at the end of the block.
+    An exception in `on_launch` makes the launch fail, and is raised again at the end of the block.
     """
     errors: list[BaseException] = []
 
     def caught(function: Callable[..., None], *arguments: Any) -> int:
-        """Whether there was an error: it cannot pass through C++."""
+        """Whether there was an error; exceptions cannot pass through C++."""
         try:
             function(*arguments)
         except BaseException as error:

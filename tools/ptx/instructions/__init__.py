@@ -1,4 +1,4 @@
-"""A function for each instruction, in a file for each family; ``registry.py`` finds them."""
+"""One function per instruction, one file per family; ``registry.py`` finds them."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ INTEGER = r"\.(?P<kind>[us](16|32|64))"
 
 
 def wrapping(kind: str) -> str:
-    """The unsigned type: sums and low products have the same bits in it."""
+    """The unsigned type, in which sums and low products have the same bits."""
     return "u" + kind[1:]
 
 
@@ -93,7 +93,7 @@ def high_half(a: Array, b: Array) -> Array:
 
 
 def _high_64(a: Array, b: Array) -> Array:
-    """From four products of halves; a signed factor's sign is taken off afterwards."""
+    """From four products of halves; the sign of a signed factor is corrected afterwards."""
     x, y = a.view(np.uint64), b.view(np.uint64)
     half, low = np.uint64(32), np.uint64(0xFFFFFFFF)
     x1, x0, y1, y0 = x >> half, x & low, y >> half, y & low
@@ -108,7 +108,7 @@ def _high_64(a: Array, b: Array) -> Array:
 
 @instruction("div", "rem", form=INTEGER)
 def divide(machine: Machine, inst: Instruction, kind: str) -> Step:
-    """The quotient is rounded toward zero; a division by zero, whose result is any, is a fault."""
+    """The quotient is rounded toward zero; division by zero, which is undefined, is a fault."""
     a, b = machine.read(inst.args[1], kind), machine.read(inst.args[2], kind)
     put, quotient = machine.writer(inst.args[0], kind), inst.op[0] == "div"
 

@@ -1,6 +1,6 @@
 """Atomic operations on global memory (PTX ISA 9.7.13).
 
-Threads come in their order. Sums of floats, which depend on the order, are not modeled.
+Threads execute in order. Sums of floats, which depend on the order, are not modeled.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def update(machine: Machine, inst: Instruction, **groups: str | None) -> Step:
 def _update_all(
     machine: Machine, addresses: Array, values: Array, operation: np.ufunc, text: str
 ) -> None:
-    """Where nobody asks for what was there before."""
+    """Without the previous value as a result."""
     size = values.dtype.itemsize
     for piece, chosen, offsets in machine.memory.groups_to_write(addresses, size, text):
         skip, cells = piece.rows(values.dtype, 1)
@@ -73,7 +73,7 @@ def _update_all(
 
 @instruction("atom", form=rf"{ORDER}\.global{ORDER}\.(?P<operation>exch|cas)\.(?P<kind>b(32|64))")
 def exchange(machine: Machine, inst: Instruction, operation: str, kind: str) -> Step:
-    """Stores the last operand; with .cas where the one before it is what was there."""
+    """Stores the last operand; with .cas only if the previous value is the operand before it."""
     if len(inst.args) != (3 if operation == "exch" else 4):
         raise Missing(inst.text)
     address, put = machine.address(inst.args[1]), machine.writer(inst.args[0], kind)
@@ -98,14 +98,14 @@ def exchange(machine: Machine, inst: Instruction, operation: str, kind: str) -> 
 
 
 def _active(machine: Machine, addresses: Array) -> tuple[Array, Array]:
-    """The numbers of the threads that run, and their addresses."""
+    """The indices of the running threads, and their addresses."""
     mask = machine.mask
     threads = np.arange(machine.count) if mask is None else np.nonzero(mask)[0]
     return threads, machine.spread(addresses)[threads]
 
 
 def _turns(addresses: Array) -> list[Array]:
-    """The accesses in turns: in each, no address occurs twice."""
+    """The accesses in rounds without repeated addresses."""
     order = np.argsort(addresses, kind="stable")
     ordered = addresses[order]
     first = np.searchsorted(ordered, ordered, "left")

@@ -65,7 +65,7 @@ def shift_right(machine: Machine, inst: Instruction, kind: str) -> Step:
 
 
 def _shift(machine: Machine, inst: Instruction, kind: str, function: np.ufunc) -> Step:
-    """Amounts above the width are taken as the width: zero, or the sign, is all that is left."""
+    """Amounts are clamped to the width, which leaves only zeros, or the sign."""
     a, amount = machine.read(inst.args[1], kind), machine.read(inst.args[2], "u32")
     put, dtype = machine.writer(inst.args[0], kind), DTYPES[kind]
     bits = 8 * dtype.itemsize
@@ -83,7 +83,7 @@ def _shift(machine: Machine, inst: Instruction, kind: str, function: np.ufunc) -
 
 @instruction("shf", form=r"\.(?P<way>l|r)\.(?P<mode>wrap|clamp)\.b32")
 def funnel_shift(machine: Machine, inst: Instruction, way: str, mode: str) -> Step:
-    """The 64 bits b:a are shifted; the upper half of a left shift, the lower of a right one."""
+    """Shifts the 64 bits b:a; the upper half of a left shift, the lower half of a right shift."""
     a, b, amount = (machine.read(operand, "b32") for operand in inst.args[1:])
     put = machine.writer(inst.args[0], "b32")
 
@@ -99,7 +99,7 @@ def funnel_shift(machine: Machine, inst: Instruction, way: str, mode: str) -> St
 
 @instruction("bfe", form=r"\.(?P<kind>[us](32|64))")
 def extract_field(machine: Machine, inst: Instruction, kind: str) -> Step:
-    """Bits above the value are its sign if it is signed, or zero."""
+    """Bits above the value are its sign if it is signed, otherwise zero."""
     a, put = machine.read(inst.args[1], kind), machine.writer(inst.args[0], kind)
     first, length = machine.read(inst.args[2], "u32"), machine.read(inst.args[3], "u32")
     dtype = DTYPES[kind]
@@ -108,7 +108,7 @@ def extract_field(machine: Machine, inst: Instruction, kind: str) -> Step:
     def step() -> None:
         start, size = first() & np.uint32(255), length() & np.uint32(255)
         low = _shift_clamped(a(), start)
-        # Moved to the top and back: the field's upper bit fills what is above it.
+        # Shifted to the top and back, so that the field's upper bit fills the bits above it.
         up = np.minimum(np.maximum(bits - size.astype(np.int64), 0), bits - 1).astype(dtype)
         field = low << up >> up
         put(np.where(size == 0, dtype.type(0), field))
@@ -155,7 +155,7 @@ def leading_zeros(machine: Machine, inst: Instruction, kind: str) -> Step:
 
 
 def _smeared(value: Array) -> Array:
-    """All bits from the highest that is set down to the lowest."""
+    """All bits from the highest set bit down to the lowest bit."""
     for by in (1, 2, 4, 8, 16, 32):
         if by < 8 * value.dtype.itemsize:
             value = value | value >> value.dtype.type(by)
@@ -164,7 +164,7 @@ def _smeared(value: Array) -> Array:
 
 @instruction("bfind", form=r"(?P<distance>\.shiftamt)?\.(?P<kind>[us](32|64))")
 def find_leading(machine: Machine, inst: Instruction, distance: str | None, kind: str) -> Step:
-    """Where the highest bit is that is set (of a negative number: that is not), or -1."""
+    """The position of the highest set bit (of a negative number: the highest clear bit), or -1."""
     a, put = machine.read(inst.args[1], kind), machine.writer(inst.args[0], "u32")
     bits, unsigned = 8 * DTYPES[kind].itemsize, DTYPES["u" + kind[1:]]
 
@@ -187,7 +187,7 @@ def reverse_bits(machine: Machine, inst: Instruction, kind: str) -> Step:
 
     def step() -> None:
         bits = np.unpackbits(a().view(np.uint8).reshape(-1, dtype.itemsize), axis=1)
-        # unpackbits begins with the highest bit of the lowest byte.
+        # unpackbits starts with the highest bit of the lowest byte.
         turned = np.packbits(bits[:, ::-1], axis=1)
         put(np.ascontiguousarray(turned).view(dtype).reshape(-1))
 
@@ -196,7 +196,7 @@ def reverse_bits(machine: Machine, inst: Instruction, kind: str) -> Step:
 
 @instruction("prmt", form=r"\.b32")
 def permute_bytes(machine: Machine, inst: Instruction) -> Step:
-    """Each byte is one of the eight of b:a, or, with bit 3 of its selector, that byte's sign."""
+    """Each byte is one of the eight of b:a or, with bit 3 of its selector, that byte's sign."""
     a, b, selector = (machine.read(operand, "b32") for operand in inst.args[1:])
     put = machine.writer(inst.args[0], "b32")
     if len(inst.args) != 4:

@@ -29,7 +29,7 @@ ORDERED: dict[str, Comparison] = {
     "num": lambda a, b: (a == a) & (b == b),
     "nan": lambda a, b: (a != a) | (b != b),
 }
-"""Of floats: false if an operand is NaN, but for the last."""
+"""For floats: false if an operand is NaN, except for the last."""
 
 UNORDERED: dict[str, Comparison] = {
     "neu": np.not_equal,
@@ -39,7 +39,7 @@ UNORDERED: dict[str, Comparison] = {
     "gtu": lambda a, b: ~(a <= b),
     "geu": lambda a, b: ~(a < b),
 }
-"""Of floats: true if an operand is NaN."""
+"""For floats: true if an operand is NaN."""
 
 INTEGERS: dict[str, Comparison] = {
     "eq": np.equal,
@@ -85,7 +85,7 @@ def comparison(
 def set_predicate(
     machine: Machine, inst: Instruction, compare: str, logic: str | None, ftz: str | None, kind: str
 ) -> Step:
-    """``p|q``: q is the comparison's complement, combined with the third predicate as p is."""
+    """``p|q``: q is the complement of the comparison, combined with the third predicate like p."""
     compared = comparison(machine, inst, compare, kind, ftz)
     names = inst.args[0].split("|")
     puts = [machine.writer(name.strip(), "pred") for name in names]
@@ -116,7 +116,7 @@ def set_predicate(
 def set_value(
     machine: Machine, inst: Instruction, compare: str, ftz: str | None, to: str, kind: str
 ) -> Step:
-    """All ones, or 1.0, where the comparison holds."""
+    """All ones, or 1.0, if the comparison is true."""
     compared, put = comparison(machine, inst, compare, kind, ftz), machine.writer(inst.args[0], to)
     if to == "f32":
         return lambda: put(compared().astype(np.float32))
@@ -136,7 +136,7 @@ def select(machine: Machine, inst: Instruction, kind: str) -> Step:
 def select_by_sign(
     machine: Machine, inst: Instruction, ftz: str | None, kind: str, by: str
 ) -> Step:
-    """The first where the third operand is at least zero (with .ftz -0 and subnormals, too)."""
+    """The first if the third operand is at least zero (with .ftz also if -0 or subnormal)."""
     kind = "b" + kind[1:]
     a, b = machine.read(inst.args[1], kind), machine.read(inst.args[2], kind)
     sign, put = machine.read(inst.args[3], by), machine.writer(inst.args[0], kind)

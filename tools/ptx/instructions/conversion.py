@@ -27,7 +27,7 @@ LARGEST["tf32"] = 2.0**128 - 2.0**117
 def integer_to_integer(
     machine: Machine, inst: Instruction, sat: str | None, to: str, source: str
 ) -> Step:
-    """Without .sat the upper bits are dropped, or the sign of the source fills them."""
+    """Without .sat, upper bits are dropped, or filled with the sign of the source."""
     a, put = machine.read(inst.args[1], source), machine.writer(inst.args[0], to)
     dtype = DTYPES[to]
     if not sat:
@@ -46,7 +46,7 @@ def integer_to_integer(
 def float_to_integer(
     machine: Machine, inst: Instruction, rounding: str, ftz: str | None, to: str, source: str
 ) -> Step:
-    """Out of range, the nearest integer; NaN is zero, or of 64 bits a single upper bit."""
+    """The nearest integer if out of range; NaN is zero or, for 64 bits, only the upper bit."""
     a, put = _numbers(machine, inst, inst.args[1], source, ftz), machine.writer(inst.args[0], to)
     dtype, integral = DTYPES[to], TO_INTEGRAL[rounding]
     ends, bits = np.iinfo(dtype), 8 * dtype.itemsize
@@ -57,7 +57,7 @@ def float_to_integer(
     def step() -> None:
         value = integral(a())
         nan = np.isnan(value)
-        # 2.0**bits is beyond the largest integer of 64 bits, which no float equals.
+        # 2.0**bits is beyond the largest 64-bit integer, which no float equals.
         above, below = value >= float(ends.max), value <= float(ends.min)
         inside = np.where(nan | above | below, 0.0, value).astype(dtype)
         found = np.where(above, dtype.type(ends.max), inside)
@@ -91,7 +91,7 @@ def _odd_f64(values: Array) -> Array:
 def _numbers(
     machine: Machine, inst: Instruction, operand: str, kind: str, ftz: str | None
 ) -> Callable[[], Array]:
-    """A function that gives the numbers of an operand as float64."""
+    """A function that returns the values of an operand as float64."""
     read = machine.read(operand, kind)
     if ftz and kind == "f32":
         return lambda: flush(read()).astype(F64)
@@ -106,7 +106,7 @@ def _numbers(
 def widen(
     machine: Machine, inst: Instruction, ftz: str | None, sat: str | None, to: str, source: str
 ) -> Step:
-    """To a format that has every number of the source."""
+    """To a format that represents every number of the source."""
     if size_of(source) > size_of(to):
         raise Missing(inst.text)
     a, put = machine.read(inst.args[1], source), machine.writer(inst.args[0], to)
@@ -133,7 +133,7 @@ def to_integral(
     to: str,
     source: str,
 ) -> Step:
-    """To a whole number in the same format."""
+    """To an integer in the same format."""
     if to != source:
         raise Missing(inst.text)
     a, put = _numbers(machine, inst, inst.args[1], source, ftz), machine.writer(inst.args[0], to)
@@ -223,7 +223,7 @@ def narrow_to_pair(
 def narrow_to_tf32(
     machine: Machine, inst: Instruction, rounding: str, relu: str | None, finite: str | None
 ) -> Step:
-    """float32 with 13 lower bits of zero; .rna takes the larger of two that are as near."""
+    """float32 with 13 zero lower bits; .rna rounds ties away from zero."""
     a, put = machine.read(inst.args[1], "f32"), machine.writer(inst.args[0], "b32")
 
     def step() -> None:
@@ -242,7 +242,7 @@ def narrow_to_tf32(
 
 
 def _finished(value: Array, relu: str | None, finite: str | None, to: str) -> Array:
-    """Negative numbers as zero (.relu), and those beyond the format's range as its last."""
+    """Negative numbers become zero (.relu); others are clamped to the format's range."""
     if relu:
         value = np.where(value < 0, np.float32(0), value)
     if finite:

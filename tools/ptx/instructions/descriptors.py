@@ -1,8 +1,8 @@
-"""Where a factor lies in shared memory, by the descriptor that wgmma or tcgen05 gets.
+"""The location of a factor in shared memory, decoded from a descriptor of wgmma or tcgen05.
 
 PTX ISA 9.7.15.5.1.2 (wgmma) and 9.7.16.4.1 with 9.7.16.3 (tcgen05). Both describe the same tiles:
 atoms of 8 rows of 32, 64 or 128 bytes, in which 16-byte pieces are swizzled; they differ in the
-bits that say so.
+encoding.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from tools.ptx.instructions.fragments import BITS
 
 _SPAN_OF_WGMMA = {1: 128, 2: 64, 3: 32}
 _SPAN_OF_TCGEN05 = {2: 128, 4: 64, 6: 32}
-"""Bytes of an atom's row by the swizzling mode; those of no swizzle are not modeled."""
+"""Bytes per row of an atom, by swizzling mode; layouts without swizzling are not modeled."""
 
 _VERSION = 1
-"""Of a descriptor for tcgen05."""
+"""The version of a descriptor for tcgen05."""
 
 
 class Descriptor(NamedTuple):
-    """A tile of a factor; all in bytes.
+    """A tile of a factor, in bytes.
 
-    `lead` is from one atom to the next along the rows of a factor that is not K-major, `stride`
-    from 8 rows (of one that is, otherwise 8 numbers of each sum) to the next 8.
+    `lead` is the distance between atoms along the rows of a factor that is not K-major. `stride` is
+    the distance between groups of 8 rows (K-major) or of 8 numbers of each sum (otherwise).
     """
 
     start: int
@@ -38,14 +38,14 @@ class Descriptor(NamedTuple):
 
     @classmethod
     def of_wgmma(cls, bits: int) -> Descriptor:
-        """Decode what wgmma gets."""
+        """Decode a descriptor of wgmma."""
         if bits >> 49 & 7:
             raise Missing("a base offset")
         return cls._decoded(bits, _SPAN_OF_WGMMA.get(bits >> 62))
 
     @classmethod
     def of_tcgen05(cls, bits: int) -> Descriptor:
-        """Decode what tcgen05 gets."""
+        """Decode a descriptor of tcgen05."""
         if bits >> 46 & 7 != _VERSION:
             raise Fault(f"a descriptor of version {bits >> 46 & 7}, not {_VERSION}")
         if bits >> 49 & 0xFFF:
@@ -61,7 +61,7 @@ class Descriptor(NamedTuple):
 
 
 class Form(NamedTuple):
-    """Of a factor: rows (of A, or columns of B), numbers in a sum, their type, and their order."""
+    """Form of a factor: rows of A or columns of B, numbers per sum, their type, and their order."""
 
     rows: int
     depth: int
@@ -70,7 +70,7 @@ class Form(NamedTuple):
 
 
 class Footprint(NamedTuple):
-    """Where a factor lies: each element [rows, depth], counted in elements, and what it touches."""
+    """Location of a factor: the offset of each element [rows, depth], and what it touches."""
 
     elements: NDArray[Any]
     granules: NDArray[Any]
@@ -78,7 +78,7 @@ class Footprint(NamedTuple):
 
 @lru_cache(maxsize=512)
 def footprint(tile: Descriptor, form: Form, granule: int) -> Footprint:
-    """Where a factor lies; ValueError for what leaves the atoms that the descriptor describes."""
+    """The location of a factor; ValueError if it exceeds the atoms of the descriptor."""
     size = BITS[form.kind] // 8
     row, k = np.arange(form.rows)[:, None], np.arange(form.depth)[None, :]
     if form.k_major:

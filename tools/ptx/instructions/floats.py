@@ -1,7 +1,7 @@
 """Arithmetic of floating-point numbers (PTX ISA 9.7.3, 9.7.4, 9.7.5).
 
-Approximations (``.approx``, ``.full``) are taken exactly: computed in float64 and rounded. The
-hardware's differ in their last bits.
+Approximations (``.approx``, ``.full``) are computed in float64 and rounded; hardware results differ
+in the last bits.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ HALF = r"(f16|bf16)(x2)?"
 
 
 def readers(machine: Machine, inst: Instruction, kind: str, ftz: str | None) -> list[Reader]:
-    """Of the operands after the destination; subnormals are zeros with .ftz."""
+    """Readers of the operands after the destination; .ftz flushes subnormals to zero."""
     reads = [machine.read(operand, kind) for operand in inst.args[1:]]
     return [_flushed(read) for read in reads] if ftz else reads
 
@@ -55,7 +55,7 @@ def _flushed(read: Reader) -> Reader:
 def writer(
     machine: Machine, inst: Instruction, kind: str, ftz: str | None, sat: str | None = None
 ) -> Writer:
-    """Of the destination; with .sat into [0, 1], NaN as zero."""
+    """Writer of the destination; .sat clamps to [0, 1] and NaN to zero."""
     put = machine.writer(inst.args[0], kind)
     if sat:
         return lambda value: put(saturate(flush(value) if ftz else value))
@@ -90,7 +90,7 @@ def binary_f64(machine: Machine, inst: Instruction) -> Step:
 
 @instruction("add", "sub", "mul", form=r"(\.rn)?(?P<ftz>\.ftz)?\.f32x2")
 def binary_pair(machine: Machine, inst: Instruction, ftz: str | None) -> Step:
-    """Two float32 in a register of 64 bits."""
+    """Two float32 in a 64-bit register."""
     a, b = (_pairs(machine, operand, ftz) for operand in inst.args[1:])
     put, function = _pair_writer(machine, inst, ftz), BINARY[inst.op[0]]
     return lambda: put(function(a(), b()))
@@ -140,7 +140,7 @@ HALVES: dict[str, Callable[..., Array]] = {
     "mul": np.multiply,
     "fma": fma_wide,
 }
-"""On float64, exact or rounded to odd."""
+"""The operation on float64, exact or rounded to odd."""
 
 
 @instruction("add", "sub", "mul", form=rf"(\.rn)?(?P<sat>\.sat)?\.(?P<kind>{HALF})")
@@ -148,7 +148,7 @@ HALVES: dict[str, Callable[..., Array]] = {
 def half_arithmetic(
     machine: Machine, inst: Instruction, kind: str, sat: str | None, relu: str | None = None
 ) -> Step:
-    """f16 and bf16, and pairs of them in a register of 32 bits."""
+    """f16 and bf16, and pairs of these in a 32-bit register."""
     reads = [_halves(machine, operand, kind) for operand in inst.args[1:]]
     put, function = half_writer(machine, inst.args[0], kind), HALVES[inst.op[0]]
 
@@ -162,7 +162,7 @@ def half_arithmetic(
 
 
 def _halves(machine: Machine, operand: str, kind: str) -> Reader:
-    """The numbers as float64: [thread] or [thread, 2]."""
+    """The values as float64: [thread] or [thread, 2]."""
     read, pair = machine.read(operand, "b32" if "x2" in kind else "b16"), "x2" in kind
 
     def numbers() -> Array:
@@ -259,7 +259,7 @@ UNARY: dict[str, Callable[[Array], Array]] = {
 @instruction("rsqrt", "ex2", "lg2", "sin", "cos", form=r"\.approx(?P<ftz>\.ftz)?\.f32")
 @instruction("tanh", form=r"\.approx\.f32")
 def unary_f32(machine: Machine, inst: Instruction, ftz: str | None = None) -> Step:
-    """Rounding the float64 result is rounding the exact one for sqrt and rcp."""
+    """For sqrt and rcp, rounding the float64 result equals rounding the exact result."""
     (a,) = readers(machine, inst, "f32", ftz)
     put, function = writer(machine, inst, "f32", ftz), UNARY[inst.op[0]]
     return lambda: put(function(a().astype(F64)).astype(F32))

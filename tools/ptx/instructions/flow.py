@@ -1,8 +1,8 @@
-"""What a kernel does to registers before and after an instruction, along every path through it.
+"""How a kernel uses registers before and after an instruction, along every path through it.
 
-An asynchronous instruction (wgmma.mma_async, tcgen05.ld) leaves its registers to the hardware
-until it has been waited for. That is a property of the code, not of a run: it is checked once, when
-the instruction is compiled, on all paths that lead from it or to it.
+The registers of an asynchronous instruction (wgmma.mma_async, tcgen05.ld) belong to the hardware
+until a wait. This is a property of the code, not of a run, so it is checked once, when the
+instruction is compiled, on all paths to and from it.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from tools.ptx.kernel import Instruction, Kernel
 
 
 def names(instruction: Instruction) -> set[str]:
-    """The registers (and labels) that an instruction names, its guard included."""
+    """The registers (and labels) of an instruction, including its guard."""
     found = set(re.findall(r"[%$\w@]+", " ".join(instruction.args)))
     return found | {instruction.guard} if instruction.guard else found
 
 
 def position(kernel: Kernel, instruction: Instruction) -> int:
-    """Where an instruction stands in its kernel's code."""
+    """The position of an instruction in its kernel's code."""
     return next(k for k, other in enumerate(kernel.code) if other is instruction)
 
 
 def walk(
     kernel: Kernel, start: int, ends: Callable[[Instruction], bool], backward: bool = False
 ) -> Iterator[int]:
-    """The positions that can come after (or before) `start`, on each path until `ends` holds.
+    """The positions that can follow (or precede) `start`, on each path until `ends` is true.
 
-    Where it holds is one of them, and -1 for a path that leaves the kernel.
+    Includes the position where it is true, and -1 for a path that leaves the kernel.
     """
     edges = _edges(kernel)[backward]
     seen, left = set[int](), list(edges[start])
@@ -48,7 +48,7 @@ def walk(
 
 @lru_cache(maxsize=8)
 def _edges(kernel: Kernel) -> tuple[dict[int, list[int]], dict[int, list[int]]]:
-    """What can follow each instruction, and come before it; -1 is outside of the kernel."""
+    """The possible successors and predecessors of each instruction; -1 is outside of the kernel."""
     after, before = defaultdict[int, list[int]](list), defaultdict[int, list[int]](list)
     before[0].append(-1)
     for at, instruction in enumerate(kernel.code):
@@ -73,12 +73,12 @@ def refuse_use(
     stages: Sequence[Callable[[Instruction], bool]],
     allowed: Callable[[Instruction], bool] = lambda _: False,
 ) -> None:
-    """Registers of an asynchronous instruction are not named until it was waited for.
+    """Check that the registers of an asynchronous instruction are not used before its wait.
 
-    `stages` are what has to come on every path, one after the other: a commit, a wait.
+    `stages` are the instructions required on every path, in order: a commit, a wait.
 
     Raises:
-        Fault: they are, by an instruction that is not `allowed`, or a path ends without.
+        Fault: an instruction that is not `allowed` uses them, or a path ends without the stages.
     """
     starts = {position(kernel, instruction)}
     for ends in stages:

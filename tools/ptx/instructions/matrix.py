@@ -1,4 +1,4 @@
-"""ldmatrix, stmatrix and mma.sync: what a warp does with matrices as one (PTX ISA 9.7.14.5)."""
+"""ldmatrix, stmatrix and mma.sync: warp-wide matrix instructions (PTX ISA 9.7.14.5)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tools.ptx.machine import Machine
 
 ROW = 16
-"""Bytes of a row of an 8x8 matrix of 16-bit elements: it is one access, aligned."""
+"""Bytes per row of an 8x8 matrix of 16-bit elements, which is one aligned access."""
 
 MATRICES = r"\.sync\.aligned\.m8n8\.x(?P<count>[124])(?P<trans>\.trans)?\.shared(::cta)?\.b16"
 PRODUCT = (
@@ -34,7 +34,7 @@ def vector(operand: str) -> list[str]:
 
 @instruction("ldmatrix", form=MATRICES, together="warp")
 def ldmatrix(machine: Machine, inst: Instruction, count: str, trans: str | None) -> Step:
-    """Lane 8 m + r gives the address of row r of matrix m; each lane gets two of its elements."""
+    """Lane 8 m + r provides the address of row r of matrix m; each lane receives two elements."""
     writers = [machine.writer(name, "b32") for name in vector(inst.args[0])]
     address = machine.address(inst.args[1])
 
@@ -76,7 +76,7 @@ def stmatrix(machine: Machine, inst: Instruction, count: str, trans: str | None)
 def _rows(
     machine: Machine, addresses: Array, count: int, text: str
 ) -> tuple[Array | slice, Array, Array, Array]:
-    """The lanes that run, and position, block and warp of each row that they address."""
+    """The running lanes, and the position, block and warp of each row that they address."""
     lanes = slice(None) if machine.mask is None else np.nonzero(machine.mask)[0]
     given, blocks, warps = (
         values[lanes].reshape(-1, 32)[:, : 8 * count].reshape(-1)
@@ -87,7 +87,7 @@ def _rows(
 
 @instruction("mma", form=PRODUCT, together="warp")
 def mma(machine: Machine, inst: Instruction, depth: str, kind: str) -> Step:
-    """D = A B + C of each warp, [16, depth] by [depth, 8]; the sums are rounded once."""
+    """D = A B + C per warp, [16, depth] by [depth, 8]; the sums are rounded once."""
     if (depth == "8") != (kind == "tf32"):
         raise Missing(inst.text)
     out, a, b, c = map(vector, inst.args)

@@ -1,7 +1,7 @@
-"""mbarrier objects: what threads wait at for asynchronous products (PTX ISA 9.7.13.15).
+"""mbarrier objects, at which threads wait for asynchronous products (PTX ISA 9.7.13.15).
 
-An object lies in shared memory as here: a mark, the count that each phase expects and what of it is
-pending, and the parity of the phase that is not complete.
+The layout of an object in shared memory is that of this module: a mark, the expected count per
+phase, the pending count, and the parity of the incomplete phase.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class State(NamedTuple):
 
     @classmethod
     def of(cls, bits: int) -> State:
-        """Decode; raises Fault for what is not such an object."""
+        """Decode; Fault unless it is such an object."""
         if bits >> 48 != MARK:
             raise Fault("no mbarrier was initialized there")
         return cls(bits >> 24 & 0xFFFFF, bits >> 4 & 0xFFFFF, bits & 1)
@@ -50,7 +50,7 @@ class State(NamedTuple):
 
 
 class Arrivals:
-    """Which products end before a phase is complete: of the mbarriers of the blocks that run.
+    """Which products end before a phase completes, for all mbarriers of the running blocks.
 
     A part of the machine.
     """
@@ -60,18 +60,18 @@ class Arrivals:
         self.of_position: dict[int, tuple[Products, int, int]] = {}
 
     def state(self, position: int) -> State:
-        """Of the object at a position in ``Shared.data``."""
+        """The entry of the object at a position in ``Shared.data``."""
         return State.of(int(self.shared.data.view(np.uint64)[position // SIZE]))
 
     def commit(self, position: int, products: Products, block: int) -> None:
-        """All products that a block has issued end, and then arrive."""
+        """All products that a block has issued will end, then arrive."""
         state = self.state(position).arrived()
         self.shared.data.view(np.uint64)[position // SIZE] = state.bits
         products.committed[0, block] = products.issued[0, block]
         self.of_position[position] = products, block, int(products.committed[0, block])
 
     def waited(self, position: int, warps: Array) -> None:
-        """Warps of the block have waited for what arrives there."""
+        """Warps of the block have waited for the arrivals."""
         if position in self.of_position:
             products, block, number = self.of_position[position]
             known = products.known[0, block]
@@ -79,11 +79,11 @@ class Arrivals:
             products.waited[0, block] = max(products.waited[0, block], number)
 
     def finish(self) -> None:
-        """Nothing is left to do."""
+        """Nothing to do."""
 
 
 def accesses(machine: Machine, addresses: Array) -> tuple[Array, Array, Array, Array]:
-    """The threads that run, and position, block and warp of what each addresses, of 8 bytes."""
+    """The running threads, and the position, block and warp of the 8 bytes that each addresses."""
     threads = np.arange(machine.count) if machine.mask is None else np.nonzero(machine.mask)[0]
     blocks, warps = machine.block[threads], machine.warp[threads]
     offsets = machine.spread(addresses)[threads]
@@ -92,7 +92,7 @@ def accesses(machine: Machine, addresses: Array) -> tuple[Array, Array, Array, A
 
 @instruction("mbarrier", form=r"\.init(\.shared(::cta)?)\.b64")
 def init(machine: Machine, inst: Instruction) -> Step:
-    """An object that expects so many arrivals."""
+    """Initialize an object that expects this many arrivals."""
     address, count = machine.address(inst.args[0]), machine.read_all(inst.args[1], "u32")
 
     def act() -> None:
@@ -105,7 +105,7 @@ def init(machine: Machine, inst: Instruction) -> Step:
 
 @instruction("mbarrier", form=r"\.inval(\.shared(::cta)?)\.b64")
 def inval(machine: Machine, inst: Instruction) -> Step:
-    """What was an object is memory again, with nothing in it."""
+    """The object becomes uninitialized memory."""
     address, arrivals = machine.address(inst.args[0]), machine.part(Arrivals)
 
     def act() -> None:
@@ -120,7 +120,7 @@ def inval(machine: Machine, inst: Instruction) -> Step:
 
 @instruction("mbarrier", form=r"\.try_wait\.parity(\.shared(::cta)?)\.b64", waits=True)
 def try_wait(machine: Machine, inst: Instruction) -> tuple[Any, Step]:
-    """True where the phase of that parity is complete; a thread is suspended until it is."""
+    """True if the phase with this parity is complete; threads are suspended until it is."""
     address, parity = machine.address(inst.args[1]), machine.read_all(inst.args[2], "u32")
     write, arrivals = machine.writer(inst.args[0], "pred"), machine.part(Arrivals)
 
@@ -143,7 +143,7 @@ def try_wait(machine: Machine, inst: Instruction) -> tuple[Any, Step]:
 
 @instruction("elect", form=r"\.sync", together="warp")
 def elect(machine: Machine, inst: Instruction) -> Step:
-    """One lane of each warp. PTX leaves open which one: here the last."""
+    """One lane per warp. PTX does not specify which; here it is the last."""
     lane, _, chosen = inst.args[0].partition("|")
     write_lane, write_chosen = machine.writer(lane, "u32"), machine.writer(chosen, "pred")
     if machine.constant_bits(inst.args[1], "u32") != 0xFFFFFFFF:

@@ -21,7 +21,7 @@ HINTS = (
     r"(\.L1::(evict_(normal|unchanged|first|last)|no_allocate))?"
     r"(\.L2::(evict_(normal|first|last)|(64|128|256)B))*"
 )
-"""How to cache, which does not change what is loaded. ``.L2::cache_hint`` has an operand more."""
+"""Caching modifiers, which do not affect results. ``.L2::cache_hint`` has an extra operand."""
 
 
 @instruction(
@@ -43,7 +43,7 @@ def load(machine: Machine, inst: Instruction, space: str, count: str | None, kin
 
 
 def _elements(inst: Instruction, operand: str, count: int) -> list[str]:
-    """The registers of an operand; one may stand in braces."""
+    """The registers of an operand; a single one may be in braces."""
     names = split(operand[1:-1]) if operand.startswith("{") else [operand]
     if len(names) != count or len(inst.args) != 2:
         raise Missing(inst.text)
@@ -91,7 +91,7 @@ def _load_global(
 
     def step() -> None:
         addresses, mask = address(), machine.mask
-        # An address that all threads have is read once, for all.
+        # An address shared by all threads is read once.
         partial = mask is not None and len(addresses) > 1
         running = machine.running(addresses)
         values = machine.memory.load(running, dtype, len(puts), inst.text, cached)

@@ -1,4 +1,4 @@
-"""Moves, addresses of another space, and what has no effect here (PTX ISA 9.7.9)."""
+"""Moves, address conversions, and instructions without effect here (PTX ISA 9.7.9)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @instruction("mov", form=r"\.(?P<kind>pred|[bus](16|32|64)|f32|f64|b128)")
 def move(machine: Machine, inst: Instruction, kind: str) -> Step:
-    """Of a value, or of a register to or from several of its parts, the lowest first."""
+    """Move a value, or a register to or from several parts, the lowest first."""
     to, source = inst.args
     if to.startswith("{"):
         return _unpack(machine, split(to[1:-1]), source, kind)
@@ -42,7 +42,7 @@ def _unpack(machine: Machine, parts: list[str], source: str, kind: str) -> Step:
 
 
 def _pack(machine: Machine, to: str, parts: list[str], kind: str) -> Step:
-    """Compilers leave a part unwritten that they do not use."""
+    """Compilers do not write parts that they do not use."""
     bits = 8 * size_of(kind) // len(parts)
     reads = [machine.read_even_unwritten(part, f"b{bits}") for part in parts]
     put, whole = machine.writer(to, f"b{8 * size_of(kind)}"), UNSIGNED[size_of(kind)]
@@ -56,7 +56,7 @@ def _pack(machine: Machine, to: str, parts: list[str], kind: str) -> Step:
 
 @instruction("cvta", form=r"(\.to)?\.global\.u64")
 def convert_address(machine: Machine, inst: Instruction) -> Step:
-    """Generic addresses of global memory are the same numbers."""
+    """Generic addresses of global memory are identical."""
     read, put = machine.read(inst.args[1], "u64"), machine.writer(inst.args[0], "u64")
     return lambda: put(read())
 
@@ -64,7 +64,7 @@ def convert_address(machine: Machine, inst: Instruction) -> Step:
 @instruction("membar", form=r"\.(cta|gl|sys)")
 @instruction("fence", form=r"(\.(sc|acq_rel|acquire|release))?\.(cta|cluster|gpu|sys)")
 def fence(machine: Machine, inst: Instruction) -> Step:
-    """Threads see what others stored at once: nothing is to be done."""
+    """Threads see stores of others immediately, so there is nothing to do."""
     if inst.args:
         raise Missing(inst.text)
     return lambda: None

@@ -1,9 +1,9 @@
-"""The asynchronous proxy: what tensor cores read of shared memory, and what may change meanwhile.
+"""The asynchronous proxy: what tensor cores read from shared memory, and what may change meanwhile.
 
-Products of wgmma and tcgen05 read shared memory past the order of the threads that issue them (PTX
-ISA 8.6, 9.7.15.4, 9.7.16.6). What they read must have been written, a barrier must lie between, and
-the warp that wrote must have executed fence.proxy.async after that. Until who writes there next
-knows that they have ended, nothing they read may change.
+Products of wgmma and tcgen05 read shared memory asynchronously to the threads that issue them (PTX
+ISA 8.6, 9.7.15.4, 9.7.16.6). What they read must have been written before, followed by
+fence.proxy.async in the writing warp and by a barrier. It must not change until the next writer
+knows that the products have ended.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 
 class Products:
-    """Products that were issued, by streams in each of which they end in order.
+    """Issued products, by stream; the products of a stream end in order.
 
-    Those of a stream and block are numbered from 1. A warp knows the last one that it has waited
-    for, and after the next barrier the last one that any warp of its block has.
+    The products of a stream and block are numbered from 1. A warp knows the last product that it
+    has waited for and, after the next barrier, the last one that any warp of its block waited for.
 
     Args:
-        streams: Of a block: its warpgroups for wgmma, 1 for tcgen05.
-        blocks, warps: Blocks that run, and warps of each.
+        streams: Per block: its warpgroups for wgmma, 1 for tcgen05.
+        blocks, warps: Running blocks, and warps per block.
     """
 
     def __init__(self, streams: int, blocks: int, warps: int) -> None:
@@ -42,49 +42,49 @@ class Products:
         self.known = np.zeros((streams, blocks, warps), np.int32)
 
     def barrier(self, blocks: Array | slice) -> None:
-        """All warps of these blocks know what one of them has waited for."""
+        """All warps of these blocks now know what any of their warps has waited for."""
         self.known[:, blocks] = self.waited[:, blocks, None]
 
 
 class Uses:
-    """The places of a memory that products use: for each stream the number of the last one."""
+    """The places of a memory that products use: for each stream, the number of the last product."""
 
     def __init__(self, products: Products, places: int) -> None:
         self.products = products
         self.last = np.zeros((len(products.issued), places), np.int32)
 
     def note(self, streams: Array, blocks: Array, places: Array) -> None:
-        """The newest product of each stream and block uses these places, [product, place]."""
+        """The newest product of each stream and block uses these places [product, place]."""
         self.last[streams[:, None], places] = self.products.issued[streams, blocks][:, None]
 
     def pending(self, places: Array, blocks: Array, warps: Array) -> bool:
-        """Whether a warp touches a place of a product that it does not know to have ended.
+        """Whether a warp accesses a place of a product that it does not know to have ended.
 
-        The last axis of `places` is that of the warps.
+        The last axis of `places` is the warps.
         """
         known = self.products.known[:, blocks, warps]
         return any((last[places] > k).any() for last, k in zip(self.last, known, strict=True))
 
 
 class Fences:
-    """Which writes to a memory their warps have fenced since, or waited for.
+    """Which writes to a memory were later fenced, or waited for, by their warps.
 
-    Other warps may count on it from the next barrier on. The last column of warps is for what
-    several have written: it counts as fenced when all warps have.
+    Other warps may rely on this after the next barrier. The last column of warps is for places that
+    several warps have written: it counts as fenced once all warps have fenced.
     """
 
     def __init__(self, blocks: int, warps: int, places: int) -> None:
-        self.clock = 0  # the fences so far
-        self.written = np.zeros(places, np.int32)  # when a place was
-        self.fenced = np.zeros((blocks, warps + 1), np.int32)  # when a warp did
-        self.published = self.fenced.copy()  # when it did, as of its block's last barrier
+        self.clock = 0  # number of fences so far
+        self.written = np.zeros(places, np.int32)  # at the write to a place
+        self.fenced = np.zeros((blocks, warps + 1), np.int32)  # at a warp's last fence
+        self.published = self.fenced.copy()  # at its last fence before its block's last barrier
 
     def wrote(self, places: Array) -> None:
-        """Threads write there."""
+        """Record writes."""
         self.written[places] = self.clock
 
     def fence(self, blocks: Array, warps: Array) -> None:
-        """Warps fence what they have written."""
+        """Record fences of warps."""
         self.clock += 1
         self.fenced[blocks, warps] = self.clock
         self.fenced[:, -1] = self.fenced[:, :-1].min(1)
@@ -94,16 +94,16 @@ class Fences:
         self.published[blocks] = self.fenced[blocks]
 
     def lacking(self, places: Array, blocks: Array, writers: Array, reader: int = -1) -> bool:
-        """Whether a warp has written, and not fenced it before a reader (-1: any) counts on it."""
+        """Whether a warp has written without a fence that a reader (-1: any) may rely on."""
         published = self.published[blocks, writers]
         counted = np.where(writers == reader, self.fenced[blocks, writers], published)
         return bool((self.written[places] >= counted).any())
 
 
 class Proxy:
-    """The asynchronous proxy's view of the shared memory of the blocks that run.
+    """The asynchronous proxy's view of the shared memory of the running blocks.
 
-    A part of the machine (``Machine.part``), told of every write to shared memory and barrier.
+    A part of the machine (``Machine.part``), notified of every write to shared memory and barrier.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -111,17 +111,17 @@ class Proxy:
         self.shared.watcher = self
         self.blocks, self.warps = len(self.shared.epoch), self.shared.warps
         self.fences = Fences(self.blocks, self.warps, len(self.shared.written))
-        self.epochs = np.full((self.blocks, self.warps), -1)  # in which a warp last fenced
+        self.epochs = np.full((self.blocks, self.warps), -1)  # of a warp's last fence
         self.uses: list[Uses] = []
         self.followers: list[Shared | Fences] = []
 
     def uses_of(self, products: Products) -> Uses:
-        """A new table of what products read of shared memory."""
+        """A new table of the shared memory that products read."""
         self.uses.append(Uses(products, len(self.shared.written)))
         return self.uses[-1]
 
     def wrote(self, granules: Array, blocks: Array, warps: Array) -> None:
-        """Warps write to granules of shared memory, [..., access]."""
+        """Warps write to granules of shared memory [..., access]."""
         self.fences.wrote(granules)
         if any(uses.pending(granules, blocks, warps) for uses in self.uses):
             raise Fault("writes what an asynchronous product still reads")
@@ -135,23 +135,23 @@ class Proxy:
             memory.barrier(blocks)
 
     def finish(self) -> None:
-        """Nothing is left to do."""
+        """Nothing to do."""
 
     def fence(self, blocks: Array, warps: Array) -> None:
-        """Warps fence: what they wrote, and what a barrier has shown them of others."""
+        """Warps fence what they wrote, and what they know of others from a barrier."""
         self.fences.fence(blocks, warps)
         self.epochs[blocks, warps] = self.shared.epoch[blocks]
 
     def factor(
         self, tile: Descriptor, form: Form, blocks: Array, readers: Array
     ) -> tuple[Array, Array]:
-        """A factor in the shared memory of each of the blocks, and what of it is touched.
+        """A factor in the shared memory of each of the blocks, and the granules that it touches.
 
         `readers` are the warps [block, any] that issue its product. Returns float64 [block, rows,
         depth], and granules in the memory of all blocks [block, any].
 
         Raises:
-            Fault: out of bounds, never written, not ordered by a barrier, or without the fence.
+            Fault: out of bounds, never written, not ordered by a barrier, or without a fence.
         """
         shared, size = self.shared, fragments.BITS[form.kind] // 8
         place = footprint(tile, form, shared.granule)
@@ -172,7 +172,7 @@ class Proxy:
 
 @instruction("fence", form=r"\.proxy\.async(\.shared::cta)?")
 def fence(machine: Machine, inst: Instruction) -> Step:
-    """What a warp wrote is shown to the asynchronous proxy; part of a warp does not suffice."""
+    """Make a warp's writes visible to the asynchronous proxy; requires a whole warp."""
     proxy = machine.part(Proxy)
 
     def act() -> None:

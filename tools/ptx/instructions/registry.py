@@ -1,4 +1,4 @@
-"""The instructions that the executor has: a row for each, and what its modifiers may be."""
+"""The instructions that the executor supports: one row each, with the allowed modifiers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tools.ptx.errors import Missing
 from tools.ptx.kernel import Instruction
 
 Step = Callable[[], None]
-"""A compiled instruction: it runs for the threads of ``machine.mask``."""
+"""A compiled instruction, which runs for the threads of ``machine.mask``."""
 
 Compiler = TypeVar("Compiler", bound=Callable[..., Any])
 
@@ -21,7 +21,7 @@ UNITS = ("", "warp", "warpgroup", "block")
 
 @dataclass(frozen=True)
 class Row:
-    """How an instruction is compiled: `compile` gets the machine, it, and the form's groups."""
+    """How to compile an instruction: `compile` receives machine, instruction, and form groups."""
 
     compile: Callable[..., Any]
     form: re.Pattern[str] | None
@@ -39,13 +39,14 @@ def instruction(
 
     Args:
         names: The first words of the instructions, such as "add".
-        form: A regular expression for all that may follow the name, such as
+        form: A regular expression for everything that may follow the name, such as
             ``r"(\.rn)?(?P<ftz>\.ftz)?\.(?P<kind>f32)"``; its named groups are passed to the
-            function. A name may be registered with several forms. Without one, the function itself
-            refuses what it does not know.
-        together: "warp", "warpgroup" or "block": the threads that must run the instruction as one.
+            function. A name may be registered with several forms. Without a form, the function
+            itself raises for modifiers that it does not support.
+        together: "warp", "warpgroup" or "block": the threads that must execute the instruction
+            together.
         waits: The instruction suspends threads. The function returns (ready, step): a function that
-            tells which threads can go on, and what those do then.
+            returns which threads can continue, and the step that they then execute.
     """
     if together not in UNITS:
         raise ValueError(f"together: expected one of {UNITS}, got {together!r}")
@@ -60,7 +61,7 @@ def instruction(
 
 
 def find(instruction: Instruction) -> tuple[Row, dict[str, Any]]:
-    """The row of an instruction and the groups of its form; raises Missing if there is none."""
+    """The row of an instruction and the groups of its form; Missing if there is none."""
     name, *words = instruction.op
     if (found := _find(name, "".join(f".{word}" for word in words))) is None:
         raise Missing(instruction.text)

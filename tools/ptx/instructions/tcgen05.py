@@ -1,9 +1,9 @@
-"""tcgen05: products that add up in tensor memory, and what moves numbers there (PTX ISA 9.7.16).
+"""tcgen05: products that accumulate in tensor memory, and loads and stores (PTX ISA 9.7.16).
 
-A product is computed when it is issued; whether its sums and factors are left alone until a thread
-has waited at the mbarrier of its commit is checked in the run. Not asked for are tcgen05.fence::*
-around a barrier between a store and a product, for which 9.7.16.6 has them: Triton's compiler
-leaves them out. That its kernels work without is not shown here.
+A product is computed when it is issued. The run checks that its sums and factors are not used until
+a thread has waited at the mbarrier of its commit. tcgen05.fence::* around a barrier between a store
+and a product, which 9.7.16.6 requires, is not checked, because Triton's compiler omits it. This
+does not show that its kernels work without these fences.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 GROUP = r"\.cta_group::1"
 SHAPE = r"\.sync\.aligned\.(?P<shape>32x32b|16x32bx2)\.x(?P<count>1|2|4|8|16|32|64|128)\.b32"
 DEPTH = 16
-"""Numbers in a sum of 16-bit factors."""
+"""Terms per sum for 16-bit factors."""
 
 
 class Warp(NamedTuple):
-    """A warp that runs an instruction: its first thread, its block and its number there."""
+    """A warp that runs an instruction: its first thread, its block and its index in the block."""
 
     first: int
     block: int
@@ -42,7 +42,7 @@ class Warp(NamedTuple):
 
 
 def warps(machine: Machine) -> list[Warp]:
-    """Those that run."""
+    """The running warps."""
     firsts = np.arange(0, machine.count, 32)
     if machine.mask is not None:
         firsts = firsts[machine.mask[firsts]]
@@ -54,7 +54,7 @@ def warps(machine: Machine) -> list[Warp]:
 
 @instruction("tcgen05", form=rf"\.alloc{GROUP}\.sync\.aligned\.shared::cta\.b32", together="warp")
 def alloc(machine: Machine, inst: Instruction) -> Step:
-    """Columns, whose address is written to shared memory."""
+    """Allocate columns and write their address to shared memory."""
     memory, address = machine.part(TensorMemory), machine.address(inst.args[0])
     columns = machine.read_all(inst.args[1], "u32")
 
@@ -71,7 +71,7 @@ def alloc(machine: Machine, inst: Instruction) -> Step:
 
 @instruction("tcgen05", form=rf"\.dealloc{GROUP}\.sync\.aligned\.b32", together="warp")
 def dealloc(machine: Machine, inst: Instruction) -> Step:
-    """The columns are free; before a kernel ends, all have to be."""
+    """Free columns; all must be freed before a kernel ends."""
     memory = machine.part(TensorMemory)
     address, columns = (machine.read_all(operand, "u32") for operand in inst.args)
 
@@ -85,7 +85,7 @@ def dealloc(machine: Machine, inst: Instruction) -> Step:
 
 @instruction("tcgen05", form=rf"\.relinquish_alloc_permit{GROUP}\.sync\.aligned", together="warp")
 def relinquish(machine: Machine, inst: Instruction) -> Step:
-    """The block allocates no more."""
+    """The block will not allocate again."""
     memory = machine.part(TensorMemory)
 
     def act() -> None:
@@ -101,10 +101,10 @@ def relinquish(machine: Machine, inst: Instruction) -> Step:
 def cells(
     machine: Machine, inst: Instruction, address: str, shape: str, count: int, offset: int
 ) -> Callable[[Warp], Array]:
-    """A function that gives the cells [register, lane] that a warp accesses.
+    """A function that returns the cells [register, lane] that a warp accesses.
 
-    32x32b: lane by lane, a column for each register. 16x32bx2: the upper half of the warp has the
-    same 16 lanes, `offset` columns further on.
+    32x32b: lane by lane, one column per register. 16x32bx2: the upper half of the warp accesses the
+    same 16 lanes, `offset` columns further.
     """
     memory, read = machine.part(TensorMemory), machine.address(address)
     lane, register = np.arange(32)[None, :], np.arange(count)[:, None]
@@ -125,7 +125,7 @@ def cells(
 
 
 def _half(shape: str, operands: list[str], inst: Instruction) -> int:
-    """How far apart the halves of 16x32bx2 are: the operand that only it has."""
+    """The distance between the halves of 16x32bx2, an operand that only this shape has."""
     if len(operands) != (shape == "16x32bx2"):
         raise Missing("its operands")
     return int(operands[0], 0) if operands else 0
@@ -133,7 +133,7 @@ def _half(shape: str, operands: list[str], inst: Instruction) -> int:
 
 @instruction("tcgen05", form=r"\.ld" + SHAPE, together="warp")
 def load(machine: Machine, inst: Instruction, shape: str, count: str) -> Step:
-    """Registers from tensor memory, there when tcgen05.wait::ld has passed."""
+    """Load registers from tensor memory; available after tcgen05.wait::ld."""
     names = vector(inst.args[0])
     if len(names) != int(count):
         raise Missing("its operands")
@@ -153,7 +153,7 @@ def load(machine: Machine, inst: Instruction, shape: str, count: str) -> Step:
 
 @instruction("tcgen05", form=r"\.st" + SHAPE, together="warp")
 def store(machine: Machine, inst: Instruction, shape: str, count: str) -> Step:
-    """Registers into tensor memory, there when tcgen05.wait::st has passed."""
+    """Store registers to tensor memory; visible after tcgen05.wait::st."""
     *operands, values = inst.args
     reads = [machine.read_all(name, "b32") for name in vector(values)]
     if len(reads) != int(count):
@@ -172,7 +172,7 @@ def store(machine: Machine, inst: Instruction, shape: str, count: str) -> Step:
 
 @instruction("tcgen05", form=r"\.wait::(?P<which>ld|st)\.sync\.aligned", together="warp")
 def wait(machine: Machine, inst: Instruction, which: str) -> Step:
-    """The warp's loads or stores have ended."""
+    """Wait for the warp's loads or stores."""
     memory = machine.part(TensorMemory)
 
     def act() -> None:
@@ -193,7 +193,7 @@ def _is(name: str) -> Callable[[Instruction], bool]:
 
 
 class Shape(NamedTuple):
-    """What an instruction descriptor says (9.7.16.4.2)."""
+    """A decoded instruction descriptor (9.7.16.4.2)."""
 
     rows: int
     columns: int
@@ -203,7 +203,7 @@ class Shape(NamedTuple):
 
     @classmethod
     def of(cls, bits: int) -> Shape:
-        """Decode that of kind::f16; raises Missing for all but sums in float32 of one type."""
+        """Decode a descriptor of kind::f16; Missing for other than float32 sums of one type."""
         types = {0: "f16", 1: "bf16"}
         a, b = bits >> 7 & 7, bits >> 10 & 7
         other = bits & ~(0x3F << 17 | 0x1F << 24 | 3 << 15 | 0x3F << 7 | 1 << 4)
@@ -218,7 +218,7 @@ class Shape(NamedTuple):
 
 @instruction("tcgen05", form=rf"\.mma{GROUP}\.kind::f16")
 def mma(machine: Machine, inst: Instruction) -> Step:
-    """D = A B, or A B + D: a thread issues it for its block."""
+    """D = A B, or A B + D, issued by one thread for its block."""
     if len(inst.args) != 5 or inst.args[1].startswith("["):
         raise Missing("its operands")
     memory, proxy = machine.part(TensorMemory), machine.part(Proxy)
@@ -255,7 +255,7 @@ def mma(machine: Machine, inst: Instruction) -> Step:
 
 
 def _sums(memory: TensorMemory, base: int, block: int, shape: Shape, inst: Instruction) -> Array:
-    """The cells [row, column] of D (9.7.16.10.5): with 64 rows, 16 of each 32 lanes hold some."""
+    """The cells [row, column] of D (9.7.16.10.5); with 64 rows, 16 of every 32 lanes are used."""
     row = np.arange(shape.rows)[:, None]
     lanes = row if shape.rows == 128 else row // 16 * 32 + row % 16
     first = base >> 16
@@ -267,7 +267,7 @@ def _sums(memory: TensorMemory, base: int, block: int, shape: Shape, inst: Instr
 
 @instruction("tcgen05", form=rf"\.commit{GROUP}\.mbarrier::arrive::one(\.shared::cluster)?\.b64")
 def commit(machine: Machine, inst: Instruction) -> Step:
-    """All products that the thread has issued arrive at an mbarrier when they have ended."""
+    """All products issued by the thread arrive at an mbarrier when they end."""
     memory, arrivals = machine.part(TensorMemory), machine.part(Arrivals)
     address = machine.address(inst.args[0])
 

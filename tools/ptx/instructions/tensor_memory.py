@@ -1,4 +1,4 @@
-"""Tensor memory: 128 lanes of 512 columns of 32 bits for each block (PTX ISA 9.7.16.2)."""
+"""Tensor memory: 128 lanes by 512 columns of 32 bits per block (PTX ISA 9.7.16.2)."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ FEWEST = 32
 
 
 class TensorMemory:
-    """The tensor memory of the blocks that run; a part of the machine.
+    """The tensor memory of the running blocks; a part of the machine.
 
-    Cells are read and written as shared memory is, with its checks. Products write them, too: sums
-    are for the warps that have waited for their product. A cell is a position in all blocks.
+    Cells are read and written like shared memory, with the same checks. Products also write to
+    cells: sums are only for warps that have waited for their product. Cells are numbered across
+    all blocks.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -37,7 +38,7 @@ class TensorMemory:
         self.factors = proxy.uses_of(self.products)
         self.sums = Uses(self.products, len(self.cells.written))
         self.stores = Fences(self.blocks, proxy.warps, len(self.cells.written))
-        self.loads: dict[tuple[int, int], list[Array]] = {}  # of a warp that has not waited
+        self.loads: dict[tuple[int, int], list[Array]] = {}  # by a warp that has not waited
         self.allocated = np.zeros((self.blocks, COLUMNS), bool)
         self.allocations: dict[tuple[int, int], int] = {}
         self.relinquished = np.zeros(self.blocks, bool)
@@ -46,9 +47,9 @@ class TensorMemory:
     # ---- allocation ----
 
     def allocate(self, block: int, columns: int) -> int:
-        """The address of so many columns, all lanes of them.
+        """Allocate this many columns of all lanes; returns their address.
 
-        Blocks get different ones, as they do where several run on a processor.
+        Blocks get different addresses, as if several of them ran on one multiprocessor.
         """
         if self.relinquished[block]:
             raise Fault("allocates after relinquish_alloc_permit")
@@ -64,7 +65,7 @@ class TensorMemory:
         return first
 
     def deallocate(self, block: int, warp: int, address: int, columns: int) -> None:
-        """Free what was allocated, which this warp knows to be used no more."""
+        """Free an allocation, which this warp must know to be no longer in use."""
         if self.allocations.pop((block, address), 0) != columns:
             raise Fault(f"no {columns} columns were allocated there")
         cells = self.positions(block, np.arange(LANES)[:, None], address + np.arange(columns))
@@ -73,7 +74,7 @@ class TensorMemory:
         self.allocated[block, address : address + columns] = False
 
     def finish(self) -> None:
-        """The blocks end; raises Fault for what they have not freed."""
+        """The blocks end; Fault if something was not freed."""
         if self.allocations:
             raise Fault(f"tensor memory is not deallocated: {len(self.allocations)} blocks")
 
@@ -88,61 +89,61 @@ class TensorMemory:
         return (block * LANES + lanes) * COLUMNS + columns
 
     def load(self, cells: Array, block: int, warp: int) -> Array:
-        """The words of these cells, as this warp reads them; until it waits it still does."""
+        """The words of these cells, which this warp is reading until it waits."""
         self.check(cells, block, warp)
         self.note_read(cells, block, warp)
         self.loads.setdefault((block, warp), []).append(cells)
         return self.cells.data.view(np.uint32)[cells]
 
     def loaded(self, block: int, warp: int) -> None:
-        """The warp has waited for its loads: only now they have read."""
+        """The warp has waited for its loads: only now have they completed."""
         for cells in self.loads.pop((block, warp), []):
             self.note_read(cells, block, warp)
 
     def store(self, cells: Array, block: int, warp: int, words: Array) -> None:
-        """Words into these cells; others may see them after the warp has waited, and a barrier."""
+        """Store words to cells; visible to others after the warp's wait and a barrier."""
         self.check(cells, block, warp)
         self.note_write(cells, block, warp)
         self.stores.wrote(cells)
         self.cells.data.view(np.uint32)[cells] = words
 
     def accumulate(self, cells: Array, block: int, warp: int, add: bool) -> Array:
-        """The sums [row, column] of a new product of this warp as float64: old ones, or zeros."""
+        """The initial sums [row, column] of a new product as float64: existing sums, or zeros."""
         self.check_stored(cells, block, warp)
         if add:
             self.note_read(cells, block, warp)
         self.note_write(cells, block, warp)
-        self.cells.settle(cells)  # who has waited for the product may read
+        self.cells.settle(cells)  # warps that have waited for the product may read
         self.sums.note(np.zeros(1, int), np.full(1, block), cells.reshape(1, -1))
         old = self.cells.data.view(np.float32)[cells]
         return old.astype(np.float64) if add else np.zeros(cells.shape)
 
     def put(self, cells: Array, sums: Array) -> None:
-        """What a product has added up, float32."""
+        """Store the sums of a product, in float32."""
         self.cells.data.view(np.float32)[cells] = sums
 
     # ---- checks ----
 
     def check(self, cells: Array, block: int, warp: int) -> None:
-        """No product adds up there, as far as this warp knows, and what was stored is there."""
+        """Check that, to this warp's knowledge, products have ended and stores have arrived."""
         if self.sums.pending(cells.reshape(-1), _one(block), _one(warp)):
             raise Fault("touches sums of a product that it has not waited for")
         self.check_stored(cells, block, warp)
 
     def check_stored(self, cells: Array, block: int, warp: int) -> None:
-        """What threads stored there has been waited for."""
-        stored = cells[self.cells.written[cells] > self.cells.warps]  # others are of no warp
+        """Check that stores of threads have been waited for."""
+        stored = cells[self.cells.written[cells] > self.cells.warps]  # others belong to no warp
         _, writers = self.cells.writers(stored)
         if self.stores.lacking(stored, _one(block), writers, warp):
             raise Fault("touches what was stored without tcgen05.wait::st")
 
     def note_read(self, cells: Array, block: int, warp: int) -> None:
-        """As ``Shared.note_read``."""
+        """Like ``Shared.note_read``."""
         at = cells.reshape(-1) * CELL
         self.cells.note_read(at, _one(block), _one(warp), CELL, "tensor memory")
 
     def note_write(self, cells: Array, block: int, warp: int) -> None:
-        """As ``Shared.note_write``."""
+        """Like ``Shared.note_write``."""
         at = cells.reshape(-1) * CELL
         self.cells.note_write(at, _one(block), _one(warp), CELL, "tensor memory")
 

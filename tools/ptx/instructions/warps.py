@@ -1,4 +1,4 @@
-"""What warps and blocks do as one (PTX ISA 9.7.9, 9.7.13): shuffles, votes, barriers."""
+"""Warp- and block-wide instructions (PTX ISA 9.7.9, 9.7.13): shuffles, votes, barriers."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ BARRIERS = 16
 
 
 def whole_warp(machine: Machine, inst: Instruction, operand: str) -> None:
-    """Refuse an instruction for a part of a warp: its mask must be a constant, all ones."""
+    """Raise Missing unless the mask is a constant with all bits set: the whole warp."""
     if operand.startswith("%") or machine.constant_bits(operand, "b32") != 0xFFFFFFFF:
         raise Missing(inst.text)
 
 
 @instruction("shfl", form=r"\.sync\.(?P<mode>up|down|bfly|idx)\.b32", together="warp")
 def shuffle(machine: Machine, inst: Instruction, mode: str) -> Step:
-    """The value of another lane, or a thread's own where that is out of its segment."""
+    """The value of another lane, or the thread's own value if that lane is outside its segment."""
     names = [name.strip() for name in inst.args[0].split("|")]
     put = machine.writer(names[0], "b32")
     put_inside = machine.writer(names[1], "pred") if len(names) > 1 else None
@@ -84,7 +84,7 @@ def reduce(machine: Machine, inst: Instruction, operation: str, kind: str) -> St
 
 
 def _member_mask(machine: Machine, inst: Instruction, operand: str) -> Step:
-    """A function that refuses a mask, which may be in a register, but that of a whole warp."""
+    """A function that raises unless the mask, possibly in a register, is that of a whole warp."""
     read = machine.read(operand, "b32")
 
     def check() -> None:
@@ -120,7 +120,7 @@ def _vote_operand(machine: Machine, inst: Instruction) -> Callable[[], Array]:
 
 
 def lanes_as_bits(values: Array) -> Array:
-    """A word for each warp, with a bit for each lane."""
+    """One word per warp, with one bit per lane."""
     packed = np.packbits(values.reshape(-1, WARP), axis=1, bitorder="little")
     return packed.view(np.uint32).reshape(-1)
 
@@ -142,7 +142,7 @@ def active_mask(machine: Machine, inst: Instruction) -> Step:
 @instruction("bar", form=r"(\.cta)?\.sync", together="block")
 @instruction("barrier", form=r"(\.cta)?\.sync(\.aligned)?", together="block")
 def barrier(machine: Machine, inst: Instruction) -> Step:
-    """A barrier of the whole block: a number of threads may be given if it is the block's."""
+    """A barrier of the whole block; a number of threads is allowed if it is the block's."""
     which = _which_barrier(machine, inst, inst.args[0])
     number = machine.read(inst.args[1], "u32") if len(inst.args) > 1 else None
 
@@ -156,7 +156,7 @@ def barrier(machine: Machine, inst: Instruction) -> Step:
 
 
 def _which_barrier(machine: Machine, inst: Instruction, operand: str) -> Step:
-    """A function that refuses a barrier that no block has, or one that differs within a block."""
+    """A function that raises Fault for a barrier that does not exist or differs within a block."""
     read = machine.read_all(operand, "u32")
 
     def check() -> None:
@@ -170,7 +170,7 @@ def _which_barrier(machine: Machine, inst: Instruction, operand: str) -> Step:
 
 
 def pass_barrier(machine: Machine) -> None:
-    """The blocks that run have passed a barrier."""
+    """The running blocks have passed a barrier."""
     if machine.mask is None:
         machine.shared.barrier()
     else:
@@ -180,7 +180,7 @@ def pass_barrier(machine: Machine) -> None:
 @instruction("bar", form=r"(\.cta)?\.red\.(?P<mode>and|or)\.pred", together="block")
 @instruction("barrier", form=r"(\.cta)?\.red(\.aligned)?\.(?P<mode>and|or)\.pred", together="block")
 def barrier_vote(machine: Machine, inst: Instruction, mode: str) -> Step:
-    """A barrier, and whether all or some of the block's threads have a predicate."""
+    """A barrier that also reduces a predicate over the block's threads (all or any)."""
     if len(inst.args) != 3:
         raise Missing(inst.text)
     which, operand = _which_barrier(machine, inst, inst.args[1]), inst.args[2]
@@ -199,6 +199,6 @@ def barrier_vote(machine: Machine, inst: Instruction, mode: str) -> Step:
 
 @instruction("bar", form=r"\.warp\.sync", together="warp")
 def warp_barrier(machine: Machine, inst: Instruction) -> Step:
-    """Threads of a warp run in step: it only waits for all of them."""
+    """Threads of a warp run in lockstep: this only waits for all of them."""
     whole_warp(machine, inst, inst.args[0])
     return lambda: None

@@ -1,8 +1,8 @@
-"""wgmma: products of a warpgroup, by descriptors of shared memory (PTX ISA 9.7.15).
+"""wgmma: products of a warpgroup, with descriptors of shared memory (PTX ISA 9.7.15).
 
-A product is computed when it is issued. That its registers are left alone until wgmma.wait_group,
-and fenced before, is checked of the code (``flow.py``); of shared memory it is checked in the run
-(``proxy.py``).
+A product is computed when it is issued. The code is checked for uses of its registers before
+wgmma.wait_group, and for a fence before the product (``flow.py``); shared memory is checked during
+the run (``proxy.py``).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ PRODUCT = (
 
 @dataclass(frozen=True)
 class Groups:
-    """The warpgroups that run an instruction: counted in all blocks, in their block, and that."""
+    """The warpgroups that run an instruction: their global index, index in the block, and block."""
 
     every: Array
     stream: Array
@@ -47,7 +47,7 @@ class Groups:
 
     @classmethod
     def of(cls, machine: Machine) -> Groups:
-        """Those of the threads that run."""
+        """The warpgroups of the running threads."""
         first = np.arange(0, machine.count, THREADS)
         if machine.mask is not None:
             first = first[machine.mask[first]]
@@ -55,7 +55,7 @@ class Groups:
 
 
 class Issued:
-    """The products of the warpgroups that run; a part of the machine."""
+    """The products of the running warpgroups; a part of the machine."""
 
     def __init__(self, machine: Machine) -> None:
         proxy = machine.part(Proxy)()
@@ -63,12 +63,12 @@ class Issued:
         self.reads = proxy.uses_of(self.products)
 
     def finish(self) -> None:
-        """Nothing is left to do."""
+        """Nothing to do."""
 
 
 @instruction("wgmma", form=PRODUCT, together="warpgroup")
 def mma_async(machine: Machine, inst: Instruction, columns: str, depth: str, kind: str) -> Step:
-    """D = A B, or A B + D where scale-d is true; A is in registers or, as B, in shared memory."""
+    """D = A B, or A B + D if scale-d is true; A is in registers or, like B, in shared memory."""
     sums, a, b, scale, *immediates = inst.args
     if (depth == "8") != (kind == "tf32") or immediates[:2] != ["1", "1"]:
         raise Missing("its operands")
@@ -102,7 +102,7 @@ def mma_async(machine: Machine, inst: Instruction, columns: str, depth: str, kin
 
 
 def _of_registers(machine: Machine, names: list[str], kind: str) -> Callable[[Groups], Array]:
-    """A [group, 64, depth]: each warp has 16 rows in its registers, as of mma."""
+    """A [group, 64, depth]: each warp has 16 rows in its registers, as in mma."""
     reads = [machine.read_all(name, "b32") for name in names]
 
     def matrices(groups: Groups) -> Array:
@@ -113,7 +113,7 @@ def _of_registers(machine: Machine, names: list[str], kind: str) -> Callable[[Gr
 
 
 def _of_shared(machine: Machine, operand: str, form: Form) -> Callable[[Groups], Array]:
-    """A factor [group, rows, depth] in shared memory, which each group's descriptor describes."""
+    """A factor [group, rows, depth] in shared memory, located by each group's descriptor."""
     descriptors = machine.read_all(operand, "b64")
     proxy, issued = machine.part(Proxy), machine.part(Issued)
 
@@ -136,12 +136,12 @@ def _of_shared(machine: Machine, operand: str, form: Form) -> Callable[[Groups],
 
 
 def _check_registers(kernel: Kernel, inst: Instruction, of_a: list[str]) -> None:
-    """The registers are fenced before, and not named again until they were waited for.
+    """Check that the registers are fenced before, and not used again until the wait.
 
-    Products that add to the same registers, in the same shape, need neither between them.
+    Products that accumulate in the same registers, in the same shape, need neither between them.
 
     Raises:
-        Fault: they are not.
+        Fault: the registers are not fenced, or used too early.
     """
     registers = {*vector(inst.args[0]), *of_a}
 
@@ -170,13 +170,13 @@ def _is(name: str) -> Callable[[Instruction], bool]:
 
 @instruction("wgmma", form=r"\.fence\.sync\.aligned", together="warp")
 def fence(machine: Machine, inst: Instruction) -> Step:
-    """Orders registers: the code has been checked for it."""
+    """Orders registers; already checked in the code."""
     return lambda: None
 
 
 @instruction("wgmma", form=r"\.commit_group\.sync\.aligned", together="warpgroup")
 def commit_group(machine: Machine, inst: Instruction) -> Step:
-    """The products so far become a group, which can be waited for."""
+    """Commit the products so far as a group, which can be waited for."""
     issued = machine.part(Issued)
 
     def commit() -> None:
@@ -191,8 +191,8 @@ def commit_group(machine: Machine, inst: Instruction) -> Step:
 def wait_group(machine: Machine, inst: Instruction) -> Step:
     """All groups have ended.
 
-    What they read may change after the next barrier: a warp that has waited is not taken to know of
-    what the instruction still does for the other three.
+    What they read may change only after the next barrier, because a warp that has waited is not
+    assumed to know what the instruction still does for the other three warps.
     """
     if inst.args != ["0"]:
         raise Missing("its operands")
