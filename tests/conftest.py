@@ -1,4 +1,4 @@
-"""Shared by all tests: the backends that can run here, and inputs."""
+"""Shared by all tests: the backends that can run here, inputs, and fixtures."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-# Without a GPU, Triton's interpreter stands in for its compiler. It must be chosen before triton is
-# imported, and takes the place of the compiler for the whole process.
+# Without a GPU, Triton's interpreter replaces its compiler. It must be enabled before triton is
+# imported, and applies to the whole process.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-# Processes that run tests beside each other (`pytest -n`) share the cores.
+# Processes that run tests in parallel (`pytest -n`) share the cores.
 if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
     torch.set_num_threads(max(1, torch.get_num_threads() // workers))
 
@@ -32,21 +32,21 @@ if "triton" in rk.available_backends("cpu"):
 
     interpreter.remember()
 
-# No deadline: the first example of a kernel compiles or interprets it.
+# No deadline: the first example of a kernel also compiles or interprets it.
 settings.register_profile("default", deadline=None, max_examples=50)
 settings.load_profile("default")
 
 
 @pytest.fixture
 def two_gpus(monkeypatch: pytest.MonkeyPatch) -> TwoGpus:
-    """Two GPUs that are none, of which the first is current."""
+    """Two fake GPUs, of which the first is current."""
     gpus = TwoGpus()
     gpus.install(monkeypatch)
     return gpus
 
 
 FIRST = ("tests/native", "tests/training/test_examples", "tests/distributed", "tests/bench")
-"""Where few tests take long. `make test` gives them out first: no process ends on one, alone."""
+"""Files with few long tests. `make test` schedules them first: none should run alone at the end."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -54,7 +54,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 SMALL = {"cell", "models", "solver", "training"}
-"""The folders of tests whose tensors are so small that a second thread costs more than it does."""
+"""The folders of tests whose tensors are so small that a second thread costs more than it saves."""
 
 
 @pytest.fixture(autouse=True)
@@ -67,28 +67,28 @@ def _one_thread_for_small_cells(request: pytest.FixtureRequest) -> Iterator[None
 
 
 def in_a_thread(function: Callable[..., Any], *args: Any) -> Any:
-    """Call it in a thread of its own, for what can spoil torch's state of a thread.
+    """Call a function in a separate thread, for calls that can corrupt torch's thread-local state.
 
-    Where torch.ops refuses a tensor of bits, torch (2.13) fails to print it, and a guard that its
-    traceback holds leaves the thread without torch.func.
+    If torch.ops raises for a tensor of bits, torch (2.13) fails to print it, and a guard held by
+    the traceback leaves the thread without torch.func.
     """
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(function, *args).result()
 
 
 BACKENDS = rk.available_backends("cpu")
-"""The backends for CPU tensors: cpu, triton (where its interpreter is on) and reference."""
+"""The backends for CPU tensors: cpu, triton (if its interpreter is on) and reference."""
 
 FLOAT_PAIRS = roles.FLOAT_PAIRS
 EXACT_F = list(EXACT_F_DTYPES)
-"""The dtypes of f that the exact ops take."""
+"""The dtypes of f that the exact ops support."""
 
 BETAS = [0.5, 0.6, 2 / 3, 0.75, 0.8, 0.9, 0.7312, 0.31, 1.2, 1.5, 1.6180339887, 1 - 1 / 256, 0.015]
 """Every form of the exact step, both signs of 1 - beta, bases from 2 to 256."""
 
 
 def random_state(shape: object, dtype: torch.dtype, seed: int = 0) -> torch.Tensor:
-    """Standard normal numbers of a float dtype; of int32, on the grid of 16 fractional bits."""
+    """Standard normal numbers in a float dtype; for int32, on the grid of 16 fractional bits."""
     generator = torch.Generator().manual_seed(seed)
     values = torch.randn(shape, generator=generator, dtype=torch.float64)  # type: ignore[call-overload]
     return (values * 2**16).to(dtype) if dtype == torch.int32 else values.to(dtype)
@@ -96,7 +96,7 @@ def random_state(shape: object, dtype: torch.dtype, seed: int = 0) -> torch.Tens
 
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
-    """Tests of a module on one thread of torch: what runs beside them takes its own."""
+    """Run the tests of a module with one torch thread; other processes use the other cores."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -105,12 +105,12 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No other thread runs: tests before this one may have left some, as inductor's do."""
+    """Pretend that no other thread runs: earlier tests may have left some, such as inductor's."""
     monkeypatch.setattr(threading, "enumerate", lambda: [threading.current_thread()])
 
 
 def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Whether two tensors agree bit for bit, any NaN counting as any other."""
+    """Whether two tensors agree bit for bit, treating all NaN as equal."""
     if a.dtype != b.dtype or not torch.equal(a.isnan(), b.isnan()):
         return False
     integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[a.element_size()]

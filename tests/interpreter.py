@@ -1,9 +1,9 @@
-"""Triton's interpreter, which forgets what it found out: here it remembers, in a third of the time.
+"""Caching for Triton's interpreter, which then takes a third of the time.
 
-It computes what it did. For every call of a function within a kernel it replaced the whole language
-anew, it derived the shape and the name of a type for every tensor, and for every sum of integers
-whether it overflows, which it tells nobody. What another version of Triton names otherwise stays
-as it is.
+Results do not change. Without caching, the interpreter patches the whole language again for every
+function call within a kernel, derives the shape and name of a type for every tensor, and checks
+every integer sum for an overflow that it does not report. Anything that another version of Triton
+names differently is left unchanged.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ REPLACED = "_replaced_for_a_launch"
 
 
 def remember() -> None:
-    """Let the interpreter of this process remember, from now on."""
+    """Enable caching in the interpreter of this process."""
     for owner, name, make in (
         (interpreter, "_patch_lang", _replace_once),
         (interpreter, "_get_np_dtype", _numpy_type_once),
@@ -30,14 +30,14 @@ def remember() -> None:
         if hasattr(owner, name):
             setattr(owner, name, make(getattr(owner, name)))
     builder = interpreter.interpreter_builder
-    if not builder.options.debug:  # an overflow would be asserted, and only then
+    if not builder.options.debug:  # overflow would only be asserted then
         builder.options = dataclasses.replace(builder.options, sanitize_overflow=False)
 
 
 def _replace_once(replace: Any) -> Any:
-    """The language as it is replaced for a launch serves the functions that its kernel calls.
+    """Reuse the language patched for a launch in the functions that its kernel calls.
 
-    The marks that say so are undone with the rest.
+    The marks for this are undone together with the patches.
     """
     known: dict[Any, list[Any]] = {}
 
@@ -61,7 +61,7 @@ def _numpy_type_once(derive: Any) -> Any:
 
     def numpy_type(kind: Any) -> Any:
         element = kind.element_ty if type(kind) is core.block_type else kind
-        if isinstance(element, core.pointer_type):  # has no hash
+        if isinstance(element, core.pointer_type):  # not hashable
             return derive(kind)
         if element not in known:
             known[element] = derive(kind)

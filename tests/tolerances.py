@@ -1,9 +1,9 @@
-"""Every bound that a test of float results allows, derived from the dtype, beta and the depth.
+"""All tolerances of tests on float results, derived from the dtype, beta and the depth.
 
-Notation: u is the unit roundoff of the dtype in which a result is rounded (2**-24 for float32), M a
-bound on the magnitudes of the states and of f. Sums of roundings are kept to first order, with a
-factor of 1.01 for the higher orders; below the smallest normal number roundings are absolute, which
-`tiny` adds.
+Notation: u is the unit roundoff of the dtype to which a result is rounded (2**-24 for float32), M a
+bound on the magnitudes of the states and of f. Sums of roundings are first order, with a factor of
+1.01 for higher orders; below the smallest normal number roundings are absolute, for which `tiny` is
+added.
 
 Exact ops have no tolerance: their results are compared bit for bit.
 """
@@ -73,11 +73,11 @@ def seed_error(dtype: torch.dtype, stored: torch.dtype, beta: float, magnitude: 
 
 
 def round_trip_error(dtype: torch.dtype, beta: float, depth: int, magnitude: float) -> float:
-    """Error of `depth` updates with given f, undone by as many inversions with the same f.
+    """Error of `depth` updates with given f, undone by the same number of inversions.
 
-    Going back, an error e of the state becomes e / |1-beta| plus that of the inversion. The update
-    that led to the state erred as well, which the inversion sees as an error of the state. So with
-    r = 1 / |1-beta| each step back obeys e <- r (e + update_error) + invert_error.
+    An inversion turns an error e of the state into e / |1-beta| plus its own error. The error of
+    the corresponding update acts as a further error of the state. With r = 1 / |1-beta|, each
+    inversion therefore obeys e <- r (e + update_error) + invert_error.
     """
     ratio = 1 / abs(1 - beta)
     error = 0.0
@@ -90,7 +90,7 @@ def round_trip_error(dtype: torch.dtype, beta: float, depth: int, magnitude: flo
 def grid_error(frac_bits: int) -> float:
     """Distance of the exact update's result from real arithmetic on F and Y: half a grid step.
 
-    Y' is the grid point nearest to (1-beta) Y + beta F, with beta the effective one.
+    Y' is the grid point nearest to (1-beta) Y + beta F, for the effective beta.
     """
     return 0.5 * 2.0**-frac_bits
 
@@ -103,10 +103,10 @@ BETA_ERROR = 1e-9
 def norm_error(numel: int) -> float:
     """Relative error of a norm of `residual` against real arithmetic, float64 throughout.
 
-    A difference, its square: 3 u in the square. The sum: an element passes through at most 16 rows,
-    8 halvings of the columns, as many rows of chunks as there are, and 8 halvings again, a rounding
-    each; all terms are positive, so relative errors do not grow by cancellation. The root halves
-    what came before it and rounds once.
+    A difference and its square: 3 u in the square. The sum: an element passes through at most 16
+    rows, 8 halvings of the columns, all rows of chunks, and 8 halvings again, with one rounding
+    each; all terms are positive, so there is no cancellation. The root halves the relative error
+    and rounds once.
     """
     u = unit_roundoff(torch.float64)
     additions = 16 + 8 + -(-numel // (4096 * 256)) + 8
@@ -121,13 +121,13 @@ def reconstruction_bound(
     lipschitz: float,
     magnitude: float,
 ) -> float:
-    """How far from its start a float pair may be after `steps` steps forward and back.
+    """Error of a float pair that is reconstructed after `steps` steps.
 
-    `beta` is one number, or one for each step.
+    `beta` is one number, or one number per step.
 
-    Forward, every half step rounds by `update_error`; its inverse divides that by |1-beta|, adds
-    `invert_error`, and evaluates f at a state that is off itself: with e_x the error of that state
-    and L a Lipschitz constant of f, e <- (e + beta L e_x + update_error) / |1-beta| + invert_error.
+    Every forward half step has the error `update_error`. Its inverse divides this by |1-beta|, adds
+    `invert_error`, and evaluates f at a state with an error e_x of its own. With L a Lipschitz
+    constant of f, e <- (e + beta L e_x + update_error) / |1-beta| + invert_error.
     """
     betas = [*beta] if isinstance(beta, Sequence) else [beta] * steps
     y = z = 0.0
@@ -143,10 +143,11 @@ def reconstruction_bound(
 def gradient_bound(
     f: torch.dtype, reconstruction: float, steps: int, *, curvature: float, terms: int
 ) -> float:
-    """How far a gradient may be from that of stored activations, relative to its largest element.
+    """Error of a gradient compared to stored activations, relative to its largest element.
 
-    Each of the 2 steps products is taken at a state off by at most `reconstruction`, which changes
-    a Jacobian by `curvature` times that, and rounds sums of `terms` products in f's dtype.
+    Each of the 2 steps products is computed at a state with an error of at most `reconstruction`,
+    which changes a Jacobian by `curvature` times that, and rounds sums of `terms` products in f's
+    dtype.
     """
     return 2 * steps * (curvature * reconstruction + terms * unit_roundoff(f))
 
@@ -154,9 +155,9 @@ def gradient_bound(
 def beside_bound(
     steps: int, *, curvature: float, terms: int, magnitude: float, f: torch.dtype = torch.float32
 ) -> float:
-    """The same where a float64 state, which comes back to within far less, is read in f's dtype.
+    """The same for a float64 state, reconstructed far more precisely, that f reads in its dtype.
 
-    A rounding to f's dtype may go the other way: what f reads is off by two roundings at most.
+    Rounding to f's dtype may go the other way, so f's input has an error of at most two roundings.
     """
     read = 2 * unit_roundoff(f) * magnitude
     return gradient_bound(f, read, steps, curvature=curvature, terms=terms)
@@ -165,7 +166,7 @@ def beside_bound(
 def assert_within(
     got: Iterable[Tensor | None], want: Iterable[Tensor | None], bound: float
 ) -> None:
-    """Each tensor is off by at most `bound` times the largest element of what it should be."""
+    """Assert that each tensor's error is at most `bound` times the largest expected element."""
     for i, (a, b) in enumerate(zip(got, want, strict=True)):
         assert (a is None) == (b is None), i
         if a is not None and b is not None:
@@ -176,7 +177,7 @@ def assert_within(
 
 
 def limit_error(residual: float, norm: float, lipschitz: float) -> float:
-    """How far from the fixed point z* of f a state z of that norm is, by its relative residual.
+    """Distance of a state z with this norm from the fixed point z* of f, by its relative residual.
 
     |z - z*| <= |z - f(z)| + |f(z) - f(z*)| <= |z - f(z)| + L |z - z*|, with L < 1 a Lipschitz
     constant of f, and |z - f(z)| is residual (1e-5 + |f(z)|), as `fixed_point` defines it. |f(z)|

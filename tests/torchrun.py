@@ -1,4 +1,4 @@
-"""Two processes of torch.distributed, as torchrun starts them."""
+"""Start two processes of torch.distributed with torchrun."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ SECONDS = 300
 
 
 def torchrun(module: str, *args: str) -> subprocess.Popen[str]:
-    """The module on both, with the packages of this process and of examples/."""
+    """Run the module in both processes, with the packages of this process and of examples/."""
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     paths = [str(ROOT / "examples"), os.environ.get("PYTHONPATH", "")]
     here = {"OMP_NUM_THREADS": "1"}
     if sys.platform == "linux":
-        here["GLOO_SOCKET_IFNAME"] = "lo"  # whatever the name of this machine resolves to
+        here["GLOO_SOCKET_IFNAME"] = "lo"  # independent of how this machine's name resolves
     return subprocess.Popen(
         [*start, "-m", module, *args],
         cwd=ROOT,
@@ -31,7 +31,7 @@ def torchrun(module: str, *args: str) -> subprocess.Popen[str]:
 
 
 def output_of(process: subprocess.Popen[str]) -> str:
-    """What it printed; the test fails where it takes too long."""
+    """The output; the test fails if it takes too long."""
     with process:
         try:
             output, _ = process.communicate(timeout=SECONDS)

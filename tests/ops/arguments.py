@@ -1,7 +1,7 @@
-"""Good arguments for every op, by name; the ways to call an op; and what a call did to memory.
+"""Valid arguments for every op, by name; ways to call an op; and checks of a call's writes.
 
-An op's name may be that of an overload, "update_.list" or "update_.channels": the arguments are
-then lists, or a tensor of betas.
+The name of an op may be that of an overload, "update_.list" or "update_.channels", whose arguments
+are lists, or include a tensor of betas.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ CHANNEL_PLACES = [
     ((2, 3, 5, 7), (3, 1, 1)),
     ((2, 3, 5, 7), (1, 3, 1, 1)),
     ((2, 3, 5, 7), (2, 1, 1, 1)),
-    ((4, 3, 50, 40), (3, 1, 1)),  # more neighbours in a channel than a vector has lanes
+    ((4, 3, 50, 40), (3, 1, 1)),  # more neighbors in a channel than a vector has lanes
     ((3, 1000), (1000,)),
     ((1, 1), (1, 1)),
     ((0, 3), (3,)),
@@ -48,21 +48,21 @@ CHANNEL_PLACES = [
 """(shape of the state, shape of beta)."""
 
 NAMESPACES = {"cpu": "revdeq", "triton": "revdeq_triton", "reference": "revdeq_reference"}
-"""Where torch.ops holds the ops of each backend; `revdeq` serves "cuda" too."""
+"""The namespace in torch.ops of each backend's ops; `revdeq` is also that of "cuda"."""
 
 
 def state_of(op: str) -> str:
-    """What a pass calls the state that it takes back."""
+    """The name of the state that a pass reconstructs."""
     return "z" if "invert_z" in op else "y"
 
 
 def grad_of(op: str) -> str:
-    """What a pass calls the gradient that it carries."""
+    """The name of the gradient that a pass carries."""
     return "grad_y" if "invert_z" in op else "grad_z"
 
 
 def lead_of(op: str) -> str:
-    """The argument that chooses the backend, and that the others are held against."""
+    """The argument that selects the backend, and to which the others are compared."""
     return next(iter(tensors(good_arguments(op)))).partition("[")[0]
 
 
@@ -78,13 +78,13 @@ def owner_of(op: str, name: str) -> str:
 
 
 WRITTEN = {op: {a.name for a in KNOWN[op].arguments if a.written} for op in OVERLOADS}
-"""The arguments that each op writes; test_registration.py holds them to the schemas."""
+"""The arguments that each op writes; test_registration.py compares them to the schemas."""
 
 
 def good_arguments(op: str, shape: tuple[int, ...] = (5, 7), **options: Any) -> dict[str, Any]:
     """Arguments of `op` on the CPU; see ``arguments_of_leaf`` for the options.
 
-    Of a list, three leaves: of the shape, of one element, and of the shape again.
+    For lists, three leaves: with the shape, with one element, and with the shape again.
     """
     if op.endswith(".list"):
         shapes = (shape, (1,), shape)
@@ -94,7 +94,7 @@ def good_arguments(op: str, shape: tuple[int, ...] = (5, 7), **options: Any) -> 
 
 
 def lists_of(op: str, leaves: list[dict[str, Any]]) -> dict[str, Any]:
-    """One call for the arguments of several; what lists share is the first one's."""
+    """One call on lists from the arguments of several calls; shared arguments are the first's."""
     shared = {a.name for a in KNOWN[op].arguments if a.shared}
     return {n: v if n in shared else [leaf[n] for leaf in leaves] for n, v in leaves[0].items()}
 
@@ -115,7 +115,7 @@ def arguments_of_leaf(
 ) -> dict[str, Any]:
     """Arguments of an op on one leaf, with cast (or quantize's flag) where `optional` is true.
 
-    `f` stands for the dtype of quantize's x and of dequantize's result too; `vjp` is f's if None.
+    `f` is also the dtype of quantize's x and of dequantize's result; `vjp` defaults to f's dtype.
     """
     arguments = KNOWN[op].arguments
     exact = not {"digits", "frac_bits"}.isdisjoint(a.name for a in arguments)
@@ -148,7 +148,7 @@ def arguments_of_leaf(
 def channel_arguments(
     op: str, shape: tuple[int, ...], beta: tuple[int, ...], **options: Any
 ) -> dict[str, Any]:
-    """Arguments of an op whose beta is a tensor, with those shapes."""
+    """Arguments with these shapes for an op whose beta is a tensor."""
     arguments = good_arguments(op, shape, **options)
     real = torch.float64 if arguments["state"].dtype == torch.float64 else torch.float32
     values = torch.rand(beta, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
@@ -159,7 +159,7 @@ def call(op: str, arguments: dict[str, Any], namespace: str | None = None) -> An
     """Call the public function, or torch.ops.<namespace>.<op>."""
     name = op.partition(".")[0]
     if namespace is None:
-        if op == "quantize.list":  # the public function makes its results itself
+        if op == "quantize.list":  # the public function allocates its results itself
             given = {n: a for n, a in arguments.items() if n != "out"}
             for out, state in zip(arguments["out"], rk.quantize(**given), strict=True):
                 out.copy_(state)
@@ -169,13 +169,13 @@ def call(op: str, arguments: dict[str, Any], namespace: str | None = None) -> An
 
 
 def overload_of(op: str, namespace: str = "revdeq") -> Any:
-    """The overload that torch.ops has under the op's name."""
+    """The overload in torch.ops with the op's name."""
     name, _, overload = op.partition(".")
     return getattr(getattr(getattr(torch.ops, namespace), name), overload or "default")
 
 
 def as_called(op: str, arguments: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments as the op's schema has them: by position, and by keyword."""
+    """The arguments in the form of the op's schema: positional and keyword."""
     schema = overload_of(op)._schema.arguments
     positional = tuple(arguments[a.name] for a in schema if not a.kwarg_only)
     return positional, {
@@ -184,7 +184,7 @@ def as_called(op: str, arguments: dict[str, Any]) -> tuple[tuple[Any, ...], dict
 
 
 def by_field(arguments: dict[str, Any]) -> dict[str, Any]:
-    """The arguments, with the fields of a named tuple in its place."""
+    """The arguments, with each named tuple replaced by its fields."""
     found: dict[str, Any] = {}
     for name, value in arguments.items():
         found |= value._asdict() if hasattr(value, "_fields") else {name: value}
@@ -192,7 +192,7 @@ def by_field(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def tensors(arguments: dict[str, Any]) -> dict[str, Tensor]:
-    """The arguments that are tensors, or those of their lists as "state[0]", "state[1]", ..."""
+    """The tensor arguments; those in lists are named "state[0]", "state[1]", ..."""
     found: dict[str, Tensor] = {}
     for name, value in arguments.items():
         if isinstance(value, Tensor):
@@ -203,7 +203,7 @@ def tensors(arguments: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def with_tensors(arguments: dict[str, Any], change: Callable[[str, Tensor], Any]) -> dict[str, Any]:
-    """The same arguments, with `change(name, tensor)` in place of every tensor."""
+    """The same arguments, with every tensor replaced by `change(name, tensor)`."""
     changed: dict[str, Any] = {}
     for name, value in arguments.items():
         if isinstance(value, Tensor):
@@ -221,25 +221,25 @@ def written_by(op: str, arguments: dict[str, Any]) -> set[str]:
 
 
 def copies(arguments: dict[str, Any]) -> dict[str, Any]:
-    """The same arguments, in memory of their own."""
+    """A copy of the arguments in separate memory."""
     return with_tensors(arguments, lambda _, t: t.clone())
 
 
 def outcome(arguments: dict[str, Any], result: Any) -> dict[str, Tensor]:
-    """All that a call can have changed: its tensors, and its result if that is none of them."""
+    """Everything that a call may change: its tensors, and its result if it is not one of them."""
     in_place = any(result is value for value in arguments.values())
     return tensors(arguments) | ({} if in_place else tensors({"result": result}))
 
 
 def expected(op: str, arguments: dict[str, Any]) -> dict[str, Tensor]:
-    """The outcome that the reference defines; the arguments are left alone."""
+    """The outcome according to the reference; the arguments are not changed."""
     mine = copies(arguments)
     with rk.backend("reference"):
         return outcome(mine, call(op, mine))
 
 
 def bits(t: Tensor) -> Tensor:
-    """The elements as integers, on the CPU; every NaN as one and the same."""
+    """The elements as integers, on the CPU; every NaN becomes the same integer."""
     t = t.detach().cpu().contiguous()
     if not t.is_floating_point():
         return t
@@ -264,7 +264,7 @@ def assert_same_outcome(got: dict[str, Tensor], want: dict[str, Tensor], label: 
 
 
 class Memory:
-    """What the memory behind some tensors held, gaps included, and their versions."""
+    """A snapshot of the memory of some tensors, including gaps, and of their versions."""
 
     def __init__(self, arguments: dict[str, Any]) -> None:
         self.tensors = {n: t for n, t in tensors(arguments).items() if t.device.type != "meta"}
@@ -283,7 +283,7 @@ class Memory:
 
 
 def refusal(op: str, arguments: dict[str, Any], backend: str, kind: type[Exception]) -> str:
-    """The message with which the public function refuses the arguments."""
+    """The message of the error that the public function raises for the arguments."""
     with rk.backend(backend), pytest.raises(kind) as caught:
         call(op, arguments)
     assert type(caught.value) is kind
@@ -291,7 +291,7 @@ def refusal(op: str, arguments: dict[str, Any], backend: str, kind: type[Excepti
 
 
 def assert_compiled_op_refuses(op: str, arguments: dict[str, Any], message: str) -> None:
-    """torch.ops.revdeq says `message`, and the kernel below it names the same op and argument."""
+    """torch.ops.revdeq raises `message`, and the kernel below names the same op and argument."""
     with pytest.raises(RuntimeError, match=f"^{re.escape(message)}$"):
         call(op, arguments, "revdeq")
     named = message.partition(" expected ")[0]
@@ -299,7 +299,7 @@ def assert_compiled_op_refuses(op: str, arguments: dict[str, Any], message: str)
 
 
 def refusal_of_kernel(op: str, arguments: dict[str, Any]) -> str:
-    """What the compiled op says to a caller without Python: no Python check is asked."""
+    """The message of the compiled op itself, without the Python checks."""
     with torch._C._AutoDispatchBelowADInplaceOrView(), pytest.raises(Exception) as caught:  # noqa: PT011
         call(op, arguments, "revdeq")
     return str(caught.value)

@@ -1,6 +1,6 @@
-"""The bad input of test_errors.py: for every op what is changed, and the error that answers it.
+"""Invalid arguments for test_errors.py: for every op, what is changed and the resulting error.
 
-That of the adjoint and of the passes stands in bad_input_back.py.
+Those of the adjoint and of the passes are in bad_input_back.py.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ FLAGGED = ("update_exact_", "quantize")
 
 
 class Case(NamedTuple):
-    """A change of good arguments, and the error that answers it; "..." stands for any words."""
+    """A change of valid arguments, and the resulting error; "..." stands for any words."""
 
     label: str
     ops: tuple[str, ...]
-    change: dict[str, Any]  # by argument: a value, or a function of the good value
+    change: dict[str, Any]  # by argument: a value, or a function of the valid value
     kind: type[Exception]
     message: str
 
@@ -33,8 +33,8 @@ def as_type(dtype: torch.dtype) -> Callable[[torch.Tensor], torch.Tensor]:
     return lambda t: t.to(dtype)
 
 
-# The good arguments: shape [5, 7], a float32 (or int32) state, bfloat16 f and cast, beta 0.8, which
-# packs three digits to a byte, 32 bytes.
+# The valid arguments: shape [5, 7], a float32 (or int32) state, bfloat16 f and cast, beta 0.8 with
+# three digits per byte, 32 bytes.
 
 BETAS = [
     Case(

@@ -1,4 +1,4 @@
-"""The bad input of the adjoint, and of the passes that merge it with a step; see bad_input.py."""
+"""Invalid arguments of the adjoint, and of the passes that fuse it with a step: see bad_input."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ SECOND = tuple(op for op in NOT_START if op not in FIRST)
 
 
 def of_pass(label: str, ops: tuple[str, ...], name: str, change: Any, *rest: Any) -> list[Case]:
-    """A case for each of the passes; {state} and {grad} stand for what the pass calls them."""
+    """One case per pass; {state} and {grad} stand for the pass's names of these arguments."""
     kind, message = rest
     return [
         Case(

@@ -1,6 +1,7 @@
-"""What every backend must do on its device, as functions of (device, backend).
+"""Checks that every backend must pass on its device, as functions of (device, backend).
 
-test_devices.py calls them for the CPU and for a GPU; test_device_checks.py plants what they notice.
+test_devices.py runs them on the CPU and on a GPU; test_device_checks.py plants faults that they
+must detect.
 """
 
 from __future__ import annotations
@@ -30,24 +31,24 @@ GPU_BACKENDS = ["cuda", "triton"] if torch.version.hip is None else ["triton"]
 on_gpus = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device"),
-    pytest.mark.filterwarnings("default"),  # a GPU machine brings a torch of its own choice
+    pytest.mark.filterwarnings("default"),  # a GPU machine has its own version of torch
 ]
 
 TAILS = (33, 257)
 """Sizes that end within a vector and within a block of digits."""
 
 FORM_BETAS = [*BETAS, 1 - 1 / 8, 1 - 1 / 20, 1 - 1 / 5.5, 1 - 1 / 9.5, 1 - 1 / 30.5]
-"""A beta for every kernel of the exact step: each form with each number of digits per byte."""
+"""One beta per kernel of the exact step: each form with each number of digits per byte."""
 
 NUMBERS = ("state", "f", "x", "y", "z", "grad", "grad_y", "grad_z", "vjp")
-"""The arguments whose elements can be any number."""
+"""The arguments whose elements can be arbitrary numbers."""
 
 GUARD = 8
 CANARY = 77
 
 
 def place(t: Tensor, device: str, offset: int = 0, guard: int = GUARD) -> Tensor:
-    """A tensor moved to the device, `offset` elements into memory that holds CANARY."""
+    """A tensor moved to the device, `offset` elements into memory filled with CANARY."""
     last = sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True))
     size = offset + (last + 1 if t.numel() else 0) + guard
     buffer = torch.full((size,), CANARY, dtype=t.dtype, device=device)
@@ -62,7 +63,7 @@ def placed(
 
 
 def assert_nothing_around_was_written(arguments: dict[str, Any]) -> None:
-    """Raise AssertionError if a canary of `place` is gone."""
+    """Raise AssertionError if a canary of `place` was overwritten."""
     for name, t in tensors(arguments).items():
         buffer, start = t._base, t.storage_offset()
         assert buffer is not None, name
@@ -80,9 +81,9 @@ def check(
     offset: int = 0,
     guard: int = GUARD,
 ) -> None:
-    """Raise AssertionError unless the op gives the reference's bits and writes nothing else.
+    """Raise AssertionError unless the op returns the reference's bits and writes nothing else.
 
-    `guard` 0 ends each allocation where the tensor ends, for a tool that watches its bounds.
+    With `guard` 0, each allocation ends with its tensor, for a tool that checks its bounds.
     """
     want = expected(op, arguments)
     mine = placed(arguments, device, offset, guard)
@@ -95,7 +96,7 @@ def check(
 
 
 def any_bits(arguments: dict[str, Any], seed: int = 7) -> dict[str, Any]:
-    """The arguments with every bit pattern in their numbers: subnormals, infinities, NaN."""
+    """The arguments with all kinds of bit patterns: subnormals, infinities, NaN."""
     generator = torch.Generator().manual_seed(seed)
 
     def pattern(name: str, t: Tensor) -> Tensor:
@@ -130,7 +131,7 @@ def check_layouts(op: str, device: str, backend: str) -> None:
 def check_round_trip(
     beta: float, f_dtype: torch.dtype, device: str, backend: str, depth: int
 ) -> None:
-    """Steps of the pair of updates, each reading the other state, and back: bit for bit."""
+    """Steps of the pair update and their inverses reconstruct both states bit for bit."""
     shape = (1003,)
     y, z = (place(good_arguments("dequantize", shape)["state"], device) for _ in range(2))
     z.neg_()
@@ -156,7 +157,7 @@ def check_round_trip(
 
 
 def check_flag(bad: float, device: str, backend: str) -> None:
-    """One value out of range, anywhere, raises the flag; the inversion is exact all the same."""
+    """One value out of range, anywhere, sets the flag; the inversion is still exact."""
     for position in (0, 500, 1002):
         arguments = good_arguments("update_exact_", (1003,), f=torch.float32, cast=torch.float32)
         arguments["f"][position] = bad
@@ -175,7 +176,7 @@ def check_flag(bad: float, device: str, backend: str) -> None:
 
 
 def solve(x: Tensor, weight: Tensor, digits: Tensor, flag: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Two steps of the pair of updates and back, for torch.compile; digits has four planes."""
+    """Two steps of the pair update and their inverses, for torch.compile; four planes of digits."""
     y, z = rk.quantize(x, 16, flag=flag), rk.quantize(x * 0.5, 16)
     seen = torch.empty_like(x)
     for n in range(2):
@@ -193,7 +194,7 @@ def solve(x: Tensor, weight: Tensor, digits: Tensor, flag: Tensor) -> tuple[Tens
 
 
 def check_compiled_solve(compile_: Callable[[Any], Any], device: str, same_sine: bool) -> None:
-    """In-place ops in a chain: functionalization keeps their order and their copies apart."""
+    """A chain of in-place ops: functionalization must keep their order and separate copies."""
     x = place(torch.linspace(-3, 3, 300).view(6, 50), device)
     weight = torch.tensor(0.5, device=device)
     runs = []
@@ -222,7 +223,7 @@ def normal(numel: int, chunk: int, device: str, seed: int = 0) -> Tensor:
 
 
 def check_large_update(op: str, numel: int, chunk: int, device: str, backend: str) -> None:
-    """One call on all elements against calls on pieces, and the end against the reference."""
+    """Compare one call on all elements to calls on pieces, and the end to the reference."""
     state, f = (normal(numel, chunk, device, seed) for seed in (0, 1))
     before = state.clone()
     tail = {"state": before[-1000:].clone().cpu(), "f": f[-1000:].cpu(), "beta": 0.8}
@@ -239,7 +240,7 @@ def check_large_update(op: str, numel: int, chunk: int, device: str, backend: st
 def check_large_exact(numel: int, chunk: int, device: str, backend: str) -> None:
     """The same for quantize, the exact pair and dequantize; `chunk` is a multiple of 256."""
     x = normal(numel, chunk, device)
-    beta = 0.5  # eight digits to a byte
+    beta = 0.5  # eight digits per byte
     with rk.backend(backend):
         state = rk.quantize(x, 16)
         before = state.clone()

@@ -1,8 +1,8 @@
-"""An example of a call with arbitrary arguments, which fuzzing.py draws and test_fuzz.py tries.
+"""Examples of calls with arbitrary arguments, drawn by fuzzing.py and run by test_fuzz.py.
 
-An Example is a description (of views into buffers, whose bytes follow from a seed), from which the
-same arguments can be built again and again, each time in memory of its own. Its repr is all that it
-takes to repeat a failure.
+An Example describes views into buffers, whose bytes are derived from a seed. The same arguments can
+be built from it repeatedly, each time in separate memory, so its repr is enough to reproduce a
+failure.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.ops.fuzz_table import BF16, F16, F32, F64, I32, U8
 
 @dataclass
 class View:
-    """Where in which buffer a tensor lies, and what it is there besides: see KINDS."""
+    """The buffer and position of a tensor, and its kind: see KINDS."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -69,7 +69,7 @@ KINDS: dict[str, Callable[[Tensor], Any]] = {
     "str": lambda t: "0.5",
     "None": lambda t: None,
 }
-"""What a tensor may be instead of a plain one; "meta" is the one more that View knows."""
+"""What a tensor may be instead of a plain tensor; View also supports "meta"."""
 
 
 @dataclass
@@ -78,13 +78,13 @@ class Example:
 
     op: str
     values: dict[str, Any]
-    fills: list[tuple[str, torch.dtype, int]]  # of each buffer: what it holds, and a seed
+    fills: list[tuple[str, torch.dtype, int]]  # of each buffer: its content, and a seed
     tail: int
     grad_mode: bool = True
-    good: bool = True  # as the op's documentation asks for
+    good: bool = True  # as required by the op's documentation
 
     def views(self) -> dict[str, View]:
-        """All views, by name; those of a list by "name[i]"."""
+        """All views by name; views in a list by "name[i]"."""
         found = {}
         for name, value in self.values.items():
             several = isinstance(value, (list, tuple))
@@ -99,7 +99,7 @@ class Example:
         return any(view.kind == kind for view in self.views().values())
 
     def dtypes(self) -> set[Any]:
-        """The dtypes of all views, and what stands for one among the other arguments."""
+        """The dtypes of all views, and the dtypes among the other arguments."""
         return {view.dtype for view in self.views().values()} | {self.values.get("dtype")}
 
     def memory(self) -> list[Tensor]:
@@ -123,7 +123,7 @@ class Example:
 
 
 def fill(kind: str, dtype: torch.dtype, seed: int, nbytes: int) -> Tensor:
-    """Bytes that stand for numbers of `dtype`: ordinary ones, any bits, or with the extremes."""
+    """Bytes of numbers of `dtype`: ordinary numbers, arbitrary bits, or with extreme values."""
     generator = torch.Generator().manual_seed(seed)
     n, extremes = nbytes // dtype.itemsize, EXTREMES.get(dtype)
     if kind == "bits" or extremes is None:

@@ -1,8 +1,7 @@
 """Strategies for the numbers of every op, for fuzzing.py, which draws arguments, and test_fuzz.py.
 
-What the arguments of an op are, the op says itself (``core/roles.py``). With "list" each tensor is
-a list of one to three tensors. The meaning of an op in real arithmetic may be added to
-real_arithmetic.CHECKS.
+The op itself declares its arguments (``core/roles.py``). With "list", each tensor is a list of one
+to three tensors. A check of an op in real arithmetic can be added to real_arithmetic.CHECKS.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ F64, F32, BF16, F16 = torch.float64, torch.float32, torch.bfloat16, torch.float1
 I32, U8 = torch.int32, torch.uint8
 
 ALL_DTYPES = sorted(
-    # Quantized tensors are left out: torch makes them with a quantizer, and warns.
+    # Quantized tensors are excluded: torch creates them with a quantizer, and warns.
     {d for d in vars(torch).values() if isinstance(d, torch.dtype) and ".q" not in str(d)},
     key=str,
 )
@@ -34,7 +33,7 @@ ALL_DTYPES = sorted(
 
 @dataclass(frozen=True)
 class Number:
-    """An argument that is no tensor: its type, values that must be taken, and any others."""
+    """An argument that is not a tensor: its type, values that must be accepted, and any others."""
 
     kind: type
     good: st.SearchStrategy[Any]
@@ -43,7 +42,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Spec:
-    """The arguments of an op: roles by name, dtypes (None leaves a tensor out), and numbers."""
+    """The arguments of an op: roles by name, dtypes (None omits a tensor), and numbers."""
 
     tensors: dict[str, str]
     dtypes: Sequence[tuple[torch.dtype | None, ...]]
@@ -61,7 +60,7 @@ class Spec:
 
 
 def in_disguise(x: float) -> list[Any]:
-    """What else may stand for a number in Python, whether or not it is one."""
+    """Other objects that may be passed as a number in Python, numeric or not."""
     scalars = (np.float64, np.float32, np.float16, np.int64, np.int32, np.uint8, np.bool_)
     return [
         *(kind(x) for kind in (int, bool, Fraction, decimal.Decimal, complex, str, *scalars)),
@@ -100,7 +99,7 @@ ANY_TYPE = st.sampled_from([*ALL_DTYPES, None, "float32", float, 6, np.float32])
 
 
 def beta(smallest: float, nearest: float) -> Number:
-    """A beta no nearer than that to 0 and 2, and to 1."""
+    """A beta with at least these distances from 0 and 2, and from 1."""
     below = st.floats(smallest, 1 - nearest)
     above = st.floats(1 + nearest, 2 - max(smallest, 2.0**-50))
     return Number(float, st.one_of(st.sampled_from(BETAS), below, above), ANY_FLOAT)
@@ -118,7 +117,7 @@ NUMBERS = {
 
 
 def spec(op: Op) -> Spec:
-    """What the op says of its arguments; lists are drawn as the public functions take them."""
+    """The declaration of the op; lists are drawn in the form of the public functions."""
     lists = op.overload_name == "list"
     described = OPS[op.name] if lists else op
     tensors = {a.name: a.role for a in described.arguments if a.is_tensor}

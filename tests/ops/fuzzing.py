@@ -1,7 +1,7 @@
-"""Arbitrary arguments: hypothesis strategies made from the table in fuzz_table.py.
+"""Arbitrary arguments: hypothesis strategies derived from the table in fuzz_table.py.
 
-They draw the examples of fuzz_example.py. A mutation is a function that changes an example;
-MUTATIONS lists them.
+They draw the examples of fuzz_example.py. Mutations are functions that change an example; they are
+listed in MUTATIONS.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def plain(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def draw_strides(draw: Draw, shape: tuple[int, ...], lead: tuple[int, ...]) -> tuple[int, ...]:
-    """Any strides; `lead` are those of a dense tensor."""
+    """Any strides; `lead` are the strides of a dense tensor."""
     layout = draw(LAYOUTS)
     if layout == "order":
         return in_order(shape, draw(ORDERS[len(shape)]))
@@ -76,9 +76,9 @@ def draw_strides(draw: Draw, shape: tuple[int, ...], lead: tuple[int, ...]) -> t
 def draw_views(
     draw: Draw, spec: Spec, dtypes: tuple[torch.dtype | None, ...], example: Example
 ) -> dict[str, View]:
-    """Good views for all tensors of one call."""
+    """Valid views for all tensors of one call."""
     shape = draw_shape(draw)
-    # The stride of a dimension of one element says nothing.
+    # The stride of a dimension with one element is irrelevant.
     odd = 40 if 1 in shape and draw(BOOLEANS) else None
     dense = in_order(shape, draw(ORDERS[len(shape)]) if draw(BOOLEANS) else range(len(shape))[::-1])
     kind, seed, views = draw(FILLS), draw(SEEDS), {}
@@ -104,7 +104,7 @@ def draw_views(
 
 @st.composite
 def examples(draw: Draw, spec: Spec, op: str) -> Example:
-    """Good arguments for half of the examples and more, else with one to three mutations."""
+    """Valid arguments for at least half of the examples, otherwise with one to three mutations."""
     numbers = {name: draw(number.good) for name, number in spec.numbers.items()}
     example = Example(spec.op, numbers, [], draw(TAILS))
     dtypes = draw(st.sampled_from(spec.dtypes))
@@ -126,7 +126,7 @@ def examples(draw: Draw, spec: Spec, op: str) -> Example:
 
 
 def a_view(draw: Draw, example: Example) -> View:
-    """One of the views; there may be none after earlier mutations, then one that nothing uses."""
+    """One of the views; an unused view if earlier mutations have left none."""
     views = list(example.views().values())
     return draw(st.sampled_from(views)) if views else View(F32, (), (), 0)
 
@@ -166,7 +166,7 @@ def mutate_strides(draw: Draw, spec: Spec, example: Example) -> None:
 
 
 def mutate_place(draw: Draw, spec: Spec, example: Example) -> None:
-    """Two tensors in one buffer, in any order: neighbours, the same place, or partly."""
+    """Two tensors in one buffer, in any order: adjacent, identical, or partly overlapping."""
     views = list(example.views().values())
     if len(views) < 2:
         return
@@ -190,7 +190,7 @@ def mutate_device(draw: Draw, spec: Spec, example: Example) -> None:
 
 def mutate_grad(draw: Draw, spec: Spec, example: Example) -> None:
     view = a_view(draw, example)
-    view.requires_grad = True  # where its dtype can
+    view.requires_grad = True  # if its dtype can
     example.grad_mode = draw(BOOLEANS)
 
 
@@ -205,7 +205,7 @@ def mutate_number(draw: Draw, spec: Spec, example: Example) -> None:
 
 
 def mutate_list(draw: Draw, spec: Spec, example: Example) -> None:
-    """A list that is shorter, no list, or a tuple; where there is none, one for the tensor."""
+    """A shorter list, not a list, or a tuple; or a list instead of a tensor."""
     name = draw(st.sampled_from(list(spec.tensors)))
     value = example.values.get(name)
     if isinstance(value, View):

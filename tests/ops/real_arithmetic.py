@@ -1,6 +1,6 @@
-"""What the ops mean, in real arithmetic: NumPy's long doubles stand for it, errors are tolerances.
+"""The ops in real arithmetic, represented by NumPy's long doubles, with tolerances for rounding.
 
-A check takes one call's tensors before and after it, by name, the numbers, and the result. Only
+A check takes the tensors of a call before and after it, by name, the numbers, and the result. Only
 ordinary elements are compared: those that neither overflow nor leave the range.
 """
 
@@ -35,17 +35,17 @@ def real(t: Tensor) -> np.ndarray:
 
 
 def ordinary(limit: float, *arrays: np.ndarray) -> np.ndarray:
-    """Where all are smaller than the limit; not at NaN."""
+    """Where all are smaller than the limit, and not NaN."""
     return np.logical_and.reduce([np.abs(a) < limit for a in arrays])
 
 
 def largest(where: np.ndarray, *arrays: np.ndarray) -> float:
-    """The greatest magnitude at these places."""
+    """The largest magnitude at these places."""
     return float(max(np.max(np.abs(a), where=where, initial=0) for a in arrays))
 
 
 def assert_close(got: np.ndarray, want: np.ndarray, error: float, where: np.ndarray) -> None:
-    """Raise AssertionError with the first place that is off by more than the error."""
+    """Raise AssertionError with the first element that is off by more than the error."""
     wrong = where & ~(np.abs(got - want) <= error)
     if wrong.any():
         place = tuple(int(i[0]) for i in wrong.nonzero()) if wrong.ndim else ()
@@ -68,7 +68,7 @@ def half_step(
 
 
 def assert_rounded(t: Tensor, want: np.ndarray, more: float = 0.0) -> None:
-    """`t` is `want` rounded to its dtype, with `more` relative error from steps between."""
+    """Check that `t` is `want` rounded to its dtype, with `more` relative error from before."""
     u, info = unit_roundoff(t.dtype), torch.finfo(t.dtype)
     where = ordinary(info.max / 2, want)
     assert_close(real(t), want, 1.01 * (u + more) * largest(where, want) + info.tiny, where)
@@ -85,7 +85,7 @@ def invert(before: Tensors, after: Tensors, numbers: dict[str, Any], result: Ten
 def adjoint(
     before: Tensors, after: Tensors, numbers: dict[str, Any], result: Tensor | None
 ) -> None:
-    """The new gradient, and the seed for what the gradient was stored as."""
+    """The new gradient, and the seed computed from the stored gradient."""
     dtype, scale, beta = before["grad"].dtype, float(numbers["scale"]), float(numbers["beta"])
     g, v, new = real(before["grad"]), real(before["vjp"]), real(after["grad"])
     limit = float(torch.finfo(dtype).max) / 16
@@ -100,7 +100,7 @@ def adjoint(
 
 
 def to_grid(x: Tensor, frac_bits: int) -> tuple[np.ndarray, np.ndarray]:
-    """x as an integer, and where it left the range."""
+    """x as an integer, and a mask of out-of-range values."""
     scaled = real(x) * np.longdouble(2.0) ** int(frac_bits)
     outside = ~(np.abs(scaled) < RANGE)
     return np.rint(np.clip(np.nan_to_num(scaled, nan=0.0), FIXED_MIN, FIXED_MAX)), outside
@@ -109,7 +109,7 @@ def to_grid(x: Tensor, frac_bits: int) -> tuple[np.ndarray, np.ndarray]:
 def update_exact(
     before: Tensors, after: Tensors, numbers: dict[str, Any], result: Tensor | None
 ) -> None:
-    """Half a grid step from the float update, the flag, and the way back."""
+    """Within half a grid step of the float update; also the flag, and the inverse."""
     beta = rk.effective_beta(float(numbers["beta"]))
     f, outside = to_grid(before["f"], numbers["frac_bits"])
     y, new = real(before["state"]), real(after["state"])
@@ -136,7 +136,7 @@ def assert_cast(after: Tensors, numbers: dict[str, Any]) -> None:
 def invert_exact(
     before: Tensors, after: Tensors, numbers: dict[str, Any], result: Tensor | None
 ) -> None:
-    """The cast; the state is what update_exact's check asks for."""
+    """The cast; the state is covered by update_exact's check."""
     assert_cast(after, numbers)
 
 
@@ -154,7 +154,7 @@ def quantize(
 def dequantize(
     before: Tensors, after: Tensors, numbers: dict[str, Any], result: Tensor | None
 ) -> None:
-    """The number, exact in float64."""
+    """The value, exact in float64."""
     assert result is not None
     want = real(before["state"]) * np.longdouble(2.0) ** -int(numbers["frac_bits"])
     if result.dtype == torch.float64:
