@@ -1,4 +1,4 @@
-"""The implementations of the equilibrium cell that run here, Gluon's in Triton's interpreter."""
+"""The implementations of the equilibrium cell that run here; Gluon runs in Triton's interpreter."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HERE += ["triton", "gluon"] if "triton" in BACKENDS else []
 
 @pytest.fixture
 def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Its name, by which it runs in this test."""
+    """The name of the implementation, with which it runs in this test."""
     if request.param == "gluon":
         from revdeq_kernels.triton.kernels import gluon_cell
         from revdeq_kernels.triton.launch.cell import Launcher
@@ -30,11 +30,11 @@ def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
 
 
 class Slow(tuple[Any, ...]):
-    """A row of the slow tier."""
+    """A case in the slow tier."""
 
 
 def each(names: str = "", **rows: Sequence[tuple[Any, ...]]) -> pytest.MarkDecorator:
-    """A test of the implementations named, each with its own rows of arguments of these names."""
+    """Parametrize a test by implementation, each with its own rows of these arguments."""
     given = [
         pytest.param(name, *row, marks=pytest.mark.slow if isinstance(row, Slow) else ())
         for name in HERE

@@ -1,10 +1,10 @@
-"""Gluon kernels in Triton's interpreter, which knows no Gluon: what they compute, without layouts.
+"""Run Gluon kernels in Triton's interpreter, which does not support Gluon, ignoring layouts.
 
-``interpreted(module)`` is the module with its kernels as the interpreter takes them. Tensors are
-whole, so a layout means nothing; shared memory is an array; a wgmma or a product of TF32 is one of
-its factors in float32. Beside the numbers it holds a kernel to rules that a GPU does not check:
-memory is written before it is read, and fenced between the threads' stores and wgmma's reads; what
-goes into 16 bits, or into a product of TF32, was rounded to them.
+``interpreted(module)`` is the module with its kernels in a form that the interpreter accepts.
+Tensors are whole, so layouts have no effect; shared memory is an array; a wgmma or a TF32 product
+is a float32 product of its factors. In addition to results, this checks rules that a GPU does not:
+memory must be written before it is read, and fenced between the threads' stores and wgmma's reads;
+numbers that go into 16 bits, or into a TF32 product, must already be rounded.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ NARROW = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def interpreted(module: ModuleType) -> SimpleNamespace:
-    """The module; its functions call each other's interpreted form, and the language below."""
+    """The module, whose functions call each other's interpreted form and the language below."""
     kernels = {k: v for k, v in vars(module).items() if isinstance(v, GluonJITFunction)}
     names: dict[str, Any] = {}
     for value in kernels.values():
@@ -44,7 +44,7 @@ def interpreted(module: ModuleType) -> SimpleNamespace:
 
 
 class _Shared:
-    """Shared memory, or a part of it, or a transposed view."""
+    """Shared memory, a part of it, or a transposed view."""
 
     def __init__(self, kind: Any, shape: Any, parts: int | None = None) -> None:
         self.dtype, self.shape = kind, [tl.constexpr(n) for n in shape]
@@ -72,7 +72,7 @@ class _Shared:
 
     def store(self, value: Any) -> None:
         assert list(value.shape) == [n.value for n in self.shape], "of another shape"
-        if value.dtype != self.dtype:  # as device/cell.operand leaves it for the interpreter
+        if value.dtype != self.dtype:  # as returned by device/cell.operand in the interpreter
             numbers = torch.from_numpy(value.handle.data)
             rounded = numbers.to(NARROW[self.dtype.name]).to(numbers.dtype)
             assert torch.equal(rounded.nan_to_num(), numbers.nan_to_num()), "it was not rounded"
@@ -83,7 +83,7 @@ class _Shared:
         return self.cell.value if self.order is None else tl.permute(self.cell.value, self.order)
 
     def slice(self, start: Any, length: Any, dim: int) -> Any:
-        """A part that is read at once, and here no memory of its own."""
+        """A part that is read immediately, and needs no memory of its own here."""
         begin, size = (n.value if isinstance(n, tl.constexpr) else n for n in (start, length))
         whole = self.load(None)
         assert begin + size <= whole.shape[dim], "beyond the end"
@@ -98,7 +98,7 @@ class _Shared:
 
 
 class _Cell:
-    """What lies in one place."""
+    """The content of one place in memory."""
 
     def __init__(self) -> None:
         self.value: Any = None
@@ -110,7 +110,7 @@ _CELLS: WeakSet[_Cell] = WeakSet()
 
 
 class _Language:
-    """triton.experimental.gluon.language: that of Triton, but for what has a layout."""
+    """triton.experimental.gluon.language: Triton's language, except for functions with layouts."""
 
     def __getattr__(self, name: str) -> Any:
         return _no_layout if name.endswith("Layout") else getattr(tl, name)

@@ -1,4 +1,4 @@
-"""What an equilibrium cell whose rows halt must be: every row that of a solve of as many steps."""
+"""Check an equilibrium cell whose rows halt: each row equals a solve with that number of steps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.cell.tolerances import Bounded, Sums, bounded, residuals
 
 
 def assert_rows_halt_when_they_should(cell: Cell, out: Solved, sums: Sums) -> None:
-    """By the residuals of float64, as far as roundings let one say."""
+    """Check the steps of each row by its float64 residuals, up to rounding errors."""
     assert out.taken.dtype == torch.int32 and out.taken.shape == out.residual.shape
     found = residuals(replace(cell, tol=0.0), sums)
     last = out.taken.long() - 1
@@ -29,7 +29,7 @@ def assert_rows_halt_when_they_should(cell: Cell, out: Solved, sums: Sums) -> No
 
 
 def by_steps(cell: Cell, taken: Tensor) -> list[tuple[Tensor, Cell]]:
-    """The rows that took as many steps, and the cell of them that takes those, for each number."""
+    """For each number of steps: the rows that took it, and a cell of these rows that takes it."""
     found = []
     for steps in taken.unique().tolist():
         rows = (taken == steps).nonzero().flatten()
@@ -40,7 +40,7 @@ def by_steps(cell: Cell, taken: Tensor) -> list[tuple[Tensor, Cell]]:
 def assert_rows_are_those_of_fewer_steps(
     cell: Cell, out: Solved, back: Gradients, sums: Sums
 ) -> None:
-    """Each row within the bounds of its own number of steps; the gradient of W within their sum."""
+    """Check each row against the bounds for its steps, and the gradient of W against their sum."""
     rows_of_all, steps_of_all = len(cell.z0), int(out.taken.max())
     assert back.distance.item() == 0.0 or cell.state != "exact"
     assert back.lost.item() == 0

@@ -1,4 +1,4 @@
-"""Equilibrium cells to try, their definition by autograd in float64, and the same f for solve."""
+"""Equilibrium cells for tests, their definition with float64 autograd, and the same f for solve."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ACTS = {
 
 @dataclass
 class Cell:
-    """The arguments of linear_cell_forward, and the gradients that arrive at y and z."""
+    """The arguments of linear_cell_forward, and the incoming gradients of y and z."""
 
     u: Tensor
     w: Tensor
@@ -56,18 +56,18 @@ class Cell:
 
     @property
     def numbers(self) -> Numbers:
-        """What stands behind the tensors in the schemas."""
+        """The arguments that follow the tensors in the schemas."""
         numbers = (self.beta, self.steps, self.act, self.state, self.frac_bits, self.tol)
         return Numbers(*numbers)
 
     def f(self, s: Tensor, u: Tensor, w: Tensor) -> Tensor:
-        """The map in plain PyTorch, in the precision of s, with the roundings to w's dtype."""
+        """The map in plain PyTorch, in the precision of s, with rounding to w's dtype."""
         product = F.linear(_Rounded.apply(s, self.w.dtype), w)
         return ACTS[self.act].function(_RoundedGrad.apply(product, self.w.dtype) + u)
 
 
 def make(rows: int, d: int, dtype: torch.dtype, seed: int = 0, **numbers: Any) -> Cell:
-    """A contractive cell of random numbers, whose start is on the grid."""
+    """A random contractive cell, with its initial state on the grid."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
@@ -84,27 +84,27 @@ SMALL = {
     "triton": (32, torch.float32),
     "gluon": (64, torch.float16),
 }
-"""Features and dtype of a cell that each implementation takes; the first are the fastest here."""
+"""Features and dtype of cells that each implementation supports; the first are fastest here."""
 
 
 def acts_of(implementation: str) -> tuple[str, ...]:
-    """The activations that it takes."""
+    """The activations that the implementation supports."""
     return choice.GPU_ACTS if implementation in ("triton", "gluon") else tuple(ACTS)
 
 
 def small(implementation: str, rows: int, **numbers: Any) -> Cell:
-    """A cell that the implementation takes."""
+    """A cell that the implementation supports."""
     return make(rows, *SMALL[implementation], **numbers)
 
 
 def of_rows(cell: Cell, rows: Tensor | slice) -> Cell:
-    """The same without the other rows."""
+    """The same cell with only these rows."""
     names = ("u", "z0", "grad_y", "grad_z")
     return replace(cell, **{name: getattr(cell, name)[rows] for name in names})
 
 
 class Outcome(NamedTuple):
-    """What a solve returns, and its gradients."""
+    """The results of a solve, and its gradients."""
 
     y: Tensor
     z: Tensor
@@ -123,7 +123,7 @@ def run(cell: Cell, **options: Any) -> Outcome:
 
 
 def both_ways(cell: Cell, implementation: str, **changed: Tensor) -> tuple[Solved, Gradients]:
-    """The results of both ops; on the way back arguments may be others than those forward."""
+    """The results of both ops; the backward op may get other arguments than the forward op."""
     options: Any = cell.numbers._asdict() | {"implementation": implementation}
     out = rk.linear_cell_forward(*cell.tensors, **options)
     given = out.ends(cell.grad_y, cell.grad_z, cell.numbers)._asdict() | cell.tensors._asdict()
@@ -131,7 +131,7 @@ def both_ways(cell: Cell, implementation: str, **changed: Tensor) -> tuple[Solve
 
 
 def stored(cell: Cell) -> Outcome:
-    """In float64, by autograd that stores every activation; s is rounded as by the cell, g not."""
+    """In float64, with stored activations; s is rounded like in the cell, but g is not."""
     leaves = [t.double().requires_grad_() for t in cell.tensors]
     u, w, z0 = leaves
 
@@ -148,7 +148,7 @@ def stored(cell: Cell) -> Outcome:
 
 
 class _Rounded(torch.autograd.Function):
-    """x rounded to a dtype and back; the gradient goes through."""
+    """x rounded to a dtype and back; the gradient passes through."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, dtype: torch.dtype) -> Tensor:

@@ -1,13 +1,13 @@
-"""The equilibrium cell in float64, and how far float32 may be from it, element by element.
+"""The equilibrium cell in float64, and the tolerance of float32, element by element.
 
-A running error analysis: beside each number of the float64 solve and of its adjoint stands a bound
-on the error with which a cell in float32 computes it. u is float32's unit roundoff, v that of a w
-of 16 bits (0 for float32), to first order with a factor of 1.01, as in ``tolerances.py``. Sums of d
-products err by d u times the sum of their magnitudes, in whatever order, and no more where products
+A running error analysis: each number of the float64 solve and its adjoint is accompanied by a bound
+on its error in a float32 cell. u is the unit roundoff of float32, v that of a 16-bit w (0 for
+float32); errors are first order with a factor of 1.01, as in ``tolerances.py``. Sums of d products
+have an error of at most d u times the sum of their magnitudes, in any order, and also if products
 are not rounded before they are added (fused multiply-adds).
 
-A 16-bit copy of s is the same in both solves but where s is as near to a boundary of rounding as
-its bound: then it is a unit in the last place off, and the bound follows from that.
+A 16-bit copy of s is the same in both solves, unless s is closer to a rounding boundary than its
+bound: then it is off by one unit in the last place, which enters the bound.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from tests.tolerances import BETA_ERROR, grid_error, invert_error, unit_roundoff
 
 U = unit_roundoff(torch.float32)
 ACT_ERROR = 8 * U
-"""What act or act' in float32 errs by itself, times 1 + its value: four units in the last place."""
+"""The error of act or act' in float32, relative to 1 + its value: four units in the last place."""
 
 
 class Sums(NamedTuple):
-    """How an implementation adds up.
+    """How an implementation accumulates.
 
-    product: what a product errs by itself, in U times its value.
-    joined: whether W s is added to u product by product, g W to the adjoint, and to the gradient of
-        W the products of all rows and half steps, instead of one sum to another.
+    product: the error of a single product, in U times its value.
+    joined: whether products are added one by one to u (W s), to the adjoint (g W), and to the
+        gradient of W (over all rows and half steps), instead of adding complete sums.
     """
 
     product: int = 0
@@ -43,28 +43,28 @@ class Sums(NamedTuple):
 APART = Sums()
 
 SPLIT = Sums(product=16)
-"""Products in three TF32: 4 for the low part of each factor, 4 for the product of both, which is
-left out, and the additions of the three."""
+"""Three TF32 products: 4 for the low part of each factor, 4 for the omitted product of both low
+parts, and the additions of the three."""
 
 JOINED = Sums(joined=True)
 
 
 def sums_of(implementation: str, w: torch.dtype) -> Sums:
-    """Those of an implementation for a W of this dtype."""
+    """The sums of an implementation for this dtype of W."""
     if implementation == "gluon" and w == torch.float32:
         return SPLIT
     return JOINED if implementation == "cpu" else APART
 
 
 class Bounded(NamedTuple):
-    """Numbers, and how far those of the cell may be from them."""
+    """Numbers, and bounds on the error of the cell's numbers."""
 
     value: Tensor
     error: Tensor
 
     @property
     def most(self) -> Tensor:
-        """The largest magnitudes that the cell may have."""
+        """The largest magnitudes that the cell's numbers may have."""
         return self.value.abs() + self.error
 
     def __add__(self, other: object) -> Bounded:
@@ -74,28 +74,28 @@ class Bounded(NamedTuple):
         return Bounded(value, self.error + other.error + U * (self.most + other.most))
 
     def times(self, number: float) -> Bounded:
-        """A product with a number that is rounded, itself rounded."""
+        """A product with a rounded number, itself rounded."""
         return Bounded(self.value * number, (self.error + 2 * U * self.most) * abs(number))
 
 
 def exact(value: Tensor) -> Bounded:
-    """Numbers that the cell is given."""
+    """Exact numbers, which are given to the cell."""
     return Bounded(value.double(), torch.zeros_like(value, dtype=torch.float64))
 
 
 @dataclass
 class Evaluation:
-    """f at a state, and what its adjoint takes of it."""
+    """f at a state, and what its adjoint needs."""
 
-    read: Bounded  # s as it enters the product
+    read: Bounded  # s as used in the product
     before: Bounded  # W s + u
     f: Bounded
 
 
 def bounded(cell: Cell, sums: Sums = APART, rows: int | None = None) -> tuple[Outcome, Outcome]:
-    """y, z and the gradients in float64, and a bound on the error of each of their elements.
+    """y, z and the gradients in float64, with a bound on the error of each element.
 
-    `rows`: of the gradient of W, where the cell has a part of them.
+    `rows`: the number of rows for the gradient of W, if the cell has only part of them.
     """
     analysis = _Analysis(cell, sums, rows)
     y, z, evaluations = analysis.forward()
@@ -107,13 +107,13 @@ def bounded(cell: Cell, sums: Sums = APART, rows: int | None = None) -> tuple[Ou
 
 
 def assert_within_bounds(cell: Cell, got: Outcome, sums: Sums = APART) -> None:
-    """Every element is as near to float64 autograd as the analysis says, which says something."""
+    """Assert that every element is within its bound of float64 autograd, and bounds are useful."""
     reference = stored(cell)
     values, errors = bounded(cell, sums)
     for name, want, value, error, result in zip(
         Outcome._fields, reference, values, errors, got, strict=True
     ):
-        torch.testing.assert_close(value, want, rtol=1e-10, atol=1e-10)  # the analysis is of it
+        torch.testing.assert_close(value, want, rtol=1e-10, atol=1e-10)  # what is analyzed
         assert error.norm() < 0.2 * want.norm(), f"{name}: the bound says nothing"
         far = (result.double() - want).abs() - error
         assert far.max() <= 0, f"{name} is {float(far.max()):.3g} beyond its bound"
@@ -149,7 +149,7 @@ class _Analysis:
         return Evaluation(read, before, Bounded(f, f_error))
 
     def _read(self, s: Bounded) -> Bounded:
-        """What f reads of an exact state is rounded to float32; all of it then to w's dtype."""
+        """The state that f reads: an exact state is rounded to float32; then s to w's dtype."""
         error = s.error + U * s.most
         if not self.narrow:
             return Bounded(s.value, error)
@@ -157,7 +157,7 @@ class _Analysis:
         return Bounded(value, torch.maximum(high - value, value - low))
 
     def _roundings(self, terms: Tensor, start: Tensor) -> Tensor:
-        """Of sums of d products with these sums of magnitudes; joined, they begin at `start`."""
+        """Of sums of d products with these sums of magnitudes; joined sums start at `start`."""
         error = (self.features + self.sums.product) * terms
         return U * (error + self.features * start if self.sums.joined else error)
 
@@ -170,7 +170,7 @@ class _Analysis:
             x = before.value.detach().requires_grad_()
             (value,) = torch.autograd.grad(self.act.function(x).sum(), x)
         error = self.act.curvature * before.error + ACT_ERROR
-        if self.cell.act == "silu":  # f (1 - e) has the rounding of e, which may be nearly 1
+        if self.cell.act == "silu":  # f (1 - e) has the rounding error of e, which may be nearly 1
             error = error + ACT_ERROR * self.act.function(before.value).abs()
         if self.cell.act == "relu":
             error = (before.value.abs() <= before.error).double()
@@ -190,7 +190,7 @@ class _Analysis:
         return y, z, evaluations
 
     def _update(self, s: Bounded, f: Bounded) -> Bounded:
-        """As in ``update_error``; to the grid, f and the new state are each half a step away."""
+        """As in ``update_error``; on the grid, f and the new state are each off by half a step."""
         beta = self.cell.beta
         value = (1 - beta) * s.value + beta * f.value
         error = abs(1 - beta) * s.error + beta * f.error
@@ -210,9 +210,9 @@ class _Analysis:
     def met_on_the_way_back(
         self, y: Bounded, z: Bounded, evaluations: list[Evaluation]
     ) -> list[Evaluation]:
-        """The evaluations at a float state that was inverted."""
+        """The evaluations at a reconstructed float state."""
         beta = self.cell.beta
-        states = {1: y, 0: z}  # by what is read: y in odd half steps
+        states = {1: y, 0: z}  # by the state that is read: y in odd half steps
         met: list[Evaluation] = []
         for k in reversed(range(len(evaluations))):
             met.append(self.evaluate(states[k % 2]))
@@ -229,7 +229,7 @@ class _Analysis:
         cell, beta = self.cell, self.cell.beta
         gy, gz = exact(cell.grad_y), exact(cell.grad_z)
         grad_u, grad_w = exact(torch.zeros_like(cell.u)), exact(torch.zeros_like(cell.w))
-        for evaluation in reversed(evaluations):  # of f at y, then with the roles exchanged
+        for evaluation in reversed(evaluations):  # of f at y, then with y and z exchanged
             g = self._through_act(evaluation.before, gz.times(beta))
             grad_u = grad_u + g
             g = self._stored(g)
@@ -244,7 +244,7 @@ class _Analysis:
         return Bounded(seed.value * slope.value, error + 2 * U * seed.most * slope.most)
 
     def _stored(self, x: Bounded) -> Bounded:
-        """Rounded to w's dtype, which has subnormal numbers."""
+        """x rounded to w's dtype, which has subnormal numbers."""
         return Bounded(x.value, x.error + self.v * (x.most + torch.finfo(self.cell.w.dtype).tiny))
 
     def _outer(self, g: Bounded, read: Bounded) -> Bounded:

@@ -1,8 +1,8 @@
-"""What the cases of ``test_distributed`` share: the model, its data, the reference, the comparison.
+"""Helpers shared by the cases of ``test_distributed``: model, data, reference, comparison.
 
-The reference is one process that sees the whole batch and lets autograd store every step. Each of
-the cases runs on all ranks, and returns how far its gradients are from the reference's.
-``test_distributed`` reads from the case what must come of it.
+The reference is one process with the whole batch and stored activations. Each case runs on all
+ranks, and returns the error of its gradients compared to the reference. ``test_distributed`` reads
+the expected outcome from the case.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ STEPS = 5
 WIDTH = 8
 
 Expected = Literal["right", "rounded", "wrong", "sharded f", "wrapped f", "another graph"]
-"""What must come of a case, see the test of each: gradients, or the name of a refusal."""
+"""The expected outcome of a case: gradients, or the name of an error; see its test."""
 
 
 class Case(NamedTuple):
-    """A function and what it is called with."""
+    """A function and its arguments."""
 
     function: Callable[..., float]
     args: tuple[Any, ...]
@@ -37,11 +37,11 @@ class Case(NamedTuple):
 
 
 CASES: dict[str, Case] = {}
-"""By name; filled by the modules that hold the cases."""
+"""By name; filled by the modules that define the cases."""
 
 Form = Literal["layer", "closure", "method"]
-"""How the model calls the solver: RevDEQ of the cell, RevDEQ of a function that closes over it, or
-solve of a method of the model itself."""
+"""How the model calls the solver: RevDEQ on the cell, RevDEQ on a function that closes over it, or
+solve on a method of the model itself."""
 
 
 def case(name: str, *args: Any, expect: Expected = "right", **keywords: Any) -> Callable[..., Any]:
@@ -78,7 +78,7 @@ class Model(nn.Module):
         shared: bool = False,
         **options: Any,
     ) -> None:
-        """Initialised alike in every call; `shared`: the cell is applied after the solve too."""
+        """The model, always with the same weights; `shared`: the cell also runs after the solve."""
         super().__init__()
         torch.manual_seed(0)
         options = {"max_steps": STEPS, **options}
@@ -101,11 +101,11 @@ class Model(nn.Module):
 
     @property
     def f(self) -> Any:
-        """The cell, wherever it is registered."""
+        """The cell, regardless of where it is registered."""
         return self.solver.f if self.form == "layer" else self.cell
 
     def sharpened(self, gain: float) -> Model:
-        """Itself, with a cell that contracts less, and not alike everywhere."""
+        """The model itself, with a cell that contracts less, and not uniformly."""
         with torch.no_grad():
             for p in self.f.parameters():
                 p.mul_(gain)
@@ -132,13 +132,13 @@ def world() -> int:
 
 
 def batch() -> Tensor:
-    """All data; its parts differ in size, so that the ranks have different gradients."""
+    """All data; magnitudes differ, so that the ranks have different gradients."""
     x = torch.randn(8, 4, generator=torch.Generator().manual_seed(1))
     return x * torch.linspace(0.5, 2.0, 8)[:, None]
 
 
 def shard(x: Tensor) -> Tensor:
-    """What this rank sees of it."""
+    """This rank's part of the data."""
     return x.chunk(world())[rank()]
 
 
@@ -148,7 +148,7 @@ def backward(model: nn.Module, x: Tensor) -> None:
 
 
 def reference(form: Form = "layer", **options: Any) -> Model:
-    """One process, the whole batch, every step stored; with its gradients."""
+    """The reference and its gradients: one process, the whole batch, stored activations."""
     model = Model(form, **{**options, "adjoint": "backprop"})
     backward(model, batch())
     return model
@@ -168,7 +168,7 @@ def parameter_error(model: nn.Module, expected: nn.Module) -> float:
 
 
 def twice(model: nn.Module, expected: nn.Module, x: Tensor | None = None) -> float:
-    """The worst error of two iterations, on this rank's shard unless said."""
+    """The worst error of two iterations, by default on this rank's shard."""
     x = shard(batch()) if x is None else x
     errors = []
     for _ in range(2):
@@ -193,7 +193,7 @@ def _paired(model: nn.Module, expected: nn.Module) -> dict[str, tuple[Tensor, Te
 
 
 def _plain(name: str) -> str:
-    """A parameter's name without what wrappers add to it."""
+    """A parameter's name without the prefixes of wrappers."""
     return name.replace("_orig_mod.", "").removeprefix("module.")
 
 
@@ -206,6 +206,6 @@ def _relative(pairs: list[tuple[Any, Any]]) -> float:
 
 
 def _whole(tensor: Any) -> Tensor:
-    """A tensor put together from the shards of all ranks."""
+    """A tensor assembled from the shards of all ranks."""
     tensor = tensor.detach()
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor

@@ -17,14 +17,14 @@ from torch_revdeq.models import LanguageConfig, LanguageModel, VisionConfig, Vis
 
 
 def language(block: str = "modern", adjoint: str = "auto") -> LanguageModel:
-    """Initialised alike in every call."""
+    """The model, with the same weights in every call."""
     torch.manual_seed(0)
     sizes: dict[str, Any] = {"vocab_size": 11, "width": 16, "heads": 2, "context": 12}
     return LanguageModel(LanguageConfig(**sizes, block=block, steps=3, adjoint=adjoint))
 
 
 def vision(adjoint: str = "auto") -> VisionModel:
-    """Without batch normalisation, whose averages are each rank's own."""
+    """Without batch normalization, whose averages differ between ranks."""
     torch.manual_seed(0)
     sizes: dict[str, Any] = {"in_channels": 1, "classes": 3, "channels": (8,), "group_size": 4}
     return VisionModel(VisionConfig.single_scale(**sizes, adjoint=adjoint))
@@ -53,7 +53,7 @@ def of_images(model: nn.Module, x: Tensor) -> None:
 @case("ddp, language model", "modern")
 @case("ddp, the paper's language model", "paper")
 def replicated(block: str) -> float:
-    """Every parameter has a part in every step, so that none is waited for."""
+    """Every parameter is used in every step, so that DDP waits for none."""
     model, expected = DistributedDataParallel(language(block)), language(block, "backprop")
     of_texts(expected, texts())
     of_texts(model, shard(texts()))
@@ -73,7 +73,7 @@ def replicated_images() -> float:
 @case("fsdp, language model, layer by itself", "layer")
 @case("fsdp, language model, cell by itself", "cell")
 def sharded(part: str) -> float:
-    """With the cell sharded by itself the adjoint is hooks, without being asked for."""
+    """If the cell is sharded by itself, the adjoint is hooks without asking for it."""
     model, expected = language(), language(adjoint="backprop")
     mesh = init_device_mesh("cpu", (world(),))
     parts = {"model": [], "layer": [model.equilibrium], "cell": [model.equilibrium.f]}[part]
@@ -88,7 +88,7 @@ def sharded(part: str) -> float:
 
 @case("fsdp, built on the meta device")
 def from_meta() -> float:
-    """Sharded before there is memory for it, then filled by a state dict."""
+    """Sharded before memory is allocated, then filled from a state dict."""
     with torch.device("meta"):
         model = LanguageModel(language().config)
     expected = language(adjoint="backprop")
@@ -107,7 +107,7 @@ def from_meta() -> float:
 
 @case("fsdp, a language model generates")
 def generated() -> float:
-    """The share of tokens that differ from those of one process; both greedy and warm."""
+    """The fraction of tokens that differ from a single process; greedy and with a temperature."""
     model, expected = language(), language()
     for one in (model, expected):
         one.set_solver(tol=1e-4, max_steps=40)

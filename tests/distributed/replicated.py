@@ -1,4 +1,4 @@
-"""Cases of ``test_distributed`` where every rank holds the whole model: DistributedDataParallel."""
+"""Cases of ``test_distributed`` with the whole model on every rank: DistributedDataParallel."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TOL = 1e-3
 
 @case("nothing exchanged", expect="wrong")
 def alone() -> float:
-    """Without any exchange every rank is far off, by its own amount: the others prove something."""
+    """Without any exchange, every rank has a large error; otherwise other cases prove nothing."""
     model = Model()
     backward(model, shard(batch()))
     errors = gathered(gradient_error(model, reference()))
@@ -64,7 +64,7 @@ def replicated(
 @case("ddp, accumulation without exchange")
 @case("ddp, accumulation without exchange, hooks", adjoint="hooks")
 def accumulated(**options: Any) -> float:
-    """Two halves of the shard, of which only the second one exchanges."""
+    """Two halves of the shard; only the second exchanges gradients."""
     model = DistributedDataParallel(Model(**options))
     first, second = shard(batch()).chunk(2)
     with model.no_sync():
@@ -81,7 +81,7 @@ def accumulated(**options: Any) -> float:
 @case("ddp, hook on a parameter")
 @case("ddp, hook on a parameter, hooks", adjoint="hooks")
 def hooked(**options: Any) -> float:
-    """A tensor hook sees the whole gradient of its rank once, before the exchange."""
+    """A tensor hook is called once with its rank's whole gradient, before the exchange."""
     calls = []
     models = Model(**{**options, "adjoint": "backprop"}), Model(**options)
     for model in models:
@@ -97,7 +97,7 @@ def hooked(**options: Any) -> float:
 
 @case("ddp, compiled f")
 def compiled() -> float:
-    """f as torch.compile made it, inside the solver."""
+    """f compiled with torch.compile, inside the solver."""
     model = Model()
     model.solver.f = torch.compile(model.f, backend="aot_eager")
     error = twice(DistributedDataParallel(model), reference())
@@ -129,7 +129,7 @@ def descended(model: nn.Module) -> float:
 @case("ddp around f, hooks", adjoint="hooks", expect="wrapped f")
 @case("ddp around f, backprop", adjoint="backprop", expect="wrapped f")
 def wrapped_inside(**options: Any) -> float:
-    """Refused: its gradients would be exchanged in every half step."""
+    """Raises, because gradients would be exchanged in every half step."""
     model = Model(**options)
     model.solver.f = DistributedDataParallel(model.f)
     backward(model, shard(batch()))
@@ -139,7 +139,7 @@ def wrapped_inside(**options: Any) -> float:
 @case("ranks stop together")
 @case("ranks stop together, checks every third step", check_every=3)
 def stopped(check_every: int = 1) -> float:
-    """With a group all take the steps of the slowest alone; the gradient is that of so many."""
+    """With a group, all ranks take as many steps as the slowest; so does the gradient."""
     options = {"tol": TOL, "check_every": check_every, "max_steps": 40}
     alone = Model(**options).sharpened(2.0)
     alone(shard(batch()))
@@ -157,7 +157,7 @@ def stopped(check_every: int = 1) -> float:
 
 @case("samples halt, ranks stop together")
 def halted() -> float:
-    """A sample halts where it does in one process; a rank goes on until none moves on any."""
+    """A sample halts as in one process; a rank continues until no sample moves on any rank."""
     options = {"tol": TOL, "max_steps": 40, "per_sample": True}
     alone = Model(**options).sharpened(2.0)
     alone(shard(batch()))
@@ -178,7 +178,7 @@ def halted() -> float:
 
 @case("a sample that is no number keeps all ranks going")
 def unhalted() -> float:
-    """A maximum over ranks that lost the NaN would stop them: gloo's does if rank 1 brings it."""
+    """A maximum over ranks must not lose the NaN, which gloo's does if it comes from rank 1."""
     x = shard(batch())
     if dist.get_rank() == 1:
         x = x.index_fill(0, torch.tensor([0]), float("nan"))
@@ -192,7 +192,7 @@ def unhalted() -> float:
 
 @case("a number that is none keeps all ranks going")
 def unstopped() -> float:
-    """The same where the solve halts as a whole."""
+    """The same if the solve halts as a whole."""
     x = shard(batch())
     if dist.get_rank() == 1:
         x = x.index_fill(0, torch.tensor([0]), float("nan"))
@@ -208,7 +208,7 @@ def _steps(model: Any) -> int:
 
 @case("an f that communicates stops together")
 def stopped_with_exchange() -> float:
-    """f exchanges in every evaluation: one that stopped earlier would leave the others waiting."""
+    """f communicates in every evaluation: if one rank stopped earlier, the others would wait."""
 
     def f(z: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         total = z.detach().sum()

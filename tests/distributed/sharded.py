@@ -33,7 +33,7 @@ from tests.distributed.model import (
 from tests.distributed.replicated import descended
 
 Where = Literal["f", "children"]
-"""What of f is sharded by itself."""
+"""The parts of f that are sharded by themselves."""
 
 
 def sharded(model: Model, *parts: nn.Module, **options: Any) -> Model:
@@ -54,7 +54,7 @@ def sharded(model: Model, *parts: nn.Module, **options: Any) -> Model:
 @case("fsdp, checkpoint", True, adjoint="checkpoint")
 @case("fsdp, float32 state", True, state=torch.float32)
 def around_the_layer(reshard: bool, **options: Any) -> float:
-    """The layer and the rest of the model are sharded apart."""
+    """The layer and the rest of the model are sharded separately."""
     model = Model(**options)
     sharded(model, model.solver, reshard_after_forward=reshard)
     return twice(model, reference(**options))
@@ -67,7 +67,7 @@ def around_the_layer(reshard: bool, **options: Any) -> float:
 @case("fsdp of the root, a method of the model, not resharded", "method", False)
 @case("fsdp of the root, cell used outside", "layer", True, shared=True)
 def around_the_model(form: Form, reshard: bool, **options: Any) -> float:
-    """The model is sharded as one."""
+    """The model is sharded as one unit."""
     model = sharded(Model(form, **options), reshard_after_forward=reshard)
     return twice(model, reference(form, **options))
 
@@ -75,7 +75,7 @@ def around_the_model(form: Form, reshard: bool, **options: Any) -> float:
 @case("fsdp of the root, recomputed", "layer")
 @case("fsdp of the root, recomputed, a method of the model", "method")
 def recomputed(form: Form) -> float:
-    """Under a checkpoint of the whole model, solve is called again in the backward pass."""
+    """With a checkpoint of the whole model, solve is called again in the backward pass."""
     model = sharded(Model(form))
     checkpoint(model, shard(batch()), use_reentrant=False).square().mean().backward()
     return gradient_error(model, reference(form))
@@ -90,7 +90,7 @@ def part_by_part(**options: Any) -> float:
 
 @case("fsdp, accumulation without exchange")
 def accumulated() -> float:
-    """Two halves of the shard, of which only the second one exchanges."""
+    """Two halves of the shard; only the second exchanges gradients."""
     model = Model()
     sharded(model, model.solver)
     first, second = shard(batch()).chunk(2)
@@ -116,9 +116,9 @@ def trained(reshard: bool) -> float:
 @case("fsdp, bfloat16 parameters, hooks", adjoint="hooks")
 @case("fsdp, bfloat16 parameters, added up in float32", accumulate="float32", expect="rounded")
 def low_precision(**options: Any) -> float:
-    """Against autograd's gradients in bfloat16 of each shard, averaged in float32.
+    """Compare to autograd's bfloat16 gradients of each shard, averaged in float32.
 
-    With the additions in bfloat16 they are the same numbers; in float32 they are better ones.
+    With bfloat16 additions they are identical; with float32 additions they are more accurate.
     """
     expected = Model()
     for x in batch().chunk(world()):
@@ -147,7 +147,7 @@ def sharded_inside(where: Where, form: Form, **options: Any) -> Model:
 @case("fsdp of f, auto", "f", "layer")
 @case("fsdp of f's children, auto", "children", "closure")
 def inside(where: Where, form: Form, **options: Any) -> float:
-    """Refused, or right, as the adjoint has it."""
+    """Raises, or gives the right gradients, depending on the adjoint."""
     return twice(sharded_inside(where, form, **options), reference(form, **options))
 
 
@@ -169,7 +169,7 @@ for place, at in PLACES.items():
 
 @case("fsdp of f, reversible, not refused", expect="another graph")
 def unrefused() -> float:
-    """What the refusal prevents: gradients that are wrong without a word."""
+    """What the error prevents: silently wrong gradients."""
     with mock.patch.object(
         sys.modules["torch_revdeq.evaluation.effects.modules"], "is_sharded", return_value=False
     ):
@@ -178,7 +178,7 @@ def unrefused() -> float:
 
 @case("fsdp of f, no gradient")
 def evaluated() -> float:
-    """Nothing is walked back, so nothing is refused."""
+    """There is no backward pass, so there is no error."""
     model, expected = sharded_inside("f", "layer", adjoint="reversible"), Model()
     with torch.no_grad():
         return float((model(batch()) - expected(batch())).abs().max())
@@ -187,7 +187,7 @@ def evaluated() -> float:
 @case("fsdp1 of f", adjoint="reversible", expect="sharded f")
 @case("fsdp1 of f, checkpoint", adjoint="checkpoint", expect="sharded f")
 def wrapped_inside(**options: Any) -> float:
-    """f in FullyShardedDataParallel is refused too."""
+    """f in FullyShardedDataParallel also raises."""
     model = Model(**options)
     model.solver.f = FullyShardedDataParallel(model.f, device_id=torch.device("cpu"))
     backward(model, shard(batch()))
@@ -205,7 +205,7 @@ def wrapped_inside(**options: Any) -> float:
 def tensor_parallel(*, frozen: bool = False, **options: Any) -> float:
     """Every rank holds half of f's hidden layer, and sees the whole batch.
 
-    With a frozen encoder all of f's gradients are of distributed tensors; else that of x is plain.
+    With a frozen encoder, all of f's gradients are distributed tensors; otherwise that of x is not.
     """
     model, expected = Model(**options), Model(**{**options, "adjoint": "backprop"})
     for either in (model, expected):

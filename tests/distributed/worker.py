@@ -1,9 +1,9 @@
-"""One rank of ``test_distributed``: runs every case and writes the outcomes, as torchrun starts it.
+"""One rank of ``test_distributed``, started by torchrun: runs all cases and writes the outcomes.
 
     torchrun --standalone --nproc-per-node 2 -m tests.distributed.worker OUTCOMES FOLDER [CASE ...]
 
-Every case has a process group of its own, so that one that fails leaves the others alone. After it
-the ranks agree over a file on what came of it. FOLDER must be empty; OUTCOMES becomes a JSON file.
+Every case has its own process group, so that a failure does not affect other cases. Afterwards, the
+ranks exchange its outcome through a file. FOLDER must be empty; OUTCOMES becomes a JSON file.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from tests.distributed import models, replicated, sharded  # noqa: F401  (they r
 from tests.distributed.model import CASES, Case, rank, world
 
 HANGS = timedelta(seconds=20)
-"""After this a rank whom nobody answers gives a case up."""
+"""Seconds after which a rank without an answer gives up on a case."""
 
 LATE = timedelta(seconds=60)
-"""After this a rank that has not given up is lost."""
+"""Seconds after which a rank that has not given up is considered lost."""
 
 Outcome = dict[str, Any]
 
@@ -43,7 +43,7 @@ def run(case: Case, store: FileStore) -> Outcome:
 
 
 def agreed(store: FileStore, name: str, outcome: Outcome) -> Outcome:
-    """What came of it on all ranks: the largest error, or what they raised."""
+    """The outcome on all ranks: the largest error, or their exceptions."""
     store.set(f"{name}/{rank()}", json.dumps(outcome))
     keys = [f"{name}/{r}" for r in range(world())]
     store.wait(keys, LATE)

@@ -1,4 +1,4 @@
-"""What the tests of the models share."""
+"""Helpers shared by the tests of the models."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ def tiny(block: str = "modern", **changes: Any) -> LanguageConfig:
 
 
 def model_of(config: LanguageConfig, seed: int = 0, **options: Any) -> LanguageModel:
-    """The model, initialised alike in every call."""
+    """The model, with the same weights in every call."""
     torch.manual_seed(seed)
     return LanguageModel(config, **options)
 
 
 def text(batch: int = 2, time: int = 8, seed: int = 1) -> Tensor:
-    """Tokens for it."""
+    """Input tokens."""
     return torch.randint(11, (batch, time), generator=torch.Generator().manual_seed(seed))
 
 
 def gradients(model: nn.Module, loss: Callable[[], Tensor]) -> dict[str, Tensor]:
-    """Those of all parameters, each of which must have one."""
+    """The gradients of all parameters, each of which must have one."""
     model.zero_grad()
     loss().backward()
     found = {}
@@ -40,7 +40,7 @@ def gradients(model: nn.Module, loss: Callable[[], Tensor]) -> dict[str, Tensor]
 
 
 def assert_same(got: dict[str, Tensor], want: dict[str, Tensor]) -> None:
-    """Bit for bit, and not because there is nothing to compare."""
+    """Assert that the gradients agree bit for bit, and that there are any."""
     assert got.keys() == want.keys()
     for name, grad in want.items():
         assert torch.equal(got[name], grad), name

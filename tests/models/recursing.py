@@ -1,4 +1,4 @@
-"""What the tests of the recursive reasoning model share."""
+"""Helpers shared by the tests of the recursive reasoning model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def tiny(mixing: str = "mlp", **changes: Any) -> RecursiveConfig:
 
 
 def model_of(config: RecursiveConfig, **options: Any) -> RecursiveModel:
-    """The model, initialized alike in every call, with a halting head that tells samples apart."""
+    """The model, with fixed random weights and a halting head that distinguishes samples."""
     torch.manual_seed(0)
     model = RecursiveModel(config, **options)
     torch.nn.init.normal_(model.halt.weight, std=0.1)
@@ -34,13 +34,13 @@ def questions(batch: int = 3, seed: int = 1) -> Tensor:
 
 
 def loss_of(output: Any, tokens: Tensor) -> Tensor:
-    """Of a pass, as if a question's answer were the question backwards."""
+    """The loss of a pass, where the answer is the reversed question."""
     logits = output.logits.flatten(0, 1).float()
     return F.cross_entropy(logits, tokens.flip(1).flatten()) + output.halt.float().mean()
 
 
 def gradients(model: RecursiveModel, run: Any, tokens: Tensor) -> dict[str, Tensor]:
-    """The sums of two passes, each with a loss and a backward pass of its own."""
+    """The summed gradients of two passes, each with its own loss and backward pass."""
 
     def losses() -> Tensor:
         first = run(tokens)

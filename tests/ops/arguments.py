@@ -113,7 +113,7 @@ def arguments_of_leaf(
     optional: bool = True,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Arguments of an op on one leaf, with cast (or quantize's flag) where `optional` is true.
+    """Arguments of an op on one leaf, with cast (or the flag of quantize) if `optional` is true.
 
     `f` is also the dtype of quantize's x and of dequantize's result; `vjp` defaults to f's dtype.
     """

@@ -1,4 +1,4 @@
-"""A line of shell in a document: whether what it calls is there, and takes these options."""
+"""Check shell commands in documents: that the program exists and has these options."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ import pytest
 from tests import ROOT
 
 ELSEWHERE = {"pip", "venv", "pytest", "ruff", "pyright", "mkdocs", "http"}
-"""Packages whose options are others' business."""
+"""External packages, whose options are not checked."""
 
 
 def check(line: str, *, known: bool) -> None:
-    """Fail if the line's command is not as it says; with `known`, also if nobody here knows it."""
+    """Fail if the command is invalid or, with `known`, not recognized."""
     words = shlex.split(line.removeprefix("$ "), comments=True) if _is_shell(line) else []
     while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
         del words[0]
@@ -34,7 +34,7 @@ def check(line: str, *, known: bool) -> None:
             _check_extras(what)
         case ["python", "-m", module, *arguments]:
             _check_module(module, arguments)
-        case ["torchrun", *arguments]:  # its own options end where the script begins
+        case ["torchrun", *arguments]:  # python's own options end at the script
             script = next(i for i, word in enumerate(arguments) if word.endswith(".py"))
             _check_script(arguments[script], arguments[script + 1 :])
         case ["python", script, *arguments]:
@@ -42,7 +42,7 @@ def check(line: str, *, known: bool) -> None:
         case [script, *arguments]:
             text = (ROOT / script).read_text()
             assert (ROOT / script).stat().st_mode & 0o111, f"{script} cannot be executed"
-            if program := re.search(r'-m (\S+) "\$@"', text):  # what it hands its arguments to
+            if program := re.search(r'-m (\S+) "\$@"', text):  # receives its arguments
                 _check_module(program[1], arguments)
                 return
             for option in _options(arguments):
@@ -96,9 +96,9 @@ def _options(arguments: list[str]) -> list[str]:
 
 @cache
 def _help(program: str, first: str) -> str:
-    """What a module or a script says about itself, in this process: torch is there already.
+    """The help of a module or script, run in this process, where torch is already imported.
 
-    And of what it is to do, where the first argument is such a word.
+    Also the help of the subcommand, if the first argument is one.
     """
     out = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""The documents, parsed: their code, links and headings, as CommonMark has them."""
+"""The documents, parsed as CommonMark: their code, links and headings."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from tests import ROOT
 PLACES = ("*.md", "bench/*.md", "docs/**/*.md", "examples/*.md")
 
 MARK = re.compile(r"<!-- test: (?P<mark>.+) -->")
-"""What the line before a block of code may say of it, where a page does not show it."""
+"""A hidden comment in the line before a block of code."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """A block of code, and what is said of it: "slow", or "needs ..."."""
+    """A block of code, and its mark: "slow", or "needs ..."."""
 
     language: str
     code: str
-    line: int  # of its first line of code, from 1
+    line: int  # line number of its first line of code, from 1
     mark: str | None
 
 
@@ -35,7 +35,7 @@ class Document:
 
     @cached_property
     def text(self) -> str:
-        """As it is."""
+        """The raw text."""
         return (ROOT / self.name).read_text(encoding="utf-8")
 
     @cached_property
@@ -47,7 +47,7 @@ class Document:
         return [child for token in self._tokens for child in token.children or ()]
 
     def blocks(self, *languages: str) -> list[Block]:
-        """The blocks of code in these languages, or in all; "" is one that names none."""
+        """The blocks of code in these languages, or in all; "" means no language."""
         found = []
         for before, token in zip([None, *self._tokens], self._tokens, strict=False):
             language = token.info.strip()
@@ -63,18 +63,18 @@ class Document:
 
     @cached_property
     def links(self) -> list[str]:
-        """Where its links and pictures lead, within the repository."""
+        """The targets of its links and pictures within the repository."""
         targets = [str(t.attrs.get("href", t.attrs.get("src", ""))) for t in self._inlines]
         return [target for target in targets if target and not re.match("[a-z]+:", target)]
 
     @cached_property
     def spans(self) -> list[str]:
-        """Its code within lines."""
+        """Its inline code."""
         return [token.content for token in self._inlines if token.type == "code_inline"]
 
     @cached_property
     def anchors(self) -> set[str]:
-        """What a link can name with #: its headings, in the form that forges give them."""
+        """Its anchors: the headings in the form used by forges."""
         headings = [
             "".join(t.content for t in content.children or ())
             for opening, content in zip(self._tokens, self._tokens[1:], strict=False)
@@ -85,7 +85,7 @@ class Document:
 
 @cache
 def documents() -> dict[str, Document]:
-    """All of them, by name."""
+    """All documents by name."""
     names = {
         path.relative_to(ROOT).as_posix() for place in PLACES for path in sorted(ROOT.glob(place))
     }

@@ -1,4 +1,4 @@
-"""Machine code as cuobjdump prints it, for tests of the tools that read it."""
+"""Machine code in the format of cuobjdump, for tests of the tools that parse it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 
 def sass(arch: str, instructions: Mapping[str, Sequence[str]]) -> str:
-    """Functions that consist of these instructions, 16 bytes apart from address 0 on."""
+    """Functions with these instructions, 16 bytes apart, starting at address 0."""
     text = f"\n\tcode for {arch}\n"
     for name, lines in instructions.items():
         text += f'\t\tFunction : {name}\n\t.headerflags\t@"EF_CUDA_TEXMODE_UNIFIED"\n'

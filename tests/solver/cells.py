@@ -1,4 +1,4 @@
-"""The f of the solver's tests: small cells of the kinds that people use."""
+"""f for the solver's tests: small cells of common kinds."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class MLP(nn.Module):
 
 
 class TwoMaps(nn.Module):
-    """A linear map of the state and one of the input."""
+    """A linear map of the state plus a linear map of the input."""
 
     def __init__(self, d: int = 16, *, dtype: torch.dtype | None = None) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class TwoMaps(nn.Module):
 
 
 class Normed(MLP):
-    """An MLP whose BatchNorm counts what it sees."""
+    """An MLP with BatchNorm, which counts its batches."""
 
     def __init__(self, d: int = 16, *, dtype: torch.dtype | None = None) -> None:
         super().__init__(d, dtype=dtype)
@@ -47,7 +47,7 @@ class Normed(MLP):
 
 
 class Energy(nn.Module):
-    """A step down an energy: f is itself a gradient."""
+    """A gradient step on an energy: f itself computes a gradient."""
 
     def __init__(self, d: int = 16, *, dtype: torch.dtype | None = None) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class Energy(nn.Module):
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block; the input joins z before the attention."""
+    """A pre-norm transformer block; the input is added to z before the attention."""
 
     def __init__(self, d: int = 16, heads: int = 2) -> None:
         super().__init__()
@@ -114,9 +114,9 @@ CELLS = {
     "conv": (Conv, (2, 8, 5, 5)),
     "tied": (Tied, (6, 16)),
 }
-"""By name: the cell, and the shape of a state."""
+"""By name: the cell, and the shape of its state."""
 DRAWING = {"dropout": (partial(MLP, p=0.3), (6, 16))}
-"""Those that draw random numbers."""
+"""The cells that draw random numbers."""
 
 
 def cell_and_input(name: str, seed: int = 0) -> tuple[nn.Module, Tensor]:

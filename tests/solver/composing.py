@@ -1,6 +1,6 @@
-"""What rows of docs/composes.md are about: a solve with each feature, by a given adjoint.
+"""Rows of docs/composes.md: a solve with each feature, with a given adjoint.
 
-What is around the solve is in surroundings.py.
+Rows on the surroundings of the solve are in surroundings.py.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FEATURES: dict[str, Feature] = {}
 
 
 def feature(name: str, rows: dict[str, Feature] = FEATURES) -> Callable[[Feature], Feature]:
-    """What a row is about: gradients and solutions by a given adjoint."""
+    """A row: gradients and solutions with a given adjoint."""
 
     def note(function: Feature) -> Feature:
         rows[name] = function
@@ -37,12 +37,12 @@ def leaf(*shape: int, dtype: torch.dtype = F64) -> Tensor:
 
 
 def plain(tensor: Tensor) -> Tensor:
-    """Of real numbers, and dense."""
+    """The tensor as a dense tensor of real numbers."""
     return torch.view_as_real(tensor) if tensor.is_complex() else tensor.to_dense()
 
 
 def differentiated(outputs: list[Tensor], *wrt: Any) -> list[Tensor]:
-    """The outputs, and the gradients of a loss of them all."""
+    """The outputs, and the gradients of a loss of all outputs."""
     tensors = [t for t in pytree.tree_leaves(wrt) if isinstance(t, Tensor) and t.requires_grad]
     losses = torch.stack([t.double().square().sum() for t in outputs])
     return [*outputs, *map(plain, torch.autograd.grad(losses.sum(), tensors))]
@@ -61,7 +61,7 @@ def found(
     wrt: tuple[Tensor, ...] = (),
     **options: Any,
 ) -> list[Tensor]:
-    """z, y, what was saved, aux and all gradients of a solve of f, by default of an MLP."""
+    """z, y, saved states, aux and all gradients of a solve of f, by default an MLP."""
     f, x = MLP(dtype=dtype) if f is None else f, leaf(6, 16, dtype=dtype)
     solution = solved(adjoint, f, x, *args, **{"state": dtype, **options})
     ends = (solution.z, solution.y, solution.saved, solution.aux)
@@ -91,7 +91,7 @@ def learned(dtype: torch.dtype, state: Any, shape: tuple[int, ...] = ()) -> Feat
 
 
 class Auxiliary(MLP):
-    """An MLP that returns losses beside its state."""
+    """An MLP that returns losses in addition to its state."""
 
     def forward(self, z: Tensor, x: Tensor | None = None) -> Any:
         new = super().forward(z, x)
@@ -167,7 +167,7 @@ def _keywords(adjoint: str) -> list[Tensor]:
 
 
 class Leaving(MLP):
-    """An MLP that leaves a loss on itself."""
+    """An MLP that stores a loss as an attribute."""
 
     penalty: Tensor
 
@@ -185,7 +185,7 @@ def _left(adjoint: str) -> list[Tensor]:
 
 
 class Caching(MLP):
-    """An MLP that computes what it makes of the input in its first evaluation, and keeps it."""
+    """An MLP that computes its input injection in its first evaluation, and keeps it."""
 
     once: Tensor | None = None
 
@@ -206,7 +206,7 @@ def _spectral() -> MLP:
 
 
 def of_the_loop(make: Callable[[], MLP]) -> Feature:
-    """What a row is held to that one adjoint alone can do: the steps themselves."""
+    """The reference for a row that only one adjoint supports: the plain loop."""
 
     def run(_: str) -> list[Tensor]:
         f, x = make(), leaf(6, 16)
@@ -279,15 +279,15 @@ def _computed(adjoint: str) -> list[Tensor]:
 
 # ---- how near two ways to compute them must be -----------------------------------------------
 
-# A state comes back to within its roundings over 0.6^4: 2^3 of them, in each of 2^3 half steps at
-# most. A derivative of f passes that on to a gradient, twice for a second one: 2^4 more.
+# A state is reconstructed to within its roundings over 0.6^4: at most 2^3, in each of 2^3 half
+# steps. A derivative of f passes that on to a gradient, a second one does so twice: 2^4 more.
 ROUNDINGS = 2.0**10
 BOUND = ROUNDINGS * torch.finfo(F64).eps
 BOUNDS: dict[str, float] = {
     "exact state": 0.0,
     "beta that learns, exact state": 0.0,
     "float32 state": ROUNDINGS * torch.finfo(F32).eps,
-    # So many roundings of bfloat16 would bound nothing. Twice what ``solve`` lets a state be off.
+    # That many bfloat16 roundings would be no bound: twice the error that ``solve`` allows a state.
     "bfloat16 state": 2.0**-3,
     "autocast": 2.0**-3,
 }
@@ -305,4 +305,4 @@ GRAPHED: dict[str, dict[str, Any]] = {
     "autocast": {},
     "compiled f": {},
 }
-"""The options whose cells only a GPU can test: ``test_cuda.py`` does."""
+"""The options whose cells can only be tested on a GPU, by ``test_cuda.py``."""

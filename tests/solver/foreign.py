@@ -1,4 +1,4 @@
-"""The f of ``test_foreign.py``: layers that others wrote, at random weights and small sizes."""
+"""f for ``test_foreign.py``: third-party layers with random weights and small sizes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SIZES = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64}
 
 
 def of(model: str, *names: str) -> list[Any]:
-    """Classes of one model of transformers, whose own types are too loose to check against."""
+    """Classes of one model in transformers, whose own type hints are too loose for pyright."""
     module = importlib.import_module(f"transformers.models.{model}")
     return [getattr(module, name) for name in names]
 
@@ -51,7 +51,7 @@ def llama(attention: str = "sdpa") -> Made:
 
 
 def gpt2() -> Made:
-    """In train mode, with dropout in its attention and after it."""
+    """In train mode, with dropout inside and after the attention."""
     (config_of,), (block_of,) = of("gpt2", "GPT2Config"), of("gpt2.modeling_gpt2", "GPT2Block")
     config = config_of(n_embd=32, n_head=4, n_positions=16, attn_implementation="eager")
     return on_the_sum(block_of(config, 0)), SEQUENCE
@@ -83,19 +83,19 @@ def t5() -> Made:
 
 
 def mixtral() -> Made:
-    """A router, so that which experts run may change from one half step to the next."""
+    """A mixture of experts: different experts may run in each half step."""
     (config_of,) = of("mixtral", "MixtralConfig")
     (layer_of,) = of("mixtral.modeling_mixtral", "MixtralSparseMoeBlock")
     config = config_of(**SIZES, num_local_experts=4, num_experts_per_tok=2)
     config._experts_implementation = "eager"
     layer = layer_of(config)
-    for parameter in layer.parameters():  # the experts' come from torch.empty
+    for parameter in layer.parameters():  # the experts' weights come from torch.empty
         nn.init.normal_(parameter, std=0.1)
     return on_the_sum(layer), SEQUENCE
 
 
 def whole_qwen3() -> Made:
-    """A model of two layers, that fills a cache of keys which nobody reads."""
+    """A model with two layers that fills a key cache, which is never read."""
     (config_of,), (model_of,) = of("qwen3", "Qwen3Config"), of("qwen3", "Qwen3Model")
     layers = {"num_hidden_layers": 2, "num_key_value_heads": 2, "head_dim": 8}
     model = model_of(config_of(**SIZES, **layers, vocab_size=32))
@@ -103,7 +103,7 @@ def whole_qwen3() -> Made:
 
 
 def checkpointed_llama() -> Made:
-    """With its own gradient checkpointing, inside of ours."""
+    """With its own gradient checkpointing inside ours."""
     (config_of,), (model_of,) = of("llama", "LlamaConfig"), of("llama", "LlamaModel")
     model = model_of(config_of(**SIZES, vocab_size=32, num_hidden_layers=2)).train()
     model.activation_checkpointing_enable()
@@ -114,7 +114,7 @@ def checkpointed_llama() -> Made:
 
 
 def encoder_layer(*, norm_first: bool = False, train: bool = True) -> Made:
-    """In eval mode it has a path of its own for calls without gradients."""
+    """In eval mode it has a separate path for calls without gradients."""
     layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True, norm_first=norm_first)
     return on_the_sum(layer.train(train)), SEQUENCE
 
@@ -134,7 +134,7 @@ def lstm() -> Made:
 
 
 def batch_norm() -> Made:
-    """In train mode: its running statistics move in the forward pass, not again on the way back."""
+    """In train mode: running statistics change in the forward, not again in the backward pass."""
     return on_the_sum(nn.Sequential(nn.Conv1d(4, 4, 3, padding=1), nn.BatchNorm1d(4))), (4, 4, 8)
 
 

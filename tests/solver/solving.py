@@ -1,4 +1,4 @@
-"""What the tests of the solver share: ways to solve, the steps themselves, comparisons of bits."""
+"""Helpers shared by the solver's tests: ways to solve, the plain loop, bitwise comparisons."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from torch_revdeq import solve
 
 Solver: TypeAlias = Callable[..., Tensor]
-"""A way to solve, as a function (f, z0, *args) -> z."""
+"""A way to solve: a function (f, z0, *args) -> z."""
 
 STEPS = 4
 
@@ -32,7 +32,7 @@ defined = run("backprop")
 def loop(
     f: Callable[..., Any], z0: Any, *args: Any, steps: int = STEPS, beta: float = 0.5
 ) -> tuple[Any, Any]:
-    """z and y after these steps, by autograd alone: the definition."""
+    """z and y after these steps, in plain PyTorch with autograd: the definition."""
     y = z = z0
     for _ in range(steps):
         y = (1 - beta) * y + beta * f(z, *args)
@@ -41,7 +41,7 @@ def loop(
 
 
 def found_by(run: Callable[[Any], Any], *adjoints: Any) -> list[list[Any]]:
-    """What `run` finds with each of the adjoints, from the same random numbers, as leaves."""
+    """The leaves of the results of `run` with each adjoint, from the same random numbers."""
     found = []
     for adjoint in adjoints:
         torch.manual_seed(0)
@@ -50,7 +50,7 @@ def found_by(run: Callable[[Any], Any], *adjoints: Any) -> list[list[Any]]:
 
 
 def assert_alike(run: Callable[[Any], Any], *adjoints: Any) -> None:
-    """`run` finds the same, bit for bit, with each of the adjoints and where all is stored."""
+    """Assert that `run` returns the same bits with each adjoint and with stored activations."""
     *others, want = found_by(run, *adjoints, "backprop")
     assert want
     for adjoint, got in zip(adjoints, others, strict=True):
@@ -69,7 +69,7 @@ def gradients(
     how: Callable[..., Tensor],
     wrt: Sequence[Tensor],
 ) -> list[Tensor | None]:
-    """By backward(), as an optimizer sees them."""
+    """The gradients after backward(), as an optimizer sees them."""
     for tensor in wrt:
         tensor.grad = None
     use(how).square().sum().backward()
@@ -81,7 +81,7 @@ def assert_same(
     how: Callable[..., Tensor],
     wrt: Sequence[Tensor],
 ) -> None:
-    """The same bits as with stored activations, and None where they have None."""
+    """Assert the same bits as with stored activations, and None where these are None."""
     got, want = gradients(use, how, wrt), gradients(use, defined, wrt)
     for i, (a, b) in enumerate(zip(got, want, strict=True)):
         assert (a is None) == (b is None), i

@@ -1,4 +1,4 @@
-"""What rows of docs/composes.md are about: a solve in other surroundings, by a given adjoint."""
+"""Rows of docs/composes.md: a solve in various surroundings, with a given adjoint."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ class Around(nn.Module):
 
 
 def called(adjoint: str, *, computed: bool) -> list[Tensor]:
-    """With other weights and buffers than the module's own, to which nothing happens."""
+    """With weights and buffers other than the module's own, which must not change."""
     module, x = Around(adjoint), torch.randn(6, 16, dtype=F64)
     own = {n: (0.5 * p.detach()).requires_grad_() for n, p in module.named_parameters()}
     given = {n: p - 0.1 * p.square() for n, p in own.items()} if computed else own
     buffers = {n: b.clone() for n, b in module.named_buffers()}
     before = [b.clone() for b in module.buffers()]
     z = functional_call(module, {**given, **buffers}, (x,))
-    (z + x).square().sum().backward()  # BatchNorm keeps the norm of z alone
+    (z + x).square().sum().backward()  # BatchNorm only preserves the norm of z
     assert all(map(torch.equal, module.buffers(), before))
     assert all(p.grad is None for p in module.parameters())
     return [z, *(p.grad for p in own.values() if p.grad is not None), *buffers.values()]

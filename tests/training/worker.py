@@ -1,8 +1,8 @@
-"""One rank of ``test_distributed``, as torchrun starts it: it trains the runs of a folder.
+"""One rank of ``test_distributed``, started by torchrun: trains the runs of a folder.
 
     torchrun --standalone --nproc-per-node 2 -m tests.training.worker FOLDER [compiled | killed]
 
-RUNS says what they are, by the name of their folder in FOLDER. The losses end up in the logs there.
+RUNS defines the runs, by the name of their folder in FOLDER. Losses are logged there.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from tests.training.toy import toy, trainer
 from training.parallel import placed
 
 ALIKE: dict[str, Any] = {"model": {"dropout": 0.2}, "random_depth": (1, 3), "micro_batch": 4}
-"""One process takes both parts of a batch, or two take one each: what is drawn is the same, and so
-are the gradients' sums, of two parts that were halved before, which is exact."""
+"""One process takes both parts of a batch, or two processes take one each. The data is the same,
+and so are the sums of gradients: the two parts are halved first, which is exact."""
 
 RUNS: dict[str, Any] = {
     "ddp": {"parallel": "ddp", **ALIKE},
@@ -37,19 +37,19 @@ RUNS: dict[str, Any] = {
 """Options of ``toy``."""
 
 COMPILED = ("ddp, one part", "fsdp, one part", "fsdp, tol")
-"""The runs that are compiled too: those without dropout, of which inductor draws another one."""
+"""The runs that are also compiled: those without dropout, because inductor draws other masks."""
 
 RESUMED = {"ddp, resumed": "ddp", "fsdp, resumed": "fsdp"}
-"""In folders that hold a checkpoint of one process already."""
+"""Runs in folders that already contain a checkpoint of one process."""
 
 
 def run_of(name: str) -> Any:
-    """The run of a name."""
+    """The run with this name."""
     return toy(**RUNS[RESUMED.get(name, name)])
 
 
 def main(folder: str) -> None:
-    """Train all of them."""
+    """Train all runs."""
     torch.set_num_threads(1)
     with placed(run_of("ddp").training) as place:
         for name in (*RUNS, *RESUMED):
@@ -61,7 +61,7 @@ def main(folder: str) -> None:
 
 
 def compiled(folder: str) -> None:
-    """The runs of COMPILED, by torch.compile."""
+    """The runs in COMPILED, with torch.compile."""
     torch.set_num_threads(1)
     with placed(run_of("ddp").training) as place:
         for name in COMPILED:

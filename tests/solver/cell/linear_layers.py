@@ -1,4 +1,4 @@
-"""What the tests of a layer around ``LinearCell`` share."""
+"""Helpers shared by the tests of a layer with a ``LinearCell``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch_revdeq import LinearCell, RevDEQ
 F32, BF16 = torch.float32, torch.bfloat16
 
 ONE_OP = ["composite", *(["cpu"] if "cpu" in BACKENDS else [])]
-"""The implementations that take cells of any number of features here."""
+"""The implementations that support any number of features here."""
 
 one_op = pytest.mark.parametrize("implementation", ONE_OP)
 
@@ -25,13 +25,13 @@ def inputs(rows: int = 6, width: int = 12, dtype: torch.dtype = F32) -> Tensor:
 
 
 def cell(act: str = "tanh", dtype: torch.dtype = F32) -> LinearCell:
-    """16 features of 12 inputs, the same weights in every call."""
+    """A cell with 16 features and 12 inputs, with the same weights in every call."""
     torch.manual_seed(0)
     return LinearCell(12, 16, act, dtype=dtype)
 
 
 def layer(implementation: str | None, f: LinearCell | None = None, **options: Any) -> RevDEQ:
-    """The cell in a layer that solves by this implementation."""
+    """The cell in a layer that solves with this implementation."""
     return RevDEQ(f or cell(), implementation=implementation, **options)
 
 

@@ -1,4 +1,4 @@
-"""What tests of torch.compile share: a model around a solve, its gradients, their comparison."""
+"""Helpers shared by tests of torch.compile: a model with a solve, its gradients, comparisons."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def whole(model: Any, backend: Any = "aot_eager") -> Callable[..., Any]:
 
 
 def found(model: nn.Module, run: Callable[..., Any], *args: Any, **kwargs: Any) -> list[Tensor]:
-    """What `run` returns, and the gradients of its first argument and the model's parameters."""
+    """The result of `run`, and the gradients of its first argument and the model's parameters."""
     first = args[0].clone().requires_grad_()
     outputs = pytree.tree_leaves(run(first, *args[1:], **kwargs))
     losses = [t.double().square().sum() for t in outputs if t.requires_grad]
@@ -42,21 +42,21 @@ def found(model: nn.Module, run: Callable[..., Any], *args: Any, **kwargs: Any) 
 def assert_like_eager(
     model: nn.Module, compiled: Callable[..., Any], *args: Any, eager: Any = None, **kwargs: Any
 ) -> None:
-    """Bit for bit what the model does by itself, or `eager`: aot_eager runs eager's operators."""
+    """Assert the bits of the eager model, or of `eager`: aot_eager runs the same operators."""
     want = found(model, eager or model, *args, **kwargs)
     got = found(model, compiled, *args, **kwargs)
     assert len(got) == len(want) and all(map(torch.equal, got, want))
 
 
 def gradients(model: nn.Module, run: Callable[..., Tensor], x: Tensor) -> list[Tensor | None]:
-    """Those of the model's parameters, of a loss of what `run` gives for x."""
+    """The gradients of the model's parameters, for a loss of `run(x)`."""
     model.zero_grad()
     run(x).square().sum().backward()
     return [p.grad for p in model.parameters()]
 
 
 def assert_same(got: list[Tensor | None], want: list[Tensor | None]) -> None:
-    """Bit for bit: aot_eager runs the operators of eager mode."""
+    """Assert equal bits: aot_eager runs the operators of eager mode."""
     for a, b in zip(got, want, strict=True):
         assert a is not None
         assert torch.equal(a, torch.zeros_like(a) if b is None else b)

@@ -1,4 +1,4 @@
-"""Every test of the compiler begins without graphs of the one before, with the same weights."""
+"""Every test of the compiler starts without compiled graphs, and with the same weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an f may write while it is evaluated, and a way to see what it wrote: a row for each."""
+"""What f may write while it is evaluated, and how to read what it wrote: one row each."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tests.solver.cells import Normed, TwoMaps
 
 @dataclass(frozen=True)
 class Written:
-    """f(z, x, *args), which reads nothing of what it writes."""
+    """f(z, x, *args), which does not read what it writes."""
 
     f: Callable[..., Any]
     counted: Callable[[], Any]
     """The evaluations that it counted."""
     read: Callable[[], Any] = tuple
-    """What else it wrote."""
+    """Everything else that it wrote."""
     args: tuple[Any, ...] = ()
 
 
@@ -114,7 +114,7 @@ def scripted() -> Written:
 
 
 class Target(TwoMaps):
-    """A momentum copy of a map, in frozen parameters that f writes."""
+    """A momentum copy of a map, in frozen parameters that f updates."""
 
     def __init__(self, *, read: bool = False) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ def frozen_parameter() -> Written:
 
 
 class Counting(TwoMaps):
-    """Counts in attributes of every kind."""
+    """Counts in attributes of all kinds."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -169,7 +169,7 @@ def attributes() -> Written:
 
 
 class Crowded(TwoMaps):
-    """Counts in places that are looked into without comparing their elements, and in its class."""
+    """Counts in places whose elements are not compared, and in its class."""
 
     total = 0
 
@@ -242,9 +242,9 @@ def slots() -> Written:
 
 ALL = ("reversible", "hooks", "checkpoint", "functional")
 BUT_FUNCTIONAL = ALL[:3]
-"""It refuses a function that closes over parameters."""
+"""This adjoint raises for a function that closes over parameters."""
 WITHOUT_VERSIONS = ("reversible", "functional")
-"""The others see a frozen parameter that autograd saved change, and raise."""
+"""The other adjoints detect that a frozen parameter saved by autograd has changed, and raise."""
 
 WRITTEN: dict[str, tuple[Callable[[], Written], tuple[str, ...]]] = {
     "batch_norm": (lambda: statistics("batch_norm"), ALL),
@@ -272,4 +272,4 @@ WRITTEN: dict[str, tuple[Callable[[], Written], tuple[str, ...]]] = {
     "a global variable": (global_variable, ALL),
     "an object with slots": (slots, BUT_FUNCTIONAL),
 }
-"""What f writes, and the adjoints that it is written under."""
+"""What f writes, and the adjoints with which it may do so."""

@@ -1,4 +1,4 @@
-"""What the tests of ``per_sample`` share: samples that arrive one after the other."""
+"""Helpers shared by the tests of ``per_sample``: samples that converge one after the other."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TOL = 1e-2
 
 
 class Rows(nn.Module):
-    """Contracts every sample by a factor of its own, `rate`."""
+    """Contracts every sample by its own factor, `rate`."""
 
     def __init__(self, d: int = 8, p: float = 0.0) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class Rows(nn.Module):
 
 
 class Mixing(Rows):
-    """The same, with a mean over the samples, as in BatchNorm: none is on its own."""
+    """The same, with a mean over the samples as in BatchNorm: samples are not independent."""
 
     def forward(self, z: Tensor, x: Tensor, rate: Tensor) -> Tensor:
         out = super().forward(z, x, rate)
@@ -57,13 +57,13 @@ CONTRACTIONS: dict[str, tuple[type[Rows], tuple[int, ...], int]] = {
     "tokens": (Mixing, TOKENS, 2),
     "features": (Mixing, TOKENS, 3),
 }
-"""f, the shape of a state but for its features, and how many dimensions make a sample."""
+"""f, the shape of a state without its features, and the number of dimensions of a sample."""
 
 
 def problem(
     name: str = "rows", dtype: torch.dtype = torch.float32, d: int = 8, **options: Any
 ) -> tuple[Rows, Tensor, Tensor, Tensor]:
-    """f, z0, x and the rates, by which the samples arrive one after the other."""
+    """f, z0, x and the rates, with which the samples converge one after the other."""
     torch.manual_seed(0)
     kind, shape, _ = CONTRACTIONS[name]
     f = kind(d, **options).to(dtype)
@@ -81,7 +81,7 @@ def looped(
     every: int = 1,
     dims: int = 1,
 ) -> tuple[Tensor, Tensor, list[int], list[float]]:
-    """z, y, and of each sample its steps and residual: the definition, sample by sample."""
+    """z, y, and the steps and residual of each sample: the definition, sample by sample."""
 
     def whole(samples: list[Tensor]) -> Tensor:
         return torch.stack(samples).view(z0.shape)
@@ -106,12 +106,12 @@ def looped(
 
 
 def explained(steps: int, *stats: Any, f: torch.dtype = torch.float64) -> float:
-    """How far a gradient may be from a stored solve's, by how far the states came back.
+    """Error of a gradient compared to stored activations, given the reconstruction error.
 
-    Of solves with a float64 state: what is off at the start has grown on the way there. Curvature
-    and terms are those of these cells, with some room. An f in float32 reads roundings besides.
+    For solves with a float64 state, whose error is largest at the initial state. Curvature and
+    terms are those of these cells, with a margin. An f in float32 adds the roundings of its input.
     """
-    back = 4.0 * sum(s.reconstruction_error or 0.0 for s in stats)  # it is relative
+    back = 4.0 * sum(s.reconstruction_error or 0.0 for s in stats)  # the bound is relative
     bound = gradient_bound(f, back, steps, curvature=2.0, terms=32)
     if f != torch.float64:
         bound += beside_bound(steps, curvature=2.0, terms=0, magnitude=4.0, f=f)
@@ -120,7 +120,7 @@ def explained(steps: int, *stats: Any, f: torch.dtype = torch.float64) -> float:
 
 
 def spread(stats: Any) -> list[int]:
-    """The steps of the samples, which must differ for a test to prove anything."""
+    """The steps of the samples, which must differ, or tests would prove nothing."""
     taken = stats.sample_steps.flatten().tolist()
     assert len(set(taken)) >= 2, taken
     assert max(taken) == stats.steps

@@ -1,4 +1,4 @@
-"""What the tests of ``trace`` and ``on_step`` share: solves of many kinds, and their results."""
+"""Helpers shared by the tests of ``trace`` and ``on_step``: many kinds of solves and results."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MASK = torch.arange(6) < 4
 
 
 class Change(StoppingRule):
-    """How far the last step went; it remembers, and so must not be asked more often."""
+    """The length of the last step; stateful, so it must not be called more often."""
 
     last: Tensor | None = None
 
@@ -63,12 +63,12 @@ def problem(case: str) -> tuple[nn.Module, Tensor, dict[str, Any]]:
 
 
 def scaled(x: Tensor) -> Tensor:
-    """Samples of which some arrive sooner."""
+    """Samples of which some converge sooner."""
     return x * torch.logspace(-1.5, 0.0, 6).view(*x.shape[:-1], 1).to(x.dtype)
 
 
 def run(case: str, **more: Any) -> tuple[Solution, list[Tensor]]:
-    """A solve, and all that it computes: its ends, what is beside them, all gradients, buffers."""
+    """Run a solve; returns all results: final states, other outputs, gradients, buffers."""
     f, x, options = problem(case)
     torch.manual_seed(1)
     solution = solve(f, torch.zeros_like(x), scaled(x), **options, **more)
