@@ -9,6 +9,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import time
+
+BEGIN = time.monotonic()
+"""When this process began to import the benchmarks: the time of a run is counted from here."""
 
 MISSING = [
     name for name in ("markdown_it", "matplotlib", "rich") if importlib.util.find_spec(name) is None

@@ -1,4 +1,4 @@
-"""`python -m bench`: run the benchmarks, print and store what they find, and make a page of it."""
+"""`python -m bench`: run the benchmarks, print and store their rows, and write a report of them."""
 
 from __future__ import annotations
 
@@ -11,23 +11,28 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from bench import suite
+from bench import BEGIN, suite
 from bench.arguments import parse, session
 from bench.core import stored, timing
+from bench.core.budget import Budget, OutOfTimeError, limit
+from bench.core.load import Meter
 from bench.core.session import Bar, Record, Session
 from bench.show import compare, figures, html, terminal
 from bench.show.drawing import ENDINGS
 from bench.suite import Benchmark
+from revdeq_kernels.core import backends
 
 WIDTH = 160
 INTERRUPTED = 130
+PROGRAM = "python -m bench"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0; 1 where a provider was refused or a benchmark stopped; 130 after an interrupt."""
+    """0; 1 if a row was rejected or a benchmark failed; 130 after an interrupt."""
     chosen = parse(arguments)
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
     if chosen.list:
@@ -37,19 +42,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         selected = suite.select(chosen.only)
     except ValueError as error:
-        sys.exit(f"python -m bench: {error}")
+        sys.exit(f"{PROGRAM}: {error}")
     run = session(chosen, sys.argv[1:] if arguments is None else arguments)
+    if (reason := missing_backend(run.device)) and not chosen.without_compiled:
+        sys.exit(f"{PROGRAM}: {reason} (--without-compiled measures all the same)")
     chosen.out.mkdir(parents=True, exist_ok=True)
     for benchmark in selected:  # figures of an earlier run
         for ending in ENDINGS:
             (chosen.out / f"{benchmark.name}{ending}").unlink(missing_ok=True)
     records, status = _run_all(selected, run, console)
     if not records:
-        sys.exit("python -m bench: the options leave nothing to measure")
+        if status == INTERRUPTED:
+            print(f"{PROGRAM}: interrupted before the first row was complete", file=sys.stderr)
+            return status
+        sys.exit(f"{PROGRAM}: no case matches these options; see --list")
     _finish(records, [chosen.out / f"{b.name}.jsonl" for b in selected], chosen.out, console)
     if chosen.compare is not None:
         compare.print_changes(console, chosen.compare, records)
     return status
+
+
+def missing_backend(device: torch.device) -> str | None:
+    """Why this project's own kernels cannot run there; figures without them say nothing of it."""
+    name = "cpu" if device.type == "cpu" else "triton" if torch.version.hip else "cuda"
+    reason = backends.why_not(name)
+    return (
+        reason and f"nothing to measure, the backend {name!r} of this project is missing: {reason}"
+    )
 
 
 def _run_all(
@@ -58,27 +77,33 @@ def _run_all(
     """One benchmark after the other, each one's tables as soon as it is done."""
     records: list[Record] = []
     status = 0
+    budget = Budget(run.chosen.minutes, BEGIN)
     columns = (
-        TextColumn("{task.fields[name]:16}{task.description:28}"),
-        BarColumn(),
+        TextColumn("{task.fields[name]:15}{task.description:26.26}"),
+        BarColumn(bar_width=20),
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=console, transient=True) as progress:
-        for benchmark in selected:
+        for i, benchmark in enumerate(selected):
             own: list[Record] = []
             begin = time.monotonic()
+            note = ""
             try:
-                _run_one(benchmark, run, progress, own)
+                with limit(budget.share([other.weight for other in selected[i:]])):
+                    _run_one(benchmark, run, progress, own)
             except KeyboardInterrupt:
                 status = INTERRUPTED
+            except OutOfTimeError:
+                note = terminal.out_of_time(benchmark.name, budget.minutes)
             except Exception:  # a fault of the benchmark; the others may be right
-                stopped = f"{benchmark.name} stopped:\n{traceback.format_exc()}"
+                stopped = f"{benchmark.name} failed:\n{traceback.format_exc()}"
                 console.print(stopped, style="red", markup=False, highlight=False)
                 status = 1
-            terminal.show(own, f"{benchmark.name}, {time.monotonic() - begin:.0f} s", console)
+            terminal.show(own, f"{benchmark.name}, {time.monotonic() - begin:.0f} s", console, note)
             records += own
             if status == INTERRUPTED:
-                console.print("interrupted: what was measured is kept", style="yellow")
+                where = run.chosen.out
+                console.print(f"interrupted; results so far are in {where}", soft_wrap=True)
                 return records, status
     faults = any(timing.is_fault(record["refused"]) for record in records)
     return records, 1 if faults else status
@@ -93,10 +118,11 @@ def _run_one(benchmark: Benchmark, run: Session, progress: Progress, records: li
         partial(progress.advance, task),
         lambda what: progress.update(task, description=what),
     )
+    meter = Meter()
     try:
         with path.open("a" if run.chosen.append else "w", encoding="utf-8") as file:
             for record in benchmark.run(run, bar):
-                records.append(record | run.facts)
+                records.append(record | run.facts | {"other_load": meter.others()})
                 file.write(json.dumps(records[-1], allow_nan=False) + "\n")
                 file.flush()
     finally:
@@ -104,8 +130,8 @@ def _run_one(benchmark: Benchmark, run: Session, progress: Progress, records: li
 
 
 def _finish(records: Sequence[Record], files: Sequence[Path], out: Path, console: Console) -> None:
-    """The machine; the figures and the page, also of the lines that `--append` has kept."""
-    terminal.print_machine(console, records[0])
+    """Print the machine; write figures and report, also of the lines that `--append` has kept."""
+    terminal.print_machine(console, records)
     records = stored.read_all([file for file in files if file.exists()])
     page = out / "report.html"
     page.write_text(html.page(records), encoding="utf-8")
@@ -117,4 +143,8 @@ def _finish(records: Sequence[Record], files: Sequence[Path], out: Path, console
 if __name__ == "__main__":
     # A run that is told to end, by `timeout` for instance, prints and draws what it has.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:  # while nothing is measured: options, tables, figures
+        print(f"\n{PROGRAM}: interrupted; the rows so far are in *.jsonl of --out", file=sys.stderr)
+        sys.exit(INTERRUPTED)

@@ -25,39 +25,51 @@ Run = Callable[[Session, Bar], Iterator[Record]]
 class Benchmark:
     """`run` yields the lines as they are measured; `name` names their file.
 
-    `family` says how they are shown.
+    `family` says how they are shown, `weight` how much of the time of a run it may take.
     """
 
     name: str
     about: str
     run: Run
     family: Family
+    weight: float = 1.0
 
 
-def _solve(part: str, about: str) -> Benchmark:
-    return Benchmark(f"solve.{part}", about, partial(solver.run, part), SOLVER)
+def _solve(part: str, about: str, weight: float = 1.0) -> Benchmark:
+    return Benchmark(f"solve.{part}", about, partial(solver.run, part), SOLVER, weight)
 
 
 BENCHMARKS = (
     Benchmark(
-        "ceilings", "what the device can do: copy_, and a matmul", ceilings.rows, ceilings.FAMILY
+        "ceilings",
+        "speed limits of the device: copy_, matmul, multiply-adds",
+        ceilings.rows,
+        ceilings.FAMILY,
+        2.0,
     ),
-    Benchmark("ops", "every op beside what a user could write", partial(ops.run, only=()), OPS),
-    Benchmark("cell", "the equilibrium cell beside the loops, and its roofline", cell.run, CELL),
-    Benchmark("cell.memory", "what a train step of it holds, deep and shallow", memory.run, CELL),
-    _solve("cost", "time, memory and gradient error of a train step against N"),
-    _solve("peers", "the same beside checkpoint, torchdeq, the authors' JAX library"),
-    _solve("options", "what solve's options and torch.compile cost"),
-    _solve("compiled", "the solver and the loop, each eager and compiled"),
-    _solve("error", "what each format of the state does to the gradient, against N"),
-    Benchmark("solve.largest", "the largest N and batch that fit", solver.run_largest, SOLVER),
-    _solve("overhead", "what a half step costs where f costs nothing"),
-    Benchmark("solve.profile", "where the time of a step goes", profiling.run, SOLVER),
+    Benchmark("ops", "every op and its PyTorch baselines", partial(ops.run, only=()), OPS, 8.0),
+    Benchmark("cell", "the equilibrium cell, loops over it, and its roofline", cell.run, CELL, 4.0),
+    Benchmark("cell.memory", "memory of its training step, deep and shallow", memory.run, CELL),
+    _solve("cost", "time, memory and gradient error of a training step against N", 6.0),
+    _solve("peers", "the same for checkpointing, torchdeq and the authors' JAX library", 2.0),
+    _solve("options", "cost of the options of solve, and of torch.compile", 4.0),
+    _solve("compiled", "the solver and the loop, each eager and compiled", 3.0),
+    _solve("error", "gradient error of each format of the state against N", 2.0),
+    Benchmark(
+        "solve.largest",
+        "the largest N and batch that fit in memory",
+        solver.run_largest,
+        SOLVER,
+        3.0,
+    ),
+    _solve("overhead", "solver overhead per half step (trivial f)", 2.0),
+    Benchmark("solve.profile", "where the time of a training step goes", profiling.run, SOLVER),
     Benchmark(
         "nsight",
-        "our kernels by Nsight Compute, on a GPU where there is ncu",
+        "Nsight Compute metrics of our kernels, on a GPU with ncu",
         nsight.run,
         nsight.FAMILY,
+        0.1,
     ),
 )
 """In the order in which a run takes them."""

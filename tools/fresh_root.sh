@@ -57,11 +57,13 @@ for place in proc dev dev/shm ${HOST_FOLDERS:-}; do
   mount --bind "/$place" "$root/$place"
   mounted=("$root/$place" "${mounted[@]}")
 done
-# How this machine reaches the network: names, certificates, pip's index.
-cp /etc/resolv.conf "$root/etc/"
-for file in /etc/hosts /etc/pip.conf /etc/ssl/certs/ca-certificates.crt; do
-  if [ -e "$file" ]; then install -D "$file" "$root$file"; fi
-done
+# connect: how this machine reaches the network: names, certificates, pip's index.
+connect() {
+  for file in /etc/resolv.conf /etc/hosts /etc/pip.conf /etc/ssl/certs/ca-certificates.crt; do
+    if [ -e "$file" ]; then install -D --mode 644 "$file" "$root$file"; fi
+  done
+}
+connect
 
 # inside USER COMMAND: in the root, with a plain environment and pip's settings.
 inside() {
@@ -99,6 +101,7 @@ fi
 say "apt-get install $packages"
 inside root "apt-get update -qq; apt-get install -qq -y --no-install-recommends $packages" > "$root.log" 2>&1 \
   || { tail "$root.log"; fail "apt-get install $packages"; }
+connect  # a package may have brought certificates of its own
 
 for user in $users; do
   clone "$user"

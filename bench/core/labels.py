@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from bench.core import stored
 from bench.core.session import Record
-from bench.core.stored import BUSY
 
 SHORT_TYPES = {
     "float64": "fp64",
@@ -13,6 +13,8 @@ SHORT_TYPES = {
     "bfloat16": "bf16",
     "float16": "fp16",
 }
+DISTURBED = "~"
+"""Behind a time that was measured while other programs took more than half a core."""
 # In a pass f tells these types: gradients are float32, the others have the type of f.
 OF_A_PASS = ("grad_y", "grad_z", "vjp", "seed")
 
@@ -65,8 +67,10 @@ def seconds_cell(seconds: float) -> str:
 
 
 def time_cell(record: Record) -> str:
-    """The median."""
-    return seconds_cell(record["p50_seconds"])
+    """The median, marked where other work ran meanwhile."""
+    return seconds_cell(record["p50_seconds"]) + (
+        f" {DISTURBED}" if stored.disturbed(record) else ""
+    )
 
 
 def spread_cell(record: Record) -> str:
@@ -106,7 +110,7 @@ def groups(records: Iterable[Record]) -> list[list[Record]]:
 def provenance(records: Sequence[Record]) -> str:
     """The machine, whether it had other work, threads, commits and days: one line."""
     first = records[0]
-    busy = ", busy" if any(r["load_average"] > BUSY for r in records) else ""
+    busy = ", busy" if any(map(stored.busy, records)) else ""
     threads = sorted({record["threads"] for record in records} - {None})
     counts = " and ".join(str(count) for count in threads)
     commits = ", ".join(sorted({record["commit"] for record in records}))

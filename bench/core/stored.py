@@ -12,10 +12,21 @@ from bench.core.session import Record
 RESULTS = machine.ROOT / "bench" / "results"
 EPYC = "cpu/AMD-EPYC-2-cores-busy"
 XEON = "cpu/Intel-Xeon-2-cores"
-# Load average above which the machine had other work to do.
+# Cores that other work took, above which a row is marked as one of a busy machine.
 BUSY = 0.5
 # What the files of some ops were called when lines were stored.
 FORMER = {"half_step_exact": "exact_step", "quantize": "conversion"}
+
+
+def busy(record: Record) -> bool:
+    """Whether other work ran: while the row was measured, or, in older lines, before the run."""
+    others = record.get("other_load")
+    return (record["load_average"] if others is None else others) > BUSY
+
+
+def disturbed(record: Record) -> bool:
+    """Whether the row itself was measured beside other work."""
+    return (record.get("other_load") or 0.0) > BUSY
 
 
 def lines(folder: str, benchmark: str) -> list[Record]:

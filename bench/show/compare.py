@@ -17,6 +17,7 @@ from rich.console import Console
 
 from bench import suite
 from bench.core import stored
+from bench.core.command_line import Parser
 from bench.core.session import Record
 from bench.core.table import Column, Table, listing
 from bench.show import terminal
@@ -144,7 +145,7 @@ def case(record: Record) -> str:
 
 
 def _yardstick(old: Record, new: Record) -> float:
-    busy = any(record["load_average"] > stored.BUSY for record in (old, new))
+    busy = any(map(stored.busy, (old, new)))
     if not busy or old["refused"] or new["refused"] or "p50_seconds" not in old:
         return 1.0
     return new["p50_seconds"] / old["p50_seconds"]
@@ -192,7 +193,7 @@ def print_changes(console: Console, old: Sequence[Record], new: Sequence[Record]
             highlight=False,
         )
         return False
-    console.print(terminal.printed(table_of(found)))
+    terminal.print_table(console, table_of(found))
     marked = sum(bool(change.marks()) for change in found)
     commits = [", ".join(sorted({record["commit"] for record in lines})) for lines in (old, new)]
     console.print(
@@ -228,7 +229,7 @@ def stored_lines(path: str) -> list[Record]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the comparison; 1 where there was nothing to compare."""
-    parser = argparse.ArgumentParser(prog="python -m bench.show.compare", description=__doc__)
+    parser = Parser(prog="python -m bench.show.compare", description=__doc__)
     parser.add_argument("old", type=stored_lines, help="lines, or their folder, of the earlier run")
     parser.add_argument("new", type=stored_lines, help="lines, or their folder, of the later run")
     chosen = parser.parse_args(arguments)

@@ -55,7 +55,7 @@ def finish(
     columns = min(len(labels), max(1, int(figure.get_figwidth() / 1.7)))
     figure.legend(handles, labels, loc="outside upper center", ncols=columns, frameon=False)
     machine, versions = words.heading(records[0]).split("; ", 1)
-    busy = " (busy)" if records[0]["load_average"] > stored.BUSY else ""
+    busy = " (busy)" if any(map(stored.busy, records)) else ""
     footer = f"{machine}{busy}\n{versions}"
     figure.supxlabel(footer, x=0.01, horizontalalignment="left", fontsize=7, color="#555555")
     for path in paths:

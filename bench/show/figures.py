@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.core import stored
+from bench.core.command_line import Parser
 from bench.core.session import Record
 from bench.show import cell_figure as cell
 from bench.show import ops_figure as plot
@@ -52,7 +52,7 @@ def draw(records: Sequence[Record], folder: Path) -> list[Path]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Draw; 1 where the lines hold nothing to draw."""
-    parser = argparse.ArgumentParser(prog="python -m bench.show.figures", description=__doc__)
+    parser = Parser(prog="python -m bench.show.figures", description=__doc__)
     parser.add_argument(
         "lines",
         nargs="+",

@@ -6,7 +6,6 @@ the lines again. It reads nothing else when it is looked at, and needs no networ
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
@@ -17,6 +16,7 @@ from typing import Any
 
 from bench import suite
 from bench.core import stored
+from bench.core.command_line import Parser
 from bench.core.session import Record
 from bench.core.table import Family, Table
 from bench.profile import profiling
@@ -84,7 +84,7 @@ def _machine(records: Sequence[Record]) -> str:
     texts = [(label, "none" if value is None else str(value)) for label, value in rows]
     cells = "\n".join(f"<tr><td>{label}</td><td>{escape(text)}</td></tr>" for label, text in texts)
     table = f'<table class="facts">\n{cells}\n</table>'
-    busy = sum(record["load_average"] > stored.BUSY for record in records)
+    busy = sum(map(stored.busy, records))
     if not busy:
         return table
     return (
@@ -205,7 +205,7 @@ def commands(records: Sequence[Record]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the page."""
-    parser = argparse.ArgumentParser(prog="python -m bench.show.html", description=__doc__)
+    parser = Parser(prog="python -m bench.show.html", description=__doc__)
     parser.add_argument(
         "results", nargs="+", type=Path, help="files of JSON lines, or their folders"
     )

@@ -8,7 +8,6 @@ nothing, and fails where a document says something else.
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import re
 import sys
@@ -17,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from bench.core import machine
+from bench.core.command_line import Parser
 from bench.show import cell_tables as cell
 from bench.show import documents
 from bench.show import kernel_tables as kernels
@@ -83,7 +83,7 @@ def filled(text: str, name: str, known: Mapping[str, Callable[[], str]] = FIGURE
 
 def main(arguments: Sequence[str] | None = None, root: Path = machine.ROOT) -> int:
     """Write the documents, or say how they differ; 1 where one does."""
-    parser = argparse.ArgumentParser(prog="python -m bench.show.readme", description=__doc__)
+    parser = Parser(prog="python -m bench.show.readme", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing, fail on a difference")
     chosen = parser.parse_args(arguments)
     status = 0

@@ -52,9 +52,10 @@ class Processes:
     def __enter__(self) -> Processes:
         return self
 
-    def __exit__(self, *failure: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *failure: object) -> None:
+        stopped = kind is not None and not issubclass(kind, Exception)  # Ctrl-C, out of time
         for name in tuple(self.pools):
-            self.end(name)
+            self.end(name, at_once=stopped)
 
     def ask(self, name: str, problem: Problem) -> Answer:
         """The answer of the process of that name."""
@@ -68,9 +69,13 @@ class Processes:
             self.end(name)
             raise
 
-    def end(self, name: str) -> None:
-        """End that process."""
-        self.pools.pop(name).shutdown(cancel_futures=True)
+    def end(self, name: str, *, at_once: bool = False) -> None:
+        """End that process: after its last step, or in the middle of it."""
+        pool = self.pools.pop(name)
+        if at_once:
+            for process in (getattr(pool, "_processes", None) or {}).values():
+                process.terminate()
+        pool.shutdown(cancel_futures=True)
 
 
 def pool() -> ProcessPoolExecutor:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.core.command_line import Parser
 from bench.visit import report, runner
 from bench.visit.steps import CALLS, ROOT, Place
 
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str] | None = None, began: float | None = None) -> 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options as they were given."""
-    parser = argparse.ArgumentParser(prog="bench/campaign.sh", description=ABOUT)
+    parser = Parser(prog="bench/campaign.sh", description=ABOUT)
     known = parser.add_subparsers(dest="what", required=True, metavar="{right,fast,keep,list}")
     for name, call in CALLS.items():
         about = f"a call of {call.seconds} s: {', '.join(step.name for step in call.steps)}"
@@ -42,8 +43,19 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         one.add_argument(
             "--dry-run", action="store_true", help="every step in small, on this machine's CPU"
         )
-        one.add_argument("--seconds", type=float, default=call.seconds, help="those of the call")
-        one.add_argument("--only", nargs="+", choices=[s.name for s in call.steps], default=[])
+        one.add_argument(
+            "--seconds",
+            type=float,
+            default=call.seconds,
+            help="time limit (default: that of the call)",
+        )
+        one.add_argument(
+            "--only",
+            nargs="+",
+            choices=[s.name for s in call.steps],
+            default=[],
+            help="only these steps",
+        )
         one.add_argument(
             "--out",
             type=Path,

@@ -5,7 +5,6 @@ Many processes, each with some samples of one op; a line of JSON for each as soo
 
 from __future__ import annotations
 
-import argparse
 import json
 import signal
 import sys
@@ -21,6 +20,7 @@ from typing import Any, NamedTuple
 import torch
 
 from bench.core import machine
+from bench.core.command_line import Parser
 from bench.visit.spoiled import is_spoiled
 from revdeq_kernels.core import first_use
 from revdeq_kernels.core.op import OPS, Op
@@ -112,9 +112,9 @@ def run(backends: list[str], processes: int) -> Iterator[dict[str, Any]]:
 
 def main() -> int:
     """1 where an op has other bits, or raises."""
-    parser = argparse.ArgumentParser(prog="python -m bench.visit.smoke", description=__doc__)
-    parser.add_argument("--backends", nargs="+", required=True)
-    parser.add_argument("--processes", type=int, default=1)
+    parser = Parser(prog="python -m bench.visit.smoke", description=__doc__)
+    parser.add_argument("--backends", nargs="+", required=True, help="backends to try")
+    parser.add_argument("--processes", type=int, default=1, help="how many at once")
     parser.add_argument("--lines", type=Path, required=True, help="the file to write to")
     chosen = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -232,7 +232,7 @@ def test_a_benchmark_that_stops_does_not_stop_the_others(
     assert run_of(monkeypatch, tmp_path, stops, goes_on) == 1
     assert [len(read(tmp_path, name)) for name in ("first", "second")] == [1, 1]
     printed = capsys.readouterr().out
-    assert "first stopped" in printed and "RuntimeError: not today" in printed
+    assert "first failed" in printed and "RuntimeError: not today" in printed
     assert "copy 2" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
@@ -243,7 +243,7 @@ def test_an_interrupted_run_keeps_and_shows_what_it_has(
     assert run_of(monkeypatch, tmp_path, first, second) == command.INTERRUPTED
     assert len(read(tmp_path, "first")) == 1
     assert not (tmp_path / "second.jsonl").exists()
-    assert "interrupted: what was measured is kept" in capsys.readouterr().out
+    assert f"interrupted; results so far are in {tmp_path}" in capsys.readouterr().out
     assert "copy 1" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 

@@ -155,11 +155,9 @@ def raised(built: Resources, allowed: Mapping[str, Ceiling]) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     action = parser.add_mutually_exclusive_group(required=True)
-    action.add_argument("--write", action="store_true")
-    action.add_argument("--check", action="store_true")
-    parser.add_argument(
-        "--raise", action="store_true", dest="may_raise", help="allow kernels to take more"
-    )
+    action.add_argument("--write", action="store_true", help="write the record from this build")
+    action.add_argument("--check", action="store_true", help="fail if this build needs more")
+    parser.add_argument("--raise", action="store_true", dest="may_raise", help="allow more to any")
     parser.add_argument("log", type=Path, help="ptxas.log of the build")
     parser.add_argument("library", type=Path, help="librevdeq_cuda.so of the same build")
     chosen = parser.parse_args(arguments)
