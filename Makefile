@@ -22,7 +22,7 @@ PTXAS_LOG = build/$$($(PY) -c 'import sys; print(sys.implementation.cache_tag)')
 CUDA_LIBRARY := revdeq_kernels/librevdeq_cuda.so
 BUILD_SETTINGS := $(REVDEQ_BUILD_CUDA)|$(REVDEQ_SANITIZE)|$(TORCH_CUDA_ARCH_LIST)|$(CUDA_HOME)|$(CXX)|$(REVDEQ_BUILD_CPP)
 
-.PHONY: help bench readme test slow nightly check build docs cuda-report docs-table triton-aot cell-record oldest-torch newest \
+.PHONY: help bench readme test slow nightly check build docs screenshots cuda-report docs-table triton-aot cell-record oldest-torch newest \
   sanitize install-check wheel clean settings
 
 help:  ## list these commands
@@ -59,6 +59,9 @@ build: $(STATE)/.built  ## build and install the package, editable
 docs: $(STATE)/.tools  ## build the documentation, as a site in build/docs; every warning is an error
 	if $(PY) -c 'import mkdocs' 2>/dev/null; then NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict; \
 	else echo "mkdocs needs python 3.11: the site was not built"; fi
+
+screenshots: docs  ## look at the site in Chromium at three widths: build/screenshots, and what does not fit
+	$(PY) -m tools.screenshots
 
 cuda-report: $(STATE)/.built  ## registers, spills, widths and loads ahead of the CUDA kernels; checks docs/
 	$(PY) -m tools.cuda.ptxas $(PTXAS_LOG)

@@ -1,9 +1,10 @@
 """Hooks for `mkdocs.yml` that add documents and files outside of docs/ to the site.
 
 In the repository, documents link to each other and to tests, sources and results by path. In the
-site, README.md and similar documents become pages. Every other linked file becomes a source page
-under source/ (or a copy, if it is not text), and a folder becomes a list of its files. Links are
-rewritten accordingly.
+site, CONTRIBUTING.md and similar documents become pages. Every other linked file becomes a source
+page under source/ (or a copy, if it is not text), and a folder becomes a list of its files. Links
+are rewritten accordingly. README.md is no page: the front page of the site is docs/index.md.
+docs_markup.py changes what is within pages.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = "docs/"
 
 PAGES = {
-    "README.md": "index.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
     "bench/README.md": "benchmarks.md",
@@ -33,6 +33,9 @@ PAGES = {
     "bench/solver-figures.md": "benchmarks-solver-figures.md",
 }
 """Documents outside of docs/, and their paths in the site."""
+
+FRONT = {"README.md": "index.md"}
+"""Documents that are no page, and the page that a link to one leads to."""
 
 LANGUAGES = {
     ".py": "python",
@@ -82,8 +85,8 @@ def in_repository(document: str, target: str) -> str:
 
 def in_site(path: str) -> str:
     """The path of a file or folder of the repository in the site's sources."""
-    if path in PAGES:
-        return PAGES[path]
+    if page := (PAGES | FRONT).get(path):
+        return page
     if path.startswith(DOCS):
         return path.removeprefix(DOCS)
     if (ROOT / path).is_dir():
@@ -114,7 +117,12 @@ def linked_files() -> list[str]:
     for document in documents():
         for target in relative_links((ROOT / document).read_text(encoding="utf-8")):
             path = in_repository(document, target)
-            if path in PAGES or path.startswith(DOCS) or not (ROOT / path).exists():
+            if (
+                path in PAGES
+                or path in FRONT
+                or path.startswith(DOCS)
+                or not (ROOT / path).exists()
+            ):
                 continue  # mkdocs reports broken links
             found.add(path)
             found |= {entry for entry in _files_below(path) if entry not in PAGES}

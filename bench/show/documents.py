@@ -63,7 +63,7 @@ def summary() -> str:
         ratios = (other / ours["p50_seconds"] for other in (eager, seconds["compile"]))
         times = (f"{ratio:.2f}x" if ratio < 10 else f"{ratio:.0f}x" for ratio in ratios)
         rows.append((*(column.cell(ours) for column in (OP, TYPES, TIME, COPY)), *times))
-    heads = ("op", "types", "time", "of `copy_`", "eager takes", "torch.compile takes")
+    heads = ("op", "types", "time", "of `copy_`", "over eager", "over `torch.compile`")
     return markdown(heads, rows, left=2)
 
 
@@ -153,8 +153,8 @@ def headline() -> str:
         for method in ("reversible exact", "lerp loop")
     )
     return (
-        f"An MLP of width 512 takes, at 32 steps, {PEAK(own)} MiB where a loop that stores its "
-        f"activations takes {PEAK(loop)}, and {ratio(own)} times its time."
+        f"{PEAK(own)} MiB instead of the loop's {PEAK(loop)} MiB, "
+        f"for {ratio(own)}x its training time."
     )
 
 

@@ -2,8 +2,9 @@
 
 And the table of the options of ``solve``, from the one that the solver reads them by.
 
-Each stands between `<!-- figures:begin NAME -->` and `<!-- figures:end -->`. `--check` writes
-nothing, and fails where a document says something else.
+Each stands between `<!-- figures:begin NAME -->` and `<!-- figures:end -->`. The figure of
+README.md is an SVG in docs/, for a light and for a dark page. `--check` writes nothing, and fails
+where a document or the figure says something else.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 from bench.core import machine
 from bench.core.command_line import Parser
 from bench.show import cell_tables as cell
-from bench.show import documents
+from bench.show import documents, front
 from bench.show import kernel_tables as kernels
 from torch_revdeq.options.table import reference
 
@@ -33,6 +34,8 @@ DOCUMENTS = (
     "docs/api/solver.md",
 )
 FIGURES: dict[str, Callable[[], str]] = {
+    "front.caption": front.caption,
+    "front.compared": front.compared,
     "ops.half_steps": documents.half_steps,
     "ops.summary": documents.summary,
     "solver.headline": documents.headline,
@@ -100,6 +103,16 @@ def main(arguments: Sequence[str] | None = None, root: Path = machine.ROOT) -> i
             print(f"{name}: what is stored gives another text: {REMEDY}", file=sys.stderr)
         else:
             path.write_text(after, encoding="utf-8")
+            print(f"written: {name}")
+    for name, dark in front.FIGURES.items():
+        path = root / name
+        if not front.stale(path):
+            continue
+        if chosen.check:
+            status = 1
+            print(f"{name}: what is stored gives another figure: {REMEDY}", file=sys.stderr)
+        else:
+            path.write_text(front.picture(dark=dark), encoding="utf-8")
             print(f"written: {name}")
     return status
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,7 +13,7 @@ import pytest
 
 from bench.core import stored
 from bench.core.session import Record
-from bench.show import documents, readme
+from bench.show import documents, front, readme
 from bench.show import kernel_tables as kernels
 from tests import ROOT
 
@@ -38,13 +40,56 @@ def test_what_differs_is_shown_and_written(
         shutil.copy(ROOT / name, tmp_path / name)
     document = tmp_path / "README.md"
     text = document.read_text(encoding="utf-8")
-    document.write_text(text.replace("An MLP of width 512 takes", "An MLP takes"), "utf-8")
+    document.write_text(text.replace("27 MiB instead of", "26 MiB instead of"), "utf-8")
     assert readme.main(["--check"], root=tmp_path) == 1
     printed = capsys.readouterr().err
-    assert "-  In figures" in printed and "make readme" in printed
+    assert "-<!-- figures:begin solver.headline -->26 MiB" in printed and "make readme" in printed
     assert readme.main([], root=tmp_path) == 0
     assert document.read_text(encoding="utf-8") == text
     assert readme.main(["--check"], root=tmp_path) == 0
+
+
+def test_a_figure_that_shows_other_numbers_is_noticed_and_drawn_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readme, "DOCUMENTS", ())
+    for name in front.FIGURES:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        text = (ROOT / name).read_text(encoding="utf-8")
+        shown = front.described(text)
+        assert shown is not None
+        first = shown["RevDEQ, exact state"][0]
+        changed = json.dumps(first), json.dumps(first | {"MiB": first["MiB"] + 1})
+        assert changed[0] in text
+        (tmp_path / name).write_text(text.replace(*changed), encoding="utf-8")
+    assert readme.main(["--check"], root=tmp_path) == 1
+    printed = capsys.readouterr().err
+    assert all(f"{name}: what is stored gives another figure" in printed for name in front.FIGURES)
+    assert readme.main([], root=tmp_path) == 0
+    assert readme.main(["--check"], root=tmp_path) == 0
+
+
+def test_the_figure_holds_every_number_of_the_lines_and_no_address() -> None:
+    light, dark = (front.picture(dark=dark) for dark in (False, True))
+    for text in (light, dark):
+        assert front.described(text) == front.points(front.lines())
+        assert set(re.findall(r"https?://[^\"\s<]*", text)) <= {
+            "http://www.w3.org/2000/svg",
+            "http://www.w3.org/1999/xlink",
+        }
+    assert light != dark
+    assert [line for line in front.points(front.lines()).values() if len(line) < 3] == []
+
+
+def test_the_front_table_has_the_stored_numbers() -> None:
+    rows = [row.strip("| ").split(" | ") for row in front.compared().splitlines()[2:6]]
+    records = stored.lines(stored.EPYC, "solve.peers")
+    for (_, peak, _, _, _, ratio), provider in zip(rows, front.ROWS, strict=True):
+        one = documents.find(records, op="mlp", provider=provider, steps=front.STEPS)
+        assert float(peak.removesuffix(" MiB")) == pytest.approx(
+            one["peak_bytes"] / 2**20, rel=6e-3
+        )
+        assert float(ratio.removesuffix("x")) == pytest.approx(one["ratio_to_loop"], abs=6e-3)
 
 
 KNOWN: dict[str, Callable[[], str]] = {"one": lambda: "1 MiB", "table": lambda: "| a |\n| b |"}

@@ -18,6 +18,8 @@ from urllib.parse import unquote
 import pytest
 import torch
 
+import revdeq_kernels
+from bench.show import front
 from tests.project.commands import check
 from tests.project.documents import ROOT, Block, documents, having
 
@@ -81,9 +83,9 @@ def test_python_of_the_jax_library() -> None:
 
 
 def test_every_block_is_looked_at() -> None:
-    """What is no Python is shell, or output; Python that is not run says what it needs."""
+    """What is no Python is shell, output or an equation; Python not run says what it needs."""
     blocks = [block for document in documents().values() for block in document.blocks()]
-    assert {block.language for block in blocks} <= {"python", *SHELL}
+    assert {block.language for block in blocks} <= {"python", "math", *SHELL}
     assert {block.mark for block in blocks} <= {None, JAX, *NEEDS}
 
 
@@ -142,6 +144,25 @@ def test_the_readme_fits_on_two_screens() -> None:
     generated = re.compile(r"<!-- (\w+):begin.*?<!-- \1:end.*?-->", re.DOTALL)
     text = generated.sub("", documents()["README.md"].text)
     assert len(text.splitlines()) <= 130
+
+
+def test_the_readme_shows_its_figure_on_light_and_dark_pages() -> None:
+    text = documents()["README.md"].text
+    (picture,) = re.findall(r"<picture>.*?</picture>", text, re.DOTALL)
+    shown = re.findall(r'(?:src|srcset)="([^"]+)"', picture)
+    assert sorted(shown) == sorted(front.FIGURES)
+    assert text.index(picture) < 1000  # on the first screen
+
+
+def test_the_citation_is_of_this_version() -> None:
+    """And names the paper as README.md does."""
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {revdeq_kernels.__version__}\n" in citation
+    text = documents()["README.md"].text
+    assert f"version = {{{revdeq_kernels.__version__}}}" in text
+    authors = re.findall(r"family-names: (\w+), given-names: (\w+)", citation)
+    assert " and ".join(f"{last}, {first}" for last, first in authors) in text
+    assert "2509.12917" in citation
 
 
 def test_the_steps_to_a_kernel_name_files_that_hold_one() -> None:
