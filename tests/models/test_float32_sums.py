@@ -48,6 +48,17 @@ def test_torchs_own_norm_stops_counting_at_256(parameters: torch.dtype) -> None:
     assert torch.equal(ours, torch.full((8,), float(ROWS)))
 
 
+@pytest.mark.parametrize(("norm", "right"), [(nn.LayerNorm, False), (LayerNorm, True)])
+def test_autocast_does_not_change_that(norm: type[nn.LayerNorm], right: bool) -> None:
+    """A product under autocast is in bfloat16, and the norm after it takes it as it is."""
+    layer = nn.Sequential(nn.Linear(8, 8), norm(8))
+    with torch.autocast("cpu", torch.bfloat16):
+        layer(torch.randn(ROWS, 8)).sum().backward()
+    grad = layer[1].bias.grad
+    assert isinstance(grad, Tensor) and grad.dtype == torch.float32
+    assert torch.equal(grad, torch.full((8,), float(ROWS))) is right
+
+
 @pytest.mark.parametrize("affine", [True, False])
 @pytest.mark.parametrize("dtype", [*NARROW, torch.float32, torch.float64])
 def test_the_norm_keeps_dtypes_and_values(dtype: torch.dtype, affine: bool) -> None:

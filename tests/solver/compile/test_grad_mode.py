@@ -1,7 +1,7 @@
 """Inductor, bfloat16: a compiled f may have other bits under no_grad than with grad mode on.
 
-The two graphs fuse, and so round, other operations. With grad mode on, a solve runs f with it
-in both passes, so that its gradient is right.
+The two graphs fuse, and so round, other operations. With grad mode on, a solve runs f with grad
+mode on in both of its passes, so that its gradient is right.
 """
 
 from __future__ import annotations
