@@ -46,4 +46,4 @@ def each(names: str = "", **rows: Sequence[tuple[Any, ...]]) -> pytest.MarkDecor
 
 
 every = pytest.mark.parametrize("implementation", HERE, indirect=True)
-"""A test of every implementation."""
+"""Parametrizes a test by all implementations."""

@@ -1,4 +1,4 @@
-// The activations of the cell compiled for one kind of lanes, to be compared with another.
+// The activations of the cell compiled for one kind of lanes, for comparison with others.
 #pragma once
 #include <cstdint>
 
@@ -13,7 +13,7 @@ struct ActivationCall {
   const float* x;
   const float* seed;
   float* value;
-  float* same_value;  // as value_and_grad computes it
+  float* same_value;  // from value_and_grad
   float* grad;
   int64_t count;
 };
@@ -21,11 +21,11 @@ struct ActivationCall {
 struct ActivationLanes {
   const char* name;
   void (*activations[kActivations])(const ActivationCall&);
-  // x rounded to bfloat16 or float16, in registers and by way of memory.
+  // x rounded to bfloat16 or float16, in registers and via memory.
   void (*rounded)(Number, const float* x, float* in_registers, float* by_memory, int64_t count);
 };
 
-// Each in the object of its instruction set; the first two without one.
+// Each in the object of its instruction set; the first two have none.
 ActivationLanes scalar_activations();
 ActivationLanes portable_activations();
 ActivationLanes avx2_activations();

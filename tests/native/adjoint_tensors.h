@@ -1,10 +1,10 @@
-// The adjoint, alone and as a part of the passes: its tensors, for the kernels and the CPU loops.
+// The tensors of the adjoint, alone and as part of the passes, for the kernels and the CPU loops.
 #pragma once
 #include "cuda_emulation.h"
 
 namespace revdeq::emulation {
 
-// Sums of these make the variants of an adjoint.
+// The variants of an adjoint are sums of these.
 enum { kWideVjp = 1, kOther = 2, kSeed = 4, kAdjointVariants = 8 };
 
 template <class G, class F>
@@ -65,12 +65,12 @@ struct PassKind {
 };
 
 inline std::vector<PassKind> pass_kinds(double keep) {
-  return {{kSeed, {1.0, 1.0 - keep, keep}},  // z back, y carried
-          {kSeed, {keep, 0.3}},              // y back, z carried
-          {kOther, {keep, 0.0}}};            // and to the start
+  return {{kSeed, {1.0, 1.0 - keep, keep}},  // inverts z, carries y
+          {kSeed, {keep, 0.3}},              // inverts y, carries z
+          {kOther, {keep, 0.0}}};            // last of all
 }
 
-// The shapes of the adjoints that join the inverses of a pass.
+// The shapes of the adjoints that accompany the inverses of a pass.
 inline Shapes adjoint_shapes(Shapes shapes, const PassKind& kind) {
   for (Shape& shape : shapes) {
     shape.vectors = chance(2);

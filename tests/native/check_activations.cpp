@@ -1,7 +1,7 @@
-// The activations of the cell (csrc/cpu/activations.h) in all lanes: within the errors that are
-// written there of the C library's in double, at every exponent, and with the same bits in all
-// lanes that fuse multiply-adds, and in all that do not. Prints the largest errors; exits with 1 if
-// anything is wrong.
+// Checks the activations of the cell (csrc/cpu/activations.h) in all lanes: they are within the
+// errors given there of the C library's results in double, at every exponent, and have the same
+// bits in all lanes with fused multiply-adds, and in all lanes without. Prints the largest errors;
+// exits with 1 if anything is wrong.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -25,18 +25,18 @@ static void expect(bool ok, const char* lanes, const char* what, float x) {
 
 static double sigmoid(double v) { return 1 / (1 + std::exp(-v)); }
 
-// What an error is a share of: the value, or the argument where torch's sum cancels, too.
+// What an error is relative to: the value, or the argument if torch's sum also cancels.
 enum class Scale { kValue, kArgument };
 
-// Bounds in units of 2^-24: of the value's error as a share, and of the slope's. `least` is the
-// error of what is rounded to 0 or to a subnormal number.
+// Bounds in units of 2^-24: of the relative error of the value, and of the slope's error. `least`
+// is the error of results that are rounded to 0 or to a subnormal number.
 struct Definition {
   const char* name;
   double (*value)(double);
   Scale scale;
   double value_bound, slope_bound, least;
   float at_infinity, at_minus_infinity;  // NaN: 0 times infinity
-  float slope_far;                       // from 2^7 on; below -2^7 it is 0
+  float slope_far;                       // beyond 2^7; below -2^7 it is 0
 };
 
 constexpr Definition kDefinitions[kActivations] = {
@@ -59,10 +59,10 @@ static void append(Floats& x, float first, float last, uint32_t stride) {
     x.insert(x.end(), {bits_float(bits), -bits_float(bits)});
 }
 
-// Where the activations bend. Below, each is a straight line to 2^-26; above, it stays one.
+// The range in which the activations bend. Below, each is a line to 2^-26; above, it is a line.
 constexpr float kBendsFrom = 0x1p-14f, kBendsTo = 128.0f;
 
-// Every exponent, subnormal numbers among them, and more where the activations bend.
+// Every exponent, including subnormal numbers, and more numbers where the activations bend.
 static Floats arguments() {
   Floats x;
   for (const float end : {0.0f, std::numeric_limits<float>::max(), 87.33f, 8.9f, 5.45f, kNan})
@@ -125,7 +125,7 @@ static void check_errors(const ActivationLanes& lanes, int act, const Floats& x,
     const double share = error == 0 ? 0 : error / scale * 0x1p24;
     largest.value = std::max(largest.value, share);
     expect(share <= d.value_bound, lanes.name, d.name, x[i]);
-    // The difference of relu is not its slope where it bends.
+    // The difference quotient of relu is not its slope at the kink.
     if (std::fabs(x[i]) > kBendsTo || (act == kRelu && std::fabs(x[i]) < 0x1p-16)) continue;
     const double off = std::fabs(r.grad[i] - slope_of(d, x[i])) * 0x1p24;
     largest.slope = std::max(largest.slope, off);
@@ -202,7 +202,7 @@ static void for_arguments(bool all, const Check& check) {
   }
 }
 
-// With any argument, every number that matters is looked at: some minutes.
+// With any argument, every relevant number is checked, which takes minutes.
 int main(int argc, char**) {
   std::vector<ActivationLanes> sets = {portable_activations()};
 #if defined(__x86_64__)

@@ -1,6 +1,6 @@
-// The equilibrium cell by the kernels of every instruction set that this processor has, on random
-// cells: AVX2 and AVX-512 give the same bits, the baseline the same numbers up to its roundings,
-// and exact states come back bit for bit.
+// Checks the equilibrium cell's kernels for every instruction set of this processor, on random
+// cells: AVX2 and AVX-512 give the same bits, the baseline gives the same numbers up to rounding
+// errors, and exact states are reconstructed bit for bit.
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -97,7 +97,7 @@ void in_two_threads(const Body& body) {
   other.join();
 }
 
-// Forward and back.
+// Both passes.
 Results run(const CellKernels& kernels, const Cell& cell) {
   Results out;
   ForwardCall call{};

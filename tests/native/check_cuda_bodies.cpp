@@ -1,6 +1,6 @@
-// The float kernels on CUDA (csrc/cuda/bodies.h), run on the CPU for every thread of the grid that
-// a launch has, against the CPU loops: their indexing, vectors, tails and lists of leaves. Built
-// with the address and undefined-behaviour sanitizers.
+// Compares the float kernels on CUDA (csrc/cuda/bodies.h), run on the CPU for every thread of the
+// grid of a launch, to the CPU loops: indexing, vectors, tails and lists of leaves. Built with the
+// address and undefined-behavior sanitizers.
 #include "adjoint_tensors.h"
 
 using namespace revdeq;

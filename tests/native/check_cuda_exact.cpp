@@ -1,6 +1,5 @@
-// The exact kernels on CUDA (csrc/cuda/exact_bodies.h), and those to and from fixed point, run on
-// the CPU for every thread of the grid that a launch has, against the CPU loops: blocks of digits
-// above all. Built with the address and undefined-behaviour sanitizers.
+// Compares the exact kernels on CUDA (csrc/cuda/exact_bodies.h) and the conversions, run on the CPU
+// for every thread of the grid of a launch, to the CPU loops, especially blocks of digits. Built with the address and undefined-behavior sanitizers.
 #include "adjoint_tensors.h"
 #include "cuda/exact_bodies.h"
 
@@ -11,7 +10,7 @@ using namespace revdeq::emulation;
 
 constexpr int kCasts = 3;  // none, of f's type, float32
 
-// What the leaves of a launch have in common.
+// The settings shared by the leaves of a launch.
 struct ExactOp {
   Direction direction;
   double beta;
@@ -77,7 +76,7 @@ struct ExactTensors {
   }
 };
 
-// More than the vectors of a block of threads hold.
+// More than the vectors of a block of threads.
 constexpr int64_t large(int64_t packed) {
   return cuda::kThreads / 8 * cuda::groups_per_thread(packed) * kBlockLanes + 77;
 }

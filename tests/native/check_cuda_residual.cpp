@@ -1,6 +1,6 @@
-// The residual on CUDA (csrc/cuda/residual_bodies.h), run on the CPU for every thread of the grid
-// that a launch has, against the CPU loops and against sums in the order that csrc/residual.h
-// tells. Built with the address and undefined-behaviour sanitizers.
+// Compares the residual on CUDA (csrc/cuda/residual_bodies.h), run on the CPU for every thread of
+// the grid of a launch, to the CPU loops and to sums in the order defined by csrc/residual.h. Built
+// with the address and undefined-behavior sanitizers.
 #include <limits>
 
 #include "cuda/residual_bodies.h"
@@ -12,8 +12,8 @@ using namespace revdeq::emulation;
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
-// A block whose threads run one after another between barriers. It begins with columns that spoil
-// every sum they get into.
+// A block whose threads run one after another between barriers. Its columns initially contain
+// values that invalidate any sum that uses them.
 struct EmulatedBlock {
   EmulatedBlock() : memory(kColumns, {kNan, kNan}), columns(memory.data()) {}
 
@@ -49,7 +49,7 @@ struct Sums {
   double size = 0;
 };
 
-// 256 columns, each from the first row to the last; then the right half joins the left.
+// 256 columns, each from the first row to the last; then the right half is added to the left.
 template <class Term>
 Sums sums_in_order(int64_t count, const Term& term) {
   std::vector<Sums> columns(256);

@@ -52,7 +52,7 @@ static int size_of(Number type) {
   return type == Number::kFloat64 ? 8 : type == Number::kFloat32 || type == Number::kInt32 ? 4 : 2;
 }
 
-// Equal bits, but for which NaN a NaN is.
+// Equal bits, except that all NaN are equal.
 static void expect_equal(const Bytes& a, const Bytes& b, Number type, const char* what,
                          int variant) {
   const int size = size_of(type);
@@ -83,7 +83,7 @@ static Result half_step_result(const Kernels& kernels, Direction direction, Numb
   return r;
 }
 
-// Carries on at kSplit, in the middle of a vector and of a channel.
+// Continues at kSplit, in the middle of a vector and of a channel.
 constexpr int64_t kSplit = 1001;
 
 struct Channels {
@@ -118,7 +118,7 @@ static Result channel_result(const Kernels& kernels, Direction direction, Number
   return channel_result_of<float>(kernels, direction, s, f, cast, channels, seed);
 }
 
-// The gradient alone with a seed and without, and with another gradient that joins.
+// The gradient with a seed and without, and with another gradient to add.
 enum { kSeed = 1, kOther = 2, kAdjoints = 4 };
 
 static Result adjoint_result(const Kernels& kernels, Number grad, Number vjp, Number seed, int with,

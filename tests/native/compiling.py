@@ -1,4 +1,4 @@
-"""Compile C++ of the tests with the flags of the package, once for each source and its headers."""
+"""Compile C++ of the tests with the flags of the package, cached by source and headers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def run_compiler(*arguments: str) -> str:
 
 
 def compiled(folder: str, source: Path, flags: tuple[str, ...]) -> Path:
-    """The object of `source`; one of an earlier run, where its compilation read the same."""
+    """The object of `source`; taken from an earlier run if its compilation read the same files."""
     read = [run_compiler("--version"), *flags, run_compiler(*flags, "-E", str(source))]
     key = hashlib.sha256("\n".join([*COMMON, *CXX_FLAGS, *read]).encode()).hexdigest()[:16]
     kept = KEPT / folder / f"{source.stem}-{key}.o"
@@ -45,7 +45,7 @@ def compiled(folder: str, source: Path, flags: tuple[str, ...]) -> Path:
 
 
 def compile_all(folder: str, *sources: Path, flags: tuple[str, ...] = ()) -> list[Path]:
-    """The objects of `sources`, compiled at once."""
+    """The objects of `sources`, compiled in parallel."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(lambda source: compiled(folder, source, flags), sources))
 

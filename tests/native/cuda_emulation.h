@@ -1,5 +1,5 @@
-// What the checks of the CUDA kernels' bodies share: tensors that the sanitizers watch, lists of
-// leaves to launch with, and a grid that runs on the CPU, one thread after another.
+// Shared by the checks of the CUDA kernels' bodies: tensors that the sanitizers watch, lists of
+// leaves for launches, and a grid that runs on the CPU, one thread after another.
 #pragma once
 #include <sanitizer/asan_interface.h>
 
@@ -25,7 +25,7 @@ namespace revdeq::emulation {
 
 inline std::mt19937_64 random_bits(1);
 
-// True once in `times`.
+// True once in `times` calls, at random.
 inline bool chance(int times) { return random_bits() % static_cast<uint64_t>(times) == 0; }
 
 template <class T>
@@ -61,9 +61,9 @@ constexpr Number number() {
   return Number::kFloat16;
 }
 
-// A tensor twice, with the same random contents: one for the kernel and one for the CPU loops, in
-// allocations of their own that end with the last element. It is aligned for vectors of `width`
-// and no better, by a gap in front that is compared as well. Null where absent.
+// Two copies of a random tensor, one for the kernel and one for the CPU loops, in separate
+// allocations that end with the last element. A gap in front, which is also compared, aligns it for
+// vectors of `width` and no more. Null if absent.
 template <class T>
 class Twin {
  public:
@@ -73,7 +73,7 @@ class Twin {
     gap_ = bytes < 16 ? width : 0;
     count_ = gap_ + numel;
     for (Memory* memory : {&cuda_, &cpu_}) memory->reset(new (std::align_val_t(16)) T[count_]);
-    // Half of them stay in range. Integers are small now and then.
+    // Half of the numbers stay in range. Integers are sometimes small.
     const bool calm = chance(2);
     const int shift = pick({0, 4, 12});
     for (int64_t i = 0; i < count_; ++i) {
@@ -90,7 +90,7 @@ class Twin {
 
   void set(int64_t i, T value) { cuda()[i] = cpu()[i] = value; }
 
-  // Equal bits, but for which NaN a NaN is.
+  // Equal bits, except that all NaN are equal.
   bool same() const {
     if (std::memcmp(cuda_.get(), cpu_.get(), sizeof(T) * count_) == 0) return true;
     for (int64_t i = 0; i < count_; ++i) {
@@ -129,12 +129,12 @@ constexpr int64_t kSizes[] = {1,  2,  3,   4,   5,   7,   8,   9,   31,
 struct Shape {
   int64_t numel;
   bool vectors;
-  int variant;  // which of its options the tensors have
+  int variant;  // selects the options of the tensors
 };
 using Shapes = std::vector<Shape>;
 
-// Calls `run(shapes)`, a leaf for each: every size and variant alone, with and without vectors, and
-// lists that mix them. `large` is more than a block of threads has work for.
+// Calls `run(shapes)`, with one shape per leaf: every size and variant alone, with and without
+// vectors, and lists that mix them. `large` is more than the work of a block of threads.
 inline void for_launches(int64_t large, int variants,
                          const std::function<void(const Shapes&)>& run) {
   std::vector<int64_t> sizes(std::begin(kSizes), std::end(kSizes));
@@ -158,8 +158,8 @@ std::vector<Tensors> tensors_of(const Shapes& shapes, const Options&... options)
   return tensors;
 }
 
-// Adds the leaves. A read of what is behind the last one ends the program: keep `leaves` on the
-// heap, where freeing them makes the memory readable again.
+// Adds the leaves. Reading beyond the last one ends the program: keep `leaves` on the heap, where
+// freeing them makes the memory readable again.
 template <class Leaf, class Tensors>
 void add_leaves(cuda::Leaves<Leaf>& leaves, const std::vector<Tensors>& tensors) {
   for (const Tensors& t : tensors) leaves.add(t.leaf());
@@ -190,7 +190,7 @@ std::unique_ptr<Pass> pass_of(const InvertStep& invert_step, const Inverses& inv
 
 // ---- the grid --------------------------------------------------------------------------------
 
-// Calls `at(i)` for all i below `count`, upwards or downwards: threads do not wait for one another.
+// Calls `at(i)` for all i below `count`, in either order: threads do not wait for one another.
 template <class At>
 void in_any_order(int64_t count, const At& at) {
   const bool down = chance(2);
@@ -200,7 +200,7 @@ void in_any_order(int64_t count, const At& at) {
 template <class Launch>
 using Grid = void (*)(const Launch&, int64_t block, int thread);
 
-// Runs every thread of a grid of so many blocks.
+// Runs every thread of a grid with this many blocks.
 template <class Launch>
 void run_grid(const Launch& launch, Grid<Launch> grid, int64_t blocks) {
   in_any_order(blocks * cuda::kThreads, [&](int64_t i) {

@@ -1,4 +1,4 @@
-// One float at a time with all members that csrc/cpu/simd_portable.h has.
+// One float at a time, with all members of csrc/cpu/simd_portable.h.
 #pragma once
 #include <type_traits>
 

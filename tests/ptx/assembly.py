@@ -1,7 +1,7 @@
-"""What kernels for instructions of whole warps share: records of threads, and shared memory.
+"""Helpers for kernels with warp-wide instructions: records of threads, and shared memory.
 
-Every thread has a record of its own in each array: some words, one after the other. Registers are
-those of ``harness.py`` and %v0 to %v511 of 32 bits, the last of which the functions here use.
+Every thread has its own record in each array: some consecutive words. Registers are those of
+``harness.py`` and 32-bit %v0 to %v511, of which the functions here use the last ones.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BEGIN = ["mov.u32 %thread, %tid.x;", "mov.u32 %block, %ctaid.x;", "shr.u32 %warp
 def run(
     lines: Sequence[str], *arrays: NDArray[Any], threads: int = 32, blocks: int = 1, shared: int = 0
 ) -> None:
-    """Execute the lines in every thread; ``shared`` is the name of so many bytes."""
+    """Execute the lines in every thread; the name ``shared`` refers to this many bytes."""
     declared = DECLARED + f".shared .align 1024 .b8 shared[{max(shared, 1)}];"
     launch(
         "\n".join([*BEGIN, *lines]), *arrays, grid=blocks, threads=threads, declarations=declared
@@ -34,7 +34,7 @@ def run(
 
 
 def records(array: int, words: int, threads: int = 32) -> list[str]:
-    """%at: where the record of this thread begins, of so many words in an array."""
+    """%at: the address of this thread's record with this many words in an array."""
     return [
         f"mad.lo.s32 %v511, %block, {threads}, %thread;",
         f"mad.wide.u32 %at, %v511, {4 * words}, %rd{array};",
@@ -42,19 +42,19 @@ def records(array: int, words: int, threads: int = 32) -> list[str]:
 
 
 def load(array: int, first: int, words: int, threads: int = 32) -> list[str]:
-    """This thread's record of an array into registers %v[first] on."""
+    """Load this thread's record of an array into registers from %v[first]."""
     lines = [f"ld.global.b32 %v{first + k}, [%at+{4 * k}];" for k in range(words)]
     return records(array, words, threads) + lines
 
 
 def store(array: int, first: int, words: int, threads: int = 32) -> list[str]:
-    """Registers %v[first] on into this thread's record of an array."""
+    """Store registers from %v[first] to this thread's record of an array."""
     lines = [f"st.global.b32 [%at+{4 * k}], %v{first + k};" for k in range(words)]
     return records(array, words, threads) + lines
 
 
 def to_shared(array: int, words: int, threads: int = 32) -> list[str]:
-    """So many words of an array into shared memory, by all threads; no barrier follows."""
+    """Copy this many words of an array to shared memory, with all threads; no barrier follows."""
     return [
         "shl.b32 %v510, %thread, 2;",
         "cvt.u64.u32 %d15, %v510;",
@@ -73,7 +73,7 @@ def to_shared(array: int, words: int, threads: int = 32) -> list[str]:
 
 
 def from_shared(array: int, words: int, threads: int = 32) -> list[str]:
-    """So many words of shared memory into an array, by all threads."""
+    """Copy this many words of shared memory to an array, with all threads."""
     return [
         "shl.b32 %v510, %thread, 2;",
         "cvt.u64.u32 %d15, %v510;",
@@ -92,12 +92,12 @@ def from_shared(array: int, words: int, threads: int = 32) -> list[str]:
 
 
 def listed(prefix: str, first: int, count: int) -> str:
-    """A vector of registers, as instructions take it."""
+    """A vector of registers in the syntax of an operand."""
     return "{" + ", ".join(f"{prefix}{k}" for k in range(first, first + count)) + "}"
 
 
 def bits_of(values: NDArray[Any], kind: str) -> NDArray[Any]:
-    """Small whole numbers as the bits of bf16, f16 or TF32, which have all of them."""
+    """Small integers as the bits of bf16, f16 or TF32, which represent them exactly."""
     if kind == "f16":
         return values.astype(np.float16).view(np.uint16)
     bits = values.astype(np.float32).view(np.uint32)

@@ -1,9 +1,9 @@
-"""Hard arguments of every op, for compiled code.
+"""Difficult arguments for every op, for compiled code.
 
-Every combination of dtypes, with sizes at the ends of vectors, blocks and chunks, tensors anywhere
-in their storage and in any order of dimensions, every form of beta, NaN, infinities, subnormals and
-the ends of int32 among the values, and lists of more leaves than one launch takes. They are the
-examples of tests/ops/fuzz_example.py, chosen by a seed, and without wrong arguments.
+Every combination of dtypes, sizes at the ends of vectors, blocks and chunks, tensors anywhere in
+their storage with dimensions in any order, every form of beta, values that include NaN, infinities,
+subnormals and the limits of int32, and lists with more leaves than a single launch supports. These
+are examples of tests/ops/fuzz_example.py, chosen by a seed, without invalid arguments.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from tests.ops.test_fuzz import assert_same_tensor, bytes_of, several
 
 EDGES = (0, 1, 2, 3, 4, 5, 7, 8, 15, 16, 17, 31, 32, 33, 63, 64)
 SIZES = (*EDGES, 127, 128, 129, 255, 256, 257, 1023, 1025, 4095, 4096, 4097)
-"""Numbers of elements: 27, so that lists of them take two launches."""
+"""Numbers of elements: 27 sizes, so that a list of all takes two launches."""
 
 SHAPES = ((3, 4, 5, 6), (2, 17, 31), (5, 1, 13), (129, 3), (2, 0), ())
 OFFSETS = (0, 0, 1, 2, 3, 4, 5, 6, 7, 8)
-"""Where tensors begin in their storages, in elements or, for vectors, in 16 bytes."""
+"""Offsets of tensors in their storages, in elements or, for vectors, in units of 16 bytes."""
 
 CHANNELS = (
     *(((7, 33), (7, 1)), ((7, 33), (33,)), ((5, 1, 13), (5, 1, 1)), ((3, 4, 5, 6), (4, 1, 1))),
@@ -41,8 +41,7 @@ CHANNELS = (
 )
 """Shapes of the state and of beta."""
 
-# From a base of 2 to 256, by a shift, by an integer and in general: every form of the exact step
-# with every number of digits in a byte.
+# Bases from 2 to 256: every form of the exact step with every number of digits per byte.
 MAGNITUDES = (1 / 2, 1 / 4, 1 / 16, 1 / 128, 1 / 3, 1 / 5, 1 / 13, 1 / 100)
 MAGNITUDES += (0.65, 0.4, 0.3, 0.19, 0.12, 0.05, 1 / 255.5, 1 - 2.0**-29)
 EXACT_BETAS = (*BETAS, *(1 - sign * m for m in MAGNITUDES for sign in (1, -1)))
@@ -59,7 +58,7 @@ NUMBERS: dict[str, Sequence[Any]] = {
 
 
 def examples(label: str, seed: int = 0) -> Iterator[Example]:
-    """One example for every combination of dtypes of an op; of a list, three of all SIZES."""
+    """One example per combination of dtypes of an op; for lists, three with all SIZES."""
     choices = random.Random(f"{label} {seed}")
     if label.endswith(".list"):
         for _ in range(3):
@@ -70,7 +69,7 @@ def examples(label: str, seed: int = 0) -> Iterator[Example]:
 
 
 def combinations(label: str) -> list[tuple[Dtypes, dict[str, Any]]]:
-    """All dtypes of the tensors, with all that the op is told of."""
+    """All combinations of dtypes, including optional tensors."""
     told = [a for a in OPS[label].arguments if a.role == roles.DTYPE]
     numbers = [{a.name: dtype} for a in told for dtype in NUMBERS[roles.DTYPE]] or [{}]
     return list(itertools.product(OPS[label].dtypes, numbers))
@@ -84,7 +83,7 @@ def one_example(
     aligned: bool | None = None,
     **numbers: Any,
 ) -> Example:
-    """An example with tensors of these dtypes and with these numbers; the others are chosen."""
+    """An example with tensors of these dtypes and with these numbers; the rest is random."""
     example = Example(OPS[label].name, _numbers(label, choices) | numbers, [], 64)
     example.values |= _leaf(label, choices, example, dtypes, size, aligned)
     return example
@@ -118,7 +117,7 @@ def _leaf(
     size: int,
     aligned: bool | None = None,
 ) -> dict[str, View]:
-    """The tensors of one leaf, in buffers of their own; whether for vectors is chosen, if None."""
+    """The tensors of one leaf, in separate buffers; alignment for vectors is random if None."""
     arguments = [a for a in OPS[label].arguments if a.is_tensor]
     if aligned is None:
         aligned = choices.random() < 0.5
@@ -151,7 +150,7 @@ def _leaf(
 def _shapes(
     label: str, choices: random.Random, size: int
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Of the state, and of beta where that is a tensor."""
+    """The shape of the state, and of beta if it is a tensor."""
     if label.endswith(".channels"):
         return choices.choice(CHANNELS)
     return (choices.choice(SHAPES) if choices.random() < 0.2 else (size,)), ()
@@ -160,23 +159,23 @@ def _shapes(
 # ---- what a call does ------------------------------------------------------------------------
 
 Outcome = tuple[list[Tensor], Any]
-"""The buffers after the call, and what it returned."""
+"""The buffers after the call, and its result."""
 
 
 def outcome(example: Example, run: Callable[[dict[str, Any]], Any]) -> Outcome:
-    """Call `run(arguments)` with the example's arguments, in memory of its own."""
+    """Call `run(arguments)` with the example's arguments, in separate memory."""
     memory = [buffer.clone() for buffer in example.memory()]
     return memory, run(example.build(memory))
 
 
 def expected(label: str, example: Example) -> Outcome:
-    """What the reference does."""
+    """The outcome of the reference."""
     with rk.backend("reference"):
         return outcome(example, lambda arguments: call(label, arguments))
 
 
 def assert_same(example: Example, got: Outcome, want: Outcome) -> None:
-    """The same bits in tensors and results, any NaN for any other; beside them all is as before."""
+    """Assert equal bits in tensors and results (all NaN are equal), and no other writes."""
     told = f"{example.op} {example.values}"
     beside = [g != w for g, w in zip(got[0], want[0], strict=True)]
     for name, view in example.views().items():

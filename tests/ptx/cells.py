@@ -1,6 +1,6 @@
-"""Equilibrium cells as their launchers launch them on a GPU, executed; and what they must be.
+"""Equilibrium cells executed with their launches for a GPU, and checks of the results.
 
-What runs here does so in a process whose Triton compiles (``compiling.py``).
+The code here runs in a process in which Triton compiles (``compiling.py``).
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from tools.ptx.triton import executed
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 PROGRAMS = 3
-"""So that the order in which their gradients of W are added up can be told."""
+"""Several, so that the order of summation of their gradients of W can be determined."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A cell, the implementation that runs it and the architecture that this is compiled for."""
+    """A cell, the implementation that runs it, and the target architecture."""
 
     sm: int
     implementation: str
@@ -51,19 +51,19 @@ class Case:
 
     @property
     def cell(self) -> Cell:
-        """So many whole tiles and a part of one; every second row halts, if one may."""
+        """This many whole tiles and a partial one; every second row halts, if rows may halt."""
         configurations = choice.launcher(self.implementation).kernels.CONFIGURATIONS
         rows = self.tiles * configurations[self.dtype][self.features].tile + 5
         numbers = {"act": self.act, "state": self.state, "beta": self.beta, "steps": self.steps}
         cell = make(rows, self.features, DTYPES[self.dtype], **numbers)
-        if self.halting:  # those rows begin at their equilibrium, 0
+        if self.halting:  # those rows start at their equilibrium, 0
             cell.u[::2], cell.z0[::2] = 0.0, 0.0
             return replace(cell, tol=1e-6)
         return cell
 
 
 class Ran(NamedTuple):
-    """What both ops returned, and the gradients of W that the programs left for their sum."""
+    """The results of both ops, and each program's gradient of W before summation."""
 
     out: Solved
     back: Gradients
@@ -71,7 +71,7 @@ class Ran(NamedTuple):
 
 
 def run(case: Case, change: Callable[[str], str] | None = None) -> Ran:
-    """Forward and back on the executor, `change` made to the PTX of each kernel."""
+    """Both passes on the executor, with `change` applied to the PTX of each kernel."""
     cell, launcher = case.cell, choice.launcher(case.implementation)
     with (
         mock.patch.object(launch_cell, "INTERPRETED_PROGRAMS", PROGRAMS),
@@ -86,9 +86,9 @@ def run(case: Case, change: Callable[[str], str] | None = None) -> Ran:
 
 
 def problems(case: Case, change: Callable[[str], str] | None = None) -> list[str]:
-    """What is wrong with the results of a cell, nothing for one that is as it should be.
+    """What is wrong with the results of a cell; empty if nothing is.
 
-    Faults come out of it as ``tools.ptx.errors.Fault``.
+    Raises ``tools.ptx.errors.Fault`` for faults.
     """
     ran, cell = run(case, change), case.cell
     found = [*_of_counts(case, ran), *_of_sum(ran), *_of_composite(case, cell, ran)]
@@ -96,7 +96,7 @@ def problems(case: Case, change: Callable[[str], str] | None = None) -> list[str
 
 
 def _of_counts(case: Case, ran: Ran) -> list[str]:
-    """All rows come back, those of an exact state bit for bit, within the range of its numbers."""
+    """All rows are reconstructed, exact states bit for bit, without leaving their range."""
     found = {"flag": ran.out.flag.item(), "lost": ran.back.lost.item()}
     if case.state == "exact":
         found["distance"] = ran.back.distance.item()
@@ -104,7 +104,7 @@ def _of_counts(case: Case, ran: Ran) -> list[str]:
 
 
 def _of_sum(ran: Ran) -> list[str]:
-    """The gradient of W has the bits of the sum in the order of the programs."""
+    """The gradient of W equals the sum over programs in order, bit for bit."""
     total = np.zeros_like(ran.back.grad_w.numpy())
     for grad in ran.grads_w.numpy():
         total = total + grad
@@ -113,7 +113,7 @@ def _of_sum(ran: Ran) -> list[str]:
 
 
 def _of_composite(case: Case, cell: Cell, ran: Ran) -> list[str]:
-    """Results are those of the composite up to roundings, in norm; see ``Launcher.differs``."""
+    """Results match the composite up to rounding errors, in norm; see ``Launcher.differs``."""
     out = composite.forward(cell.tensors, cell.numbers)
     ends = out.ends(cell.grad_y, cell.grad_z, cell.numbers)
     back = composite.backward(ends, cell.tensors, cell.numbers)
@@ -132,7 +132,7 @@ def _of_composite(case: Case, cell: Cell, ran: Ran) -> list[str]:
 
 
 def _of_bounds(case: Case, cell: Cell, ran: Ran) -> list[str]:
-    """Every element is within the bound of its error, where that says something."""
+    """Every element is within its error bound, if the bound is useful."""
     got = Outcome(ran.out.y, ran.out.z, *ran.back[:3])
     values, errors = bounded(cell, SPLIT if case.dtype == "fp32" else APART)
     found = []
@@ -145,7 +145,7 @@ def _of_bounds(case: Case, cell: Cell, ran: Ran) -> list[str]:
 
 
 def behave(sm: int, test: str, arguments: dict[str, Any]) -> None:
-    """Run a test of tests/cell, as "module.name", on what is compiled for an architecture."""
+    """Run a test of tests/cell, given as "module.name", on code compiled for an architecture."""
     module, _, name = test.partition(".")
     function = getattr(importlib.import_module(f"tests.cell.{module}"), name)
     with mock.patch.object(choice, "why_not", return_value=None), executed(sm):

@@ -1,4 +1,4 @@
-"""What the tests of compiled Triton kernels share: a process that compiles them."""
+"""Fixture of the tests of compiled Triton kernels: a process that compiles them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.ptx.compiling import compiling_process
 
 @pytest.fixture(scope="session")
 def compiling() -> Iterator[Callable[..., Any]]:
-    """Calls a function of a module where Triton compiles; see ``compiling_process``."""
+    """Calls a function in a process in which Triton compiles; see ``compiling_process``."""
     pytest.importorskip("triton", reason="triton is not installed")
     with compiling_process() as call:
         yield call

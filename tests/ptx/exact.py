@@ -1,6 +1,6 @@
-"""Arithmetic of floating-point formats in fractions, independent of NumPy's and of the executor's.
+"""Floating-point arithmetic with fractions, independent of NumPy and of the executor.
 
-A number is its bits. Results are exact rational numbers, rounded once.
+Numbers are given by their bits. Results are exact rational numbers, rounded once.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 NAN = "nan"
 Number = Fraction | float | str
-"""A fraction; 0.0 or -0.0, or an infinity, as a float; NAN."""
+"""A fraction; or a float for 0.0, -0.0 and infinities; or NAN."""
 
 
 @dataclass(frozen=True)
 class Format:
-    """A binary format: bits in all, and those of the fraction that is stored."""
+    """A binary format: its total bits, and the bits of its stored fraction."""
 
     bits: int
     fraction: int
 
     @property
     def bias(self) -> int:
-        """Of the exponent."""
+        """The bias of the exponent."""
         return (1 << (self.bits - self.fraction - 2)) - 1
 
     @property
@@ -38,7 +38,7 @@ class Format:
         return ((1 << (self.bits - self.fraction - 1)) - 1) << self.fraction
 
     def decode(self, bits: int) -> Number:
-        """The number that these bits are."""
+        """The number with these bits."""
         sign, magnitude = bits >> (self.bits - 1), bits & ((1 << (self.bits - 1)) - 1)
         if magnitude > self.infinity:
             return NAN
@@ -65,7 +65,7 @@ class Format:
         if isinstance(number, float):
             return sign | (self.infinity if math.isinf(number) else 0)
         size = abs(number)
-        # The exponent of the last bit: that of the leading one less the fraction, or the smallest.
+        # The exponent of the last bit: the leading bit's minus the fraction bits, or the smallest.
         leading = size.numerator.bit_length() - size.denominator.bit_length()
         leading -= size < Fraction(2) ** leading
         last = max(leading, 1 - self.bias) - self.fraction
@@ -80,7 +80,7 @@ class Format:
             "rp": rest > 0 and not negative,
         }[rounding]
         whole += up
-        # Bits of a magnitude are counted through: a carry goes on into the exponent.
+        # The bits of magnitudes are consecutive: a carry continues into the exponent.
         magnitude = whole + max(last + self.fraction - 1 + self.bias, 0) * (1 << self.fraction)
         if magnitude >= self.infinity:
             ends = rounding in ("rn", "rna", "rm" if negative else "rp")
@@ -139,7 +139,7 @@ def divide(a: Number, b: Number) -> Number:
 
 
 def square_root(a: Number) -> Number:
-    """The root to 100 bits; one more is set if it is not exact."""
+    """The root to 100 bits; one more bit is set if it is not exact."""
     if a == NAN or (not isinstance(a, str) and a < 0):
         return NAN
     if isinstance(a, float):
@@ -157,7 +157,7 @@ def is_infinite(a: Number) -> bool:
 
 
 def sign_of(a: Fraction | float) -> int:
-    """1 or -1, of zeros, too."""
+    """1 or -1, also for zeros."""
     return -1 if a < 0 or (a == 0 and math.copysign(1.0, float(a)) < 0) else 1
 
 
@@ -169,7 +169,7 @@ def flushed(a: Number, kind: str = "f32") -> Number:
 
 
 def each(function: Callable[..., int | None], *columns: Iterable[int]) -> list[int | None]:
-    """The function of each row of integers."""
+    """Apply the function to each row of integers."""
     return [function(*row) for row in zip(*columns, strict=True)]
 
 
@@ -184,7 +184,7 @@ def agree(found: Array, expected: list[int | None], kind: str) -> None:
 
 
 def samples(kind: str, count: int, seed: int = 0, columns: int = 1) -> list[Array]:
-    """Bits of `kind`: edges in all combinations, ordinary numbers, and any bits at all."""
+    """Bits of `kind`: edge cases in all combinations, ordinary numbers, and arbitrary bits."""
     form, rng = FORMATS[kind], np.random.default_rng(seed)
     dtype = np.dtype(f"u{form.bits // 8}")
     one = form.bias << form.fraction

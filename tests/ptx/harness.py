@@ -1,4 +1,4 @@
-"""Small kernels around an instruction, and what it makes of arrays."""
+"""Small kernels around a single instruction, applied to arrays."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PREFIX = {1: "p", 2: "rs", 4: "r", 8: "rd", 16: "rq"}
 
 
 def kernel(body: str, parameters: Sequence[str] = ("u64",) * 2, declarations: str = "") -> Kernel:
-    """A kernel `k` with parameters p0, p1 ... of these types."""
+    """A kernel `k` with parameters p0, p1, ... of these types."""
     listed = ", ".join(f".param .{kind} p{k}" for k, kind in enumerate(parameters))
     return Kernel(
         f"{HEADER}.visible .entry k({listed})\n{{{REGISTERS}{declarations}\n{body}\n ret;\n}}"
@@ -42,7 +42,7 @@ def launch(
     shared_bytes: int = 0,
     **options: Any,
 ) -> int:
-    """Run a body with the arrays' addresses in %rd0, %rd1 ... and the thread's number in %r0."""
+    """Run a body with the arrays' addresses in %rd0, %rd1, ... and the thread's index in %r0."""
     loads = [f"ld.param.u64 %rd{k}, [p{k}];" for k in range(len(arrays))]
     start = "\n".join(["mov.u32 %r0, %tid.x;", *loads])
     made = kernel(f"{start}\n{body}", ["u64"] * len(arrays), declarations)
@@ -58,9 +58,9 @@ def launch(
 
 
 def apply(text: str, to: Array, *columns: Array, tail: str = "") -> Array:
-    """An instruction on columns of bits, an element a thread; the result has `to`'s dtype.
+    """An instruction on columns of bits, one element per thread; the result has `to`'s dtype.
 
-    The operands follow the destination, then `tail`. Predicates come and go as bytes of 0 or 1.
+    The operands follow the destination, then `tail`. Predicates are passed as bytes of 0 or 1.
     """
     count = len(columns[0])
     lines = [

@@ -1,4 +1,4 @@
-"""Integers of PTX's types as bits, and instructions held to Python's integers."""
+"""Integers of PTX types as bits, and instructions compared to Python's integers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def bits_of(kind: str) -> int:
 
 
 def integers(kind: str, columns: int = 1, seed: int = 0, count: int = 300) -> list[Array]:
-    """Bits: the ends of the range in all combinations, small numbers, any at all."""
+    """Bits: the limits of the range in all combinations, small numbers, and arbitrary ones."""
     bits, rng = bits_of(kind), np.random.default_rng(seed)
     dtype = np.dtype(f"u{bits // 8}")
     top = 1 << (bits - 1)
@@ -39,7 +39,7 @@ def integers(kind: str, columns: int = 1, seed: int = 0, count: int = 300) -> li
 
 
 def number(bits: int, kind: str) -> int:
-    """The integer that these bits are."""
+    """The integer with these bits."""
     width = bits_of(kind)
     return bits - (1 << width) if kind[0] == "s" and bits >> (width - 1) else bits
 
@@ -47,7 +47,7 @@ def number(bits: int, kind: str) -> int:
 def check(
     op: str, kinds: list[str], to: str, function: Callable[..., int], columns: list[Array]
 ) -> None:
-    """The instruction gives the function's integers, modulo two to the width of `to`."""
+    """Assert that the instruction computes the function, modulo 2 to the width of `to`."""
     found = apply(op, TYPES[bits_of(to)], *columns)
     rows = zip(*(c.tolist() for c in columns), strict=True)
     expected = [

@@ -1,4 +1,4 @@
-"""Faults planted in what Triton compiled, and how each is tried: test_planted_triton.py does so."""
+"""Faults planted in Triton's compiled code, and how each is run by test_planted_triton.py."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Change = Callable[[str], str]
 
 @dataclass(frozen=True)
 class Planted:
-    """A fault in the PTX of an op, and the arguments with which it is to be noticed."""
+    """A fault in the PTX of an op, and the arguments with which it must be detected."""
 
     op: str
     change: Change
@@ -32,17 +32,17 @@ class Planted:
 
 
 def everywhere(pattern: str, replacement: str = "") -> Change:
-    """What replaces all that a regular expression matches."""
+    """A change that replaces all matches of a regular expression."""
     return lambda text: re.sub(pattern, replacement, text)
 
 
 def once(pattern: str, replacement: str) -> Change:
-    """What replaces the first."""
+    """A change that replaces the first match."""
     return lambda text: re.sub(pattern, replacement, text, count=1)
 
 
 def fused(text: str) -> str:
-    """Every product that is added once, as one instruction that rounds once."""
+    """Fuse every product that is added once into an instruction that rounds once."""
     for product, a, b in re.findall(r"mul\.rn\.f32\s+(%r\d+), (%r\d+), (%r\d+);", text):
         text = re.sub(
             rf"add\.rn\.f32(\s+%r\d+), (%r\d+), {product};", rf"fma.rn.f32\1, {a}, {b}, \2;", text
@@ -130,7 +130,7 @@ PLANTED = {
 
 
 def attempt(name: str) -> str:
-    """How a fault is noticed; an empty string if it is not."""
+    """How a fault is detected; an empty string if it is not."""
     planted = PLANTED[name]
     shape = (planted.size // 59, 59) if ".channels" in planted.op else (planted.size,)
     case = Case(planted.prepare(good_arguments(planted.op, shape, **planted.options)))
@@ -140,7 +140,7 @@ def attempt(name: str) -> str:
 
 
 def noticed(gpu: Gpu, change: Change, run: Callable[[], object]) -> str:
-    """What comes of a run with the change; ValueError if nothing was changed."""
+    """The outcome of a run with the change; ValueError if nothing was changed."""
     changed = []
 
     def planted(text: str) -> str:
@@ -177,7 +177,7 @@ def attempt_specialization() -> str:
 
 
 def attempt_index(sm: int) -> str:
-    """The offset of an element is cut to 32 bits, in a leaf of 2^33 elements."""
+    """The offset of an element is truncated to 32 bits, in a leaf of 2^33 elements."""
     cut = everywhere(
         r"shl\.b64(\s+%rd\d+), (%rd\d+), 2;", r"and.b64\1, \2, 0x3fffffff; shl.b64\1,\1, 2;"
     )

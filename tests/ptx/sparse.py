@@ -1,7 +1,7 @@
-"""Calls on tensors that no machine has: addresses without memory, but for chosen parts of them.
+"""Calls on tensors too large for any machine: addresses without memory, except for chosen parts.
 
-The host code of csrc/cuda looks at pointers, sizes and strides alone. Of its launches those blocks
-are run that have the chosen elements, and these are held to the reference by themselves.
+The host code of csrc/cuda only reads pointers, sizes and strides. Of its launches, only the blocks
+with the chosen elements are run, and these elements are compared to the reference.
 """
 
 from __future__ import annotations
@@ -30,30 +30,30 @@ from tools.ptx.cuda.recorder import Launch, recording
 from tools.ptx.memory import bytes_at
 
 BASE = 1 << 44
-"""Far above what lies at the bottom of a process, and below its heap and its libraries."""
+"""Far above the low addresses of a process, and below its heap and libraries."""
 
 THREADS, LANES = 256, 32
 CHUNK = 4096  # elements of a block of threads of a residual: csrc/residual.h
 FAR = (2**31, 2**32, 2**33)
-"""Elements behind which an index of 32 bits would fail; a part lies around each."""
+"""Elements beyond which a 32-bit index would fail; there is a part around each."""
 
 
 class Space:
-    """Where the tensors are, and what there is of them."""
+    """The addresses of the tensors, and the parts that have memory."""
 
     def __init__(self) -> None:
         self.parts: list[Piece] = []
         self._next = BASE
 
     def tensor(self, numel: int, dtype: torch.dtype, *, aligned: bool = True) -> Tensor:
-        """A tensor without memory; if not aligned, one element behind an address that is."""
+        """A tensor without memory; if not aligned, one element after an aligned address."""
         size = numel * dtype.itemsize
         start = self._next + (0 if aligned else dtype.itemsize)
         self._next = -(-(start + size) // 4096) * 4096 + 4096
         return torch.frombuffer((ctypes.c_uint8 * size).from_address(start), dtype=dtype)
 
     def put(self, tensor: Tensor, first: int, values: Tensor) -> None:
-        """Let `values` be the elements of `tensor` from the first on, in memory."""
+        """Provide memory for the elements of `tensor` from `first`, with `values`."""
         address = tensor.data_ptr() + first * tensor.element_size()
         self.parts.append((address, values.view(torch.uint8).numpy()))
 
@@ -69,13 +69,13 @@ class Call:
 
     @property
     def digits(self) -> int:
-        """The digits in a byte; 1 for an op without digits."""
+        """The digits per byte; 1 for an op without digits."""
         if "digits" not in self.dtypes:
             return 1
         return contraction(self.numbers["beta"]).digits_per_byte
 
     def per_block(self) -> list[int]:
-        """The elements of a block of threads: of the only half of a pass, or of each."""
+        """The elements of a block of threads, for each half of a pass, or for the whole op."""
         name = OPS[self.label].name
         if name == "residual":
             return [CHUNK]
@@ -86,14 +86,14 @@ class Call:
         written = [a.name for a in OPS[self.label].arguments if a.written]
         widths += [16 // self.dtypes[name].itemsize for name in written if "grad" in name]
         per = [THREADS * (width if self.vectors else 1) for width in widths]
-        # A thread of an exact step works on the groups of whole blocks, and on at least four.
+        # A thread of an exact step processes the groups of whole blocks, and at least four.
         groups = -(-4 // self.digits) * self.digits if "digits" in self.dtypes else 1
         return [per[0] * groups, *per[1:]]
 
 
 @dataclass
 class Part:
-    """Elements of a leaf: the tensors that the kernel sees, and the same for the reference."""
+    """Elements of a leaf: the tensors for the kernel, and the same for the reference."""
 
     leaf: int
     first: int
@@ -103,7 +103,7 @@ class Part:
 
 
 class Run:
-    """One call on leaves of these sizes; ``check`` holds it to the reference."""
+    """One call on leaves of these sizes; ``check`` compares it to the reference."""
 
     def __init__(self, gpu: Gpu, call: Call, numels: Sequence[int], seed: int = 0) -> None:
         self.gpu, self.call, self.numels = gpu, call, numels
@@ -162,7 +162,7 @@ class Run:
         return -(-numel // (LANES * self.call.digits)) * LANES if name == "digits" else numel
 
     def _parts_of(self, leaf: int) -> Iterator[Part]:
-        """The first and the last elements, some in between, and those around FAR."""
+        """The first and last elements, some in between, and those around FAR."""
         numel, unit = self.numels[leaf], math.lcm(*self.call.per_block())
         last = (numel - 1) // unit
         chosen = {0, last, self.choices.randint(0, last)}
@@ -180,7 +180,7 @@ class Run:
         return Part(leaf, first, end, seen, {name: t.clone() for name, t in seen.items()})
 
     def _launch(self, launch: Launch, made: list[Piece]) -> None:
-        """Run the blocks of a launch that have parts of its leaves."""
+        """Run the blocks of a launch that contain parts of its leaves."""
         if launch.kernel == "norms_kernel":
             return
         per, begin, total = self.call.per_block(), self._launched_leaves, 0
@@ -196,7 +196,7 @@ class Run:
             self._compare_sums(made[-1][1].view(np.float64).reshape(-1, 2))
 
     def _compare_sums(self, sums: np.ndarray) -> None:
-        """Of every part, a chunk, its norms from the sums of all chunks of all leaves."""
+        """For every part, which is a chunk: its norms from the sums of all chunks of all leaves."""
         chunks = [-(-numel // CHUNK) for numel in self.numels]
         for part in self.parts:
             row = sums[sum(chunks[: part.leaf]) + part.first // CHUNK]
@@ -209,7 +209,7 @@ class Run:
 def _blocks(
     per: list[int], leaves: range, numels: Sequence[int], parts: list[Part]
 ) -> Iterator[int]:
-    """The blocks of a launch of these leaves that have the parts; the halves follow one another."""
+    """The blocks of a launch of these leaves that contain the parts; one half after the other."""
     offset = 0
     for elements, leaf in itertools.product(per, leaves):
         for part in parts:
@@ -220,9 +220,9 @@ def _blocks(
 
 
 class ChannelRun(Run):
-    """One call with a beta for every channel: `inner` neighbors in memory share one.
+    """One call with one beta per channel, shared by `inner` neighbors in memory.
 
-    Betas have `stride` elements from one to the next.
+    `stride` is the distance between betas in elements.
     """
 
     def __init__(
@@ -252,5 +252,5 @@ class ChannelRun(Run):
 
 
 def _beta(channels: Tensor) -> Tensor:
-    """Other betas for channels that are next to each other, or 2^32 apart."""
+    """Betas that differ between channels that are adjacent, or 2^32 apart."""
     return (0.5 + 0.4 * torch.sin(channels.double() * 0.7)).float()

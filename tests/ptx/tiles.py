@@ -1,4 +1,4 @@
-"""Factors in shared memory as the figures of PTX ISA 9.7.15.5.1.2 show their swizzled layouts."""
+"""Factors in shared memory, in the swizzled layouts of the figures in PTX ISA 9.7.15.5.1.2."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 
 WGMMA = {128: 1 << 62, 64: 2 << 62, 32: 3 << 62}
 TCGEN05 = {128: 2 << 61 | 1 << 46, 64: 4 << 61 | 1 << 46, 32: 6 << 61 | 1 << 46}
-"""The bits of a descriptor that say the swizzle, by the bytes of an atom's row."""
+"""The descriptor bits for the swizzling mode, by bytes per row of an atom."""
 
 ROWS_OF_A_CHUNK = {128: 1, 64: 2, 32: 4}
-"""How many rows of an atom have their 16-byte chunks in the same order."""
+"""The number of rows of an atom with the same order of 16-byte chunks."""
 
 
 class Tile(NamedTuple):
-    """A factor's bits in shared memory, and what its descriptor says except for where it begins."""
+    """A factor's bits in shared memory, and its descriptor without the start address."""
 
     bits: NDArray[Any]
     constant: int
@@ -47,7 +47,7 @@ def tile(elements: NDArray[Any], span: int, k_major: bool, modes: dict[int, int]
 
 
 def descriptor(register: int, offset: int, constant: int) -> list[str]:
-    """%d[register]: of a tile that begins so many bytes into shared memory."""
+    """%d[register]: the descriptor of a tile at this offset in shared memory."""
     return [
         "mov.u32 %v508, shared;",
         f"add.s32 %v508, %v508, {offset};",
@@ -58,7 +58,7 @@ def descriptor(register: int, offset: int, constant: int) -> list[str]:
 
 
 def placed(tiles: list[Tile]) -> tuple[NDArray[Any], list[int]]:
-    """Tiles as words, each on a multiple of 1024 bytes, and where each begins."""
+    """Tiles as words, each at a multiple of 1024 bytes, and their offsets."""
     begins, words = [], [np.zeros(0, np.uint32)]
     for one in tiles:
         begins.append(4 * sum(map(len, words)))

@@ -1,4 +1,4 @@
-"""As ``triton_grids.py``: update_ and invert_ on 2^31 elements with a tensor of betas."""
+"""Like ``triton_grids.py``: update_ and invert_ on 2^31 elements with a tensor of betas."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from tools.ptx.triton import Gpu, Launch, Part, Piece, executed
 DTYPES = {"state": torch.float32, "f": torch.bfloat16, "cast": torch.bfloat16}
 
 TOGETHER = 16
-"""Betas next to each other may be loaded together: up to so many are there where one is needed."""
+"""Adjacent betas may be loaded together, so up to this many are provided if one is needed."""
 
 
 def check(op: str, shape: tuple[int, ...], beta: tuple[int, ...], stride: int, sm: int) -> int:
-    """Launch with betas of a shape, so many elements apart; AssertionError for a wrong bit.
+    """Launch with betas of this shape and stride; AssertionError for a wrong bit.
 
     Returns how many programs ran.
     """
@@ -43,7 +43,7 @@ def check(op: str, shape: tuple[int, ...], beta: tuple[int, ...], stride: int, s
 
 
 class _Call:
-    """The tensors, which have no memory, and the ranges of the state that have."""
+    """The tensors, which have no memory, and the ranges of the state that have memory."""
 
     def __init__(self, op: str, shape: tuple[int, ...], beta: tuple[int, ...], stride: int) -> None:
         self.op, self.stride = op, stride
@@ -76,12 +76,12 @@ class _Call:
             yield place, memory_of(arguments[name])
 
     def need(self, channels: Tensor) -> None:
-        """Have the betas of these channels, and those between two of one channel's stride."""
+        """Provide the betas of these channels, and those in between within a stride."""
         for k in (channels * self.stride // TOGETHER * TOGETHER).unique().tolist():
             places = torch.arange(k, min(k + TOGETHER, self.elements))
             self.betas[k] = _beta(places.double() / self.stride)
 
 
 def _beta(channel: Tensor) -> Tensor:
-    """What stands for a channel: between 0.1 and 0.9."""
+    """The beta of a channel, between 0.1 and 0.9."""
     return (torch.sin(channel.double() * 0.7) * 0.4 + 0.5).float()

@@ -1,8 +1,8 @@
 """Launches on leaves of 2^31 elements and more: a few programs run, on the memory that they need.
 
 The large tensors are on "meta": they have sizes, and the executor gives them addresses, but no
-memory. In their place small tensors lie at the addresses of what some programs read and write, and
-hold the results. What compiles runs in a process of its own: test_triton_grids.py calls it there.
+memory. Instead, small tensors at the addresses that some programs read and write hold the data.
+Compilation runs in a separate process, from test_triton_grids.py.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ CHUNK = COLUMNS * ROWS
 """The elements that a program of the residual sums."""
 
 WHOLE = 2**21
-"""Leaves of so many elements run as a whole."""
+"""Leaves with up to this many elements run completely."""
 
 NEAR = (2**29, 2**30, 2**31, 2**32)
-"""Elements beside which programs are chosen: bytes or elements leave int32 or uint32 there."""
+"""Programs around these elements are chosen: there, bytes or elements overflow int32 or uint32."""
 
 
 @dataclass
 class Range:
-    """Elements of a leaf that some programs work on, as arguments of their own."""
+    """Elements of a leaf that some programs process, as separate arguments."""
 
     leaf: int
     first: int
@@ -57,17 +57,17 @@ class Range:
     arguments: dict[str, Any]
     want: dict[str, Tensor]
     got: dict[str, Tensor] = field(default_factory=dict)
-    """What is no argument: the results that a launch makes itself."""
+    """The results that a launch allocates itself, which are not arguments."""
 
 
 class Sizes(NamedTuple):
-    """Of a launch: its leaves by their numbers in the call, and how many elements each has."""
+    """The leaves of a launch: their indices in the call, and their numbers of elements."""
 
     leaves: list[int]
     numels: list[int]
 
     def programs(self, elements: int, ranges: Sequence[Range]) -> Iterator[int]:
-        """The programs of these ranges, where each has so many elements of one leaf."""
+        """The programs of these ranges, with this many elements of one leaf each."""
         begin = 0
         for leaf, numel in zip(self.leaves, self.numels, strict=True):
             for one in ranges:
@@ -89,14 +89,14 @@ def check(op: str, numels: Sequence[int], sm: int, **options: Any) -> int:
 
 
 class Call:
-    """A call of a list op on large leaves, and the ranges of them that are there."""
+    """A call of a list op on large leaves, and their ranges that have memory."""
 
     def __init__(self, op: str, numels: Sequence[int], options: dict[str, Any]) -> None:
         self.op, self.name = op, op.removesuffix(".list")
         self.beta = options.setdefault("beta", 0.7312)
         self.numels, self.options = list(numels), options
         self.programs = 0
-        self.of_residual = Sizes([], [])  # of the launch before that of the norms
+        self.of_residual = Sizes([], [])  # of the launch before the norms
         of_leaf = [arguments_of_leaf(op, (16,), **options) for _ in numels]
         self.large = lists_of(
             op, [self.enlarged(a, n) for a, n in zip(of_leaf, numels, strict=True)]
@@ -107,11 +107,11 @@ class Call:
 
     @cached_property
     def ranges(self) -> list[Range]:
-        """What runs, with what is right."""
+        """The ranges that run, with their expected results."""
         return [self.range(*place) for place in chosen(self.numels, self.unit())]
 
     def unit(self) -> int:
-        """The elements of whole programs, of every kind that the op has."""
+        """The elements of whole programs, for every kind of program of the op."""
         if self.name == "residual":
             return CHUNK
         exact = any(a.role == roles.DIGITS for a in KNOWN[self.name].arguments)
@@ -130,7 +130,7 @@ class Call:
         return Range(leaf, first, size, arguments, want)
 
     def enlarged(self, arguments: dict[str, Any], numel: int) -> dict[str, Any]:
-        """The same without memory, for so many elements; what leaves share stays as it is."""
+        """The same without memory, for this many elements; shared arguments do not change."""
 
         def large(name: str, role: str, t: Tensor) -> Tensor:
             size = digit_bytes(numel, self.beta) if role == roles.DIGITS else numel
@@ -143,7 +143,7 @@ class Call:
         }
 
     def check(self, gpu: Gpu) -> None:
-        """Launch; AssertionError unless each range holds the reference's bits."""
+        """Launch; AssertionError unless each range has the reference's bits."""
         gpu.part = lambda launch: self.part(gpu, launch)
         self.launch()
         for one in self.ranges:
@@ -168,7 +168,7 @@ class Call:
         of_program = CHUNK if name == "residual_kernel" else BLOCK
         of_program = self.of_exact_program() if "LANES" in given else of_program
         programs = list(sizes.programs(of_program, ranges))
-        if "pass" in name:  # the adjoint's programs come behind those of the steps
+        if "pass" in name:  # the adjoint's programs follow those of the steps
             programs += [given["steps"] + k for k in sizes.programs(BLOCK, ranges)]
         pieces = [p for one in ranges for p in self.pieces(gpu, one, given, sizes)]
         if name == "residual_kernel":
@@ -178,7 +178,7 @@ class Call:
         return Part(programs, pieces)
 
     def pieces(self, gpu: Gpu, one: Range, given: dict[str, Any], sizes: Sizes) -> Iterator[Piece]:
-        """The memory of a range; what the launch made itself gets some, too."""
+        """The memory of a range; also provides memory for results allocated by the launch."""
         position = sizes.leaves.index(one.leaf)
         for value in given.values():
             if not isinstance(value, tuple) or not isinstance(value[0], Tensor):
@@ -199,14 +199,14 @@ class Call:
     def sums(
         self, gpu: Gpu, sums: Tensor, sizes: Sizes, ranges: Sequence[Range]
     ) -> Iterator[Piece]:
-        """Where the programs of the residual leave two sums each."""
+        """The memory for two sums of each program of the residual."""
         for one in ranges:
             programs = list(sizes.programs(CHUNK, [one]))
             one.got["sums"] = torch.zeros(len(programs), 2, dtype=torch.float64)
             yield gpu.address(sums) + 16 * programs[0], memory_of(one.got["sums"])
 
     def part_of_norms(self, gpu: Gpu, given: dict[str, Any]) -> Part:
-        """The programs of the leaves that ran as a whole."""
+        """The programs of the leaves that ran completely."""
         sizes, programs, pieces = self.of_residual, [], []
         for one in self.ranges:
             if one.leaf in sizes.leaves and one.size == self.numels[one.leaf]:
@@ -223,7 +223,7 @@ class Call:
     # ---- what came of it ---------------------------------------------------------------------
 
     def compare(self, one: Range) -> None:
-        """Raise AssertionError unless a range holds the reference's bits."""
+        """Raise AssertionError unless a range has the reference's bits."""
         got, label = one.arguments | one.got, (self.op, self.numels, one.leaf, one.first)
         if self.name == "residual" and "result" not in got:
             roots = [math.sqrt(x) for x in got["sums"][0].tolist()]

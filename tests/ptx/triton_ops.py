@@ -1,6 +1,6 @@
-"""Every op as Triton compiles it, against the reference: the calls, and how one is tried.
+"""Every op compiled by Triton, compared to the reference: the calls, and how to run one.
 
-What compiles runs in a process of its own (``compiling.py``): test_triton_ops.py calls it there.
+Compilation runs in a separate process (``compiling.py``), from test_triton_ops.py.
 """
 
 from __future__ import annotations
@@ -36,21 +36,21 @@ from tests.ptx import cases
 from tools.ptx.triton import executed
 
 SEEDS = 3
-"""How often every combination of dtypes is tried, with other arguments."""
+"""How often every combination of dtypes is run, with different arguments."""
 
 EQUAL = (33,) * 17 + (16,) * 2 + (1,) * 3
-"""Sizes of leaves that Triton compiles one kernel for, of each, and more than a launch takes."""
+"""Sizes of leaves: one for each kernel that Triton compiles, and more than fit into a launch."""
 
 
 class Case(NamedTuple):
-    """Arguments of an op, to be placed so many elements into allocations of their own."""
+    """Arguments of an op, to be placed at an offset into separate allocations."""
 
     arguments: dict[str, Any]
     offset: int = 0
 
 
 def check(op: str, case: Case) -> None:
-    """Raise AssertionError unless the kernels give the reference's bits and write nothing else."""
+    """Raise AssertionError unless kernels return the reference's bits and write nothing else."""
     want = expected(op, case.arguments)
     mine = placed(case.arguments, "cpu", case.offset)
     result = call(op, mine, NAMESPACES["triton"])
@@ -66,7 +66,7 @@ def check_example(op: str, example: Example) -> None:
 
 
 def check_first(op: str, sm: int) -> int:
-    """Try calls that need one kernel, up to the first that launches it."""
+    """Run calls that need one kernel, up to the first that launches it."""
     with executed(sm) as gpu:
         for attempt in [*equal_leaves(op, EQUAL[:3]), *examples(op)]:
             attempt()
@@ -76,7 +76,7 @@ def check_first(op: str, sm: int) -> int:
 
 
 def check_all(op: str, sm: int, every: int = 1) -> int:
-    """Try all calls, or each of so many; returns how many launches there were."""
+    """Run all calls, or every n-th; returns the number of launches."""
     with executed(sm) as gpu:
         for attempt in itertools.islice(attempts(op), 0, None, every):
             attempt()
@@ -89,7 +89,7 @@ Attempt = Callable[[], None]
 
 
 def attempts(op: str) -> Iterator[Attempt]:
-    """What all calls of an op are compared by."""
+    """All calls of an op."""
     yield from first_uses(op)
     yield from examples(op)
     yield from forms(op)
@@ -98,14 +98,14 @@ def attempts(op: str) -> Iterator[Attempt]:
 
 
 def first_uses(op: str) -> Iterator[Attempt]:
-    """With the arguments of its first use: every combination of dtypes, and numbers."""
+    """With the arguments of the first-use check: every combination of dtypes, and numbers."""
     names = [a.name for a in OPS[op].arguments if not a.optional]
     for by_place, keywords in samples(OPS[op]):
         yield partial(check, op, Case(dict(zip(names, by_place, strict=True)) | keywords))
 
 
 def examples(op: str) -> Iterator[Attempt]:
-    """With hard arguments."""
+    """With difficult arguments."""
     for seed in range(SEEDS):
         for example in cases.examples(op, seed):
             yield partial(check_example, op, example)
@@ -121,7 +121,7 @@ def forms(op: str) -> Iterator[Attempt]:
 
 
 def flags(op: str) -> Iterator[Attempt]:
-    """One element is out of range, in the first program or in the last: the flag is raised."""
+    """One element is out of range, in the first program or in the last: the flag must be set."""
     if any(a.role == roles.FLAG for a in OPS[op].arguments) and not op.endswith(".list"):
         for place, bad in ((0, math.nan), (2047, math.inf), (2048, 16385.0)):
             arguments = arguments_of_leaf(op, (2049,), f=torch.float32, cast=torch.float32)
@@ -130,7 +130,7 @@ def flags(op: str) -> Iterator[Attempt]:
 
 
 def equal_leaves(op: str, sizes: Sequence[int] = EQUAL) -> Iterator[Attempt]:
-    """Of a list op, a call with leaves of these sizes."""
+    """A call of a list op with leaves of these sizes."""
     if op.endswith(".list"):
         leaves = [arguments_of_leaf(op, (n,), seed=7 * k) for k, n in enumerate(sizes)]
         yield partial(check, op, Case(any_bits(lists_of(op, leaves)), 1))

@@ -1,6 +1,6 @@
-"""A call for every signature that tools/aot lists, of the kernels of the ops.
+"""A call for every signature in tools/aot, for the kernels of the ops.
 
-What compiles runs in a process of its own (``compiling.py``).
+Compilation runs in a separate process (``compiling.py``).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ SIZES = {
     ("i64", "i32:16"): LARGE + 5,
     ("i64", "i64:16"): 4 * LARGE + 5,
 }
-"""By the types of numel and num_bytes: of how many elements a leaf is that has them."""
+"""By the types of numel and num_bytes: the number of elements of a leaf with these types."""
 
 LAYOUTS = {
     ("1", "1", "i32:16"): ((1040,), (1,), 0),
@@ -60,13 +60,13 @@ LAYOUTS = {
     ("i32", "i32", "i32"): ((16, 5, 13), (5, 1), 3),
     ("1", "i32:16", "1"): ((65, 16), (16,), 1),
 }
-"""By the types of inner, channels and stride: shapes of the state and beta, and beta's stride."""
+"""By the types of inner, channels and stride: shapes of state and beta, and the stride of beta."""
 
 _DTYPES = {short: getattr(torch, name) for name, short in TRITON.items()}
 
 
 class Listed(NamedTuple):
-    """A signature as tools/aot/signatures.py has it."""
+    """A signature of tools/aot/signatures.py."""
 
     label: str
     kernel: Any
@@ -75,11 +75,11 @@ class Listed(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The kernel's."""
+        """The name of the kernel."""
         return self.kernel.fn.__name__
 
     def compiled(self) -> tuple[ASTSource, dict[str, Any]]:
-        """What a launch compiles for it on the active architecture, and the options."""
+        """The source that a launch compiles for it on the active architecture, and the options."""
         target: Any = driver.active.get_current_target()
         return as_launched(self.kernel, self.signature, self.keywords, make_backend(target))
 
@@ -95,13 +95,13 @@ def listed() -> list[Listed]:
 
 
 class Small(NamedTuple):
-    """A call on tensors that are there."""
+    """A call on tensors that have memory."""
 
     op: str
     case: Case
 
     def check(self, _gpu: Gpu) -> None:
-        """As ``triton_ops.check``."""
+        """Like ``triton_ops.check``."""
         triton_ops.check(self.op, self.case)
 
     def launch(self) -> None:
@@ -110,7 +110,7 @@ class Small(NamedTuple):
 
 
 def call_of(row: Listed) -> Small | triton_grids.Call:
-    """What launches the kernel with that signature."""
+    """A call that launches the kernel with this signature."""
     kinds: dict[str, Any] = dict.fromkeys(n for n, v in row.keywords.items() if v is None)
     kinds |= by_field(row.signature)
     op, options = _op_of(row, kinds), _options_of(row, kinds)
@@ -132,7 +132,7 @@ def call_of(row: Listed) -> Small | triton_grids.Call:
         return Small(op, Case(any_bits(lists_of(op, leaves))))
     arguments = arguments_of_leaf(op, tuple(sizes), **options)
     if kinds.get("scale") == "i32":
-        arguments["scale"] = 0.0  # of a double, whose bits come as an integer
+        arguments["scale"] = 0.0  # of a double, whose bits are passed as an integer
     return Small(op, Case(any_bits(arguments)))
 
 
@@ -170,7 +170,7 @@ def _options_of(row: Listed, kinds: dict[str, Any]) -> dict[str, Any]:
 
 
 def _numbers() -> Iterator[tuple[float, int]]:
-    """Values of beta and tie: at base 4, `half` leaves int32 with the one tie or the other."""
+    """Values of beta and tie: at base 4, `half` overflows int32 with one of the two ties."""
     yield from itertools.product([*FORM_BETAS, 0.75, 1 / 3, 0.9], (1, 0))
 
 
@@ -206,14 +206,14 @@ def _launched(row: Listed, sm: int) -> set[str]:
 
 
 def _key(source: ASTSource) -> str:
-    """What is compiled, without regard to the order in which it is told."""
+    """A key for what is compiled, independent of order."""
     constants = sorted(source.constants.items())
     divisible = sorted(path for path, known in source.attrs.items() if known)
     return f"{source.fn.cache_key} {source.signature} {constants} {divisible}"
 
 
 def check(kernel: str, sm: int, every: int = 1) -> int:
-    """Run a call for each of the kernel's signatures, or each of so many."""
+    """Run a call for each of the kernel's signatures, or for every n-th."""
     rows = [row for row in listed() if row.name == kernel][::every]
     for row in rows:
         with executed(sm) as gpu:
@@ -224,9 +224,9 @@ def check(kernel: str, sm: int, every: int = 1) -> int:
 
 
 def missing(sm: int, every: int = 1, cells: bool = False) -> dict[str, str]:
-    """The signatures that hold an instruction which the executor lacks, and which one that is.
+    """The signatures with an instruction that the executor does not support, and that instruction.
 
-    Of the ops' kernels, or of the equilibrium cell's that are launched on this architecture.
+    For the ops' kernels, or for the equilibrium cell's kernels on this architecture.
     """
     ops = {row.label for row in listed()}
     rows = [row for row in itertools.starmap(Listed, signatures()) if (row.label in ops) != cells]
