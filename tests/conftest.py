@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import getpass
 import os
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +21,12 @@ if not torch.cuda.is_available():
 # Processes that run tests in parallel (`pytest -n`) share the cores.
 if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
     torch.set_num_threads(max(1, torch.get_num_threads() // workers))
+    # Two that compile the same graph may load a library that the other is still writing.
+    os.environ.setdefault(
+        "TORCHINDUCTOR_CACHE_DIR",
+        f"{tempfile.gettempdir()}/torchinductor_{getpass.getuser()}_"
+        f"{os.environ['PYTEST_XDIST_WORKER']}",
+    )
 
 from hypothesis import settings
 
