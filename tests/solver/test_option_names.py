@@ -27,7 +27,7 @@ SLIPS = ("max_step", "maxsteps", "betas", "states", "adjiont", "Tol", "Beta", "M
 
 @pytest.mark.parametrize("name", [*ELSEWHERE, *SLIPS, "z0"])
 def test_a_name_that_looks_like_an_option_names_it(name: str) -> None:
-    layer, option = RevDEQ(MLP()), meant(name) or "the call"
+    layer, option = RevDEQ(MLP()), meant(name) or "the layer.s call"
     for use in (lambda: setattr(layer, name, 3), lambda: getattr(layer, name)):
         with pytest.raises(AttributeError, match=rf"^{name}: expected .*{option}"):
             use()
