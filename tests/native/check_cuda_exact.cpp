@@ -1,5 +1,6 @@
 // Compares the exact kernels on CUDA (csrc/cuda/exact_bodies.h) and the conversions, run on the CPU
-// for every thread of the grid of a launch, to the CPU loops, especially blocks of digits. Built with the address and undefined-behavior sanitizers.
+// for every thread of the grid of a launch, to the CPU loops, especially blocks of digits. Built
+// with the address and undefined-behavior sanitizers.
 #include "adjoint_tensors.h"
 #include "cuda/exact_bodies.h"
 
