@@ -162,7 +162,7 @@ ExactKernel select_exact(Form form, Number f) {
   return select_exact_f<Lanes, kDirection, Form::kGeneral>(f);
 }
 
-// ---- to and from fixed point -----------------------------------------------------------------
+// ---- fixed-point conversions -----------------------------------------------------------------
 
 template <class Lanes, class F>
 REVDEQ_INLINE void quantize_at(const ConvertCall& call, int64_t i, typename Lanes::Int& outside) {

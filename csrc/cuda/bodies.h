@@ -257,7 +257,7 @@ REVDEQ_INLINE void pass_grid(
     adjoint_grid(p.adjoint, block - p.invert_blocks, thread);
 }
 
-// ---- to and from fixed point -----------------------------------------------------------------
+// ---- fixed-point conversions -----------------------------------------------------------------
 
 // From x to state, or from state to x.
 template <class F>

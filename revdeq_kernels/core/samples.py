@@ -93,7 +93,7 @@ def compiled_number(argument: Argument) -> Callable[[Any], Hashable] | None:
     return None
 
 
-# ---- samples of all that an op takes ---------------------------------------------------------
+# ---- samples for all arguments of an op ------------------------------------------------------
 
 
 def samples(op: Described) -> Iterator[Sample]:
@@ -112,7 +112,7 @@ def _samples(op: Described, random: _Random) -> Iterator[Named]:
         yield _arguments(op, case, numbers, random)
 
 
-# ---- samples like a call ---------------------------------------------------------------------
+# ---- samples for the kind of a call ----------------------------------------------------------
 
 
 def kind_of(op: Described, args: tuple[Any, ...], kw: Named) -> Kind:
@@ -214,7 +214,7 @@ def copy_laid_out(t: Tensor, begin: int, device: torch.device | str = "cpu") -> 
     return memory.as_strided(t.shape, t.stride(), begin).copy_(t)
 
 
-# ---- what they have in common ----------------------------------------------------------------
+# ---- shared helpers --------------------------------------------------------------------------
 
 
 def _arguments(

@@ -21,7 +21,7 @@ static void expect(bool ok, const char* lanes, const char* what, float x) {
   if (!ok && ++failures < 20) std::printf("%s: %s at %.9g\n", lanes, what, x);
 }
 
-// ---- what they should be ---------------------------------------------------------------------
+// ---- expected results ------------------------------------------------------------------------
 
 static double sigmoid(double v) { return 1 / (1 + std::exp(-v)); }
 
@@ -51,7 +51,7 @@ constexpr Definition kDefinitions[kActivations] = {
      Scale::kArgument, 3, 4, 0x1p-119, kInfinity, kNan, 1},
 };
 
-// ---- what they are ---------------------------------------------------------------------------
+// ---- actual results --------------------------------------------------------------------------
 
 // Every `stride`-th number from `first` to `last`; each is followed by its negative.
 static void append(Floats& x, float first, float last, uint32_t stride) {

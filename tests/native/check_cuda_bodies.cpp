@@ -74,7 +74,7 @@ void check_half_step(Direction direction, Grid<HalfStepLaunch<S, F>> grid) {
   });
 }
 
-// ---- a beta for every channel ----------------------------------------------------------------
+// ---- one beta per channel --------------------------------------------------------------------
 
 struct Geometry {
   int64_t inner;

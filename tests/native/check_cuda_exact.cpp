@@ -145,7 +145,7 @@ void check_base(double beta) {
   check_base_with<kForm, kDigits, float16>(beta);
 }
 
-// ---- to and from fixed point -----------------------------------------------------------------
+// ---- fixed-point conversions -----------------------------------------------------------------
 
 template <class From, class To, class F>
 struct ConvertTensors {

@@ -42,7 +42,7 @@ std::unique_ptr<cuda::Leaves<Leaf>> leaves_of(const std::vector<Tensors>& tensor
   return leaves;
 }
 
-// ---- the order of the sums, as csrc/residual.h tells it --------------------------------------
+// ---- the order of summation of csrc/residual.h -----------------------------------------------
 
 struct Sums {
   double difference = 0;

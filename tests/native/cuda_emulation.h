@@ -33,7 +33,7 @@ T pick(std::initializer_list<T> values) {
   return values.begin()[random_bits() % values.size()];
 }
 
-// ---- what was compared -----------------------------------------------------------------------
+// ---- the comparisons made --------------------------------------------------------------------
 
 inline std::map<std::string, int> comparisons;  // by the grid function that ran
 inline int failures = 0;

@@ -49,7 +49,7 @@ REVDEQ_INLINE void store_bytes(uint8_t* to, typename Lanes::Int x, int64_t count
   std::memcpy(to, some, static_cast<size_t>(count));
 }
 
-// ---- rows in and out -------------------------------------------------------------------------
+// ---- copies of rows --------------------------------------------------------------------------
 
 template <class Lanes, class T>
 void load_rows_as(const CellCall& call, const Place& place, const T* from, float* to) {

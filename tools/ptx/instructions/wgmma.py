@@ -132,7 +132,7 @@ def _of_shared(machine: Machine, operand: str, form: Form) -> Callable[[Groups],
     return matrices
 
 
-# ---- what is asked of the code ---------------------------------------------------------------
+# ---- checks of the code ----------------------------------------------------------------------
 
 
 def _check_registers(kernel: Kernel, inst: Instruction, of_a: list[str]) -> None:
