@@ -190,10 +190,10 @@ def update_(
             float32, bfloat16 or float16 for a float32 state; these or float64 for a float64 state;
             the state's dtype for bfloat16 and float16 states.
         beta: the relaxation factor, in (0, 2) and not 1. A Python number; or, for a single state
-            (not a list), a tensor with one element or one per channel: size 1 in every dimension
-            except the channels' (such as ``beta.view(-1, 1, 1)``), in float32 (float64 for a
-            float64 state). The values of a tensor are not checked: at 1 the inverse divides by
-            zero.
+            (not a list), a tensor with one element or one per channel, in float32 (float64 for a
+            float64 state). It broadcasts against the state, with size 1 in all dimensions but one
+            (such as ``beta.view(-1, 1, 1)``). The values of a tensor are not checked: at 1 the
+            inverse divides by zero.
         cast: if given, receives the new state rounded to the dtype of `cast`, which is the dtype of
             f or float32. Shape and strides of the state.
 

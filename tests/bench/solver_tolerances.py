@@ -1,9 +1,9 @@
-"""How far roundings can take the gradient of a solve, from an analysis along its path in float64.
+"""Bounds on the rounding error of a solve's gradient, from an analysis along its float64 path.
 
-To first order, in norms over all elements, with the notation of ``tolerances.py``. Along the path
-stand the norm L of f's Jacobian and how fast that changes, C; f rounds sums of `terms` products of
-numbers of the size M of the states. What cancels in a sum of gradients is not looked for: a solve
-whose gradient all but vanishes needs more than this.
+First order, in norms over all elements, with the notation of ``tolerances.py``. The path provides
+the norm L of f's Jacobian and its rate of change C; f rounds sums of `terms` products of numbers
+with the magnitude M of the states. Cancellation in a sum of gradients is ignored, so a solve with
+an almost vanishing gradient needs a larger bound.
 """
 
 from __future__ import annotations
@@ -67,17 +67,17 @@ def _jacobian(model: Model, at: Tensor) -> Tensor:
 
 
 def terms_of(model: Model) -> int:
-    """The products in the sums on the way through f: those of one layer after the other."""
+    """The number of products in the sums of f, added up over its layers."""
     return sum(p.shape[1:].numel() for p in model.parameters if p.dim() > 1)
 
 
 def stored_error(
     model: Model, path: Path, beta: float, frac_bits: int | None = None
 ) -> list[float]:
-    """Of the states that f reads, where they are kept: what forward steps in f's dtype round.
+    """Errors of the states that f reads if they are stored: the roundings of forward steps.
 
-    e <- |1-beta| e + beta (L e_read + terms u M) + update_error, or on the grid, where f and the
-    new state are half a step away each, grid_error.
+    e <- |1-beta| e + beta (L e_read + terms u M) + update_error; on the grid, where f and the new
+    state are each off by half a step, with grid_error added.
     """
     f_error = terms_of(model) * unit_roundoff(model.dtype) * path.magnitude
     step = update_error(model.dtype, beta, path.magnitude)
@@ -95,11 +95,11 @@ def stored_error(
 def walked_error(
     model: Model, path: Path, beta: float, state: torch.dtype, *, stored: list[float]
 ) -> list[float]:
-    """Of the states that f reads on the way back, where a float state is inverted.
+    """Errors of the states that f reads in the backward pass if a float state is reconstructed.
 
     As in ``reconstruction_bound``, with the L of each half step: e <- (e + beta L e_read +
-    update_error) / |1-beta| + invert_error, beside what forward steps have rounded. f reads a state
-    in its own dtype, so that what is off at all is off by a rounding of that.
+    update_error) / |1-beta| + invert_error, in addition to the roundings of forward steps. f reads
+    a state in its own dtype, so any error may add one rounding of that dtype.
     """
     update = update_error(state, beta, path.magnitude) * path.scale
     invert = invert_error(state, beta, path.magnitude) * path.scale
@@ -114,10 +114,11 @@ def walked_error(
 
 
 def gradient_error(model: Model, path: Path, states: list[float]) -> float:
-    """Of the gradient, over its norm, by the errors of the states that f reads.
+    """Relative error of the gradient's norm, from the errors of the states that f reads.
 
-    As in ``gradient_bound``: a product with J is off by C e, over L; one for the parameters by e
-    over the size of the largest state; and both round sums of `terms` products.
+    As in ``gradient_bound``: the relative error of a product with J is C e / L, that of a product
+    for the parameters is e over the size of the largest state, and both round sums of `terms`
+    products.
     """
     u = unit_roundoff(model.dtype)
     largest = max(at.size for at in path.evaluations)

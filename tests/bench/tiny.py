@@ -1,4 +1,4 @@
-"""Sizes at which a train step of the benchmark's maps takes a millisecond."""
+"""Sizes at which a training step of the benchmark's cells takes a millisecond."""
 
 from __future__ import annotations
 

@@ -38,13 +38,13 @@ def toy(model: dict[str, Any] | None = None, **training: Any) -> LanguageRun:
 
 
 def document(length: int, seed: int) -> Tensor:
-    """Bytes of which each depends on the one before, so that there is something to learn."""
+    """Bytes that each depend on the previous one, so that there is something to learn."""
     draws = torch.randint(4, (length,), generator=torch.Generator().manual_seed(seed))
     return (97 + torch.cumsum(draws, 0) % 20).to(torch.uint8)
 
 
 def task(seed: int = 0) -> TextTask:
-    """48 windows to train on, so that an epoch ends amid the fifth update of eight, 10 held out."""
+    """48 training windows, so that an epoch ends within the fifth update of eight; 10 held out."""
     documents = [document(147, seed), document(150, seed + 1)]
     text = Text(documents, document(83, seed + 2), vocabulary=256, byte_tokens=True)
     return TextTask(text, MODEL.context)
@@ -53,14 +53,14 @@ def task(seed: int = 0) -> TextTask:
 def trainer(
     run: LanguageRun, folder: Path, resume: str | None = None, place: Place = ALONE, seed: int = 0
 ) -> Trainer:
-    """As train_lm.py makes it."""
+    """A trainer, created like in train_lm.py."""
     checkpoint: Checkpoint | None = open_checkpoint(folder, resume) if resume else None
     torch.manual_seed(seed_of(run.training.seed, "weights"))
     return Trainer(run, LanguageModel(run.model), task(seed), place, folder, checkpoint)
 
 
 def resumed(run: LanguageRun, folder: Path, name: str = LATEST) -> Trainer:
-    """The same from a checkpoint."""
+    """The same, resumed from a checkpoint."""
     return trainer(run, folder, name)
 
 
@@ -70,7 +70,7 @@ def losses(folder: Path) -> list[float]:
 
 
 class CutError(Exception):
-    """A run is cut off."""
+    """Raised to interrupt a run."""
 
 
 def cut_after(update: int) -> Any:
