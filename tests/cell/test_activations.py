@@ -1,4 +1,4 @@
-"""The activations of the cell's kernels and their slopes, in Triton's interpreter, by float64."""
+"""The activations of the cell's kernels and their slopes, in Triton's interpreter, vs. float64."""
 
 # A jitted function has a type that only the compiler calls: pyright takes each call for an error.
 # pyright: reportGeneralTypeIssues=false, reportArgumentType=false

@@ -1,4 +1,4 @@
-"""Which implementation of the equilibrium cell runs, why another cannot, and when it is tried."""
+"""Which implementation of the equilibrium cell runs, why another cannot, and first-use checks."""
 
 from __future__ import annotations
 

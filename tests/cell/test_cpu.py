@@ -1,4 +1,4 @@
-"""What the equilibrium cell in C++ must be besides: the same bits however its rows are divided."""
+"""The equilibrium cell in C++ returns the same bits for any division of its rows."""
 
 from __future__ import annotations
 

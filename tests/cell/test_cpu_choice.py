@@ -1,4 +1,4 @@
-"""When the equilibrium cell's kernel for CPUs runs, and why it does not where it cannot."""
+"""When the equilibrium cell's CPU kernel runs, and why it cannot."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The two ops behind the cell's kernel for CPUs refuse what would leave their memory."""
+"""The two ops behind the cell's CPU kernel raise instead of accessing memory out of bounds."""
 
 from __future__ import annotations
 

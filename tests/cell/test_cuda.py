@@ -1,4 +1,4 @@
-"""The equilibrium cell on a GPU: the composite, and each kernel where it is offered."""
+"""The equilibrium cell on a GPU: the composite, and each kernel where it is supported."""
 
 from __future__ import annotations
 

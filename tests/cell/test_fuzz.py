@@ -1,4 +1,4 @@
-"""Arbitrary cells by the kernel for CPUs: near float64, and back bit for bit or lost, by rows."""
+"""Arbitrary cells on the CPU kernel: close to float64; rows are reconstructed exactly, or lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of the equilibrium cell that halt under a tol: when, where they stay, and their way back."""
+"""Rows of the equilibrium cell that halt under a tol: when, in which state, and their gradients."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What every implementation of the equilibrium cell must be: near float64, and its own inverse.
+"""Requirements on every implementation of the equilibrium cell: accuracy and exact reversal.
 
-The composite, C++ for CPUs, Triton's kernels and Gluon's; the latter two in Triton's interpreter.
-Rows that halt are in test_halting.py, and what only C++ has to be in test_cpu.py.
+The composite, C++ for CPUs, and the Triton and Gluon kernels, both in Triton's interpreter. Rows
+that halt are tested in test_halting.py, and requirements specific to C++ in test_cpu.py.
 """
 
 from __future__ import annotations

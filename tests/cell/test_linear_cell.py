@@ -1,4 +1,4 @@
-"""The equilibrium cell in one op: the bits of solve, what torch asks of an op, and its errors."""
+"""The equilibrium cell as one op: the bits of solve, torch's requirements on ops, and errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is not finite in the equilibrium cell: which rows are lost, and what is NaN."""
+"""NaN and infinity in the equilibrium cell: which rows are lost, and which results are NaN."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_w_that_is_not_finite_loses_the_rows_that_it_reaches(
     indirect=["implementation"],
 )
 def test_nan_that_came_after_the_forward_pass_is_not_0(implementation: str, act: str) -> None:
-    """In fixed point it is, and where relu gave 0 an exact state comes back."""
+    """In fixed point it is, and where relu gave 0 an exact state is reconstructed."""
     cell = small(implementation, 4, act=act, steps=2)
     u = cell.u.clone()
     u[2, 7] = -20.0  # f is 0, or next to it

@@ -1,4 +1,4 @@
-"""What the cell's kernels take, as the machine code says and docs/cell.json records it."""
+"""The resources of the cell's kernels, from machine code and as recorded in docs/cell.json."""
 
 from __future__ import annotations
 

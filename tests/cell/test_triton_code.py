@@ -1,4 +1,4 @@
-"""What is checked of the equilibrium cell's compiled kernels, on short excerpts."""
+"""The checks of the equilibrium cell's compiled kernels, on short excerpts."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""From beta to the integers of an exact step: C++ computes what ``exact_numbers.py`` does.
+"""From beta to the integers of an exact step: C++ computes the same as ``exact_numbers.py``.
 
-Digits are allocated by the one and written by the other. pybind11 makes the header a module, so
-that hypothesis chooses the numbers.
+One allocates the digits, the other writes them. pybind11 makes the header a module, so that
+hypothesis can choose the numbers.
 """
 
 from __future__ import annotations

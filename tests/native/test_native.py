@@ -1,4 +1,4 @@
-"""C++ that no Python call reaches alone, compiled with the flags of the package and run."""
+"""C++ that Python cannot reach in isolation, compiled with the package's flags and run."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def cells() -> list[Path]:
 
 
 def test_cells(tmp_path: Path) -> None:
-    """The cell's kernels: AVX2 and AVX-512 give the same bits; exact states come back in each."""
+    """The cell's kernels: AVX2 and AVX-512 give the same bits; all reconstruct exact states."""
     assert len(cells()) == 3
     objects = [*compile_all("cells", NATIVE / "check_cell.cpp"), *cells()]
     output = link_and_run(tmp_path / "program", *objects, flags=("-pthread",))

@@ -1,4 +1,4 @@
-"""The libraries import nothing of torch but what the Stable ABI of torch 2.11 has, nor Python."""
+"""The libraries import only symbols of the stable ABI of torch 2.11 from torch, and not Python."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arguments that are no numbers, or no tensors, are refused by name: nothing is converted."""
+"""Arguments that are not numbers, or not tensors, raise errors that name them: no conversions."""
 
 from __future__ import annotations
 

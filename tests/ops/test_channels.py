@@ -1,4 +1,4 @@
-"""update_ and invert_ with a tensor of betas: one for all, or one for every channel."""
+"""update_ and invert_ with a tensor of betas: one for all elements, or one per channel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""torch.compile(fullgraph=True) of functions that use the ops: the same bits as without."""
+"""torch.compile(fullgraph=True) of functions that use the ops returns the same bits as eager."""
 
 from __future__ import annotations
 

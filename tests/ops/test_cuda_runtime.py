@@ -1,4 +1,4 @@
-"""The ops among CUDA streams, graphs, devices and torch.compile; their check at first use."""
+"""The ops with CUDA streams, graphs, devices and torch.compile; their first-use check."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The checks of device_checks.py notice what they are there for."""
+"""The checks of device_checks.py detect the faults that they are meant for."""
 
 from __future__ import annotations
 

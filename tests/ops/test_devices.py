@@ -1,8 +1,8 @@
-"""Every backend on its device against the reference on the CPU, bit for bit.
+"""Every backend on its device, compared to the reference on the CPU, bit for bit.
 
-The tests are the same on a CPU and on a GPU, so they are known to work where there is no GPU; a GPU
-gets more and larger tensors. Those with "sanitize" in their names are small, for a run under
-compute-sanitizer. What needs CUDA streams, graphs and torch.compile is in test_cuda_runtime.py.
+The same tests run on a CPU and on a GPU, so they are known to work without a GPU; a GPU gets more
+and larger tensors. Tests with "sanitize" in their names are small, for runs under
+compute-sanitizer. Tests of CUDA streams, graphs and torch.compile are in test_cuda_runtime.py.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class On(NamedTuple):
     """Elements of a large tensor, and of the pieces that it is held against."""
 
     def check_types(self, op: str, **options: Any) -> None:
-        """Arguments with any bits, and, but for a million of them, ordinary ones."""
+        """Arguments with any bits and, except for a million elements, ordinary ones."""
         for size in self.of_types:
             arguments = good_arguments(op, (size,), **options)
             check(op, any_bits(arguments), self.device, self.backend)

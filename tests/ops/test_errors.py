@@ -1,6 +1,6 @@
-"""Bad input: what is refused, in which words, alike on every backend, before anything is written.
+"""Invalid arguments: the same errors with the same messages on every backend, before any write.
 
-Arguments that share memory have a file of their own, test_overlap.py.
+Arguments that share memory are tested in test_overlap.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Exact half steps: the same bits on every backend, and back again from any depth."""
+"""Exact half steps: the same bits on every backend, and exact reversal at any depth."""
 
 from __future__ import annotations
 

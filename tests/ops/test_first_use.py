@@ -1,4 +1,4 @@
-"""The check that a GPU kernel makes of itself at its first use."""
+"""The check of a GPU kernel on first use."""
 
 from __future__ import annotations
 

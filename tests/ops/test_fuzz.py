@@ -1,7 +1,7 @@
-"""Arbitrary arguments: the right value or a named error, alike on every backend, and no crash.
+"""Arbitrary arguments: the right value or a named error on every backend alike, and no crash.
 
-fuzzing.py draws the arguments, fuzz_table.py says how to add an op. The reference decides what is
-right; its own values are held against real arithmetic where they are ordinary (real_arithmetic.py).
+fuzzing.py draws the arguments; fuzz_table.py explains how to add an op. The reference defines what
+is right; its own values are compared to real arithmetic if they are ordinary (real_arithmetic.py).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Every backend gives the bits of the reference: float ops, and the way to fixed point and back."""
+"""Every backend returns the bits of the reference: float ops and fixed-point conversions."""
 
 from __future__ import annotations
 

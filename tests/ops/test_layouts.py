@@ -1,4 +1,4 @@
-"""Memory layouts and sizes: every op gives the reference's bits on all that it takes."""
+"""Memory layouts and sizes: every op returns the reference's bits for every supported argument."""
 
 from __future__ import annotations
 

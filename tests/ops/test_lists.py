@@ -1,4 +1,4 @@
-"""Lists of leaves: what each leaf gives by itself, in one call, and what is refused."""
+"""Lists of leaves: one call returns the results of separate calls; invalid lists raise."""
 
 from __future__ import annotations
 

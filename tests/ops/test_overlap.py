@@ -1,4 +1,4 @@
-"""Arguments that share memory: refused where one of them is written, taken where both are read."""
+"""Arguments that share memory: an error if one of them is written, allowed if both are read."""
 
 from __future__ import annotations
 

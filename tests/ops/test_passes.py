@@ -1,4 +1,4 @@
-"""The passes of a backward step: no more than the inverse and the adjoint, and right gradients."""
+"""The passes of a backward step: the same as inverse and adjoint, with correct gradients."""
 
 from __future__ import annotations
 

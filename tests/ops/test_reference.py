@@ -1,4 +1,4 @@
-"""The definition itself, against real arithmetic on Python's fractions."""
+"""The definition itself, compared to real arithmetic with Python's fractions."""
 
 from __future__ import annotations
 

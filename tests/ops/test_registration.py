@@ -1,4 +1,4 @@
-"""What torch knows of the ops beside their kernels: schemas, fakes, versions, gradients."""
+"""Registration of the ops with torch: schemas, fake kernels, versions, gradients."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ def test_versions_count_what_is_written(op: str, backend: str, namespace: str | 
 def test_backward_refuses_what_was_overwritten(
     op: str, name: str, backend: str, namespace: str | None
 ) -> None:
-    """Without version counters, backward would use the new values in place of the saved ones."""
+    """Without version counters, backward would use the new values instead of the saved ones."""
     arguments = good_arguments(op)
     factor = torch.ones((), requires_grad=True)
     product = (factor * tensors(arguments)[name]).sum()  # saves the argument

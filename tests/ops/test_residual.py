@@ -1,4 +1,4 @@
-"""The residual: the same bits everywhere, whatever the threads, and the right norms."""
+"""The residual: correct norms, with the same bits on every backend and number of threads."""
 
 from __future__ import annotations
 

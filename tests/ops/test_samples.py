@@ -1,4 +1,4 @@
-"""Samples like a call: what is told apart of its arguments is what a kernel is compiled for."""
+"""Samples for a call: the kinds of arguments that they distinguish are those of the compiler."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Triton's interpreter as tests/interpreter.py leaves it."""
+"""Triton's interpreter with the caching of tests/interpreter.py."""
 
 from __future__ import annotations
 

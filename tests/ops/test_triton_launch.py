@@ -1,4 +1,4 @@
-"""What the Triton backend launches: all is listed for the compiler, and lists need few kernels."""
+"""Launches of the Triton backend: all are compiled ahead of time, and lists need few kernels."""
 
 from __future__ import annotations
 

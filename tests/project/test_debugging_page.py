@@ -1,4 +1,4 @@
-"""docs/debugging.md has the messages that users meet: it quotes no other, and leaves none out."""
+"""docs/debugging.md quotes exactly the messages that users can meet."""
 
 from __future__ import annotations
 

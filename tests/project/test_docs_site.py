@@ -1,4 +1,4 @@
-"""The site (`make docs`) leads to the same places as the documents on a forge."""
+"""The links of the site (`make docs`) lead to the same places as those of the documents."""
 
 from __future__ import annotations
 

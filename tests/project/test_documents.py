@@ -1,4 +1,4 @@
-"""What documents say is so: their Python runs, their commands exist, their links lead somewhere."""
+"""The documents are correct: their Python runs, their commands exist, their links work."""
 
 from __future__ import annotations
 

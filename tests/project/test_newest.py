@@ -1,4 +1,4 @@
-"""`make newest` tells the warnings of another torch from the failures behind them."""
+"""`make newest` distinguishes new warnings of another torch from new failures."""
 
 from __future__ import annotations
 

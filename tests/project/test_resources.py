@@ -1,4 +1,4 @@
-"""What nvcc says of the CUDA kernels, and what is recorded of it, on short excerpts of logs."""
+"""nvcc's report on the CUDA kernels, and the record of it, on short excerpts of logs."""
 
 from __future__ import annotations
 

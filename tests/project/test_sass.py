@@ -1,4 +1,4 @@
-"""What is asked of the machine code of the CUDA kernels, on short excerpts of it."""
+"""The checks of the CUDA kernels' machine code, on short excerpts."""
 
 from __future__ import annotations
 

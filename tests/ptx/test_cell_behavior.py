@@ -1,7 +1,7 @@
-"""The tests of tests/cell on compiled kernels: what is lost, what is NaN, which rows halt.
+"""The tests of tests/cell on compiled kernels: lost rows, NaN, and rows that halt.
 
-There the kernels run in Triton's interpreter. What a compiler makes of NaN in a comparison or a
-maximum, and of rows that are not there, is seen here.
+There, the kernels run in Triton's interpreter. These tests show how a compiler handles NaN in
+comparisons and maxima, and rows beyond the end.
 """
 
 from __future__ import annotations

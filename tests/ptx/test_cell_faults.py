@@ -1,7 +1,7 @@
-"""Faults planted in the PTX of the cells: each is a fault to the executor, or gives wrong results.
+"""Faults planted in the PTX of the cells: each raises in the executor, or gives wrong results.
 
-What is planted is found by what it looks like, not by where it stands: another version of the
-kernels or of Triton has it, too. Where it does not, the test says so and is to be adapted.
+Places to plant a fault are found by pattern, not by position, so that they also exist in other
+versions of the kernels or of Triton. If not, the test reports this and must be adapted.
 """
 
 from __future__ import annotations

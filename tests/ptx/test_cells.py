@@ -1,7 +1,7 @@
-"""The equilibrium cells as compiled for GPUs, on the executor: forward, back, and rows that halt.
+"""The equilibrium cells compiled for GPUs, on the executor: both passes, and rows that halt.
 
-An exact state has to come back bit for bit, so f has the same bits forward and back; values and
-gradients are within the bounds that ``tests/cell/tolerances.py`` derives, and near the composite.
+An exact state must be reconstructed bit for bit, so both passes evaluate f to the same bits. Values
+and gradients are within the bounds of ``tests/cell/tolerances.py``, and close to the composite.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The grids of csrc/cuda for leaves of any size: the host code's launches, on sparse addresses.
 
-Nothing here has more than a few thousand elements in memory. A launch has its grid checked, and
-runs the blocks of some elements: of the first, the last, those around the 2^31st.
+Only a few thousand elements have memory. The grid of each launch is checked, and the blocks of some
+elements are run: the first, the last, and those around element 2^31.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def call_of(label: str, vectors: bool, **numbers: Any) -> Call:
 
 
 def sizes_of(label: str, *numels: int) -> list[int]:
-    """The sizes, but for an op whose results are tensors with memory: those that it can have."""
+    """The sizes; for an op that allocates its results, only sizes for which it can."""
     return [min(n, G + 5) for n in numels] if label == "dequantize.list" else list(numels)
 
 

@@ -1,8 +1,8 @@
-"""Every op of csrc/cuda as nvcc compiles it, on a CPU, held to the reference bit for bit.
+"""Every op of csrc/cuda compiled by nvcc, run on a CPU, compared to the reference bit for bit.
 
 The package's host code decides on the launches, and the PTX of the kernels is executed. The
-executor checks bounds, alignment and races on the way, and that nothing is written that the op only
-reads. The default tier runs the PTX that the package's build embeds for later GPUs.
+executor also checks bounds, alignment and races, and that nothing is written that the op only
+reads. The default tier runs the PTX that the package's build embeds for future GPUs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Planted faults: each kernel runs as it stands, and the executor refuses it with one change."""
+"""Planted faults: each kernel runs unchanged, and raises in the executor after one change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kernels of a call are those that were compiled, and compared, for the check before it."""
+"""A call runs the kernels that were compiled and compared in the preceding first-use check."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arithmetic of floats, bit for bit that of fractions rounded once."""
+"""Floating-point arithmetic, compared bit for bit to fractions that are rounded once."""
 
 from __future__ import annotations
 

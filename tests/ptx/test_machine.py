@@ -1,4 +1,4 @@
-"""Control flow, guards, several blocks, shared memory, what a kernel's text may hold."""
+"""Control flow, guards, several blocks, shared memory, and the syntax of kernels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ldmatrix, stmatrix and mma.sync, thread by thread, as PTX ISA 9.7.14.5 writes their fragments."""
+"""ldmatrix, stmatrix and mma.sync, thread by thread, with the fragments of PTX ISA 9.7.14.5."""
 
 from __future__ import annotations
 

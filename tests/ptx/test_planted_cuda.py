@@ -1,6 +1,7 @@
-"""Faults planted in nvcc's PTX of csrc/cuda, and in what its host code launches: all are noticed.
+"""Faults planted in nvcc's PTX of csrc/cuda, and in its host code's launches, are all detected.
 
-An edit that finds nothing to change fails: nvcc then writes other code, and the edit has to follow.
+An edit that finds nothing to change fails: nvcc then generates other code, and the edit must be
+adapted.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Faults planted in what Triton compiled are noticed, each by the bits or by the executor."""
+"""Faults planted in Triton's compiled code are detected, by the bits or by the executor."""
 
 from __future__ import annotations
 

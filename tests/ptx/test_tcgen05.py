@@ -1,4 +1,4 @@
-"""tcgen05, lane by lane as PTX ISA 9.7.16 lays out tensor memory; and its rules."""
+"""tcgen05, lane by lane, with the layouts of tensor memory in PTX ISA 9.7.16; and its rules."""
 
 from __future__ import annotations
 

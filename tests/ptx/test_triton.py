@@ -1,4 +1,4 @@
-"""Triton's launch path on the executor: what it leaves behind, what it keeps and refuses."""
+"""Triton's launch path on the executor: results, caching, and errors."""
 
 from __future__ import annotations
 

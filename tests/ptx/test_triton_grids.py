@@ -1,4 +1,4 @@
-"""The ops on leaves of 2^31 elements and more, as Triton compiles them: some programs, executed."""
+"""The ops compiled by Triton on leaves of 2^31 elements and more: some programs are executed."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Every op as Triton compiles it for four architectures, executed: the reference's bits.
+"""Every op compiled by Triton for four architectures, and executed: the reference's bits.
 
-The default tier tries each overload on one architecture, the slow tier more, the nightly all cases
-on all. What is compiled is kept in build/ptx: a second run takes a third of the time.
+The default tier runs each overload on one architecture, the slow tier more, the nightly tier all
+cases on all. Compiled code is cached in build/ptx: a second run takes a third of the time.
 """
 
 from __future__ import annotations

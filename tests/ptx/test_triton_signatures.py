@@ -1,6 +1,7 @@
-"""Every signature of the ops' kernels that `make triton-aot` compiles is executed, too.
+"""Every signature of the ops' kernels that `make triton-aot` compiles is also executed.
 
-Each has a call that launches just that; the executor has all instructions of what is compiled.
+Each has a call that launches exactly this signature, and the executor supports all instructions of
+the compiled code.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""wgmma, element by element as PTX ISA 9.7.15.5 writes its tiles and fragments; and its rules."""
+"""wgmma, element by element, with the tiles and fragments of PTX ISA 9.7.15.5; and its rules."""
 
 from __future__ import annotations
 
