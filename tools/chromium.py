@@ -6,6 +6,7 @@ import base64
 import contextlib
 import json
 import os
+import select
 import shutil
 import subprocess
 import tempfile
@@ -14,12 +15,8 @@ from pathlib import Path
 from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-
-LOADED = """new Promise(done => {
-  const ready = () => document.readyState === 'complete' && location.href !== 'about:blank'
-  const look = () => ready() ? done() : setTimeout(look, 50)
-  look()
-}).then(() => document.fonts.ready).then(() => new Promise(requestAnimationFrame)).then(() => 0)"""
+SETTLED = "document.fonts.ready.then(() => new Promise(done => setTimeout(done, 60, 0)))"
+PATIENCE = 60.0  # seconds for an answer
 
 
 class Browser:
@@ -28,6 +25,7 @@ class Browser:
     def __init__(self, commands: int, answers: int) -> None:
         self._commands, self._answers = commands, os.fdopen(answers, "rb", buffering=0)
         self._next, self._rest, self._session = 0, b"", ""
+        self._loads = 0  # pages loaded since the last one was asked for
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
         self._session = attached["sessionId"]
@@ -41,21 +39,25 @@ class Browser:
             message["sessionId"] = self._session
         os.write(self._commands, json.dumps(message).encode() + b"\0")
         while True:
-            answer = self._read()
+            answer = self.read()
             if answer.get("id") == self._next:
                 if "error" in answer:
                     raise RuntimeError(f"{method}: {answer['error']['message']}")
                 return answer["result"]
 
-    def _read(self) -> dict[str, Any]:
+    def read(self) -> dict[str, Any]:
         """The next message, which ends with a zero byte."""
         while b"\0" not in self._rest:
+            if not select.select([self._answers], [], [], PATIENCE)[0]:
+                raise TimeoutError(f"the browser has not answered for {PATIENCE:g} s")
             chunk = self._answers.read(1 << 16)
             if not chunk:
                 raise RuntimeError("the browser has ended")
             self._rest += chunk
-        message, _, self._rest = self._rest.partition(b"\0")
-        return json.loads(message)
+        text, _, self._rest = self._rest.partition(b"\0")
+        message = json.loads(text)
+        self._loads += message.get("method") == "Page.loadEventFired"
+        return message
 
     def size(self, width: int, height: int) -> None:
         """Of the window, in CSS pixels."""
@@ -75,10 +77,15 @@ class Browser:
 
     def open(self, url: str) -> None:
         """Go there, and wait until everything is loaded and drawn."""
+        if "#" in url:  # to an anchor of the page that is open, nothing would be loaded
+            self.open("about:blank")
+        self._loads = 0
         found = self.call("Page.navigate", url=url)
         if "errorText" in found:
             raise RuntimeError(f"{url}: {found['errorText']}")
-        self.run(LOADED)
+        while not self._loads:
+            self.read()
+        self.run(SETTLED)
 
     def run(self, script: str) -> Any:
         """The value of an expression of JavaScript; a promise is waited for."""

@@ -86,7 +86,7 @@ def tables(html: str) -> str:
 
     def changed(found: re.Match[str]) -> str:
         table = _NAME.sub(r'<code class="name">\1</code>', found[0])
-        heads = table.partition("</thead>")[0].count("<th")
+        heads = table.partition("</thead>")[0].count("</th>")
         words = "|".join(CELLS)
         cells = re.compile(rf"<td( style=[^>]*)?>({words})</td>")
         if len(cells.findall(table)) < max(2, heads - 1):

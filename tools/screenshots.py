@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import functools
 import http.server
+import re
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -22,8 +23,8 @@ ROOT = Path(__file__).resolve().parents[1]
 WIDTHS = (1280, 800, 400)
 HEIGHT = 1000
 PAGES = (
-    "index", "quickstart", "exact", "glossary", "composes", "choosing", "from-torchdeq", "kernels",
-    "api/solver", "benchmarks-solver-figures",
+    "index", "quickstart", "exact", "glossary", "composes", "composes#options-among-each-other",
+    "from-torchdeq#what-replaces-what", "kernels", "api/solver", "benchmarks-solver-figures",
 )  # fmt: skip
 DARK = ("index", "exact", "composes")
 SEARCHES = {"out of memory": "memory/", "callback": "watching/", "save load": "training/"}
@@ -85,7 +86,8 @@ def served(site: Path) -> Iterator[str]:
 
 def address(base: str, page: str) -> str:
     """Of a page, by the name of its document."""
-    return base if page == "index" else f"{base}{page}/"
+    page, anchor = page.removeprefix("index").partition("#")[::2]
+    return f"{base}{page}/#{anchor}" if anchor else f"{base}{page}/" if page else base
 
 
 def faults(browser: chromium.Browser) -> list[str]:
@@ -108,10 +110,12 @@ def looked_at(browser: chromium.Browser, base: str, out: Path) -> list[str]:
         browser.size(width, HEIGHT)
         for page in PAGES:
             browser.open(address(base, page))
-            browser.screenshot(out / f"{page.replace('/', '-')}-{width}.png")
+            browser.screenshot(out / f"{re.sub('[/#]', '-', page)}-{width}.png")
             found += [f"{page} at {width} px {fault}" for fault in faults(browser)]
     browser.dark(on=True)
-    browser.run("localStorage.clear()")  # the choice of a page seen on light ground
+    browser.open("about:blank")
+    # The theme keeps what it chose for pages on light ground.
+    browser.call("Storage.clearDataForOrigin", origin=base.rstrip("/"), storageTypes="all")
     browser.size(WIDTHS[0], HEIGHT)
     for page in DARK:
         browser.open(address(base, page))

@@ -149,6 +149,8 @@ def picture(*, dark: bool) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
     text = re.sub(r"'DejaVu Sans'[^;\"]*", FONTS, text)
+    ink = "#000000"  # text without a color of its own is black
+    text = text.replace("</style>", f"text{{fill: {ink}}}</style>", 1)
     for light, other in DARK.items() if dark else ():
         text = text.replace(light, other)
     about = f"<desc>{escape(json.dumps(shown), quote=False)}</desc>"

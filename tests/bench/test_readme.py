@@ -77,7 +77,8 @@ def test_the_figure_holds_every_number_of_the_lines_and_no_address() -> None:
             "http://www.w3.org/2000/svg",
             "http://www.w3.org/1999/xlink",
         }
-    assert light != dark
+    assert "text{fill: #000000}" in light and "text{fill: #e6e6e6}" in dark
+    assert "#000000" not in dark
     assert [line for line in front.points(front.lines()).values() if len(line) < 3] == []
 
 
