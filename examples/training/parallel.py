@@ -7,9 +7,12 @@ under fsdp (FSDP2) each also holds a part of the parameters and of the optimizer
 from __future__ import annotations
 
 import contextlib
+import getpass
 import os
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -82,11 +85,24 @@ def placed(training: Training) -> Iterator[Place]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    else:
+        _own_inductor_cache()
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield Place(dist.get_rank(), world, device)
     finally:
         dist.destroy_process_group()
+
+
+def _own_inductor_cache() -> None:
+    """Let torch.compile build this process's CPU kernels in a folder of its own.
+
+    All processes compile the same graphs at the same time, and with torch 2.13 one may load a
+    library that another is still linking: "undefined symbol", of a name that is cut off.
+    """
+    shared = Path(tempfile.gettempdir(), f"torchinductor_{getpass.getuser()}")
+    folder = os.environ.get("TORCHINDUCTOR_CACHE_DIR", str(shared))
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{folder}_rank{os.environ['RANK']}"
 
 
 def _device(name: str) -> torch.device:
