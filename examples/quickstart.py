@@ -1,8 +1,8 @@
 """Train an equilibrium model on handwritten digits: `python examples/quickstart.py`.
 
-One cell, a convolution with a normalisation, is applied until the state changes by less than a
-thousandth. Training walks back through these steps instead of storing them; the last line compares
-the memory of both. Needs rich, and scikit-learn for the 1797 images that come with it.
+One cell, a convolution with a normalization, is iterated until its relative residual is below 1e-3.
+Training reconstructs these steps in the backward pass instead of storing them; the last line
+compares the peak memory of both. Needs rich, and scikit-learn for its 1797 images.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CHANNELS, BATCH, TRAINING_IMAGES = 32, 64, 1437
 
 @dataclass
 class Options:
-    """What the command line sets."""
+    """Command line options."""
 
     epochs: int = 8
     steps: int = 16  # at most
@@ -42,8 +42,18 @@ class Options:
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
 
 
+HELP = {
+    "epochs": "Passes over the training images.",
+    "steps": "Maximum solver steps (two evaluations of the cell each); not training updates.",
+    "state": "Solver state: exact, float64, float32, bfloat16 or float16.",
+    "adjoint": "Method of computing gradients: reversible, hooks, checkpoint or backprop.",
+    "seed": "Seed of the weights and of the order of the images.",
+    "device": "Device to train on.",
+}
+
+
 class Cell(nn.Module):
-    """f(z, x), whose equilibrium z = f(z, x) is the layer's output."""
+    """f(z, x). The layer returns its fixed point z = f(z, x)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,12 +61,12 @@ class Cell(nn.Module):
         self.norm = nn.GroupNorm(4, CHANNELS)
 
     def forward(self, z: Tensor, x: Tensor) -> Tensor:
-        """The next state. x enters every time, and the normalisation keeps numbers in range."""
+        """The next state. Every evaluation adds x; the normalization keeps numbers in range."""
         return F.relu(self.norm(x + self.conv(z)))
 
 
 class Model(nn.Module):
-    """From the image to features, to their equilibrium, to ten classes."""
+    """Image to features, to their fixed point, to logits of ten classes."""
 
     def __init__(self, options: Options) -> None:
         super().__init__()
@@ -74,11 +84,11 @@ class Model(nn.Module):
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of the tensors that operations make, for as long as they live."""
+    """Counts the bytes of all live tensors that operations have created."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.sizes = WeakIdKeyDictionary()  # by storage; 0 for what was there before
+        self.sizes = WeakIdKeyDictionary()  # by storage; 0 for those that existed before
         self.peak = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -94,7 +104,7 @@ class LiveBytes(TorchDispatchMode):
 
 
 def peak_memory(model: Model, images: Tensor, classes: Tensor) -> int:
-    """The most bytes that one training step holds beside the model and the data."""
+    """Peak bytes of one training step, excluding the model and the data."""
     model.zero_grad()
     if images.is_cuda:
         torch.cuda.reset_peak_memory_stats()
@@ -108,13 +118,13 @@ def peak_memory(model: Model, images: Tensor, classes: Tensor) -> int:
 
 @torch.no_grad()
 def accuracy(model: Model, images: Tensor, classes: Tensor) -> float:
-    """The share of the images whose digit the model names."""
+    """The share of the images that are classified correctly."""
     return (model(images).argmax(1) == classes).float().mean().item()
 
 
 def main(options: Options) -> None:
-    """Train, test, compare."""
-    torch.set_num_threads(1)  # tensors this small gain little from a second, which others may need
+    """Train, test, and compare memory."""
+    torch.set_num_threads(1)  # a second thread gains little for tensors this small
     torch.manual_seed(options.seed)
     data: Any = load_digits()
     images = torch.tensor(data.images, dtype=torch.float32, device=options.device)[:, None] / 16
@@ -156,7 +166,9 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+    shown = argparse.ArgumentDefaultsHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=shown)
     for option in fields(Options):
-        parser.add_argument(f"--{option.name}", type=type(option.default), default=option.default)
+        kind, default = type(option.default), option.default
+        parser.add_argument(f"--{option.name}", type=kind, default=default, help=HELP[option.name])
     main(Options(**vars(parser.parse_args())))

@@ -1,9 +1,10 @@
-"""Train the same cell in several ways: `python examples/study.py`.
+"""Train the same cell with several methods: `python examples/study.py`.
 
-The way is all that differs: weights, data, their order and the number of updates are the same. By
-the reversible solve, exact, for several numbers of steps and betas; as the limit, by Anderson
-iteration with the implicit and the phantom gradient; and as an explicit layer, which applies the
-cell once. Every run is a line of results.jsonl; the figure is drawn of all lines. Needs matplotlib.
+Only the method differs: initial weights, data, their order and the number of updates are the same.
+The methods are the exact reversible solve, for several numbers of steps and betas; the fixed
+point, by Anderson iteration, with the implicit and the phantom gradient; and an explicit layer,
+which applies the cell once. Every run writes a line to results.jsonl, and is not repeated if it has
+one. The figure shows all lines. Needs matplotlib.
 """
 
 from __future__ import annotations
@@ -35,31 +36,37 @@ Method = Literal["reversible", "implicit", "phantom", "explicit"]
 Record = dict[str, Any]
 
 HELD_OUT_BYTES = 100_000
-"""Of the held-out text, the first so many, since every run ends by an evaluation."""
+"""How much of the held-out text is used, since every run ends with an evaluation."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line sets."""
+    """Command line options."""
 
     out: Path = Path("runs/study")
-    """Where results.jsonl and study.png go."""
+    """Folder for results.jsonl and study.png."""
     text_updates: int = 200
+    """Training updates of each run on text."""
     text_seeds: int = 1
+    """Number of seeds for the runs on text."""
     image_updates: int = 80
+    """Training updates of each run on digits."""
     image_seeds: int = 2
+    """Number of seeds for the runs on digits."""
     steps: tuple[int, ...] = (1, 2, 4, 8)
-    """Of the reversible solve; each is two evaluations of the cell."""
+    """Solver steps of the reversible runs (two evaluations of the cell each), not training
+    updates."""
     betas: tuple[float, ...] = (0.5, 0.8)
+    """Values of beta for the reversible runs."""
     evaluations: int = 16
-    """Of the cell, at most, in a solve for the limit."""
+    """Maximum evaluations of the cell in a solve for the fixed point."""
     tol: float = 1e-3
-    """Where a solve for the limit stops."""
+    """Relative residual at which a solve for the fixed point stops."""
 
 
 @dataclass(frozen=True)
 class Way:
-    """A way to train the cell."""
+    """A method of training the cell."""
 
     method: Method
     steps: int = 1
@@ -67,7 +74,7 @@ class Way:
 
 
 class Limit(nn.Module):
-    """In the place of a ``RevDEQ`` of the same cell: its limit, by another gradient."""
+    """Replaces a ``RevDEQ`` of the same cell: its fixed point, with another gradient."""
 
     def __init__(self, f: Callable[..., Tensor], method: Method, options: Options) -> None:
         super().__init__()
@@ -75,7 +82,7 @@ class Limit(nn.Module):
         self.evaluations = self.residual = 0.0
 
     def forward(self, x: Tensor, *rest: Any) -> Tensor:
-        """z = f(z, x), from zeros."""
+        """The fixed point z = f(z, x), from zeros."""
         adjoint: Any = self.method
         limits = {"tol": self.options.tol, "max_steps": self.options.evaluations}
         found = fixed_point(self.f, torch.zeros_like(x), x, *rest, adjoint=adjoint, **limits)
@@ -84,7 +91,7 @@ class Limit(nn.Module):
 
 
 class Explicit(nn.Module):
-    """In the place of a ``RevDEQ`` of the same cell: the cell, applied once."""
+    """Replaces a ``RevDEQ`` of the same cell: applies the cell once."""
 
     def __init__(self, f: Callable[..., Tensor]) -> None:
         super().__init__()
@@ -102,7 +109,7 @@ def ways(options: Options) -> list[Way]:
 
 
 def layer(f: Callable[..., Tensor], way: Way, options: Options) -> nn.Module:
-    """What takes the place of the ``RevDEQ``."""
+    """The layer that replaces the ``RevDEQ``."""
     return Explicit(f) if way.method == "explicit" else Limit(f, way.method, options)
 
 
@@ -155,10 +162,10 @@ def _here() -> Place:
 
 
 def run(kind: str, way: Way, seed: int, options: Options) -> Record:
-    """Train in one way, and say how it did."""
+    """Train with one method, and return the results."""
     start = time.process_time()
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        # That a limit was not reached is in the record, as its residual.
+        # The record has the residual, which shows whether the fixed point was reached.
         warnings.simplefilter("ignore", UserWarning)
         make = text_trainer if kind == "text" else image_trainer
         trainer = make(way, seed, options, Path(folder))
@@ -210,7 +217,7 @@ def draw(records: list[Record], target: Path) -> None:
 
 
 def table(records: list[Record]) -> str:
-    """Markdown: a row for each way, means over its seeds."""
+    """Markdown: a row per method, with means over its seeds."""
     ways = list(dict.fromkeys((r["method"], r["steps"], r["beta"]) for r in records))
     rows = [
         "| way | steps | beta | evaluations, at most | digits: accuracy | held-out loss | CPU s "
@@ -235,7 +242,7 @@ def _cell(records: list[Record], key: str, form: str) -> str:
 
 
 def read(path: Path) -> list[Record]:
-    """The records of a file, if it is there."""
+    """The records of a file, if it exists."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
@@ -244,7 +251,7 @@ def _mean(values: list[float]) -> float:
 
 
 def main(options: Options) -> None:
-    """Run what has no line yet, and draw."""
+    """Run every method that has no line yet, and draw the figure."""
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
     results = options.out / "results.jsonl"

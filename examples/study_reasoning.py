@@ -1,16 +1,17 @@
-"""Train one recursive reasoning model in four ways: `python examples/study_reasoning.py`.
+"""Train one recursive reasoning model with four methods: `python examples/study_reasoning.py`.
 
-The way is all that differs: weights, puzzles, their order, how many recursions a pass has.
+Only the method differs. Initial weights, puzzles, their order, and the number of recursions per
+pass are the same.
 
-- reversible: every recursion is differentiated, none is stored.
-- stored: every recursion is differentiated, all are stored.
-- last step: the last step of the solve is differentiated, which is two recursions.
-- last recursion: no solve. The recursions follow one another, and the last one is differentiated,
-  as in TRM (arXiv 2510.04871).
+- reversible: differentiates every recursion and stores none.
+- stored: differentiates every recursion and stores all.
+- last step: differentiates the last step of the solve, which is two recursions.
+- last recursion: uses no solve. Applies the recursions one after another and differentiates the
+  last one, as in TRM (arXiv 2510.04871).
 
-The runs of all ways and seeds take turns, update by update: the one that has had the least
-processor time goes next. So all see the same load of the machine, and all end with the same time.
-Every evaluation is a line of results.jsonl; table and figure are made of these. Needs matplotlib.
+The runs take turns, update by update: the run with the least CPU time so far goes next. So all runs
+see the same machine load and end with the same CPU time. Every evaluation writes a line to
+results.jsonl, from which the table and the figure are made. Needs matplotlib.
 """
 
 from __future__ import annotations
@@ -43,32 +44,35 @@ from training.sudoku import SudokuTask, load_sudoku
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))
 
-from bench.core.memory import peak_bytes  # noqa: E402  # of the repository, beside this folder
+from bench.core.memory import peak_bytes  # noqa: E402  # from the repository, next to this folder
 
 Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line sets."""
+    """Command line options."""
 
     preset: str = "6x6"
-    """Of train_reasoning.py: the model, the puzzles, and how they are trained on."""
+    """Preset of train_reasoning.py: model, puzzles and training."""
     out: Path = Path("runs/study_reasoning")
-    """Where results.jsonl and reasoning.png go."""
+    """Folder for results.jsonl and reasoning.png."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Of weights, order and halting; the puzzles are the same."""
+    """Seeds of weights, order and halting; the puzzles are the same for all."""
     seconds: float = 120
-    """Processor time of each run."""
+    """CPU seconds of each run."""
     batch: int = 32
+    """Puzzles per update."""
     held_out: int = 192
+    """Held-out puzzles that every evaluation solves."""
     passes: int = 6
+    """Maximum passes per puzzle."""
     evaluate_every: int = 50
-    """Updates from one evaluation to the next."""
+    """Training updates between evaluations."""
 
 
 class LastRecursion(RecursiveModel):
-    """The same cell, as often, without a pair: one state, and the last recursion's gradient."""
+    """Applies the same cell equally often, to one state, and differentiates the last recursion."""
 
     def forward(self, tokens: Tensor, carry: Carry | None = None) -> Output:
         """One pass of 2 `steps` recursions."""
@@ -89,11 +93,11 @@ WAYS: dict[str, tuple[type[RecursiveModel], dict[str, Any]]] = {
     "last step": (RecursiveModel, {"backward_steps": 1}),
     "last recursion": (LastRecursion, {}),
 }
-"""The model of each way, and options of its solver."""
+"""The model of each method, and options of its solver."""
 
 
 class Run:
-    """A model in training in one way, with a clock of its own."""
+    """A model in training with one method, with its own clock."""
 
     def __init__(self, way: str, seed: int, run: ReasoningRun, task: SudokuTask) -> None:
         self.way, self.seed = way, seed
@@ -108,13 +112,13 @@ class Run:
         self.seconds, self.loss = 0.0, torch.tensor(torch.nan)
 
     def update(self) -> None:
-        """One update, on this run's clock: processor time, so that waiting does not count."""
+        """One update, on this run's clock, which counts CPU time and no waiting."""
         begin = time.process_time()
         self.loss, _ = self.trainer.update()
         self.seconds += time.process_time() - begin
 
     def record(self) -> Record:
-        """An evaluation, off the clock."""
+        """An evaluation; the clock is stopped."""
         found = self.trainer.evaluate()
         shown = {k: round(found[k], 5) for k in ("accuracy", "cell_accuracy", "passes")}
         return {
@@ -124,7 +128,7 @@ class Run:
 
 
 def configured(options: Options) -> ReasoningRun:
-    """The preset as the study changes it: a constant rate, so that no run knows when it ends."""
+    """The preset with the study's changes: a constant rate, which does not depend on the end."""
     run = REASONING[options.preset]
     changes: dict[str, Any] = {"batch": options.batch, "schedule": "constant", "threads": 1}
     return dataclasses.replace(
@@ -136,7 +140,7 @@ def configured(options: Options) -> ReasoningRun:
 
 
 def setting(options: Options, run: ReasoningRun, task: SudokuTask) -> Record:
-    """What the runs share: sizes, machine, and the peak memory of an update in every way."""
+    """Common to all runs: sizes, machine, and the peak memory of an update with each method."""
     peaks = {}
     for way in WAYS:
         one = Run(way, 0, run, task)
@@ -164,7 +168,7 @@ def _processor() -> str:
 
 
 def train(options: Options, results: Path) -> None:
-    """All runs, in turns; every evaluation is written at once."""
+    """Run all methods and seeds in turns, and write every evaluation at once."""
     run = configured(options)
     task = SudokuTask(load_sudoku(run.data), augment=run.data.augment)
     _write(results, setting(options, run, task))
@@ -185,12 +189,12 @@ def _write(results: Path, record: Record) -> None:
     print(record, flush=True)
 
 
-# ---- what comes of it ------------------------------------------------------------------------
+# ---- results ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Study:
-    """The lines of one task: what its runs share, and their evaluations."""
+    """The lines of one task: its setting, and the evaluations of its runs."""
 
     setting: Record
     evaluations: list[Record]
@@ -202,7 +206,7 @@ class Study:
 
     @property
     def seconds(self) -> float:
-        """The processor time that every run has had."""
+        """The CPU time that every run has reached."""
         return min(max(r["seconds"] for r in run) for run in self.runs())
 
     def runs(self, way: str | None = None) -> list[list[Record]]:
@@ -212,11 +216,11 @@ class Study:
         return [[r for r in mine if (r["way"], r["seed"]) == key] for key in keys]
 
     def at(self, way: str, key: str, most: float) -> list[float]:
-        """The accuracy of each run of a way, at its last evaluation with `key` up to `most`."""
+        """The accuracy of each run of a method, at its last evaluation with `key` up to `most`."""
         return [[r for r in run if r[key] <= most][-1]["accuracy"] for run in self.runs(way)]
 
     def update_seconds(self, way: str) -> float:
-        """Processor time of an update, over all of them."""
+        """Mean CPU time of an update."""
         last = [run[-1] for run in self.runs(way)]
         return sum(r["seconds"] for r in last) / sum(r["update"] for r in last)
 
@@ -232,7 +236,7 @@ def read(path: Path) -> list[Study]:
 
 
 def table(study: Study) -> str:
-    """Markdown: a row for each way; accuracies as the mean, least and most of its seeds."""
+    """Markdown: a row per method; accuracies as mean, minimum and maximum over its seeds."""
     time_of, peaks = study.update_seconds, study.setting["peak_bytes"]
     rows = [
         f"| {study.setting['task']} | memory of an update | of stored | time of an update "
@@ -289,7 +293,7 @@ def draw(studies: list[Study], target: Path) -> None:
 
 
 def main(options: Options) -> None:
-    """Train unless that has been done, and draw."""
+    """Train unless there are results, and draw the figure."""
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
     results = options.out / "results.jsonl"

@@ -1,9 +1,9 @@
 """Train an equilibrium image classifier: `python examples/train_image.py`.
 
-digits, the default, are the handwritten ones that come with scikit-learn, a minute on a CPU. paper
-is the CIFAR-10 experiment of arXiv 2509.12917. `--help` lists the options; `torchrun
---nproc-per-node N examples/train_image.py --parallel ddp` (or fsdp) trains on many processes, and
-`--resume` goes on with a run that was cut off.
+The default preset, digits, trains on scikit-learn's handwritten digits, a minute on a CPU. The
+presets paper and paper-single are the CIFAR-10 experiments of arXiv 2509.12917. `--help` lists the
+options. `torchrun --nproc-per-node N examples/train_image.py --parallel ddp` (or fsdp) trains with
+N processes. `--resume` continues an interrupted run.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from training.presets import IMAGES
 
 
 def main() -> None:
-    """Train, and test."""
+    """Train and test."""
     command = parse(IMAGES, __doc__ or "")
     run = command.run
     with placed(run.training) as place:
@@ -30,8 +30,8 @@ def main() -> None:
         channels = images.training[0].shape[1]
         if (run.model.classes, run.model.in_channels) != (images.classes, channels):
             raise RunError(
-                f"classes, in_channels: expected {images.classes} and {channels} as "
-                f"{run.data.source} has, got {run.model.classes} and {run.model.in_channels}"
+                f"classes, in_channels: expected {images.classes} and {channels} for "
+                f"{run.data.source}, got {run.model.classes} and {run.model.in_channels}"
             )
         task = ImageTask(images, augment=run.data.augment)
         torch.manual_seed(seed_of(run.training.seed, "weights"))

@@ -1,9 +1,10 @@
 """Train an equilibrium language model: `python examples/train_lm.py --preset tiny`.
 
-tiny reads the sources of Python's standard library byte by byte, for some minutes on a CPU, and
-ends beside a trigram model of the same bytes. paper is the Wikitext-103 experiment of arXiv
-2509.12917. `--help` lists the options; `torchrun --nproc-per-node N examples/train_lm.py --parallel
-ddp` (or fsdp) trains on many processes, and `--resume` goes on with a run that was cut off.
+The preset tiny trains on the sources of Python's standard library, byte by byte, for a few minutes
+on a CPU, and compares the result with a trigram model of the same bytes. The preset paper is the
+Wikitext-103 experiment of arXiv 2509.12917. `--help` lists the options. `torchrun --nproc-per-node
+N examples/train_lm.py --parallel ddp` (or fsdp) trains with N processes. `--resume` continues an
+interrupted run.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from training.trigram import Trigram
 
 
 def main() -> None:
-    """Train, and compare."""
+    """Train, and compare with a trigram model."""
     command = parse(LANGUAGE, __doc__ or "")
     run = command.run
     with placed(run.training) as place:

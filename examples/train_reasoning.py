@@ -1,10 +1,10 @@
 """Train a recursive reasoning model on Sudoku: `python examples/train_reasoning.py`.
 
-The model is in the family of TRM and HRM, and differentiated through all its recursions. 4x4, the
-default, makes its puzzles here and takes minutes on a CPU; so does 6x6, which takes longer.
-sudoku-extreme are the published puzzles, for a GPU. `--help` lists the options: `--adjoint
-backprop` stores all activations, `--backward-steps 1` differentiates the last step alone.
-`--resume` goes on with a run that was cut off.
+The model is in the family of TRM and HRM, and is differentiated through all its recursions. The
+default preset, 4x4, generates its puzzles and takes minutes on a CPU; 6x6 takes longer. The preset
+sudoku-extreme uses the published puzzles and needs a GPU. `--help` lists the options: `--adjoint
+backprop` stores all activations, `--backward-steps 1` differentiates only the last solver step.
+`--resume` continues an interrupted run.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from training.sudoku import SudokuTask, load_sudoku
 
 
 def main() -> None:
-    """Train, and solve puzzles that were held out."""
+    """Train, and solve held-out puzzles."""
     command = parse(REASONING, __doc__ or "")
     run, size = command.run, command.run.data.size
     if (run.model.vocab_size, run.model.length) != (size + 1, size**2):
         raise RunError(
-            f"vocab_size, length: expected {size + 1} and {size**2} as puzzles of {size}x{size} "
-            f"cells have, got {run.model.vocab_size} and {run.model.length}"
+            f"vocab_size, length: expected {size + 1} and {size**2} for puzzles of {size}x{size} "
+            f"cells, got {run.model.vocab_size} and {run.model.length}"
         )
     with placed(run.training) as place:
         task = SudokuTask(load_sudoku(run.data), augment=run.data.augment)

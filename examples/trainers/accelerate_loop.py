@@ -1,20 +1,20 @@
-"""A loop of one's own with accelerate: `python examples/trainers/accelerate_loop.py FOLDER`.
+"""A custom loop with accelerate: `python examples/trainers/accelerate_loop.py FOLDER`.
 
-Gradient accumulation, bfloat16 and clipping, for an equilibrium classifier of scikit-learn's
-digits. The folder keeps a checkpoint: the same command again trains on. So does `torchrun
---nproc-per-node 2 ...`, on several devices. Needs accelerate and scikit-learn.
+Trains an equilibrium classifier on scikit-learn's digits, with gradient accumulation, bfloat16 and
+clipping. FOLDER holds a checkpoint; run the same command again to continue training. For several
+processes, use `torchrun --nproc-per-node 2 ...`. Needs accelerate and scikit-learn.
 
 What to watch:
 
-- Prepare the whole model. accelerate wraps it in DistributedDataParallel, and f must not be
-  wrapped.
+- Call `prepare` on the whole model. accelerate wraps it in DistributedDataParallel, and f itself
+  must not be wrapped.
 - After `prepare` the layer is `accelerator.unwrap_model(model).equilibrium`. Its stats are those of
-  this process.
-- Autocast ends with the forward pass. The backward pass evaluates f under the same autocast again.
+  the current process.
+- Autocast ends with the forward pass; the backward pass evaluates f under the same autocast.
 - In bfloat16 the residual stops falling near 2e-3. With a tol below that, every solve takes
   max_steps.
-- Between two `optimizer.step()` any number of solves may be accumulated; change weights only after
-  `backward`.
+- You can accumulate any number of solves between two calls of `optimizer.step()`. Change weights
+  only after `backward`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Cell(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Pixels to an equilibrium, to ten classes."""
+    """Pixels to a fixed point, to logits of ten classes."""
 
     def __init__(self, width: int = 64) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Classifier(nn.Module):
 
 
 def main(folder: str, epochs: int = 4) -> dict[str, Tensor]:
-    """Train from where the folder's checkpoint ends, save, and return the weights."""
+    """Train from the folder's checkpoint, save, and return the weights."""
     torch.set_num_threads(1)  # tensors this small gain nothing from a second
     set_seed(0)
     accelerator = Accelerator(cpu=True, mixed_precision="bf16", gradient_accumulation_steps=2)

@@ -1,23 +1,22 @@
 """A looped Llama under Hugging Face's Trainer: `python examples/trainers/hf_trainer.py`.
 
-One LlamaDecoderLayer with a norm after it is iterated to an equilibrium. It learns some lines by
-heart; training is interrupted and resumed, and the model continues a line with and without a cache.
+Iterates one LlamaDecoderLayer, followed by a norm, to a fixed point. The model memorizes a few
+lines; training is interrupted and resumed, and the model completes a line with and without a cache.
 Needs transformers and accelerate.
 
 What to watch:
 
-- f's inputs are arguments: the causal mask, the rotary embedding, the cache. What f computes by
-  itself, it computes twice per step, and again in the backward pass.
-- The cache is read by f and written once, after the solve. Its keys and values are those of the
-  equilibrium only where the solve reached its tol: `stats.result`.
-- Dropout with a tol needs `rng="shared"`: one mask for the solve. Otherwise every evaluation is
-  another f.
-- Leave `activation_checkpointing` off. The solve keeps no activations; the flag gives the same
-  gradients, and evaluates f once more in the backward pass.
-- With `bf16=True` the residual stops falling near 2e-3, if f ends in bfloat16: choose tol above
-  that.
-- `torch_compile=True` works. With dropout in f, the solver itself stays eager (`stats.route` says
-  so).
+- Pass f's inputs as arguments: the causal mask, the rotary embedding, the cache. Anything computed
+  inside f is computed twice per step, and again in the backward pass.
+- f only reads the cache; the model writes it once, after the solve. Its keys and values belong to
+  the fixed point only if the solve reached its tol: check `stats.result`.
+- Dropout with a tol needs `rng="shared"`: one mask for the whole solve. Otherwise f changes with
+  every evaluation.
+- Leave `activation_checkpointing` off. The solve stores no activations, so the flag only adds an
+  evaluation of f to the backward pass; gradients are the same.
+- With `bf16=True`, if the output of f is bfloat16, the residual stops falling near 2e-3: choose a
+  larger tol.
+- `torch_compile=True` works. With dropout in f, the solver itself stays eager; see `stats.route`.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ LINES = [
 
 
 def config() -> LlamaConfig:
-    """Of a model of its own: Trainer writes use_cache=False into it."""
+    """A new config for each model, because Trainer sets use_cache=False in it."""
     return LlamaConfig(
         vocab_size=128,  # ASCII
         hidden_size=64,
@@ -62,13 +61,13 @@ def config() -> LlamaConfig:
 
 
 class ReadOnly:
-    """What f sees of a cache: it appends the keys and values of one evaluation, and keeps none."""
+    """A read-only view of a cache: appends the keys and values of one evaluation, stores none."""
 
     def __init__(self, cache: DynamicCache) -> None:
         self.cache = cache
 
     def update(self, keys: Tensor, values: Tensor, layer: int, **_: Any) -> tuple[Tensor, Tensor]:
-        """The past of a layer, and these."""
+        """The cached keys and values of a layer, followed by these."""
         if not self.cache.get_seq_length(layer):
             return keys, values
         past: Any = self.cache.layers[layer]
@@ -76,7 +75,7 @@ class ReadOnly:
 
 
 class Cell(nn.Module):
-    """f(z, x): the norm keeps the state in range, and lets it come to rest."""
+    """f(z, x). The norm keeps the state in range and lets it converge."""
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
@@ -90,7 +89,7 @@ class Cell(nn.Module):
 
 
 class LoopedLlamaForCausalLM(llama.LlamaPreTrainedModel, GenerationMixin):
-    """Tokens to embeddings, to an equilibrium, to logits."""
+    """Tokens to embeddings, to a fixed point, to logits."""
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__(config)
@@ -111,7 +110,7 @@ class LoopedLlamaForCausalLM(llama.LlamaPreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """Logits, the loss if there are labels, and the cache if it was asked for."""
+        """Logits, the loss if there are labels, and the cache if requested."""
         x = self.norm(self.embed_tokens(input_ids))
         if use_cache and cache is None:
             cache = DynamicCache(config=self.config)
@@ -124,7 +123,7 @@ class LoopedLlamaForCausalLM(llama.LlamaPreTrainedModel, GenerationMixin):
             z = self.equilibrium(x, mask, rotary)
         elif isinstance(cache, DynamicCache):
             z = self.equilibrium(x, mask, rotary, ReadOnly(cache))
-            self.equilibrium.f(z, x, mask, rotary, cache)  # writes what later tokens read
+            self.equilibrium.f(z, x, mask, rotary, cache)  # writes the cache for later tokens
         else:
             raise TypeError(f"cache: expected a DynamicCache, got {type(cache).__name__}")
         logits = self.lm_head(z)
@@ -135,10 +134,10 @@ class LoopedLlamaForCausalLM(llama.LlamaPreTrainedModel, GenerationMixin):
 
 
 class SolverTrainer(Trainer):
-    """Logs what the last solve did, beside the loss."""
+    """Logs the statistics of the last solve with the loss."""
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """To every reporter."""
+        """Send the log to every reporter."""
         stats: Any = self.accelerator.unwrap_model(self.model).equilibrium.stats
         super().log({**logs, **stats.as_dict("solver_")}, *args, **kwargs)
 
@@ -152,7 +151,7 @@ def collate(lines: list[str]) -> dict[str, Tensor]:
 
 
 def trainer(folder: str, updates: int, **changes: Any) -> SolverTrainer:
-    """For that many updates of a new model; it saves half-way and at the end."""
+    """A trainer for `updates` updates of a new model; it saves every 40 updates."""
     set_seed(0)
     given: dict[str, Any] = {
         "max_steps": updates,

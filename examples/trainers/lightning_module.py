@@ -1,22 +1,22 @@
 """An equilibrium classifier under Lightning: `python examples/trainers/lightning_module.py`.
 
-It trains on the digits of scikit-learn in bfloat16, is interrupted after two epochs, and resumed.
+Trains on scikit-learn's digits in bfloat16, stops after two epochs, and resumes.
 Needs lightning and scikit-learn.
 
 What to watch:
 
-- Log `stats.as_dict()` in `on_after_backward`: the reconstruction error is not known before.
-  `self.log` refuses None.
-- With "bf16-mixed" the residual stops falling near 2e-3: choose tol above that. A `LinearCell` goes
-  through the solver under autocast; with "32-true" or "bf16-true", and no tol, one op takes all
+- Log `stats.as_dict()` in `on_after_backward`: before the backward pass there is no
+  reconstruction error, and `self.log` does not take None.
+- With "bf16-mixed" the residual stops falling near 2e-3: choose a larger tol. Under autocast, a
+  `LinearCell` runs in the solver; with "32-true" or "bf16-true", and no tol, one op takes all
   steps.
-- A run that is resumed sees the batches of one that never stopped only if their order follows from
-  the epoch, as a `DistributedSampler`'s does. With `shuffle=True` Lightning restores no random
-  state, for any model.
-- Compile the cell, `RevDEQ(..., compile=True)`, not the LightningModule: the compiler does not get
-  through `self.log`.
-- With several devices and a tol, each takes its own number of steps, and gradients are right. Where
-  f itself communicates, pass `process_group`.
+- A resumed run sees the same batches as an uninterrupted one only if their order depends only on
+  the epoch, as with a `DistributedSampler`. With `shuffle=True` it does not: Lightning does not
+  restore the random state, for any model.
+- Compile the cell, `RevDEQ(..., compile=True)`, not the LightningModule: the compiler cannot
+  trace `self.log`.
+- With several devices and a tol, each device takes its own number of steps, and gradients are
+  right. If f itself communicates, pass `process_group`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 class Classifier(L.LightningModule):
-    """Pixels to an equilibrium, to ten classes."""
+    """Pixels to a fixed point, to logits of ten classes."""
 
     def __init__(self, width: int = 64, max_steps: int = 24, tol: float = 1e-2) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class Classifier(L.LightningModule):
         return loss
 
     def on_after_backward(self) -> None:
-        """Log what the solve did, the error of its backward pass among it."""
+        """Log the statistics of the solve, including the reconstruction error."""
         stats: Any = self.equilibrium.stats
         self.log_dict(stats.as_dict("solver/"))
 
@@ -73,7 +73,7 @@ class Classifier(L.LightningModule):
 
 
 def loaders() -> tuple[DataLoader, DataLoader]:
-    """Batches to train on, in an order that follows from the epoch, and held out."""
+    """Training batches, in an order that depends only on the epoch, and held-out batches."""
     digits: Any = load_digits()
     images = torch.tensor(digits.data, dtype=torch.float32) / 16
     classes = torch.tensor(digits.target)
@@ -84,7 +84,7 @@ def loaders() -> tuple[DataLoader, DataLoader]:
 
 
 def fit(folder: str, epochs: int, *, resume: bool = False, **changes: Any) -> L.Trainer:
-    """Train a new model for so many epochs, or go on with the last one in the folder."""
+    """Train a new model for `epochs` epochs, or continue with the last one in the folder."""
     L.seed_everything(0, verbose=False)
     trainer = L.Trainer(
         accelerator="cpu",
@@ -109,7 +109,7 @@ def main() -> None:
         print(*(f"{name} {float(value):.4g}" for name, value in metrics.items()), sep=", ")
         model = Classifier.load_from_checkpoint(f"{folder}/last.ckpt", max_steps=60, tol=1e-4)
     images, _ = next(iter(loaders()[1]))
-    model.eval()(images)  # Lightning's autocast is over
+    model.eval()(images)  # outside Lightning's autocast
     print(f"in float32: {model.equilibrium.stats}")
 
 

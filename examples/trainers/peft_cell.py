@@ -1,17 +1,18 @@
-"""LoRA on the cell of an equilibrium: `python examples/trainers/peft_cell.py`.
+"""LoRA on the cell of an equilibrium model: `python examples/trainers/peft_cell.py`.
 
-A model learns one function, then its cell is adapted to another by peft: the adapters alone are
-trained, stored, and at last merged into the weights. Needs peft.
+A model learns one function; then peft adapts its cell to another one. Only the adapters are trained
+and stored, and finally merged into the weights. Needs peft.
 
 What to watch:
 
-- Adapt the model around the layer, and name the cell's linear maps in `target_modules`.
+- Adapt the model that contains the layer, and name the cell's linear maps in `target_modules`.
 - An adapter is part of f: it acts in every step, and its gradient is summed over all of them. A
-  small rank goes far; a large learning rate may cost the equilibrium (`stats.result`).
-- `lora_dropout` draws a mask in every evaluation. With a tol choose `RevDEQ(..., rng="shared")`.
+  small rank is often enough; with a large learning rate the solve may stop converging (see
+  `stats.result`).
+- `lora_dropout` draws a mask in every evaluation. With a tol use `RevDEQ(..., rng="shared")`.
 - Call `backward()` before `merge_adapter`, `set_adapter` or leaving `disable_adapter`: f must be
-  what it was in the forward pass, or backward raises.
-- Merging rounds W + BA once: outputs agree to the precision of the weights, not in all bits.
+  the same as in the forward pass, or `backward()` raises.
+- Merging rounds W + BA once: outputs agree up to the precision of the weights, not bit for bit.
 - `LinearCell` holds its matrices as parameters: `LoraConfig(target_modules=[],
   target_parameters=["equilibrium.f.W"])`.
 """

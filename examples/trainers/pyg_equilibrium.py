@@ -1,21 +1,21 @@
-"""An equilibrium on a graph, as IGNN: `python examples/trainers/pyg_equilibrium.py`.
+"""An equilibrium model on a graph, as in IGNN: `python examples/trainers/pyg_equilibrium.py`.
 
-The members of Zachary's karate club are told apart by which of four groups they belong to, with one
-label for each group. Needs torch_geometric.
+Classifies the members of Zachary's karate club into four groups, with one labeled member per group.
+Needs torch_geometric.
 
 What to watch:
 
-- `residual`: training may take the contraction away. Here, as in IGNN, W is scaled after every
-  update.
-- `edge_index` is an argument of f, and so are edge weights; integer tensors get no gradient. Of
-  mini-batches that a DataLoader joins, one solve is one large graph, with one residual: all graphs
-  take as many steps as the slowest.
-- On a GPU, sums over neighbors are added atomically, in another order each time. f then differs in
-  its last bits, the states do not come back, and `backward()` raises ReconstructionError:
+- Watch `residual`: training may make f expand. Here, as in IGNN, W is rescaled after every update.
+- Pass `edge_index` and edge weights as arguments of f; integer tensors get no gradient. A
+  DataLoader joins a mini-batch into one large graph, so a solve has one residual: all graphs take
+  as many steps as the slowest.
+- On a GPU, sums over neighbors use atomic additions, in another order each time. f then differs in
+  its last bits, the states are not reconstructed, and `backward()` raises ReconstructionError. Use
   `torch.use_deterministic_algorithms(True)`.
-- Neighbor sampling and dropped edges are drawn outside of f, and passed. Drawn by f they would be
-  another graph in each evaluation.
-- `GCNConv(cached=True)` keeps the normalization of its first graph: right for one graph only.
+- Sample neighbors and drop edges outside f, and pass the result. Inside f, every evaluation would
+  see another graph.
+- `GCNConv(cached=True)` keeps the normalization of its first graph, which is right for one graph
+  only.
 """
 
 from __future__ import annotations

@@ -1,18 +1,17 @@
-"""A search over options by scikit-learn: `python examples/trainers/skorch_classifier.py`.
+"""Option search with scikit-learn: `python examples/trainers/skorch_classifier.py`.
 
-The number of steps is a parameter like others: `GridSearchCV` clones the estimator, fits it with
-each, and compares them on held-out points of two spirals, which a single step cannot tell apart.
-Needs skorch and scikit-learn.
+The number of solver steps is a hyperparameter: `GridSearchCV` clones the estimator, fits it with
+each value, and compares them on held-out points of two spirals, which a single step cannot
+separate. Needs skorch and scikit-learn.
 
 What to watch:
 
-- Give skorch the class and `module__max_steps=...`, so that a clone builds a layer of its own.
-  NumPy's numbers are taken; an option that cannot be raises when the module is built, before
-  anything is trained.
-- The best estimator is pickled and copied with the layer in it. f must be a module: a lambda can
-  neither be pickled nor copied by Python.
-- Inputs are float32, as torch's weights: `X.astype("float32")`.
-- Without a tol a `LinearCell` takes all steps in one op on a CPU, and measures no residual.
+- Pass skorch the class and `module__max_steps=...`, so that each clone builds its own layer. NumPy
+  numbers are accepted; an invalid option raises when the module is built, before any training.
+- The best estimator is pickled and copied together with its layer, so f must be a module: Python
+  can neither pickle nor copy a lambda.
+- Inputs must be float32, like the weights: `X.astype("float32")`.
+- Without a tol, a `LinearCell` on a CPU takes all steps in one op, and measures no residual.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from torch_revdeq import LinearCell, RevDEQ
 
 
 class Classifier(nn.Module):
-    """Two coordinates to an equilibrium, to two classes."""
+    """Two coordinates to a fixed point, to logits of two classes."""
 
     def __init__(self, max_steps: int = 8, beta: float = 0.5, width: int = 32) -> None:
         super().__init__()
@@ -43,17 +42,17 @@ class Classifier(nn.Module):
 
 
 class SolverHistory(Callback):
-    """Writes what each solve did into skorch's history."""
+    """Writes the statistics of each solve into skorch's history."""
 
     def on_batch_end(self, net: Any, training: bool = False, **_: Any) -> None:
-        """Of batches that were trained on."""
+        """Record training batches only."""
         if training:
             for name, number in net.module_.equilibrium.stats.as_dict("solver_").items():
                 net.history.record_batch(name, number)
 
 
 def spirals(points: int = 600) -> tuple[np.ndarray, np.ndarray]:
-    """Points (points, 2) in float32 on two spirals of two turns each, and which one."""
+    """Points (points, 2) in float32 on two spirals of two turns each, and their classes."""
     drawn = np.random.default_rng(0)
     classes = np.arange(points) % 2
     angle = 4 * np.pi * np.sqrt(drawn.random(points)) + 0.5
@@ -63,7 +62,7 @@ def spirals(points: int = 600) -> tuple[np.ndarray, np.ndarray]:
 
 
 def main() -> None:
-    """Search, and show."""
+    """Search, and print the scores."""
     torch.set_num_threads(1)  # tensors this small gain nothing from a second
     torch.manual_seed(0)
     X, y = spirals()

@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, read only if whole.
+"""Checkpoints, written atomically and verified when read.
 
     FOLDER/checkpoints/latest                the name of the newest
     FOLDER/checkpoints/update-00000200/
@@ -6,8 +6,8 @@
         optimizer.safetensors                the optimizer's state, by parameter
         checkpoint.json                      format, configuration, position, sizes and digests
 
-It holds whole tensors, so that any number of processes can go on from it; ``state.py`` brings them
-from and to these. Nothing in it is a pickle.
+A checkpoint holds unsharded tensors, so that any number of processes can continue from it;
+``state.py`` gathers and distributes them. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from .errors import RunError
 
 FORMAT = 1
-"""Counts up when what a checkpoint holds changes its meaning."""
+"""Version of the format of checkpoints."""
 
 WEIGHTS, OPTIMIZER, FACTS, LATEST = (
     "model.safetensors", "optimizer.safetensors", "checkpoint.json", "latest",
@@ -41,13 +41,13 @@ Tensors = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Facts:
-    """What a checkpoint holds beside the tensors.
+    """The content of a checkpoint other than tensors.
 
     Attributes:
         config: of the run, see ``config.to_dict``.
         data: the identity of the run's data.
-        update: updates that were done.
-        samples: samples that they took: the position in the data.
+        update: number of updates done.
+        samples: number of samples used: the position in the data.
         schedule: the state of the learning rate's schedule.
         rates: the learning rate of each group of parameters.
     """
@@ -62,7 +62,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that was found to be whole: its folder, and what it says."""
+    """A verified checkpoint: its folder and its facts."""
 
     path: Path
     facts: Facts
@@ -72,19 +72,19 @@ class Checkpoint:
 
 
 def write(folder: Path, facts: Facts, files: Mapping[str, Tensors], keep: int) -> Path:
-    """Write a checkpoint, then make it the latest, then delete those before it but for the last.
+    """Write a checkpoint, mark it as the latest, and delete older ones.
 
-    It is written into a folder of another name, which gets its own when everything is on the disk.
+    It is written into a temporary folder, which is renamed when everything is on disk.
 
     Args:
         folder: of the run.
-        facts: what it says.
-        files: their tensors, by their names.
-        keep: how many are left, this one included. Later ones, from which a run has gone back,
-            stay.
+        facts: its content other than tensors.
+        files: its tensors, by file name.
+        keep: number of checkpoints to keep, including this one. Later ones, which exist if the run
+            was resumed from an earlier one, are not deleted.
 
     Raises:
-        RunError: it cannot be written. What was there before is as it was.
+        RunError: it cannot be written. Earlier checkpoints are unchanged.
     """
     name = f"update-{facts.update:08d}"
     checkpoints = folder / "checkpoints"
@@ -126,7 +126,7 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def _replace(source: Path, target: Path) -> None:
-    """Rename, over what may be there, and see that the folder says so on the disk."""
+    """Rename, replacing an existing target, and flush the folder to disk."""
     if target.is_dir():
         aside = target.with_name(f".{target.name}.replaced")
         shutil.rmtree(aside, ignore_errors=True)
@@ -147,21 +147,21 @@ def _on_disk(path: Path) -> None:
 
 
 def space_needed(model: nn.Module) -> int:
-    """Bytes of a checkpoint, about: weights and AdamW's two moments."""
+    """Approximate bytes of a checkpoint: weights and AdamW's two moments."""
     return 3 * sum(p.numel() * p.element_size() for p in model.parameters())
 
 
 def check_space(folder: Path, needed: int) -> None:
-    """RunError where a checkpoint will not find room, before any work is done."""
+    """RunError if there is no room for a checkpoint, before any work is done."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(folder).free
     except OSError as error:
-        raise RunError(f"out: {folder} cannot be made: {error}") from error
+        raise RunError(f"out: {folder} cannot be created: {error}") from error
     if free < needed:
         raise RunError(
             f"out: expected room for a checkpoint of {needed / 2**20:.0f} MiB in {folder}, got "
-            f"{free / 2**20:.0f} MiB; free some, or choose another folder"
+            f"{free / 2**20:.0f} MiB; free some space, or choose another folder"
         )
 
 
@@ -174,10 +174,10 @@ def found(folder: Path) -> list[str]:
 
 
 def open_checkpoint(folder: Path, name: str = LATEST) -> Checkpoint:
-    """What a checkpoint says, when its files have been found to be what was written.
+    """Open and verify a checkpoint.
 
     Raises:
-        RunError: there is none, or it is cut short, corrupted, or of another version.
+        RunError: it does not exist, or is truncated, corrupted, or of another version.
     """
     checkpoints = folder / "checkpoints"
     if name == LATEST:
@@ -191,8 +191,8 @@ def open_checkpoint(folder: Path, name: str = LATEST) -> Checkpoint:
         held = json.loads((path / FACTS).read_text())
         if held["format"] != FORMAT:
             raise RunError(
-                f"{path}: expected checkpoints of format {FORMAT}, got {held['format']}, of "
-                "another version of these scripts; resume with that version"
+                f"{path}: expected checkpoint format {FORMAT}, got {held['format']}, which another "
+                "version of these scripts wrote; resume with that version"
             )
         for file, wanted in held["files"].items():
             _check_file(path / file, wanted["bytes"], wanted["sha256"])
@@ -200,7 +200,7 @@ def open_checkpoint(folder: Path, name: str = LATEST) -> Checkpoint:
 
 
 def read_tensors(path: Path) -> Tensors:
-    """The tensors of a file of a checkpoint."""
+    """The tensors in a file of a checkpoint."""
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
@@ -220,7 +220,7 @@ def _reading(path: Path) -> Iterator[None]:
 def _check_file(path: Path, size: int, digest: str) -> None:
     got = path.stat().st_size
     if got != size:
-        state = "cut short" if got < size else "corrupted"
+        state = "truncated" if got < size else "corrupted"
         raise RunError(
             f"{path}: is {state}: expected {size} bytes, got {got}; {_another(path.parent)}"
         )
@@ -231,9 +231,9 @@ def _check_file(path: Path, size: int, digest: str) -> None:
 
 
 def _another(path: Path) -> str:
-    """The way out: a checkpoint before this one."""
+    """How to continue: from an earlier checkpoint."""
     others = [name for name in found(path.parent.parent) if name < path.name]
-    return f"resume from {others[-1]}, the one before" if others else "there is none before it"
+    return f"resume from {others[-1]}, the previous one" if others else "there is no earlier one"
 
 
 def _sha256(path: Path) -> str:

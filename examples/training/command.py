@@ -1,6 +1,7 @@
 """The command line of the scripts.
 
-Four options say where a run begins; tyro makes the others of the fields of its configuration.
+Four options choose the configuration and the folder of a run; tyro derives the other options from
+the fields of the configuration.
 """
 
 from __future__ import annotations
@@ -28,18 +29,18 @@ MAY_CHANGE = {
     "updates", "micro_batch", "compile", "parallel", "device", "threads", "log_every",
     "evaluate_every", "evaluation_samples", "checkpoint_every", "keep",
 }  # fmt: skip
-"""Of `training`, what a resumed run may have otherwise than its checkpoint."""
+"""Fields of `training` that may differ between a resumed run and its checkpoint."""
 
 
 _types = tyro.constructors.ConstructorRegistry()
-"""How tyro reads types that it does not know: with one of them in its union, an option is fixed."""
+"""How tyro reads types that it does not know. Without a rule it makes such options fixed."""
 
 
 @_types.primitive_rule
 def _dtype(
     info: tyro.constructors.PrimitiveTypeInfo,
 ) -> tyro.constructors.PrimitiveConstructorSpec[torch.dtype] | None:
-    """A dtype by its name. ``state`` is one, or a word."""
+    """A dtype by its name. ``state`` is a dtype or a word."""
     if info.type is not torch.dtype:
         return None
     return tyro.constructors.PrimitiveConstructorSpec(
@@ -60,7 +61,7 @@ def _named_dtype(name: str) -> torch.dtype:
 
 @dataclasses.dataclass(frozen=True)
 class Command(Generic[Run]):
-    """What the command line asked for."""
+    """The parsed command line."""
 
     run: Run
     out: Path
@@ -70,11 +71,11 @@ class Command(Generic[Run]):
 def parse(
     presets: Mapping[str, Run], description: str, args: Sequence[str] | None = None
 ) -> Command[Run]:
-    """The run that the command line asks for. The first preset is the default.
+    """Parse the command line. The first preset is the default.
 
     Raises:
-        RunError: the folder, the checkpoint or the configuration is not as it must be.
-        SystemExit: an unknown option, or one with a value that it cannot have; after --help.
+        RunError: the folder, the checkpoint or the configuration is invalid.
+        SystemExit: an unknown option or an invalid value; after --help.
     """
     first = next(iter(presets))
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -84,7 +85,7 @@ def parse(
     parser.add_argument("--resume", nargs="?", const=checkpoints.LATEST, metavar="CHECKPOINT")
     begin, rest = parser.parse_known_args(args)
     if begin.preset and begin.config:
-        raise RunError("preset, config: expected one of them, since each says all there is")
+        raise RunError("preset, config: expected one of them, got both; each sets all options")
     kind, out = type(presets[first]), begin.out or Path("runs") / (begin.preset or first)
     resume = checkpoints.open_checkpoint(out, begin.resume) if begin.resume else None
     if begin.config:
@@ -105,16 +106,16 @@ def parse(
         _check_same(run, resume)
     elif checkpoints.found(out):
         raise RunError(
-            f"out: {out} holds the checkpoints of a run; go on with it by --resume, or choose "
-            "another folder"
+            f"out: {out} already holds the checkpoints of a run; continue it with --resume, or "
+            "choose another folder"
         )
     return Command(run, out, resume)
 
 
 def script(name: str, main: Callable[[], object]) -> None:
-    """Run a script's main function; what stops the run ends the process with one line.
+    """Run a script's main function, and print the error that stops it in one line.
 
-    The status is 1; for a run that was interrupted that of the signal.
+    The exit status is then 1, or the signal's for an interrupted run.
     """
     try:
         main()
@@ -127,10 +128,11 @@ def script(name: str, main: Callable[[], object]) -> None:
 
 def _four(presets: Mapping[str, Any]) -> str:
     return (
-        f"--preset {'|'.join(presets)}: where the options begin; or --config FILE, a JSON file of "
-        "them all. --out FOLDER: where checkpoints and log go. --resume [CHECKPOINT]: go on with "
-        "the run in that folder, with the options that it has, from its latest checkpoint or the "
-        "one named."
+        f"--preset {'|'.join(presets)}: the default values of the options below; or --config FILE, "
+        "a JSON file with all options. --out FOLDER: the folder for checkpoints and log. --resume "
+        "[CHECKPOINT]: continue the run in that folder, with its options, from its latest "
+        "checkpoint or from the one named. --steps is the maximum number of solver steps in a "
+        "forward pass; --updates is the number of training updates."
     )
 
 
@@ -147,12 +149,12 @@ def _of_checkpoint(kind: type[Run], checkpoint: Checkpoint) -> Run:
         return from_dict(kind, checkpoint.facts.config)
     except RunError as error:
         raise RunError(
-            f"{checkpoint.path}: its configuration is not one of this script and version: {error}"
+            f"{checkpoint.path}: its configuration does not fit this script and version: {error}"
         ) from error
 
 
 def _check_functional(model: ModelConfig) -> None:
-    """RunError for an exact state, which the models have by default, with "functional"."""
+    """RunError for an exact state, the models' default, with "functional"."""
     if model.adjoint == "functional" and model.state in ("auto", "exact"):
         raise RunError(
             f"state: expected float32 or float64 with adjoint functional, got {model.state}; pass "
@@ -161,12 +163,12 @@ def _check_functional(model: ModelConfig) -> None:
 
 
 def _check_same(run: Any, checkpoint: Checkpoint) -> None:
-    """RunError where the options say otherwise than the checkpoint in what makes the run."""
+    """RunError if options that define the run differ from its checkpoint."""
     now, before = _lasting(to_dict(run)), _lasting(checkpoint.facts.config)
     if found := differences(now, before):
         raise RunError(
-            f"resume: expected what {checkpoint.path} was trained with, got {'; '.join(found)}; "
-            "leave these options out, or begin anew in another folder"
+            f"resume: expected the options of {checkpoint.path}, got {'; '.join(found)}; "
+            "leave these options out, or start a new run in another folder"
         )
 
 

@@ -1,6 +1,6 @@
-"""What a run is set by: dataclasses, and dictionaries that hold the same.
+"""The configuration of a run, as dataclasses and as dictionaries.
 
-A run's whole configuration lies beside its checkpoints as JSON, and every field of it is an option
+The whole configuration of a run is stored in its checkpoints as JSON, and every field is an option
 of the command line (see ``command.py``).
 """
 
@@ -19,48 +19,54 @@ Run = TypeVar("Run", bound="AnyRun")
 
 @dataclass(frozen=True)
 class Training:
-    """How the model is trained, on how many processes, and what is written down of it."""
+    """Training, devices and processes, logging and checkpoints."""
 
     updates: int = 1000
-    """Steps of the optimizer."""
+    """Training updates: optimizer steps."""
     batch: int = 32
-    """Samples of one update, over all processes and what is accumulated."""
+    """Samples per update, in total over all processes and accumulated micro batches."""
     micro_batch: int | None = None
-    """Samples of one forward pass in one process; None: batch over the number of processes."""
+    """Samples per forward pass in one process. None: batch divided by the number of processes."""
     lr: float = 3e-4
-    """Learning rate, at its highest."""
+    """Peak learning rate."""
     weight_decay: float = 1e-4
+    """Weight decay of AdamW."""
     betas: tuple[float, float] = (0.9, 0.999)
+    """Betas of AdamW (not the solver's --beta)."""
     clip: float | None = None
-    """Largest norm of the gradient; None: as it comes."""
+    """Maximum gradient norm. None: no clipping."""
     schedule: Literal["plateau", "cosine", "constant"] = "plateau"
-    """plateau halves the rate where the loss stagnates (the paper's); cosine ends at a tenth."""
+    """plateau (the paper's): halves the rate when the loss stagnates. cosine: decays to a tenth of
+    lr. constant: stays at lr."""
     warmup: int = 0
-    """Updates in which the rate rises from 0; not for plateau."""
+    """Updates in which the rate rises linearly to lr; must be 0 for plateau."""
     random_depth: tuple[int, int] | None = None
-    """Least and most steps of the solver, drawn anew for every update; evaluation takes steps."""
+    """Minimum and maximum solver steps, drawn for every update. Evaluations use --steps."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16: forward and backward under autocast; the parameters stay in float32."""
+    """bfloat16: run forward and backward under autocast; parameters stay in float32."""
     compile: bool = False
-    """torch.compile the model."""
+    """Compile the model with torch.compile."""
     parallel: Literal["none", "ddp", "fsdp"] = "none"
-    """Under torchrun: ddp copies the model to every process, fsdp shards it among them."""
+    """Under torchrun: ddp replicates the model in every process, fsdp shards it."""
     device: str = "auto"
-    """auto: this process's GPU if there is one, else cpu."""
+    """Device. auto: this process's GPU if there is one, else cpu."""
     threads: int | None = None
-    """Threads of a process on the CPU; None: as torch has it."""
+    """CPU threads per process. None: torch's default."""
     seed: int = 0
+    """Seed of weights, order, augmentation, dropout and depth."""
     log_every: int = 10
-    """Updates from one line of the log to the next."""
+    """Updates between lines of the log."""
     evaluate_every: int = 200
+    """Updates between evaluations."""
     evaluation_samples: int | None = None
-    """Held-out samples of an evaluation on the way; None, and at the end: all."""
+    """Held-out samples per evaluation during training. None: all. The last one uses all."""
     checkpoint_every: int = 200
+    """Updates between checkpoints."""
     keep: int = 2
-    """Checkpoints to keep, the newest."""
+    """Number of newest checkpoints to keep."""
 
     def __post_init__(self) -> None:
-        """RunError for numbers that no run can have."""
+        """RunError for invalid numbers."""
         least = {"updates": 1, "batch": 1, "log_every": 1, "evaluate_every": 1, "keep": 1}
         least = {**least, "checkpoint_every": 1, "evaluation_samples": 1, "threads": 1, "warmup": 0}
         for name, bound in least.items():
@@ -76,56 +82,57 @@ class Training:
             raise RunError(f"lr: expected a positive number, got {self.lr}")
         if self.random_depth and not 1 <= self.random_depth[0] <= self.random_depth[1]:
             raise RunError(
-                f"random_depth: expected least and most steps, 1 or more, got {self.random_depth}"
+                "random_depth: expected a minimum and a maximum of at least 1, got "
+                f"{self.random_depth}"
             )
 
 
 @dataclass(frozen=True)
 class TextData:
-    """Where the text comes from."""
+    """Text to train on."""
 
     source: Literal["stdlib", "wikitext-103"] = "stdlib"
     """stdlib: the sources of this Python's standard library, as bytes. wikitext-103: from the
-    Hugging Face hub, which needs datasets and transformers."""
+    Hugging Face hub; needs datasets and transformers."""
     tokenizer: str = "gpt2"
-    """Of the hub, or a folder; for wikitext-103."""
+    """Tokenizer for wikitext-103: a name on the Hugging Face hub, or a folder."""
 
 
 @dataclass(frozen=True)
 class ImageData:
-    """Where the images come from."""
+    """Images to train on."""
 
     source: Literal["digits", "cifar10"] = "digits"
-    """digits: 8x8, with scikit-learn. cifar10: from the Hugging Face hub, which needs datasets."""
+    """digits: 8x8 pixels, from scikit-learn. cifar10: from the Hugging Face hub; needs datasets."""
     augment: bool = True
-    """Random crops, and for cifar10 mirror images."""
+    """Augment with random crops and, for cifar10, mirror images."""
 
 
 @dataclass(frozen=True)
 class SudokuData:
-    """Where the puzzles come from."""
+    """Puzzles to train on."""
 
     source: Literal["generated", "sudoku-extreme", "csv"] = "generated"
-    """generated: made here, and kept in the user's cache. sudoku-extreme: the published puzzles,
-    from the Hugging Face hub, which needs huggingface_hub. csv: files like those, on disk."""
+    """generated: made by this script and cached in the user's cache folder. sudoku-extreme: the
+    published puzzles, from the Hugging Face hub; needs huggingface_hub. csv: files of that form."""
     folder: str | None = None
-    """Of csv: where train.csv and test.csv are, with the columns question and answer."""
+    """For csv: the folder of train.csv and test.csv, with the columns question and answer."""
     size: Literal[4, 6, 9] = 4
-    """Rows, columns, and digits."""
+    """Number of rows, columns and digits."""
     clues: int | None = None
-    """Of generated: how many are left, and more where fewer leave several solutions; None: 6 of 4x4
-    cells, 12 of 6x6, and as few as possible of 9x9."""
+    """For generated: clues per puzzle; more if fewer leave several solutions. None: 6 for size 4,
+    12 for size 6, and as few as possible for size 9."""
     train: int = 1000
-    """Puzzles to train on."""
+    """Number of puzzles to train on."""
     held_out: int = 128
-    """Puzzles that are held out, with other solutions."""
+    """Number of held-out puzzles, which have other solutions."""
     augment: bool = True
-    """Digits named anew, bands, stacks, rows and columns in other places, and transposition."""
+    """Apply random symmetries: permute digits, bands, stacks, rows and columns, and transpose."""
     puzzle_seed: int = 0
-    """Of the puzzles; seed is the run's."""
+    """Seed of the puzzles; --seed is the seed of the run."""
 
     def __post_init__(self) -> None:
-        """RunError for what no puzzles can be of."""
+        """RunError for invalid values."""
         for name in ("train", "held_out"):
             if getattr(self, name) < 1:
                 raise RunError(f"{name}: expected at least 1, got {getattr(self, name)}")
@@ -137,8 +144,8 @@ class SudokuData:
             raise RunError(f"size: expected 9 with source sudoku-extreme, got {self.size}")
         if (self.source == "csv") != (self.folder is not None):
             raise RunError(
-                f"folder: expected one with source csv and with no other, got {self.folder} with "
-                f"{self.source}"
+                f"folder: expected one with source csv, and None with any other, got {self.folder} "
+                f"with source {self.source}"
             )
 
 
@@ -162,19 +169,20 @@ class ImageRun:
 
 @dataclass(frozen=True)
 class Reasoning:
-    """How a recursive model is supervised, pass after pass."""
+    """Deep supervision of a recursive model."""
 
     passes: int = 8
-    """Most passes that a puzzle takes, in training and evaluation."""
+    """Maximum passes per puzzle, in training and evaluation."""
     explore: float = 0.1
-    """Share of puzzles that, after a pass, may not halt before a number of passes that is drawn."""
+    """Probability that a puzzle must continue for a randomly drawn number of passes before it may
+    halt."""
     average: float = 0.99
-    """Decay of the moving average of the weights, which evaluations use; 0: the newest weights."""
+    """Decay of the moving average of the weights, which evaluations use. 0: the newest weights."""
     backward_steps: int | None = None
-    """Of a pass, the last steps that are differentiated; None: all."""
+    """Number of last solver steps of a pass to differentiate. None: all."""
 
     def __post_init__(self) -> None:
-        """RunError for numbers that no run can have."""
+        """RunError for invalid numbers."""
         for name in ("passes", "backward_steps"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -199,21 +207,21 @@ AnyRun: TypeAlias = LanguageRun | ImageRun | ReasoningRun
 
 
 def to_dict(run: AnyRun) -> dict[str, Any]:
-    """Nested dictionaries of what JSON holds."""
+    """Nested dictionaries of JSON values."""
     return {**asdict(run), "model": run.model.to_dict()}
 
 
 def from_dict(kind: type[Run], values: Any) -> Run:
-    """The run that ``to_dict`` was given.
+    """The run of these values: the inverse of ``to_dict``.
 
     Raises:
-        RunError: a key that is unknown, a value of another type, or one that no run can have.
+        RunError: an unknown key, a value of the wrong type, or an invalid value.
     """
     return _build(kind, values, "config")
 
 
 def differences(one: dict[str, Any], other: dict[str, Any], path: str = "") -> list[str]:
-    """What differs between two configurations, as sentences: this one's value, then the other's."""
+    """The differences between two configurations, in words: this value, then the other."""
     found = []
     for key in sorted({*one, *other}):
         a, b = one.get(key), other.get(key)
@@ -247,7 +255,7 @@ def _build(kind: Any, values: Any, path: str) -> Any:
 
 
 def _value(value: Any, hint: Any, path: str) -> Any:
-    """The value, lists of JSON made the tuples that they were."""
+    """The value, with JSON lists converted to tuples."""
     value = tuple(value) if isinstance(value, list) else value
     if not _fits(value, hint):
         wanted = getattr(hint, "__name__", None) if isinstance(hint, type) else None

@@ -1,4 +1,4 @@
-"""How many steps the solver takes: as configured, or drawn anew for every update."""
+"""The number of solver steps: as configured, or drawn for every update."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from .order import seed_of
 
 
 class Depth:
-    """Draws the steps of a model's solves in training, and leaves them alone in evaluation.
+    """Draws the solver steps for each training update; evaluations use the configured steps.
 
     Args:
-        model: its ``RevDEQ`` layers get their max_steps from here.
-        bounds: the least and the most steps; None: as the layers have it.
+        model: this class sets max_steps of its ``RevDEQ`` layers.
+        bounds: minimum and maximum steps; None: no change.
         seed: of the run.
     """
 
@@ -28,12 +28,12 @@ class Depth:
             layer.max_steps = self._for(layer.max_steps)
 
     def draw(self, position: int) -> None:
-        """Steps for the update at this position, the same in all processes."""
+        """Draw the steps for the update at this position; all processes draw the same."""
         if self.bounds:
             self.drawn = random.Random(seed_of(self.seed, "depth", position)).randint(*self.bounds)
 
     def rest(self) -> None:
-        """The steps as configured."""
+        """Use the configured steps."""
         self.drawn = None
 
     def _for(self, configured: int) -> object:

@@ -1,7 +1,7 @@
-"""What stops a run, in words for the person who started it."""
+"""The error that stops a run, for the person who started it."""
 
 from __future__ import annotations
 
 
 class RunError(Exception):
-    """A run cannot start, or cannot go on. The message says why, and what to do."""
+    """A run cannot start or continue. The message says why, and how to fix it."""

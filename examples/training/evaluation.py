@@ -1,4 +1,4 @@
-"""How a model does on held-out samples."""
+"""Evaluation on held-out samples."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ def evaluate(
     samples: int | None = None,
     dtype: torch.dtype | None = None,
 ) -> dict[str, float]:
-    """The mean cross entropy in nats, as "held_out_loss", and the task's figures.
+    """The mean cross entropy in nats, as "held_out_loss", and the task's own figures.
 
     Args:
         model: returns logits (..., classes).
-        task: what it is judged by.
-        place: each process takes its part of the samples, and all get the result.
-        batch: samples of a forward pass.
-        samples: how many, spread over all there are; None: all.
+        task: with the held-out samples.
+        place: this process. Each evaluates its part of the samples, and all get the result.
+        batch: samples per forward pass.
+        samples: how many to use, evenly spaced; None: all.
         dtype: of autocast, if any.
     """
     count = min(samples or task.held_out, task.held_out)
     chosen = torch.arange(count) * task.held_out // count
     sums = torch.zeros(3, dtype=torch.float64, device=place.device)
     model.eval()
-    # All processes call the model equally often, since a sharded one communicates: at the end some
-    # see samples again, which do not count.
+    # A sharded model communicates, so all processes call it equally often: at the end, some
+    # process samples again that are not counted.
     for first in range(0, count, batch * place.world):
         mine = torch.arange(batch) + first + place.rank * batch
         counts = (mine < count).to(place.device)

@@ -1,7 +1,7 @@
 """Published data from the Hugging Face hub: Wikitext-103, CIFAR-10 and Sudoku-Extreme.
 
-Loaded by `datasets` or `huggingface_hub`, and the tokenizer by `transformers`, which keep what they
-loaded (HF_HOME says where) and need no network afterwards.
+`datasets` or `huggingface_hub` load the data and `transformers` the tokenizer. They cache what they
+load in the folder HF_HOME, and need no network afterwards.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ GPT2_VOCABULARY = 50304
 """GPT-2's 50257 tokens, up to a multiple of 128; the paper's number."""
 
 LINES = 1024
-"""Lines of Wikitext that are joined to one document, as in the paper."""
+"""Lines of Wikitext that form one document, as in the paper."""
 
 
 def wikitext(tokenizer: str) -> Text:
@@ -34,7 +34,7 @@ def wikitext(tokenizer: str) -> Text:
     encode = _reached(
         f"tokenizer {tokenizer!r}", lambda: transformers.AutoTokenizer.from_pretrained(tokenizer)
     )
-    # More tokens than its model reads at once are no mistake: they are cut into windows here.
+    # Suppress the warning about long texts: they are cut into windows here.
     encode.model_max_length = int(1e30)
     training, held_out = (_documents(splits[part], encode) for part in ("train", "test"))
     vocabulary = max(len(encode), GPT2_VOCABULARY) if tokenizer == "gpt2" else len(encode)
@@ -53,7 +53,7 @@ def cifar10() -> Images:
 def sudoku_extreme() -> Path:
     """The folder of Sudoku-Extreme's train.csv and test.csv.
 
-    The files themselves: of a column of 81 digits, readers of tables make numbers.
+    The files are read directly: table readers would convert a column of 81 digits to numbers.
     """
     hub = _library("huggingface_hub")
     name = "sapientinc/sudoku-extreme"
@@ -76,19 +76,19 @@ def _library(name: str) -> Any:
 
 
 def _reached(name: str, load: Callable[[], Loaded]) -> Loaded:
-    """What was loaded. The libraries raise all kinds of errors where a network fails."""
+    """The loaded data. If the network fails, the libraries raise many kinds of errors."""
     try:
         return load()
     except Exception as error:
         raise RunError(
-            f"data: {name} could not be loaded ({type(error).__name__}: {_first_line(error)}); on "
-            "a machine without a network load it elsewhere and bring the folder that HF_HOME "
-            "names, or choose a source that needs no network"
+            f"data: {name} could not be loaded ({type(error).__name__}: {_first_line(error)}). "
+            "Without a network, load it on another machine and copy its HF_HOME folder, or choose "
+            "a source that needs no network"
         ) from error
 
 
 def _documents(split: Any, encode: Any) -> list[torch.Tensor]:
-    """Tokens, int32, of every so many lines."""
+    """Tokens, int32, of each document of LINES lines."""
 
     def tokens(lines: dict[str, list[str]]) -> dict[str, list[list[int]]]:
         return {"tokens": [encode("\n\n".join(lines["text"]))["input_ids"]]}

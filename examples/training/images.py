@@ -1,4 +1,4 @@
-"""Images as a task: a class for each."""
+"""Image classification as a task."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .order import seed_of
 from .task import Batch, digest
 
 TRAINING_DIGITS = 1437
-"""Of the 1797, four in five; the rest is held out."""
+"""Four fifths of the 1797 images; the rest is held out."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class Images:
     """Images, uint8 (count, channels, height, width), and their classes, int64 (count,).
 
     Attributes:
-        shift: by how many pixels a crop moves, at most.
-        mirror: whether the mirror image is one of the same class.
+        shift: maximum shift of a crop, in pixels.
+        mirror: whether mirror images have the same class.
     """
 
     training: tuple[Tensor, Tensor]
@@ -34,7 +34,7 @@ class Images:
 
 
 class ImageTask:
-    """Images, of mean 0 and deviation 1 in every channel of what is trained on. See ``Task``."""
+    """Images, normalized by mean and deviation of the training set, per channel. See ``Task``."""
 
     unit = "images"
     units = 1
@@ -60,12 +60,12 @@ class ImageTask:
         return images, classes
 
     def evaluation(self, indices: Tensor) -> Batch:
-        """Held-out images as they are, and their classes."""
+        """Held-out images without augmentation, and their classes."""
         images, classes = (part[indices] for part in self.images.held_out)
         return self._scaled(images), classes
 
     def figures(self, loss: float, accuracy: float) -> dict[str, float]:
-        """The share of images whose class the model names."""
+        """The share of images that are classified correctly."""
         return {"accuracy": accuracy}
 
     def _scaled(self, images: Tensor) -> Tensor:
@@ -73,11 +73,11 @@ class ImageTask:
 
 
 def crop(images: Tensor, draws: Tensor, shift: int) -> Tensor:
-    """Each image moved by up to `shift` pixels in both directions; zeros come in from outside.
+    """Shift each image by up to `shift` pixels in both directions, and fill with zeros.
 
     Args:
         images: (count, channels, height, width).
-        draws: (count, 2), in [0, 1): where along height and width.
+        draws: (count, 2), in [0, 1): the position along height and width.
         shift: pixels.
     """
     count, channels, height, width = images.shape
@@ -93,7 +93,7 @@ def load_images(data: ImageData) -> Images:
     """The images that the configuration names.
 
     Raises:
-        RunError: they cannot be had.
+        RunError: they are not available.
     """
     if data.source == "digits":
         return digits()

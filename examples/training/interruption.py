@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: a run ends after the update that it is in, by a checkpoint."""
+"""Ctrl-C and SIGTERM: a run finishes its current update, writes a checkpoint, and ends."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from types import FrameType
 from .errors import RunError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-"""Ctrl-C, and what batch systems and `kill` send."""
+"""Ctrl-C, and the signal that batch systems and `kill` send."""
 
 
 class InterruptedRunError(RunError):
-    """A run was asked to end, and its checkpoint is written.
+    """A run was interrupted, and its checkpoint is written.
 
     Attributes:
-        status: of the process, as a shell gives it to one that the signal ended.
+        status: exit status of the process, the same as a shell reports for the signal.
     """
 
     def __init__(self, number: int | None, update: int, folder: Path) -> None:
         super().__init__(
-            f"interrupted after update {update}, which {folder / 'checkpoints'} has; go on with "
-            f"--out {folder} --resume"
+            f"interrupted after update {update}; checkpoint written to {folder / 'checkpoints'}; "
+            f"continue with --out {folder} --resume"
         )
         self.status = 128 + (number or signal.SIGINT)
 
 
 class Interruption:
-    """Whether the run has been asked to end.
+    """Records whether a signal has asked the run to end.
 
     Attributes:
-        signal: by what; None: it has not.
+        signal: the signal's number, or None.
     """
 
     def __init__(self) -> None:
@@ -42,11 +42,12 @@ class Interruption:
 
     @contextmanager
     def watched(self, *, wanted: bool = True) -> Iterator[None]:
-        """Note the first signal within; a second one ends the process as it would have done.
+        """Record the first signal in this block; a second one has its usual effect.
 
         Args:
-            wanted: False leaves the signals alone: of many processes, each would end after another
-                update. So does a thread other than the main one, which Python gives no signals.
+            wanted: False changes no signal handler: several processes would each end after a
+                different update. Nor does any thread except the main one, where Python delivers
+                signals.
         """
         if not wanted or threading.current_thread() is not threading.main_thread():
             yield

@@ -1,4 +1,4 @@
-"""What is written down of a run: lines of JSON, TensorBoard if it is there, a progress bar."""
+"""Logs of a run: lines of JSON, TensorBoard if it is installed, and a progress bar."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ Record = dict[str, Any]
 
 
 class Log:
-    """FOLDER/log.jsonl, a record to a line; FOLDER/tensorboard, if tensorboard can be imported.
+    """FOLDER/log.jsonl, one record per line; FOLDER/tensorboard, if tensorboard is installed.
 
     Args:
         folder: of the run.
-        update: where the run begins. Later records, of a run that was cut off, are taken out.
+        update: where the run begins. Later records, of an interrupted run, are removed.
     """
 
     def __init__(self, folder: Path, update: int) -> None:
@@ -33,7 +33,7 @@ class Log:
         unfinished = path.with_suffix(".unfinished")
         unfinished.write_text("".join(json.dumps(record) + "\n" for record in kept))
         unfinished.replace(path)
-        self.file = path.open("a", buffering=1)  # a line at once
+        self.file = path.open("a", buffering=1)  # write every line at once
         self.board: Any = None
         if importlib.util.find_spec("tensorboard"):
             from torch.utils.tensorboard import SummaryWriter
@@ -41,7 +41,7 @@ class Log:
             self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=update + 1)
 
     def write(self, *records: Record) -> None:
-        """Records with the key update."""
+        """Write records, which have the key "update"."""
         for record in records:
             self.file.write(json.dumps(record) + "\n")
             for name, value in record.items() if self.board else ():
@@ -49,20 +49,20 @@ class Log:
                     self.board.add_scalar(name, value, record["update"])
 
     def close(self) -> None:
-        """Everything is on its way to the disk."""
+        """Flush and close."""
         self.file.close()
         if self.board is not None:
             self.board.close()
 
 
 def read(path: Path) -> list[Record]:
-    """The records of a log; what was being written when a run was killed is left out."""
+    """The records of a log, without an incomplete last line of a run that was killed."""
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def solver_figures(layers: list[RevDEQ]) -> Record:
-    """Of the last solves: steps of all layers, the largest residual and reconstruction error."""
+    """Of the last solves: total steps, largest residual and largest reconstruction error."""
     stats = [layer.stats for layer in layers if layer.stats is not None]
     errors = [s.reconstruction_error for s in stats if s.reconstruction_error is not None]
     return {
@@ -73,24 +73,24 @@ def solver_figures(layers: list[RevDEQ]) -> Record:
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most bytes so far: of the device's allocator, or of the process where that is the CPU."""
+    """Peak bytes so far: of the device's allocator, or on a CPU of the whole process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # Linux counts in KiB
 
 
 class Stopwatch:
-    """Units by the second, of the time that is spent on them.
+    """Throughput in units per second.
 
     Args:
-        done: units before the first call.
+        done: units that were done before the start.
     """
 
     def __init__(self, done: int) -> None:
         self.done, self.since = done, time.perf_counter()
 
     def rate(self, done: int) -> float:
-        """Since the last call."""
+        """Units per second since the last call."""
         now = time.perf_counter()
         rate = (done - self.done) / (now - self.since)
         self.done, self.since = done, now
@@ -98,18 +98,18 @@ class Stopwatch:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """For what is not to count."""
+        """Exclude the time of this block."""
         begin = time.perf_counter()
         yield
         self.since += time.perf_counter() - begin
 
 
 OWN = ("accuracy", "passes")
-"""What the record of some runs has beside that of all."""
+"""Additional figures that only some runs record."""
 
 
 class Bar:
-    """The progress bar, with the newest figures."""
+    """The progress bar, with the latest figures."""
 
     def __init__(self, update: int, updates: int, unit: str, *, shown: bool) -> None:
         columns = [TextColumn("{task.fields[text]}"), BarColumn(None), TimeRemainingColumn()]
@@ -119,7 +119,7 @@ class Bar:
         self.progress.start()
 
     def update(self, update: int, record: Record, result: Record) -> None:
-        """After an update: the newest record of training, and of an evaluation."""
+        """Show an update, with the latest training record and evaluation."""
         text = f"update {update}"
         if record:
             text += f"  loss {record['loss']:.4f}  {record['per_second']:.0f} {self.unit}/s"
@@ -132,14 +132,14 @@ class Bar:
         self.progress.update(self.task, completed=update, text=text)
 
     def say(self, result: Record) -> None:
-        """An evaluation, as a line above the bar."""
+        """Print an evaluation as a line above the bar."""
         figures = ", ".join(f"{name} {value:.4f}" for name, value in _shown(result).items())
         if self.shown:
             text = f"update {result['update']}: {figures}"
             self.progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
+        """Restore the terminal."""
         self.progress.stop()
 
 

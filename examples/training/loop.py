@@ -1,4 +1,4 @@
-"""The loop: updates, and between them evaluations, lines of the log and checkpoints."""
+"""The training loop: updates, evaluations, logging and checkpoints."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class Trainer:
 
     Args:
         run: its configuration.
-        model: returns logits (..., classes); every process has built the same.
-        task: what to learn.
+        model: returns logits (..., classes); every process must build the same.
+        task: the data and its figures.
         place: this process.
-        folder: where checkpoints and log go.
-        resume: the checkpoint to go on from.
+        folder: for checkpoints and log.
+        resume: the checkpoint to continue from.
 
     Raises:
-        RunError: what was asked for does not fit together; nothing has been trained then.
+        RunError: the options are inconsistent; raised before any training.
     """
 
     def __init__(
@@ -73,13 +73,13 @@ class Trainer:
             self.restore(resume)
 
     def train(self, on_update: Callable[[int], None] | None = None) -> Record:
-        """All updates that are left, and the evaluation at the end, which is returned.
+        """Run all remaining updates, and return the final evaluation.
 
-        `on_update` is called after each, with its number.
+        `on_update` is called with the number of each update, after it.
 
         Raises:
-            InterruptedRunError: by Ctrl-C or SIGTERM, after a checkpoint of the last update. In a
-                run of many processes the signals do what they do elsewhere.
+            InterruptedRunError: on Ctrl-C or SIGTERM, after the current update and a checkpoint. In
+                a run of several processes, the signals have their usual effect.
         """
         interruption = Interruption()
         with interruption.watched(wanted=self.place.world == 1):
@@ -126,12 +126,12 @@ class Trainer:
         return result or self.evaluate()
 
     def update(self) -> tuple[Tensor, Tensor]:
-        """One step of the optimizer: the mean loss of all processes, and the gradient's norm."""
+        """One optimizer step. Returns the mean loss of all processes, and the gradient's norm."""
         self.depth.draw(self.samples)
         self.optimizer.zero_grad()
         losses = []
         for i in range(self.rounds):
-            # Which samples are whose: round by round, and within a round process by process.
+            # Samples are assigned round by round, and within a round process by process.
             first = self.samples + (i * self.place.world + self.place.rank) * self.micro
             with exchanging(self.model, now=i == self.rounds - 1):
                 loss = self._loss(first)
@@ -148,14 +148,14 @@ class Trainer:
         return loss, norm
 
     def evaluate(self, samples: int | None = None) -> Record:
-        """How the model does on held-out samples, with the solver's steps as configured."""
+        """Evaluate on held-out samples, with the configured solver steps."""
         self.depth.rest()
         options: Any = {"batch": self.micro, "samples": samples, "dtype": self.dtype}
         found = evaluate(self.model, self.task, self.place, **options)
         return {"kind": "evaluation", "update": self.updates, **found}
 
     def save(self) -> None:
-        """Write a checkpoint; all processes take part, the first one writes."""
+        """Write a checkpoint. All processes must call this; the first one writes."""
         weights, optimizer = gather(self.model, self.optimizer)
         if self.place.first:
             facts = Facts(
@@ -171,14 +171,14 @@ class Trainer:
         self.place.wait()
 
     def more(self) -> dict[str, Tensors]:
-        """Files of tensors that a checkpoint holds beside weights and optimizer."""
+        """Additional files of tensors in a checkpoint."""
         return {}
 
     def _loss(self, first: int) -> Tensor:
         """The mean cross entropy of the samples from a position on.
 
-        What the model draws, as dropout does, depends on seed and position alone: not on what was
-        computed before, nor on which process computes it.
+        Random numbers that the model draws, as in dropout, depend only on seed and position: not on
+        earlier computations, nor on the process.
         """
         indices, draws = self.order.take(first, self.micro)
         inputs, targets = self.task.training(indices, draws)
@@ -189,19 +189,19 @@ class Trainer:
         return F.cross_entropy(logits.flatten(0, -2).float(), targets.flatten())
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on from a checkpoint."""
+        """Continue from a checkpoint."""
         facts = checkpoint.facts
         if facts.data != self.task.identity:
             raise RunError(
-                f"{checkpoint.path}: was trained on other data than there is now, where its "
-                "position means nothing; bring that data, or begin anew in another folder"
+                f"{checkpoint.path}: was trained on other data, so its position in the data does "
+                "not apply; provide that data, or start a new run in another folder"
             )
         restore(self.model, self.optimizer, checkpoint)
         self.schedule.load_state_dict(facts.schedule)
         self.updates, self.samples = facts.update, facts.samples
 
     def record(self, loss: Tensor, norm: Tensor, rate: float) -> Record:
-        """A line of the log. Reading it waits for the device."""
+        """A record for the log. Synchronizes with the device."""
         return {
             "kind": "training",
             "update": self.updates,
@@ -215,22 +215,22 @@ class Trainer:
 
 
 def _check_finite(update: int, **values: Tensor) -> None:
-    """RunError for a loss or a norm that is no number: waits for the device."""
+    """RunError for a loss or a norm that is not finite. Synchronizes with the device."""
     for name, value in values.items():
         if not torch.isfinite(value):
             raise RunError(
-                f"{name}: {value.item()} in update {update}: the run has diverged; begin anew in "
-                "another folder with a lower lr or a clip"
+                f"{name}: {value.item()} in update {update}: the run has diverged; start a new run "
+                "in another folder with a lower lr or with clip"
             )
 
 
 def _parts(batch: int, micro: int | None, world: int) -> tuple[int, int]:
-    """Samples of a forward pass, and how many of these a process makes for an update."""
+    """Samples per forward pass, and forward passes per update in a process."""
     if micro is None and batch % world == 0:
         micro = batch // world
     if not micro or micro < 1 or batch % (micro * world):
         raise RunError(
-            f"batch: expected a multiple of {micro or 1} samples of a forward pass in each of "
+            f"batch: expected a multiple of {micro or 1} samples per forward pass in each of "
             f"{world} processes, got {batch}; change batch or micro_batch"
         )
     return micro, batch // (micro * world)

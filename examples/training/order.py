@@ -1,8 +1,7 @@
-"""Which samples come when, and every random number of a run, as functions of its seed.
+"""The order of samples, and all random numbers of a run, as functions of its seed.
 
-Nothing here has a state, so nothing of it need be stored: a run that is resumed at a position goes
-on with the bits that it would have had. And what a sample gets does not depend on how many
-processes share the work.
+There is no state to store: a run that is resumed at a position continues with the same bits. The
+random numbers of a sample do not depend on the number of processes.
 """
 
 from __future__ import annotations
@@ -13,17 +12,17 @@ import torch
 from torch import Tensor
 
 DRAWS = 3
-"""Random numbers for each sample: where a crop or a window begins, and whether it is mirrored."""
+"""Random numbers per sample: the position of a crop or a window, and whether it is mirrored."""
 
 
 def seed_of(*parts: int | str) -> int:
     """A seed for each combination of parts."""
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1  # as torch.Generator takes it
+    return int.from_bytes(digest, "big") >> 1  # the range that torch.Generator takes
 
 
 class Order:
-    """An endless sequence of samples: epoch after epoch, each in an order of its own.
+    """An endless sequence of samples: one epoch after another, each in its own random order.
 
     Args:
         size: samples of an epoch.

@@ -1,7 +1,7 @@
-"""One process or many: who they are, and how they share a model.
+"""One process or several, and how they share a model.
 
-``torchrun`` starts the processes. Under ddp each has the whole model and a part of every batch;
-under fsdp (FSDP2) each also holds a part of the parameters and of the optimizer's state.
+``torchrun`` starts the processes. Under ddp each process has the whole model and a part of every
+batch; under fsdp (FSDP2) each holds only a shard of the parameters and of the optimizer state.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .errors import RunError
 
 @dataclass(frozen=True)
 class Place:
-    """This process among all."""
+    """This process: its rank, the number of processes, and its device."""
 
     rank: int
     world: int
@@ -38,44 +38,44 @@ class Place:
 
     @property
     def first(self) -> bool:
-        """Whether this process is the one that writes and prints."""
+        """Whether this process writes and prints."""
         return self.rank == 0
 
     def mean(self, value: Tensor) -> Tensor:
-        """The mean over all processes, which all of them get."""
+        """The mean over all processes, returned in all of them."""
         return self.total(value) / self.world
 
     def total(self, value: Tensor) -> Tensor:
-        """The sum over all processes, which all of them get."""
+        """The sum over all processes, returned in all of them."""
         value = value.detach().clone()
         if self.world > 1:
             dist.all_reduce(value)
         return value
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait for all processes."""
         if self.world > 1:
             dist.barrier()
 
 
 @contextlib.contextmanager
 def placed(training: Training) -> Iterator[Place]:
-    """This process's place, as torchrun says, or alone.
+    """This process's place among those that torchrun started, or as the only one.
 
     Raises:
-        RunError: `parallel` and the number of processes do not fit, or the device is not there.
+        RunError: `parallel` does not fit the number of processes, or the device is unavailable.
     """
     started = "RANK" in os.environ and "WORLD_SIZE" in os.environ
     world = int(os.environ["WORLD_SIZE"]) if started else 1
     if training.parallel != "none" and not started:
         raise RunError(
             f"parallel: {training.parallel} needs processes that torchrun started; run torchrun "
-            "--nproc-per-node 2 examples/train_lm.py --parallel ..."
+            f"--nproc-per-node 2 examples/train_lm.py --parallel {training.parallel}"
         )
     if training.parallel == "none" and world > 1:
         raise RunError(
-            f"parallel: expected ddp or fsdp for {world} processes, got none: each would train a "
-            "model of its own"
+            f"parallel: expected ddp or fsdp for {world} processes, got none: each would train its "
+            "own model"
         )
     if training.threads:
         torch.set_num_threads(training.threads)
@@ -120,11 +120,11 @@ def _device(name: str) -> torch.device:
 
 
 def share(model: nn.Module, training: Training, place: Place) -> nn.Module:
-    """The model on its device, as `parallel` says. Every process must have built the same.
+    """The model on its device, wrapped for `parallel`. Every process must build the same model.
 
-    Under fsdp the cell of every ``RevDEQ`` is sharded by itself, so that a process holds it whole
-    only while it is evaluated; the solver's adjoint "auto" is then "hooks". An f that communicates
-    needs ranks that stop together, so a solve with a tol gets the process group.
+    Under fsdp the cell of every ``RevDEQ`` is sharded on its own, so that a process holds all of it
+    only while it is evaluated; the solver's adjoint "auto" is then "hooks". Because such an f
+    communicates, all ranks must stop together, so a solve with a tol gets the process group.
     """
     model = model.to(place.device)
     if training.parallel == "ddp":
@@ -141,7 +141,7 @@ def share(model: nn.Module, training: Training, place: Place) -> nn.Module:
 
 @contextlib.contextmanager
 def exchanging(model: Any, now: bool) -> Iterator[None]:
-    """Whether the backward passes within exchange gradients, or leave that to a later one."""
+    """Backward passes in this block exchange gradients if `now`, else a later one does."""
     if isinstance(model, FSDPModule):
         model.set_requires_gradient_sync(now)
         model.set_is_last_backward(now)

@@ -31,7 +31,7 @@ LANGUAGE = {
             schedule="cosine",
             warmup=50,
             evaluation_samples=256,
-            threads=1,  # tensors this small gain little from a second
+            threads=1,  # a second thread gains little for tensors this small
         ),
     ),
     "paper": LanguageRun(
@@ -42,8 +42,8 @@ LANGUAGE = {
         ),
     ),
 }
-"""Of train_lm.py. tiny: minutes on a CPU. paper: Wikitext-103 as in arXiv 2509.12917, about
-10 epochs."""
+"""Presets of train_lm.py. tiny: minutes on a CPU. paper: Wikitext-103 as in arXiv 2509.12917,
+about 10 epochs."""
 
 IMAGES = {
     "digits": ImageRun(
@@ -62,7 +62,8 @@ IMAGES = {
         Training(updates=78_125, batch=64, lr=1e-3, checkpoint_every=1000, evaluate_every=1000),
     ),
 }
-"""Of train_image.py. digits: a minute on a CPU. paper, paper-single: CIFAR-10, 100 epochs."""
+"""Presets of train_image.py. digits: a minute on a CPU. paper, paper-single: CIFAR-10, 100
+epochs."""
 
 REASONING = {
     "4x4": ReasoningRun(
@@ -118,5 +119,5 @@ REASONING = {
         Reasoning(passes=16, average=0.999),
     ),
 }
-"""Of train_reasoning.py. 4x4: minutes on a CPU. 6x6: longer. sudoku-extreme: the published puzzles
-and the sizes of arXiv 2510.04871, for a GPU."""
+"""Presets of train_reasoning.py. 4x4: minutes on a CPU. 6x6: longer. sudoku-extreme: the published
+puzzles and the sizes of arXiv 2510.04871, for a GPU."""

@@ -1,4 +1,4 @@
-"""Deep supervision: passes over puzzles, each with a loss of its own, until a puzzle has halted."""
+"""Deep supervision: repeated passes over puzzles, each with its own loss, until a puzzle halts."""
 
 from __future__ import annotations
 
@@ -24,30 +24,29 @@ from .state import apart
 from .task import Task
 
 AVERAGE, SLOTS = "average.safetensors", "slots.safetensors"
-"""What a checkpoint holds beside weights and optimizer: the averaged weights, and the puzzles."""
+"""Additional files of a checkpoint: the averaged weights, and the current puzzles."""
 
 HALT_WEIGHT = 0.5
-"""Of the halting loss beside the cells', as in arXiv 2510.04871."""
+"""Weight of the halting loss relative to the cells' loss, as in arXiv 2510.04871."""
 
 
 class ReasoningTrainer(Trainer):
     """A recursive reasoning model in training.
 
-    An update is one pass over the batch, a backward pass through it, and a step of the optimizer.
-    Puzzles whose logit of halting is above 0, and those that have taken `passes` of them, then make
-    room for the next ones; the others go on from where their pass ended. Evaluations use a moving
-    average of the weights.
+    An update is one pass over the batch, its backward pass, and an optimizer step. Then new puzzles
+    replace those with a halt logit above 0 and those that have taken `passes` passes; the others
+    continue from their current state. Evaluations use a moving average of the weights.
 
     Args:
         run: its configuration.
         model: on the CPU, newly built.
         task: puzzles (count, cells) and their solutions.
-        place: this process, which must be alone.
-        folder: where checkpoints and log go.
-        resume: the checkpoint to go on from.
+        place: this process, which must be the only one.
+        folder: for checkpoints and log.
+        resume: the checkpoint to continue from.
 
     Raises:
-        RunError: what was asked for does not fit together; nothing has been trained then.
+        RunError: the options are inconsistent; raised before any training.
     """
 
     def __init__(
@@ -62,8 +61,8 @@ class ReasoningTrainer(Trainer):
         for name, only in (("parallel", "none"), ("micro_batch", None)):
             if getattr(run.training, name) != only:
                 raise RunError(
-                    f"{name}: expected {only}, got {getattr(run.training, name)}: a batch of "
-                    "puzzles is carried from update to update by one process, as a whole"
+                    f"{name}: expected {only}, got {getattr(run.training, name)}: one process "
+                    "carries the whole batch of puzzles from update to update"
                 )
         super().__init__(run, model, task, place, folder)
         self.reasoning = run.reasoning
@@ -77,7 +76,7 @@ class ReasoningTrainer(Trainer):
             self.refill(torch.ones(self.training.batch, dtype=torch.bool, device=place.device))
 
     def update(self) -> tuple[Tensor, Tensor]:
-        """One pass, and a step of the optimizer: the loss, and the gradient's norm."""
+        """One pass and one optimizer step. Returns the loss and the gradient's norm."""
         self.depth.draw(self.updates)
         slots, dtype = self.slots, self.dtype
         with torch.autocast(self.place.device.type, dtype, enabled=dtype is not None):
@@ -101,7 +100,7 @@ class ReasoningTrainer(Trainer):
         return loss.detach(), norm
 
     def _halted(self, halt: Tensor) -> Tensor:
-        """Which puzzles end here, bool (batch,). Some may not yet, so that longer ones are seen."""
+        """Which puzzles halt now, bool (batch,). Some may not yet, to explore longer runs."""
         most, count = self.reasoning.passes, len(halt)
         generator = torch.Generator().manual_seed(seed_of(self.training.seed, "halt", self.updates))
         kept = torch.rand(count, generator=generator) < self.reasoning.explore
@@ -110,7 +109,7 @@ class ReasoningTrainer(Trainer):
         return ((halt > 0) & (passes >= least.to(passes.device))) | (passes >= most)
 
     def refill(self, which: Tensor) -> None:
-        """Give these slots the next puzzles, and the carry with which a puzzle begins."""
+        """Fill these slots with new puzzles and the initial carry."""
         count = int(which.sum())
         if not count:
             return
@@ -124,16 +123,16 @@ class ReasoningTrainer(Trainer):
 
     @property
     def network(self) -> RecursiveModel:
-        """The model with its newest weights."""
+        """The model with the current weights."""
         return cast("RecursiveModel", self.bare)
 
     @property
     def averaged(self) -> RecursiveModel:
-        """The model with the averaged ones."""
+        """The model with the averaged weights."""
         return cast("RecursiveModel", self.average.module)
 
     def evaluate(self, samples: int | None = None) -> Record:
-        """Held-out puzzles that the averaged weights solve, and how many passes they take."""
+        """How many held-out puzzles the averaged weights solve, and in how many passes."""
         self.depth.rest()
         count = min(samples or self.task.held_out, self.task.held_out)
         chosen = torch.arange(count) * self.task.held_out // count
@@ -150,20 +149,20 @@ class ReasoningTrainer(Trainer):
         return {"kind": "evaluation", "update": self.updates, **figures}
 
     def record(self, loss: Tensor, norm: Tensor, rate: float) -> Record:
-        """As of every run; and what share of the last pass's answers was right, and when."""
+        """The usual record, plus the accuracy of the last pass and the passes until halting."""
         halted = self.halted_after
         passes = None if halted is None or not len(halted) else halted.mean().item()
         accuracy = self.right.double().mean().item()
         return {**super().record(loss, norm, rate), "accuracy": accuracy, "passes": passes}
 
     def more(self) -> dict[str, Tensors]:
-        """The averaged weights and the puzzles with their carry."""
+        """The averaged weights, and the puzzles with their carry."""
         weights = self.averaged.state_dict()
         average = {name: value.cpu() for name, value in weights.items()}
         return {AVERAGE: dict(apart(average)), SLOTS: dict(apart(self.slots.tensors()))}
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on from a checkpoint."""
+        """Continue from a checkpoint."""
         super().restore(checkpoint)
         self.averaged.load_state_dict(read_tensors(checkpoint.path / AVERAGE))
         self.average.n_averaged.fill_(self.updates)

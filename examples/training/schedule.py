@@ -1,4 +1,4 @@
-"""The learning rate from update to update."""
+"""Learning rate schedules."""
 
 from __future__ import annotations
 
@@ -12,61 +12,61 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from .config import Training
 
 FACTOR, PATIENCE, ACCUMULATION, THRESHOLD = 0.5, 10, 200, 1e-4
-"""The paper's plateau: optax.contrib.reduce_on_plateau with these."""
+"""Arguments of optax.contrib.reduce_on_plateau in the paper."""
 
 LAST = 0.1
-"""Where a cosine ends, as a share of the rate."""
+"""The final rate of the cosine schedule, relative to the peak rate."""
 
 
 class Plateau:
-    """Halves the rate when the mean loss of 200 updates has not fallen 10 times on end."""
+    """Halves the rate when the mean loss of 200 updates has not fallen 10 times in a row."""
 
     def __init__(self, optimizer: Optimizer) -> None:
-        # optax reduces at the tenth, torch after it.
+        # optax reduces at the tenth time, torch after it.
         options: Any = {"factor": FACTOR, "patience": PATIENCE - 1, "threshold": THRESHOLD}
         self.inner = ReduceLROnPlateau(optimizer, **options)
         self.total: Tensor | float = 0.0
         self.count = 0
 
     def step(self, loss: Tensor) -> None:
-        """After an update. `loss`: of all processes, so that they keep one rate."""
+        """Call after an update. `loss`: the mean over all processes, so that all share a rate."""
         self.total, self.count = self.total + loss.double(), self.count + 1
         if self.count == ACCUMULATION:
             self.inner.step(float(self.total) / ACCUMULATION)
             self.total, self.count = 0.0, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Numbers, for JSON."""
+        """The state, as JSON values."""
         inner = {k: self.inner.state_dict()[k] for k in ("best", "num_bad_epochs", "last_epoch")}
         return {"inner": inner, "total": float(self.total), "count": self.count}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """What ``state_dict`` gave."""
+        """Restore the result of ``state_dict``."""
         self.inner.load_state_dict(state["inner"])
         self.total, self.count = state["total"], state["count"]
 
 
 class Curve:
-    """A rate that is a function of the update alone."""
+    """A rate that depends only on the update."""
 
     def __init__(self, optimizer: Optimizer, training: Training) -> None:
         self.inner = LambdaLR(optimizer, lambda update: share(update, training))
 
     def step(self, loss: Tensor) -> None:
-        """After an update."""
+        """Call after an update."""
         self.inner.step()
 
     def state_dict(self) -> dict[str, Any]:
-        """Numbers, for JSON."""
+        """The state, as JSON values."""
         return {"last_epoch": self.inner.last_epoch}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """What ``state_dict`` gave."""
+        """Restore the result of ``state_dict``."""
         self.inner.last_epoch = state["last_epoch"]
 
 
 def share(update: int, training: Training) -> float:
-    """What part of the rate the update after `update` others has."""
+    """The rate of the update after `update` others, relative to the peak rate."""
     if update < training.warmup:
         return (update + 1) / training.warmup
     if training.schedule == "constant":

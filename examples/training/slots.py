@@ -14,13 +14,13 @@ from .checkpoint import Tensors
 
 @dataclass
 class Slots:
-    """A batch of puzzles, each at a pass of its own.
+    """A batch of puzzles, each at its own number of passes.
 
     Attributes:
         tokens: the puzzles, int64 (batch, cells).
         answers: their solutions.
-        passes: that each has taken, int64 (batch,).
-        carry: where the last pass ended.
+        passes: the number that each has taken, int64 (batch,).
+        carry: the states after the last pass.
     """
 
     tokens: Tensor
@@ -30,13 +30,13 @@ class Slots:
 
     @classmethod
     def empty(cls, model: RecursiveModel, batch: int, device: torch.device) -> Slots:
-        """Room for so many puzzles of this model."""
+        """Empty slots for `batch` puzzles of this model."""
         shape = (batch, model.config.length)
         tokens = torch.zeros(shape, dtype=torch.int64, device=device)
         return cls(tokens, tokens, tokens[:, 0], model.start(batch))
 
     def tensors(self) -> Tensors:
-        """All of it, by names, on the CPU."""
+        """All tensors by name, on the CPU."""
         (y_answer, y_latent), (z_answer, z_latent) = self.carry
         found = {
             "tokens": self.tokens, "answers": self.answers, "passes": self.passes,
@@ -45,7 +45,7 @@ class Slots:
         return {name: value.cpu() for name, value in found.items()}
 
     def load(self, tensors: Tensors) -> None:
-        """What ``tensors`` gave."""
+        """Restore the result of ``tensors``."""
         at = {name: value.to(self.tokens.device) for name, value in tensors.items()}
         self.tokens, self.answers, self.passes = at["tokens"], at["answers"], at["passes"]
         y, z = ((at[f"{half}.answer"], at[f"{half}.latent"]) for half in ("y", "z"))

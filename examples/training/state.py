@@ -1,7 +1,7 @@
-"""A model and its optimizer as whole tensors, however many processes share them.
+"""Unsharded weights and optimizer state, independent of the number of processes.
 
-``torch.distributed.checkpoint`` puts shards together and takes whole tensors apart. The first
-process holds all of them in its memory for that, three times the bytes of the weights.
+``torch.distributed.checkpoint`` gathers shards into whole tensors and splits them again. For that,
+the first process holds all of them in its memory: three times the size of the weights.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .errors import RunError
 def gather(model: nn.Module, optimizer: Optimizer) -> tuple[Tensors, Tensors]:
     """The weights, by the model's names, and the optimizer's state, by "name/kind"; on the CPU.
 
-    All processes take part; the first one gets them, the others nothing.
+    All processes must call this; the first one gets the tensors, the others nothing.
     """
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     weights: Any = get_model_state_dict(model, options=options)
@@ -40,10 +40,10 @@ def gather(model: nn.Module, optimizer: Optimizer) -> tuple[Tensors, Tensors]:
 
 
 def restore(model: nn.Module, optimizer: Optimizer, checkpoint: Checkpoint) -> None:
-    """Give model and optimizer the state of a checkpoint. Every process reads its files.
+    """Load the state of a checkpoint into model and optimizer. Every process reads its files.
 
     Raises:
-        RunError: the tensors are not those of this model.
+        RunError: the tensors do not fit this model.
     """
     options = StateDictOptions(full_state_dict=True)
     weights: Any = read_tensors(checkpoint.path / WEIGHTS)
@@ -64,7 +64,7 @@ def restore(model: nn.Module, optimizer: Optimizer, checkpoint: Checkpoint) -> N
 
 
 def apart(tensors: Tensors) -> Iterator[tuple[str, Tensor]]:
-    """Tensors that share no memory, as safetensors wants them: of those that do, copies."""
+    """The tensors without shared memory, as safetensors requires: shared ones are copied."""
     seen = set()
     for name, value in tensors.items():
         storage = value.untyped_storage().data_ptr()
@@ -73,7 +73,7 @@ def apart(tensors: Tensors) -> Iterator[tuple[str, Tensor]]:
 
 
 def _check(weights: Tensors, model: nn.Module, checkpoint: Checkpoint) -> None:
-    """RunError where names or shapes are not the model's."""
+    """RunError if names or shapes differ from the model's."""
     own: Any = get_model_state_dict(model)
     wanted = {name: tuple(value.shape) for name, value in own.items()}
     got = {name: tuple(value.shape) for name, value in weights.items()}
@@ -82,5 +82,5 @@ def _check(weights: Tensors, model: nn.Module, checkpoint: Checkpoint) -> None:
         first = names[0]
         raise RunError(
             f"{checkpoint.path}: not the weights of this model: {len(names)} tensors differ; "
-            f"{first} is {got.get(first, 'missing')} here {wanted.get(first, 'unknown')}"
+            f"{first} is {got.get(first, 'missing')} there and {wanted.get(first, 'unknown')} here"
         )

@@ -1,4 +1,4 @@
-"""What the loop knows of a task: samples by their number, and what its results are called."""
+"""The interface of a task: samples by index, and the names of its figures."""
 
 from __future__ import annotations
 
@@ -9,38 +9,38 @@ from typing import Protocol
 from torch import Tensor
 
 Batch = tuple[Tensor, Tensor]
-"""What the model reads, and the class that each of its rows of logits should name, int64."""
+"""Inputs of the model, and the target class of each row of logits, int64."""
 
 
 class Task(Protocol):
-    """Inputs and targets to train on, and others to be judged by."""
+    """Inputs and targets for training, and held-out ones for evaluation."""
 
     unit: str
-    """What throughput is counted in."""
+    """The unit of throughput."""
     units: int
-    """How many of them a sample holds."""
+    """Units per sample."""
     size: int
-    """Samples to train on."""
+    """Number of training samples."""
     held_out: int
-    """Samples that are not trained on."""
+    """Number of held-out samples."""
     identity: str
-    """A digest of the data: a run that is resumed needs the same."""
+    """A digest of the data; a resumed run must have the same."""
 
     def training(self, indices: Tensor, draws: Tensor) -> Batch:
-        """Samples to train on. `draws`: three numbers in [0, 1) for each, to vary it by."""
+        """Training samples. `draws`: three random numbers in [0, 1) per sample, to augment it."""
         ...
 
     def evaluation(self, indices: Tensor) -> Batch:
-        """Held-out samples, as they are."""
+        """Held-out samples, without augmentation."""
         ...
 
     def figures(self, loss: float, accuracy: float) -> dict[str, float]:
-        """A mean cross entropy in nats, and a share of hits, as the task names them."""
+        """The figures to report, from the mean cross entropy in nats and the accuracy."""
         ...
 
 
 def digest(tensors: Iterable[Tensor]) -> str:
-    """A short digest of tensors of integers."""
+    """A short digest of integer tensors."""
     found = hashlib.sha256()
     for tensor in tensors:
         found.update(repr((tensor.dtype, tuple(tensor.shape))).encode())

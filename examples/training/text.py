@@ -1,4 +1,4 @@
-"""Text as a task: windows of tokens, each token to be foretold from those before it."""
+"""Language modeling as a task: predict each token in a window from the tokens before it."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ LEFT_OUT = {
     "site-packages", "dist-packages", "test", "tests", "idle_test", "encodings", "lib2to3",
     "turtledemo", "_bundled", "__pycache__",
 }  # fmt: skip
-"""Folders of the library that are others' code, or tests and tables that repeat one another."""
+"""Folders of the library with third-party code, or with repetitive tests and tables."""
 
 HELD_OUT = 20
-"""One in so many files is held out."""
+"""One in HELD_OUT files is held out."""
 
 
 @dataclass(frozen=True)
 class Text:
-    """Tokens, of any integer dtype, and what they are.
+    """Tokens, of any integer dtype, and their properties.
 
     Attributes:
         training: the documents to train on.
-        held_out: all others, as one.
-        vocabulary: how many tokens there are.
+        held_out: all other documents, concatenated.
+        vocabulary: number of different tokens.
         byte_tokens: whether a token is a byte.
     """
 
@@ -43,14 +43,14 @@ class Text:
 
 
 class TextTask:
-    """Windows of `context` tokens; see ``task.Task``. They begin elsewhere in every epoch."""
+    """Windows of `context` tokens, with other offsets in every epoch. See ``task.Task``."""
 
     unit = "tokens"
 
     def __init__(self, text: Text, context: int) -> None:
         self.units, self.byte_tokens = context, text.byte_tokens
         self.tokens = torch.cat(text.training)
-        # A window may begin up to a context later, and the token after it is foretold too.
+        # A window may start up to a context later, and the token after it is predicted too.
         self.size = (len(self.tokens) - context) // context
         self.held_out = (len(text.held_out) - 1) // context
         if self.size < 1 or self.held_out < 1:
@@ -63,16 +63,16 @@ class TextTask:
         self.identity = digest([self.tokens, self.held_out_tokens])
 
     def training(self, indices: Tensor, draws: Tensor) -> Batch:
-        """Windows (count, context), and the tokens after each of theirs."""
+        """Windows (count, context), and the next token at each position."""
         starts = indices * self.units + (draws[:, 0] * self.units).long()
         return _windows(self.tokens, starts, self.units)
 
     def evaluation(self, indices: Tensor) -> Batch:
-        """Windows of the held-out text, one after the other."""
+        """Consecutive windows of the held-out text."""
         return _windows(self.held_out_tokens, indices * self.units, self.units)
 
     def figures(self, loss: float, accuracy: float) -> dict[str, float]:
-        """Perplexity for each token, and where a token is a byte bits for each."""
+        """Perplexity per token and, if tokens are bytes, bits per byte."""
         found = {"perplexity": math.exp(min(loss, 700.0))}
         if self.byte_tokens:
             found["bits_per_byte"] = loss / math.log(2)
@@ -83,7 +83,7 @@ def load_text(data: TextData) -> Text:
     """The text that the configuration names.
 
     Raises:
-        RunError: it cannot be had.
+        RunError: it is not available.
     """
     if data.source == "stdlib":
         return standard_library()
@@ -93,9 +93,9 @@ def load_text(data: TextData) -> Text:
 
 
 def standard_library(root: Path | None = None) -> Text:
-    """The sources of the standard library with all their documentation, a document for each file.
+    """The sources of the standard library, including documentation, one document per file.
 
-    Which files are held out depends on their names alone. `root`: another folder of sources.
+    Which files are held out depends only on their names. `root`: another folder of sources.
     """
     root = root or Path(sysconfig.get_path("stdlib"))
     training, held_out = [], []

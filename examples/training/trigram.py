@@ -2,9 +2,9 @@
 
     p(c | a b) = w3 n(abc)/n(ab) + w2 n(bc)/n(b) + w1 n(c)/n + w0/256
 
-A ratio whose context was never seen is that of the shorter context. The weights w depend on how
-often the context ab was seen, by powers of two, and are fitted by EM on files of their own (Jelinek
-and Mercer 1980).
+If a context was never seen, its ratio is replaced by that of the shorter context. The weights w
+depend on how often the context ab was seen, in classes of powers of two, and are fitted by EM on
+separate files (Jelinek and Mercer 1980).
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class Trigram:
     """Counts of bytes, pairs and triples, and the weights of the four distributions.
 
     Args:
-        files: the text, each file a uint8 tensor; contexts do not reach over their borders.
-        held_out: every so-manieth file is kept apart to fit the weights. The counts are then made
-            again from all files.
+        files: the text, a uint8 tensor per file; contexts do not cross file boundaries.
+        held_out: one in `held_out` files is used to fit the weights. The final counts include all
+            files.
     """
 
     def __init__(self, files: Sequence[Tensor], *, held_out: int = 10) -> None:
@@ -42,7 +42,7 @@ class Trigram:
         self._count(files)
 
     def bits_per_byte(self, files: Sequence[Tensor]) -> float:
-        """The mean of -log2 p over all bytes that have two others before them in their file."""
+        """The mean of -log2 p over all bytes with two bytes before them in their file."""
         total, count = 0.0, 0
         for file in files:
             p, bucket = self._parts(file)
@@ -51,7 +51,7 @@ class Trigram:
         return total / count if count else math.nan
 
     def _count(self, files: Sequence[Tensor]) -> None:
-        """Triples are counted as one number of three bytes, pairs as one of two."""
+        """Count triples and pairs, each coded as one number."""
         triples = torch.zeros(BYTES**3, dtype=torch.int32)
         for file in files:
             code = _triples(file)
@@ -75,25 +75,25 @@ class Trigram:
         return torch.stack([thrice, twice, once, uniform], 1), _bucket(seen)
 
     def _fit(self, files: Sequence[Tensor], rounds: int = 30) -> None:
-        """EM: how much of each byte's probability came from which part, and the mean of it."""
+        """EM: the share of each part in the probability of each byte, averaged."""
         parts = [self._parts(file) for file in files]
         p, bucket = (torch.cat(column) for column in zip(*parts, strict=True))
         for _ in range(rounds):
             share = p * self.weights[bucket]
             share /= share.sum(1, keepdim=True)
-            # One count of each part, so that a class that the files do not show stays defined.
+            # One count for each part, so that classes without data stay defined.
             total = torch.ones_like(self.weights).index_add_(0, bucket, share)
             self.weights = total / total.sum(1, keepdim=True)
 
 
 def _triples(file: Tensor) -> Tensor:
-    """Each byte of a file and the two before it, as one number; int64."""
+    """Each byte of a file with the two before it, coded as one number; int64."""
     wide = file.long()
     return (wide[:-2] * BYTES + wide[1:-1]) * BYTES + wide[2:]
 
 
 def _ratio(count: Tensor, total: Tensor, otherwise: Tensor) -> Tensor:
-    """count / total, and another probability where the total is 0."""
+    """count / total, or `otherwise` where the total is 0."""
     return torch.where(total > 0, count.double() / total.clamp(min=1).double(), otherwise)
 
 

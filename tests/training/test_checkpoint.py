@@ -116,18 +116,18 @@ class Spoiled(NamedTuple):
 
 
 SPOILED = {
-    "cut short": Spoiled(WEIGHTS, lambda b: b[:-100], "is cut short: expected"),
+    "truncated": Spoiled(WEIGHTS, lambda b: b[:-100], "is truncated: expected"),
     "grown": Spoiled(OPTIMIZER, lambda b: b + b"0", "is corrupted: expected"),
     "another byte": Spoiled(
         WEIGHTS, lambda b: b[:-9] + bytes([b[-9] ^ 1]) + b[-8:], "is corrupted: its digest"
     ),
-    "facts cut short": Spoiled(FACTS, lambda b: b[:-30], "is corrupted"),
+    "facts truncated": Spoiled(FACTS, lambda b: b[:-30], "is corrupted"),
     "facts without a key": Spoiled(FACTS, lambda b: b.replace(b'"samples"', b'"s"'), "corrupted"),
     "no facts at all": Spoiled(FACTS, lambda b: b"[]", "is corrupted"),
     "another version": Spoiled(
         FACTS,
         lambda b: b.replace(b'"format": 1', b'"format": 99'),
-        "expected checkpoints of format",
+        "expected checkpoint format",
     ),
 }
 
@@ -167,7 +167,7 @@ def test_a_checkpoint_of_another_model_is_refused(folder: Path) -> None:
         RunError, match=r"not the weights of this model: \d+ tensors differ"
     ) as error:
         resumed(toy({"width": 32}), folder)
-    assert "(256, 16) here (256, 32)" in str(error.value)
+    assert "(256, 16) there and (256, 32) here" in str(error.value)
     with pytest.raises(RunError, match="missing"):
         resumed(toy({"block": "paper"}), folder)
 
@@ -286,5 +286,5 @@ def test_too_little_room_is_said_before(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(RunError, match=r"out: .* cannot be made"):
+    with pytest.raises(RunError, match=r"out: .* cannot be created"):
         trainer(toy(), tmp_path / "file" / "run")

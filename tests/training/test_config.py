@@ -64,7 +64,7 @@ def test_a_tuple_comes_back() -> None:
         ("training", {"schedule": "step"}, "config.training.schedule: expected"),
         ("training", {"lr": -1}, "lr: expected a positive number, got -1"),
         ("training", {"keep": 0}, "keep: expected at least 1, got 0"),
-        ("training", {"random_depth": [3, 1]}, "random_depth: expected least and most steps"),
+        ("training", {"random_depth": [3, 1]}, "random_depth: expected a minimum and a maximum"),
         ("training", {"schedule": "plateau"}, "warmup: expected 0 with schedule plateau, got 2"),
         ("model", {"heads": 3}, "config.model: width: expected a multiple of heads=3"),
         ("data", {"source": "books"}, "config.data.source: expected"),
@@ -168,12 +168,12 @@ def test_resuming_as_another_run_is_refused(trained: Path) -> None:
 
 
 def test_resuming_with_another_script_is_refused(trained: Path) -> None:
-    with pytest.raises(RunError, match="its configuration is not one of this script and version"):
+    with pytest.raises(RunError, match="its configuration does not fit this script and version"):
         parse(IMAGES, "", ["--out", str(trained), "--resume"])
 
 
 def test_a_folder_in_use_is_refused(trained: Path) -> None:
-    with pytest.raises(RunError, match="holds the checkpoints of a run; go on with it by --resume"):
+    with pytest.raises(RunError, match="holds the checkpoints of a run; continue it with --resume"):
         command(trained)
 
 

@@ -37,8 +37,8 @@ def test_a_checkpoint_is_kept_and_the_run_goes_on(number: int, tmp_path: Path) -
         cut.train(sending(number, after=3))
     assert stop.value.status == 128 + number
     assert str(stop.value) == (
-        f"interrupted after update 4, which {tmp_path / 'cut' / 'checkpoints'} has; go on with "
-        f"--out {tmp_path / 'cut'} --resume"
+        f"interrupted after update 4; checkpoint written to {tmp_path / 'cut' / 'checkpoints'}; "
+        f"continue with --out {tmp_path / 'cut'} --resume"
     )
     assert checkpoints.found(tmp_path / "cut") == ["update-00000004"]
     assert [signal.getsignal(n) for n in SIGNALS] == before
@@ -112,6 +112,6 @@ def test_a_script_ends_with_a_line(
     else:
         assert stop.value.code == status
         assert capsys.readouterr().err == (
-            "train_x: interrupted after update 7, which runs/a/checkpoints has; go on with --out "
-            "runs/a --resume\n"
+            "train_x: interrupted after update 7; checkpoint written to runs/a/checkpoints; "
+            "continue with --out runs/a --resume\n"
         )

@@ -232,8 +232,8 @@ def test_presets(name: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"parallel": "ddp"}, "parallel: expected none, got ddp: a batch of puzzles is carried"),
-        ({"micro_batch": 2}, "micro_batch: expected None, got 2: a batch of puzzles is carried"),
+        ({"parallel": "ddp"}, "parallel: expected none, got ddp: one process carries"),
+        ({"micro_batch": 2}, "micro_batch: expected None, got 2: one process carries"),
     ],
 )
 def test_options_of_other_runs(
@@ -280,7 +280,7 @@ def test_the_script(
     script(monkeypatch, "--updates", "3", "--out", out, "--resume")
     assert len(losses(tmp_path / "run")) == 3
     for args, message in (
-        (("--width", "32"), r"resume: expected what .* was trained with, got model\.width 32 aga"),
+        (("--width", "32"), r"resume: expected the options of .*, got model\.width 32 aga"),
         (("--backward-steps", "None"), r"got reasoning\.backward_steps None against 1"),
         (("--adjoint", "backprop"), r"got model\.adjoint 'backprop' against 'auto'"),
     ):
@@ -291,7 +291,7 @@ def test_the_script(
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (("--size", "6"), "vocab_size, length: expected 7 and 36 as puzzles of 6x6 cells have"),
+        (("--size", "6"), "vocab_size, length: expected 7 and 36 for puzzles of 6x6 cells"),
         (("--source", "csv", "--folder", "nowhere"), "nowhere/test.csv: cannot be read"),
         (("--clues", "4", "--held-out", "4000"), "expected 4000 puzzles of 4x4 cells"),
     ],

@@ -85,7 +85,9 @@ def test_a_run_that_is_killed_says_how_to_go_on(tmp_path: Path) -> None:
         _, errors = process.communicate(timeout=600)
     assert process.returncode == 128 + signal.SIGTERM
     said = re.fullmatch(
-        r"train_reasoning: interrupted after update (\d+), which .* has; go on with (.*)\n", errors
+        r"train_reasoning: interrupted after update (\d+); checkpoint written to .*; continue with "
+        r"(.*)\n",
+        errors,
     )
     assert said, errors
     update, options = int(said[1]), said[2].split()

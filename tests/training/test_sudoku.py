@@ -224,10 +224,10 @@ def spoiled(cells: dict[int, int]) -> Tensor:
         (spoiled(dict.fromkeys(range(16), 0)), r"puzzles\[1\]: .* got more than one solution"),
         (
             spoiled(dict.fromkeys(range(16), 0) | {0: 3, 3: 3}),
-            r"\[1\]: digit 3 stands twice in row 1",
+            r"\[1\]: digit 3 occurs twice in row 1",
         ),
-        (spoiled(dict.fromkeys(range(16), 0) | {0: 3, 8: 3}), r"digit 3 stands twice in column 1"),
-        (spoiled(dict.fromkeys(range(16), 0) | {2: 1, 7: 1}), r"digit 1 stands twice in box 2"),
+        (spoiled(dict.fromkeys(range(16), 0) | {0: 3, 8: 3}), r"digit 3 occurs twice in column 1"),
+        (spoiled(dict.fromkeys(range(16), 0) | {2: 1, 7: 1}), r"digit 1 occurs twice in box 2"),
         (
             spoiled(dict.fromkeys(range(16), 0) | {0: 1, 1: 2, 6: 3, 10: 4}),
             r"puzzles\[1\]: expected one solution, got no solution",

@@ -67,7 +67,7 @@ def test_an_interrupted_write_leaves_nothing(
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.warns(UserWarning, match="cannot be written .* will be made again"):
+    with pytest.warns(UserWarning, match="cannot be written .* generates the puzzles again"):
         found = load_sudoku(SudokuData(train=5, held_out=5), tmp_path / "file")
     assert len(found.training[0]) == 5
 

@@ -1,7 +1,7 @@
-"""Sudoku puzzles to train on: made here from a seed, or read from the published files.
+"""Sudoku puzzles: generated from a seed, or read from the published files.
 
-Each is known to have one solution before anything is trained on it, and no solution that is trained
-on is held out.
+Each puzzle is checked to have exactly one solution before training, and no held-out solution is
+trained on.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def load_sudoku(data: SudokuData, folder: Path | None = None) -> Sudoku:
             user's cache.
 
     Raises:
-        RunError: they cannot be had, or a puzzle is none.
+        RunError: they are not available, or a puzzle is invalid.
     """
     if data.source == "sudoku-extreme":
         from ..hub import sudoku_extreme

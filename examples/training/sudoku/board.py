@@ -1,4 +1,4 @@
-"""Boards of 4x4, 6x6 and 9x9 cells: what the rules of Sudoku are made of."""
+"""Boards of 4x4, 6x6 and 9x9 cells, and their units: rows, columns and boxes."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ class Board:
 
     @property
     def cells(self) -> int:
-        """How many there are."""
+        """Number of cells."""
         return self.size**2
 
     @property
     def all_digits(self) -> int:
-        """The mask of a cell of which nothing is known."""
+        """The mask of a cell that may hold any digit."""
         return (1 << self.size) - 1
 
 
 BOXES = {4: (2, 2), 6: (2, 3), 9: (3, 3)}
-"""Rows and columns of a box, by the size of the board."""
+"""Rows and columns of a box, for each size of board."""
 
 
 @cache
@@ -61,10 +61,10 @@ def board_of(size: int) -> Board:
 
 
 def board_for(puzzles: Tensor, name: str = "puzzles") -> Board:
-    """The board that puzzles (n, cells) are of.
+    """The board of puzzles (n, cells).
 
     Raises:
-        RunError: another number of dimensions or of cells.
+        RunError: a wrong number of dimensions or of cells.
     """
     for size in BOXES:
         if puzzles.ndim == 2 and puzzles.shape[1] == size**2:

@@ -1,4 +1,4 @@
-"""Puzzles that are none, named before anything is trained on them."""
+"""Checks that reject invalid puzzles before training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .solver import masks, search, twice
 def check(
     puzzles: Tensor, solutions: Tensor | None = None, names: Sequence[str] | None = None
 ) -> Tensor:
-    """See that puzzles are puzzles: with one solution each, and the one given if any is.
+    """Check that each puzzle has exactly one solution, and that it is the given one, if any.
 
     Args:
         puzzles: integers (n, size * size), of size 4, 6 or 9; 0 for blank, digits from 1.
@@ -59,11 +59,11 @@ def check(
 
 
 def _check_conflicts(clues: Tensor, board: Board, names: Sequence[str]) -> None:
-    """RunError where a digit stands twice. `clues`: bit masks (cells, n), 0 for blank."""
+    """RunError if a digit occurs twice. `clues`: bit masks (cells, n), 0 for blank."""
     repeated = twice(clues, board)
     for place, unit in repeated.T.nonzero()[:1].tolist():
         digit = int(repeated[unit, place]).bit_length()
         kind = ("row", "column", "box")[unit // board.size]
         raise RunError(
-            f"{names[place]}: digit {digit} stands twice in {kind} {unit % board.size + 1}"
+            f"{names[place]}: digit {digit} occurs twice in {kind} {unit % board.size + 1}"
         )

@@ -1,4 +1,4 @@
-"""Puzzles with their solutions, and the file that keeps those which were made."""
+"""Puzzles with their solutions, and the cache of generated ones."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from ..config import SudokuData
 from ..task import digest
 
 FORMAT = 1
-"""Counts up when the same configuration gives other puzzles."""
+"""Version of the generator: increases when a configuration gives other puzzles."""
 
 SHAPING = ("size", "clues", "train", "held_out", "puzzle_seed")
-"""Of the configuration, what decides which puzzles are made."""
+"""Fields of the configuration that determine the generated puzzles."""
 
 NAMES = ("training.puzzles", "training.solutions", "held_out.puzzles", "held_out.solutions")
 
@@ -43,7 +43,7 @@ class Sudoku:
 
 
 def keep(data: SudokuData, sudoku: Sudoku, folder: Path) -> None:
-    """Write the puzzles into the folder: whole, or not at all.
+    """Write the puzzles into the folder, atomically.
 
     A folder that cannot be written is a warning, for the puzzles can be made again.
     """
@@ -65,13 +65,13 @@ def keep(data: SudokuData, sudoku: Sudoku, folder: Path) -> None:
             os.close(handle)
     except (OSError, SafetensorError) as error:
         warnings.warn(
-            f"data: {path} cannot be written ({error}); the puzzles will be made again",
+            f"data: {path} cannot be written ({error}); the next run generates the puzzles again",
             stacklevel=2,
         )
 
 
 def kept(data: SudokuData, folder: Path) -> Sudoku | None:
-    """The puzzles of a configuration, if the folder has them whole."""
+    """The puzzles of a configuration, if the folder has a complete file."""
     try:
         with safe_open(_path(data, folder), "pt") as file:
             facts = file.metadata()
@@ -84,12 +84,12 @@ def kept(data: SudokuData, folder: Path) -> Sudoku | None:
 
 
 def cache_folder() -> Path:
-    """Where puzzles are kept unless a folder is named."""
+    """The default folder of the cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "revdeq-kernels"
 
 
 def _facts(data: SudokuData, contents: str) -> dict[str, str]:
-    """What a file says of itself: one entry, for safetensors writes several in no fixed order."""
+    """Metadata of a file, in one entry because safetensors does not keep the order of several."""
     return {"sudoku": json.dumps({**_key(data), "digest": contents}, sort_keys=True)}
 
 

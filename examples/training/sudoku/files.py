@@ -1,4 +1,4 @@
-"""Puzzles from CSV files with the columns question and answer, as those of Sudoku-Extreme."""
+"""Puzzles from CSV files with the columns question and answer, like those of Sudoku-Extreme."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BLANKS = ".0"
 
 
 def read_folder(data: SudokuData, folder: Path) -> Sudoku:
-    """Puzzles from train.csv, and others to be held out from test.csv, chosen by the seed.
+    """Puzzles from train.csv, and held-out ones from test.csv, chosen by the seed.
 
     Puzzles to train on whose solution is also one of a held-out puzzle are left out.
 
@@ -37,10 +37,10 @@ def read_folder(data: SudokuData, folder: Path) -> Sudoku:
 def _chosen(
     path: Path, size: int, count: int, seed: int, avoid: set[bytes]
 ) -> tuple[Tensor, Tensor]:
-    """So many puzzles of a file and their solutions, none of which is to be avoided."""
+    """`count` puzzles of a file with their solutions, none of which is in `avoid`."""
     total = sum(1 for _ in _rows(path))
     generator = torch.Generator().manual_seed(seed_of(seed, "sudoku", path.name))
-    # More than wanted, for the solutions that are avoided; where those are many, all.
+    # More than wanted, because solutions in `avoid` are skipped; all, if those are many.
     taken = torch.randperm(total, generator=generator).tolist()
     place_of = {row: place for place, row in enumerate(taken[: 2 * count + len(avoid)])}
     found: dict[int, tuple[str, Tensor]] = {}

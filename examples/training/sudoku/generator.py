@@ -1,4 +1,4 @@
-"""Sudoku puzzles from a seed: full grids, and clues taken away while one solution is left."""
+"""Sudoku puzzles from a seed: full grids without the clues that a unique solution does not need."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from .solver import masks, one_thread, search
 from .symmetry import fingerprints, orbits, transformed
 
 CLUES = {4: 6, 6: 12, 9: 0}
-"""Clues that are left where the configuration names no number. The hardest puzzles of the small
-boards are few (36 of 4x4 cells, but for symmetry); for 9x9 as few as leave one solution."""
+"""Default number of clues. The small boards have few puzzles with the fewest clues (36 of 4x4
+cells, up to symmetry); for 9x9, as few as leave one solution."""
 
 HELD_OUT = 4
-"""Of so many solution grids one is held out, by its digits alone."""
+"""One in HELD_OUT solution grids is held out, depending only on its digits."""
 
 BATCH = 4096
-"""Grids that are made at once."""
+"""Grids that are generated at once."""
 
 PATIENCE = 8
-"""Batches without a new puzzle, each twice as long, after which there are taken to be no more."""
+"""The search ends after this many batches without a new puzzle, each twice as long."""
 
 
 @one_thread()
@@ -36,7 +36,7 @@ def generated(data: SudokuData) -> Sudoku:
     What is held out does not depend on how many are trained on.
 
     Raises:
-        RunError: there are not as many.
+        RunError: there are not enough.
     """
     board = board_of(data.size)
     clues = CLUES[data.size] if data.clues is None else data.clues
@@ -81,14 +81,14 @@ def _puzzles(
     if len(known) < count:
         raise RunError(
             f"{name}: expected {count} puzzles of {board.size}x{board.size} cells with {clues} "
-            f"clues, found {len(known)} that differ; ask for fewer, or for more clues"
+            f"clues, found {len(known)} that differ; choose fewer puzzles, or more clues"
         )
     pair = torch.cat(kept, 1)[:, :count]
     return pair[0].contiguous(), pair[1].contiguous()
 
 
 def _new(keys: Iterable[object], known: set[object]) -> list[int]:
-    """The places of keys that were not known; now they are."""
+    """The positions of new keys, which are added to the known ones."""
     found = []
     for place, key in enumerate(keys):
         if key not in known:
@@ -98,7 +98,7 @@ def _new(keys: Iterable[object], known: set[object]) -> list[int]:
 
 
 def grids(count: int, board: Board, generator: torch.Generator) -> Tensor:
-    """Full grids at random, uint8 (count, cells)."""
+    """Random full grids, uint8 (count, cells)."""
     blank = torch.full((board.cells, count), board.all_digits, dtype=torch.int16)
     blank[: board.size] = (1 << torch.arange(board.size, dtype=torch.int16))[:, None]
     _, found = search(blank, board, generator=generator)
@@ -107,7 +107,7 @@ def grids(count: int, board: Board, generator: torch.Generator) -> Tensor:
 
 
 def dug(solutions: Tensor, clues: int, board: Board, generator: torch.Generator) -> Tensor:
-    """Puzzles with these solutions and no others, uint8 (n, cells).
+    """Puzzles whose only solutions are these, uint8 (n, cells).
 
     Cells are blanked in a random order, each if the solution stays the only one, until `clues` are
     left or no cell can be blanked.

@@ -1,7 +1,7 @@
 """A solver of thousands of Sudoku puzzles at once.
 
 A puzzle is a column of bit masks, int16 (cells, n): bit d is set where a cell may hold digit d + 1.
-Propagation leaves the digits that the rules allow. Where that decides nothing more, the cell with
+Propagation removes the digits that the rules exclude. When it makes no more progress, the cell with
 the fewest candidates is tried with one of them, and then with the others.
 """
 
@@ -33,7 +33,7 @@ def digits(boards: Tensor) -> Tensor:
 def search(
     boards: Tensor, board: Board, limit: int = 1, generator: torch.Generator | None = None
 ) -> tuple[Tensor, Tensor]:
-    """How many solutions boards have, and one of them.
+    """The number of solutions of each board, and one of them.
 
     Args:
         boards: bit masks (cells, n).
@@ -75,7 +75,7 @@ def _search(
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Of operations this small: waiting for a second thread on a busy machine takes far longer."""
+    """One thread: for operations this small, waiting for a second one takes far longer."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -85,7 +85,7 @@ def one_thread() -> Iterator[None]:
 
 
 def twice(boards: Tensor, board: Board) -> Tensor:
-    """Digits that stand more than once in a unit, masks (units, n). `boards`: 0 for blank."""
+    """Digits that occur more than once in a unit, masks (units, n). `boards`: 0 for blank."""
     any_place, one_place = _places(boards, board)
     return any_place & ~one_place
 
@@ -103,7 +103,7 @@ def propagate(boards: Tensor, board: Board) -> Tensor:
 
 
 def _round(boards: Tensor, board: Board) -> Tensor:
-    """One round of two rules: a digit stands once in a unit; in a unit every digit stands."""
+    """One round of two rules: a digit occurs once in a unit; every digit occurs in a unit."""
     single = _single(boards)
     decided = torch.where(single, boards, 0)
     any_place, one_place = _places(boards, board)
@@ -118,7 +118,7 @@ def _round(boards: Tensor, board: Board) -> Tensor:
 
 
 def _places(boards: Tensor, board: Board) -> tuple[Tensor, Tensor]:
-    """Digits that a unit has at least one place for, and exactly one; masks (units, n)."""
+    """Digits with at least one place in a unit, and with exactly one; masks (units, n)."""
     any_place = boards[board.units[:, 0]]
     more = torch.zeros_like(any_place)
     for cells in board.units.T[1:]:
@@ -129,14 +129,14 @@ def _places(boards: Tensor, board: Board) -> tuple[Tensor, Tensor]:
 
 
 def _single(boards: Tensor) -> Tensor:
-    """Where at most one digit is left."""
+    """Whether at most one digit is left."""
     return (boards & (boards - 1)) == 0
 
 
 def _split(
     boards: Tensor, board: Board, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
-    """Two of each board: one digit in the cell with the fewest candidates, and all others there."""
+    """Split each board: one digit in the cell with the fewest candidates, or all others."""
     which = torch.arange(boards.shape[1])
     candidates = sum((boards >> digit) & 1 for digit in range(board.size))
     assert isinstance(candidates, Tensor)
@@ -154,7 +154,7 @@ def _split(
 
 
 def _record(owner: Tensor, solutions: Tensor, counts: Tensor, found: Tensor) -> None:
-    """Count the solutions to their puzzles, and keep the first of a puzzle that had none."""
+    """Count the solutions of each puzzle, and keep the first one."""
     order = torch.arange(len(owner))
     first = torch.full_like(counts, len(owner))
     first.scatter_reduce_(0, owner, order, "amin")

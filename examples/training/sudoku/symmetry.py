@@ -1,4 +1,4 @@
-"""The symmetries of Sudoku: random ones, and what none of them changes."""
+"""The symmetries of Sudoku: random ones, and invariants under all of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from .board import Board, board_for
 
 ROUNDS = 4
-"""Rounds of ``orbits``. More tell no more puzzles apart."""
+"""Rounds of ``orbits``. More rounds distinguish no more puzzles."""
 
 
 def augmented(
@@ -29,7 +29,7 @@ def augmented(
 
 
 def transformed(grid: Tensor, draws: Tensor, board: Board) -> Tensor:
-    """Grids under one of the symmetries of Sudoku each, chosen by draws.
+    """Grids, each under a symmetry of Sudoku that the draws choose.
 
     Digits are named anew, bands and the rows inside of them change places, stacks and their columns
     too, and where boxes are square the grid may be transposed.
@@ -54,7 +54,7 @@ def transformed(grid: Tensor, draws: Tensor, board: Board) -> Tensor:
 
 
 def orbits(puzzles: Tensor, board: Board) -> Tensor:
-    """A number for each puzzle, int64 (n,), that no symmetry of Sudoku changes.
+    """A hash of each puzzle, int64 (n,), that no symmetry of Sudoku changes.
 
     Puzzles with different numbers are different under every symmetry. The same number, in rare
     cases, is that of different ones. Colors are refined in turn: a cell's comes of its row's, its
@@ -77,7 +77,7 @@ def orbits(puzzles: Tensor, board: Board) -> Tensor:
 
 
 def fingerprints(grid: Tensor) -> Tensor:
-    """A number for each grid, int64 (n,), by its digits alone."""
+    """A hash of each grid, int64 (n,), that depends only on its digits."""
     return _mixed(_mixed(10 * torch.arange(grid.shape[1]) + grid.long()).sum(1))
 
 

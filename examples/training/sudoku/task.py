@@ -1,4 +1,4 @@
-"""Sudoku as a task: the digit of every cell."""
+"""Sudoku as a task: predict the digit of every cell."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ class SudokuTask:
         self.identity = digest([*sudoku.training, *sudoku.held_out])
 
     def training(self, indices: Tensor, draws: Tensor) -> Batch:
-        """Puzzles and solutions (count, cells), each pair under a symmetry if so configured."""
+        """Puzzles and solutions (count, cells), each pair under a random symmetry if configured."""
         pairs = self.pairs[:, indices]
         if self.augment:
             pairs = transformed(pairs, draws, self.board)
         return pairs[0].long(), pairs[1].long()
 
     def evaluation(self, indices: Tensor) -> Batch:
-        """Held-out puzzles and solutions, as they are."""
+        """Held-out puzzles and solutions, without augmentation."""
         pairs = self.held_out_pairs[:, indices]
         return pairs[0].long(), pairs[1].long()
 
     def figures(self, loss: float, accuracy: float) -> dict[str, float]:
-        """The share of cells whose digit the model names."""
+        """The share of cells that are predicted correctly."""
         return {"cell_accuracy": accuracy}
