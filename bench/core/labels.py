@@ -87,6 +87,15 @@ def in_mebibytes(count: int | None) -> str:
     return f"{size:.0f}" if size >= 100 else f"{size:.3g}"
 
 
+def size_label(count: float) -> str:
+    """A size in the unit that suits it: 512 KiB, 27 MiB, 1.5 GiB."""
+    units = ("B", "KiB", "MiB", "GiB", "TiB")
+    power = 0
+    while count >= 1000 and power < len(units) - 1:
+        count, power = count / 1024, power + 1
+    return f"{count:.0f} {units[power]}" if count >= 100 else f"{count:.3g} {units[power]}"
+
+
 def heading(record: Record) -> str:
     """The machine and the versions that figures are read with."""
     cache = record["cache_bytes"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,18 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.scale import LogScale
+from matplotlib.ticker import MultipleLocator
 
 from bench.core import labels as words
 from bench.core import stored
 from bench.core.session import Record
 
-__all__ = ["ENDINGS", "MARKERS", "finish", "plain", "pyplot"]
+__all__ = ["ENDINGS", "MARKERS", "bars", "finish", "in_bytes", "plain", "pyplot"]
 
+Text = Callable[[float], str]
 # Of every figure that a run leaves.
 ENDINGS = (".png", ".svg")
 # Told apart by shape and by line where colours cannot be.
@@ -42,6 +47,30 @@ def plain(axes: Axes) -> None:
     axes.grid(color="#dddddd", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def bars(axes: Axes, values: Mapping[str, float], colours: Mapping[str, str], text: Text) -> None:
+    """Horizontal bars from zero, each with its value: for what has one point on its axis."""
+    for place, (name, value) in enumerate(values.items()):
+        axes.barh(place, value, height=0.6, color=colours[name])
+        axes.annotate(f" {text(value)}", (value, place), va="center", fontsize=8)
+    plain(axes)
+    axes.grid(visible=False, axis="y")
+    axes.set_yticks(range(len(values)), list(values), fontsize=8)
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlim(0, 1.25 * max(values.values(), default=1.0) or 1.0)
+    axes.invert_yaxis()
+
+
+def in_bytes(axis: Axis, values: Sequence[float]) -> None:
+    """Label an axis of bytes in KiB, MiB and GiB; logarithmic where the values lie far apart."""
+    if max(values) >= 8 * min(values) > 0:
+        axis.axes.set(**{f"{axis.axis_name}scale": LogScale(axis, base=2)})
+    else:
+        axis.axes.set(**{f"{axis.axis_name}lim": (0, 1.1 * max(values))})
+        step = 2.0 ** math.floor(math.log2(max(values) / 3))
+        axis.set_major_locator(MultipleLocator(step))
+    axis.set_major_formatter(lambda value, _: words.size_label(value))
 
 
 def finish(

@@ -15,14 +15,17 @@ from string import Template
 from typing import Any
 
 from bench import suite
-from bench.core import stored
+from bench.core import labels, stored
 from bench.core.command_line import Parser
 from bench.core.session import Record
 from bench.core.table import Family, Table
 from bench.profile import profiling
 from bench.profile.attribution import PARTS
 from bench.show import explained, figures, inline_svg
+from bench.show import headline as headlines
 
+# Rows of a table that is shown at once.
+SHORT = 12
 PAGE = Path(__file__).resolve().parent / "page.html"
 # Facts of a line, and how they are named; `load_average` and `date` differ from run to run.
 FACTS = {
@@ -38,18 +41,19 @@ FACTS = {
 
 
 def page(records: Sequence[Record]) -> str:
-    """The whole file."""
+    """The whole file: results first, then how they were measured."""
     if not records:
         raise ValueError("results: expected at least one line, got none; run `python -m bench`")
     sections = [
-        ("machine", "The machine", environment(records)),
-        ("refused", "Refused", refused(records)),
+        ("headline", "Results", headline(records)),
+        ("refused", "Without results", refused(records)),
         *(
             (family.name, family.title, section_of(family, lines))
             for family, lines in suite.by_family(records).items()
         ),
-        ("providers", "What the providers are", provider_list(records)),
-        ("again", "How to measure it again", commands(records)),
+        ("machine", "The machine", environment(records)),
+        ("providers", "Implementations", details("What each one is", provider_list(records))),
+        ("again", "How to measure again", commands(records)),
     ]
     shown = [section for section in sections if section[2]]
     body = "\n".join(
@@ -60,15 +64,43 @@ def page(records: Sequence[Record]) -> str:
     light, dark = inline_svg.styles()
     template = Template(PAGE.read_text(encoding="utf-8"))
     return template.substitute(
-        title="what was measured", links=links, body=body, light=light, dark=dark
+        title="benchmark report", links=links, body=body, light=light, dark=dark
     )
+
+
+# ---- the headline -----------------------------------------------------------------------------
+
+
+def headline(records: Sequence[Record]) -> str:
+    """What comes of it, on which machine, and how to read the tables below."""
+    by_machine = grouped(records, lambda r: r["device_name"])
+    parts = []
+    for name, lines in by_machine.items():
+        found = headlines.sentences(lines)
+        items = "\n".join(f"<li><strong>{what}</strong>: {text}.</li>" for what, text in found)
+        parts.append(f"<p>{escape(name)}</p>")
+        parts += [f"<ul>\n{items}\n</ul>"] if items else []
+    if any(record.get("tier") == "quick" for record in records):
+        parts.append("<p>From a smoke run at small sizes (--quick): not for quoting.</p>")
+    if busy := sum(map(stored.busy, records)):
+        parts.append(
+            '<p class="busy"><strong>Busy machine:</strong> other programs were running when '
+            f"{busy} of these {len(records)} rows were measured. Times may be too long; memory "
+            "and errors do not depend on it.</p>"
+        )
+    bold = (
+        "Ratios below 1x: this project is faster. In the tables, bold rows are this project's; "
+        f"the others are baselines. {labels.DISTURBED} marks a time that was measured while other "
+        "programs took more than half a core."
+    )
+    return "\n".join([*parts, f"<p>{bold}</p>"])
 
 
 # ---- the machine ------------------------------------------------------------------------------
 
 
 def environment(records: Sequence[Record]) -> str:
-    """One table for each machine and commit, and a mark where the machine had other work."""
+    """One table for each machine and commit, folded."""
     by_facts: dict[tuple[object, ...], list[Record]] = {}
     for record in records:
         by_facts.setdefault(tuple(record[name] for name in FACTS), []).append(record)
@@ -76,22 +108,16 @@ def environment(records: Sequence[Record]) -> str:
 
 
 def _machine(records: Sequence[Record]) -> str:
-    rows = [(label, records[0][name]) for name, label in FACTS.items()]
+    first = records[0]
+    rows = [(label, first[name]) for name, label in FACTS.items()]
     threads = {record["threads"] for record in records} - {None}
-    rows.append(("threads", ", ".join(map(str, sorted(threads))) or "of the GPU"))
+    rows.append(("threads", ", ".join(map(str, sorted(threads))) or "those of the GPU"))
     rows.append(("date", _span(record["date"] for record in records)))
     rows.append(("load average at the start", _span(r["load_average"] for r in records)))
     texts = [(label, "none" if value is None else str(value)) for label, value in rows]
     cells = "\n".join(f"<tr><td>{label}</td><td>{escape(text)}</td></tr>" for label, text in texts)
-    table = f'<table class="facts">\n{cells}\n</table>'
-    busy = sum(map(stored.busy, records))
-    if not busy:
-        return table
-    return (
-        f'{table}\n<p class="busy"><strong>Busy machine:</strong> other work was running when '
-        f"{busy} of these {len(records)} lines were measured (load average above {stored.BUSY} at "
-        "the start of their run).</p>"
-    )
+    summary = f"{first['device_name']}; torch {first['torch']}, commit {first['commit']}"
+    return details(summary, f'<table class="facts">\n{cells}\n</table>\n')
 
 
 def _span(values: Iterable[Any]) -> str:
@@ -115,8 +141,10 @@ def section_of(family: Family, records: Sequence[Record]) -> str:
     parts = []
     if family.heading is not None:
         parts.append(details(family.heading, explained.section(family.heading)))
-    for i, (machine, lines) in enumerate(grouped(records, lambda r: r["device_name"]).items()):
-        parts.append(f"<h3>{escape(machine)}</h3>")
+    by_machine = grouped(records, lambda r: r["device_name"])
+    for i, (machine, lines) in enumerate(by_machine.items()):
+        if len(by_machine) > 1:
+            parts.append(f"<h3>{escape(machine)}</h3>")
         for figure in figures.FIGURES:
             if figure.family == family.name:
                 name = f"{figure.name.replace('.', '-')}{i}"
@@ -128,13 +156,18 @@ def section_of(family: Family, records: Sequence[Record]) -> str:
 
 
 def part_of(family: Family, part: str, records: Sequence[Record]) -> list[str]:
-    """The tables of one part below its name."""
-    tables = [wide(table_html(table)) for table in family.tables(records)]
+    """The tables of one part below its name; long ones open on demand."""
+    tables = family.tables(records)
     about = {b.name: f"{part}: {b.about}" for b in suite.BENCHMARKS}.get(f"solve.{part}", part)
     head = [f"<h4>{escape(about)}</h4>"] if part and tables else []
     if part == profiling.PART:
         head.append(details("What the parts are", meanings("part", PARTS)))
-    return head + tables
+    return head + [_folded(table) for table in tables]
+
+
+def _folded(table: Table) -> str:
+    shown = wide(table_html(table))
+    return shown if len(table.rows) <= SHORT else details(f"Table of {len(table.rows)} rows", shown)
 
 
 def grouped(records: Iterable[Record], key: Callable[[Record], str]) -> dict[str, list[Record]]:
@@ -190,17 +223,26 @@ def meanings(of: str, names: Iterable[str]) -> str:
 
 
 def commands(records: Sequence[Record]) -> str:
-    """What to type: the stored command lines, by commit."""
+    """What to type in a clone: the stored command lines, by commit."""
     lines: dict[str, dict[str, None]] = {}
     for record in records:
         unknown = "python -m bench   # these lines do not hold the options of their run"
-        lines.setdefault(record["commit"], {})[record.get("command") or unknown] = None
-    parts = []
-    for commit, found in lines.items():
-        name = commit.removesuffix("-modified")
-        note = "   # and files that differed from it" if name != commit else ""
-        parts.append("\n".join([f"git checkout {name}{note}", "make build", *found]))
+        command = (record.get("command") or unknown).replace("python ", ".venv/bin/python ", 1)
+        lines.setdefault(record["commit"], {})[command] = None
+    parts = [
+        "\n".join([_checkout(commit), "make build", *found]) for commit, found in lines.items()
+    ]
     return f"<pre>{escape((chr(10) * 2).join(parts))}</pre>"
+
+
+def _checkout(commit: str) -> str:
+    name = commit.removesuffix("-modified")
+    if name == "unknown":
+        return "# the commit is unknown: these rows were measured outside of a git clone"
+    note = (
+        "   # files differed from this commit when the rows were measured" if name != commit else ""
+    )
+    return f"git checkout {name}{note}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

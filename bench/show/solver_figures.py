@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bench.core.case import MEBIBYTE
+from bench.core import labels as words
 from bench.core.session import Record
 from bench.show import drawing
 from bench.show.drawing import pyplot
@@ -36,8 +36,8 @@ GRADIENT_ERRORS = 1e-8, 10.0
 ZERO = 1e-17
 STATE_TICKS = range(-15, 4, 3)
 ERROR_PANELS = (
-    ("reconstruction_error", "states: distance from their start", STATE_ERRORS),
-    ("gradient_error", "gradient: relative error", GRADIENT_ERRORS),
+    ("reconstruction_error", "reconstruction error of the initial state", STATE_ERRORS),
+    ("gradient_error", "relative error of the gradient", GRADIENT_ERRORS),
 )
 
 
@@ -51,13 +51,11 @@ def series(records: Sequence[Record], name: str) -> dict[str, list[tuple[int, fl
     return found
 
 
-def draw_series(
-    axes: Axes, records: Sequence[Record], name: str, *, scale: float = 1.0, zero: float = 0.0
-) -> None:
+def draw_series(axes: Axes, records: Sequence[Record], name: str, *, zero: float = 0.0) -> None:
     """One line for each provider; hollow where `solve` raises."""
     for provider, points in series(records, name).items():
         depths = [depth for depth, _, _ in points]
-        values = [max(value * scale, zero) for _, value, _ in points]
+        values = [max(value, zero) for _, value, _ in points]
         style = STYLES[provider]
         axes.plot(depths, values, color=style["color"], linestyle=style["linestyle"], linewidth=1.5)
         for depth, value, (_, _, raises) in zip(depths, values, points, strict=True):
@@ -98,30 +96,62 @@ def of_part(records: Sequence[Record], part: str) -> list[Record]:
 
 
 def draw_cost(records: Sequence[Record], *paths: Path) -> bool:
-    """Time, memory and gradient error; False, and no file, where there is nothing to draw."""
+    """Time, memory and gradient error; False, and no file, where there is nothing to draw.
+
+    Against N, or as bars where a case has a single N.
+    """
     shown = of_part(records, "cost")
     if not shown:
         return False
     cases = list(dict.fromkeys(case_label(record) for record in shown))
+    each = [[record for record in shown if case_label(record) == case] for case in cases]
+    single = [len({record["steps"] for record in part}) == 1 for part in each]
     figure, grid = pyplot.subplots(
-        len(cases), 3, squeeze=False, figsize=(13.0, 1.2 + 2.9 * len(cases)), layout="constrained"
+        len(cases),
+        3,
+        squeeze=False,
+        figsize=(13.0, 1.2 + sum(1.9 if one else 2.9 for one in single)),
+        height_ratios=[1.9 if one else 2.9 for one in single],
+        layout="constrained",
     )
-    for row, case in zip(grid, cases, strict=True):
-        part = [record for record in shown if case_label(record) == case]
-        row[0].margins(y=0.1)
-        draw_series(row[0], part, "ratio_to_loop")
-        row[0].set_ylim(bottom=0)
-        dress(row[0], part, f"{case}: time, over that of the lerp loop")
-        draw_series(row[1], part, "peak_bytes", scale=1 / MEBIBYTE)
-        row[1].set_yscale("log", base=2)
-        row[1].yaxis.set_major_formatter("{x:g}")
-        dress(row[1], part, "memory at the peak, MiB")
-        draw_series(row[2], part, "gradient_error")
-        row[2].set_yscale("log")
-        row[2].set_ylim(*GRADIENT_ERRORS)
-        dress(row[2], part, "relative error of the gradient")
+    for row, case, part, one in zip(grid, cases, each, single, strict=True):
+        (_bars if one else _lines)(row, case, part)
     finish(figure, grid[0][0], shown, paths)
     return True
+
+
+TITLES = ("{}: time, lerp loop = 1", "peak memory", "relative error of the gradient")
+
+
+def _lines(row: Sequence[Axes], case: str, part: Sequence[Record]) -> None:
+    """The three panels of a case with several depths."""
+    row[0].margins(y=0.1)
+    draw_series(row[0], part, "ratio_to_loop")
+    row[0].set_ylim(bottom=0)
+    draw_series(row[1], part, "peak_bytes")
+    drawing.in_bytes(row[1].yaxis, [r["peak_bytes"] for r in part])
+    draw_series(row[2], part, "gradient_error")
+    row[2].set_yscale("log")
+    row[2].set_ylim(*GRADIENT_ERRORS)
+    for axes, title in zip(row, TITLES, strict=True):
+        dress(axes, part, title.format(case))
+
+
+def _bars(row: Sequence[Axes], case: str, part: Sequence[Record]) -> None:
+    """The three panels of a case with one depth."""
+    colours = {name: style["color"] for name, style in STYLES.items()}
+    columns = (
+        ("ratio_to_loop", lambda value: f"{value:.2f}x"),
+        ("peak_bytes", words.size_label),
+        ("gradient_error", lambda value: f"{value:.1e}"),
+    )
+    title = f"{case}, N = {part[0]['steps']}"
+    for axes, (name, text), head in zip(row, columns, TITLES, strict=True):
+        values = {r["provider"]: r[name] for r in part if r.get(name) is not None}
+        drawing.bars(axes, values, colours, text)
+        axes.set_title(head.format(title), fontsize=10, loc="left")
+        axes.set_xticks([])  # each bar has its value
+    drawing.in_bytes(row[1].xaxis, [1.25 * max(r["peak_bytes"] for r in part)])
 
 
 def draw_error(records: Sequence[Record], *paths: Path) -> bool:

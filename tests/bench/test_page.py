@@ -13,10 +13,10 @@ import torch
 
 from bench import __main__ as command
 from bench.cell import methods
-from bench.core import ceilings, machine, stored
+from bench.core import ceilings, labels, machine, stored
 from bench.ops import columns
 from bench.profile import nsight
-from bench.show import explained, html, inline_svg
+from bench.show import explained, headline, html, inline_svg, solver_figures
 from bench.solver import plan
 from tests import ROOT
 
@@ -125,9 +125,10 @@ def test_refusals_and_commands_stand_in_full_and_as_text() -> None:
     page = html.page(lines)
     text = "".join(Seen(page).text)
     assert text.count(reason) == 2
-    assert "git checkout abc\nmake build\npython -m bench --only 'a b'" in text
-    assert "git checkout def   # and files that differed" in text
-    assert "python -m bench   # these lines do not hold the options" in text
+    assert "git checkout abc\nmake build\n.venv/bin/python -m bench --only 'a b'" in text
+    assert "git checkout def   # files differed from this commit" in text
+    assert ".venv/bin/python -m bench   # these lines do not hold the options" in text
+    assert "git checkout" not in html.commands([op | {"commit": "unknown"}])
 
 
 def test_who_was_skipped_has_a_reason_and_a_row() -> None:
@@ -200,4 +201,58 @@ def test_the_command_writes_the_page(tmp_path: Path) -> None:
     out = tmp_path / "report.html"
     results = next(RESULTS.glob("cpu/AMD*/solve.cost.jsonl"))
     assert html.main([str(results), "--out", str(out)]) == 0
-    assert Seen(out.read_text(encoding="utf-8")).ids[0] == "machine"
+    assert Seen(out.read_text(encoding="utf-8")).ids[0] == "headline"
+
+
+# ---- the headline ------------------------------------------------------------------------------
+
+
+def test_the_headline_holds_our_times_and_memory_against_the_baselines() -> None:
+    """From two ops of known times, and the deepest of the stored training steps."""
+    (op,) = stored.read(next(RESULTS.glob("cpu/Intel*/ops.jsonl")))[:1]
+    cases = [
+        op | {"op": name, "provider": provider, "kind": kind, "p50_seconds": seconds}
+        for name, ours in (("a", 1.0), ("b", 3.0))
+        for provider, kind, seconds in (
+            ("copy_", "bound", 0.1), ("eager", "alternative", 5.0), ("lerp_", "alternative", 4.0),
+            ("compile", "alternative", 2.0), ("revdeq cpu", "revdeq", ours),
+        )
+    ]  # fmt: skip
+    found = dict(headline.sentences(cases))
+    assert found == {
+        "The ops": "0.50x the time of eager PyTorch at its fastest and 1.00x that of torch.compile "
+        "(medians of 2 cases)"
+    }
+    steps = stored.read(next(RESULTS.glob("cpu/AMD*/solve.cost.jsonl")))
+    text = dict(headline.sentences(steps))["A training step"]
+    deepest = max(record["steps"] for record in steps)
+    assert f"N = {deepest}; relative gradient error" in text
+    refused = [record | {"refused": "ValueError"} for record in cases + steps]
+    assert headline.sentences(refused) == []
+
+
+def test_the_results_come_first_and_the_machine_folded(whole: str) -> None:
+    assert whole.index('id="headline"') < whole.index('id="ops"') < whole.index('id="machine"')
+    machine_part = whole[whole.index('id="machine"') :]
+    assert machine_part.index("<details>") < machine_part.index('class="facts"')
+    assert "bold rows are this project's" in whole
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(512, "512 B"), (2048, "2 KiB"), (27 * 2**20, "27 MiB"), (1.5 * 2**30, "1.5 GiB")],
+)
+def test_sizes_are_told_in_the_unit_that_suits_them(count: float, text: str) -> None:
+    assert labels.size_label(count) == text
+
+
+def test_one_depth_is_drawn_as_bars_and_memory_in_mebibytes(tmp_path: Path) -> None:
+    lines = stored.read(next(RESULTS.glob("cpu/AMD*/solve.cost.jsonl")))
+    one = [r for r in lines if r["op"] == "mlp" and r["beta"] == 0.5 and r["steps"] == 8]
+    figure = inline_svg.inline(solver_figures.draw_cost, one, "cost", "cost")
+    assert "mlp, beta 0.5, N = 8: time, lerp loop = 1" in figure
+    own = next(r for r in one if r["provider"] == "reversible exact")
+    assert labels.size_label(own["peak_bytes"]) in figure and "N (steps)" not in figure
+    deep = [r for r in lines if r["op"] == "mlp" and r["beta"] == 0.5]
+    figure = inline_svg.inline(solver_figures.draw_cost, deep, "cost", "cost")
+    assert "N (steps)" in figure and re.search(r">\d+ MiB<", figure)
