@@ -1,8 +1,8 @@
-"""Benchmarks: `python -m bench` runs them, `bench/README.md` and the pages beside it explain them.
+"""Benchmarks: `python -m bench` runs them; `bench/README.md` and its neighbors explain them.
 
-`suite.py` names them all. `core/` is what they share: a run, clocks, cases, the ceilings, stored
-lines. `ops/`, `cell/`, `solver/` and `profile/` measure, and `show/` makes tables, figures, the
-page and the documents of what they have stored.
+`suite.py` lists them all. `core/` has what they share: a run, clocks, cases, the ceilings, stored
+rows. `ops/`, `cell/`, `solver/` and `profile/` measure; `show/` turns the stored rows into tables,
+figures, the report and the documents.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How lines of the equilibrium cell are shown: times beside the roofline, and memory."""
+"""The columns of the rows of the equilibrium cell: times and their roofline, memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a benchmark file hands to the harness: cases, and in each case the providers to compare."""
+"""What a benchmark file gives the harness: cases, each with the implementations to compare."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def binds(function: Callable[..., object], *arguments: Any) -> Bind:
 
 @dataclass(frozen=True)
 class Provider:
-    """One way to do the work of a case.
+    """One implementation of a case.
 
     `bind` turns a set of tensors into a call without arguments, so that the timed loop looks
     nothing up. `expected` binds the definition of what that call computes: on equal tensors both

@@ -1,9 +1,9 @@
-"""What the device can do at best: bytes a second of `copy_`, operations a second of arithmetic.
+"""Speed limits of the device: bytes per second of `copy_`, operations per second of arithmetic.
 
-Of a large matmul, and on a CPU of multiply-adds in registers, which nothing in float32 exceeds.
+The latter of a large matmul, and on a CPU of multiply-adds in registers, the float32 peak.
 
-Measured in the run whose figures are held to them, and by the fastest sample: other work makes a
-ceiling lower than it is.
+They are measured in the run that is compared with them, as the fastest sample, because other work
+can only make a ceiling look lower.
 """
 
 from __future__ import annotations

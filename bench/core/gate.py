@@ -1,4 +1,4 @@
-"""The gate before the stop-watch: a provider that computes something else is not timed."""
+"""Correctness is checked before timing: an implementation with wrong results gets no time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a figure must be read with: the device, its cache, the versions, the commit, the date."""
+"""The facts stored with every row: device, cache, versions, commit, date."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The most bytes that a call holds at once, as the allocator or the system counts them."""
+"""The peak memory of a call, as the allocator or the system counts it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Providers that several benchmarks share: the backends, torch.compile, and `copy_` as bound."""
+"""Implementations that several benchmarks share: the backends, torch.compile, and `copy_`."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def backend_providers(plan: Plan, bind: Bind, definition: Bind | None = None) ->
 def alternative(
     name: str, bind: Bind, expected: Bind, tolerance: float = ALTERNATIVE_TOLERANCE
 ) -> Provider:
-    """What a user writes without the project; `expected` is the op it stands in for."""
+    """A baseline in plain PyTorch; `expected` is the op it replaces."""
     return Provider(name, "alternative", bind, under_reference(expected), tolerance)
 
 

@@ -1,4 +1,4 @@
-"""One run of the benchmarks: what was asked for, on which device, with how much patience."""
+"""One run of the benchmarks: its options, device and tier."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ Tier = Literal["quick", "default", "full"]
 class Session:
     """What every benchmark of a run is handed.
 
-    `tier` is "quick" for a look at small sizes, "default" for all benchmarks in some minutes, and
-    "full" for the whole measurement. `chosen` holds the options; one that is None or empty leaves
+    `tier` is "quick" for a smoke run at small sizes, "default" for all benchmarks in minutes, and
+    "full" for all cases. `chosen` holds the options; one that is None or empty leaves
     the choice to the benchmark. `facts` go into every stored line. `ceilings` are kept by the
     number of threads that they were measured with.
     """

@@ -113,7 +113,7 @@ def reason(error: BaseException) -> str:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return f"{OUT_OF_MEMORY}: {error or type(error).__name__}"
     if isinstance(error, BrokenProcessPool):
-        return "its process was ended from outside, or crashed"
+        return "its process was killed or crashed"
     return f"{type(error).__name__}: {error}"
 
 

@@ -1,4 +1,4 @@
-"""How lines of the ops are shown."""
+"""The columns of the rows of the ops."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one call costs when there is nothing to compute: each op on one element, beside `lerp_`.
+"""The cost of a call with nothing to compute: each op on one element, and `lerp_`.
 
 The backend is the one that a user gets without asking. On a GPU this is the time to issue a call.
 No bytes are counted: nothing here is limited by memory. A list holds one leaf.

@@ -1,4 +1,4 @@
-"""Every op of `revdeq_kernels` against what a user could write, and against `copy_`.
+"""Every op of `revdeq_kernels` compared with its PyTorch baselines and with `copy_`.
 
 The other files here hold the cases, one for each group of ops; `core/harness.py` runs them.
 """

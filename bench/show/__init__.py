@@ -1,7 +1,7 @@
-"""What is shown of stored lines: tables, figures, the page, and the figures of the documents.
+"""Presents stored rows: tables, figures, the report, and the tables of the documents.
 
-The columns stand beside what measures them. `terminal.py`, `html.py` and `readme.py` show tables
-of them, `compare.py` holds lines to those of an earlier run; `documents.py` says which tables the
-pages of bench/ have, `cell_tables.py` those of the cell, `kernel_tables.py` those of
-docs/kernels.md.
+The columns are defined next to the code that measures them. `terminal.py`, `html.py` and
+`readme.py` show tables of them, `headline.py` sums them up, `compare.py` compares them with an
+earlier run; `documents.py` defines the tables of the pages in bench/, `cell_tables.py` those of
+the cell, `kernel_tables.py` those of docs/kernels.md.
 """

@@ -18,7 +18,7 @@ CASE = ("part", "features", "rows", "threads")
 
 
 def times(threads: int) -> str:
-    """The equilibrium cell with so many threads, its times over those of the eager loop."""
+    """Times of the equilibrium cell, relative to the eager loop, with so many threads."""
     records = sorted((r for r in _timed() if r["threads"] == threads), key=_place)
     keys = (
         Column("", lambda record: record["part"], left=True),
@@ -40,12 +40,12 @@ def times(threads: int) -> str:
 
 
 def memory() -> str:
-    """What a train step of the cell holds, deep and shallow."""
+    """The memory of a training step of the cell, deep and shallow."""
     records = [r for r in stored.lines(XEON, "cell.memory") if not r["refused"]]
     keys = (
         Column("W", types, left=True),
         Column("features", lambda record: str(record["features"])),
-        replace(METHOD, head="a train step"),
+        replace(METHOD, head="training step"),
     )
     beside = Column("N = {}, MiB", lambda r: labels.in_mebibytes(r["beside_bytes"]))
     digits = Column("digits", lambda r: labels.in_mebibytes(r["digit_bytes"]))
@@ -60,7 +60,7 @@ def memory() -> str:
 
 
 def headline() -> str:
-    """What the cell takes on one core beside the eager loop, in a sentence."""
+    """The time of the cell on one core relative to the eager loop, in a sentence."""
     records = [r for r in _timed() if r["threads"] == 1]
     own = [record for record in records if record["provider"] == "cpu"]
     features = sorted({record["features"] for record in own})
@@ -68,14 +68,14 @@ def headline() -> str:
     def span(dtype: str, part: str) -> str:
         of_it = [r for r in own if r["part"] == part and r["dtypes"]["w"] == dtype]
         ratios = sorted(_to_loop(record, records) for record in of_it)
-        return f"{ratios[0]:.2f} to {ratios[-1]:.2f}"
+        return f"{ratios[0]:.2f}x to {ratios[-1]:.2f}x"
 
     (wide, narrow) = dict.fromkeys(record["dtypes"]["w"] for record in own)
     return (
-        f"`RevDEQ(LinearCell)` of {features[0]} to {features[-1]} features takes, forward, "
-        f"{span(wide, 'forward')} of the time of an eager loop in {wide} and "
-        f"{span(narrow, 'forward')} in {narrow}, and in training {span(wide, 'train')} and "
-        f"{span(narrow, 'train')}."
+        f"`RevDEQ(LinearCell)` with {features[0]} to {features[-1]} features takes "
+        f"{span(wide, 'forward')} the time of an eager loop in the forward pass ({narrow}: "
+        f"{span(narrow, 'forward')}), and {span(wide, 'train')} in training ({narrow}: "
+        f"{span(narrow, 'train')})."
     )
 
 

@@ -1,7 +1,7 @@
-"""`python -m bench.show.compare OLD NEW`: two runs on one machine, beside each other.
+"""`python -m bench.show.compare OLD NEW`: compare two runs on one machine.
 
 `python -m bench --compare OLD` does the same at the end of a run.
-`bench/README.md` says what counts as a change.
+`bench/README.md` defines what counts as a change.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Change:
     def marks(self) -> list[str]:
         """What changed beyond noise, in words."""
         if self.old["refused"] or self.new["refused"]:
-            texts = {(True, False): "no longer refused", (False, True): "now refused"}
+            texts = {(True, False): "no longer fails", (False, True): "now fails"}
             text = texts.get((bool(self.old["refused"]), bool(self.new["refused"])))
             return [] if text is None else [text]
         found = [self._time_mark()]
@@ -230,8 +230,8 @@ def stored_lines(path: str) -> list[Record]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the comparison; 1 where there was nothing to compare."""
     parser = Parser(prog="python -m bench.show.compare", description=__doc__)
-    parser.add_argument("old", type=stored_lines, help="lines, or their folder, of the earlier run")
-    parser.add_argument("new", type=stored_lines, help="lines, or their folder, of the later run")
+    parser.add_argument("old", type=stored_lines, help="earlier run: a file or a folder")
+    parser.add_argument("new", type=stored_lines, help="later run: a file or a folder")
     chosen = parser.parse_args(arguments)
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
     return 0 if print_changes(console, chosen.old, chosen.new) else 1

@@ -51,9 +51,9 @@ def half_steps() -> str:
 
 
 def summary() -> str:
-    """The same in a line for each case: this project's time, and how often the others take it.
+    """One row per case: this project's time, and its speedup over the baselines.
 
-    Of what is written in eager mode the fastest.
+    For eager mode, over the fastest baseline.
     """
     rows = []
     for group in labels.groups(_half_steps()):
@@ -126,7 +126,7 @@ def cost() -> str:
 
 
 def paper_blocks() -> str:
-    """The same of the paper's blocks, scaled down."""
+    """The same for the paper's blocks, scaled down."""
     records = [r for r in stored.lines(EPYC, "solve.cost") if r["op"] in ("language", "vision")]
     return with_machine(_cost(records, ("language", "vision"), (8,)), records)
 
@@ -146,7 +146,7 @@ def _cost(records: Sequence[Record], models: Sequence[str], depths: Sequence[int
 
 
 def headline() -> str:
-    """What a reversible step costs, in a sentence."""
+    """The cost of a reversible step, in a sentence."""
     records = [r for r in stored.lines(EPYC, "solve.cost") if r["beta"] == 0.5]
     own, loop = (
         find(records, op="mlp", steps=32, provider=method)
@@ -162,7 +162,7 @@ def headline() -> str:
 
 
 def options() -> str:
-    """What the options cost, at N = 4."""
+    """The cost of the options, at N = 4."""
     columns = (Column("{}: to loop", ratio), Column("peak MiB", PEAK))
     return _beside(stored.lines(EPYC, "solve.options"), 4, columns)
 
@@ -183,7 +183,7 @@ def compiled() -> str:
 
 
 def peers() -> str:
-    """A train step beside others, at N = 8."""
+    """A training step and its peers, at N = 8."""
     columns = (
         Column("{}: to loop", ratio),
         Column("peak MiB", PEAK),

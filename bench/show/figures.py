@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=Path,
         help="files of JSON lines, or folders of them, of one machine",
     )
-    parser.add_argument("--out", type=Path, required=True, help="the folder")
+    parser.add_argument("--out", type=Path, required=True, help="the folder to write to")
     chosen = parser.parse_args(arguments)
     chosen.out.mkdir(parents=True, exist_ok=True)
     written = draw(stored.read_all(chosen.lines), chosen.out)

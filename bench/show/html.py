@@ -1,7 +1,7 @@
 """`python -m bench.show.html RESULTS.jsonl... --out report.html`: stored results as one file.
 
-It holds the tables, the figures, the machine, what the providers are, and the commands that make
-the lines again. It reads nothing else when it is looked at, and needs no network.
+It has the results, tables and figures, the machine, a list of the implementations, and the
+commands to measure again. It loads nothing else, and needs no network.
 """
 
 from __future__ import annotations
@@ -249,7 +249,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Write the page."""
     parser = Parser(prog="python -m bench.show.html", description=__doc__)
     parser.add_argument(
-        "results", nargs="+", type=Path, help="files of JSON lines, or their folders"
+        "results", nargs="+", type=Path, help="files of JSON lines, or folders of them"
     )
     parser.add_argument("--out", type=Path, required=True, help="the file to write")
     chosen = parser.parse_args(arguments)

@@ -1,10 +1,10 @@
-"""`python -m bench.show.readme`: the figures in the documents, written from what is stored.
+"""`python -m bench.show.readme`: write the figures in the documents from the stored results.
 
-And the table of the options of ``solve``, from the one that the solver reads them by.
+And the table of the options of ``solve``, from the table that the solver reads.
 
-Each stands between `<!-- figures:begin NAME -->` and `<!-- figures:end -->`. The figure of
-README.md is an SVG in docs/, for a light and for a dark page. `--check` writes nothing, and fails
-where a document or the figure says something else.
+Each is between `<!-- figures:begin NAME -->` and `<!-- figures:end -->`. The figure of README.md
+is an SVG in docs/, one for light and one for dark pages. `--check` writes nothing, and fails if a
+document or the figure differs.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def filled(text: str, name: str, known: Mapping[str, Callable[[], str]] = FIGURE
 def main(arguments: Sequence[str] | None = None, root: Path = machine.ROOT) -> int:
     """Write the documents, or say how they differ; 1 where one does."""
     parser = Parser(prog="python -m bench.show.readme", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing, fail on a difference")
+    parser.add_argument("--check", action="store_true", help="only check; fail on a difference")
     chosen = parser.parse_args(arguments)
     status = 0
     for name in DOCUMENTS:
@@ -100,7 +100,7 @@ def main(arguments: Sequence[str] | None = None, root: Path = machine.ROOT) -> i
             status = 1
             lines = (before.splitlines(keepends=True), after.splitlines(keepends=True))
             sys.stderr.writelines(difflib.unified_diff(*lines, name, f"{name} from the results"))
-            print(f"{name}: what is stored gives another text: {REMEDY}", file=sys.stderr)
+            print(f"{name}: differs from the stored results: {REMEDY}", file=sys.stderr)
         else:
             path.write_text(after, encoding="utf-8")
             print(f"written: {name}")

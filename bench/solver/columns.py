@@ -1,4 +1,4 @@
-"""How lines of the solver are shown: what a solve costs, its errors, what fits."""
+"""The columns of the solver's rows: the cost of a solve, its errors, the largest that fits."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def each_half_step(record: Record) -> float:
 
 
 def amount(record: Record) -> str:
-    """The largest that fits, and whether it is only the largest that was tried."""
+    """The largest that fits; "or more" if it is the largest that was tried."""
     return f"{record['largest']}{' or more' if record['at_cap'] else ''}"
 
 
@@ -105,7 +105,7 @@ LARGEST = Column("largest {}", lambda r: f"{amount(r)} *" if r["raises"] else am
 
 
 def tables(records: Sequence[Record]) -> list[Table]:
-    """One for each part. Who has no figures has a row that says so, but among the errors."""
+    """One for each part. A row without figures says why, except among the errors."""
     found: dict[str, list[Record]] = {}
     for record in records:
         if record["part"] != "error" or not unmeasured(record):
@@ -127,7 +127,7 @@ def errors(records: Sequence[Record]) -> list[Table]:
     """One row for each beta and depth; in each cell the errors of the state and of the gradient."""
     columns = [Column("{}", both_errors)]
     table = pivot(records, (CASE, N), PROVIDER.cell, columns)
-    table.caption = "distance of the states from their start, and the error of the gradient"
+    table.caption = "reconstruction error of the initial state, and error of the gradient"
     return [table]
 
 
@@ -173,15 +173,15 @@ TABLES = {"error": errors, "largest": largest, "overhead": overhead, "profile": 
 
 
 def notes(records: Sequence[Record]) -> list[str]:
-    """What has to be said below the tables."""
+    """The notes below the tables."""
     measured = [record for record in records if not unmeasured(record)]
     raising = any(record["raises"] for record in measured)
-    note = ["* check=True raises ReconstructionError here, and no gradient is had"]
+    note = ["* check=True raises ReconstructionError here, and no gradients are written"]
     return (note if raising else []) + compile_times(measured) + absences(records)
 
 
 def absences(records: Sequence[Record]) -> list[str]:
-    """Who was not there to be measured, by reason."""
+    """Implementations that are not installed, by reason."""
     names: dict[str, dict[str, None]] = {}
     for record in records:
         if skipped(record):
@@ -190,7 +190,7 @@ def absences(records: Sequence[Record]) -> list[str]:
 
 
 def compile_times(records: Sequence[Record]) -> list[str]:
-    """Of providers that tell how long they compiled, which no time above has in it."""
+    """Compile times of the implementations that report them; the times above exclude them."""
     seconds: dict[str, list[float]] = {}
     for record in records:
         if record.get("compile_seconds") is not None:

@@ -252,7 +252,7 @@ FAST = Call(
             modules=_BENCH_MODULES,
         ),
         Step(
-            *("ops", 60, 62, "every op at 256 MiB, beside eager PyTorch"),
+            *("ops", 60, 62, "every op at 256 MiB, and eager PyTorch"),
             _bench(
                 (
                     *("--only", "ops", "--sizes-mb", "256", "--samples", "3"),
@@ -277,7 +277,7 @@ FAST = Call(
             modules=_BENCH_MODULES,
         ),
         Step(
-            *("cost", 55, 58, "a train step of N = 8 beside others"),
+            *("cost", 55, 58, "a training step of N = 8, and its peers"),
             _bench(
                 (
                     *("--only", "solve.cost", "--models", "block", "mlp"),

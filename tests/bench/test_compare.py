@@ -50,7 +50,7 @@ def marks(old: Record, new: Record) -> list[str]:
         (line(gradient_error=1.3e-7, peak_bytes=1011), ["more memory", "larger error"]),
         (line(gradient_error=0.0), ["smaller error"]),
         (line(raises=True), ["now raises"]),
-        (line(2.0, refused="ValueError: no"), ["now refused"]),
+        (line(2.0, refused="ValueError: no"), ["now fails"]),
     ],
 )
 def test_what_is_marked(new: Record, expected: list[str]) -> None:
@@ -58,7 +58,7 @@ def test_what_is_marked(new: Record, expected: list[str]) -> None:
 
 
 def test_what_was_refused_or_zero_before() -> None:
-    assert marks(line(refused="no"), line(5.0)) == ["no longer refused"]
+    assert marks(line(refused="no"), line(5.0)) == ["no longer fails"]
     assert marks(line(refused="no"), line(refused="no")) == []
     assert marks(line(gradient_error=0.0), line()) == ["larger error"]
     assert marks(line(gradient_error=0.0), line(gradient_error=0.0)) == []

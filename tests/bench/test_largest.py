@@ -105,7 +105,7 @@ def test_how_a_process_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(fresh, "answer", _ends)
         with pytest.raises(BrokenProcessPool) as ended:
             processes.ask("a", problem)
-        assert timing.reason(ended.value) == "its process was ended from outside, or crashed"
+        assert timing.reason(ended.value) == "its process was killed or crashed"
         assert timing.is_fault(timing.reason(ended.value))
         assert processes.pools == {}
 
