@@ -47,6 +47,26 @@ def test_a_compiled_f_with_inductor() -> None:
     assert_exact_gradients(torch.compile(f), torch.zeros_like(x), x, max_steps=5)
 
 
+@pytest.mark.slow
+def test_dropout_compiled_by_inductor_comes_again() -> None:
+    """Its masks are not eager's of that seed, but the same in both passes and under no_grad."""
+    f, x = MLP(p=0.5), torch.randn(6, 16)
+    compiled = torch.compile(f)
+    found = []
+    for adjoint in ("reversible", "backprop", None):
+        torch.manual_seed(1)
+        with torch.set_grad_enabled(adjoint is not None):
+            options: dict[str, Any] = {} if adjoint is None else {"adjoint": adjoint}
+            solution = solve(compiled, torch.zeros_like(x), x, max_steps=3, **options)
+        ends = [solution.z]
+        if adjoint is not None:
+            ends += torch.autograd.grad(solution.z.square().sum(), [*f.parameters()])
+        found.append(ends)
+    assert all(map(torch.equal, *found[:2])) and torch.equal(found[2][0], found[0][0])
+    torch.manual_seed(1)
+    assert not torch.allclose(solve(f, torch.zeros_like(x), x, max_steps=3).z, found[0][0])
+
+
 # ---- a solve as an operator ----------------------------------------------------------------------
 
 OPTIONS = [
