@@ -274,7 +274,7 @@ def test_data_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(RunError) as error:
             load()
         message = str(error.value)
-        assert "could not be loaded (ConnectionError: Couldn't reach the hub);" in message
+        assert "could not be loaded (ConnectionError: Couldn't reach the hub)" in message
         assert "HF_HOME" in message and "needs no network" in message
 
 

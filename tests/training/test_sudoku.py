@@ -255,7 +255,7 @@ def test_a_wrong_solution_is_named() -> None:
         ({"clues": 16}, "clues: expected 0 to 15 of 16 cells, got 16"),
         ({"source": "sudoku-extreme"}, "size: expected 9 with source sudoku-extreme, got 4"),
         ({"source": "csv"}, "folder: expected one with source csv"),
-        ({"folder": "x"}, "folder: expected one with source csv and with no other"),
+        ({"folder": "x"}, "folder: expected one with source csv, and None with any other"),
     ],
 )
 def test_configurations_that_are_none(options: dict[str, Any], message: str) -> None:
