@@ -3,12 +3,13 @@
 #
 # Guess: they run in bfloat16 and stop at its precision. If something is unsupported, it is the gradient, because JAX
 # factorizes matrices in float32 and float64 only.
-# Seen (optimistix 0.1.0, equinox 0.13.8, jax 0.10.2, Python 3.11): FixedPointIteration raises ValueError in the forward
-# pass: the error it keeps in the loop starts as float32 and becomes bfloat16, and JAX's loops need one type. So every
-# 16-bit state raises (float16 as well), at any tolerance. In float32 the same call works, and a gradient of bfloat16
-# parameters works if f converts to float32 inside. jaxopt 0.8.5's FixedPointIteration takes the bfloat16 state.
-# What it means here: code from there iterates a float32 state around a cell in bfloat16. RevDEQ does that by state="exact"
-# or torch.float32 under autocast, so the precision of a comparison is that of the cell.
+# Seen (optimistix 0.1.0, equinox 0.13.8, jax 0.10.2, Python 3.11): FixedPointIteration raises ValueError in the
+# forward pass: the error it keeps in the loop starts as float32 and becomes bfloat16, and JAX's loops need one type.
+# So every 16-bit state raises (float16 as well), at any tolerance. In float32 the same call works, and a gradient of
+# bfloat16 parameters works if f converts to float32 inside. jaxopt 0.8.5's FixedPointIteration takes the bfloat16
+# state.
+# What it means here: code from there iterates a float32 state around a cell in bfloat16. RevDEQ does that by
+# state="exact" or torch.float32 under autocast, so the precision of a comparison is that of the cell.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
-# silva_networks.silva_deq with its defaults, solver "anderson" and backward_mode="unrolled": the gradient of a weight.
+# silva_networks.silva_deq with its defaults, solver "anderson" and backward_mode="unrolled": the gradient of a
+# weight.
 #
 # Guess: "unrolled", documented as keeping the graph of the solver's finite steps, is backpropagation through these
 # steps. At the fixed point it has the gradient of the fixed point, and a lower forward_tol brings it closer.
 # Seen (silva-networks 1.2.2, torch 2.13.0, CPU, Python 3.11): Anderson's history is detached, so the gradient passes
 # through the last one or two damped steps only. For tanh(W z + x) of width 32 and a spectral radius of about 0.5, the
-# state is right to 1e-5 and the gradient 22 % off. At a tolerance too low to be reached it is 46 % off, because the run
-# then ends at max_iter and one differentiable step fewer is left: a more accurate state has a worse gradient. Picard and
-# Broyden with "unrolled", and Anderson with "implicit", are right to 0.1 %.
+# state is right to 1e-5 and the gradient 22 % off. At a tolerance too low to be reached it is 46 % off, because the
+# run then ends at max_iter and one differentiable step fewer is left: a more accurate state has a worse gradient.
+# Picard and Broyden with "unrolled", and Anderson with "implicit", are right to 0.1 %.
 # What it means here: what a solver says about its state tells nothing about its gradient. When coming from there,
-# compare with solver "picard"; fixed_point(adjoint="implicit") solves for the gradient whichever method found the state.
+# compare with solver "picard"; fixed_point(adjoint="implicit") solves for the gradient whichever method found the
+# state.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -6,10 +6,10 @@
 # Seen (torchao 0.18.0, torch 2.13.0, CPU, Python 3.11): neither. The output of a Linear quantized with
 # Int8DynamicActivationInt8WeightConfig has a grad_fn, because the bias is added by an ordinary operation, and its
 # input gets no gradient: backward() succeeds and x.grad stays None. Without a bias the output has no history, and
-# backward() raises only if nothing else does. Behind a skip connection, x + layer(x), the gradient is that of the skip
-# alone. Int8WeightOnlyConfig has the right gradient.
-# What it means here: a cell with such a layer trains without its recurrent gradient, and no comparison with autograd can
-# notice, because autograd has none either. Use weight-only quantization under adapters that are trained.
+# backward() raises only if nothing else does. Behind a skip connection, x + layer(x), the gradient is that of the
+# skip alone. Int8WeightOnlyConfig has the right gradient.
+# What it means here: a cell with such a layer trains without its recurrent gradient, and no comparison with autograd
+# can notice, because autograd has none either. Use weight-only quantization under adapters that are trained.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
