@@ -34,6 +34,8 @@ def check(line: str, *, known: bool) -> None:
             _check_extras(what)
         case ["python", "-m", module, *arguments]:
             _check_module(module, arguments)
+        case ["sudo", "apt", "install", *packages]:  # what `make` asks for
+            assert {"make", "g++", "python3-venv", "python3-dev"} <= set(packages), line
         case ["torchrun", *arguments]:  # python's own options end at the script
             script = next(i for i, word in enumerate(arguments) if word.endswith(".py"))
             _check_script(arguments[script], arguments[script + 1 :])
@@ -50,7 +52,7 @@ def check(line: str, *, known: bool) -> None:
 
 
 def _is_shell(line: str) -> bool:
-    program = r"(make|pip|python|torchrun|\S+\.sh|\.ci/run)"
+    program = r"(make|pip|python|torchrun|sudo apt|\S+\.sh|\.ci/run)"
     return re.match(rf"(\$ )?([A-Z_]+=\S* )*{program}( |$)", line) is not None
 
 
