@@ -23,7 +23,7 @@ class Browser:
     """One page of a running browser."""
 
     def __init__(self, commands: int, answers: int) -> None:
-        self._commands, self._answers = commands, os.fdopen(answers, "rb", buffering=0)
+        self._commands, self._answers = commands, answers
         self._next, self._rest, self._session = 0, b"", ""
         self._loads = 0  # pages loaded since the last one was asked for
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
@@ -50,7 +50,7 @@ class Browser:
         while b"\0" not in self._rest:
             if not select.select([self._answers], [], [], PATIENCE)[0]:
                 raise TimeoutError(f"the browser has not answered for {PATIENCE:g} s")
-            chunk = self._answers.read(1 << 16)
+            chunk = os.read(self._answers, 1 << 16)
             if not chunk:
                 raise RuntimeError("the browser has ended")
             self._rest += chunk
@@ -132,5 +132,6 @@ def started(program: str) -> Iterator[Browser]:
             yield Browser(ours_out, ours_in)
         finally:
             os.close(ours_out)
+            os.close(ours_in)
             process.terminate()
             process.wait(20)
