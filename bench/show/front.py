@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Sequence
-from html import escape, unescape
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from bench.core import labels, stored
@@ -16,13 +11,7 @@ from bench.core.session import Record
 from bench.core.stored import EPYC, XEON_BUSY
 from bench.core.table import markdown
 from bench.show.documents import error, find, ratio
-from bench.show.inline_svg import DARK
 from bench.solver import columns as solver
-
-FIGURES = {"docs/memory-and-error.svg": False, "docs/memory-and-error-dark.svg": True}
-"""Where the figure stands, and whether for a dark page."""
-
-FONTS = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"
 
 LINES: dict[str, tuple[str, dict[str, Any]]] = {
     "backprop exact": (
@@ -61,8 +50,9 @@ def lines() -> list[Record]:
     return [r for r in stored.lines(XEON_BUSY, "solve.peers") if r["provider"] in LINES]
 
 
-def points(records: Sequence[Record]) -> dict[str, list[dict[str, Any]]]:
+def points() -> dict[str, list[dict[str, Any]]]:
     """What the figure shows, by line: steps, MiB, error, and whether `backward()` raises."""
+    records = lines()
     return {
         name: [
             {
@@ -117,49 +107,11 @@ def compared() -> str:
     return f"{markdown(heads, rows, left=1)}\n\n{labels.provenance(records)}"
 
 
-# ---- the picture -------------------------------------------------------------------------------
-
-
-def described(svg: str) -> dict[str, Any] | None:
-    """What a figure says that it shows; None where it says nothing."""
-    found = re.search(r"<desc>(.*?)</desc>", svg, re.DOTALL)
-    return json.loads(unescape(found[1])) if found else None
-
-
-def stale(path: Path) -> bool:
-    """Whether the stored figure is not there, or shows other numbers than the stored lines."""
-    return not path.exists() or described(path.read_text(encoding="utf-8")) != points(lines())
-
-
-def picture(*, dark: bool) -> str:
-    """The figure as SVG on a transparent ground, with the numbers that it shows in its `desc`."""
-    import matplotlib
-
-    shown = points(lines())
-    settings: Any = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "memory-and-error",
-        "savefig.transparent": True,
-        "font.size": 10.5,
-    }
-    with TemporaryDirectory() as folder, matplotlib.rc_context(settings):
-        path = Path(folder) / "figure.svg"
-        _draw(shown, path)
-        text = path.read_text(encoding="utf-8")
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
-    text = re.sub(r"'DejaVu Sans'[^;\"]*", FONTS, text)
-    ink = "#000000"  # text without a color of its own is black
-    text = text.replace("</style>", f"text{{fill: {ink}}}</style>", 1)
-    for light, other in DARK.items() if dark else ():
-        text = text.replace(light, other)
-    about = f"<desc>{escape(json.dumps(shown), quote=False)}</desc>"
-    return text.replace(">", f' role="img">\n{about}', 1)
-
-
-def _draw(shown: dict[str, list[dict[str, Any]]], path: Path) -> None:
+def draw(path: Path) -> None:
+    """The figure: memory on the left, the error on the right, a line for each way to train."""
     from bench.show.drawing import plain, pyplot
 
+    shown = points()
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9.6, 3.7), layout="constrained")
     looks = dict(LINES.values())
     for name, line in shown.items():

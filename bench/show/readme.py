@@ -2,9 +2,9 @@
 
 And the table of the options of ``solve``, from the table that the solver reads.
 
-Each is between `<!-- figures:begin NAME -->` and `<!-- figures:end -->`. The figure of README.md
-is an SVG in docs/, one for light and one for dark pages. `--check` writes nothing, and fails if a
-document or the figure differs.
+Each is between `<!-- figures:begin NAME -->` and `<!-- figures:end -->`. The figures in docs/
+(pictures.py) are SVG, one for light and one for dark pages. `--check` writes nothing, and fails if
+a document or a figure differs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from bench.core import machine
 from bench.core.command_line import Parser
 from bench.show import cell_tables as cell
-from bench.show import documents, front
+from bench.show import documents, front, pictures
 from bench.show import kernel_tables as kernels
 from torch_revdeq.options.table import reference
 
@@ -104,15 +104,15 @@ def main(arguments: Sequence[str] | None = None, root: Path = machine.ROOT) -> i
         else:
             path.write_text(after, encoding="utf-8")
             print(f"written: {name}")
-    for name, dark in front.FIGURES.items():
+    for name, picture, dark in pictures.files():
         path = root / name
-        if not front.stale(path):
+        if not pictures.stale(picture, path):
             continue
         if chosen.check:
             status = 1
             print(f"{name}: what is stored gives another figure: {REMEDY}", file=sys.stderr)
         else:
-            path.write_text(front.picture(dark=dark), encoding="utf-8")
+            path.write_text(pictures.svg(picture, dark=dark), encoding="utf-8")
             print(f"written: {name}")
     return status
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Callable
@@ -13,7 +12,7 @@ import pytest
 
 from bench.core import stored
 from bench.core.session import Record
-from bench.show import documents, front, readme
+from bench.show import documents, front, pictures, readme
 from bench.show import kernel_tables as kernels
 from tests import ROOT
 
@@ -53,33 +52,40 @@ def test_a_figure_that_shows_other_numbers_is_noticed_and_drawn_anew(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(readme, "DOCUMENTS", ())
-    for name in front.FIGURES:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / "docs").mkdir()
+    for name, picture, _ in pictures.files():
         text = (ROOT / name).read_text(encoding="utf-8")
-        shown = front.described(text)
-        assert shown is not None
-        first = shown["RevDEQ, exact state"][0]
-        changed = json.dumps(first), json.dumps(first | {"MiB": first["MiB"] + 1})
-        assert changed[0] in text
-        (tmp_path / name).write_text(text.replace(*changed), encoding="utf-8")
+        assert pictures.described(text) == picture.shown()
+        changed = re.sub(
+            r"\d(?=[,\]}].*</desc>)", lambda digit: str(9 - int(digit[0])), text, count=1
+        )
+        assert changed != text
+        (tmp_path / name).write_text(changed, encoding="utf-8")
     assert readme.main(["--check"], root=tmp_path) == 1
     printed = capsys.readouterr().err
-    assert all(f"{name}: what is stored gives another figure" in printed for name in front.FIGURES)
+    for name, _, _ in pictures.files():
+        assert f"{name}: what is stored gives another figure" in printed
     assert readme.main([], root=tmp_path) == 0
     assert readme.main(["--check"], root=tmp_path) == 0
 
 
-def test_the_figure_holds_every_number_of_the_lines_and_no_address() -> None:
-    light, dark = (front.picture(dark=dark) for dark in (False, True))
+@pytest.mark.parametrize("picture", pictures.PICTURES, ids=lambda picture: picture.name)
+def test_a_figure_holds_its_numbers_and_no_address(picture: pictures.Picture) -> None:
+    light, dark = (pictures.svg(picture, dark=dark) for dark in (False, True))
     for text in (light, dark):
-        assert front.described(text) == front.points(front.lines())
+        assert pictures.described(text) == picture.shown()
         assert set(re.findall(r"https?://[^\"\s<]*", text)) <= {
             "http://www.w3.org/2000/svg",
             "http://www.w3.org/1999/xlink",
         }
     assert "text{fill: #000000}" in light and "text{fill: #e6e6e6}" in dark
     assert "#000000" not in dark
-    assert [line for line in front.points(front.lines()).values() if len(line) < 3] == []
+
+
+def test_every_line_of_the_front_figure_has_every_depth() -> None:
+    depths = [[point["steps"] for point in line] for line in front.points().values()]
+    assert len(depths) == len(front.LINES) and len(depths[0]) > 3
+    assert all(line == depths[0] for line in depths)
 
 
 def test_the_front_table_has_the_stored_numbers() -> None:

@@ -40,7 +40,7 @@ def test_every_document_is_a_page() -> None:
         ("docs/exact.md", "kernels.md", "kernels.md"),
         ("docs/api/testing.md", "../debugging.md", "../debugging.md"),
         ("docs/choosing.md", "../bench/results", "source/bench/results/index.md"),
-        ("bench/README.md", "../docs/error-against-depth.png", "error-against-depth.png"),
+        ("bench/README.md", "../docs/error-against-depth.svg", "error-against-depth.svg"),
         ("bench/README.md", "solver.md#solvecost", "benchmarks-solver.md#solvecost"),
         ("bench/README.md", "#what-changed", "#what-changed"),
         ("docs/exact.md", "https://arxiv.org/abs/2509.12917", "https://arxiv.org/abs/2509.12917"),
