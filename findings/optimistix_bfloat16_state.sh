@@ -8,8 +8,8 @@
 # So every 16-bit state raises (float16 as well), at any tolerance. In float32 the same call works, and a gradient of
 # bfloat16 parameters works if f converts to float32 inside. jaxopt 0.8.5's FixedPointIteration takes the bfloat16
 # state.
-# What it means here: code from there iterates a float32 state around a cell in bfloat16. RevDEQ does that by
-# state="exact" or torch.float32 under autocast, so the precision of a comparison is that of the cell.
+# What it means here: code from there iterates a float32 state around a cell in bfloat16, which state="exact" and
+# state=torch.float32 do here. The state may be of bfloat16 as well.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
