@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# jax.checkpoint around the body of a jax.lax.scan, in jit, and the three kinds of equinox.internal.while_loop: which
+# jax.checkpoint around the body of a jax.lax.scan, in jit, and two kinds of equinox.internal.while_loop: which
 # bits the state and the gradient of one loop have.
 #
 # Guess: recomputing changes no bit. The body is the same, so all kinds have the scan's state, and the gradient is the
@@ -7,7 +7,7 @@
 # Seen (jax 0.10.2, equinox 0.13.8, CPU, Python 3.11): kind="checkpointed" has the bits of the plain scan in state and
 # gradient, with 2, 5 or 24 checkpoints. jax.checkpoint has the scan's state and another gradient (3320 of 4096
 # elements, 2e-7 relative). kind="bounded" has another state already (1226 of 2048 elements), and unroll=4 the same
-# state and another gradient. What XLA fuses, and so rounds, depends on what stands around the body.
+# state and another gradient. The functions are the same; what XLA compiles around and into their body is not.
 # What it means here: in JAX "recomputed" is not "with the same bits"; compare with the authors' library by tolerance.
 set -euo pipefail
 folder=$(mktemp -d)
