@@ -9,7 +9,8 @@
 # call before it gathers it again: 5 times for 6 steps, 23 times for 24. The gradient is reduced once.
 # set_reshard_after_backward(False), and reshard() before the optimizer's step, make it one gather in all, with the
 # same bits in the gradient.
-# What it means here: with FSDP2 on f, call f.set_reshard_after_backward(False) if its weights fit in memory.
+# What it means here: for a cell that is called many times, reshard_after_forward=False does not save the gathers of the
+# backward pass; set_reshard_after_backward(False) does, if the weights fit in memory.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

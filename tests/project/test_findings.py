@@ -71,8 +71,10 @@ def test_pins_what_it_installs(program: Path) -> None:
     """With the versions that its header names: where it names several, the first."""
     text = program.read_text(encoding="utf-8").replace("\\\n", " ")
     installs = re.findall(r"/pip\"? install (.*)$", text, re.M)
-    words = [word for line in installs for word in line.split() if not word.startswith("-")]
+    words = [word.strip('"') for line in installs for word in line.split() if word[0] != "-"]
     assert words
+    for name, releases in re.findall(r"^for (\w+) in ([\d. ]+); do$", text, re.M):
+        words = [word.replace(f"${name}", releases.split()[0]) for word in words]
     pinned = [PINNED.fullmatch(word) for word in words]
     assert all(pinned), words
     versions = {(found[1], found[2]) for found in pinned if found}
