@@ -303,9 +303,7 @@ def test_a_dry_run_goes_through_every_step(name: str, tmp_path: Path) -> None:
     lines = list(report.read_lines(files[1]))
     outcomes = {line["step"]: line["outcome"] for line in lines if line.get("record") == "step"}
     assert outcomes == {step.name: PASSED for step in CALLS[name].steps}
-    spent = re.match(
-        rf"{name}, in small on a CPU: (\d+) of {seconds} s\n", files[0].read_text()
-    )
+    spent = re.match(rf"{name}, in small on a CPU: (\d+) of {seconds} s\n", files[0].read_text())
     assert spent is not None and int(spent[1]) <= seconds
     if name == "right":
         said = {line["said"] for line in lines if line.get("record") == "smoke"}

@@ -7,6 +7,7 @@ anything, and a context that had changed since the forward pass gave another gra
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import random
 import threading
@@ -160,8 +161,11 @@ def held() -> int:
     """Bytes of all tensors that Python can see."""
     gc.collect()
     tensors = [o for o in gc.get_objects() if type(o) in (Tensor, nn.Parameter)]
-    tensors = [t for t in tensors if t.layout is torch.strided]
-    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
+    storages = {}
+    for t in tensors:
+        # Wrappers of a transform have no storage, and others have given theirs away.
+        with contextlib.suppress(NotImplementedError, RuntimeError):
+            storages[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
     return sum(storages.values())
 
 

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.exc import InternalTorchDynamoError
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch.torch_version import TorchVersion
 from torch.utils import _pytree as pytree
 
 from tests.solver.compile.compiling import assert_like_eager, found, whole
@@ -166,6 +168,12 @@ def test_other_objects_break_the_graph_and_say_why() -> None:
     for run in (argument, option, closure):
         torch.compiler.reset()
         compiled = torch.compile(run, backend="aot_eager")
+        if run is closure and torch.__version__ >= TorchVersion("2.14"):
+            # Works while the number is a constant of the graph; then Dynamo cannot break there.
+            assert_like_eager(f, compiled, torch.randn(3, 4), Settings(0.1), eager=run)
+            with pytest.raises(InternalTorchDynamoError, match="closure cell"):
+                compiled(torch.randn(3, 4), Settings(0.2))
+            continue
         for gain in (0.1, 0.2, 0.3):
             x = torch.randn(3, 4)
             given = Settings(gain)
