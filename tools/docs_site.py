@@ -26,6 +26,7 @@ DOCS = "docs/"
 PAGES = {
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
+    "findings/README.md": "findings.md",
     "bench/README.md": "benchmarks.md",
     "bench/ops.md": "benchmarks-ops.md",
     "bench/cell.md": "benchmarks-cell.md",
