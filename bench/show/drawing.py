@@ -64,10 +64,11 @@ def bars(axes: Axes, values: Mapping[str, float], colours: Mapping[str, str], te
 
 def in_bytes(axis: Axis, values: Sequence[float]) -> None:
     """Label an axis of bytes in KiB, MiB and GiB; logarithmic where the values lie far apart."""
+    name = "x" if axis is axis.axes.xaxis else "y"
     if max(values) >= 8 * min(values) > 0:
-        axis.axes.set(**{f"{axis.axis_name}scale": LogScale(axis, base=2)})
+        axis.axes.set(**{f"{name}scale": LogScale(axis, base=2)})
     else:
-        axis.axes.set(**{f"{axis.axis_name}lim": (0, 1.1 * max(values))})
+        axis.axes.set(**{f"{name}lim": (0, 1.1 * max(values))})
         step = 2.0 ** math.floor(math.log2(max(values) / 3))
         axis.set_major_locator(MultipleLocator(step))
     axis.set_major_formatter(lambda value, _: words.size_label(value))

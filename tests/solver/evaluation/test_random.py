@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -123,6 +125,38 @@ def test_backward_outside_and_inside_of_autocast(adjoint: str) -> None:
     for forward, backward in ((True, False), (True, True), (False, True)):
         got, want = (gradient(forward, backward, how) for how in (adjoint, "backprop"))
         assert all(map(torch.equal, got, want)), (forward, backward)
+
+
+def weight_and_bias_after(cell: nn.Linear, *, plainly: bool, adjoint: str = "auto") -> list[Tensor]:
+    """Gradients after 256 steps at a small beta, where each evaluation adds little."""
+    x, beta = torch.rand(16, 8, generator=torch.Generator().manual_seed(0)), 0.01
+
+    def f(z: Tensor, x: Tensor) -> Tensor:
+        return torch.tanh(cell(z)) + x
+
+    x = x.to(cell.weight.dtype)
+    y = z = torch.zeros_like(x)
+    if plainly:
+        for _ in range(256):
+            y = (1 - beta) * y + beta * f(z, x)
+            z = (1 - beta) * z + beta * f(y, x)
+    else:
+        z = solve(f, z, x, beta=beta, max_steps=256, adjoint=adjoint).z  # type: ignore[arg-type]
+    return list(torch.autograd.grad(z.float().sum(), [cell.weight, cell.bias]))
+
+
+@pytest.mark.parametrize("adjoint", ["reversible", "hooks", "checkpoint", "backprop"])
+def test_many_evaluations_under_autocast_are_summed_in_float32(adjoint: str) -> None:
+    """bfloat16 rounds each to 2^-9, and the roundings of a sum in float32 do not add up to more."""
+    torch.manual_seed(0)
+    cell = nn.Linear(8, 8)
+    right = weight_and_bias_after(copy.deepcopy(cell).double(), plainly=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = weight_and_bias_after(cell, plainly=False, adjoint=adjoint)
+        loop = weight_and_bias_after(cell, plainly=True)
+    for ours, plain, want in zip(found, loop, right, strict=True):
+        assert (ours - want).norm() <= 2**-7 * want.norm()
+        assert (plain - want).norm() > 4 * 2**-7 * want.norm()  # torch's autocast, by its cache
 
 
 def test_autocast_leaves_no_cast_weights_behind() -> None:
