@@ -139,8 +139,10 @@ def searched(browser: chromium.Browser, base: str) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Take them; 1 where a page or a search has a fault, 2 where something is missing."""
     parser = argparse.ArgumentParser(prog="python -m tools.screenshots", description=__doc__)
-    parser.add_argument("--site", type=Path, default=ROOT / "build" / "docs", help="the folder")
-    parser.add_argument("--out", type=Path, default=ROOT / "build" / "screenshots")
+    parser.add_argument("--site", type=Path, default=ROOT / "build" / "docs", help="the built site")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "build" / "screenshots", help="where the pictures go"
+    )
     chosen = parser.parse_args(arguments)
     program = chromium.found()
     if program is None:
