@@ -59,7 +59,8 @@ def test_a_wrong_choice_is_answered_in_one_line(
 
 SCRIPTS = (
     "bench", "bench.show.compare", "bench.show.figures", "bench.show.html", "bench.show.readme",
-    "bench.visit", "bench.visit.smoke", "tools.aot.compile", "tools.cuda.resources", "tools.screenshots",
+    "bench.visit", "bench.visit.smoke", "tools.aot.compile", "tools.cuda.resources",
+    "tools.screenshots",
 )  # fmt: skip
 
 UNDOCUMENTED = """
