@@ -14,6 +14,10 @@ $python -m pip install --quiet --upgrade torch
 grep -Ev '^(torch|triton)==' constraints.txt | $python -m pip install --quiet --requirement /dev/stdin
 # Last, because torch pins an older triton, which pip would reinstall. Not available on every system.
 $python -m pip install --quiet --upgrade triton 2> /dev/null || true
+# The metadata of the package, which is not installed here.
+site=$($python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+rm -rf "$site"/revdeq_kernels-*.dist-info
+cp -r "$("$1" -c 'import importlib.metadata as m; print(m.distribution("revdeq-kernels")._path)')" "$site"
 
 export PYTHONPATH=$PWD/python:$PWD
 # run NAME ARGUMENTS...: run the tests and write NAME.xml
