@@ -102,9 +102,9 @@ clean:  ## remove what was built and installed here
 $(STATE)/.tools: constraints.txt
 ifneq ($(VENV),)
 	@$(PYTHON) tools/prerequisites.py "$(VENV)"
-	@echo "installing torch and the pinned tools into $(VENV): about 2.5 GB, minutes, once"
+	@echo "installing torch and the pinned tools into $(VENV): minutes, once; 2.5 GB, or 6 GB with a CUDA build of torch"
 	$(PY) -m pip --version > /dev/null 2>&1 || $(PY) -m ensurepip > /dev/null 2>&1 \
-	  || $(PYTHON) -m venv --clear $(VENV)
+	  || if [ -e $(VENV)/pyvenv.cfg ]; then $(PYTHON) -m venv --clear $(VENV); else $(PYTHON) -m venv $(VENV); fi
 	grep -v '^triton==' constraints.txt | $(PY) -m pip install --quiet --requirement /dev/stdin
 	$(PY) -c 'import triton' 2>/dev/null \
 	  || grep '^triton==' constraints.txt | $(PY) -m pip install --quiet --requirement /dev/stdin

@@ -45,16 +45,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.exit(f"{PROGRAM}: {error}")
     run = session(chosen, sys.argv[1:] if arguments is None else arguments)
     if (reason := missing_backend(run.device)) and not chosen.without_compiled:
-        sys.exit(f"{PROGRAM}: {reason} (--without-compiled measures all the same)")
+        ways = "--without-compiled measures all the same"
+        if run.device.type != "cpu":
+            ways += ", --device cpu measures the CPU"
+        sys.exit(f"{PROGRAM}: {reason} ({ways})")
     chosen.out.mkdir(parents=True, exist_ok=True)
     for benchmark in selected:  # figures of an earlier run
         for ending in ENDINGS:
             (chosen.out / f"{benchmark.name}{ending}").unlink(missing_ok=True)
-    records, status = _run_all(selected, run, console)
+    records, status, late = _run_all(selected, run, console)
     if not records:
         if status == INTERRUPTED:
             print(f"{PROGRAM}: interrupted before the first row was complete", file=sys.stderr)
             return status
+        if late:
+            sys.exit(
+                f"{PROGRAM}: the time was over before the first row was complete; --minutes sets it"
+            )
         sys.exit(f"{PROGRAM}: no case matches these options; see --list")
     _finish(records, [chosen.out / f"{b.name}.jsonl" for b in selected], chosen.out, console)
     if chosen.compare is not None:
@@ -64,19 +71,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def missing_backend(device: torch.device) -> str | None:
     """Why this project's own kernels cannot run there; figures without them say nothing of it."""
-    name = "cpu" if device.type == "cpu" else "triton" if torch.version.hip else "cuda"
-    reason = backends.why_not(name)
-    return (
-        reason and f"nothing to measure, the backend {name!r} of this project is missing: {reason}"
-    )
+    if device.type == "cpu":
+        names = ["cpu"]
+    else:  # without the CUDA library, a GPU's tensors go to Triton
+        names = ["triton"] if torch.version.hip else ["cuda", "triton"]
+    reasons = {name: backends.why_not(name) for name in names}
+    if not all(reasons.values()):
+        return None
+    named = "; ".join(f"backend {name!r}: {reason}" for name, reason in reasons.items())
+    return f"nothing to measure, this project's compiled kernels are missing: {named}"
 
 
 def _run_all(
     selected: Sequence[Benchmark], run: Session, console: Console
-) -> tuple[list[Record], int]:
-    """One benchmark after the other, each one's tables as soon as it is done."""
+) -> tuple[list[Record], int, bool]:
+    """One benchmark after the other, each one's tables as soon as it is done.
+
+    The rows, the exit status, and whether a benchmark ran out of time.
+    """
     records: list[Record] = []
-    status = 0
+    status, late = 0, False
     budget = Budget(run.chosen.minutes, BEGIN)
     columns = (
         TextColumn("{task.fields[name]:15}{task.description:26.26}"),
@@ -94,6 +108,7 @@ def _run_all(
             except KeyboardInterrupt:
                 status = INTERRUPTED
             except OutOfTimeError:
+                late = True
                 note = terminal.out_of_time(benchmark.name, budget.minutes)
             except Exception:  # a fault of the benchmark; the others may be right
                 stopped = f"{benchmark.name} failed:\n{traceback.format_exc()}"
@@ -104,9 +119,9 @@ def _run_all(
             if status == INTERRUPTED:
                 where = run.chosen.out
                 console.print(f"interrupted; results so far are in {where}", soft_wrap=True)
-                return records, status
+                return records, status, late
     faults = any(timing.is_fault(record["refused"]) for record in records)
-    return records, 1 if faults else status
+    return records, 1 if faults else status, late
 
 
 def _run_one(benchmark: Benchmark, run: Session, progress: Progress, records: list[Record]) -> None:

@@ -35,5 +35,5 @@ def check_compiler() -> None:
     if done.returncode:
         raise CompileError(
             f"the kernels need C++20 (g++ 11 or newer, clang 14 or newer), which {name!r} does not "
-            f"compile: {done.stderr.strip().splitlines()[0]}. {OTHERWISE}"
+            f"compile: {(done.stderr.strip() or 'no message').splitlines()[0]}. {OTHERWISE}"
         )

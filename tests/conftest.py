@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import getpass
 import os
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 # Without a GPU, Triton's interpreter replaces its compiler. It must be enabled before triton is
 # imported, and applies to the whole process.
@@ -23,9 +22,7 @@ if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
     torch.set_num_threads(max(1, torch.get_num_threads() // workers))
     # Two that compile the same graph may load a library that the other is still writing.
     os.environ.setdefault(
-        "TORCHINDUCTOR_CACHE_DIR",
-        f"{tempfile.gettempdir()}/torchinductor_{getpass.getuser()}_"
-        f"{os.environ['PYTEST_XDIST_WORKER']}",
+        "TORCHINDUCTOR_CACHE_DIR", f"{default_cache_dir()}_{os.environ['PYTEST_XDIST_WORKER']}"
     )
 
 from hypothesis import settings

@@ -23,11 +23,16 @@ NEEDED_GB = 2.5
 def missing_packages(headers: Path, compiler: str) -> dict[str, str]:
     """Debian packages that are missing, and what needs each."""
     found = {}
+    # Debian's packages of another Python than its default one carry its version.
+    default = Path("/usr/bin/python3").resolve() == Path(sys.executable).resolve()
+    python = "python3" if default else f"python3.{sys.version_info.minor}"
     if not all(importlib.util.find_spec(name) for name in ("venv", "ensurepip")):
-        found["python3-venv"] = "to create the environment"
+        found[f"{python}-venv"] = "to create the environment"
+    if os.environ.get("REVDEQ_BUILD_CPP") == "0":  # nothing is compiled
+        return found
     if not (headers / "Python.h").exists():
-        found["python3-dev"] = "Python.h, which torch.compile and some tests compile against"
-    if shutil.which(shlex.split(compiler)[0]) is None:
+        found[f"{python}-dev"] = "Python.h, which torch.compile and some tests compile against"
+    if shutil.which((shlex.split(compiler) or ["g++"])[0]) is None:
         found["g++"] = f"the C++ compiler ({compiler}) of the kernels and of torch.compile"
     return found
 
@@ -51,7 +56,7 @@ def problems(root: Path, venv: Path, headers: Path, compiler: str) -> list[str]:
         listed = "; ".join(f"{package} ({what})" for package, what in missing.items())
         found.append(
             f"packages are missing: {listed}. On Debian and Ubuntu: "
-            f"sudo apt install {' '.join(missing)}"
+            f"{as_root('apt update')} && {as_root('apt install ' + ' '.join(missing))}"
         )
     if not venv.exists() and root.exists():
         free = shutil.disk_usage(nearest(venv)).free / 1e9
@@ -61,6 +66,11 @@ def problems(root: Path, venv: Path, headers: Path, compiler: str) -> list[str]:
                 f"{free:.1f} GB are free there: `make VENV=/path` chooses another folder"
             )
     return found
+
+
+def as_root(command: str) -> str:
+    """The command as this user gives it: root of a container has no sudo, and needs none."""
+    return command if hasattr(os, "geteuid") and os.geteuid() == 0 else f"sudo {command}"
 
 
 def nearest(path: Path) -> Path:

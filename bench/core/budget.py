@@ -53,8 +53,11 @@ def limit(seconds: float | None) -> Iterator[None]:
         yield
         return
 
+    over = False
+
     def stop(*_: object) -> None:
-        raise OutOfTimeError
+        if not over:
+            raise OutOfTimeError
 
     before, hook = signal.signal(signal.SIGALRM, stop), sys.unraisablehook
     sys.unraisablehook = lambda args: None if args.exc_type is OutOfTimeError else hook(args)
@@ -62,6 +65,7 @@ def limit(seconds: float | None) -> Iterator[None]:
     try:
         yield
     finally:
+        over = True  # first: a signal that comes from here on stops nothing
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
         sys.unraisablehook = hook

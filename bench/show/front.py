@@ -72,8 +72,8 @@ def caption() -> str:
     """The machine and the model of the figure."""
     return (
         "One training step of a 512-wide MLP at beta = 0.5, excluding weights and data. Error: "
-        "distance from the gradient of the same number of steps in float64. Hollow: `backward()` "
-        "raises. "
+        "distance from the gradient of the same number of steps in float64. Hollow markers: "
+        "`backward()` raises. "
         f"{labels.provenance(lines())}."
     )
 

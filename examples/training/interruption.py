@@ -54,7 +54,9 @@ class Interruption:
             return
         handlers = {number: signal.getsignal(number) for number in SIGNALS}
         # Shells start background jobs, and nohup starts any, with signals that stay ignored.
-        before = {n: handler for n, handler in handlers.items() if handler is not signal.SIG_IGN}
+        # None: a handler that is not Python's, which could not be put back.
+        left = (signal.SIG_IGN, None)
+        before = {n: handler for n, handler in handlers.items() if handler not in left}
 
         def note(number: int, _: FrameType | None) -> None:
             self.signal = number

@@ -112,7 +112,7 @@ def test_without_the_compiled_backend_nothing_is_measured(
 ) -> None:
     monkeypatch.setitem(command.backends._missing, "cpu", "it was not built")
     given = [*QUICK, "--only", "ceilings", "--out", str(tmp_path / "out")]
-    with pytest.raises(SystemExit, match="backend 'cpu' of this project is missing: it was not"):
+    with pytest.raises(SystemExit, match="kernels are missing: backend 'cpu': it was not"):
         command.main(given)
     assert not (tmp_path / "out").exists()
     assert command.main([*given, "--without-compiled"]) == 0
@@ -264,10 +264,11 @@ def test_a_wide_terminal_shows_every_column() -> None:
 def test_the_device_that_triton_serves_needs_no_cuda_library(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked: list[str] = []
-    monkeypatch.setattr(command.backends, "why_not", asked.append)
-    command.missing_backend(torch.device("cuda"))
+    missing = {"cuda": "no nvcc", "cpu": "no compiler"}
+    monkeypatch.setattr(command.backends, "why_not", missing.get)
+    assert command.missing_backend(torch.device("cuda")) is None  # Triton's kernels are measured
+    assert "no compiler" in str(command.missing_backend(torch.device("cpu")))
+    missing["triton"] = "no triton"
+    assert "no nvcc; backend 'triton': no" in str(command.missing_backend(torch.device("cuda")))
     monkeypatch.setattr(torch.version, "hip", "6.0")
-    command.missing_backend(torch.device("cuda"))
-    command.missing_backend(torch.device("cpu"))
-    assert asked == ["cuda", "triton", "cpu"]
+    assert "nvcc" not in str(command.missing_backend(torch.device("cuda")))

@@ -11,7 +11,7 @@ from markdown_it.token import Token
 
 from tests import ROOT
 
-PLACES = ("*.md", "bench/*.md", "docs/**/*.md", "examples/*.md")
+PLACES = ("*.md", "findings/*.md", "bench/*.md", "docs/**/*.md", "examples/*.md")
 
 MARK = re.compile(r"<!-- test: (?P<mark>.+) -->")
 """A hidden comment in the line before a block of code."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import os
 import re
 from pathlib import Path
 
@@ -169,11 +170,21 @@ def asked_for(root=ROOT, venv=ROOT / ".venv-none", headers=ROOT, compiler="sh"):
 
 def test_what_make_needs_is_asked_for_at_once(tmp_path, monkeypatch):
     (tmp_path / "Python.h").touch()
+    monkeypatch.delenv("REVDEQ_BUILD_CPP", raising=False)
+    monkeypatch.setattr(prerequisites, "NEEDED_GB", 0.0)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     assert asked_for(headers=tmp_path) == ""
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     text = asked_for(compiler="no-such-g++")
-    assert text.endswith("sudo apt install python3-venv python3-dev g++")
+    assert re.search(r"apt install python3(\.\d+)?-venv python3(\.\d+)?-dev g\+\+$", text)
     assert "Python.h, which torch.compile" in text
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert "sudo apt update && sudo apt install" in asked_for(compiler="no-such-g++")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert "sudo" not in asked_for(compiler="no-such-g++")
+    monkeypatch.setenv("REVDEQ_BUILD_CPP", "0")
+    text = asked_for(compiler="no-such-g++")
+    assert "-venv" in text and "g++" not in text and "-dev" not in text
 
 
 def test_the_packages_are_those_that_the_documents_name():

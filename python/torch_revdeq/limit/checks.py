@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from numbers import Integral, Real
@@ -120,9 +121,15 @@ def check_residual(
 
 def warn_above(what: str, run: Run, tol: float, remedy: str, level: int = 3) -> None:
     """UserWarning: the iteration ended above its tolerance. `level` is warn's stacklevel."""
+    if math.isfinite(run.residual):
+        way_out = (
+            f"Raise {remedy}, make f contract, or use solve(), whose gradient is exact for the "
+            "steps taken"
+        )
+    else:
+        way_out = "f returned NaN or Inf, or the iteration overflowed: check f and its input"
     warnings.warn(
         f"{what}: expected a residual below {tol:g}, got {run.residual:.3g} after {run.steps} "
-        f"steps; the gradient is not that of a fixed point. Raise {remedy}, make f contract, or "
-        "use solve(), whose gradient is exact for the steps taken",
+        f"steps; the gradient is not that of a fixed point. {way_out}",
         stacklevel=level,
     )

@@ -123,7 +123,7 @@ class Floating(Format):
         """The error for an f that is wider than the state."""
         wider = "torch.float64" if f == torch.float64 else "torch.float32"
         return TypeError(
-            f"state: expected f in one of {', '.join(map(_name, self.takes_f))} for "
+            f"state: expected an f that returns {' or '.join(map(_name, self.takes_f))} with "
             f"state={self.stored}, got {f}; choose state={wider}"
         )
 
