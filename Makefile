@@ -91,7 +91,7 @@ newest: $(STATE)/.built  ## the default tier with the newest torch and triton: w
 install-check: $(STATE)/.built  ## install in every supported way, each into an environment of its own
 	.ci/install_check.sh $(PY) $(JOBS)
 
-wheel: $(STATE)/.tools  ## build a wheel to give away, into dist/: manylinux, or any with REVDEQ_BUILD_CPP=0
+wheel: $(STATE)/.tools  ## build a wheel for distribution, into dist/: manylinux, or any with REVDEQ_BUILD_CPP=0
 	source=$$(mktemp -d); trap 'rm -rf "$$source"' EXIT; \
 	.ci/copy_tree.sh "$$source"; .ci/wheel.sh $(abspath $(PY)) "$$source" dist
 

@@ -161,7 +161,7 @@ def kernels_table(resources: Resources) -> str:
         )
     columns = ["kernel", "instances", *(f"registers, {arch}" for arch in archs), "ceiling"]
     columns += ["bytes spilled", "bytes shared", "16-byte loads", "16-byte stores"]
-    columns += ["KiB under way"]
+    columns += ["KiB in flight"]
     narrow = [f"- `{name}`: {NARROW[name]}." for name in kernels if name in NARROW]
     if narrow:
         narrow = ["\n\n" + WHOLE, "", *narrow]
