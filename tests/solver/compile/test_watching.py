@@ -116,7 +116,7 @@ def test_the_classical_cell_goes_to_the_solver(implementation: str) -> None:
     options: dict[str, Any]
     for options in ({"trace": True}, {"on_step": lambda *_: None}):
         (name,) = options
-        with pytest.raises(ValueError, match=f"cannot take this solve: it takes {name}="):
+        with pytest.raises(ValueError, match=f"cannot take this solve: it supports only {name}="):
             cell_layer(implementation, **options)(x)
         made = RevDEQ(cell(), **options)
         made(x)
