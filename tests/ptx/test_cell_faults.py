@@ -50,7 +50,16 @@ TWO_PRODUCTS = rf"(mma\S+ )({SUMS})({FACTORS})({SUMS};)((?:[^;]*;){{0,4}}?[^;]*?
 
 SAMPLE = [
     Planted("no proxy fence", WGMMA, BACKWARD, r"fence\.proxy\.async[^;]*;", caught="proxy"),
-    Planted("no barrier before a product", WGMMA, FORWARD, r"bar\.sync\s+0;", "", 4, "barrier"),
+    # Which fault its absence is depends on the order of Triton's release.
+    Planted(
+        "no barrier before a product",
+        WGMMA,
+        FORWARD,
+        r"bar\.sync\s+0;",
+        "",
+        4,
+        "barrier|still reads",
+    ),
     Planted(
         "sums of W's gradient begin anew", WGMMA, BACKWARD, r"(, )%p\d+(, 1, 1, 1, 1;)", r"\g<1>0\2"
     ),
@@ -252,4 +261,4 @@ def plant(planted: Planted, places: list[int], text: str) -> str:
 def test_a_planted_fault_is_caught(compiling: Call, planted: Planted) -> None:
     said = compiling(found, planted)
     assert said, "the cell does as it should"
-    assert planted.caught in said
+    assert re.search(planted.caught, said)

@@ -222,6 +222,15 @@ def test_extrema(name: str, kind: str) -> None:
     agree(found, each(of_numbers(function, kind), a.tolist(), b.tolist()), kind)
 
 
+@pytest.mark.parametrize("name", ["min", "max"])
+@pytest.mark.parametrize("nan", ["", ".NaN"])
+def test_extrema_of_three(name: str, nan: str) -> None:
+    """Those of the first two with the third."""
+    op, to = f"{name}{nan}.f32", type_of("f32")
+    a, b, c = samples("f32", 200, columns=3)
+    assert (apply(op, to, a, b, c) == apply(op, to, apply(op, to, a, b), c)).all()
+
+
 @pytest.mark.parametrize("kind", ["f32", "f64", "f16", "bf16", "f16x2", "bf16x2"])
 def test_signs(kind: str) -> None:
     one = kind.removesuffix("x2")

@@ -17,7 +17,8 @@ ENTRY = re.compile(r"\.entry\s+([\w$]+)\s*(?:\(([^)]*)\))?([^{;]*)\{")
 SHARED = re.compile(r"\.shared\s+(?:\.align\s+(\d+)\s+)?\.(\w+)\s+([\w$]+)((?:\[\d*\])*)\s*;")
 TOKEN = re.compile(r"\s*(?:([{}])|([\w$]+):(?!:)|([^;]*);)")
 WORD = re.compile(r"[%$\w@]+")
-IGNORED = (".pragma", ".shared")
+# Triton 3.8 declares a stack that nothing uses; an access to local memory raises Missing.
+IGNORED = (".pragma", ".shared", ".local")
 
 
 @dataclass(frozen=True)

@@ -214,11 +214,18 @@ def copy_sign(machine: Machine, inst: Instruction, kind: str) -> Step:
 def float_extremum(
     machine: Machine, inst: Instruction, kind: str, ftz: str | None = None, nan: str | None = None
 ) -> Step:
-    a, b = readers(machine, inst, kind, ftz)
+    """Of two operands; of three since PTX 8.8, on sm_100."""
+    first, *others = readers(machine, inst, kind, ftz)
     put, largest = writer(machine, inst, kind, ftz), inst.op[0] == "max"
-    if nan:
-        return lambda: put(_or_nan(a(), b(), largest))
-    return lambda: put(extremum(a(), b(), largest))
+    of_two = _or_nan if nan else extremum
+
+    def step() -> None:
+        found = first()
+        for other in others:
+            found = of_two(found, other(), largest)
+        put(found)
+
+    return step
 
 
 @instruction("min", "max", form=rf"(?P<nan>\.NaN)?\.(?P<kind>{HALF})")
