@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 # Without a GPU, Triton's interpreter replaces its compiler. It must be enabled before triton is
 # imported, and applies to the whole process.
@@ -20,6 +19,8 @@ if not torch.cuda.is_available():
 # Processes that run tests in parallel (`pytest -n`) share the cores.
 if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
     torch.set_num_threads(max(1, torch.get_num_threads() // workers))
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir  # it imports triton
+
     # Two that compile the same graph may load a library that the other is still writing.
     os.environ.setdefault(
         "TORCHINDUCTOR_CACHE_DIR", f"{default_cache_dir()}_{os.environ['PYTEST_XDIST_WORKER']}"
