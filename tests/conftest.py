@@ -19,12 +19,6 @@ if not torch.cuda.is_available():
 # Processes that run tests in parallel (`pytest -n`) share the cores.
 if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
     torch.set_num_threads(max(1, torch.get_num_threads() // workers))
-    from torch._inductor.runtime.cache_dir_utils import default_cache_dir  # it imports triton
-
-    # Two that compile the same graph may load a library that the other is still writing.
-    os.environ.setdefault(
-        "TORCHINDUCTOR_CACHE_DIR", f"{default_cache_dir()}_{os.environ['PYTEST_XDIST_WORKER']}"
-    )
 
 from hypothesis import settings
 

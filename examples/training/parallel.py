@@ -15,7 +15,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
@@ -85,28 +84,9 @@ def placed(training: Training) -> Iterator[Place]:
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        with contextlib.nullcontext() if device.type == "cuda" else _own_inductor_cache():
-            yield Place(dist.get_rank(), world, device)
+        yield Place(dist.get_rank(), world, device)
     finally:
         dist.destroy_process_group()
-
-
-@contextlib.contextmanager
-def _own_inductor_cache() -> Iterator[None]:
-    """torch.compile builds this process's CPU kernels in a folder of its own.
-
-    All processes compile the same graphs at the same time, and with torch 2.13 one may load a
-    library that another is still linking: "undefined symbol", of a name that is cut off.
-    """
-    name = "TORCHINDUCTOR_CACHE_DIR"
-    before = os.environ.get(name)
-    os.environ[name] = f"{before or default_cache_dir()}_rank{os.environ['RANK']}"
-    try:
-        yield
-    finally:
-        del os.environ[name]
-        if before is not None:
-            os.environ[name] = before
 
 
 def _device(name: str) -> torch.device:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -256,6 +257,14 @@ ADAPTERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+@pytest.fixture
+def environment_restored() -> Iterator[None]:
+    """Without a GPU, BOFT leaves CC and CXX set to gcc, with which Inductor cannot link."""
+    with mock.patch.dict(os.environ):
+        yield
+
+
+@pytest.mark.usefixtures("environment_restored")
 @pytest.mark.parametrize("kind", ADAPTERS)
 def test_kinds_of_adapters(kind: str) -> None:
     needed("peft")
