@@ -36,6 +36,8 @@ def run(code: str, folder: Path = ROOT, **environment: str) -> str:
     The packages are those in `folder`.
     """
     kept = {k: v for k, v in os.environ.items() if k not in ("TRITON_INTERPRET", "REVDEQ_BACKEND")}
+    if folder != ROOT:
+        kept["PYTHONPATH"] = ""  # a path of the tests that leads to the built package
     done = subprocess.run(
         [sys.executable, "-c", code],
         env=kept | environment,
@@ -158,7 +160,7 @@ def test_the_source_tree_that_hides_the_installed_package_is_named(
         "use `pip install -e .`"
     ) in printed
     assert printed.splitlines()[-1] == "ran [0.5, 0.5, 0.5] reference"
-    assert "hides" not in run(catch + CALL, unbuilt, PYTHONPATH="")
+    assert "hides" not in run(catch + CALL, unbuilt)
 
 
 def test_an_extension_that_does_not_load_is_not_replaced(unbuilt: Path) -> None:
