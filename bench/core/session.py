@@ -66,7 +66,7 @@ class Session:
 
 @dataclass
 class Bar:
-    """How far a benchmark is, as it tells whoever shows it."""
+    """The progress of a benchmark, as reported to the display."""
 
     total: Callable[[float], None] = lambda amount: None
     advance: Callable[[float], None] = lambda amount: None

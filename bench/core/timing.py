@@ -86,7 +86,7 @@ def race(
 ) -> None:
     """Sample the contenders in turn, so that a drift of the machine falls on all of them.
 
-    One that raises, for instance for want of memory, is left out from there on.
+    One that raises, for example out of memory, is left out from then on.
     """
     for contender in contenders:
         contender.samples.clear()

@@ -35,7 +35,7 @@ _ON_DEVICE = ("kernel", "gpu_memcpy", "gpu_memset")
 class Nodes:
     """Nodes of autograd's graph that are no part of f, by name."""
 
-    solves: Collection[str] = ()  # each runs a whole way back
+    solves: Collection[str] = ()  # each runs a whole backward pass
     half_steps: Collection[str] = ()  # each is the adjoint of one half step
 
 

@@ -1,4 +1,4 @@
-"""What Nsight Compute says of the kernels, beside the time that their bytes take at best.
+"""What Nsight Compute reports on the kernels, next to the least time that their bytes take.
 
 `ncu` runs this file as a program, which calls each op once between cudaProfilerStart and Stop; it
 prints one row of metrics for every launch in it. It has not run on hardware yet: `parse` is tested
@@ -145,7 +145,7 @@ def _number(text: str | None, name: str) -> float | None:
 
 
 def lines_of(launches: Sequence[Record], known: Sequence[Job], limits: Ceilings) -> list[Record]:
-    """Each launch beside its floor; ValueError where there is not one for every job."""
+    """Each launch with its floor; ValueError where there is not one for every job."""
     if len(launches) != len(known):
         names = ", ".join(launch["kernel"] for launch in launches) or "none"
         raise ValueError(f"ncu: expected one launch for each of {len(known)} calls, got {names}")

@@ -18,12 +18,12 @@ def skipped(record: Record) -> bool:
 
 
 def unmeasured(record: Record) -> bool:
-    """Whether a line holds a reason in place of figures."""
+    """Whether a line holds a reason instead of figures."""
     return bool(record["refused"]) or skipped(record)
 
 
 def instead(record: Record) -> str:
-    """In place of figures, and "" where there are some."""
+    """What a table shows instead of figures; "" where there are figures."""
     if skipped(record):
         return "skipped"
     if not record["refused"]:

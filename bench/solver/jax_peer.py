@@ -81,7 +81,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=printed,
             text=True,
-            # Files beside the script have names that other packages may import.
+            # Files next to the script have names that other packages may import.
             env=os.environ | {"PYTHONSAFEPATH": "1"},
         )
         self.stack.callback(_ended, process)
@@ -99,7 +99,7 @@ class Worker:
             code = self.process.wait()
             printed = (self.folder / "printed").read_text(encoding="utf-8").strip().splitlines()
             reason = printed[-1] if printed else "and printed nothing"
-            raise RuntimeError(f"the process ended with {code} in place of an answer: {reason}")
+            raise RuntimeError(f"the process ended with {code} instead of an answer: {reason}")
         answer = json.loads(line)
         if "skipped" in answer:
             raise Skipped(

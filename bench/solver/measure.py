@@ -111,7 +111,7 @@ def _admit(
     references: _References,
     processes: contextlib.ExitStack,
 ) -> tuple[timing.Contender, Record]:
-    """A run, ready to be raced, and its figures but for time."""
+    """A run, ready to be raced, and all its figures except time."""
     del processes
     run = Run(method, references.model(method), point.beta, point.steps)
     run, grads, stats = run.settled()
@@ -256,7 +256,7 @@ def _problem(point: Point, settings: Settings, run: Run) -> Problem:
 def operations_of(model: models.Model, steps: int) -> int:
     """Of f and of its two products, in all half steps: what no method can do without.
 
-    Each matrix product and convolution has two of its size on the way back.
+    Each matrix product and convolution has two of its size in the backward pass.
     """
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.f(model.z0, model.x)

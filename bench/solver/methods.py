@@ -123,7 +123,7 @@ COMPILED = (
     COST[3],
     *(method for method in OPTIONS if method.compiled in AROUND_F),
 )
-"""The solver beside the loop, and compiled beside the compiled loop."""
+"""The loop and the solver, each eager and compiled."""
 
 OVERHEAD = (
     LOOP,

@@ -43,9 +43,9 @@ def naive_loop(
 
 
 class NaiveReversible(torch.autograd.Function):
-    """Walks back by division, and has no check of where it arrives. f computes in the dtype of x.
+    """Reconstructs by division, without checking the result. f computes in the dtype of x.
 
-    f is evaluated once per half step on the way back: the inverse and the gradient share it.
+    f is evaluated once per half step of the backward pass: the inverse and the gradient share it.
     """
 
     @staticmethod
@@ -182,7 +182,7 @@ PEERS = (
     Method("lerp loop, f bfloat16", f=torch.bfloat16),
     *(m for m in ERROR if m.name == "exact, f bfloat16"),
 )
-"""Train steps of others, and this project's beside them."""
+"""Train steps of others, and this project's for comparison."""
 
 IN_LARGEST = tuple(m for m in PEERS if m.name in ("torch checkpoint", "torchdeq IFT"))
-"""Those whose largest N and batch are looked for."""
+"""Those for which the largest N and batch are searched."""

@@ -27,8 +27,8 @@ class Grid:
 class Part:
     """One benchmark: its methods, and by tier where they are measured.
 
-    `dear` are parts of the names of methods that a default run leaves out for want of time: they
-    compile for longer than all others together take, or take a process of their own.
+    `dear` are parts of the names of methods that a default run leaves out to save time: they
+    compile for longer than all others together take, or need a process of their own.
     """
 
     methods: tuple[Method, ...]
@@ -130,7 +130,7 @@ def wanted_methods(part: Part, session: Session, known: Sequence[Method]) -> tup
 
 
 def _chosen(part: Part, session: Session) -> Iterator[Grid]:
-    """The tier's grids, with `--models`, `--betas` and `--depths` in place of their own."""
+    """The tier's grids, with `--models`, `--betas` and `--depths` instead of their own."""
     chosen = session.chosen
     by_tier: dict[Tier, tuple[Grid, ...]] = {
         "full": part.full,

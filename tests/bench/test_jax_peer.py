@@ -108,8 +108,8 @@ def test_what_the_worker_tells_is_in_its_row(
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        ("raise MemoryError('too much')", "ended with 1 in place of an answer: MemoryError"),
-        ("os.kill(os.getpid(), 9)", "ended with -9 in place of an answer: and printed nothing"),
+        ("raise MemoryError('too much')", "ended with 1 instead of an answer: MemoryError"),
+        ("os.kill(os.getpid(), 9)", "ended with -9 instead of an answer: and printed nothing"),
     ],
 )
 def test_a_worker_that_ends_is_refused_and_stops_nobody(
@@ -130,7 +130,7 @@ def test_a_worker_that_ends_while_it_is_sampled_stops_nobody(tmp_path: Path) -> 
     python = fake(tmp_path, body)
     assert command.main([*QUICK, *chosen, "--jax-python", python, "--out", str(tmp_path)]) == 1
     records = read(tmp_path)
-    assert "ended with 0 in place of an answer" in records["jax revdeq float64"]["refused"]
+    assert "ended with 0 instead of an answer" in records["jax revdeq float64"]["refused"]
     assert "p50_seconds" not in records["jax revdeq float64"]
     assert records["lerp loop"]["samples"] == 3
 

@@ -57,7 +57,7 @@ class ExactPair(Pair):
         return cls(y, z, layout, schedule, frac_bits, digits, flag)
 
     def from_saved(self, tensors: Sequence[Tensor]) -> ExactPair:
-        """The pair at the end of its solve, for the way back, in the given tensors."""
+        """The pair after its solve, for the backward pass, in the given tensors."""
         n = len(self.layout.state)
         y, z, buffers = list(tensors[:n]), list(tensors[n : 2 * n]), list(tensors[2 * n :])
         digits = self.digits.in_buffers(buffers)

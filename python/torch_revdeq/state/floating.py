@@ -29,7 +29,7 @@ class FloatPair(Pair):
         return cls(y, z, layout, schedule)
 
     def from_saved(self, tensors: Sequence[Tensor]) -> FloatPair:
-        """The pair at the end of its solve, for the way back, in the given tensors."""
+        """The pair after its solve, for the backward pass, in the given tensors."""
         n = len(self.layout.state)
         y, z = list(tensors[:n]), list(tensors[n:])
         return type(self)(y, z, self.layout, self.schedule, read_y=self.read(y))
