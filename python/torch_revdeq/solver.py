@@ -97,8 +97,10 @@ def solve(
             random depth).
         tol: stop when the relative residual norm(y - f(y)) / (1e-5 + norm(f(y))), the largest over
             the leaves, falls below this. None or 0: run max_steps. On a GPU the solve stops one
-            check later than on a CPU, so that the device never idles. A ``StoppingRule`` measures
-            another residual.
+            check later than on a CPU, so that the device never idles. A solve with a tol also stops
+            once nothing in y and f(y) is finite, with ``Stats.result`` "diverged" (not with
+            per_sample or a process_group, nor with a ``StoppingRule``, which measures another
+            residual).
         check_every: number of steps between checks of the residual.
         per_sample: apply tol to each sample, an index of dimension 0 of all leaves, separately. An
             integer d: a sample is an index of the first d dimensions; with 2 each token of [batch,

@@ -58,6 +58,6 @@ def iterate(
             after_step(n + 1)
         if stopping.watch is not None:
             stopping.watch.after_step(n + 1, lambda: pair.read_z)
-        if due and not last and stopping.reached():
+        if due and not last and stopping.ends(pair.read_y, f, exact=schedule.exact):
             return n + 1
     return schedule.max_steps

@@ -47,6 +47,12 @@ def largest(norms: Norms, device: torch.device) -> Tensor:
     return ratios[0] if len(ratios) == 1 else torch.stack(ratios).amax(0)
 
 
+def nothing_finite(*states: Sequence[Tensor]) -> Tensor:
+    """Whether no element of these states is finite: a 0-dim bool tensor on their device."""
+    finite = [leaf.detach().isfinite().any() for state in states for leaf in state]
+    return ~torch.stack(finite).any()
+
+
 def _masked(leaves: Sequence[Tensor], masks: Masks) -> list[Tensor]:
     """The leaves with zeros where nothing counts, which do not affect the norms."""
     rows = zip(leaves, masks, strict=True)

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..runtime.host_copy import HostCopy
 from ..runtime.transforms import inside_transform, is_from_outside
 from .halting import Halting
-from .residual import Masks, Norms, largest, norms_of, sample_residuals
+from .residual import Masks, Norms, largest, norms_of, nothing_finite, sample_residuals
 from .watching import Row, Watch, aside
 
 
@@ -109,7 +109,9 @@ class Stopping:
         self.lag = 0 if device.type == "cpu" else 1
         self.residual: Tensor | None = None
         self.stopped = False  # whether a check below tol has ended the solve
+        self._read = 0.0  # the residual that decided last
         self._pending: deque[HostCopy] = deque()
+        self._lost: deque[HostCopy] = deque()
 
     def due(self, n: int, last: bool) -> bool:
         """Whether step n is measured."""
@@ -184,9 +186,30 @@ class Stopping:
                 "of steps cannot depend on the data there"
             )
 
-    def reached(self) -> bool:
+    def ends(self, y: Sequence[Tensor], f: Sequence[Tensor], *, exact: bool) -> bool:
+        """Whether the solve ends before max_steps: at tol, or with a lost state."""
+        return self._reached() or self._is_lost(y, f, exact=exact)
+
+    def _reached(self) -> bool:
         """Whether the check that decides now is below tol."""
         if self.tol is None or len(self._pending) <= self.lag:
             return False
-        self.stopped = self._pending.popleft().read() < self.tol
+        self._read = self._pending.popleft().read()
+        self.stopped = self._read < self.tol
         return self.stopped
+
+    def _is_lost(self, y: Sequence[Tensor], f: Sequence[Tensor], *, exact: bool) -> bool:
+        """Whether y and f(y) are lost, so that no further step can reach tol.
+
+        A float state is lost if nothing in it is finite. An exact one has left its range with the
+        first NaN or infinity that f returned, and the solve raises. Nothing is read from the device
+        unless the residual that ``_reached`` read is not finite. Samples that halt separately,
+        ranks, and a ``StoppingRule``, where NaN may mean anything, go on.
+        """
+        others = (self.halting, self.group, self.rule)
+        if math.isfinite(self._read) or any(other is not None for other in others):
+            return False
+        if exact:
+            return True
+        self._lost.append(HostCopy(nothing_finite(y, f)))
+        return len(self._lost) > self.lag and bool(self._lost.popleft().read())

@@ -82,7 +82,8 @@ def fixed_point(
         solver: ``Picard()``, ``Relaxed(beta)``, ``Anderson(...)`` (the default), ``Broyden(...)``,
             or your own: see ``FixedPointSolver``. What it returns is checked; if gradients are
             needed, so is the residual it reports, by the evaluation of f at the fixed point.
-        tol: stop when the relative residual, the largest over the leaves, falls below this.
+        tol: stop when the relative residual, the largest over the leaves, falls below this. The
+            solvers here also stop once nothing in z and f(z) is finite: the result is "diverged".
         max_steps: maximum number of evaluations of f.
         adjoint: "implicit": the gradient of the fixed point, from u = g + u J, solved iteratively;
             evaluates f twice at the fixed point. "phantom": autograd through `phantom_steps`

@@ -43,6 +43,14 @@ def relative_residual(z: Sequence[Tensor], value: Sequence[Tensor]) -> float:
     return float(measured.relative_residual([leaf.contiguous() for leaf in z], value))
 
 
+def is_lost(residual: float, z: Sequence[Tensor], value: Sequence[Tensor]) -> bool:
+    """Whether neither z nor f(z), of this residual, has a finite element: no step helps then.
+
+    Waits for the device if the residual is not finite.
+    """
+    return not math.isfinite(residual) and bool(measured.nothing_finite(z, value))
+
+
 class FixedPointSolver(Protocol):
     """What ``fixed_point`` takes as `solver` and `adjoint_solver`: any object with this method.
 
@@ -98,8 +106,11 @@ class Relaxed:
         while steps < max_steps and not residual < tol:
             value = f(z)
             residual = relative_residual(z, value)
+            lost = is_lost(residual, z, value)
             z = self.step(z, value)
             steps += 1
+            if lost:
+                break
         return Run(z, steps, residual)
 
     def step(self, z: Sequence[Tensor], value: Sequence[Tensor]) -> list[Tensor]:
@@ -147,7 +158,7 @@ class Anderson:
         for step in range(1, max_steps + 1):
             value = f(z)
             residual = relative_residual(z, value)
-            if residual < tol or step == max_steps:
+            if residual < tol or step == max_steps or is_lost(residual, z, value):
                 return Run(value, step, residual)
             x = as_rows(z, self.batched, "Anderson")
             states = [*states[1 - self.memory :], x]
