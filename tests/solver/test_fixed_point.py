@@ -322,14 +322,17 @@ def test_a_trace_has_the_residual_of_every_evaluation(solver: Any) -> None:
         ({"beta": 0.5}, r"; did you mean solver=Relaxed\(beta\)\?"),
         ({"on_step": print}, "; on_step is an option of solve"),
         ({"save_at": [1]}, "; save_at is an option of solve"),
-        ({"indexing": [1]}, "; save_at is an option of solve"),
+        ({"phantom_step": 3}, r"; did you mean phantom_steps\?"),
+        ({"eval_factor": 2}, "; it has no counterpart: pass another max_steps="),
+        ({"m": 5}, r"; did you mean solver=Anderson\(memory=\.\.\.\)\?"),
+        ({"indexing": [1]}, r"; it has no counterpart: .*solve\(\.\.\., save_at=\) several"),
         ({"unheard": 1}, "trace$"),
     ],
 )
 def test_a_name_that_is_no_option_says_which_is(options: dict[str, Any], said: str) -> None:
     f, x = problem()
     (name,) = options
-    with pytest.raises(TypeError, match=rf"^{name}: expected an option of fixed_point, .*{said}"):
+    with pytest.raises(TypeError, match=rf"^{name}: expected an option of fixed_point.*{said}"):
         fixed_point(f, torch.zeros_like(x), x, **options)
 
 

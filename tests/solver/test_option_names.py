@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
+import importlib
+import inspect
 import pickle
 import re
 from functools import partial
@@ -14,9 +17,17 @@ from torch import Tensor, nn
 
 from tests.solver.cells import MLP
 from tests.solver.solving import inputs
-from torch_revdeq import RevDEQ, set_solver, solve
+from torch_revdeq import RevDEQ, fixed_point, set_solver, solve
+from torch_revdeq.limit.names import advice
 from torch_revdeq.models import LanguageConfig, LanguageModel
-from torch_revdeq.options.names import ELSEWHERE, NO_OPTION, meant
+from torch_revdeq.options.names import meant
+from torch_revdeq.options.other_names import (
+    ELSEWHERE,
+    NO_OPTION,
+    NOT_OF_FIXED_POINT,
+    OF_FIXED_POINT,
+    WORDS,
+)
 from torch_revdeq.options.table import TABLE
 
 # ---- other names ---------------------------------------------------------------------------------
@@ -55,6 +66,55 @@ def test_a_name_that_has_no_option_here_says_where_it_is(name: str) -> None:
         layer(inputs(), **{name: 3})
 
 
+@pytest.mark.parametrize("name", WORDS)
+def test_a_common_word_says_it_too_and_stays_free(name: str) -> None:
+    layer, place = RevDEQ(MLP()), re.escape(WORDS[name])
+    for call in (partial(RevDEQ, MLP()), partial(solve, MLP(), inputs())):
+        with pytest.raises(TypeError, match=rf"^{name}: expected an option of solve; {place}"):
+            call(**{name: 3})
+    with pytest.raises(TypeError, match=rf"^{name}: expected .* neither; {place}, or .*kwargs="):
+        layer(inputs(), **{name: 3})
+    setattr(layer, name, 3)
+    assert getattr(layer, name) == 3
+    got: list[Any] = []
+
+    def any_keyword(z: Tensor, x: Tensor, **more: Any) -> Tensor:
+        got.append(more)
+        return 0.5 * z + x
+
+    RevDEQ(any_keyword)(inputs(), **{name: 3})
+    assert got[0] == {name: 3}
+
+
+@pytest.mark.parametrize("name", [*OF_FIXED_POINT, *NOT_OF_FIXED_POINT])
+def test_fixed_point_names_its_own(name: str) -> None:
+    hint = NOT_OF_FIXED_POINT.get(name) or f"did you mean {OF_FIXED_POINT[name]}?"
+    said = rf"^{name}: expected an option of fixed_point; {re.escape(hint)}\.? The options are"
+    with pytest.raises(TypeError, match=said):
+        fixed_point(MLP(), inputs(), **{name: 3})
+
+
+def options_of_torchdeq() -> list[str]:
+    """Every option of torchdeq's command line, and of its solvers."""
+    torchdeq = pytest.importorskip("torchdeq", reason="torchdeq is not installed")
+    parser = argparse.ArgumentParser(add_help=False)
+    importlib.import_module("torchdeq.utils").add_deq_args(parser)
+    names = [action.dest for action in parser._actions]
+    for solver in ("anderson", "broyden", "fixed_point_iter"):
+        rows = inspect.signature(torchdeq.get_deq(f_solver=solver).f_solver).parameters.values()
+        names += [p.name for p in rows if p.default is not p.empty]
+    return names
+
+
+def test_every_option_of_torchdeq_has_advice() -> None:
+    names = options_of_torchdeq()
+    assert {"f_solver", "hook_ift", "LBFGS_thres", "lam", "eval_f_max_iter"} <= {*names}
+    ours = [*inspect.signature(fixed_point).parameters]
+    for name in names:
+        assert name in TABLE or meant(name) or name in NO_OPTION or name in WORDS, name
+        assert name in ours or advice(name, ours), name
+
+
 def test_a_parameter_of_f_may_have_any_name_that_is_no_option() -> None:
     def f(z: Tensor, x: Tensor, eps: float = 0.0, *, tau: float = 1.0, ift: bool = False) -> Tensor:
         return torch.tanh(tau * z + x + eps + ift)
@@ -66,7 +126,9 @@ def test_a_parameter_of_f_may_have_any_name_that_is_no_option() -> None:
 
 def test_every_name_of_others_stands_for_an_option() -> None:
     assert {*ELSEWHERE.values()} <= {*TABLE}
-    assert len({*ELSEWHERE, *NO_OPTION, *TABLE}) == len(ELSEWHERE) + len(NO_OPTION) + len(TABLE)
+    tables = (ELSEWHERE, NO_OPTION, WORDS, TABLE)
+    assert len({name for table in tables for name in table}) == sum(map(len, tables))
+    assert not {*OF_FIXED_POINT} & {*NOT_OF_FIXED_POINT}
 
 
 def test_ordinary_words_stay_free() -> None:

@@ -15,6 +15,17 @@ def options_of(function: Callable[..., Any]) -> tuple[str, ...]:
     return tuple(p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY)
 
 
+def no_option(
+    name: str, expected: str, advice: str, options: Collection[str], more: str = ""
+) -> TypeError:
+    """The error for an unknown option: first what was probably meant, then what there is."""
+    known = ", ".join(options)
+    if not advice:
+        return TypeError(f"{name}: expected {expected}, one of {known}{more}")
+    end = "" if advice.endswith("?") else "."
+    return TypeError(f"{name}: expected {expected}; {advice}{end} The options are {known}{more}")
+
+
 def for_f(
     f: Callable[..., Any],
     names: Collection[str],
@@ -24,16 +35,13 @@ def for_f(
     """TypeError for keywords of ``solve`` that are neither options nor named parameters of f.
 
     An f with ``**kwargs`` does not count: a misspelled option would go there unnoticed. `advice`
-    gives the end of the error for a name.
+    gives what the error for a name suggests.
     """
     known = named(f)
     for name in names:
         if name not in known:
-            raise TypeError(
-                f"{name}: expected an option of solve, one of {', '.join(options)}, or a named "
-                "parameter of f, got neither; pass other keywords of f as solve(..., kwargs={...})"
-                f"{advice(name)}"
-            )
+            more = "; f also gets its named parameters, and other keywords in kwargs={...}"
+            raise no_option(name, "an option of solve", advice(name), options, more)
 
 
 def named(f: Callable[..., Any], given: int = 0) -> tuple[str, ...]:
@@ -45,6 +53,15 @@ def named(f: Callable[..., Any], given: int = 0) -> tuple[str, ...]:
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     rows = [p for i, p in enumerate(parameters.values()) if i >= given or p.kind is kinds[1]]
     return tuple([p.name for p in rows if p.kind in kinds])
+
+
+def takes_any(f: Callable[..., Any]) -> bool:
+    """Whether f takes any keyword, or does not say which."""
+    try:
+        parameters = inspect.signature(f.forward if isinstance(f, nn.Module) else f).parameters
+    except (TypeError, ValueError):
+        return True
+    return any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
 
 
 def joined(kwargs: Mapping[str, Any] | None, more: Mapping[str, Any]) -> dict[str, Any]:

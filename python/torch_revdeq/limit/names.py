@@ -1,4 +1,4 @@
-"""Option names of ``fixed_point`` in other libraries, and options that belong to ``solve``."""
+"""The error for an unknown option of ``fixed_point``: other names, and options of ``solve``."""
 
 from __future__ import annotations
 
@@ -7,23 +7,13 @@ import inspect
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-from ..options.names import meant
+from ..evaluation.keywords import no_option
+from ..options.names import meant, slips
+from ..options.other_names import NOT_OF_FIXED_POINT, OF_FIXED_POINT
 from ..options.table import TABLE
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-ELSEWHERE = {
-    "f_solver": "solver",
-    **dict.fromkeys(("b_solver", "backward_solver"), "adjoint_solver"),
-    **dict.fromkeys(("b_tol", "b_eps", "backward_tol"), "adjoint_tol"),
-    **dict.fromkeys(("b_max_iter", "b_max_steps", "b_threshold"), "adjoint_max_steps"),
-    **dict.fromkeys(("ift", "hook_ift"), "adjoint='implicit'"),
-    "grad": "adjoint='phantom', phantom_steps",
-    "tau": "phantom_beta",
-    **dict.fromkeys(("beta", "damping", "relaxation", "f_tau"), "solver=Relaxed(beta)"),
-}
-"""The names in torchdeq and other code for options of ``fixed_point``."""
 
 
 def refusing_other_names(function: Callable[P, R]) -> Callable[P, R]:
@@ -36,18 +26,19 @@ def refusing_other_names(function: Callable[P, R]) -> Callable[P, R]:
     def call(*args: P.args, **given: P.kwargs) -> R:
         for name in given:
             if name not in known:
-                raise TypeError(
-                    f"{name}: expected an option of {function.__name__}, one of "
-                    f"{', '.join(options)}{advice(name, options)}"
-                )
+                kind = f"an option of {function.__name__}"
+                raise no_option(name, kind, advice(name, options), options)
         return function(*args, **given)
 
     return call
 
 
 def advice(name: str, options: list[str]) -> str:
-    """The end of the error for an unknown name: the option that was probably meant."""
-    option = ELSEWHERE.get(name) or meant(name) or name
-    if name in ELSEWHERE or option in options:
-        return f"; did you mean {option}?"
-    return f"; {option} is an option of solve" if option in TABLE else ""
+    """What the error for an unknown name suggests; "" if nothing is known."""
+    if name in NOT_OF_FIXED_POINT:
+        return NOT_OF_FIXED_POINT[name]
+    near = next((option for option in options if name in slips(option)), None)
+    option = OF_FIXED_POINT.get(name) or near or meant(name) or name
+    if name in OF_FIXED_POINT or option in options:
+        return f"did you mean {option}?"
+    return f"{option} is an option of solve" if option in TABLE else ""

@@ -5,47 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..evaluation.keywords import named
+from ..evaluation.keywords import named, no_option, takes_any
+from .other_names import ELSEWHERE, NO_OPTION, WORDS
 from .table import TABLE
 
-_STEPS = (
-    *("max_iter", "max_iters", "max_iterations", "n_iter", "n_iters", "num_iter", "num_iters"),
-    *("num_iterations", "n_steps", "num_steps", "steps", "f_max_iter", "f_max_steps"),
-    *("n_loops", "num_loops", "max_depth", "num_recurrences", "iterations", "loops", "iters"),
-)
-_TOL = ("f_tol", "tolerance", "atol", "rtol", "abs_tol", "rel_tol", "f_eps", "residual_tol", "eps")
 
-ELSEWHERE = {
-    **dict.fromkeys(_STEPS, "max_steps"),
-    **dict.fromkeys(_TOL, "tol"),
-    **dict.fromkeys(("damping", "relaxation", "f_tau", "tau"), "beta"),
-    **dict.fromkeys(("backprop_depth", "bptt_steps", "grad_steps"), "backward_steps"),
-    **dict.fromkeys(("fractional_bits", "num_bits"), "frac_bits"),
-    **dict.fromkeys(("state_dtype", "solver_dtype"), "state"),
-    **dict.fromkeys(("backward_method", "gradient_method", "differentiation"), "adjoint"),
-    **dict.fromkeys(("indexing", "n_states"), "save_at"),
-}
-"""Names of ``solve``'s options in other code: torchdeq, scipy, DEQs and looped transformers."""
-
-_LIMIT = "solve has one solver, whose steps are differentiated; torch_revdeq.fixed_point takes "
-_STOP = "tol= takes a StoppingRule, which measures another residual"
-
-NO_OPTION = {
-    "f_solver": f"{_LIMIT}solver=",
-    "b_solver": f"{_LIMIT}adjoint_solver=",
-    **dict.fromkeys(("b_tol", "b_eps"), f"{_LIMIT}adjoint_tol="),
-    **dict.fromkeys(("b_max_iter", "b_max_steps", "b_threshold"), f"{_LIMIT}adjoint_max_steps="),
-    **dict.fromkeys(("ift", "hook_ift"), f"{_LIMIT}adjoint='implicit'"),
-    **dict.fromkeys(("phantom_steps", "phantom_beta"), f"{_LIMIT}it with adjoint='phantom'"),
-    **dict.fromkeys(("adjoint_solver", "adjoint_tol", "adjoint_max_steps"), f"{_LIMIT}it"),
-    **dict.fromkeys(("f_stop_mode", "b_stop_mode", "stop_mode"), _STOP),
-    "eval_factor": "solve takes the same max_steps in training and evaluation; change it by "
-    "set_solver(model, max_steps=...)",
-}
-"""Options of other libraries that ``solve`` does not have, with what to use instead."""
-
-
-def _slips(name: str) -> set[str]:
+def slips(name: str) -> set[str]:
     """Misspellings: the name with a letter left out, with two swapped, or in the plural."""
     parts = [(name[:i], name[i:]) for i in range(len(name))]
     missing = {a + b[1:] for a, b in parts}
@@ -54,7 +19,7 @@ def _slips(name: str) -> set[str]:
 
 
 # A table, because a compiler traces the lookup; short words are left out, too many are similar.
-_MEANT = {slip: name for name in TABLE for slip in _slips(name)}
+_MEANT = {slip: name for name in TABLE for slip in slips(name)}
 _MEANT |= ELSEWHERE
 
 
@@ -67,15 +32,14 @@ def meant(name: str) -> str | None:
 
 
 def advice(name: str) -> str:
-    """The end of the error for an unknown option: what was probably meant."""
-    option, place = meant(name), NO_OPTION.get(name)
-    return f"; did you mean {option}?" if option else f"; {place}" if place else ""
+    """What the error for an unknown option suggests; "" if nothing is known."""
+    option = meant(name)
+    return f"did you mean {option}?" if option else NO_OPTION.get(name) or WORDS.get(name, "")
 
 
 def unknown(name: str) -> TypeError:
     """The error for an unknown option."""
-    known = ", ".join(TABLE)
-    return TypeError(f"{name}: expected an option of solve, one of {known}{advice(name)}")
+    return no_option(name, "an option of solve", advice(name), TABLE)
 
 
 def parted(
@@ -92,6 +56,8 @@ def parted(
     for name, value in keywords.items():
         if name not in TABLE:
             option, place = meant(name), NO_OPTION.get(name)
+            if name in WORDS and not takes_any(f):
+                place = WORDS[name]
             if (option or place) and name not in named(f, given):
                 remedy = f"pass {option}=..." if option else place
                 raise TypeError(
