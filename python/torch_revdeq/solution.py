@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NoReturn, TypeAlias
 
 from torch import Tensor
 
@@ -217,6 +217,14 @@ def numbers(prefix: str, values: dict[str, int | float | None]) -> dict[str, int
     return {name: int(value) if isinstance(value, bool) else value for name, value in rows}
 
 
+def no_items(result: object, name: str) -> TypeError:
+    """The error for a result that is indexed, unpacked or iterated over."""
+    return TypeError(
+        f"a {type(result).__name__} is read by attributes, not unpacked or indexed; take {name}.z "
+        f"and {name}.stats"
+    )
+
+
 @dataclass(eq=False)
 class Solution:
     """The result of a solve.
@@ -235,6 +243,10 @@ class Solution:
     stats: Stats
     saved: list[Any] = field(default_factory=list)
     aux: Any = None
+
+    def __getitem__(self, key: object) -> NoReturn:
+        """TypeError: a result is not the tuple that some libraries return."""
+        raise no_items(self, "solution")
 
     def verify(self) -> None:
         """Like ``Stats.verify``."""

@@ -15,6 +15,7 @@ from .compile.entry import for_compilers
 from .compile.walk import solve_by_graphs
 from .evaluation.adjoint import Adjoint
 from .evaluation.auxiliary import Reduction
+from .evaluation.called import check_callable
 from .evaluation.effects.modules import check_modules
 from .evaluation.flat_function import FlatFunction, flatten
 from .evaluation.outside import computed_outside
@@ -198,6 +199,7 @@ def solve(
 
     Source: arXiv 2509.12917; the exact state is this project's.
     """
+    check_callable(f, "solve")
     given = read_options(
         {
             "beta": beta,

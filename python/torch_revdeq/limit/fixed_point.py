@@ -19,6 +19,7 @@ from torch import Tensor
 from ..adjoints.vjp import as_read, engine_vjp, keeps_graph
 from ..evaluation.adjoint import Adjoint
 from ..evaluation.boundary import Entrance, guard, unguarded
+from ..evaluation.called import check_callable
 from ..evaluation.closure import check_kept, leaves_below, now
 from ..evaluation.effects.modules import check_modules
 from ..evaluation.flat_function import FlatFunction, flatten
@@ -109,6 +110,7 @@ def fixed_point(
     Source: Bai, Kolter, Koltun, arXiv 1909.01377 (implicit); Geng et al., arXiv 2111.05177
     (phantom); Walker and Ni, SIAM J. Numer. Anal. 49, 2011 (Anderson).
     """
+    check_callable(f, "fixed_point")
     solver = Anderson() if solver is None else solver
     adjoint_solver = solver if adjoint_solver is None else adjoint_solver
     check_solver("solver", solver)

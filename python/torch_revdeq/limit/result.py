@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import Tensor
 
-from ..solution import Result, described, numbers, result_of
+from ..solution import Result, described, no_items, numbers, result_of
 
 
 @dataclass(eq=False, repr=False)
@@ -56,3 +56,7 @@ class FixedPoint:
 
     z: Any
     stats: FixedPointStats
+
+    def __getitem__(self, key: object) -> NoReturn:
+        """TypeError: a result is not the tuple that some libraries return."""
+        raise no_items(self, "found")

@@ -1,0 +1,49 @@
+"""Errors for calls that f does not fit: swapped arguments, or arguments that were not passed."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+_BY_NAME = inspect.Parameter.KEYWORD_ONLY
+_VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+def check_callable(f: Any, name: str) -> None:
+    """TypeError unless f is callable, with the order of the arguments of the function `name`."""
+    if not callable(f):
+        tensor = isinstance(f, Tensor)
+        got = f"a tensor of shape {tuple(f.shape)}" if tensor else type(f).__name__
+        raise TypeError(
+            f"f: expected a callable as the first argument, got {got}; the order is "
+            f"{name}(f, z0, *args)"
+        )
+
+
+def lacking(
+    f: Callable[..., Any], args: Sequence[Any], keywords: Mapping[str, Any]
+) -> TypeError | None:
+    """The error if f(z, *args, **keywords) leaves out a parameter without a default, else None."""
+    try:
+        signature = inspect.signature(f.forward if isinstance(f, nn.Module) else f)
+        bound = signature.bind_partial(None, *args, **keywords).arguments
+    except (TypeError, ValueError):  # no signature, or too many arguments
+        return None
+    needed = [p for p in signature.parameters.values() if p.default is p.empty]
+    missing = [p for p in needed if p.kind not in _VARIABLE and p.name not in bound]
+    if not missing:
+        return None
+    if any(p.kind is _BY_NAME for p in missing):
+        how = f"kwargs={{{', '.join(f'{p.name!r}: ...' for p in missing)}}}"
+    else:
+        names = [p.name for p in needed if p.kind not in (*_VARIABLE, _BY_NAME)]
+        given = ", ".join(names[1:])  # the first is the state
+        pronoun = "it" if len(missing) == 1 else "them"
+        how = f"{pronoun} after z0, as in solve(f, z0, {given}) or layer({given})"
+    return TypeError(
+        f"f: expected an argument for each of its parameters, got none for "
+        f"{', '.join(p.name for p in missing)}; f is called with the state first: pass {how}"
+    )

@@ -1,0 +1,104 @@
+"""Calls that f does not fit, and results that are read like those of another library."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.solver.cells import MLP
+from torch_revdeq import FixedPoint, RevDEQ, Solution, fixed_point, solve
+
+Z0 = torch.zeros(3, 16)
+SOLVES = pytest.mark.parametrize("run", [solve, fixed_point])
+
+
+def affine(z: Tensor, x: Tensor, mask: Tensor) -> Tensor:
+    return 0.5 * z * mask + x
+
+
+class Affine(nn.Module):
+    def forward(self, z: Tensor, x: Tensor, mask: Tensor) -> Tensor:
+        return affine(z, x, mask)
+
+
+def by_name(z: Tensor, *, x: Tensor) -> Tensor:
+    return 0.5 * z + x
+
+
+# ---- arguments of f ----------------------------------------------------------------------------
+
+
+@SOLVES
+@pytest.mark.parametrize("f", [affine, Affine()], ids=["function", "module"])
+@pytest.mark.parametrize(
+    ("given", "said"), [(0, "got none for x, mask; .* pass them"), (1, "got none for mask; .* it")]
+)
+def test_arguments_of_f_that_were_not_passed(
+    given: int, said: str, f: Callable[..., Tensor], run: Any
+) -> None:
+    where = re.escape("after z0, as in solve(f, z0, x, mask) or layer(x, mask)")
+    with pytest.raises(TypeError, match=rf"^f: expected an argument .*, {said} {where}$"):
+        run(f, Z0, *[Z0] * given)
+    if given:
+        with pytest.raises(TypeError, match=rf"^f: expected an argument .*, {said} {where}$"):
+            RevDEQ(f)(Z0)
+
+
+def test_a_keyword_of_f_that_was_not_passed() -> None:
+    said = re.escape("got none for x; f is called with the state first: pass kwargs={'x': ...}")
+    with pytest.raises(TypeError, match=rf"^f: expected an argument .*, {said}$"):
+        solve(by_name, Z0)
+    assert solve(by_name, Z0, kwargs={"x": Z0}).z.shape == Z0.shape
+
+
+def test_a_type_error_inside_f_is_left_alone() -> None:
+    def broken(z: Tensor, x: Tensor, *, step: int) -> Tensor:
+        return affine(z, x)  # type: ignore[call-arg]
+
+    with pytest.raises(TypeError, match=r"^affine\(\) missing 1 required positional argument"):
+        solve(broken, Z0, Z0, pass_step=True)
+    with pytest.raises(TypeError, match="takes 1 positional argument but 2 were given"):
+        solve(lambda z: z, Z0, Z0)
+
+
+@SOLVES
+@pytest.mark.parametrize("f", [affine, MLP()], ids=["function", "module"])
+def test_swapped_arguments(f: Any, run: Any) -> None:
+    order = re.escape(f"the order is {run.__name__}(f, z0, *args)")
+    got = r"a tensor of shape \(3, 16\)"
+    with pytest.raises(TypeError, match=rf"^f: expected a callable .*, got {got}; {order}$"):
+        run(Z0, f)
+    with pytest.raises(TypeError, match=rf"^f: expected a callable .*, got list; {order}$"):
+        run([Z0], f, Z0)
+
+
+# ---- what is returned --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("result", "name"),
+    [
+        (solve(torch.tanh, Z0), "solution"),
+        (RevDEQ(affine).solve(Z0, Z0, z0=Z0), "solution"),
+        (fixed_point(torch.tanh, Z0), "found"),
+    ],
+    ids=["solve", "layer.solve", "fixed_point"],
+)
+def test_a_result_is_not_a_tuple(result: Solution | FixedPoint, name: str) -> None:
+    kind, any_result = type(result).__name__, result
+    said = rf"^a {kind} is read by attributes, .*; take {name}\.z and {name}\.stats$"
+    with pytest.raises(TypeError, match=said):
+        _, _ = any_result
+    with pytest.raises(TypeError, match=said):
+        _, *_ = any_result
+    with pytest.raises(TypeError, match=said):
+        any_result[0]
+    for other in (copy.copy(result), pickle.loads(pickle.dumps(result))):
+        assert torch.equal(other.z, result.z) and other.stats.steps == result.stats.steps
