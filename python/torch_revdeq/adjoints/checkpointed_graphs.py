@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.modules.batchnorm import _NormBase
 
+from ..evaluation.effects.naming import name_of
 from ..evaluation.marks import NOISE, differs, mark_of
 from ..evaluation.replay import Evaluation
 from ..runtime.cuda_graphs import capturing
@@ -80,11 +81,14 @@ class CheckpointedGraphs:
         """RuntimeError if a parameter was changed since the forward pass; once a backward pass."""
         if task == self.task:
             return
-        if any(p._version != version for p, version in self.parameters):
-            raise RuntimeError(
-                "solve: one of the variables needed for gradient computation has been modified by "
-                "an inplace operation: a parameter of f; change it after backward()"
-            )
+        for parameter, version in self.parameters:
+            if parameter._version != version:
+                name = name_of(parameter, self.evaluation.modules)
+                raise RuntimeError(
+                    "solve: one of the variables needed for gradient computation has been modified "
+                    f"by an inplace operation: {name}; change it (as optimizer.step() does) after "
+                    "backward()"
+                )
         self.task = task
 
 

@@ -19,6 +19,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from ..evaluation.adjoint import MOST, Adjoint
 from ..evaluation.auxiliary import AuxiliaryGradients, collecting, other_aux
+from ..evaluation.effects.naming import name_of
 from ..evaluation.marks import NOISE
 from ..iteration.loop import iterate
 from ..runtime.deferred import report_check
@@ -185,10 +186,12 @@ class _Recomputation:
         for ref, version, requires_grad in self.watched.values():
             tensor = ref()
             if tensor is not None and tensor._version != version:
+                name = name_of(tensor, self.problem.evaluation.modules)
                 raise RuntimeError(
                     "solve: one of the variables needed for gradient computation has been modified "
-                    "by an inplace operation: the initial state, an argument or a parameter of f; "
-                    "change it after backward()"
+                    "by an inplace operation: "
+                    f"{name or 'the initial state, an argument or a tensor that f closes over'}; "
+                    "change it (as optimizer.step() does) after backward()"
                 )
             if tensor is not None and tensor.requires_grad != requires_grad:
                 raise RuntimeError(

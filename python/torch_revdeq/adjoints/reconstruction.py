@@ -89,7 +89,8 @@ class Check:
                 "own Generator, numpy, random)"
             )
         if (writes := self.problem.evaluation.writes) and (changed := writes.changed()):
-            causes.append(f"f reads what it writes: {', '.join(change.name for change in changed)}")
+            names = ", ".join(change.name for change in changed)
+            causes.append(f"f reads what it writes, or what was written since: {names}")
         causes += [
             "a parameter, buffer or argument was changed since the forward pass, through .data or "
             "while it was frozen, or f closes over another tensor now",

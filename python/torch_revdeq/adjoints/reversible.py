@@ -21,6 +21,7 @@ from ..evaluation.adjoint import MOST, Adjoint
 from ..evaluation.auxiliary import AuxiliaryGradients, other_aux
 from ..evaluation.boundary import Entrance, entered, guard, unguarded
 from ..evaluation.closure import ClosureLeaves, ReadAgain, now
+from ..evaluation.effects.naming import name_of
 from ..evaluation.marks import NOISE
 from ..evaluation.outside import made_outside
 from ..iteration.loop import iterate
@@ -233,10 +234,12 @@ class _Walk:
         """Check that the closure's leaves are unmodified, as autograd does for saved tensors."""
         for leaf, version in zip(self.closure, self.versions, strict=True):
             if leaf._version != version:
+                name = name_of(leaf, self.problem.evaluation.modules)
                 raise RuntimeError(
                     "solve: one of the variables needed for gradient computation has been modified "
-                    f"by an inplace operation: a tensor of shape {tuple(leaf.shape)} that f reads, "
-                    f"at version {leaf._version}, not {version}; change it after backward()"
+                    f"by an inplace operation: {name or 'a tensor'}, of shape {tuple(leaf.shape)}, "
+                    f"which f reads, at version {leaf._version}, not {version}; change it (as "
+                    "optimizer.step() does) after backward()"
                 )
 
 
@@ -299,7 +302,9 @@ def _walk_back(
             problem.aux, 2 * walk.steps, grads[ends:], walk.marks, 0.0 if problem.exact else NOISE
         )
     unguarded(arguments)
-    again = ReadAgain(arguments, inputs.closure, walk.prints)
+    again = ReadAgain(
+        arguments, inputs.closure, walk.prints, partial(name_of, modules=problem.evaluation.modules)
+    )
     vjps = VJPs(
         problem.evaluation,
         arguments,

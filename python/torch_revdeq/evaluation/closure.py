@@ -218,9 +218,22 @@ class ReadAgain:
     read another leaf with the same values.
     """
 
-    def __init__(self, given: Sequence[Tensor], closure: Sequence[Tensor], prints: Sequence[Print]):
-        """`given`: inputs of f now; `closure`: leaves it reads; `prints`: of the forward pass."""
-        self.given, self.closure, self.prints = given, closure, prints
+    def __init__(
+        self,
+        given: Sequence[Tensor],
+        closure: Sequence[Tensor],
+        prints: Sequence[Print],
+        name_of: Callable[[Tensor], str | None],
+    ) -> None:
+        """Note what f may read.
+
+        Args:
+            given: inputs of f now.
+            closure: leaves it reads.
+            prints: of the forward pass.
+            name_of: where f's modules have a tensor, for the error.
+        """
+        self.given, self.closure, self.prints, self.name_of = given, closure, prints, name_of
         self.entered = {t.grad_fn: i for i, t in enumerate(given) if t.grad_fn is not None}
         self.places = {id(t): i for i, t in enumerate(given) if t.grad_fn is None}
         # Keyed by node, which identifies a tensor permanently: all known leaves except the states.
@@ -253,14 +266,15 @@ class ReadAgain:
         if any(map(is_guarded, leaves)):
             refuse_kept("it was given there")
         known = {*self.places, *map(id, self.closure)}
-        new = any(id(leaf) not in known for leaf in leaves)
+        others = [leaf for leaf in leaves if id(leaf) not in known]
         frozen = not all(leaf.requires_grad for leaf in self.closure)
-        if found[0] != then[0] and (new or frozen):
+        if found[0] != then[0] and (others or frozen):
             return  # parameters were frozen or unfrozen since, as autograd allows
         if found[0] == then[0]:
+            name = next(filter(None, map(self.name_of, others)), "another leaf")
             raise CaptureError(
-                "f: expected to read the same tensors in both passes, got another leaf instead of "
-                "one in the backward pass, so the gradient would be wrong. If "
+                f"f: expected to read the same tensors in both passes, got {name} in the backward "
+                "pass instead of the one before, so the gradient would be wrong. If "
                 "torch.func.functional_call replaces f's parameters, call it inside f and pass "
                 "them: solve(lambda z, p, x: functional_call(cell, p, (z, x)), z0, p, x); or "
                 "choose adjoint='backprop'"

@@ -141,6 +141,30 @@ def test_a_leaf_that_was_replaced(store_last: int) -> None:
         z.sum().backward()
 
 
+def test_a_parameter_that_is_read_instead_of_another_is_named() -> None:
+    f = nn.ModuleDict({"a": nn.Linear(8, 8), "b": nn.Linear(8, 8)})
+    f["b"].load_state_dict(f["a"].state_dict())
+    used = ["a"]
+
+    def g(z: Tensor, x: Tensor) -> Tensor:
+        return torch.tanh(0.3 * f[used[0]](z) + x)
+
+    z = solve(g, torch.zeros(4, 8), torch.randn(4, 8)).z
+    used[0] = "b"
+    with pytest.raises(RuntimeError, match=r"read the same .*, got 'b\.\w+' in ModuleDict in the"):
+        z.sum().backward()
+
+
+def test_a_frozen_parameter_that_was_changed_is_named() -> None:
+    f, x = Cell(), torch.randn(4, 8)
+    f.of_z.weight.requires_grad_(False)
+    z = solve(f, torch.zeros(4, 8), x).z
+    with torch.no_grad():
+        f.of_z.weight.mul_(1.1)
+    with pytest.raises(ReconstructionError, match=r"written since: 'of_z\.weight' in Cell"):
+        z.sum().backward()
+
+
 def test_a_leaf_of_one_step_that_was_replaced() -> None:
     held = {"w": torch.ones(8, requires_grad=True)}
 

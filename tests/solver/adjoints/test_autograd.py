@@ -74,11 +74,13 @@ def test_a_product_is_what_autograd_gives() -> None:
 @pytest.mark.parametrize("state", ["exact", torch.float32], ids=str)
 def test_a_change_in_place_is_noticed(adjoint: str, state: object) -> None:
     f, x = MLP(), inputs()
-    for change in (f.a.weight, f.b.bias, x):
+    names = {"a.weight": f.a.weight, "b.bias": f.b.bias, "": x}
+    for name, change in names.items():
         z = run(adjoint, state=state)(f, x)
         with torch.no_grad():
             change.mul_(1.1)
-        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        said = f"modified by an inplace operation: '{name}' in MLP" if name else "modified by an in"
+        with pytest.raises(RuntimeError, match=said):
             z.sum().backward()
 
 

@@ -135,7 +135,9 @@ def test_a_parameter_that_was_changed() -> None:
     z = solved(f, x, "checkpoint")
     with torch.no_grad():
         f.of_z.weight.mul_(2)
-    with pytest.raises(RuntimeError, match=r"solve: one of the variables needed.*after backward"):
+    with pytest.raises(
+        RuntimeError, match=r"solve: one .*: 'of_z.weight' in TwoMaps; .*after backward"
+    ):
         z.sum().backward()
 
 

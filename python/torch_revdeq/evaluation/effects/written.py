@@ -23,6 +23,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from ...runtime.transforms import inside_transform
 from .holdings import Holdings
+from .naming import name_of
 
 _SMALL = 2**16
 """Largest tensor, in elements, that is always copied. A larger one that f closes over is copied if
@@ -49,6 +50,7 @@ class Written:
 
     def __init__(self, held: Holdings, since: Written | None = None) -> None:
         """Note each tensor, and its version: the current one, or the one noted in `since`."""
+        self.modules = held.modules
         self.spaces: list[tuple[nn.Module, dict[str, Any]]] = []
         for module in held.modules:
             buffers = module.__dict__.get("_buffers")
@@ -127,7 +129,7 @@ class Written:
         for tensor, version in zip(self.loose, self.loose_versions, strict=True):
             if version_of(tensor) != version:
                 what = f"a tensor of shape {tuple(tensor.shape)} that it closes over or was given"
-                found.append(Change(what))
+                found.append(Change(name_of(tensor, self.modules) or what))
         return found
 
     def loose_changed(self) -> bool:
