@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -69,15 +68,14 @@ def contraction(beta: float) -> Contraction:
     ratio = 2.0**ONE / abs(1.0 - beta)
     q = 2 * round(ratio / 2.0)
     if q > 2**38:
-        base = f", of base {math.ceil(ratio / 2.0**ONE):.12g}" if ratio <= 2.0**61 else ""
         raise BetaError(
-            "|1 - beta| >= 1/256 for an exact step (digits of base 256 or less)",
-            f"{beta:.12g}{base}",
-            "move beta away from 1, or keep the state in a float format",
+            "a number at least 1/256 away from 1 for an exact step",
+            f"{beta:.12g}",
+            "choose at most 0.996 or at least 1.004, or keep the state in a float format",
         )
     if q <= 2**ONE:
         raise BetaError(
-            "|1 - beta| < 1 - 2^-30 for an exact step",
+            "a number more than 2^-30 away from 0 and 2 for an exact step",
             f"{beta:.12g}",
             "move beta away from 0 or 2, or keep the state in a float format",
         )

@@ -188,7 +188,7 @@ ERRORS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"act": "sigmoid"}, ValueError, "act: expected one of 'tanh', 'relu', 'gelu', 'silu'"),
     ({"state": "int32"}, ValueError, "state: expected one of 'exact', 'float32'"),
     ({"beta": 1.0}, ValueError, "beta: expected a number inside"),
-    ({"beta": 0.999}, ValueError, "beta: expected .1 - beta. >= 1/256"),
+    ({"beta": 0.999}, ValueError, "beta: expected a number at least 1/256 away from 1"),
     ({"beta": torch.tensor(0.5)}, TypeError, "beta: expected a Python number"),
     ({"steps": 0}, ValueError, "steps: expected an integer of at least 1"),
     ({"steps": 2.0}, TypeError, "steps: expected a Python integer"),

@@ -45,14 +45,14 @@ BETAS = [
 ] + [
     Case(
         *(f"beta {beta}", EXACT_OPS, {"beta": beta}, ValueError),
-        f"beta: expected {expected} for an exact step..., got {got}; move beta away from {end}...",
+        f"beta: expected a number {expected} for an exact step, got {got}; {remedy}, or keep ...",
     )
-    for beta, expected, got, end in (
-        (1 + 1 / 512, "|1 - beta| >= 1/256", "1.001953125, of base 512", "1"),
-        (1 - 1 / 1024, "|1 - beta| >= 1/256", "0.9990234375, of base 1024", "1"),
-        (1 - 2.0**-52, "|1 - beta| >= 1/256", "1", "1"),
-        (1e-10, "|1 - beta| < 1 - 2^-30", "1e-10", "0 or 2"),
-        (2 - 2.0**-40, "|1 - beta| < 1 - 2^-30", "2", "0 or 2"),
+    for beta, expected, got, remedy in (
+        (1 + 1 / 512, "at least 1/256 away from 1", "1.001953125", "choose at most 0.996 or ..."),
+        (1 - 1 / 1024, "at least 1/256 away from 1", "0.9990234375", "... or at least 1.004"),
+        (1 - 2.0**-52, "at least 1/256 away from 1", "1", "choose at most 0.996 or ..."),
+        (1e-10, "more than 2^-30 away from 0 and 2", "1e-10", "move beta away from 0 or 2"),
+        (2 - 2.0**-40, "more than 2^-30 away from 0 and 2", "2", "move beta away from 0 or 2"),
     )
 ]
 

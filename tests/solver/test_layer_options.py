@@ -101,10 +101,10 @@ def test_a_bad_value_is_refused_at_once_in_the_words_of_solve(name: str, value: 
 
 def test_options_that_need_each_other_are_set_together() -> None:
     layer = RevDEQ(MLP(), max_steps=30)
-    with pytest.raises(ValueError, match="per_sample: expected with a tol"):
+    with pytest.raises(ValueError, match="per_sample: expected a tol in addition"):
         layer.per_sample = True
     layer.set_solver(per_sample=True, tol=1e-2)
-    with pytest.raises(ValueError, match="per_sample: expected with a tol"):
+    with pytest.raises(ValueError, match="per_sample: expected a tol in addition"):
         layer.tol = None
     assert layer.tol == 1e-2 and layer.per_sample is True
     layer.set_solver(max_steps=3, beta=[0.5, 0.6, 0.7])  # neither fits the other's old value

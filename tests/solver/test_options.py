@@ -273,17 +273,17 @@ def test_none_and_zero_and_empty_are_what_they_were() -> None:
 
 UNUSED = dist.ProcessGroup(HashStore(), 0, 1)
 TOGETHER = [
-    ("per_sample: expected with a tol.*pass the residual", {"per_sample": True}),
-    ("per_sample: expected with a tol", {"per_sample": 2}),
-    ("process_group: expected with a tol", {"process_group": UNUSED}),
+    ("per_sample: expected a tol in addition.*pass the residual", {"per_sample": True}),
+    ("per_sample: expected a tol in addition", {"per_sample": 2}),
+    ("process_group: expected a tol in addition", {"process_group": UNUSED}),
     ("memory_budget: expected bytes", {"store_last": "auto"}),
     ("memory_budget: expected bytes", {"memory_budget": 1}),
-    ("save_at: expected without a tol", {"save_at": [1], "tol": 0.1}),
-    ("backward_steps: expected without a tol", {"backward_steps": 1, "tol": 0.1}),
+    ("save_at: expected no tol in addition", {"save_at": [1], "tol": 0.1}),
+    ("backward_steps: expected no tol in addition", {"backward_steps": 1, "tol": 0.1}),
     ("frac_bits: expected 'auto' for a float", {"frac_bits": 8, "state": F32}),
     ("save_at: expected integers of 1 to max_steps=3", {"save_at": [1, 4], "max_steps": 3}),
     ("beta: expected one value for each", {"beta": [0.5] * 3, "max_steps": 4}),
-    ("beta: expected .*1/256.*base 1000", {"beta": 0.999, "state": "exact"}),
+    ("beta: .*1/256 .*, got 0.999; choose at most 0.996", {"beta": 0.999, "state": "exact"}),
     ("tol: expected None with", {"tol": 1e-3, "adjoint": "functional", "state": F32}),
     ("store_last: expected 0 with .*'reversible'", {"store_last": 1, "adjoint": "hooks"}),
 ]

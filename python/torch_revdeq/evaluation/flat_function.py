@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from .leaves import plain_leaf
+from .places import outline
 
 
 class OtherShapeError(ValueError):
@@ -84,8 +85,8 @@ class FlatFunction:
         out, structure = pytree.tree_flatten(result)
         if structure != self.structure:
             raise TypeError(
-                f"f: expected a result with the structure of z0, {self.structure}, got "
-                f"{structure}; return the new state in the same form as z"
+                f"f: expected a result with the structure of z0, {outline(self.structure)}, got "
+                f"{outline(structure)}; return the new state in the same form as z"
             )
         self.check(out)
         return [*out, *aux]
@@ -179,9 +180,9 @@ class FlatFunction:
             self.aux_structure, self.aux_forms = structure, forms
         elif structure != self.aux_structure or forms != self.aux_forms:
             raise ValueError(
-                f"f: expected aux as in the first evaluation, {self.aux_structure} of "
-                f"{_described(self.aux_forms)}, got {structure} of {_described(forms)}; return the "
-                "same form of aux each time"
+                f"f: expected aux as in the first evaluation, {outline(self.aux_structure)} of "
+                f"{_described(self.aux_forms)}, got {outline(structure)} of {_described(forms)}; "
+                "return the same form of aux each time"
             )
         return result[0], leaves
 

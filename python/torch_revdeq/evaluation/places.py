@@ -21,6 +21,20 @@ def leaf_names(name: str, structure: Any, count: int) -> list[str]:
     return [name + pytree.keystr(path) for path, _ in paths]
 
 
+class _Star:
+    def __repr__(self) -> str:
+        return "*"
+
+
+def outline(structure: Any) -> str:
+    """A tree's structure on one line, with * for each leaf: {'a': *, 'b': [*, *]}."""
+    try:
+        tree = pytree.tree_unflatten([_Star()] * structure.num_leaves, structure)
+    except Exception:  # a type of the user's that takes tensors only
+        tree = structure
+    return " ".join(repr(tree).split())
+
+
 def first_not_finite(seen: Mapping[str, Sequence[Tensor]], structure: Any) -> str | None:
     """The first tensor with NaN or Inf, the index, and how many there are; None: none."""
     for name, leaves in seen.items():

@@ -371,8 +371,8 @@ def changed_in_place(what: str = "one") -> RuntimeError:
     """The error if f modified its inputs in place."""
     return RuntimeError(
         "f: expected not to modify its state, arguments or parameters, got "
-        f"{what} changed in place; use an out-of-place operation first, and keep counters in a "
-        "buffer"
+        f"{what} changed in place; write z = z + ... instead of z += ..., z.relu() instead of "
+        "z.relu_(), and keep counters in a buffer"
     )
 
 

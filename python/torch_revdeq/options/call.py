@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 from ..evaluation.adjoint import ADJOINTS, Adjoint
 from ..evaluation.effects.modules import is_sharded
 from ..evaluation.flat_function import flatten
+from ..evaluation.places import outline
 from ..iteration.watching import Watch
 from ..state.formats import EXACT, FORMATS, Format, State
 from .reading import adjoint_of, bits_of_a_float, check_adjoint
@@ -82,12 +83,16 @@ def second_start(y0: Any, z0: list[Tensor], structure: Any) -> list[Tensor] | No
         return None
     leaves, other = flatten("y0", y0)
     if other != structure:
-        raise TypeError(f"y0: expected the structure of z0, {structure}, got {other}")
+        raise TypeError(
+            f"y0: expected the structure of z0, {outline(structure)}, got {outline(other)}; pass "
+            "the same, or leave y0 out, which is then z0"
+        )
     for leaf, like in zip(leaves, z0, strict=True):
         if (leaf.shape, leaf.dtype, leaf.device) != (like.shape, like.dtype, like.device):
             raise ValueError(
                 f"y0: expected leaves like those of z0, {tuple(like.shape)} {like.dtype} on "
-                f"{like.device}, got {tuple(leaf.shape)} {leaf.dtype} on {leaf.device}"
+                f"{like.device}, got {tuple(leaf.shape)} {leaf.dtype} on {leaf.device}; pass the "
+                "same, or leave y0 out, which is then z0"
             )
     return leaves
 

@@ -54,13 +54,13 @@ def _check_together(given: dict[str, Any]) -> None:
     tol = given["tol"]
     if given["per_sample"] and tol is None:
         raise ValueError(
-            "per_sample: expected with a tol, got tol=None; pass the residual below which a "
+            "per_sample: expected a tol in addition, got tol=None; pass the residual below which a "
             "sample halts, such as tol=1e-3, or leave per_sample out"
         )
     if given["process_group"] is not None and tol is None:
         raise ValueError(
-            "process_group: expected with a tol, got tol=None; without one all ranks run "
-            "max_steps anyway"
+            "process_group: expected a tol in addition, got tol=None; pass one, or leave "
+            "process_group out: without a tol all ranks run max_steps anyway"
         )
     if (given["memory_budget"] is not None) != (given["store_last"] == "auto"):
         raise ValueError(
@@ -89,12 +89,13 @@ def _check_with_rule(given: dict[str, Any]) -> None:
 def _check_with_tol(given: dict[str, Any], tol: float | StoppingRule) -> None:
     if given["save_at"]:
         raise ValueError(
-            f"save_at: expected without a tol, got tol={tol}, which may stop earlier; pass tol=None"
+            f"save_at: expected no tol in addition, got tol={tol}, which may stop earlier; pass "
+            "tol=None"
         )
     if given["backward_steps"] is not None:
         raise ValueError(
-            f"backward_steps: expected without a tol, got tol={tol}, with which the last steps are "
-            "known only afterwards; pass tol=None, or draw max_steps yourself"
+            f"backward_steps: expected no tol in addition, got tol={tol}, with which the last "
+            "steps are known only afterwards; pass tol=None, or draw max_steps yourself"
         )
 
 

@@ -197,7 +197,7 @@ def test_what_a_program_cannot_hold_is_refused_by_name() -> None:
         "max_steps: expected an integer in torch.export": {"max_steps": lambda: 3},
         "rng: expected 'auto' or 'none' in torch.export": {"rng": "shared"},
         "beta: expected a number": {"beta": 2.5},
-        "per_sample: expected with a tol": {"per_sample": True},
+        "per_sample: expected a tol in addition": {"per_sample": True},
     }
     for said, options in refused.items():
         with pytest.raises(ValueError, match=said):

@@ -202,7 +202,7 @@ def test_what_does_not_go_with_a_rule() -> None:
         with pytest.raises(ValueError, match=f"{name}: expected .* with a StoppingRule"):
             solve(f, x, tol=Largest(0.1), **{name: value})
     for name, value in {"save_at": [1], "backward_steps": 1}.items():
-        with pytest.raises(ValueError, match=f"{name}: expected without a tol"):
+        with pytest.raises(ValueError, match=f"{name}: expected no tol in addition"):
             solve(f, x, tol=Largest(0.1), **{name: value})
     with pytest.raises(ValueError, match="tol: expected None with adjoint='functional'"):
         solve(f, x, tol=Largest(0.1), adjoint="functional", state=F32)
