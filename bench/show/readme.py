@@ -1,6 +1,6 @@
 """`python -m bench.show.readme`: write the figures in the documents from the stored results.
 
-And the table of the options of ``solve``, from the table that the solver reads.
+And the table of the options of ``solve``, from the solver's own table and its docstring.
 
 Each is between `<!-- figures:begin NAME -->` and `<!-- figures:end -->`. The figures in docs/
 (pictures.py) are SVG, one for light and one for dark pages. `--check` writes nothing, and fails if
@@ -19,9 +19,8 @@ from pathlib import Path
 from bench.core import machine
 from bench.core.command_line import Parser
 from bench.show import cell_tables as cell
-from bench.show import documents, front, pictures
+from bench.show import documents, front, options, pictures
 from bench.show import kernel_tables as kernels
-from torch_revdeq.options.table import reference
 
 DOCUMENTS = (
     "README.md",
@@ -52,7 +51,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     "cell.memory": cell.memory,
     "cell.headline": cell.headline,
     "kernels.ops": kernels.ops,
-    "options": reference,
+    "options": options.table,
     "kernels.compiled": kernels.compiled,
     "kernels.cpu": partial(kernels.shares, "cpu"),
     "kernels.cuda": partial(kernels.shares, "cuda"),

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch._C._distributed_c10d import HashStore
 
+from bench.show import options as page
 from tests.project.documents import documents
 from torch_revdeq import LinearCell, RevDEQ, graphed, solve
 from torch_revdeq.adjoints.registry import ADJOINTS
@@ -53,8 +54,23 @@ def test_the_table_is_the_signature() -> None:
 
 
 def test_the_page_has_the_table() -> None:
-    assert reference() in documents()["docs/api/solver.md"].text
+    """In the order of the solver's own table, with what `help(solve)` says of each."""
+    text = documents()["docs/api/solver.md"].text
+    assert page.table() in text
+    said = " ".join((solve.__doc__ or "").split())
+    rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \| ([^|]+) \|", text, re.MULTILINE)
+    assert [name for name, _, _ in rows] == [*TABLE]
+    for name, meaning, kind in rows:
+        assert f"{name}: {meaning}" in said
+        assert kind == TABLE[name].kind
     assert reference().count("\n") == len(TABLE) + 1
+
+
+def test_an_option_without_a_docstring_has_no_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (solve.__doc__ or "").replace("        rng: f's", "        f's")
+    monkeypatch.setattr(solve, "__doc__", text)
+    with pytest.raises(ValueError, match=r"expected `rng` under Args in its docstring"):
+        page.table()
 
 
 OTHERS: dict[str, dict[str, Any]] = {
