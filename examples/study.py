@@ -4,7 +4,7 @@ Only the method differs: initial weights, data, their order and the number of up
 The methods are the exact reversible solve, for several numbers of steps and betas; the fixed
 point, by Anderson iteration, with the implicit and the phantom gradient; and an explicit layer,
 which applies the cell once. Every run writes a line to results.jsonl, and is not repeated if it has
-one. The figure shows all lines. Needs matplotlib.
+one. The figure shows all lines. Needs matplotlib and scikit-learn.
 """
 
 from __future__ import annotations
@@ -20,17 +20,24 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import tyro
 from torch import Tensor, nn
 
 from torch_revdeq import fixed_point
 from torch_revdeq.models import LanguageConfig, LanguageModel, VisionConfig, VisionModel
-from training.config import ImageData, ImageRun, LanguageRun, TextData, Training
-from training.images import ImageTask, load_images
-from training.loop import Trainer
-from training.order import seed_of
-from training.parallel import Place
-from training.text import TextTask, load_text
+
+try:
+    import matplotlib  # noqa: F401  # for the figure, after all runs
+    import sklearn  # noqa: F401  # for the images
+    import tyro
+
+    from training.config import ImageData, ImageRun, LanguageRun, TextData, Training
+    from training.images import ImageTask, load_images
+    from training.loop import Trainer
+    from training.order import seed_of
+    from training.parallel import Place
+    from training.text import TextTask, load_text
+except ModuleNotFoundError as error:
+    raise SystemExit(f"study: {error}; pip install '.[examples,plot]' in the clone") from None
 
 Method = Literal["reversible", "implicit", "phantom", "explicit"]
 Record = dict[str, Any]
@@ -187,7 +194,8 @@ def run(kind: str, way: Way, seed: int, options: Options) -> Record:
 
 FIGURES = {"text": ("bits_per_byte", "held-out bits per byte"), "image": ("accuracy", "accuracy")}
 TICKS = [1, 2, 4, 8, 16]
-COLOURS = {"implicit": "tab:green", "phantom": "tab:red", "explicit": "tab:gray"}
+COLOURS = {"implicit": "#009e73", "phantom": "#c1272d", "explicit": "#6b6b6b"}
+OF_BETA = ("#0072b2", "#b07156", "#7a6fac")
 
 
 def draw(records: list[Record], target: Path) -> None:
@@ -197,13 +205,15 @@ def draw(records: list[Record], target: Path) -> None:
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     for axis, (kind, (key, label)) in zip(axes, FIGURES.items(), strict=True):
         mine = [r for r in records if r["task"] == kind]
-        for beta in sorted({r["beta"] for r in mine if r["method"] == "reversible"}):
+        betas = sorted({r["beta"] for r in mine if r["method"] == "reversible"})
+        for i, beta in enumerate(betas):
             chosen = [r for r in mine if (r["method"], r["beta"]) == ("reversible", beta)]
             counts = sorted({r["evaluations"] for r in chosen})
             means = [_mean([r[key] for r in chosen if r["evaluations"] == n]) for n in counts]
-            (line,) = axis.plot(counts, means, label=f"reversible, beta {beta}")
+            colour = OF_BETA[i % len(OF_BETA)]
+            axis.plot(counts, means, color=colour, label=f"reversible, beta {beta}")
             points = [[r[name] for r in chosen] for name in ("evaluations", key)]
-            axis.scatter(*points, s=12, color=line.get_color())
+            axis.scatter(*points, s=12, color=colour)
         for method, colour in COLOURS.items():
             points = [
                 [r[name] for r in mine if r["method"] == method] for name in ("evaluations", key)
@@ -212,7 +222,7 @@ def draw(records: list[Record], target: Path) -> None:
         axis.set(xscale="log", xlabel="evaluations of the cell, forward", ylabel=label)
         axis.set_xticks(TICKS, list(map(str, TICKS)))
         axis.minorticks_off()
-        axis.legend()
+        axis.legend(frameon=False)
     figure.savefig(target, dpi=120)
 
 

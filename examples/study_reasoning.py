@@ -20,7 +20,6 @@ import dataclasses
 import json
 import platform
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -29,23 +28,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
 from torch import Tensor
 
 from torch_revdeq.models import Carry, RecursiveModel
 from torch_revdeq.models.recursive import Output
-from training.config import ReasoningRun
-from training.order import seed_of
-from training.parallel import Place
-from training.presets import REASONING
-from training.reasoning import ReasoningTrainer
-from training.sudoku import SudokuTask, load_sudoku
+from torch_revdeq.runtime.peak_memory import peak_bytes
+
+try:
+    import matplotlib  # noqa: F401  # for the figure, after all runs
+    import tyro
+
+    from training.config import ReasoningRun
+    from training.order import seed_of
+    from training.parallel import Place
+    from training.presets import REASONING
+    from training.reasoning import ReasoningTrainer
+    from training.sudoku import SudokuTask, load_sudoku
+except ModuleNotFoundError as error:
+    raise SystemExit(
+        f"study_reasoning: {error}; pip install '.[examples,plot]' in the clone"
+    ) from None
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.append(str(ROOT))
-
-from bench.core.memory import peak_bytes  # noqa: E402  # from the repository, next to this folder
-
 Record = dict[str, Any]
 
 
@@ -263,7 +267,7 @@ def _spread(values: Sequence[float]) -> str:
     return f"{mean:.1%} ({min(values):.1%} to {max(values):.1%})"
 
 
-COLORS = dict(zip(WAYS, ("tab:blue", "tab:gray", "tab:orange", "tab:red"), strict=True))
+COLORS = dict(zip(WAYS, ("#0072b2", "#6b6b6b", "#009e73", "#c1272d"), strict=True))
 
 
 def draw(studies: list[Study], target: Path) -> None:
@@ -288,7 +292,7 @@ def draw(studies: list[Study], target: Path) -> None:
             axis.set_ylim(-0.02, 1.02)
         # The reversible runs have the stored ones' curve, of which these have had more.
         axes[0].set_xlim(0, max(run[-1]["update"] for run in study.runs("stored")))
-        axes[0].legend()
+        axes[0].legend(frameon=False)
     figure.savefig(target, dpi=120)
 
 

@@ -12,13 +12,17 @@ import torch
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from torch_revdeq.models import VisionModel
-from training.command import parse, script
-from training.errors import RunError
-from training.images import ImageTask, load_images
-from training.loop import Trainer
-from training.order import seed_of
-from training.parallel import placed
-from training.presets import IMAGES
+
+try:
+    from training.command import parse, script
+    from training.errors import RunError
+    from training.images import ImageTask, load_images
+    from training.loop import Trainer
+    from training.order import seed_of
+    from training.parallel import placed
+    from training.presets import IMAGES
+except ModuleNotFoundError as error:
+    raise SystemExit(f"train_image: {error}; pip install '.[examples]' in the clone") from None
 
 
 def main() -> None:

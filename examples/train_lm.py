@@ -13,14 +13,18 @@ import torch
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from torch_revdeq.models import LanguageModel
-from training.command import parse, script
-from training.errors import RunError
-from training.loop import Trainer
-from training.order import seed_of
-from training.parallel import placed
-from training.presets import LANGUAGE
-from training.text import TextTask, load_text
-from training.trigram import Trigram
+
+try:
+    from training.command import parse, script
+    from training.errors import RunError
+    from training.loop import Trainer
+    from training.order import seed_of
+    from training.parallel import placed
+    from training.presets import LANGUAGE
+    from training.text import TextTask, load_text
+    from training.trigram import Trigram
+except ModuleNotFoundError as error:
+    raise SystemExit(f"train_lm: {error}; pip install '.[examples]' in the clone") from None
 
 
 def main() -> None:

@@ -12,13 +12,17 @@ from __future__ import annotations
 import torch
 
 from torch_revdeq.models import RecursiveModel
-from training.command import parse, script
-from training.errors import RunError
-from training.order import seed_of
-from training.parallel import placed
-from training.presets import REASONING
-from training.reasoning import ReasoningTrainer
-from training.sudoku import SudokuTask, load_sudoku
+
+try:
+    from training.command import parse, script
+    from training.errors import RunError
+    from training.order import seed_of
+    from training.parallel import placed
+    from training.presets import REASONING
+    from training.reasoning import ReasoningTrainer
+    from training.sudoku import SudokuTask, load_sudoku
+except ModuleNotFoundError as error:
+    raise SystemExit(f"train_reasoning: {error}; pip install '.[examples]' in the clone") from None
 
 
 def main() -> None:

@@ -25,13 +25,17 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
-from accelerate.utils import set_seed
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from torch_revdeq import RevDEQ
+
+try:
+    from accelerate import Accelerator
+    from accelerate.utils import set_seed
+    from sklearn.datasets import load_digits
+except ModuleNotFoundError as error:
+    raise SystemExit(f"accelerate_loop: {error}; pip install '.[trainers]' in the clone") from None
 
 
 class Cell(nn.Module):

@@ -26,13 +26,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationMixin, LlamaConfig, Trainer, TrainingArguments, set_seed
-from transformers.cache_utils import Cache, DynamicCache
-from transformers.masking_utils import create_causal_mask
-from transformers.modeling_outputs import CausalLMOutputWithPast
-from transformers.models.llama import modeling_llama as llama
 
 from torch_revdeq import RevDEQ
+
+try:
+    import accelerate  # noqa: F401  # Trainer needs it
+    from transformers import GenerationMixin, LlamaConfig, Trainer, TrainingArguments, set_seed
+    from transformers.cache_utils import Cache, DynamicCache
+    from transformers.masking_utils import create_causal_mask
+    from transformers.modeling_outputs import CausalLMOutputWithPast
+    from transformers.models.llama import modeling_llama as llama
+except ModuleNotFoundError as error:
+    raise SystemExit(f"hf_trainer: {error}; pip install '.[trainers]' in the clone") from None
 
 LINES = [
     "Beautiful is better than ugly.",

@@ -24,15 +24,19 @@ from __future__ import annotations
 import tempfile
 from typing import Any
 
-import lightning as L
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.callbacks import ModelCheckpoint
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from torch_revdeq import LinearCell, RevDEQ
+
+try:
+    import lightning as L
+    from lightning.pytorch.callbacks import ModelCheckpoint
+    from sklearn.datasets import load_digits
+except ModuleNotFoundError as error:
+    raise SystemExit(f"lightning_module: {error}; pip install '.[trainers]' in the clone") from None
 
 Batch = tuple[Tensor, Tensor]
 

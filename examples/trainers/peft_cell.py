@@ -23,10 +23,14 @@ import tempfile
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 
 from torch_revdeq import RevDEQ
+
+try:
+    from peft import LoraConfig, PeftModel, get_peft_model
+except ModuleNotFoundError as error:
+    raise SystemExit(f"peft_cell: {error}; pip install '.[trainers]' in the clone") from None
 
 
 class Cell(nn.Module):

@@ -25,10 +25,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch_geometric.datasets import KarateClub
-from torch_geometric.nn import GCNConv
 
 from torch_revdeq import RevDEQ
+
+try:
+    from torch_geometric.datasets import KarateClub
+    from torch_geometric.nn import GCNConv
+except ModuleNotFoundError as error:
+    raise SystemExit(f"pyg_equilibrium: {error}; pip install '.[trainers]' in the clone") from None
 
 
 class Cell(nn.Module):

@@ -18,14 +18,20 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
-from sklearn.model_selection import GridSearchCV
-from skorch import NeuralNetClassifier
-from skorch.callbacks import Callback, GradientNormClipping
 from torch import Tensor, nn
 
 from torch_revdeq import LinearCell, RevDEQ
+
+try:
+    import numpy as np
+    from sklearn.model_selection import GridSearchCV
+    from skorch import NeuralNetClassifier
+    from skorch.callbacks import Callback, GradientNormClipping
+except ModuleNotFoundError as error:
+    raise SystemExit(
+        f"skorch_classifier: {error}; pip install '.[trainers]' in the clone"
+    ) from None
 
 
 class Classifier(nn.Module):
