@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from bench.core import stored
-from bench.show import front
+from bench.show import front, study_figures
 from bench.show.inline_svg import DARK
 
 FONTS = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"
@@ -56,6 +56,8 @@ def draw_errors(path: Path) -> None:
 PICTURES = (
     Picture("memory-and-error", front.points, front.draw),
     Picture("error-against-depth", errors, draw_errors),
+    Picture("study", study_figures.study, study_figures.draw_study),
+    Picture("reasoning", study_figures.reasoning, study_figures.draw_reasoning),
 )
 
 
