@@ -192,6 +192,20 @@ def test_the_rules_can_be_kept() -> None:
     attempt()
 
 
+def test_registers_of_a_load_may_be_read_before_its_wait() -> None:
+    """A true dependency (9.7.16.6.4.5), also in a loop that loads again before the wait."""
+    right = parts(FORM, True, [0, 2**13], [TCGEN05[128] | 64 << 32] * 2, WORDS)
+    wait = ["tcgen05.wait::ld.sync.aligned;"]
+    attempt(loaded=[], use=[*right["use"], *wait])
+    attempt(loaded=[], use=["add.s32 %v3, %v3, 1;", "mov.b32 %v3, 0;", *wait])
+    read = [f"add.s32 %v99, %v{k}, %v100;" for k in range(16)]
+    again = "setp.lt.u32 %p5, %v100, 3; add.s32 %v100, %v100, 1; @%p5 bra load;"
+    loop = ["mov.b32 %v100, 0;", "load:", FORM.moved("ld", 0)]
+    attempt(load=loop, loaded=[*read, again, *wait])
+    with pytest.raises(Fault, match="overwritten before it was waited for"):
+        attempt(load=loop, loaded=[*read[1:], again, *wait])
+
+
 def test_who_waits_lets_others_go_first() -> None:
     """Though these are further down in the code, where the executor comes last."""
     right = parts(FORM, True, [0, 2**13], [TCGEN05[128] | 64 << 32] * 2, WORDS)
@@ -215,7 +229,14 @@ def test_who_waits_lets_others_go_first() -> None:
         ({"wait": []}, "has not waited for"),
         ({"wait": [], "load": [FORM.moved("st", 0)], "loaded": []}, "has not waited for"),
         ({"wait": [], "load": to_shared(0, WORDS, THREADS), "loaded": []}, "still reads"),
-        ({"loaded": []}, "before it was waited for"),
+        ({"loaded": []}, "without tcgen05.wait::ld"),
+        ({"loaded": [], "use": [FORM.moved("st", 0)]}, "without tcgen05.wait::ld"),
+        ({"loaded": [], "use": ["mov.b32 %v3, 0;"]}, "overwritten before it was waited for"),
+        ({"loaded": [], "use": [FORM.moved("ld", 0)]}, "overwritten before it was waited for"),
+        (
+            {"loaded": [], "use": ["@%p2 add.s32 %v3, %v3, 1;"]},
+            "overwritten before it was waited for",
+        ),
         ({"init": ["mov.u32 %v404, shared;"]}, "no mbarrier"),
         ({"dealloc": []}, "not deallocated"),
         ({"dealloc": ["@%p1 " + DEALLOC.format(columns=64)]}, "no 64 columns"),

@@ -1,8 +1,8 @@
 """How a kernel uses registers before and after an instruction, along every path through it.
 
 The registers of an asynchronous instruction (wgmma.mma_async, tcgen05.ld) belong to the hardware
-until a wait. This is a property of the code, not of a run, so it is checked once, when the
-instruction is compiled, on all paths to and from it.
+until a wait; those of tcgen05.ld may be read earlier. This is a property of the code, not of a run,
+so it is checked once, when the instruction is compiled, on all paths to and from it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,20 @@ def names(instruction: Instruction) -> set[str]:
     """The registers (and labels) of an instruction, including its guard."""
     found = set(re.findall(r"[%$\w@]+", " ".join(instruction.args)))
     return found | {instruction.guard} if instruction.guard else found
+
+
+def writes(instruction: Instruction, register: str) -> bool:
+    """Whether an instruction writes a register: its first operand, unless that is an address."""
+    first = instruction.args[0] if instruction.args else ""
+    return not first.startswith("[") and register in re.findall(r"[%$\w@]+", first)
+
+
+def reads(instruction: Instruction, register: str) -> bool:
+    """Whether an instruction reads a register, as a guard or as any operand except the first."""
+    if instruction.args and not writes(instruction, register):
+        return register in names(instruction)
+    words = re.findall(r"[%$\w@]+", " ".join(instruction.args[1:]))
+    return register in words or register == instruction.guard
 
 
 def position(kernel: Kernel, instruction: Instruction) -> int:
@@ -91,3 +105,31 @@ def refuse_use(
                 raise Fault(f"used before it was waited for: {other.text} after {instruction.text}")
         if left:
             raise Fault(f"a path to the end does not wait for it: {instruction.text}")
+
+
+def refuse_overwriting(
+    kernel: Kernel,
+    instruction: Instruction,
+    registers: Sequence[str],
+    waits: Callable[[Instruction], bool],
+) -> None:
+    """Check that no register that an instruction loads is written before its value has arrived.
+
+    It has arrived where the register is read: a true dependency needs no wait. A guarded read does
+    not count, as it may not be executed.
+
+    Raises:
+        Fault: an instruction writes one of them on a path without a read or a wait.
+    """
+    start = position(kernel, instruction)
+    for register in registers:
+
+        def arrived(other: Instruction, register: str = register) -> bool:
+            return waits(other) or (other.guard is None and reads(other, register))
+
+        for at in walk(kernel, start, arrived):
+            other = kernel.code[at]
+            if at >= 0 and not arrived(other) and writes(other, register):
+                raise Fault(
+                    f"overwritten before it was waited for: {other.text} after {instruction.text}"
+                )

@@ -4,6 +4,10 @@ A product is computed when it is issued. The run checks that its sums and factor
 a thread has waited at the mbarrier of its commit. tcgen05.fence::* around a barrier between a store
 and a product, which 9.7.16.6 requires, is not checked, because Triton's compiler omits it. This
 does not show that its kernels work without these fences.
+
+The registers of a load may be read without tcgen05.wait::ld, which Triton 3.9 relies on: true
+register dependencies are respected, and imply no order of memory accesses (9.7.16.6.4.5). Only
+after the wait may the registers or the cells be overwritten.
 """
 
 from __future__ import annotations
@@ -133,11 +137,11 @@ def _half(shape: str, operands: list[str], inst: Instruction) -> int:
 
 @instruction("tcgen05", form=r"\.ld" + SHAPE, together="warp")
 def load(machine: Machine, inst: Instruction, shape: str, count: str) -> Step:
-    """Load registers from tensor memory; available after tcgen05.wait::ld."""
+    """Load registers from tensor memory; see the module's docstring for tcgen05.wait::ld."""
     names = vector(inst.args[0])
     if len(names) != int(count):
         raise Missing("its operands")
-    flow.refuse_use(machine.kernel, inst, set(names), [_is("wait::ld")])
+    flow.refuse_overwriting(machine.kernel, inst, names, _is("wait::ld"))
     memory, writers = machine.part(TensorMemory), [machine.writer(name, "b32") for name in names]
     found = cells(machine, inst, inst.args[1], shape, int(count), _half(shape, inst.args[2:], inst))
 

@@ -39,6 +39,7 @@ class TensorMemory:
         self.sums = Uses(self.products, len(self.cells.written))
         self.stores = Fences(self.blocks, proxy.warps, len(self.cells.written))
         self.loads: dict[tuple[int, int], list[Array]] = {}  # by a warp that has not waited
+        self.loading = np.zeros(len(self.cells.written), np.int32)  # these loads, per cell
         self.allocated = np.zeros((self.blocks, COLUMNS), bool)
         self.allocations: dict[tuple[int, int], int] = {}
         self.relinquished = np.zeros(self.blocks, bool)
@@ -93,12 +94,14 @@ class TensorMemory:
         self.check(cells, block, warp)
         self.note_read(cells, block, warp)
         self.loads.setdefault((block, warp), []).append(cells)
+        np.add.at(self.loading, cells, 1)
         return self.cells.data.view(np.uint32)[cells]
 
     def loaded(self, block: int, warp: int) -> None:
         """The warp has waited for its loads: only now have they completed."""
         for cells in self.loads.pop((block, warp), []):
             self.note_read(cells, block, warp)
+            np.subtract.at(self.loading, cells, 1)
 
     def store(self, cells: Array, block: int, warp: int, words: Array) -> None:
         """Store words to cells; visible to others after the warp's wait and a barrier."""
@@ -143,7 +146,9 @@ class TensorMemory:
         self.cells.note_read(at, _one(block), _one(warp), CELL, "tensor memory")
 
     def note_write(self, cells: Array, block: int, warp: int) -> None:
-        """Like ``Shared.note_write``."""
+        """Like ``Shared.note_write``, and check that loads from these cells were waited for."""
+        if self.loading[cells].any():
+            raise Fault("overwrites what was loaded without tcgen05.wait::ld")
         at = cells.reshape(-1) * CELL
         self.cells.note_write(at, _one(block), _one(warp), CELL, "tensor memory")
 
