@@ -107,6 +107,45 @@ def test_reductions_of_a_warp(name: str) -> None:
     assert out.reshape(2, 32).tolist() == [[x] * 32 for x in expected]
 
 
+NAN, NEGATIVE = 0x7FC00123, 0xFF800001
+"""Two of the NaN of float32; a reduction returns 0x7FFFFFFF."""
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "second"),
+    [
+        ("max.f32", 5.5, -0.0),
+        ("min.f32", -7.5, -2.0),
+        ("max.abs.f32", 7.5, 2.0),
+        ("min.abs.f32", 0.0, 0.0),
+        ("max.NaN.f32", None, None),
+        ("min.abs.NaN.f32", None, None),
+    ],
+)
+def test_float_reductions_of_a_warp(name: str, first: float | None, second: float | None) -> None:
+    """Warps of numbers and NaN, of -2, -0 and NaN, of NaN alone, and of zeros of both signs."""
+    values = np.full((4, 32), NAN, np.uint32)
+    values[0, :4] = np.float32([5.5, -7.5, 0.0, 1.0]).view(np.uint32)
+    values[1, 7:9] = np.float32([-2.0, -0.0]).view(np.uint32)
+    values[2, ::3] = NEGATIVE
+    values[3], values[3, 9] = 0, 1 << 31
+    out = np.zeros(128, np.uint32)
+    launch(
+        f"""
+        mad.wide.u32 %rd4, %r0, 4, %rd0; mad.wide.u32 %rd5, %r0, 4, %rd1;
+        ld.global.u32 %r1, [%rd4]; mov.u32 %r3, -1;
+        redux.sync.{name} %r2, %r1, %r3; st.global.u32 [%rd5], %r2;
+        """,
+        values,
+        out,
+        threads=128,
+    )
+    zero = -0.0 if name == "min.f32" else 0.0
+    numbers = np.float32([np.nan if x is None else x for x in (first, second, None, zero)])
+    expected = np.where(np.isnan(numbers), np.uint32(0x7FFFFFFF), numbers.view(np.uint32))
+    assert (out.reshape(4, 32) == expected[:, None]).all()
+
+
 def test_votes() -> None:
     """Lanes below 40, 0, and 64 of two warps."""
     out = np.zeros((3, 5, 64), np.uint32)

@@ -10,6 +10,7 @@ import numpy as np
 from tools.ptx.errors import Fault, Missing
 from tools.ptx.instructions.registry import Step, instruction
 from tools.ptx.kernel import Instruction
+from tools.ptx.numbers import extremum
 from tools.ptx.types import DTYPES, Array
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def shuffle(machine: Machine, inst: Instruction, mode: str) -> Step:
     return step
 
 
+CANONICAL_NAN = np.uint32(0x7FFFFFFF).view(np.float32)
 REDUCTIONS = {
     "add": np.add,
     "min": np.minimum,
@@ -79,6 +81,30 @@ def reduce(machine: Machine, inst: Instruction, operation: str, kind: str) -> St
         members()
         values = a().reshape(-1, WARP)
         put(np.repeat(function.reduce(values, axis=1, dtype=DTYPES[kind]), WARP))
+
+    return step
+
+
+@instruction(
+    "redux",
+    form=r"\.sync\.(?P<operation>min|max)(?P<absolute>\.abs)?(?P<nan>\.NaN)?\.f32",
+    together="warp",
+)
+def reduce_floats(
+    machine: Machine, inst: Instruction, operation: str, absolute: str | None, nan: str | None
+) -> Step:
+    """NaN if all are, with .NaN if any is; +0 is larger than -0."""
+    a, put = machine.read_all(inst.args[1], "f32"), machine.writer(inst.args[0], "f32")
+    members, largest = _member_mask(machine, inst, inst.args[2]), operation == "max"
+
+    def step() -> None:
+        members()
+        values = (np.abs(a()) if absolute else a()).reshape(-1, WARP)
+        found = values[:, 0]
+        for lane in range(1, WARP):
+            found = extremum(found, values[:, lane], largest)
+        lost = np.isnan(values).any(axis=1) if nan else np.isnan(found)
+        put(np.repeat(np.where(lost, CANONICAL_NAN, found), WARP))
 
     return step
 
