@@ -12,7 +12,12 @@ from torch.utils import _pytree as pytree
 from .cell.fused import solve_cell
 from .cell.linear import LinearCell
 from .compile.entry import why_broken
-from .evaluation.effects.copies import check_left_out, deep_copy, pickled_state
+from .evaluation.effects.copies import (
+    check_left_out,
+    check_pickled,
+    deep_copy,
+    pickled_state,
+)
 from .evaluation.keywords import joined
 from .evaluation.start import about_start
 from .options.kept import (
@@ -220,6 +225,8 @@ class RevDEQ(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickle: without the process group, which must be set again."""
+        if type(self).__getstate__ is RevDEQ.__getstate__:  # a subclass may leave f out
+            check_pickled({"f": self.f, "beta": self.beta, **self.options})
         return pickled_state(super().__getstate__())
 
     def extra_repr(self) -> str:

@@ -101,7 +101,8 @@ def solve(
             check later than on a CPU, so that the device never idles. A solve with a tol also stops
             once nothing in y and f(y) is finite, with ``Stats.result`` "diverged" (not with
             per_sample or a process_group, nor with a ``StoppingRule``, which measures another
-            residual).
+            residual). With dropout in training mode f is another function in every evaluation, and
+            the residual stays at its noise: use rng="shared", or leave tol out.
         check_every: number of steps between checks of the residual.
         per_sample: apply tol to each sample, an index of dimension 0 of all leaves, separately. An
             integer d: a sample is an index of the first d dimensions; with 2 each token of [batch,

@@ -94,6 +94,18 @@ def test_fixed_point_names_its_own(name: str) -> None:
         fixed_point(MLP(), inputs(), **{name: 3})
 
 
+@pytest.mark.parametrize("name", ["implicit", "phantom"])
+def test_an_adjoint_of_fixed_point_is_named_as_such(name: Any) -> None:
+    said = rf"^adjoint: expected one of .*, got '{name}', .*fixed_point\(f, z0, adjoint='{name}'\)"
+    for call in (partial(solve, MLP(), inputs()), partial(RevDEQ, MLP())):
+        with pytest.raises(ValueError, match=said):
+            call(adjoint=name)
+    with pytest.raises(
+        ValueError, match="got 'reversible'; the adjoints of the steps are .* solve"
+    ):
+        fixed_point(MLP(), inputs(), adjoint="reversible")  # type: ignore[arg-type]
+
+
 def options_of_torchdeq() -> list[str]:
     """Every option of torchdeq's command line, and of its solvers."""
     torchdeq = pytest.importorskip("torchdeq", reason="torchdeq is not installed")

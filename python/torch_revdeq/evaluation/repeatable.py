@@ -16,6 +16,7 @@ from .effects.holdings import Holdings, search
 from .effects.kept_state import Growth, KeptState
 from .effects.written import Written
 from .flat_function import flatten
+from .keywords import joined, named
 from .rng import RngReplay
 
 _TIMES = 3
@@ -23,7 +24,7 @@ _TIMES = 3
 
 
 def assert_repeatable(
-    f: Callable[..., Any], z0: Any, *args: Any, kwargs: dict[str, Any] | None = None
+    f: Callable[..., Any], z0: Any, *args: Any, kwargs: dict[str, Any] | None = None, **more: Any
 ) -> None:
     """Evaluate f several times from one state, and assert that the result is the same each time.
 
@@ -42,12 +43,21 @@ def assert_repeatable(
         z0: as in ``solve``.
         args: as in ``solve``.
         kwargs: keyword arguments of f.
+        more: named parameters of f, as in ``solve``.
 
     Raises:
+        TypeError: a keyword that f has no parameter of that name for.
         AssertionError: names what differs or was changed: the result; z0 or an argument, in place;
             a tensor, list or dict that f keeps and that grew.
     """
-    values = (z0, args, kwargs or {})
+    known = named(f)
+    for name in more:
+        if name not in known:
+            raise TypeError(
+                f"{name}: expected a named parameter of f, got none of that name; pass other "
+                "keywords of f in kwargs={...}, and options of solve to assert_exact_gradients"
+            )
+    values = (z0, args, joined(kwargs, more))
     leaves = pytree.tree_leaves(values)
     held = search((f, *(leaf for leaf in leaves if not isinstance(leaf, Tensor))))
     random = RngReplay(flatten("z0", z0)[0][0].device, "auto")

@@ -119,7 +119,10 @@ def fixed_point(
     backward_steps = max_steps if adjoint_max_steps is None else adjoint_max_steps
     check_tolerances({"tol": tol, "adjoint_tol": backward_tol})
     if adjoint not in ADJOINTS:
-        raise ValueError(f"adjoint: expected 'implicit' or 'phantom', got {adjoint!r}")
+        raise ValueError(
+            f"adjoint: expected 'implicit' or 'phantom', got {adjoint!r}; the adjoints of the "
+            "steps are options of solve"
+        )
     if not 0 < number(phantom_beta) <= 1:
         raise ValueError(f"phantom_beta: expected a number in (0, 1], got {shown(phantom_beta)}")
     counts = {"max_steps": max_steps, "adjoint_max_steps": backward_steps}

@@ -68,6 +68,9 @@ WORDS = {
 }
 """The same for names that a layer or model may have as attributes of its own."""
 
+OF_LIMIT = ("implicit", "phantom")
+"""Values of `adjoint` that only ``fixed_point`` takes."""
+
 # ---- fixed_point -----------------------------------------------------------------------------
 
 OF_FIXED_POINT = {

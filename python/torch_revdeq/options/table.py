@@ -16,6 +16,7 @@ from ..evaluation.adjoint import ADJOINTS, Adjoint
 from ..evaluation.auxiliary import REDUCTIONS
 from ..evaluation.rng import RNG
 from ..state.formats import FORMATS
+from .other_names import OF_LIMIT
 from .values import (
     UNFIT,
     at_least,
@@ -110,6 +111,12 @@ _adjoint_name = word_of(get_args(AdjointName))
 
 def _read_adjoint(value: Any) -> Any:
     refuse_class("adjoint", value, Adjoint)
+    if isinstance(value, str) and value in OF_LIMIT:
+        raise ValueError(
+            f"adjoint: expected one of {', '.join(map(repr, get_args(AdjointName)))}, got "
+            f"{value!r}, which is one of torch_revdeq.fixed_point(f, z0, adjoint={value!r}); "
+            "'auto' differentiates the steps of the solve"
+        )
     if not isinstance(value, Adjoint):
         return _adjoint_name(value)
     takes, known = value.takes, [option.name for option in LIMITED]

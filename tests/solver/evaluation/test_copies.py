@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import sys
 import types
 from collections.abc import Iterator
 from functools import partial
@@ -203,3 +204,50 @@ def test_a_process_group_is_shared_by_copies_and_left_out_of_files(group: Any) -
             again.options["process_group"] = given
             assert torch.equal(again(x), z)
     assert layer.options["process_group"] is group
+
+
+# ---- functions that pickle does not find -----------------------------------------------------
+
+
+@pytest.fixture
+def only_pickle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the picklers that can save any function."""
+    for name in [n for n in sys.modules if n.rpartition(".")[2] in ("cloudpickle", "dill")]:
+        monkeypatch.delitem(sys.modules, name)
+
+
+@pytest.mark.parametrize("name", ["f", "beta", "max_steps", "on_step"])
+@pytest.mark.usefixtures("only_pickle")
+def test_a_function_without_a_name_of_its_own_is_not_saved(name: str) -> None:
+    local: dict[str, Any] = {"f": MLP(), name: lambda *_: 3}
+    layer = RevDEQ(local.pop("f"), **local)
+    for save in (partial(torch.save, nn.Sequential(layer)), partial(pickle.dump, layer)):
+        with pytest.raises(
+            (AttributeError, pickle.PicklingError),
+            match=rf"^{name}: expected a function .*<lambda>; .*at the top level .*state_dict\(\)",
+        ):
+            save(io.BytesIO())
+    torch.save(layer.state_dict(), io.BytesIO())
+    assert pickle.loads(pickle.dumps(RevDEQ(of_a_global, max_steps=3))).f is of_a_global
+
+
+@pytest.mark.usefixtures("only_pickle")
+def test_a_pickler_that_saves_any_function_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    class AnyFunction(pickle.Pickler):
+        def reducer_override(self, value: Any) -> Any:
+            return (str, ("saved",)) if isinstance(value, types.FunctionType) else NotImplemented
+
+    monkeypatch.setitem(sys.modules, "cloudpickle", types.ModuleType("cloudpickle"))
+    file = io.BytesIO()
+    AnyFunction(file).dump(RevDEQ(lambda z, x: z))
+    assert pickle.loads(file.getvalue()).f == "saved"
+
+
+def test_a_subclass_may_leave_f_out() -> None:
+    layer = WithoutF(lambda z, x: 0.5 * z + x)
+    assert pickle.loads(pickle.dumps(layer)).f is of_a_global
+
+
+class WithoutF(RevDEQ):
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "f": of_a_global}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -235,3 +236,16 @@ def test_weight_norm_and_its_cache() -> None:
         pytest.raises(RuntimeError, match=r"parametrize.cached\(\)"),
     ):
         solve(f, x)
+
+
+def test_a_tol_needs_one_mask_for_all_steps() -> None:
+    """With a mask per evaluation the residual stays at the difference that the masks make."""
+    torch.manual_seed(0)
+    drop, x = nn.Dropout(0.5), torch.randn(16, 8)
+    f = lambda z, x: 0.5 * drop(torch.tanh(z + x))  # noqa: E731
+    options: dict[str, Any] = {"tol": 1e-4, "max_steps": 50}
+    each = solve(f, torch.zeros_like(x), x, **options).stats
+    assert each.result == "max_steps" and each.residual > 0.1
+    assert solve(f, torch.zeros_like(x), x, rng="shared", **options).stats.result == "converged"
+    drop.eval()
+    assert solve(f, torch.zeros_like(x), x, **options).stats.result == "converged"

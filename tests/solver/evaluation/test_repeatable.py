@@ -101,3 +101,14 @@ def test_states_of_several_leaves() -> None:
     assert_repeatable(
         lambda z: {"a": z["b"], "b": z["a"] / 0}, {"a": torch.ones(2), "b": torch.ones(2)}
     )
+
+
+def test_keywords_of_f_are_passed_as_to_solve() -> None:
+    f, z0 = Cell(), torch.zeros(2, 4)
+    assert_repeatable(f, z0, x=torch.ones(2, 4))
+    with pytest.raises(AssertionError, match="f: evaluation 2"):
+        assert_repeatable(Cell("count"), z0, x=torch.ones(2, 4))
+    with pytest.raises(TypeError, match=r"^x: expected once"):
+        assert_repeatable(f, z0, kwargs={"x": z0}, x=z0)
+    with pytest.raises(TypeError, match=r"^max_steps: expected a named parameter of f, .*_exact_g"):
+        assert_repeatable(f, z0, z0, max_steps=3)

@@ -8,6 +8,8 @@ nothing and use the live weights.
 from __future__ import annotations
 
 import copy
+import pickle
+import sys
 import types
 from typing import Any
 
@@ -43,6 +45,28 @@ def pickled_state(state: dict[str, Any]) -> dict[str, Any]:
     if options.get("process_group") is None:
         return state
     return {**state, "options": {**options, "process_group": LeftOut()}}
+
+
+def check_pickled(values: dict[str, Any]) -> None:
+    """pickle's error for a function that it cannot find by name, with what to do about it.
+
+    Only where no other pickler, such as cloudpickle, could be at work.
+    """
+    if any(name.rpartition(".")[2] in _OTHER_PICKLERS for name in sys.modules):
+        return
+    for name, value in values.items():
+        if type(value) is types.FunctionType:
+            try:
+                pickle.dumps(value)  # its name
+            except (pickle.PicklingError, AttributeError) as error:
+                raise type(error)(
+                    f"{name}: expected a function that pickle finds by its name, got "
+                    f"{value.__qualname__}; define it as a module or as a function at the top "
+                    "level of a file, or save layer.state_dict() instead of the layer"
+                ) from error
+
+
+_OTHER_PICKLERS = ("cloudpickle", "dill")
 
 
 def check_left_out(options: dict[str, Any]) -> None:
