@@ -91,7 +91,7 @@ def test_fixed_point_names_its_own(name: str) -> None:
     hint = NOT_OF_FIXED_POINT.get(name) or f"did you mean {OF_FIXED_POINT[name]}?"
     said = rf"^{name}: expected an option of fixed_point; {re.escape(hint)}\.? The options are"
     with pytest.raises(TypeError, match=said):
-        fixed_point(MLP(), inputs(), **{name: 3})
+        fixed_point(MLP(), inputs(), **{name: 3})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["implicit", "phantom"])
@@ -100,9 +100,7 @@ def test_an_adjoint_of_fixed_point_is_named_as_such(name: Any) -> None:
     for call in (partial(solve, MLP(), inputs()), partial(RevDEQ, MLP())):
         with pytest.raises(ValueError, match=said):
             call(adjoint=name)
-    with pytest.raises(
-        ValueError, match="got 'reversible'; the adjoints of the steps are .* solve"
-    ):
+    with pytest.raises(ValueError, match="got 'reversible'; the adjoints of the steps"):
         fixed_point(MLP(), inputs(), adjoint="reversible")  # type: ignore[arg-type]
 
 
