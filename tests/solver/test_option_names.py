@@ -69,7 +69,8 @@ def test_a_name_that_has_no_option_here_says_where_it_is(name: str) -> None:
 @pytest.mark.parametrize("name", WORDS)
 def test_a_common_word_says_it_too_and_stays_free(name: str) -> None:
     layer, place = RevDEQ(MLP()), re.escape(WORDS[name])
-    for call in (partial(RevDEQ, MLP()), partial(solve, MLP(), inputs())):
+    calls: list[Any] = [partial(RevDEQ, MLP()), partial(solve, MLP(), inputs())]
+    for call in calls:
         with pytest.raises(TypeError, match=rf"^{name}: expected an option of solve; {place}"):
             call(**{name: 3})
     with pytest.raises(TypeError, match=rf"^{name}: expected .* neither; {place}, or .*kwargs="):
