@@ -303,6 +303,13 @@ def test_what_graphs_do_not_take(f: Any, options: dict[str, Any], says: str) -> 
     assert torch.equal(solution.z, solve(f, torch.zeros_like(x), x, **options).z)
 
 
+def test_dropout_is_compiled_where_it_does_nothing() -> None:
+    f, x = MLP(p=0.5), leaf(6, 16)
+    assert not solve(f, torch.zeros_like(x), x, compile="auto").stats.route.startswith("compiled")
+    f.eval()
+    assert solve(f, torch.zeros_like(x), x, compile=True).stats.route.startswith("compiled: ")
+
+
 def test_where_torch_compile_does_nothing_f_stays_as_it_is() -> None:
     f, x = MLP(), leaf(6, 16)
     with torch.compiler.set_stance("force_eager"):
