@@ -28,7 +28,7 @@ from ..solution import Solution, Stats
 from ..solver import solve
 from ..state.digits import choose_frac_bits
 from .linear import ACTS, LinearCell
-from .suited import like_w, why_unsuited
+from .suited import check_shapes, like_w, why_unsuited
 
 
 @not_compiled
@@ -48,6 +48,7 @@ def solve_cell(
         names = ", ".join(map(repr, known))
         raise ValueError(f"implementation: expected one of {names}, got {implementation!r}")
     options = with_defaults(options)
+    check_shapes(cell, z0, args)
     name, why = _route(cell, z0, args, options, implementation)
     if name != "solver":
         return _solve_in_one_op(cell, z0, args[0], options, name, f"{name}: {why}")

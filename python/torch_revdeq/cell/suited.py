@@ -78,6 +78,28 @@ def why_unsuited(
     )
 
 
+def check_shapes(cell: LinearCell, z0: Any, args: tuple[Any, ...]) -> None:
+    """ValueError for an x and a z0 that neither the solver nor an op can take."""
+    if _unsuited_cell(cell) is not None:
+        return  # its formula may be another
+    x = args[0] if len(args) == 1 and isinstance(args[0], Tensor) else None
+    if x is not None and x.shape[-1:] != (cell.in_features,):
+        raise ValueError(
+            f"f: expected x of shape [..., {cell.in_features}], the in_features of the LinearCell, "
+            f"got {tuple(x.shape)}; pass such an x, or make the cell with other in_features"
+        )
+    if x is None or not isinstance(z0, Tensor):
+        return
+    rows, own = x.shape[:-1], z0.shape[:-1]
+    pairs = zip(reversed(rows), reversed(own), strict=False)
+    broadcasts = len(rows) <= len(own) and all(n in (1, m) for n, m in pairs)
+    if z0.shape[-1:] != (cell.features,) or not broadcasts:
+        raise ValueError(
+            f"z0: expected shape {(*rows, cell.features)} for this x and LinearCell, got "
+            f"{tuple(z0.shape)}; leave z0 out, which is then cell.start(x)"
+        )
+
+
 def _is(value: Any, only: Any) -> bool:
     """Whether an option has this value, or one that equally means nothing: tol=0, save_at=[]."""
     if only is None or only == ():

@@ -113,9 +113,9 @@ def _read_adjoint(value: Any) -> Any:
     refuse_class("adjoint", value, Adjoint)
     if isinstance(value, str) and value in OF_LIMIT:
         raise ValueError(
-            f"adjoint: expected one of {', '.join(map(repr, get_args(AdjointName)))}, got "
-            f"{value!r}, which is one of torch_revdeq.fixed_point(f, z0, adjoint={value!r}); "
-            "'auto' differentiates the steps of the solve"
+            f"adjoint: expected one of {', '.join(map(repr, get_args(AdjointName)))}, or an "
+            f"Adjoint, got {value!r}; call torch_revdeq.fixed_point(f, z0, adjoint={value!r}) for "
+            "it, or leave adjoint out, which differentiates the steps of the solve"
         )
     if not isinstance(value, Adjoint):
         return _adjoint_name(value)

@@ -129,3 +129,32 @@ def test_an_exported_program_has_the_bits_of_the_solver(implementation: str) -> 
         assert torch.equal(program.module()(x), layer("solver", max_steps=3)(x))
     targets = [str(node.target) for node in program.graph.nodes]
     assert targets and not any("linear_cell" in target for target in targets)
+
+
+# ---- shapes that nothing can take --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("implementation", [None, "solver", "composite"])
+@pytest.mark.parametrize(
+    ("x", "z0", "said"),
+    [
+        ((3, 5), None, r"^f: expected x of shape \[\.\.\., 12\], .* got \(3, 5\); pass such an x"),
+        ((3, 12), (3, 5), r"^z0: expected shape \(3, 16\) for .*, got \(3, 5\); leave z0 out"),
+        ((3, 12), (2, 16), r"^z0: expected shape \(3, 16\) for .*, got \(2, 16\); leave z0 out"),
+        ((3, 12), (16,), r"^z0: expected shape \(3, 16\) for .*, got \(16,\); leave z0 out"),
+    ],
+)
+def test_a_shape_that_does_not_fit_is_named(
+    x: tuple[int, ...], z0: tuple[int, ...] | None, said: str, implementation: str | None
+) -> None:
+    own = RevDEQ(LinearCell(12, 16), implementation=implementation)
+    with pytest.raises(ValueError, match=said):
+        own(torch.zeros(x), z0=None if z0 is None else torch.zeros(z0))
+
+
+def test_an_x_that_is_broadcast_fits() -> None:
+    own, x, z0 = RevDEQ(LinearCell(12, 16)), torch.zeros(1, 12), torch.zeros(2, 3, 16)
+    assert own(x, z0=z0).shape == z0.shape
+    hooked_cell = LinearCell(12, 16)
+    hooked_cell.register_forward_pre_hook(lambda module, args: (args[0], args[1][..., :12]))
+    assert RevDEQ(hooked_cell)(torch.zeros(3, 13)).shape == (3, 16)
