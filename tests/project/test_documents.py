@@ -139,6 +139,33 @@ def test_the_reference_has_every_public_name(module: str) -> None:
     assert {*importlib.import_module(module).__all__} <= listed
 
 
+TERMS = (
+    "adjoint", "auxiliary losses", "cell", "classical cell", "copy_", "CUDA graph", "depth",
+    "equilibrium", "equilibrium cell", "exact state", "fast weights", "forward solver",
+    "functional", "gradient of the fixed point", "half step", "halting",
+    "looped", "memories", "memory traffic", "op", "pair update", "phantom gradient",
+    "precision cliff", "recurrent-depth", "recursive model", "regularization", "residual",
+    "resources", "second derivative", "solve", "state", "statistics", "step", "stopping rule",
+)  # fmt: skip
+OTHER_FORMS = {
+    "auxiliary losses": "aux",
+    "gradient of the fixed point": "implicit gradient",
+    "memories": "memory of a model",
+}
+"""Terms whose entry has another name."""
+
+
+def test_the_glossary_has_the_terms_of_the_headings() -> None:
+    """As whole words: in a heading of some page, and in a first column of the glossary."""
+    pages = [d.text for name, d in documents().items() if name.startswith("docs/")]
+    headings = " / ".join(re.findall(r"^#+ (.+)$", "\n".join(pages), re.MULTILINE)).lower()
+    entries = re.findall(r"^\| (.+?) \|", documents()["docs/glossary.md"].text, re.MULTILINE)
+    listed = " / ".join(entries).lower()
+    for term in TERMS:
+        assert re.search(rf"\b{term.lower()}s?\b", headings), term
+        assert re.search(rf"\b{OTHER_FORMS.get(term, term).lower()}\b", listed), term
+
+
 def test_the_readme_fits_on_two_screens() -> None:
     """Beside its tables of figures, which are generated."""
     generated = re.compile(r"<!-- (\w+):begin.*?<!-- \1:end.*?-->", re.DOTALL)
