@@ -43,6 +43,7 @@ class Planted(NamedTuple):
 
 
 WAIT_LOOP = r"mbarrier\.try_wait[^;]*;\s*@!\w+\s+bra\.uni\s+\w+;"
+NO_BARRIER = r"(?s:(?!bar\.sync).)*?"
 MASKED = r"@%p\d+ ({}\.global)"
 SUMS, FACTORS = r"\{[^}]*\}", r", \{[^}]*\}, \{[^}]*\}, "
 TWO_PRODUCTS = rf"(mma\S+ )({SUMS})({FACTORS})({SUMS};)((?:[^;]*;){{0,4}}?[^;]*?)\1\2({FACTORS})\4"
@@ -55,10 +56,8 @@ SAMPLE = [
         "no barrier before a product",
         WGMMA,
         FORWARD,
-        r"bar\.sync\s+0;",
-        "",
-        4,
-        "barrier|still reads",
+        rf"bar\.sync\s+0;(?={NO_BARRIER}wgmma\.mma_async)",
+        caught="barrier|still reads",
     ),
     Planted(
         "sums of W's gradient begin anew", WGMMA, BACKWARD, r"(, )%p\d+(, 1, 1, 1, 1;)", r"\g<1>0\2"
@@ -96,7 +95,14 @@ OTHERS = [
     Planted(
         "no proxy fence at all", WGMMA, FORWARD, r"fence\.proxy\.async[^;]*;", "", None, "proxy"
     ),
-    Planted("no barrier after a product", WGMMA, FORWARD, r"bar\.sync\s+0;", "", 5, "still reads"),
+    Planted(
+        "no barrier after a product",
+        WGMMA,
+        FORWARD,
+        rf"(wgmma\.wait_group{NO_BARRIER})bar\.sync\s+0;",
+        r"\1",
+        caught="still reads",
+    ),
     Planted("no wait", WGMMA, BACKWARD, r"wgmma\.wait_group[^;]*;", "", 0, "waited for"),
     Planted("no commit", WGMMA, BACKWARD, r"wgmma\.commit_group[^;]*;", "", 0, "waited for"),
     Planted("no fence of registers", WGMMA, BACKWARD, r"wgmma\.fence[^;]*;", "", 0, "wgmma.fence"),
@@ -105,8 +111,9 @@ OTHERS = [
         "half a step along the sums",
         WGMMA,
         BACKWARD,
-        r"(add\.s64\s+%rd\d+, %rd\d+, )4611686293305294976",
-        r"\g<1>4611686293305294912",
+        r"(wgmma\.mma_async\S+ \{[^}]*\}, )(%rd\d+), (%rd\d+)(, %p\d+, 1, 1, 1, 1;)",
+        r"sub.s64 \2, \2, 64; sub.s64 \3, \3, 64; \1\2, \3\4",
+        1,
     ),
     Planted("W not turned", WGMMA, BACKWARD, ", 1, 1, 0, 1;", ", 1, 1, 0, 0;"),
     Planted("g not turned", WGMMA, BACKWARD, ", 1, 1, 1, 1;", ", 1, 1, 0, 1;"),
@@ -182,8 +189,10 @@ OTHERS = [
         0,
         "wait for",
     ),
-    Planted("no wait::st", TCGEN05, BACKWARD, r"tcgen05\.wait::st[^;]*;", "", 0, "wait::st"),
-    Planted("no wait::ld", TCGEN05, BACKWARD, r"tcgen05\.wait::ld[^;]*;", "", 0, "waited for"),
+    Planted("no wait::st", TCGEN05, BACKWARD, r"tcgen05\.wait::st[^;]*;", caught="wait::st"),
+    Planted(
+        "no wait::ld", TCGEN05, BACKWARD, r"tcgen05\.wait::ld[^;]*;", caught="waited for|wait::ld"
+    ),
     Planted(
         "every lane multiplies",
         TCGEN05,
@@ -207,8 +216,8 @@ OTHERS = [
         "half the stride for tcgen05",
         TCGEN05,
         BACKWARD,
-        "4611756662049472512",
-        "4611756524610519040",
+        r"(@%p\d+ tcgen05\.mma[^;]*?, )(%rd\d+), (%rd\d+),",
+        rf"sub.s64 \2, \2, {32 << 32}; sub.s64 \3, \3, {32 << 32}; \1\2, \3,",
     ),
     Planted(
         "sums in tensor memory begin anew",
@@ -224,7 +233,7 @@ OTHERS = [
         r"@%p\d+ mbarrier\.init[^;]*;",
         "",
         0,
-        "nothing has written",
+        "nothing has written|no mbarrier",
     ),
 ]
 
