@@ -103,8 +103,14 @@ PLANTED = {
         everywhere(r"setp\.num\.f32(\s+%p\d+, )(%r\d+), %r\d+;", r"setp.eq.b32\1\2, \2;"),
         prepare=with_the_largest_nan,
     ),
+    # Of two pointers, or since Triton 3.9 of the addresses of two parameters.
     "a program takes the state of another leaf": Planted(
-        "update_.list", once(r"(selp\.b64\s+%rd\d+, )(%rd\d+), (%rd\d+),", r"\1\3, \2,")
+        "update_.list",
+        once(
+            r"(selp\.b64\s+%rd\d+, |selp\.b32\s+%r\d+, (?=[^;]*;\s*ld\.param\.b64))"
+            r"(%rd?\d+), (%rd?\d+),",
+            r"\1\3, \2,",
+        ),
     ),
     "a program begins a leaf too late": Planted(
         "adjoint_.list", everywhere(r"setp\.gt\.s32", "setp.ge.s32"), size=5000
