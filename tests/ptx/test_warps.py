@@ -125,8 +125,8 @@ NAN, NEGATIVE = 0x7FC00123, 0xFF800001
 def test_float_reductions_of_a_warp(name: str, first: float | None, second: float | None) -> None:
     """Warps of numbers and NaN, of -2, -0 and NaN, of NaN alone, and of zeros of both signs."""
     values = np.full((4, 32), NAN, np.uint32)
-    values[0, :4] = np.float32([5.5, -7.5, 0.0, 1.0]).view(np.uint32)
-    values[1, 7:9] = np.float32([-2.0, -0.0]).view(np.uint32)
+    values[0, :4] = np.array([5.5, -7.5, 0.0, 1.0], np.float32).view(np.uint32)
+    values[1, 7:9] = np.array([-2.0, -0.0], np.float32).view(np.uint32)
     values[2, ::3] = NEGATIVE
     values[3], values[3, 9] = 0, 1 << 31
     out = np.zeros(128, np.uint32)
@@ -141,7 +141,9 @@ def test_float_reductions_of_a_warp(name: str, first: float | None, second: floa
         threads=128,
     )
     zero = -0.0 if name == "min.f32" else 0.0
-    numbers = np.float32([np.nan if x is None else x for x in (first, second, None, zero)])
+    numbers = np.array(
+        [np.nan if x is None else x for x in (first, second, None, zero)], np.float32
+    )
     expected = np.where(np.isnan(numbers), np.uint32(0x7FFFFFFF), numbers.view(np.uint32))
     assert (out.reshape(4, 32) == expected[:, None]).all()
 

@@ -96,7 +96,7 @@ def test_a_frozen_parameter_that_f_writes_is_named() -> None:
         teacher.weight.add_(1)
         return f(z, encoded.detach())
 
-    with pytest.raises(RuntimeError, match="^f: expected to write no frozen .*'weight' in Linear"):
+    with pytest.raises(RuntimeError, match=r"^f: expected to write no frozen .*'weight' in Linear"):
         solve(writes, torch.zeros_like(x))
     solve(writes, torch.zeros_like(x), adjoint="reversible").z.sum().backward()
 

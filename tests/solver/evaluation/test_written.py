@@ -179,7 +179,7 @@ class LateReader(Reader):
 def test_what_is_read_later_is_found_after_the_way_back(adjoint: str) -> None:
     f, x = LateReader(""), start().requires_grad_()
     z = solve(f, x, x, adjoint=adjoint).z  # type: ignore[arg-type]
-    with pytest.raises(ReconstructionError, match="reads what it writes.*'scale' in LateReader"):
+    with pytest.raises(ReconstructionError, match=r"reads what it writes.*'scale' in LateReader"):
         z.sum().backward()
     assert f.scale == 1 + 16
 
