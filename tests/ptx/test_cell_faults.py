@@ -138,7 +138,7 @@ OTHERS = [
         FORWARD,
         r"(shfl\.sync\.bfly\.b32\s+%r\d+, %r\d+, )2",
         r"\g<1>1",
-        caught="residual",
+        caught="residual|different places",
     ),
     Planted(
         "no wait, A in registers",
