@@ -134,9 +134,9 @@ def solve(
             and not passed to it (found by one extra evaluation of f if f holds such a tensor),
             otherwise "reversible"; ``Stats.adjoint`` says which, ``Stats.route`` why. Or an
             ``Adjoint`` of your own.
-        rng: f's random numbers in the backward pass. "auto": those of the forward pass are
-            replayed. "shared": in addition, every half step draws the same ones (one dropout mask
-            per solve). "none": nothing is done.
+        rng: whether the backward pass draws the random numbers of f, such as dropout masks, again.
+            "auto": it does. "shared": in addition, every half step draws the same ones (one dropout
+            mask per solve). "none": nothing is done.
         check: compare the reconstructed initial state with the original. True raises (on a GPU:
             turns the gradients into NaN and raises later, see ``Solution.verify``) if an exact
             state differs at all, or a float state by more than 1e-3 (2**-4 in 16 bits) of the
