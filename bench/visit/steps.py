@@ -241,7 +241,7 @@ FAST = Call(
     300,
     (
         Step(
-            *("build", 3, 30, "as in the first call, where this is another machine"),
+            *("build", 3, 30, "as in the first call, if this is another machine"),
             _build,
             programs=("nvcc", "g++"),
             modules=_BUILD_MODULES,

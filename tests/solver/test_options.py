@@ -67,7 +67,7 @@ def test_the_page_has_the_table() -> None:
 
 
 def test_an_option_without_a_docstring_has_no_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    text = (solve.__doc__ or "").replace("        rng: f's", "        f's")
+    text = (solve.__doc__ or "").replace("        rng: whether", "        whether")
     monkeypatch.setattr(solve, "__doc__", text)
     with pytest.raises(ValueError, match=r"expected `rng` under Args in its docstring"):
         page.table()
