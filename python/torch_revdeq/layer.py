@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 from .cell.fused import solve_cell
 from .cell.linear import LinearCell
 from .compile.entry import why_broken
+from .evaluation.called import check_callable
 from .evaluation.effects.copies import (
     check_left_out,
     check_pickled,
@@ -65,6 +66,7 @@ class RevDEQ(nn.Module):
     ) -> None:
         super().__init__()
         check_class(type(self))
+        check_callable(f, "RevDEQ(f, **options)")
         if implementation is not None and not isinstance(f, LinearCell):
             raise TypeError(
                 f"implementation: expected None for a cell of {type(f).__name__}, got "
@@ -153,7 +155,7 @@ class RevDEQ(nn.Module):
         if more:
             given, more = parted(self.f, 1 + len(args), more)
             options.update(given)
-        if more or kwargs:
+        if more or kwargs is not None:
             options["kwargs"] = joined(kwargs, more)
         check_left_out(options)
         chosen = z0 is None

@@ -200,7 +200,7 @@ def solve(
 
     Source: arXiv 2509.12917; the exact state is this project's.
     """
-    check_callable(f, "solve")
+    check_callable(f, "solve(f, z0, *args)")
     given = read_options(
         {
             "beta": beta,

@@ -6,6 +6,7 @@ import copy
 import pickle
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -77,6 +78,26 @@ def test_swapped_arguments(f: Any, run: Any) -> None:
         run(Z0, f)
     with pytest.raises(TypeError, match=rf"^f: expected a callable .*, got list; {order}$"):
         run([Z0], f, Z0)
+
+
+def test_a_class_instead_of_a_module() -> None:
+    for call in (
+        partial(solve, Affine, Z0),
+        partial(fixed_point, Affine, Z0),
+        lambda: RevDEQ(Affine),
+    ):
+        with pytest.raises(TypeError, match=r"^f: .* got the class Affine; make an .*: Affine\("):
+            call()
+    with pytest.raises(TypeError, match=r"^f: expected a callable .*; the order is RevDEQ\(f, "):
+        RevDEQ(Z0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kwargs", [[Z0], Z0], ids=["list", "tensor"])
+def test_keywords_that_are_no_dict(kwargs: Any) -> None:
+    said = rf"^kwargs: expected a dict of f's keyword arguments, got {type(kwargs).__name__}; pass"
+    for call in (partial(solve, affine, Z0), RevDEQ(affine)):
+        with pytest.raises(TypeError, match=said):
+            call(Z0, kwargs=kwargs)
 
 
 # ---- what is returned --------------------------------------------------------------------------

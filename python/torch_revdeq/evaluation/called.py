@@ -12,14 +12,27 @@ _BY_NAME = inspect.Parameter.KEYWORD_ONLY
 _VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
-def check_callable(f: Any, name: str) -> None:
-    """TypeError unless f is callable, with the order of the arguments of the function `name`."""
+def check_callable(f: Any, call: str) -> None:
+    """TypeError unless f is callable and no class; `call` shows the order of the arguments."""
+    if isinstance(f, type) and issubclass(f, nn.Module):
+        raise TypeError(
+            f"f: expected a callable, got the class {f.__name__}; make an instance: "
+            f"{f.__name__}(...)"
+        )
     if not callable(f):
         tensor = isinstance(f, Tensor)
         got = f"a tensor of shape {tuple(f.shape)}" if tensor else type(f).__name__
         raise TypeError(
-            f"f: expected a callable as the first argument, got {got}; the order is "
-            f"{name}(f, z0, *args)"
+            f"f: expected a callable as the first argument, got {got}; the order is {call}"
+        )
+
+
+def check_keywords(kwargs: Any) -> None:
+    """TypeError unless these are None or a mapping."""
+    if kwargs is not None and not isinstance(kwargs, Mapping):
+        raise TypeError(
+            f"kwargs: expected a dict of f's keyword arguments, got {type(kwargs).__name__}; pass "
+            "positional arguments after z0"
         )
 
 

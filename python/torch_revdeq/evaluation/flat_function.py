@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from .called import check_keywords
 from .leaves import plain_leaf
 from .places import outline
 
@@ -56,6 +57,7 @@ class FlatFunction:
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None
     ) -> list[Tensor]:
         """The tensors in the arguments. Everything else in them is kept."""
+        check_keywords(kwargs)
         self.plain_args = not kwargs and all(isinstance(arg, Tensor) for arg in args)
         self.simple = self.plain and self.plain_args and not self.pass_step
         if self.plain_args:

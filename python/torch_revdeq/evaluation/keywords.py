@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from .called import check_keywords
+
 
 def options_of(function: Callable[..., Any]) -> tuple[str, ...]:
     """The names of a function's options: its keyword-only parameters."""
@@ -66,6 +68,7 @@ def takes_any(f: Callable[..., Any]) -> bool:
 
 def joined(kwargs: Mapping[str, Any] | None, more: Mapping[str, Any]) -> dict[str, Any]:
     """Keyword arguments of f from two sources; TypeError for a name in both."""
+    check_keywords(kwargs)
     for name in more:
         if kwargs and name in kwargs:
             raise TypeError(f"{name}: expected once, got it by name and in kwargs; leave one out")

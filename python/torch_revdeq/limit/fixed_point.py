@@ -110,7 +110,7 @@ def fixed_point(
     Source: Bai, Kolter, Koltun, arXiv 1909.01377 (implicit); Geng et al., arXiv 2111.05177
     (phantom); Walker and Ni, SIAM J. Numer. Anal. 49, 2011 (Anderson).
     """
-    check_callable(f, "fixed_point")
+    check_callable(f, "fixed_point(f, z0, *args)")
     solver = Anderson() if solver is None else solver
     adjoint_solver = solver if adjoint_solver is None else adjoint_solver
     check_solver("solver", solver)
