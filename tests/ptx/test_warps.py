@@ -89,10 +89,9 @@ REDUCTIONS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("name", REDUCTIONS)
-def test_reductions_of_a_warp(name: str) -> None:
-    values = np.random.default_rng(0).integers(0, 2**32, 64, dtype=np.uint32)
-    out = np.zeros(64, np.uint32)
+def reduced(name: str, values: np.ndarray) -> np.ndarray:
+    """What each thread gets from a reduction over its warp."""
+    out = np.zeros(values.size, np.uint32)
     launch(
         f"""
         mad.wide.u32 %rd4, %r0, 4, %rd0; mad.wide.u32 %rd5, %r0, 4, %rd1;
@@ -101,8 +100,15 @@ def test_reductions_of_a_warp(name: str) -> None:
         """,
         values,
         out,
-        threads=64,
+        threads=values.size,
     )
+    return out
+
+
+@pytest.mark.parametrize("name", REDUCTIONS)
+def test_reductions_of_a_warp(name: str) -> None:
+    values = np.random.default_rng(0).integers(0, 2**32, 64, dtype=np.uint32)
+    out = reduced(name, values)
     expected = [int(REDUCTIONS[name](warp)) % 2**32 for warp in values.reshape(2, 32).tolist()]
     assert out.reshape(2, 32).tolist() == [[x] * 32 for x in expected]
 
@@ -129,17 +135,7 @@ def test_float_reductions_of_a_warp(name: str, first: float | None, second: floa
     values[1, 7:9] = np.array([-2.0, -0.0], np.float32).view(np.uint32)
     values[2, ::3] = NEGATIVE
     values[3], values[3, 9] = 0, 1 << 31
-    out = np.zeros(128, np.uint32)
-    launch(
-        f"""
-        mad.wide.u32 %rd4, %r0, 4, %rd0; mad.wide.u32 %rd5, %r0, 4, %rd1;
-        ld.global.u32 %r1, [%rd4]; mov.u32 %r3, -1;
-        redux.sync.{name} %r2, %r1, %r3; st.global.u32 [%rd5], %r2;
-        """,
-        values,
-        out,
-        threads=128,
-    )
+    out = reduced(name, values)
     zero = -0.0 if name == "min.f32" else 0.0
     numbers = np.array(
         [np.nan if x is None else x for x in (first, second, None, zero)], np.float32

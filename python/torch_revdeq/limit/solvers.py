@@ -44,9 +44,10 @@ def relative_residual(z: Sequence[Tensor], value: Sequence[Tensor]) -> float:
 
 
 def is_lost(residual: float, z: Sequence[Tensor], value: Sequence[Tensor]) -> bool:
-    """Whether neither z nor f(z), of this residual, has a finite element: no step helps then.
+    """Whether neither z nor f(z), of this residual, has a finite element, where a solver stops.
 
-    Waits for the device if the residual is not finite.
+    An f that maps NaN to numbers could still recover later; solvers do not wait for that. Waits
+    for the device if the residual is not finite.
     """
     return not math.isfinite(residual) and bool(measured.nothing_finite(z, value))
 
