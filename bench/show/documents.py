@@ -8,7 +8,7 @@ from dataclasses import replace
 from bench.core import labels, stored
 from bench.core.session import Record
 from bench.core.stored import EPYC, XEON
-from bench.core.table import Column, Table, is_ours, listing, markdown, never, pivot
+from bench.core.table import Column, Table, is_ours, listing, markdown, pivot
 from bench.ops.columns import BEST, COPY, OP, PLACE, RATE, TIME, TYPES
 from bench.ops.columns import missing as no_time
 from bench.profile.attribution import PARTS
@@ -21,6 +21,7 @@ NAMES = {
     "language": "language block",
     "vision": "vision block",
     "cell": "cell",
+    "tiny": "tiny",
 }
 
 
@@ -168,18 +169,33 @@ def options() -> str:
 
 
 def compiled() -> str:
-    """The solver and the loop, each eager and compiled, at N = 8."""
-    records = [r for r in stored.lines(XEON, "solve.compiled") if not unmeasured(r)]
-    models = [NAMES[name] for name in dict.fromkeys(record["op"] for record in records)]
+    """The solver and the loop, each eager and compiled, at N = 8: to the loop."""
+    records = _compiled()
+    return pivot(_others(records), (METHOD,), _model, (Column("{}", ratio),)).markdown
 
-    def to_compiled(record: Record) -> str:
+
+def to_compiled() -> str:
+    """The same, to the compiled loop."""
+    records = _compiled()
+
+    def over(record: Record) -> str:
         loop = find(records, op=record["op"], provider="lerp loop, compiled")
         return f"{record['p50_seconds'] / loop['p50_seconds']:.2f}"
 
-    columns = (Column("{}: to loop", ratio), Column("to the compiled", to_compiled))
-    others = [record for record in records if record["provider"] != "lerp loop"]
-    table = pivot(others, (METHOD,), lambda r: NAMES[r["op"]], columns, names=models)
+    table = pivot(_others(records), (METHOD,), _model, (Column("{}", over),))
     return with_machine(table, records)
+
+
+def _compiled() -> list[Record]:
+    return [r for r in stored.lines(XEON, "solve.compiled") if not unmeasured(r)]
+
+
+def _others(records: Iterable[Record]) -> list[Record]:
+    return [record for record in records if record["provider"] != "lerp loop"]
+
+
+def _model(record: Record) -> str:
+    return NAMES[record["op"]]
 
 
 def peers() -> str:
@@ -194,9 +210,7 @@ def peers() -> str:
 
 def _beside(records: Sequence[Record], steps: int, columns: Sequence[Column]) -> str:
     shown = [r for r in records if r["steps"] == steps and not unmeasured(r)]
-    models = list(dict.fromkeys(NAMES[record["op"]] for record in shown))
-    others = [record for record in shown if record["provider"] != "lerp loop"]
-    return pivot(others, (METHOD,), lambda r: NAMES[r["op"]], columns, names=models).markdown
+    return pivot(_others(shown), (METHOD,), _model, columns).markdown
 
 
 def largest() -> str:
@@ -213,21 +227,26 @@ def largest() -> str:
 def overhead() -> str:
     """The time for each half step with a tiny f, and over the loop's."""
     records = [r for r in stored.lines(XEON, "solve.overhead") if not unmeasured(r)]
-    steps = 8
-    shown = [record for record in records if record["steps"] == steps]
     columns = (
-        replace(METHOD, head=f"N = {steps}"),
-        Column("us for each half step", lambda r: labels.in_unit(solver.each_half_step(r), "us")),
+        Column("N = {}: us", lambda r: labels.in_unit(solver.each_half_step(r), "us")),
         Column("to loop", ratio),
     )
-    return with_machine(listing(shown, (), columns, strong=never), records)
+    return with_machine(pivot(records, (METHOD,), N.cell, columns), records)
+
+
+PROFILED = ("lerp loop", "reversible exact")
 
 
 def profile() -> str:
-    """Where the time of a step goes, in ms."""
-    records = stored.lines(EPYC, "solve.profile")
+    """Where the time of a step goes at N = 8, in ms."""
+    every = stored.lines(XEON, "solve.profile")
+    records = [record for record in every if record["provider"] in PROFILED]
     rows = [(f"`{part}`", r, r["host_seconds"][part]) for part in PARTS for r in records]
     rows += [("the step", record, record["step_seconds"]) for record in records]
     part = Column("ms", lambda row: row[0], left=True)
-    cell = Column("{}", lambda row: f"{1e3 * row[2]:.0f}")
-    return with_machine(pivot(rows, (part,), lambda row: provider(row[1]), (cell,)), records)
+    cell = Column("{}", lambda row: f"{1e3 * row[2]:.3g}")
+
+    def across(row: tuple[str, Record, float]) -> str:
+        return f"{NAMES[row[1]['op']]}: {METHODS[row[1]['provider']]}"
+
+    return with_machine(pivot(rows, (part,), across, (cell,)), records)

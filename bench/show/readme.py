@@ -46,6 +46,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     "solver.overhead": documents.overhead,
     "solver.profile": documents.profile,
     "solver.compiled": documents.compiled,
+    "solver.to_compiled": documents.to_compiled,
     "cell": partial(cell.times, 1),
     "cell.threads": partial(cell.times, 2),
     "cell.memory": cell.memory,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from bench.core.session import Session, Tier
 from bench.solver import methods, models, peers
+from bench.solver.bare import BARE
 from bench.solver.measure import Point
 from bench.solver.methods import Method
 
@@ -58,7 +59,7 @@ PARTS = {
     ),
     "compiled": Part(
         methods.COMPILED,
-        full=(Grid(("mlp", *TEXT_AND_IMAGES), 0.5, (8,)),),
+        full=(Grid((*BOTH, *TEXT_AND_IMAGES, "cell"), 0.5, (8,)),),
         default=(Grid(TEXT_AND_IMAGES[:1], 0.5, (4,)),),
         quick=(Grid(("mlp",), 0.5, (2,)),),
     ),
@@ -85,8 +86,8 @@ PARTS = {
         dear=("torchdeq",),
     ),
     "overhead": Part(
-        methods.OVERHEAD,
-        full=(Grid(("tiny",), 0.5, (2, 8, 16)),),
+        (*methods.OVERHEAD, BARE),
+        full=(Grid(("tiny",), 0.5, (2, 8, 32)),),
         default=(Grid(("tiny",), 0.5, (8,)),),
         quick=(Grid(("tiny",), 0.5, (2,)),),
     ),

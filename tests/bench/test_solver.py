@@ -17,6 +17,7 @@ from bench.core import memory
 from bench.core.session import Record
 from bench.show import figures
 from bench.solver import measure, methods, models
+from bench.solver.bare import BARE
 from bench.solver.methods import Method, Run
 from tests.bench.tiny import TINY
 from tests.tolerances import gradient_bound, grid_error
@@ -49,6 +50,18 @@ def test_reversible_memory_grows_by_the_digits_alone() -> None:
     assert peak("reversible float32", 12) == peak("reversible float32", 4)
     assert peak("reversible exact", 12) - peak("reversible exact", 4) == 8 * digits
     assert peak("lerp loop", 12) - peak("lerp loop", 4) >= 8 * 2 * 4 * 4 * state
+
+
+# ---- the ops by hand -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", ["tiny", "block", "vision"])
+@pytest.mark.parametrize("beta", [0.5, 0.8])
+def test_the_ops_by_hand_have_the_gradient_of_the_solver(model: str, beta: float) -> None:
+    made = models.make(model, TINY, CPU)
+    by_hand = Run(BARE, made, beta, 3).gradients()
+    by_solver = Run(BY_NAME["reversible exact"], made, beta, 3).gradients()
+    assert all(map(torch.equal, by_hand, by_solver))
 
 
 # ---- errors ----------------------------------------------------------------------------------

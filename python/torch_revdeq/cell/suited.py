@@ -59,8 +59,6 @@ def why_unsuited(
         value = options.get(option, only)
         if value is not only and not _is(value, only):
             return f"it supports only {option}={only!r}"
-    if options["compile"] is True:
-        return "compile=True was given"
     if options["adjoint"] not in ("auto", "reversible"):
         return "it supports only adjoint='reversible'"
     if options["state"] not in ("auto", "exact", torch.float32):

@@ -181,6 +181,20 @@ def test_no_grad_has_the_same_bits_and_a_frozen_cell_gives_the_rest(
     assert x.grad is not None and torch.equal(x.grad, want["x"])
 
 
+def test_one_op_needs_no_compiler() -> None:
+    """With compile=True, a cell that one op can run is not compiled; others are."""
+    fastest = cell_choice.fastest(cell().b, "tanh")
+    model = layer(None, max_steps=3, compile=True)
+    got = gradients(model, inputs())
+    if fastest is not None:
+        want = gradients(layer(fastest, max_steps=3), inputs())
+        assert all(torch.equal(got[name], value) for name, value in want.items())
+    assert model.stats is not None
+    assert model.stats.route.split(":")[0] == (fastest or "compiled")
+    model(inputs(), save_at=[2])
+    assert model.stats.route.startswith("compiled")
+
+
 def test_a_gradient_for_the_start_and_for_y() -> None:
     results = []
     for implementation in ("solver", "composite"):
