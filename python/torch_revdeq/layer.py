@@ -180,7 +180,7 @@ class RevDEQ(nn.Module):
         if not args:
             raise TypeError(
                 "z0: expected an initial state, or an argument to take its shape from, got "
-                "neither; pass z0="
+                "neither; pass f's first argument by position, or z0="
             )
         if isinstance(self.f, LinearCell):
             return pytree.tree_map(self.f.start, args[0])

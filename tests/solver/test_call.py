@@ -65,8 +65,34 @@ def test_a_type_error_inside_f_is_left_alone() -> None:
 
     with pytest.raises(TypeError, match=r"^affine\(\) missing 1 required positional argument"):
         solve(broken, Z0, Z0, pass_step=True)
-    with pytest.raises(TypeError, match="takes 1 positional argument but 2 were given"):
+
+
+@SOLVES
+@pytest.mark.parametrize("f", [affine, Affine()], ids=["function", "module"])
+def test_more_arguments_than_f_takes(f: Callable[..., Tensor], run: Any) -> None:
+    said = re.escape(
+        "f: expected at most 2 arguments after the state, got 3; the state is z0, in "
+        "solve(f, z0, x, mask) or layer(x, mask, z0=z0)"
+    )
+    with pytest.raises(TypeError, match=rf"^{said}$"):
+        run(f, Z0, Z0, Z0, Z0)
+    with pytest.raises(TypeError, match=rf"^{said}$"):
+        RevDEQ(f)(Z0, Z0, Z0)
+
+
+def test_one_argument_where_f_takes_the_state_alone() -> None:
+    said = re.escape("f: expected no argument after the state, got 1; ")
+    with pytest.raises(TypeError, match=said + re.escape("the state is z0, in solve(f, z0)")):
         solve(lambda z: z, Z0, Z0)
+    with pytest.raises(TypeError, match=said + re.escape("pass kwargs={'x': ...}")):
+        solve(by_name, Z0, Z0)
+
+
+def test_an_argument_of_f_by_name() -> None:
+    with pytest.raises(TypeError, match=r"^x: .*; pass arguments of f by position, after z0"):
+        fixed_point(affine, Z0, x=Z0, mask=Z0)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="pass f's first argument by position, or z0="):
+        RevDEQ(affine)(x=Z0, mask=Z0)
 
 
 @SOLVES

@@ -30,7 +30,7 @@ class CheckpointedGraphs:
     def __init__(
         self, evaluation: Evaluation, tensors: Sequence[Tensor], check: bool | float = True
     ) -> None:
-        """Note the versions of f's parameters, and its buffers.
+        """Note the versions and requires_grad of f's parameters, and its buffers.
 
         `check` as in ``solve``: whether f must return the same values again, up to noise.
         """
@@ -38,7 +38,7 @@ class CheckpointedGraphs:
         self.compared = check is not False
         modules = evaluation.modules
         parameters = {id(p): p for m in modules for p in m._parameters.values() if p is not None}
-        self.parameters = [(p, p._version) for p in parameters.values()]
+        self.parameters = [(p, p._version, p.requires_grad) for p in parameters.values()]
         self.buffers = BufferTrail(modules)
         self.task: int | None = None
 
@@ -81,7 +81,7 @@ class CheckpointedGraphs:
         """RuntimeError if a parameter was changed since the forward pass; once a backward pass."""
         if task == self.task:
             return
-        for parameter, version in self.parameters:
+        for parameter, version, _ in self.parameters:
             if parameter._version != version:
                 name = name_of(parameter, self.evaluation.modules)
                 raise RuntimeError(
@@ -90,6 +90,11 @@ class CheckpointedGraphs:
                     "backward()"
                 )
         self.task = task
+
+    def other_saves(self) -> RuntimeError:
+        """The error if a recomputation saves other tensors, by its cause."""
+        frozen = any(p.requires_grad != requires for p, _, requires in self.parameters)
+        return frozen_between() if frozen else saved_others()
 
 
 Form = tuple[torch.Size, torch.dtype]
@@ -139,6 +144,14 @@ def saved_others() -> RuntimeError:
         "backward pass, probably because f keeps something from one evaluation to the next (a "
         "tensor computed once, a cache, a counter); compute it in every call, or before the solve "
         "and pass it as an argument"
+    )
+
+
+def frozen_between() -> RuntimeError:
+    """The error if requires_grad of a parameter is no longer what it was in the forward pass."""
+    return RuntimeError(
+        "solve: expected requires_grad of f's parameters as in the forward pass, got a change; "
+        "freeze and unfreeze after backward(), or choose adjoint='reversible'"
     )
 
 
@@ -211,7 +224,7 @@ class _HalfStep:
                 out = solve.evaluation(self.k, inputs[: self.leaves], inputs[self.leaves :])
             tensors = found.take()
         if found.forms != self.forms:
-            raise saved_others()
+            raise solve.other_saves()
         self.cache = dict(enumerate(tensors))
         if self.mark is not None:
             self._compare(differs(self.mark, mark_of(out), NOISE))

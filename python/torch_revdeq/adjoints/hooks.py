@@ -27,7 +27,7 @@ from ..runtime.transforms import outside_batches
 from ..solution import Stats
 from ..state.pair import Pair
 from .backprop import truncated
-from .checkpointed_graphs import Form, Saves, changed_in_place, saved_others
+from .checkpointed_graphs import Form, Saves, changed_in_place, frozen_between, saved_others
 from .gradient_graph import GradientGraph, attached, begun
 from .problem import Outputs, Problem
 from .reconstruction import Check
@@ -194,10 +194,7 @@ class _Recomputation:
                     "change it (as optimizer.step() does) after backward()"
                 )
             if tensor is not None and tensor.requires_grad != requires_grad:
-                raise RuntimeError(
-                    "solve: expected requires_grad of f's parameters as in the forward pass, got a "
-                    "change; freeze and unfreeze after backward(), or choose adjoint='reversible'"
-                )
+                raise frozen_between()
         self.task, self.cache, self.next = task, {}, 2 * self.steps - 1
         pairs = 2 * self.leaves
         states = [state.clone() for state in self.states[:pairs]] + self.states[pairs:]

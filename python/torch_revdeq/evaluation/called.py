@@ -1,4 +1,4 @@
-"""Errors for calls that f does not fit: swapped arguments, or arguments that were not passed."""
+"""Errors for calls that f does not fit: arguments that are swapped, not passed, or too many."""
 
 from __future__ import annotations
 
@@ -36,16 +36,50 @@ def check_keywords(kwargs: Any) -> None:
         )
 
 
-def lacking(
+def unfit(
     f: Callable[..., Any], args: Sequence[Any], keywords: Mapping[str, Any]
 ) -> TypeError | None:
-    """The error if f(z, *args, **keywords) leaves out a parameter without a default, else None."""
+    """The error if f cannot be called as f(z, *args, **keywords): too many or too few arguments."""
     try:
         signature = inspect.signature(f.forward if isinstance(f, nn.Module) else f)
-        bound = signature.bind_partial(None, *args, **keywords).arguments
-    except (TypeError, ValueError):  # no signature, or too many arguments
+    except (TypeError, ValueError):  # it has none
         return None
-    needed = [p for p in signature.parameters.values() if p.default is p.empty]
+    parameters = list(signature.parameters.values())
+    return _too_many(parameters, args) or _lacking(signature, parameters, args, keywords)
+
+
+def _too_many(parameters: Sequence[inspect.Parameter], args: Sequence[Any]) -> TypeError | None:
+    if any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters):
+        return None
+    names = [p.name for p in parameters if p.kind not in (*_VARIABLE, _BY_NAME)]
+    if not names or len(args) < len(names):
+        return None
+    by_name = [p.name for p in parameters if p.kind is _BY_NAME]
+    given = "".join(f", {name}" for name in names[1:])  # the first is the state
+    how = f"the state is z0, in solve(f, z0{given}) or layer({given[2:]}{', ' * bool(given)}z0=z0)"
+    if by_name:
+        how = f"pass kwargs={{{', '.join(f'{name!r}: ...' for name in by_name)}}}"
+    return TypeError(
+        f"f: expected {_counted(len(names) - 1)} after the state, got {len(args)}; {how}"
+    )
+
+
+def _counted(count: int) -> str:
+    return "no argument" if count == 0 else f"at most {count} argument{'s' * (count > 1)}"
+
+
+def _lacking(
+    signature: inspect.Signature,
+    parameters: Sequence[inspect.Parameter],
+    args: Sequence[Any],
+    keywords: Mapping[str, Any],
+) -> TypeError | None:
+    """The error if a parameter without a default is left out."""
+    try:
+        bound = signature.bind_partial(None, *args, **keywords).arguments
+    except TypeError:  # a keyword that it does not have
+        return None
+    needed = [p for p in parameters if p.default is p.empty]
     missing = [p for p in needed if p.kind not in _VARIABLE and p.name not in bound]
     if not missing:
         return None

@@ -20,7 +20,7 @@ from ..runtime.cuda_graphs import capturing
 from ..runtime.saved import saved_apart
 from ..runtime.scopes import scope
 from .adjoint import Adjoint
-from .called import lacking
+from .called import unfit
 from .effects.holdings import Holdings, search
 from .effects.kept_state import Growth, KeptState
 from .effects.standing import Standing, put
@@ -170,7 +170,7 @@ class Evaluation:
             raise changed_in_place() from error
         except TypeError as error:
             args, kwargs = mapping.arguments(tensors[: len(tensors) - self.weights])
-            said = lacking(mapping.f, args, {**kwargs, "step": k} if mapping.pass_step else kwargs)
+            said = unfit(mapping.f, args, {**kwargs, "step": k} if mapping.pass_step else kwargs)
             if said is None:
                 raise
             raise said from error

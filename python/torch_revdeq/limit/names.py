@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-from ..evaluation.keywords import no_option
+from ..evaluation.keywords import named, no_option
 from ..options.names import meant, slips
 from ..options.other_names import NOT_OF_FIXED_POINT, OF_FIXED_POINT
 from ..options.table import TABLE
@@ -27,7 +27,10 @@ def refusing_other_names(function: Callable[P, R]) -> Callable[P, R]:
         for name in given:
             if name not in known:
                 kind = f"an option of {function.__name__}"
-                raise no_option(name, kind, advice(name, options), options)
+                said = advice(name, options)
+                if args and not said and name in named(args[0], 1):  # type: ignore[arg-type]
+                    said = "pass arguments of f by position, after z0"
+                raise no_option(name, kind, said, options)
         return function(*args, **given)
 
     return call
