@@ -12,7 +12,7 @@ from bench.core.session import Record
 RESULTS = machine.ROOT / "bench" / "results"
 EPYC = "cpu/AMD-EPYC-2-cores-busy"
 XEON = "cpu/Intel-Xeon-2-cores"
-XEON_BUSY = "cpu/Intel-Xeon-2-cores-busy"  # only its memory and errors are quoted
+XEON_AMX = "cpu/Intel-Xeon-AMX-2-cores"  # a processor that also multiplies bfloat16 matrices
 # Cores that other work took, above which a row is marked as one of a busy machine.
 BUSY = 0.5
 # What the files of some ops were called when lines were stored.

@@ -10,16 +10,17 @@ from bench.cell.methods import TIMED
 from bench.cell.sizes import DTYPES
 from bench.core import labels, stored
 from bench.core.session import Record
-from bench.core.stored import XEON
+from bench.core.stored import XEON, XEON_AMX
 from bench.core.table import Column, pivot
 from bench.show.documents import METHOD, find, provider, with_machine
+from revdeq_kernels.ops.cell.choice import FASTEST_BESIDE_AMX
 
 CASE = ("part", "features", "rows", "threads")
 
 
-def times(threads: int) -> str:
+def times(threads: int, folder: str = XEON) -> str:
     """Times of the equilibrium cell, relative to the eager loop, with so many threads."""
-    records = sorted((r for r in _timed() if r["threads"] == threads), key=_place)
+    records = sorted((r for r in _timed(folder) if r["threads"] == threads), key=_place)
     keys = (
         Column("", lambda record: record["part"], left=True),
         Column("W", types, left=True),
@@ -61,27 +62,38 @@ def memory() -> str:
 
 def headline() -> str:
     """The time of the cell on one core relative to the eager loop, in a sentence."""
-    records = [r for r in _timed() if r["threads"] == 1]
-    own = [record for record in records if record["provider"] == "cpu"]
-    features = sorted({record["features"] for record in own})
-
-    def span(dtype: str, part: str) -> str:
-        of_it = [r for r in own if r["part"] == part and r["dtypes"]["w"] == dtype]
-        ratios = sorted(_to_loop(record, records) for record in of_it)
-        return f"{ratios[0]:.2f}x to {ratios[-1]:.2f}x"
-
-    (wide, narrow) = dict.fromkeys(record["dtypes"]["w"] for record in own)
+    features = sorted({record["features"] for record in _timed(XEON)})
+    wide, narrow = DTYPES
+    spans = {part: _span(XEON, wide, part) for part in TIMED}
+    narrow_spans = {part: _span(XEON, narrow, part) for part in TIMED}
+    amx = " and ".join(_span(XEON_AMX, narrow, part) for part in TIMED)
     return (
         f"`RevDEQ(LinearCell)` with {features[0]} to {features[-1]} features takes "
-        f"{span(wide, 'forward')} the time of an eager loop in the forward pass ({narrow}: "
-        f"{span(narrow, 'forward')}), and {span(wide, 'train')} in training ({narrow}: "
-        f"{span(narrow, 'train')})."
+        f"{spans['forward']} the time of an eager loop in the forward pass ({narrow}: "
+        f"{narrow_spans['forward']}), and {spans['train']} in training ({narrow}: "
+        f"{narrow_spans['train']}). Where torch multiplies {narrow} with AMX, these are {amx} "
+        f"in {narrow}."
     )
 
 
-def _timed() -> list[Record]:
+def _span(folder: str, dtype: str, part: str) -> str:
+    """The smallest and the largest time over the loop's, on one core, of what runs by itself."""
+    records = [r for r in _timed(folder) if r["threads"] == 1]
+    cases = [r for r in records if r["part"] == part and r["dtypes"]["w"] == dtype]
+    own = [r for r in cases if r["provider"] == _chosen(folder, r)]
+    ratios = sorted(_to_loop(record, records) for record in own)
+    return f"{ratios[0]:.2f}x to {ratios[-1]:.2f}x"
+
+
+def _chosen(folder: str, record: Record) -> str:
+    """The implementation that runs on that processor unless another one is named."""
+    large = record["features"] > FASTEST_BESIDE_AMX and record["dtypes"]["w"] == "bfloat16"
+    return "solver" if folder == XEON_AMX and large else "cpu"
+
+
+def _timed(folder: str) -> list[Record]:
     """Those with a time."""
-    return [r for r in stored.lines(XEON, "cell") if not r["refused"]]
+    return [r for r in stored.lines(folder, "cell") if not r["refused"]]
 
 
 def _place(record: Record) -> tuple[int, int, int]:

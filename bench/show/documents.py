@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from bench.core import labels, stored
 from bench.core.session import Record
-from bench.core.stored import EPYC, XEON
+from bench.core.stored import EPYC, XEON, XEON_AMX
 from bench.core.table import Column, Table, is_ours, listing, markdown, pivot
 from bench.ops.columns import BEST, COPY, OP, PLACE, RATE, TIME, TYPES
 from bench.ops.columns import missing as no_time
@@ -148,7 +148,7 @@ def _cost(records: Sequence[Record], models: Sequence[str], depths: Sequence[int
 
 def headline() -> str:
     """The cost of a reversible step, in a sentence."""
-    records = [r for r in stored.lines(EPYC, "solve.cost") if r["beta"] == 0.5]
+    records = stored.lines(XEON_AMX, "solve.peers")
     own, loop = (
         find(records, op="mlp", steps=32, provider=method)
         for method in ("reversible exact", "lerp loop")
@@ -165,7 +165,7 @@ def headline() -> str:
 def options() -> str:
     """The cost of the options, at N = 4."""
     columns = (Column("{}: to loop", ratio), Column("peak MiB", PEAK))
-    return _beside(stored.lines(EPYC, "solve.options"), 4, columns)
+    return _beside(stored.lines(XEON_AMX, "solve.options"), 4, columns)
 
 
 def compiled() -> str:
@@ -187,7 +187,7 @@ def to_compiled() -> str:
 
 
 def _compiled() -> list[Record]:
-    return [r for r in stored.lines(XEON, "solve.compiled") if not unmeasured(r)]
+    return [r for r in stored.lines(XEON_AMX, "solve.compiled") if not unmeasured(r)]
 
 
 def _others(records: Iterable[Record]) -> list[Record]:
@@ -205,7 +205,7 @@ def peers() -> str:
         Column("peak MiB", PEAK),
         Column("gradient error", error),
     )
-    return _beside(stored.lines(EPYC, "solve.peers"), 8, columns)
+    return _beside(stored.lines(XEON_AMX, "solve.peers"), 8, columns)
 
 
 def _beside(records: Sequence[Record], steps: int, columns: Sequence[Column]) -> str:
@@ -226,7 +226,7 @@ def largest() -> str:
 
 def overhead() -> str:
     """The time for each half step with a tiny f, and over the loop's."""
-    records = [r for r in stored.lines(XEON, "solve.overhead") if not unmeasured(r)]
+    records = [r for r in stored.lines(XEON_AMX, "solve.overhead") if not unmeasured(r)]
     columns = (
         Column("N = {}: us", lambda r: labels.in_unit(solver.each_half_step(r), "us")),
         Column("to loop", ratio),
@@ -239,7 +239,7 @@ PROFILED = ("lerp loop", "reversible exact")
 
 def profile() -> str:
     """Where the time of a step goes at N = 8, in ms."""
-    every = stored.lines(XEON, "solve.profile")
+    every = stored.lines(XEON_AMX, "solve.profile")
     records = [record for record in every if record["provider"] in PROFILED]
     rows = [(f"`{part}`", r, r["host_seconds"][part]) for part in PARTS for r in records]
     rows += [("the step", record, record["step_seconds"]) for record in records]

@@ -8,7 +8,7 @@ from typing import Any
 from bench.core import labels, stored
 from bench.core.case import MEBIBYTE
 from bench.core.session import Record
-from bench.core.stored import EPYC, XEON_BUSY
+from bench.core.stored import XEON_AMX
 from bench.core.table import markdown
 from bench.show.documents import error, find, ratio
 from bench.solver import columns as solver
@@ -47,7 +47,13 @@ STEPS = 8  # of the table: the deepest solve of which a quiet machine has times 
 
 def lines() -> list[Record]:
     """Of the figure: one model at beta 0.5, at every number of steps measured."""
-    return [r for r in stored.lines(XEON_BUSY, "solve.peers") if r["provider"] in LINES]
+    return [record for record in _of_mlp() if record["provider"] in LINES]
+
+
+def _of_mlp() -> list[Record]:
+    """In the order of steps: the depths were measured in several runs."""
+    records = [r for r in stored.lines(XEON_AMX, "solve.peers") if r["op"] == "mlp"]
+    return sorted(records, key=lambda record: record["steps"])
 
 
 def points() -> dict[str, list[dict[str, Any]]]:
@@ -80,7 +86,7 @@ def caption() -> str:
 
 def compared() -> str:
     """Four ways to train the same model, in a row each."""
-    records = [r for r in stored.lines(EPYC, "solve.peers") if r["op"] == "mlp"]
+    records = _of_mlp()
     rows = []
     for provider, (name, gradient) in ROWS.items():
         shallow, shown = (find(records, provider=provider, steps=n) for n in (2, STEPS))

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from bench.core import machine
 from bench.core.command_line import Parser
+from bench.core.stored import XEON_AMX
 from bench.show import cell_tables as cell
 from bench.show import documents, front, options, pictures
 from bench.show import kernel_tables as kernels
@@ -49,6 +50,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     "solver.to_compiled": documents.to_compiled,
     "cell": partial(cell.times, 1),
     "cell.threads": partial(cell.times, 2),
+    "cell.amx": partial(cell.times, 1, XEON_AMX),
     "cell.memory": cell.memory,
     "cell.headline": cell.headline,
     "kernels.ops": kernels.ops,

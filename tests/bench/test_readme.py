@@ -90,7 +90,7 @@ def test_every_line_of_the_front_figure_has_every_depth() -> None:
 
 def test_the_front_table_has_the_stored_numbers() -> None:
     rows = [row.strip("| ").split(" | ") for row in front.compared().splitlines()[2:6]]
-    records = stored.lines(stored.EPYC, "solve.peers")
+    records = stored.lines(stored.XEON_AMX, "solve.peers")
     for (_, peak, _, _, _, ratio), provider in zip(rows, front.ROWS, strict=True):
         one = documents.find(records, op="mlp", provider=provider, steps=front.STEPS)
         assert float(peak.removesuffix(" MiB")) == pytest.approx(

@@ -18,13 +18,16 @@ from torch_revdeq import LinearCell, RevDEQ
 if "cpu" not in BACKENDS:
     pytest.skip("the extension is not built", allow_module_level=True)
 
+real_amx = choice._cached_amx
+
 F32, F64, BF16, F16 = torch.float32, torch.float64, torch.bfloat16, torch.float16
 
 
 @pytest.fixture(autouse=True)
 def avx2(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a CPU with AVX2, whatever this one has."""
+    """As on a CPU with AVX2 and without AMX, whatever this one has."""
     by(monkeypatch, "AVX2")
+    monkeypatch.setattr(choice, "_cached_amx", lambda: False)
 
 
 def by(monkeypatch: pytest.MonkeyPatch, instruction_set: str) -> None:
@@ -65,6 +68,28 @@ def test_it_takes_any_number_of_features_up_to_512(d: int, dtype: torch.dtype, a
     assert route(LinearCell(4, d, act, dtype=dtype)) == "cpu: it is the fastest here"
 
 
+@pytest.mark.parametrize("dtype", [F32, BF16, F16])
+def test_beside_amx_large_products_in_bfloat16_go_to_torch(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "_cached_amx", lambda: True)
+    most = choice.FASTEST_BESIDE_AMX
+    assert choice.fastest(torch.zeros(most, most, dtype=dtype), "tanh") == "cpu"
+    expected = "solver: no kernel for all steps" if dtype == BF16 else "cpu: it is the fastest"
+    cell = LinearCell(4, most + 1, dtype=dtype)
+    assert route(cell).startswith(expected)
+    assert route(cell, implementation="cpu") == "cpu: it was named"
+
+
+def test_amx_is_what_torch_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A private query of torch; without it, the kernel runs."""
+    for query, found in ((lambda: True, True), (lambda: False, False)):
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", query)
+        assert real_amx.__wrapped__() is found
+    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported")
+    assert real_amx.__wrapped__() is False
+
+
 @pytest.mark.parametrize(
     ("w", "reason"),
     [
@@ -84,7 +109,7 @@ def test_what_it_does_not_take(w: Tensor, reason: str) -> None:
 
 def test_more_features_go_to_the_solver_or_raise_where_it_was_named() -> None:
     cell = LinearCell(4, 513)
-    assert route(cell).startswith("solver: no kernel for all steps was measured for 513")
+    assert route(cell).startswith("solver: no kernel for all steps is known to be faster for 513")
     with pytest.raises(ValueError, match="'cpu' cannot take this solve: it takes 1 to 512"):
         route(cell, implementation="cpu")
     with pytest.raises(ValueError, match="'cpu' cannot run: it takes 1 to 512 features"):

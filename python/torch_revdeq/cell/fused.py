@@ -77,7 +77,7 @@ def _route(
         name, why = cell_choice.fastest(w, cell.act), "it is the fastest here"
         if name is None:
             return "solver", (
-                f"no kernel for all steps was measured for {cell.features} features in "
+                f"no kernel for all steps is known to be faster for {cell.features} features in "
                 f"{w.dtype} on {w.device.type}; choose one with RevDEQ(..., implementation=...)"
             )
     reason = why_unsuited(cell, z0, args, options) or cell_choice.why_not(name, w, cell.act)

@@ -54,7 +54,14 @@ FASTEST: dict[tuple[str, int, torch.dtype], str] = {}
 the composite. Each entry must cite the stored result behind it; nothing was measured yet."""
 
 FASTEST_BY = ("AVX2", "AVX-512")
-"""The instruction sets with which the CPU kernel is the fastest for every cell it supports."""
+"""The instruction sets with which the CPU kernel is the fastest for the cells it supports.
+
+Except on processors with AMX, whose products in bfloat16 torch uses and the kernel does not: there
+with w in bfloat16 only up to FASTEST_BESIDE_AMX features.
+Source: bench/results/cpu/Intel-Xeon-AMX-2-cores/cell.jsonl.
+"""
+
+FASTEST_BESIDE_AMX = 256
 
 
 def choose(implementation: str | None, w: Tensor, act: str) -> str:
@@ -131,6 +138,20 @@ def _cached_instruction_set() -> str:
     return libraries.cpu_instruction_set()
 
 
+def _has_amx() -> bool:
+    """Whether torch multiplies bfloat16 matrices with AMX on this CPU."""
+    return _cached_amx()
+
+
+_has_amx.__dict__["_dynamo_marked_constant"] = True
+
+
+@cache
+def _cached_amx() -> bool:
+    query = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return query is not None and bool(query())
+
+
 def _widest(implementation: str, dtype: torch.dtype) -> dict[int, int]:
     return WIDEST[implementation][str(dtype).removeprefix("torch.")]
 
@@ -172,11 +193,13 @@ def try_first(implementation: str, w: Tensor, act: str, state: str, halting: boo
 def fastest(w: Tensor, act: str) -> str | None:
     """The implementation that is known to be the fastest for such a cell; None if unknown.
 
-    On a CPU with one of FASTEST_BY it is the C++ kernel, unless another backend was named; on a
+    On a CPU it is the C++ kernel where FASTEST_BY says so, unless another backend was named; on a
     GPU it is the entry of FASTEST.
     """
     if w.device.type == "cpu":
         able = backends.chosen in (None, "cpu") and _reason_on_cpu(w) is None
+        if w.dtype == BF16 and w.shape[0] > FASTEST_BESIDE_AMX and _has_amx():
+            return None
         return "cpu" if able and _instruction_set() in FASTEST_BY else None
     if not FASTEST or w.device.type != "cuda" or act not in GPU_ACTS:
         return None
