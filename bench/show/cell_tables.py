@@ -66,13 +66,14 @@ def headline() -> str:
     wide, narrow = DTYPES
     spans = {part: _span(XEON, wide, part) for part in TIMED}
     narrow_spans = {part: _span(XEON, narrow, part) for part in TIMED}
-    amx = " and ".join(_span(XEON_AMX, narrow, part) for part in TIMED)
+    forward, train = (_span(XEON_AMX, narrow, part) for part in TIMED)
+    amx = f"{forward} in the forward pass and {train} in training"
     return (
         f"`RevDEQ(LinearCell)` with {features[0]} to {features[-1]} features takes "
         f"{spans['forward']} the time of an eager loop in the forward pass ({narrow}: "
         f"{narrow_spans['forward']}), and {spans['train']} in training ({narrow}: "
-        f"{narrow_spans['train']}). Where torch multiplies {narrow} with AMX, these are {amx} "
-        f"in {narrow}."
+        f"{narrow_spans['train']}), on a processor without AMX. With AMX, which torch uses for "
+        f"{narrow} and this does not, {narrow} takes {amx}."
     )
 
 

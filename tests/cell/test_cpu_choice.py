@@ -74,11 +74,14 @@ def test_beside_amx_large_products_in_bfloat16_go_to_torch(
 ) -> None:
     monkeypatch.setattr(choice, "_cached_amx", lambda: True)
     most = choice.FASTEST_BESIDE_AMX
-    assert choice.fastest(torch.zeros(most, most, dtype=dtype), "tanh") == "cpu"
+    assert choice.faster_than_ops(torch.zeros(most, most, dtype=dtype), "tanh") == "cpu"
     expected = "solver: no kernel for all steps" if dtype == BF16 else "cpu: it is the fastest"
     cell = LinearCell(4, most + 1, dtype=dtype)
     assert route(cell).startswith(expected)
     assert route(cell, implementation="cpu") == "cpu: it was named"
+    with rk.backend("cpu"):
+        assert route(cell).startswith("cpu: ")
+    assert choice.choose(None, cell.W, "tanh") == "cpu"  # no solver stands beside the op
 
 
 def test_amx_is_what_torch_says(monkeypatch: pytest.MonkeyPatch) -> None:

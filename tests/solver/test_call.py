@@ -6,7 +6,7 @@ import copy
 import pickle
 import re
 from collections.abc import Callable
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import pytest
@@ -88,9 +88,41 @@ def test_one_argument_where_f_takes_the_state_alone() -> None:
         solve(by_name, Z0, Z0)
 
 
+def test_keywords_that_f_has_do_not_explain_an_argument_too_many() -> None:
+    def scaled(z: Tensor, x: Tensor, step: int = 0, *, scale: float = 0.5) -> Tensor:
+        return scale * z + x
+
+    said = re.escape("f: expected at most 1 argument after the state, got 2; the state is z0")
+    with pytest.raises(TypeError, match=said):
+        solve(scaled, Z0, Z0, Z0, pass_step=True)
+    said = re.escape("f: expected at most 2 arguments after the state, got 3; the state is z0")
+    with pytest.raises(TypeError, match=said):
+        solve(scaled, Z0, Z0, Z0, Z0)
+
+
+def test_errors_of_wrappers_and_hooks_are_left_alone() -> None:
+    """They may call f with other arguments than the solver's."""
+
+    def broken(z: Tensor, x: Tensor) -> Tensor:
+        return z + x + "a"  # type: ignore[operator]
+
+    @wraps(broken)
+    def wrapper(*args: Tensor) -> Tensor:
+        return broken(*args[:2])
+
+    with pytest.raises(TypeError, match="unsupported operand type"):
+        solve(wrapper, Z0, Z0, Z0)
+    f = Affine()
+    f.register_forward_pre_hook(lambda _, args: args[:2])
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'mask'"):
+        solve(f, Z0, Z0, Z0, Z0)
+
+
 def test_an_argument_of_f_by_name() -> None:
     with pytest.raises(TypeError, match=r"^x: .*; pass arguments of f by position, after z0"):
         fixed_point(affine, Z0, x=Z0, mask=Z0)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match=re.escape("functools.partial(f, x=...)")):
+        fixed_point(by_name, Z0, x=Z0)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="pass f's first argument by position, or z0="):
         RevDEQ(affine)(x=Z0, mask=Z0)
 

@@ -22,6 +22,7 @@ from ..evaluation.replay import Evaluation
 from ..runtime.cuda_graphs import capturing
 from ..runtime.deferred import report_check
 from ..runtime.transforms import outside_batches
+from .frozen import Frozen, held_leaves
 
 
 class CheckpointedGraphs:
@@ -30,7 +31,7 @@ class CheckpointedGraphs:
     def __init__(
         self, evaluation: Evaluation, tensors: Sequence[Tensor], check: bool | float = True
     ) -> None:
-        """Note the versions and requires_grad of f's parameters, and its buffers.
+        """Note the versions of f's parameters, which of them are frozen, and its buffers.
 
         `check` as in ``solve``: whether f must return the same values again, up to noise.
         """
@@ -38,7 +39,8 @@ class CheckpointedGraphs:
         self.compared = check is not False
         modules = evaluation.modules
         parameters = {id(p): p for m in modules for p in m._parameters.values() if p is not None}
-        self.parameters = [(p, p._version, p.requires_grad) for p in parameters.values()]
+        self.parameters = [(p, p._version) for p in parameters.values()]
+        self.frozen = Frozen([*parameters.values(), *held_leaves(evaluation)])
         self.buffers = BufferTrail(modules)
         self.task: int | None = None
 
@@ -81,7 +83,7 @@ class CheckpointedGraphs:
         """RuntimeError if a parameter was changed since the forward pass; once a backward pass."""
         if task == self.task:
             return
-        for parameter, version, _ in self.parameters:
+        for parameter, version in self.parameters:
             if parameter._version != version:
                 name = name_of(parameter, self.evaluation.modules)
                 raise RuntimeError(
@@ -90,11 +92,6 @@ class CheckpointedGraphs:
                     "backward()"
                 )
         self.task = task
-
-    def other_saves(self) -> RuntimeError:
-        """The error if a recomputation saves other tensors, by its cause."""
-        frozen = any(p.requires_grad != requires for p, _, requires in self.parameters)
-        return frozen_between() if frozen else saved_others()
 
 
 Form = tuple[torch.Size, torch.dtype]
@@ -144,14 +141,6 @@ def saved_others() -> RuntimeError:
         "backward pass, probably because f keeps something from one evaluation to the next (a "
         "tensor computed once, a cache, a counter); compute it in every call, or before the solve "
         "and pass it as an argument"
-    )
-
-
-def frozen_between() -> RuntimeError:
-    """The error if requires_grad of a parameter is no longer what it was in the forward pass."""
-    return RuntimeError(
-        "solve: expected requires_grad of f's parameters as in the forward pass, got a change; "
-        "freeze and unfreeze after backward(), or choose adjoint='reversible'"
     )
 
 
@@ -218,13 +207,18 @@ class _HalfStep:
         found = Saves()
         solve = self.solve
         rows = zip(self.inputs.saved_tensors, self.needs, strict=True)  # raises if one was changed
-        with solve.evaluation.replay(()), solve.buffers.put_back(self.buffers), torch.enable_grad():
+        with (
+            solve.evaluation.replay(()),
+            solve.buffers.put_back(self.buffers),
+            solve.frozen.as_before(),
+            torch.enable_grad(),
+        ):
             inputs = [t.detach().requires_grad_(needs) for t, needs in rows]
             with found:
                 out = solve.evaluation(self.k, inputs[: self.leaves], inputs[self.leaves :])
             tensors = found.take()
         if found.forms != self.forms:
-            raise solve.other_saves()
+            raise saved_others()
         self.cache = dict(enumerate(tensors))
         if self.mark is not None:
             self._compare(differs(self.mark, mark_of(out), NOISE))

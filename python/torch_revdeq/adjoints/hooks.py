@@ -27,7 +27,8 @@ from ..runtime.transforms import outside_batches
 from ..solution import Stats
 from ..state.pair import Pair
 from .backprop import truncated
-from .checkpointed_graphs import Form, Saves, changed_in_place, frozen_between, saved_others
+from .checkpointed_graphs import Form, Saves, changed_in_place, saved_others
+from .frozen import Frozen, held_leaves
 from .gradient_graph import GradientGraph, attached, begun
 from .problem import Outputs, Problem
 from .reconstruction import Check
@@ -100,6 +101,7 @@ class _Recomputation:
         for tensor in (*problem.z0, *(problem.y0 or ()), *self.arguments, *parameters):
             if tensor is not None:
                 self._watch(tensor)
+        self.frozen = Frozen(held_leaves(problem.evaluation))
         self.mark = torch.autograd._get_sequence_nr()  # type: ignore[attr-defined]
         self.boundary: tuple[list[Tensor], list[Tensor]] | None = None
         self.task: int | None = None
@@ -194,7 +196,10 @@ class _Recomputation:
                     "change it (as optimizer.step() does) after backward()"
                 )
             if tensor is not None and tensor.requires_grad != requires_grad:
-                raise frozen_between()
+                raise RuntimeError(
+                    "solve: expected requires_grad of f's parameters as in the forward pass, got a "
+                    "change; freeze and unfreeze after backward(), or choose adjoint='reversible'"
+                )
         self.task, self.cache, self.next = task, {}, 2 * self.steps - 1
         pairs = 2 * self.leaves
         states = [state.clone() for state in self.states[:pairs]] + self.states[pairs:]
@@ -227,7 +232,7 @@ class _Recomputation:
         z = self.walk.read_z if k else self.problem.z0
         found = Saves()
 
-        with self.problem.evaluation.replay(()), torch.enable_grad():
+        with self.problem.evaluation.replay(()), self.frozen.as_before(), torch.enable_grad():
             rows = zip(self.walk.read_y if at_y else z, self.needs[k], strict=True)
             state = [leaf.detach().requires_grad_(needs) for leaf, needs in rows]
             with found:

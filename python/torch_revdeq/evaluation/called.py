@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.modules.module import _global_forward_pre_hooks as _before_modules
 
 _BY_NAME = inspect.Parameter.KEYWORD_ONLY
 _VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -37,24 +39,50 @@ def check_keywords(kwargs: Any) -> None:
 
 
 def unfit(
-    f: Callable[..., Any], args: Sequence[Any], keywords: Mapping[str, Any]
+    error: TypeError, f: Callable[..., Any], args: Sequence[Any], keywords: Mapping[str, Any]
 ) -> TypeError | None:
-    """The error if f cannot be called as f(z, *args, **keywords): too many or too few arguments."""
+    """The error in our words if f cannot be called as f(z, *args, **keywords); None otherwise.
+
+    `error` is Python's own. If it comes from inside f, it says more.
+    """
+    if not _is_of_the_call(error, f):
+        return None
     try:
         signature = inspect.signature(f.forward if isinstance(f, nn.Module) else f)
     except (TypeError, ValueError):  # it has none
         return None
     parameters = list(signature.parameters.values())
-    return _too_many(parameters, args) or _lacking(signature, parameters, args, keywords)
+    known = {p.name for p in parameters}
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+    if not takes_any and not known.issuperset(keywords):
+        return None
+    return _too_many(parameters, args, keywords) or _lacking(signature, parameters, args, keywords)
 
 
-def _too_many(parameters: Sequence[inspect.Parameter], args: Sequence[Any]) -> TypeError | None:
+def _is_of_the_call(error: TypeError, f: Callable[..., Any]) -> bool:
+    """Whether an error was raised by the call of f, not inside it or by what a hook passed on."""
+    if isinstance(f, nn.Module) and (f._forward_pre_hooks or _before_modules):
+        return False
+    innermost = error.__traceback__
+    while innermost is not None and innermost.tb_next is not None:
+        innermost = innermost.tb_next
+    if innermost is None:
+        return False
+    file = innermost.tb_frame.f_code.co_filename
+    return file == nn.modules.module.__file__ or Path(file).parent == Path(__file__).parent
+
+
+def _too_many(
+    parameters: Sequence[inspect.Parameter], args: Sequence[Any], keywords: Mapping[str, Any]
+) -> TypeError | None:
     if any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters):
         return None
-    names = [p.name for p in parameters if p.kind not in (*_VARIABLE, _BY_NAME)]
+    places = [p for p in parameters if p.kind not in (*_VARIABLE, _BY_NAME)]
+    names = [p.name for p in places if p.name not in keywords]
     if not names or len(args) < len(names):
         return None
-    by_name = [p.name for p in parameters if p.kind is _BY_NAME]
+    needed = [p for p in parameters if p.kind is _BY_NAME and p.default is p.empty]
+    by_name = [p.name for p in needed if p.name not in keywords]
     given = "".join(f", {name}" for name in names[1:])  # the first is the state
     how = f"the state is z0, in solve(f, z0{given}) or layer({given[2:]}{', ' * bool(given)}z0=z0)"
     if by_name:

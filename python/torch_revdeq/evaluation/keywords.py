@@ -57,6 +57,11 @@ def named(f: Callable[..., Any], given: int = 0) -> tuple[str, ...]:
     return tuple([p.name for p in rows if p.kind in kinds])
 
 
+def by_name_only(f: Callable[..., Any]) -> tuple[str, ...]:
+    """The parameters of f that cannot be passed by position."""
+    return options_of(f.forward if isinstance(f, nn.Module) else f)
+
+
 def takes_any(f: Callable[..., Any]) -> bool:
     """Whether f takes any keyword, or does not say which."""
     try:

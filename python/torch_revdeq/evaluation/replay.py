@@ -170,7 +170,9 @@ class Evaluation:
             raise changed_in_place() from error
         except TypeError as error:
             args, kwargs = mapping.arguments(tensors[: len(tensors) - self.weights])
-            said = unfit(mapping.f, args, {**kwargs, "step": k} if mapping.pass_step else kwargs)
+            if mapping.pass_step:
+                kwargs = {**kwargs, "step": k}
+            said = unfit(error, mapping.f, args, kwargs)
             if said is None:
                 raise
             raise said from error

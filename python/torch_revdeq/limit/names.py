@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
-from ..evaluation.keywords import named, no_option
+from ..evaluation.keywords import by_name_only, named, no_option
 from ..options.names import meant, slips
 from ..options.other_names import NOT_OF_FIXED_POINT, OF_FIXED_POINT
 from ..options.table import TABLE
@@ -27,9 +27,7 @@ def refusing_other_names(function: Callable[P, R]) -> Callable[P, R]:
         for name in given:
             if name not in known:
                 kind = f"an option of {function.__name__}"
-                said = advice(name, options)
-                if args and not said and name in named(args[0], 1):  # type: ignore[arg-type]
-                    said = "pass arguments of f by position, after z0"
+                said = advice(name, options) or of_f(name, *args)
                 raise no_option(name, kind, said, options)
         return function(*args, **given)
 
@@ -45,3 +43,12 @@ def advice(name: str, options: list[str]) -> str:
     if name in OF_FIXED_POINT or option in options:
         return f"did you mean {option}?"
     return f"{option} is an option of solve" if option in TABLE else ""
+
+
+def of_f(name: str, *args: Any) -> str:
+    """What the error suggests if the name is one of a parameter of f, which `args` begin with."""
+    if not args or not callable(args[0]) or name not in named(args[0], 1):
+        return ""
+    if name in by_name_only(args[0]):
+        return f"bind keywords of f beforehand: functools.partial(f, {name}=...)"
+    return "pass arguments of f by position, after z0"

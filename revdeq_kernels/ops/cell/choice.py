@@ -54,14 +54,14 @@ FASTEST: dict[tuple[str, int, torch.dtype], str] = {}
 the composite. Each entry must cite the stored result behind it; nothing was measured yet."""
 
 FASTEST_BY = ("AVX2", "AVX-512")
-"""The instruction sets with which the CPU kernel is the fastest for the cells it supports.
-
-Except on processors with AMX, whose products in bfloat16 torch uses and the kernel does not: there
-with w in bfloat16 only up to FASTEST_BESIDE_AMX features.
-Source: bench/results/cpu/Intel-Xeon-AMX-2-cores/cell.jsonl.
-"""
+"""The instruction sets with which the CPU kernel is the fastest of IMPLEMENTATIONS."""
 
 FASTEST_BESIDE_AMX = 256
+"""The most features with which it also beats a solve of separate ops, where w is in bfloat16.
+
+That is on processors with AMX, which torch's products in bfloat16 use and the kernel does not.
+Source: bench/results/cpu/Intel-Xeon-AMX-2-cores/cell.jsonl.
+"""
 
 
 def choose(implementation: str | None, w: Tensor, act: str) -> str:
@@ -193,17 +193,24 @@ def try_first(implementation: str, w: Tensor, act: str, state: str, halting: boo
 def fastest(w: Tensor, act: str) -> str | None:
     """The implementation that is known to be the fastest for such a cell; None if unknown.
 
-    On a CPU it is the C++ kernel where FASTEST_BY says so, unless another backend was named; on a
+    On a CPU with one of FASTEST_BY it is the C++ kernel, unless another backend was named; on a
     GPU it is the entry of FASTEST.
     """
     if w.device.type == "cpu":
         able = backends.chosen in (None, "cpu") and _reason_on_cpu(w) is None
-        if w.dtype == BF16 and w.shape[0] > FASTEST_BESIDE_AMX and _has_amx():
-            return None
         return "cpu" if able and _instruction_set() in FASTEST_BY else None
     if not FASTEST or w.device.type != "cuda" or act not in GPU_ACTS:
         return None
     return FASTEST.get((first_use.architecture(w.device), w.shape[0], w.dtype))
+
+
+def faster_than_ops(w: Tensor, act: str) -> str | None:
+    """The ``fastest``, if it also beats a solve that calls one op per half step; else None.
+
+    A named backend is used in any case.
+    """
+    large = w.dtype == BF16 and w.shape[0] > FASTEST_BESIDE_AMX and w.device.type == "cpu"
+    return None if large and backends.chosen is None and _has_amx() else fastest(w, act)
 
 
 @cache
