@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.modules.batchnorm import _NormBase
 
+from ..evaluation.closure import now
 from ..evaluation.effects.naming import name_of
 from ..evaluation.marks import NOISE, differs, mark_of
 from ..evaluation.replay import Evaluation
@@ -23,6 +24,7 @@ from ..runtime.cuda_graphs import capturing
 from ..runtime.deferred import report_check
 from ..runtime.transforms import outside_batches
 from .frozen import Frozen, held_leaves
+from .same_operations import Operations
 
 
 class CheckpointedGraphs:
@@ -42,16 +44,19 @@ class CheckpointedGraphs:
         self.parameters = [(p, p._version) for p in parameters.values()]
         self.frozen = Frozen([*parameters.values(), *held_leaves(evaluation)])
         self.buffers = BufferTrail(modules)
+        self.operations = Operations(evaluation)
         self.task: int | None = None
 
     def evaluate(self, k: int, leaves: Sequence[Tensor]) -> list[Tensor]:
         """f in half step k, in autograd's graph, without the tensors that it saves."""
         half = _HalfStep(self, k, leaves, self.buffers.note())
+        since = now()
         try:
             with saved_tensors_hooks(half.pack, half.unpack):
                 out = self.evaluation(k, leaves, self.tensors)
         finally:
             half.running = None
+        self.operations.note(k, out, since, [*leaves, *self.tensors])
         if k == 1:
             self._check_reads(half.buffers, leaves, out)
         if self.compared:
@@ -214,11 +219,13 @@ class _HalfStep:
             torch.enable_grad(),
         ):
             inputs = [t.detach().requires_grad_(needs) for t, needs in rows]
+            since = now()
             with found:
                 out = solve.evaluation(self.k, inputs[: self.leaves], inputs[self.leaves :])
             tensors = found.take()
         if found.forms != self.forms:
             raise saved_others()
+        solve.operations.check(self.k, out, since)
         self.cache = dict(enumerate(tensors))
         if self.mark is not None:
             self._compare(differs(self.mark, mark_of(out), NOISE))

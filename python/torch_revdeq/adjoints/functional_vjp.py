@@ -80,7 +80,7 @@ def watched_eager(
 def _check_graph(out: Sequence[Tensor], known: Sequence[Tensor], begun: int, mark: int) -> int:
     """The print of one evaluation's graph; CaptureError if it reaches a tensor it was not given."""
     stops = {t.grad_fn for t in known if t.grad_fn is not None}
-    ends, older, nodes = ends_of(out, mark, stops)
+    ends, older, nodes, edges = ends_of(out, mark, stops)
     if older is not None:
         if is_entered(older) or older._sequence_nr() >= begun:
             refuse_kept(where_made(older))
@@ -89,7 +89,7 @@ def _check_graph(out: Sequence[Tensor], known: Sequence[Tensor], begun: int, mar
     for end in ends:
         if end not in stops and id(end.variable) not in ids:
             _refuse_leaf(end.variable)
-    return print_of(nodes, ())[0]
+    return print_of(nodes, edges, ())[0]
 
 
 def _refuse_leaf(leaf: Tensor) -> NoReturn:

@@ -19,6 +19,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from ..evaluation.adjoint import MOST, Adjoint
 from ..evaluation.auxiliary import AuxiliaryGradients, collecting, other_aux
+from ..evaluation.closure import now
 from ..evaluation.effects.naming import name_of
 from ..evaluation.marks import NOISE
 from ..iteration.loop import iterate
@@ -32,6 +33,7 @@ from .frozen import Frozen, held_leaves
 from .gradient_graph import GradientGraph, attached, begun
 from .problem import Outputs, Problem
 from .reconstruction import Check
+from .same_operations import Operations
 
 Saved = tuple[int, int]
 """The half step, and the number of a tensor that autograd saved in it."""
@@ -102,6 +104,7 @@ class _Recomputation:
             if tensor is not None:
                 self._watch(tensor)
         self.frozen = Frozen(held_leaves(problem.evaluation))
+        self.operations = Operations(problem.evaluation)
         self.mark = torch.autograd._get_sequence_nr()  # type: ignore[attr-defined]
         self.boundary: tuple[list[Tensor], list[Tensor]] | None = None
         self.task: int | None = None
@@ -126,12 +129,15 @@ class _Recomputation:
             return k, len(forms) - 1
 
         self.running = k, running
+        since = now()
         try:
             with saved_tensors_hooks(pack, self.unpack):
-                return self.problem.evaluation(k, leaves, self.problem.tensors)
+                out = self.problem.evaluation(k, leaves, self.problem.tensors)
         finally:
             self.running = None
             running.clear()  # autograd's graph holds ``pack``
+        self.operations.note(k, out, since, [*leaves, *self.problem.tensors])
+        return out
 
     def plain(self, k: int, leaves: Sequence[Tensor]) -> list[Tensor]:
         """f in half step k."""
@@ -235,11 +241,13 @@ class _Recomputation:
         with self.problem.evaluation.replay(()), self.frozen.as_before(), torch.enable_grad():
             rows = zip(self.walk.read_y if at_y else z, self.needs[k], strict=True)
             state = [leaf.detach().requires_grad_(needs) for leaf, needs in rows]
+            since = now()
             with found:
                 out = self.problem.evaluation(k, state, self.arguments)
             tensors = found.take()  # before buffers are put back
         if found.forms != self.saved[k]:
             raise saved_others()
+        self.operations.check(k, out, since)
         for number, tensor in enumerate(tensors):
             self.cache[k, number] = tensor
         if self.aux is not None:

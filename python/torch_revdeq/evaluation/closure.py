@@ -71,7 +71,7 @@ class ClosureLeaves:
         """
         entry = read[0].grad_fn
         stops = self._entered if entry is None else {*self._entered, entry}
-        ends, older, nodes = ends_of(outputs, since, stops, self.outside)
+        ends, older, nodes, edges = ends_of(outputs, since, stops, self.outside)
         if older is not None:
             self._refuse(older)
         known = self._nodes
@@ -81,7 +81,7 @@ class ClosureLeaves:
         if len(ends) > 1 and len(set(ends)) < len(ends):
             counts = Counter(ends)
             self._twice |= {id(t) for node, t in known.items() if counts[node] > 1}
-        self.prints.append(print_of(nodes, [*map(self._keys.get, ends, _STATE)]))
+        self.prints.append(print_of(nodes, edges, [*map(self._keys.get, ends, _STATE)]))
 
     def _meet(self, read: Sequence[Tensor], node: Any) -> None:
         leaf = node.variable
@@ -157,12 +157,21 @@ def refuse_kept(where: str) -> NoReturn:
 _type_name = attrgetter("__class__.__name__")
 
 Print: TypeAlias = tuple[int, int]
-"""The print (a hash) of a graph: of its nodes, and of the leaves where it ends."""
+"""The print (a hash) of a graph: of its nodes and edges, and of the leaves where it ends."""
+
+_TO_LEAF, _TO_NOTHING, _FURTHER = -2, -3, -4
+"""For ``ends_of``: an edge to a leaf, one where no gradient goes, and a number of an output.
+
+Not -1, which has the hash of -2.
+"""
 
 
-def print_of(nodes: Sequence[Any], keys: Sequence[int]) -> Print:
-    """From a graph's nodes, and from keys for its leaves that are the same in the backward pass."""
-    return hash(tuple(map(_type_name, nodes))), hash(tuple(keys))
+def print_of(nodes: Sequence[Any], edges: Sequence[int], keys: Sequence[int]) -> Print:
+    """From a graph's nodes and edges, and from keys for its leaves.
+
+    The keys are the same in the backward pass.
+    """
+    return hash((*map(_type_name, nodes), *edges)), hash(tuple(keys))
 
 
 def ends_of(
@@ -170,34 +179,64 @@ def ends_of(
     since: int,
     stops: Collection[Any] = (),
     outside: Collection[Any] = (),
-) -> tuple[list[Any], Any, list[Any]]:
-    """The leaf nodes below the outputs, one per edge; the first older node or None; f's nodes.
+) -> tuple[list[Any], Any, list[Any], list[int]]:
+    """The leaf nodes below the outputs, one per edge; the first older node or None; f's graph.
 
     A node is older if it was made before `since`, is an entrance of another evaluation, or is in
-    `outside`; the search ends at it. `stops` count as leaf nodes. f's nodes are in search order.
+    `outside`; the search ends at it. `stops` count as leaf nodes. f's graph is its nodes in search
+    order, and its edges: from each output and from each node in turn, the place of the node below,
+    or _TO_LEAF or _TO_NOTHING; behind it _FURTHER - n if it leads to the n-th output of that node.
     """
     ends: list[Any] = []
     nodes: list[Any] = []  # of f, each once; grows during the search
+    edges: list[int] = []
+    places: dict[Any, int] = {None: _TO_NOTHING}
     for output in outputs:
         node = output.grad_fn
         if node in stops:
             ends.append(node)
+            edges.append(_TO_LEAF)
         elif node is not None:
-            nodes.append(node)
+            place = places.setdefault(node, len(nodes))
+            if place == len(nodes):
+                nodes.append(node)
+            edges.append(place)
+            if output.output_nr:
+                edges.append(_FURTHER - output.output_nr)
         elif output.requires_grad:  # f returned a leaf unchanged
             ends.append(torch.autograd.graph.get_gradient_edge(output).node)
-    seen = {None, *nodes}
+            edges.append(_TO_LEAF)
+        else:
+            edges.append(_TO_NOTHING)
     for node in nodes:
         older = node._sequence_nr() < since or (outside and node in outside)
         if older or (since and is_entered(node)):
-            return ends, node, nodes
-        for below, _ in node.next_functions:
+            return ends, node, nodes, edges
+        for below, number in node.next_functions:
             if type(below) is _AccumulateGrad or below in stops:
                 ends.append(below)
-            elif below not in seen:
-                seen.add(below)
+                edges.append(_TO_LEAF)
+                continue
+            place = places.get(below)
+            if place is None:
+                places[below] = place = len(nodes)
                 nodes.append(below)
-    return ends, None, nodes
+            edges.append(place)
+            if number:
+                edges.append(_FURTHER - number)
+    return ends, None, nodes, edges
+
+
+def operations_of(outputs: Sequence[Tensor], since: int, given: Sequence[Tensor]) -> int | None:
+    """The print of one evaluation's operations, from the tensors that it was `given`.
+
+    None if it reads a computed tensor that it was not given, or if torch.jit optimized it.
+    """
+    stops = {t.grad_fn for t in given if t.grad_fn is not None}
+    _, older, nodes, edges = ends_of(outputs, since, stops)
+    if older is not None or _is_optimized(nodes):
+        return None
+    return print_of(nodes, edges, ())[0]
 
 
 def leaves_below(outputs: Sequence[Tensor]) -> list[Tensor]:
@@ -241,12 +280,12 @@ class ReadAgain:
 
     def check(self, k: int, state: Sequence[Tensor], outputs: Sequence[Tensor], since: int) -> None:
         """Search the graph of half step k; CaptureError if it differs."""
-        ends, older, nodes = ends_of(outputs, since, self.entered)
+        ends, older, nodes, edges = ends_of(outputs, since, self.entered)
         if older is not None:
             refuse_kept(where_made(older))
         known = self._keys
         keys = [known[end] if end in known else self._key(end, state) for end in ends]
-        found = print_of(nodes, keys)
+        found = print_of(nodes, edges, keys)
         if found != self.prints[k]:
             rows = zip(ends, keys, strict=True)
             leaves = [end.variable for end, key in rows if key != -1 and end not in self.entered]
@@ -291,10 +330,10 @@ class SameOperations:
 
     def check(self, k: int, state: Sequence[Tensor], outputs: Sequence[Tensor], since: int) -> None:
         """Search the graph of half step k; CaptureError if it differs."""
-        _, older, nodes = ends_of(outputs, since)
+        _, older, nodes, edges = ends_of(outputs, since)
         if older is not None:
             refuse_kept(where_made(older))
-        if print_of(nodes, ())[0] != self.prints.get(k) and not _is_optimized(nodes):
+        if print_of(nodes, edges, ())[0] != self.prints.get(k) and not _is_optimized(nodes):
             raise other_operations()
 
 

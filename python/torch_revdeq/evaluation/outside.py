@@ -84,7 +84,7 @@ def _is_computed(tensor: Tensor | None) -> bool:
     """Whether it was computed from others, but not in an evaluation of f."""
     if tensor is None or tensor.grad_fn is None:
         return False
-    ends, _, nodes = ends_of([tensor], 0)
+    ends, _, nodes, _ = ends_of([tensor], 0)
     return not any(map(is_entered, nodes)) and not any(is_guarded(end.variable) for end in ends)
 
 
