@@ -210,7 +210,7 @@ def peers() -> str:
 
 def _beside(records: Sequence[Record], steps: int, columns: Sequence[Column]) -> str:
     shown = [r for r in records if r["steps"] == steps and not unmeasured(r)]
-    return pivot(_others(shown), (METHOD,), _model, columns).markdown
+    return with_machine(pivot(_others(shown), (METHOD,), _model, columns), shown)
 
 
 def largest() -> str:
