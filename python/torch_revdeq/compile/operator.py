@@ -34,7 +34,8 @@ from ..evaluation.effects.attributes import Attributes
 from ..evaluation.effects.holdings import search
 from ..evaluation.effects.kept_state import KeptState
 from ..evaluation.flat_function import FlatFunction
-from ..evaluation.replay import AutocastState, autocast, hooks_masked
+from ..evaluation.masked_hooks import hooks_masked
+from ..evaluation.replay import AutocastState, autocast
 from ..solution import Solution, Stats
 
 _plans: weakref.WeakValueDictionary[int, CallSite] = weakref.WeakValueDictionary()
