@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -51,6 +52,27 @@ FIRST = ("tests/native", "tests/training/test_examples", "tests/distributed", "t
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: not item.nodeid.startswith(FIRST))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """No garbage collection while tests are imported: it finds little, for a fifth of the time."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _collect_only_what_the_module_makes() -> None:
+    """Exempt what exists before a module's tests from garbage collection.
+
+    That is all tests, and torch with the packages used so far: each full collection would traverse
+    it for a second or more. What the tests of a module make and let go of is collected as before.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 SMALL = {"cell", "models", "solver", "training"}
