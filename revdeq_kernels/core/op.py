@@ -74,7 +74,8 @@ class Op:
         self.written = _picker([k for k, a in places if a.written])
         self.written_names = {a.name for a in arguments if a.written}
         self.output = next((a.name for a in arguments if a.optional), "")
-        self.overloads: dict[str, Any] = {}
+        self.namespaces: dict[str, str] = {}  # of torch.ops, by backend
+        self.overloads: dict[str, Any] = {}  # those that were used
         self.cpu: Any = None  # what overloads["cpu"] calls, where the extension is built
         self.channels: Op | None = None  # this op where beta is a tensor
         self.lists: Op | None = None  # this op on lists of leaves
@@ -203,10 +204,16 @@ class Op:
 
     def overload(self, backend: str) -> Any:
         """The torch op of a backend; RuntimeError if the compiled extension is missing."""
-        if backend not in self.overloads:
+        if backend in self.overloads:
+            return self.overloads[backend]
+        if backend not in self.namespaces:
             reason = backends.why_not("cpu") or "it is newer than the compiled extension"
             raise RuntimeError(f"torch.ops.{NAMESPACE}.{self.name} is not registered: {reason}")
-        return self.overloads[backend]
+        packet = getattr(getattr(torch.ops, self.namespaces[backend]), self.name)
+        found = getattr(packet, self.overload_name or "default")
+        if not is_compiling():  # a compiler would have to replay this
+            self.overloads[backend] = found
+        return found
 
     def refuse_grad(self) -> NoReturn:
         """Raise RuntimeError: autograd would have to differentiate this op."""

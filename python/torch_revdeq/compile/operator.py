@@ -26,6 +26,8 @@ from torch import Tensor, nn
 from torch._guards import detect_fake_mode
 from torch.utils import _pytree as pytree
 
+from revdeq_kernels.core.registration import register_fake
+
 from ..adjoints.vjp import keeps_graph
 from ..evaluation.auxiliary import Auxiliary, Reduction
 from ..evaluation.boundary import CaptureError
@@ -354,8 +356,8 @@ _library.define(
 )
 _library.impl("solve", _solve, "CompositeExplicitAutograd")
 _library.impl("solve_backward", _solve_backward, "CompositeExplicitAutograd")
-torch.library.register_fake("torch_revdeq::solve", _solve_fake, lib=_library)
-torch.library.register_fake("torch_revdeq::solve_backward", _solve_backward_fake, lib=_library)
+register_fake("torch_revdeq::solve", _solve_fake, _library)
+register_fake("torch_revdeq::solve_backward", _solve_backward_fake, _library)
 torch.library.register_autograd(
     "torch_revdeq::solve", _backward, setup_context=_setup_context, lib=_library
 )
