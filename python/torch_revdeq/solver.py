@@ -12,7 +12,6 @@ from torch import Tensor
 from .adjoints.problem import Problem
 from .adjoints.registry import ADJOINTS
 from .compile.entry import for_compilers
-from .compile.walk import solve_by_graphs
 from .evaluation.adjoint import Adjoint
 from .evaluation.auxiliary import Reduction
 from .evaluation.called import check_callable
@@ -286,6 +285,8 @@ def solve(
     route = "solver"
     out = None
     if given["compile"]:
+        from .compile.walk import solve_by_graphs
+
         out, route = solve_by_graphs(problem, given)
     if not torch.is_grad_enabled() and not transformed:
         chosen = ADJOINTS["reversible"]  # bitwise the same, and nothing is kept

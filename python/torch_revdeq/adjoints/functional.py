@@ -85,7 +85,7 @@ def with_parameters(f: nn.Module) -> tuple[Callable[..., Any], dict[str, Tensor]
     return exchanged, parameters
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Run:
     """A solve as a function of tensors: z0, y0 if `second`, and f's tensor arguments."""
 

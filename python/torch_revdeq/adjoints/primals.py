@@ -13,7 +13,7 @@ from .problem import Problem
 T = TypeVar("T")
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Primals(Generic[T]):
     """One item per input of a solve: the tensor, its gradient, or whether that is wanted."""
 

@@ -24,7 +24,7 @@ from ..state.formats import Format, Start
 from ..state.pair import Layout, Pair
 
 
-@dataclass
+@dataclass(eq=False)
 class Outputs:
     """What an adjoint returns: leaves."""
 
@@ -35,7 +35,7 @@ class Outputs:
     aux: Sequence[Tensor] = ()
 
 
-@dataclass
+@dataclass(eq=False)
 class Problem:
     """One call of ``solve``, checked. `z0`, `y0` and `tensors` are the caller's own."""
 

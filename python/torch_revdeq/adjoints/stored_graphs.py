@@ -20,7 +20,7 @@ from ..evaluation.closure import ClosureLeaves
 from ..runtime.saved import as_it_is
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class StoredGraph:
     """One evaluation of f, ready to be differentiated."""
 

@@ -204,7 +204,7 @@ def solve_compiled(problem: Problem, f: CompiledF) -> Outputs:
     return Outputs(parts[0], parts[1], parts[2:], stats)
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class _Walk:
     """What the backward pass needs besides the tensors that autograd keeps."""
 

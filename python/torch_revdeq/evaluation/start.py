@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from .flat_function import OtherShapeError
 
-_MISFIT = re.compile(
+_MISFIT = (
     r"size of tensor|shapes? cannot be multiplied|must match|[Ee]xpected size|normalized_shape"
     r"|channels|shape '.*' is invalid|[Ss]izes of tensors|size mismatch|[Ii]ncompatible shapes"
     r"|[Ee]xpected \S*D |\dD input|must be a \dD|[Ee]xpected input|not broadcastable"
@@ -39,7 +39,7 @@ def about_start(z0: Any, error: Exception) -> Exception | None:
         return None
     text = str(error)
     ours = re.match(r"\w+: expected", text) is not None
-    if not (text.startswith(_OF_A_STATE) if ours else _MISFIT.search(text)):
+    if not (text.startswith(_OF_A_STATE) if ours else re.search(_MISFIT, text)):
         return None
     return type(error)(
         f"{error}; RevDEQ used zeros like its first input, of shape {_shapes(z0)}, as z0: if the "

@@ -46,7 +46,7 @@ AdjointName: TypeAlias = Literal[
 Accumulate: TypeAlias = Literal["float32", "autograd"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Option:
     """One option of ``solve``.
 

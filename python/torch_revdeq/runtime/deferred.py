@@ -35,7 +35,7 @@ TOLERANCE = {getattr(torch, name): allowed for name, allowed in dtypes.TOLERANCE
 """The relative error allowed for the reconstructed initial state, by dtype."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class PendingCheck:
     """A check whose outcome has not arrived from the device."""
 
@@ -53,7 +53,7 @@ class PendingCheck:
             raise self.error()
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class DeferredChecks:
     """The pending checks of all solves."""
 

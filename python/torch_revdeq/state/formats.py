@@ -22,7 +22,7 @@ State: TypeAlias = (
 )
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Start:
     """The inputs for creating a pair. `y0` is None if it is z0; `first` is f(z0).
 

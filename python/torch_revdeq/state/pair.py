@@ -21,7 +21,7 @@ from ..runtime.scopes import half_step, scope
 Leaves = list[Tensor]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Group:
     """Leaves for one call of an op: either those whose copies the op writes, or the others."""
 
@@ -40,7 +40,7 @@ class Group:
         return [leaves[i] for i in self.places]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Layout:
     """The dtypes of a pair, leaf by leaf, and how f's copies are made."""
 
