@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import sys
 import types
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -92,9 +94,19 @@ def write(path: Path, pairs: tuple[Tensor, Tensor], **columns: str) -> None:
             rows.writerow(["puzzles1", *texts, "3"])
 
 
+@cache
+def _puzzles() -> Sudoku:
+    return made(size=9, clues=45, train=20, held_out=6)
+
+
+def same_puzzles() -> Sudoku:
+    """A copy of the same puzzles for every test: they take seconds to make."""
+    return copy.deepcopy(_puzzles())
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    sudoku = made(size=9, clues=45, train=20, held_out=6)
+    sudoku = same_puzzles()
     write(tmp_path / "train.csv", sudoku.training)
     write(tmp_path / "test.csv", sudoku.held_out)
     return tmp_path
@@ -106,7 +118,7 @@ def files(folder: Path, **options: Any) -> SudokuData:
 
 
 def test_files(folder: Path) -> None:
-    sudoku = made(size=9, clues=45, train=20, held_out=6)
+    sudoku = same_puzzles()
     read = load_sudoku(files(folder))
     known = {
         bytes(puzzle): bytes(solution)
@@ -121,7 +133,7 @@ def test_files(folder: Path) -> None:
 
 
 def test_held_out_solutions_are_not_trained_on(folder: Path) -> None:
-    sudoku = made(size=9, clues=45, train=20, held_out=6)
+    sudoku = same_puzzles()
     mixed = tuple(torch.cat(parts) for parts in zip(sudoku.training, sudoku.held_out, strict=True))
     write(folder / "train.csv", (mixed[0], mixed[1]))
     read = load_sudoku(files(folder, train=20))
@@ -154,7 +166,7 @@ def test_rows_that_are_no_puzzles(folder: Path, change: tuple[str, str], message
 
 
 def test_a_row_with_another_solution(folder: Path) -> None:
-    puzzles, solutions = made(size=9, clues=45, train=20, held_out=6).training
+    puzzles, solutions = same_puzzles().training
     write(folder / "train.csv", (puzzles, solutions[[0, 1, 3, *range(3, 20)]]))
     with pytest.raises(
         RunError, match=r"train.csv, line 4: the solution given is not the puzzle's"
