@@ -17,9 +17,15 @@ from pathlib import Path
 from setuptools.errors import CompileError
 
 # nvcc's output includes the report of ptxas, which is kept next to the object; the rest is shown.
+# Next to an object of C++ are its warnings, and in .made what it was made of: compiler and flags,
+# the compiler's version, and the hashes of all files that it read. The tests of the kernels take an
+# object for which all of this is as it was.
 RULES = r"""
 rule cxx
-  command = $compiler $flags -MD -MF $out.d -c $in -o $out
+  command = rm -f $out.made; $
+    $compiler $flags -MD -MF $out.d -c $in -o $out 2> $out.log; status=$$?; cat $out.log >&2; $
+    [ $$status -ne 0 ] || { printf '%s\n' $compiler $flags; $compiler --version; $
+    sed '1s/^[^:]*://; s/\\$$//' $out.d | xargs sha256sum; } > $out.made; exit $$status
   description = compile $in
   depfile = $out.d
   deps = gcc

@@ -7,14 +7,18 @@ import platform
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import revdeq_ninja
 import torch
+from revdeq_ninja import Library
 
-from setup import COMMON
+from setup import COMMON, CXX_FLAGS
 from tests import ROOT
+from tests.native import compiling
 from tests.native.compiling import NATIVE, compile_all, compiled, link_and_run, needs_compiler
 
 CPU = ROOT / "csrc" / "cpu"
@@ -48,6 +52,43 @@ pytestmark = needs_compiler
 AVX2 = ("-mavx2", "-mfma", "-mf16c")
 AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", *AVX2)
 LANES = {"portable": (), "avx2": AVX2, "avx512": AVX512} if X86 else {"portable": ()}
+
+
+def test_an_object_of_the_build_is_taken_while_it_would_be_compiled_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "a folder" / "parts"
+    source, header = folder / "one.cpp", folder / "one.h"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(compiling, "BUILT", tmp_path / "built")
+
+    def build(*flags: str, text: str = "") -> None:
+        source.write_text('#include "one.h"\nint one() { return value; }\n' + text)
+        header.write_text("inline int value = 1;\n")
+        compiled = {source: [*COMMON, *CXX_FLAGS, *flags]}
+        library = Library("one.so", "cxx", compiling.CXX, compiled, ["-shared"])
+        revdeq_ninja.build(tmp_path / "built", [library])
+
+    build(f"-isystem{tmp_path}")
+    (found,) = (tmp_path / "built").glob("*.o")
+    assert compiling.built(source) == found
+    header.write_text("inline int value = 2;\n")
+    assert compiling.built(source) is None
+    header.write_text("inline int value = 1;\n")
+    assert compiling.built(source) == found
+    monkeypatch.setattr(compiling, "run_compiler", other_version(compiling.run_compiler))
+    assert compiling.built(source) is None
+    monkeypatch.undo()
+    monkeypatch.setattr(compiling, "BUILT", tmp_path / "built")
+    build("-O1")
+    assert compiling.built(source) is None
+    build(text="static void unused() {}\n")
+    assert compiling.built(source) is None
+
+
+def other_version(run: Callable[..., str]) -> Callable[..., str]:
+    """The compiler, as if it had been updated."""
+    return lambda *arguments: "99\n" if arguments == ("--version",) else run(*arguments)
 
 
 CLANG = next(filter(None, map(shutil.which, ("clang++-14", "clang++-16", "clang++"))), None)
