@@ -39,7 +39,7 @@ test: $(STATE)/.built  ## run the tests of the default tier, JOBS files at once 
 	$(PY) -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 slow: $(STATE)/.built  ## run the tests that take more than a few seconds
-	$(PY) -m pytest --numprocesses $(JOBS) --dist loadfile -m slow $(ARGS)
+	$(PY) -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder -m slow $(ARGS)
 
 nightly: $(STATE)/.built  ## 10^5 calls with arbitrary arguments, 10^4 train steps: minutes
 	$(PY) -m pytest -m nightly $(ARGS)

@@ -46,8 +46,11 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> TwoGpus:
     return gpus
 
 
-FIRST = ("tests/native", "tests/training/test_examples", "tests/distributed", "tests/bench")
-"""Files with few long tests. `make test` schedules them first: none should run alone at the end."""
+FIRST = (
+    *("tests/native", "tests/distributed", "tests/bench"),
+    *(f"tests/training/test_{name}" for name in ("examples", "scripts", "trainers")),
+)
+"""Files with few long tests. `make` schedules them first: none should run alone at the end."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
