@@ -20,8 +20,7 @@ from torch.utils import _pytree as pytree
 from ..evaluation.keywords import for_f, joined, options_of
 from ..options.names import advice
 from ..solution import Solution
-from .breaks import BREAKS
-from .operator import run_by
+from .breaks import BREAKS, SOLVER
 
 _OF_F = (
     "solve: expected an nn.Module with plain parameters as f in torch.compile(fullgraph=True), got "
@@ -53,7 +52,7 @@ P = ParamSpec("P")
 
 def for_compilers(solve: Callable[P, Solution]) -> Callable[P, Solution]:
     """``solve``, ready for torch.compile, but without importing the compiler in eager mode."""
-    run_by(solve)
+    SOLVER.append(solve)
     eager = not_compiled(solve, _OF_F)
     reasons = (_OF_ARGUMENTS, _OF_WRITTEN, _OF_AUX, _OF_ON_STEP)
     broken = {reason: not_compiled(solve, reason) for reason in reasons}

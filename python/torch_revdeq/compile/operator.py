@@ -13,7 +13,7 @@ as the tensor that refers to it (its ticket).
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext
 from functools import cache
@@ -38,17 +38,12 @@ from ..evaluation.effects.kept_state import KeptState
 from ..evaluation.flat_function import FlatFunction
 from ..evaluation.masked_hooks import hooks_masked
 from ..evaluation.replay import AutocastState, autocast
-from ..solution import Solution, Stats
+from ..solution import Stats
+from .breaks import SOLVER
 
 _plans: weakref.WeakValueDictionary[int, CallSite] = weakref.WeakValueDictionary()
 _records: weakref.WeakValueDictionary[int, _SavedGraph] = weakref.WeakValueDictionary()
 _plan_numbers, _tickets = count(), count()
-_solver: list[Callable[..., Solution]] = []  # ``solve``, from a layer above this one
-
-
-def run_by(solve: Callable[..., Solution]) -> None:
-    """Make the operator call this function."""
-    _solver.append(solve)
 
 
 class CallSite:
@@ -100,7 +95,7 @@ class CallSite:
                 owner: Any = self.owner()
                 solution = owner.solve_from(start, tuple(args), options)
             else:
-                solution = _solver[0](f, start, *args, **options)
+                solution = SOLVER[0](f, start, *args, **options)
         changed = before.changed()
         if changed is not None:
             raise RuntimeError(
