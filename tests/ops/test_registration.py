@@ -317,7 +317,8 @@ def test_messages_for_a_missing_extension(monkeypatch: pytest.MonkeyPatch) -> No
     from revdeq_kernels.core import backends
 
     monkeypatch.setitem(backends._missing, "cpu", "it was not built")
-    monkeypatch.setattr(KNOWN["update_"], "overloads", {})
+    for known in ("namespaces", "overloads"):
+        monkeypatch.setattr(KNOWN["update_"], known, {})
     message = re.escape("torch.ops.revdeq.update_ is not registered: it was not built")
     with pytest.raises(RuntimeError, match=message):
         KNOWN["update_"].overload("reference")
