@@ -1,5 +1,6 @@
 // The schemas of all ops, and information on this build. Loading the library registers the schemas
 // and the CPU kernels (cpu/backend.cpp); it does not use Python.
+#include "cpu/cell/plan.h"
 #include "cpu/cell_schemas.h"
 #include "cpu/kernels.h"
 #include "register.h"
@@ -27,4 +28,8 @@ REVDEQ_EXPORT const char* revdeq_build_info() {
 
 REVDEQ_EXPORT const char* revdeq_cpu_instruction_set() {
   return revdeq::cpu::best_kernels().instruction_set;
+}
+
+REVDEQ_EXPORT const char* revdeq_cpu_bfloat16_cell() {
+  return revdeq::cpu::best_cell(revdeq::Number::kBfloat16).instruction_set;
 }

@@ -52,7 +52,9 @@ def _versions() -> list[str]:
 def _build() -> list[str]:
     if reason := backends.why_not("cpu"):
         return [f"build: {reason}"]
-    facts = libraries.build_info() | {"cpu_instruction_set": libraries.cpu_instruction_set()}
+    facts = libraries.build_info()
+    facts["cpu_instruction_set"] = libraries.cpu_instruction_set()
+    facts["cpu_bfloat16_cell"] = libraries.cpu_bfloat16_cell()
     target = int(facts["torch_target_version"], 16)
     facts["torch_target_version"] = f"{target >> 56}.{target >> 48 & 255} (and later)"
     return ["build:", *(f"  {name:22}{value or '-'}" for name, value in facts.items())]

@@ -13,7 +13,6 @@ from bench.core.session import Record
 from bench.core.stored import XEON, XEON_AMX
 from bench.core.table import Column, pivot
 from bench.show.documents import METHOD, find, provider, with_machine
-from revdeq_kernels.ops.cell.choice import FASTEST_BESIDE_AMX
 
 CASE = ("part", "features", "rows", "threads")
 
@@ -72,8 +71,8 @@ def headline() -> str:
         f"`RevDEQ(LinearCell)` with {features[0]} to {features[-1]} features takes "
         f"{spans['forward']} the time of an eager loop in the forward pass ({narrow}: "
         f"{narrow_spans['forward']}), and {spans['train']} in training ({narrow}: "
-        f"{narrow_spans['train']}), on a processor without AMX. With AMX, which torch uses for "
-        f"{narrow} and this does not, {narrow} takes {amx}."
+        f"{narrow_spans['train']}), on a processor without AMX. With AMX, which both use for "
+        f"{narrow}, that takes {amx}."
     )
 
 
@@ -81,15 +80,9 @@ def _span(folder: str, dtype: str, part: str) -> str:
     """The smallest and the largest time over the loop's, on one core, of what runs by itself."""
     records = [r for r in _timed(folder) if r["threads"] == 1]
     cases = [r for r in records if r["part"] == part and r["dtypes"]["w"] == dtype]
-    own = [r for r in cases if r["provider"] == _chosen(folder, r)]
+    own = [r for r in cases if r["provider"] == "cpu"]
     ratios = sorted(_to_loop(record, records) for record in own)
     return f"{ratios[0]:.2f}x to {ratios[-1]:.2f}x"
-
-
-def _chosen(folder: str, record: Record) -> str:
-    """The implementation that runs on that processor unless another one is named."""
-    large = record["features"] > FASTEST_BESIDE_AMX and record["dtypes"]["w"] == "bfloat16"
-    return "solver" if folder == XEON_AMX and large else "cpu"
 
 
 def _timed(folder: str) -> list[Record]:

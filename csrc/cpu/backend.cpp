@@ -9,39 +9,11 @@
 //   residual                      sizeof(z) + sizeof(f)
 //   quantize, dequantize          4 + sizeof(x)
 #include <cmath>
-#if defined(__x86_64__)
-#include <cpuid.h>
-#endif
 
 #include "cpu/work.h"
 #include "register.h"
 
 namespace revdeq::cpu {
-
-#if defined(__x86_64__)
-namespace {
-
-// clang before 19 refuses __builtin_cpu_supports("f16c"). That the system saves the registers is
-// part of what the builtin says of "avx2".
-bool has_f16c() {
-  unsigned a = 0, b = 0, c = 0, d = 0;
-  return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
-}
-
-}  // namespace
-#endif
-
-InstructionSet widest_instruction_set() {
-#if defined(__x86_64__)
-  __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
-  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  if (avx2 && avx512) return InstructionSet::kAvx512;
-  if (avx2) return InstructionSet::kAvx2;
-#endif
-  return InstructionSet::kBaseline;
-}
 
 const Kernels& best_kernels() {
   static const Kernels best = [] {

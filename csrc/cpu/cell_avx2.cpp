@@ -22,11 +22,12 @@
 #endif
 
 #include "cpu/cell/kernels.h"
+#include "cpu/cell/product.h"
 #include "cpu/simd_avx2.h"
 
 namespace revdeq::cpu {
 
-CellKernels avx2_cell() { return cell_kernels<Avx2Lanes>("AVX2"); }
+CellKernels avx2_cell() { return cell_kernels<FloatProducts<Avx2Lanes>>("AVX2"); }
 
 }  // namespace revdeq::cpu
 

@@ -4,6 +4,7 @@
 // it could be the copy that the linker keeps for all callers.
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // gcc's own _mm512_undefined_ps
+#pragma GCC diagnostic ignored "-Wuninitialized"
 #endif
 #include <immintrin.h>
 
@@ -27,11 +28,12 @@
 #endif
 
 #include "cpu/cell/kernels.h"
+#include "cpu/cell/product.h"
 #include "cpu/simd_avx512.h"
 
 namespace revdeq::cpu {
 
-CellKernels avx512_cell() { return cell_kernels<Avx512Lanes>("AVX-512"); }
+CellKernels avx512_cell() { return cell_kernels<FloatProducts<Avx512Lanes>>("AVX-512"); }
 
 }  // namespace revdeq::cpu
 

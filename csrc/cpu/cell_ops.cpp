@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 #include <memory>
+#include <new>
 #include <vector>
 
 #include "cpu/cell/plan.h"
@@ -15,8 +16,8 @@ namespace revdeq::cpu {
 
 namespace {
 
-const CellKernels& best_cell() {
-  static const CellKernels best = [] {
+const CellKernels& widest_cell() {
+  static const CellKernels widest = [] {
     switch (widest_instruction_set()) {
 #if defined(__x86_64__)
       case InstructionSet::kAvx512:
@@ -28,8 +29,22 @@ const CellKernels& best_cell() {
         return baseline_cell();
     }
   }();
-  return best;
+  return widest;
 }
+
+}  // namespace
+
+const CellKernels& best_cell(Number type) {
+#if defined(__x86_64__)
+  if (type == Number::kBfloat16) {  // no other type asks for AMX
+    static const CellKernels of_bfloat16 = may_use_amx() ? amx_cell() : widest_cell();
+    return of_bfloat16;
+  }
+#endif
+  return widest_cell();
+}
+
+namespace {
 
 // ---- checks ----------------------------------------------------------------------------------
 
@@ -76,6 +91,21 @@ void check_inputs(const Tensor& u, const Tensor& w, const Tensor& z0) {
 
 // ---- calls -----------------------------------------------------------------------------------
 
+// Whether no number has all of these bits of an exponent.
+template <class Bits>
+bool all_finite(const void* numbers, int64_t count, Bits exponent) {
+  const Bits* bits = static_cast<const Bits*>(numbers);
+  bool all = true;
+  for (int64_t i = 0; i < count; ++i) all &= (bits[i] & exponent) != exponent;
+  return all;
+}
+
+bool all_finite(const CellCall& call) {
+  const int64_t count = call.features * call.features;
+  if (call.type == Number::kFloat32) return all_finite<uint32_t>(call.w, count, 0x7f800000);
+  return all_finite<uint16_t>(call.w, count, call.type == Number::kBfloat16 ? 0x7f80 : 0x7c00);
+}
+
 CellCall call_of(const Tensor& u, const Tensor& w, const Tensor& z0, const Numbers& numbers) {
   CellCall call{};
   call.rows = z0.sizes()[0];
@@ -95,9 +125,11 @@ CellCall call_of(const Tensor& u, const Tensor& w, const Tensor& z0, const Numbe
   call.halting = numbers.tol > 0;
   call.tol = static_cast<float>(numbers.tol);
   call.type = number_of(w.scalar_type());
+  call.block = best_cell(call.type).block;
   call.u = u.const_data_ptr();
   call.w = w.const_data_ptr();
   call.z0 = static_cast<const float*>(z0.const_data_ptr());
+  call.finite_w = all_finite(call);
   return call;
 }
 
@@ -132,16 +164,18 @@ void share(int64_t units, int64_t grain, const Body& body) {
   parallel(units, grain, [&](int64_t, int64_t) { body(next); });
 }
 
-bool all_finite(const std::vector<float>& numbers) {
-  constexpr uint32_t kExponent = 0x7f800000u;
-  bool finite = true;
-  for (const float x : numbers) finite &= (float_bits(x) & kExponent) != kExponent;
-  return finite;
+struct Free {
+  void operator()(void* memory) const { ::operator delete(memory, std::align_val_t{kAlignment}); }
+};
+using Memory = std::unique_ptr<void, Free>;
+
+Memory allocate(int64_t bytes) {
+  return Memory(::operator new(static_cast<size_t>(bytes), std::align_val_t{kAlignment}));
 }
 
-std::vector<float> packed_w(const CellCall& call, void (*pack)(const CellCall&, float*)) {
-  std::vector<float> to(static_cast<size_t>(best_cell().packed_size(call)));
-  pack(call, to.data());
+Memory packed_w(const CellCall& call, void (*pack)(const CellCall&, void*)) {
+  Memory to = allocate(best_cell(call.type).packed_bytes(call));
+  pack(call, to.get());
   return to;
 }
 
@@ -175,11 +209,11 @@ void forward(const Tensor u, const Tensor w, const Tensor z0, double beta, int64
   });
   *call.flag = 0;
   if (numel == 0) return;
-  const std::vector<float> wt = packed_w(call, best_cell().pack_transposed);
-  call.packed_wt = wt.data();
-  call.finite_w = all_finite(wt);
+  const CellKernels& cell = best_cell(call.type);
+  const Memory wt = packed_w(call, cell.pack_transposed);
+  call.packed_wt = wt.get();
   share(call.tiles(), grain(call, call.tile_rows(), 1),
-        [&](Next& tile) { best_cell().forward(call, tile); });
+        [&](Next& tile) { cell.forward(call, tile); });
 }
 
 void backward(const Tensor grad_y, const Tensor grad_z, const Tensor y, const Tensor z,
@@ -226,22 +260,22 @@ void backward(const Tensor grad_y, const Tensor grad_z, const Tensor y, const Te
   call.taken = data_of<int32_t>(taken);
   call.grad_u = grad_u.mutable_data_ptr();
   call.grad_z0 = written<float>(grad_z0);
-  const std::vector<float> wt = packed_w(call, best_cell().pack_transposed);
-  const std::vector<float> straight = packed_w(call, best_cell().pack);
-  call.packed_wt = wt.data();
-  call.packed_w = straight.data();
-  call.finite_w = all_finite(wt);
+  const CellKernels& cell = best_cell(call.type);
+  const Memory wt = packed_w(call, cell.pack_transposed);
+  const Memory straight = packed_w(call, cell.pack);
+  call.packed_wt = wt.get();
+  call.packed_w = straight.get();
   const int64_t groups = call.groups();
-  const std::unique_ptr<float[]> sums(new float[static_cast<size_t>(groups * call.sum_size())]);
+  const Memory sums = allocate(groups * call.sum_size() * static_cast<int64_t>(sizeof(float)));
   std::vector<float> distances(static_cast<size_t>(groups));
   std::vector<int32_t> lost_rows(static_cast<size_t>(groups));
-  call.group_sums = sums.get();
+  call.group_sums = static_cast<float*>(sums.get());
   call.distances = distances.data();
   call.lost_rows = lost_rows.data();
   share(groups, grain(call, (call.rows + groups - 1) / groups, 3),
-        [&](Next& group) { best_cell().backward(call, group); });
+        [&](Next& group) { cell.backward(call, group); });
   parallel(call.features, std::max<int64_t>(kGrain / (groups * call.features), 1),
-           [&](int64_t begin, int64_t end) { best_cell().sum_groups(call, begin, end); });
+           [&](int64_t begin, int64_t end) { cell.sum_groups(call, begin, end); });
   for (int64_t group = 0; group < groups; ++group) {
     *far = std::max(*far, distances[static_cast<size_t>(group)]);
     *count += lost_rows[static_cast<size_t>(group)];

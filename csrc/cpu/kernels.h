@@ -84,9 +84,11 @@ struct Kernels {
 
 enum class InstructionSet { kBaseline, kAvx2, kAvx512 };
 
-// The widest instruction set of this processor, and its kernels (backend.cpp).
-InstructionSet widest_instruction_set();
-const Kernels& best_kernels();
+// instruction_sets.cpp
+InstructionSet widest_instruction_set();  // of this processor
+bool may_use_amx();                       // asks the system for it
+
+const Kernels& best_kernels();  // of the widest instruction set (backend.cpp)
 
 Kernels baseline_kernels();
 Kernels avx2_kernels();

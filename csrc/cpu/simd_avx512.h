@@ -86,6 +86,32 @@ struct Avx512Lanes {
   static REVDEQ_INLINE Real magnitude(Real x) { return _mm512_abs_ps(x); }
   static REVDEQ_INLINE Int as_int(Real x) { return (Int)x; }
   static REVDEQ_INLINE Real as_real(Int x) { return (Real)x; }
+  // Of 16 times 16 words.
+  static REVDEQ_INLINE void transpose(const uint32_t* from, uint32_t* to, int64_t to_stride) {
+    __m512i a[kWidth], b[kWidth];
+    for (int i = 0; i < kWidth; ++i) a[i] = _mm512_loadu_si512(from + i * kWidth);
+    // Words, pairs and quadruples change places between rows that are 1, 2 and 4 apart, then 8.
+    for (int i = 0; i < kWidth; i += 2) {
+      b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);
+      b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
+    }
+    for (int i = 0; i < kWidth; i += 4) {
+      for (int j = 0; j < 2; ++j) {
+        a[i + 2 * j] = _mm512_unpacklo_epi64(b[i + j], b[i + j + 2]);
+        a[i + 2 * j + 1] = _mm512_unpackhi_epi64(b[i + j], b[i + j + 2]);
+      }
+    }
+    for (int i = 0; i < 4; ++i) {
+      for (int j = 0; j < kWidth; j += 8) {
+        b[i + j] = _mm512_shuffle_i32x4(a[i + j], a[i + j + 4], 0x88);
+        b[i + j + 4] = _mm512_shuffle_i32x4(a[i + j], a[i + j + 4], 0xdd);
+      }
+    }
+    for (int i = 0; i < 8; ++i) {
+      _mm512_storeu_si512(to + i * to_stride, _mm512_shuffle_i32x4(b[i], b[i + 8], 0x88));
+      _mm512_storeu_si512(to + (i + 8) * to_stride, _mm512_shuffle_i32x4(b[i], b[i + 8], 0xdd));
+    }
+  }
   // Rounded to T, as a float.
   template <class T>
   static REVDEQ_INLINE Real rounded(Real x) {

@@ -58,7 +58,7 @@ struct PortableLanes {
   static REVDEQ_INLINE bool any(Int x) { return (x[0] | x[1] | x[2] | x[3]) != 0; }
 
   static REVDEQ_INLINE Int larger(Int a, Int b) { return ((a > b) & a) | (~(a > b) & b); }
-  static REVDEQ_INLINE Real splat(float x) { return Real{} + x; }
+  static REVDEQ_INLINE Real splat(float x) { return Real{x, x, x, x}; }  // of -0 too
   static REVDEQ_INLINE Real multiply_add(Real a, Real b, Real c) { return a * b + c; }
   static REVDEQ_INLINE Mask less(Real a, Real b) { return a < b; }
   static REVDEQ_INLINE Real select(Mask mask, Real a, Real b) {

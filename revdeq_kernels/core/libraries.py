@@ -51,6 +51,11 @@ def cpu_instruction_set() -> str:
     return _text("revdeq_cpu_instruction_set")
 
 
+def cpu_bfloat16_cell() -> str:
+    """What the equilibrium cell uses of this CPU if W is in bfloat16: "AMX", or as above."""
+    return _text("revdeq_cpu_bfloat16_cell")
+
+
 @cache
 def _text(function: str) -> str:
     """Call a function of the library that returns text with static storage duration."""

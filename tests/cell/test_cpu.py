@@ -30,6 +30,7 @@ CELLS = [
     (300, 32, F32, {"act": "gelu_tanh", "beta": 1.5, "frac_bits": 16}),
     (300, 17, F32, {"act": "relu", "beta": 0.9, "state": "float32", "steps": 1}),
     (300, 31, F32, {"act": "tanh", "beta": 0.75, "tol": 0.2}),
+    (300, 100, BF16, {"act": "relu", "beta": 0.5, "tol": 0.2, "steps": 7}),
     (300, 128, F16, {"act": "relu", "beta": 0.5, "state": "float32", "tol": 0.6, "steps": 2}),
 ]
 cells = pytest.mark.parametrize(("rows", "d", "dtype", "numbers"), CELLS)
@@ -69,7 +70,7 @@ def test_any_number_of_threads_gives_the_same_bits(
 
 
 @cells
-@pytest.mark.parametrize("cut", [1, 5, 6, 96, 100, 299])
+@pytest.mark.parametrize("cut", [1, 5, 6, 16, 33, 96, 100, 299])
 def test_a_row_has_the_same_bits_in_any_company(
     cut: int, rows: int, d: int, dtype: torch.dtype, numbers: dict[str, Any]
 ) -> None:
@@ -78,6 +79,56 @@ def test_a_row_has_the_same_bits_in_any_company(
     parts = [results(of_rows(cell, rows)) for rows in (slice(cut), slice(cut, None))]
     for name in BY_ROW:
         assert torch.equal(torch.cat([part[name] for part in parts]), together[name]), name
+
+
+@pytest.mark.parametrize("dtype", [F32, BF16, F16])
+@pytest.mark.parametrize("halted", [(0,), (1,), (0, 2), (1, 2, 3)])
+def test_blocks_of_rows_that_have_halted(halted: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Their products are left out, and only theirs: rows have the bits that they have alone."""
+    cell = make(64, 33, dtype, steps=6, tol=1e-3)
+    for block in halted:  # at the fixed point of tanh, which is zero there
+        cell.u[16 * block : 16 * block + 16] = cell.z0[16 * block : 16 * block + 16] = 0.0
+    together = results(cell)
+    early = together["taken"] == 1
+    assert {row // 16 for row in early.nonzero().flatten().tolist()} == set(halted)
+    assert early.sum() == 16 * len(halted)
+    for rows in (early, ~early):
+        alone = results(of_rows(cell, rows))
+        for name in BY_ROW:
+            assert torch.equal(alone[name], together[name][rows]), name
+
+
+@pytest.mark.parametrize("dtype", [F32, BF16, F16])
+@pytest.mark.parametrize("case", ["subnormal gradients", "an infinite W"])
+def test_a_row_that_has_halted_beside_others_that_move(case: str, dtype: torch.dtype) -> None:
+    """The product of their block does not change its gradient."""
+    if case == "an infinite W":
+        cell = make(16, 33, dtype, steps=12, tol=0.5, beta=0.9)
+        cell.w[3, 5] = float("inf")
+    else:
+        cell = make(16, 33, dtype, steps=8, tol=0.1)
+        cell.grad_y.mul_(1e-37)
+        cell.grad_z.mul_(1e-37)
+    together = results(cell)
+    taken = together["taken"]
+    early = taken == taken.min()
+    assert taken.min() < taken.max()
+    alone = results(of_rows(cell, early))
+    for name in BY_ROW:
+        got, want = (t.nan_to_num(nan=7.0) for t in (together[name][early], alone[name]))
+        assert torch.equal(got, want), name
+
+
+@pytest.mark.parametrize("d", [480, 511, 512])
+def test_many_features_in_bfloat16_are_near_the_composite(d: int) -> None:
+    """The error analysis of test_implementations.py says nothing of as many."""
+    cell = make(70, d, BF16, steps=3, beta=0.5)
+    got, want = both_ways(cell, "cpu"), both_ways(cell, "composite")
+    for name in ("y", "z"):
+        torch.testing.assert_close(getattr(got[0], name), getattr(want[0], name), rtol=0, atol=1e-3)
+    for name in ("grad_u", "grad_w", "grad_z0"):
+        mine, theirs = (getattr(back, name).float() for _, back in (got, want))
+        assert (mine - theirs).norm() < 2e-3 * theirs.norm(), name
 
 
 # ---- a start of zeros, whose product with W is left out ---------------------------------------
@@ -99,10 +150,11 @@ def test_a_start_of_zeros_has_the_bits_that_it_has_beside_another(
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("state", ["exact", "float32"])
-def test_a_start_of_zeros_hides_nothing(state: str, bad: float) -> None:
+@pytest.mark.parametrize("dtype", [F32, BF16])
+def test_a_start_of_zeros_hides_nothing(dtype: torch.dtype, state: str, bad: float) -> None:
     """What W or a gradient holds that is not finite shows where the composite shows it."""
     for place in ("w", "grad_y", "grad_z"):
-        cell = make(30, 40, F32, state=state, steps=1)
+        cell = make(30, 40, dtype, state=state, steps=1)
         cell.z0.zero_()
         getattr(cell, place)[3, 5] = bad
         want, got = both_ways(cell, "composite"), both_ways(cell, "cpu")
@@ -114,6 +166,25 @@ def test_a_start_of_zeros_hides_nothing(state: str, bad: float) -> None:
             for name in ("grad_u", "grad_w", "grad_z0"):
                 mine, theirs = getattr(got[1], name), getattr(want[1], name)
                 assert torch.equal(mine.isfinite(), theirs.isfinite()), name
+
+
+@pytest.mark.parametrize("dtype", [F32, BF16, F16])
+@pytest.mark.parametrize("d", [16, 33, 63])
+def test_a_number_that_is_not_finite_stays_where_it_belongs(d: int, dtype: torch.dtype) -> None:
+    """In the last feature of a row: its product with W's padding, by zero, counts for nothing."""
+    cell = make(20, d, dtype, state="float32", steps=3, beta=0.5)
+    bad = replace(cell, z0=cell.z0.clone(), grad_y=cell.grad_y.clone())
+    bad.z0[3, -1], bad.grad_y[11, -1] = float("inf"), float("-inf")
+    clean, got, want = results(cell), results(bad), both_ways(bad, "composite")
+    for name in ("y", "z"):
+        finite = got[name].isfinite()
+        assert torch.equal(finite, getattr(want[0], name).isfinite())
+        assert finite.logical_not().nonzero().tolist() == [[3, d - 1]]
+    others = (torch.arange(20) != 3) & (torch.arange(20) != 11)
+    for name in ("y", "z", "grad_u", "grad_z0"):
+        assert torch.equal(got[name][others], clean[name][others]), name
+    for name in ("grad_u", "grad_z0"):
+        assert torch.equal(got[name].isfinite(), getattr(want[1], name).isfinite()), name
 
 
 @cells

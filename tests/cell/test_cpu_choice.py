@@ -18,16 +18,13 @@ from torch_revdeq import LinearCell, RevDEQ
 if "cpu" not in BACKENDS:
     pytest.skip("the extension is not built", allow_module_level=True)
 
-real_amx = choice._cached_amx
-
 F32, F64, BF16, F16 = torch.float32, torch.float64, torch.bfloat16, torch.float16
 
 
 @pytest.fixture(autouse=True)
 def avx2(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a CPU with AVX2 and without AMX, whatever this one has."""
+    """As on a CPU with AVX2, whatever this one has."""
     by(monkeypatch, "AVX2")
-    monkeypatch.setattr(choice, "_cached_amx", lambda: False)
 
 
 def by(monkeypatch: pytest.MonkeyPatch, instruction_set: str) -> None:
@@ -66,31 +63,6 @@ def test_it_is_the_fastest_by_wide_instructions(
 def test_it_takes_any_number_of_features_up_to_512(d: int, dtype: torch.dtype, act: str) -> None:
     assert choice.fastest(torch.zeros(d, d, dtype=dtype), act) == "cpu"
     assert route(LinearCell(4, d, act, dtype=dtype)) == "cpu: it is the fastest here"
-
-
-@pytest.mark.parametrize("dtype", [F32, BF16, F16])
-def test_beside_amx_large_products_in_bfloat16_go_to_torch(
-    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(choice, "_cached_amx", lambda: True)
-    most = choice.FASTEST_BESIDE_AMX
-    assert choice.faster_than_ops(torch.zeros(most, most, dtype=dtype), "tanh") == "cpu"
-    expected = "solver: no kernel for all steps" if dtype == BF16 else "cpu: it is the fastest"
-    cell = LinearCell(4, most + 1, dtype=dtype)
-    assert route(cell).startswith(expected)
-    assert route(cell, implementation="cpu") == "cpu: it was named"
-    with rk.backend("cpu"):
-        assert route(cell).startswith("cpu: ")
-    assert choice.choose(None, cell.W, "tanh") == "cpu"  # no solver stands beside the op
-
-
-def test_amx_is_what_torch_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A private query of torch; without it, the kernel runs."""
-    for query, found in ((lambda: True, True), (lambda: False, False)):
-        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", query)
-        assert real_amx.__wrapped__() is found
-    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported")
-    assert real_amx.__wrapped__() is False
 
 
 @pytest.mark.parametrize(

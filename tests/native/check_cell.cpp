@@ -1,19 +1,26 @@
 // Checks the equilibrium cell's kernels for every instruction set of this processor, on random
-// cells: AVX2 and AVX-512 give the same bits, the baseline gives the same numbers up to rounding
-// errors, and exact states are reconstructed bit for bit.
+// cells: AVX2 and AVX-512 give the same bits, the baseline and AMX (also emulated) give the same
+// numbers up to rounding errors, and exact states are reconstructed bit for bit.
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <random>
 #include <thread>
 #include <vector>
 
 #include "cpu/cell/plan.h"
+#include "cpu/kernels.h"
 #include "exact_step.h"
 #include "passes.h"
 
 using namespace revdeq;
 using namespace revdeq::cpu;
+
+namespace revdeq::cpu {
+CellKernels emulated_cell();
+}
 
 namespace {
 
@@ -53,7 +60,8 @@ struct Cell {
   std::vector<char> z0 = normal(Number::kFloat32, rows* features, 1.0f);
   std::vector<char> grad = normal(Number::kFloat32, rows* features, 1.0f);
 
-  void fill(CellCall& call) const {
+  void fill(CellCall& call, Block block) const {
+    call.block = block;
     const int64_t q = exact_q(beta);
     call.rows = rows;
     call.features = features;
@@ -97,17 +105,31 @@ void in_two_threads(const Body& body) {
   other.join();
 }
 
+// The bytes, at a multiple of kAlignment.
+class Aligned {
+ public:
+  explicit Aligned(int64_t bytes) : bytes_(static_cast<size_t>(bytes) + kAlignment) {}
+  void* get() {
+    void* at = bytes_.data();
+    size_t space = bytes_.size();
+    return std::align(kAlignment, 1, at, space);
+  }
+
+ private:
+  std::vector<char> bytes_;
+};
+
 // Both passes.
 Results run(const CellKernels& kernels, const Cell& cell) {
   Results out;
   ForwardCall call{};
-  cell.fill(call);
+  cell.fill(call, kernels.block);
   const auto numel = static_cast<size_t>(cell.rows * cell.features);
   const auto rows = static_cast<size_t>(cell.rows);
-  std::vector<float> wt(static_cast<size_t>(kernels.packed_size(call))), w(wt.size());
-  kernels.pack_transposed(call, wt.data());
-  kernels.pack(call, w.data());
-  call.packed_wt = wt.data();
+  Aligned wt(kernels.packed_bytes(call)), w(kernels.packed_bytes(call));
+  kernels.pack_transposed(call, wt.get());
+  kernels.pack(call, w.get());
+  call.packed_wt = wt.get();
   call.y = data(out.y, numel);
   call.z = data(out.z, numel);
   call.fixed = data(out.fixed, 2 * numel);
@@ -119,12 +141,12 @@ Results run(const CellKernels& kernels, const Cell& cell) {
   in_two_threads([&](Next& tile) { kernels.forward(call, tile); });
 
   BackwardCall back{};
-  cell.fill(back);
+  cell.fill(back, kernels.block);
   const AdjointStep<double> step = adjoint_step(Pass::kY, cell.beta, cell.beta, cell.exact);
   back.keep = static_cast<float>(step.after);
   back.beta = static_cast<float>(step.beta);
-  back.packed_wt = wt.data();
-  back.packed_w = w.data();
+  back.packed_wt = wt.get();
+  back.packed_w = w.get();
   back.grad_y = back.grad_z = reinterpret_cast<const float*>(cell.grad.data());
   back.y = cell.exact ? static_cast<const void*>(out.fixed.data()) : out.y.data();
   back.z = cell.exact ? static_cast<const void*>(out.fixed.data() + numel) : out.z.data();
@@ -169,13 +191,26 @@ double apart(const std::vector<float>& a, const std::vector<float>& b) {
   return std::sqrt(difference / size);
 }
 
+std::vector<float> widened(Number type, const std::vector<char>& bytes) {
+  std::vector<float> to(bytes.size() / (type == Number::kFloat32 ? 4 : 2));
+  for (size_t i = 0; i < to.size(); ++i) {
+    if (type == Number::kFloat32) to[i] = reinterpret_cast<const float*>(bytes.data())[i];
+    if (type == Number::kBfloat16)
+      to[i] = Storage<bfloat16>::widen(reinterpret_cast<const bfloat16*>(bytes.data())[i]);
+    if (type == Number::kFloat16)
+      to[i] = Storage<float16>::widen(reinterpret_cast<const float16*>(bytes.data())[i]);
+  }
+  return to;
+}
+
 // A product in another order, or a rounding of s to 16 bits that falls to the other side; a row
 // that takes a step more or less is another matter.
 bool close(const Cell& cell, const Results& a, const Results& b) {
   if (cell.halting && !same(a.taken, b.taken)) return true;
   const double unit = cell.type == Number::kFloat32 ? 2e-5 : 2e-2;
   return apart(a.y, b.y) < unit && apart(a.z, b.z) < unit && apart(a.grad_w, b.grad_w) < unit &&
-         apart(a.grad_z0, b.grad_z0) < unit;
+         apart(a.grad_z0, b.grad_z0) < unit &&
+         apart(widened(cell.type, a.grad_u), widened(cell.type, b.grad_u)) < unit;
 }
 
 int failures = 0;
@@ -189,20 +224,40 @@ void fail(const char* what, const char* set, const Cell& cell) {
 
 }  // namespace
 
-int main() {
+// The baseline, and what else this processor has for any cell.
+std::vector<CellKernels> vector_sets() {
   std::vector<CellKernels> sets{baseline_cell()};
 #if defined(__x86_64__)
-  __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-    sets.push_back(avx2_cell());
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-      sets.push_back(avx512_cell());
-  }
+  const InstructionSet widest = widest_instruction_set();
+  if (widest != InstructionSet::kBaseline) sets.push_back(avx2_cell());
+  if (widest == InstructionSet::kAvx512) sets.push_back(avx512_cell());
 #endif
-  int cells = 0, came_back = 0;
-  for (; cells < 600; ++cells) {
+  return sets;
+}
+
+// For W in bfloat16.
+std::vector<CellKernels> matrix_sets() {
+  std::vector<CellKernels> sets{emulated_cell()};
+#if defined(__x86_64__)
+  if (may_use_amx()) sets.push_back(amx_cell());
+#endif
+  return sets;
+}
+
+// A float state of 16-bit cells may lose a row to one rounding, here and not there.
+bool comparable(const Cell& cell, const Results& a, const Results& b) {
+  return (cell.exact || a.lost == b.lost) && a.lost == 0;
+}
+
+// The argument is the number of cells.
+int main(int count, char** arguments) {
+  const int most = count > 1 ? std::atoi(arguments[1]) : 600;
+  const std::vector<CellKernels> vectors = vector_sets(), matrices = matrix_sets();
+  int cells = 0, came_back = 0, by_matrices = 0;
+  for (; cells < most; ++cells) {
     const Cell cell;
+    std::vector<CellKernels> sets = vectors;
+    if (cell.type == Number::kBfloat16) sets.insert(sets.end(), matrices.begin(), matrices.end());
     std::vector<Results> results;
     for (const CellKernels& kernels : sets) {
       results.push_back(run(kernels, cell));
@@ -210,16 +265,14 @@ int main() {
       if (cell.exact && (here.distance != 0 || here.lost != 0 || here.flag != 0))
         fail("does not come back", kernels.instruction_set, cell);
       came_back += cell.exact;
-      const Results& first = results.front();
-      // A float state of 16-bit cells may lose a row to one rounding, here and not there.
-      if (cell.exact || here.lost == first.lost)
-        if (!(here.lost > 0 || close(cell, first, here)))
-          fail("not close to the baseline", kernels.instruction_set, cell);
+      by_matrices += results.size() > vectors.size();
+      if (comparable(cell, here, results.front()) && !close(cell, results.front(), here))
+        fail("not close to the baseline", kernels.instruction_set, cell);
     }
-    if (results.size() == 3 && !same(results[1], results[2]))
+    if (vectors.size() == 3 && !same(results[1], results[2]))
       fail("other bits than AVX2", sets[2].instruction_set, cell);
   }
-  std::printf("%d cells, %zu instruction sets, %d came back\n%d failures\n", cells, sets.size(),
-              came_back, failures);
+  std::printf("%d cells, %zu and %zu instruction sets, %d came back, %d by matrices\n%d failures\n",
+              cells, vectors.size(), matrices.size(), came_back, by_matrices, failures);
   return failures != 0;
 }

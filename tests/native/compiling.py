@@ -82,8 +82,10 @@ def compile_all(folder: str, *sources: Path, flags: tuple[str, ...] = ()) -> lis
         return list(pool.map(lambda source: compiled(folder, source, flags), sources))
 
 
-def link_and_run(program: Path, *objects: Path, flags: tuple[str, ...] = ()) -> str:
+def link_and_run(
+    program: Path, *objects: Path, flags: tuple[str, ...] = (), arguments: tuple[str, ...] = ()
+) -> str:
     run_compiler(*flags, *map(str, objects), "-o", str(program))
-    run = subprocess.run([program], capture_output=True, text=True, check=False)
+    run = subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
     return run.stdout

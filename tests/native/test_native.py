@@ -95,7 +95,9 @@ CLANG = next(filter(None, map(shutil.which, ("clang++-14", "clang++-16", "clang+
 
 
 @pytest.mark.skipif(CLANG is None, reason="no clang")
-@pytest.mark.parametrize("file", ["backend.cpp", "loops_avx2.cpp", "cell_avx512.cpp"])
+@pytest.mark.parametrize(
+    "file", ["backend.cpp", "loops_avx2.cpp", "cell_avx512.cpp", "cell_amx.cpp"]
+)
 def test_clang_takes_the_sources(file: str) -> None:
     """From 14 on: what it refuses of GCC's builtins is not used."""
     torch_headers = Path(torch.__file__).parent / "include"
@@ -144,16 +146,47 @@ def cells() -> list[Path]:
     return compile_all("cells", *(path for path in sources if path.stem != "cell_ops"))
 
 
+def check_cells(program: Path, *arguments: str, emulated: tuple[str, ...]) -> tuple[int, ...]:
+    """Run check_cell.cpp; `emulated` are the flags of the emulation. The counts that it prints."""
+    assert len(cells()) == 4
+    sources = NATIVE / "check_cell.cpp", CPU / "instruction_sets.cpp"
+    objects = [*compile_all("cells", *sources), *cells()]
+    objects += compile_all("emulated", NATIVE / "cell_emulated.cpp", flags=emulated)
+    flags = ("-pthread", *(flag for flag in emulated if "sanitize" in flag))
+    output = link_and_run(program, *objects, flags=flags, arguments=arguments)
+    form = r"(\d+) cells, (\d) and (\d) instruction sets, (\d+) came back, (\d+) by matrices\n"
+    found = re.search(f"^{form}0 failures$", output, re.MULTILINE)
+    assert found, output
+    return tuple(map(int, found.groups()))
+
+
 def test_cells(tmp_path: Path) -> None:
     """The cell's kernels: AVX2 and AVX-512 give the same bits; all reconstruct exact states."""
-    assert len(cells()) == 3
-    objects = [*compile_all("cells", NATIVE / "check_cell.cpp"), *cells()]
-    output = link_and_run(tmp_path / "program", *objects, flags=("-pthread",))
-    found = re.search(
-        r"^600 cells, (\d) instruction sets, (\d+) came back\n0 failures$", output, re.M
+    count, vectors, matrices, came_back, by_matrices = check_cells(
+        tmp_path / "program", emulated=("-O1",)
     )
+    assert count == 600
+    assert came_back > 400 * vectors
+    assert by_matrices > 150 * matrices
+
+
+@pytest.mark.slow
+def test_matrix_products_stay_within_their_memory(tmp_path: Path) -> None:
+    """Of AMX's loads and stores the sanitizers see nothing; of the emulation's they do."""
+    *_, by_matrices = check_cells(tmp_path / "program", "150", emulated=SANITIZED)
+    assert by_matrices > 40
+
+
+def test_the_emulation_of_amx_has_its_bits(tmp_path: Path) -> None:
+    if not X86:
+        pytest.skip("AMX is part of x86-64")
+    sources = (NATIVE / "check_amx.cpp", NATIVE / "amx_product.cpp", CPU / "instruction_sets.cpp")
+    output = link_and_run(tmp_path / "program", *compile_all("amx", *sources))
+    if output == "no AMX\n":
+        pytest.skip("no AMX")
+    found = re.search(r"^(\d+) sums are finite\n0 failures$", output, re.MULTILINE)
     assert found, output
-    assert int(found[2]) > 400 * int(found[1])
+    assert int(found[1]) > 200_000
 
 
 @pytest.mark.skipif(shutil.which("objdump") is None, reason="no objdump")
@@ -164,7 +197,7 @@ def test_shared_functions_run_anywhere() -> None:
         *compile_all("sets", *loops),
         *(path for path in cells() if "baseline" not in path.stem),
     ]
-    assert len(wide) == 4
+    assert len(wide) == 5
     for path in wide:
         command = ["objdump", "-d", "--no-show-raw-insn", "-C", str(path)]
         code = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -176,7 +209,7 @@ def test_shared_functions_run_anywhere() -> None:
         functions = re.findall(r"^\w+ <(.*)>:\n((?:.+\n)*)", code, re.M)
         assert any("zmm" in body or "ymm" in body for _, body in functions)
         for name, body in functions:
-            if name in shared and "Avx" not in name:
+            if name in shared and not re.search("Avx|Amx", name):
                 assert not re.search(r"\t(v\w+)\s", body), f"{path.stem}: {name}"
 
 

@@ -4,7 +4,6 @@
 #include <limits>
 
 #include "cpu/activations.h"
-#include "cpu/cell/product.h"
 #include "cpu/cell/state.h"
 #include "cpu/cell/tile.h"
 
@@ -13,26 +12,28 @@ namespace revdeq::cpu {
 // A float row must be reconstructed to within this, relative to its largest number.
 constexpr float kFloatTolerance = 1e-3f;
 
-template <class Word>
+template <class Word, class Read>
 struct HalfStepBack {
   int64_t k;       // of the half steps
   const float* x;  // W s
   const float* u;
   Word* state;
-  float* read;            // its copy for the products of the half step before
+  Read* read;             // its copy for the products of the half step before
   const uint8_t* digits;  // of the tile
   float* grad;    // of the state: times beta the seed of this half step; times 1 - beta afterwards
-  float* grad_x;  // the seed times act'(x + u), rounded to W's type
+  Read* grad_x;   // the seed times act'(x + u), rounded to W's type
   float* grad_u;  // to which the same is added, not rounded
   const bool* moving;  // of each row, null: all
 };
 
 // state <- (state - beta act(x + u)) / (1 - beta), and the gradient of x + u
-template <class Lanes, class Act, class State>
+template <class Products, class Act, class State>
 void invert_tile(const BackwardCall& call, const Place& place,
-                 const HalfStepBack<typename State::Word>& half) {
+                 HalfStepBack<typename State::Word, typename Products::Read> half) {
+  using Lanes = typename Products::Lanes;
   const State state(call, tie_of(half.k));
   const Number type = call.type;
+  const int64_t stride = call.stride();
   for (int64_t first = 0; first < place.rows; first += call.rows_per_byte) {
     const int64_t end = std::min(first + call.rows_per_byte, place.rows);
     const uint8_t* bytes = half.digits + first / call.rows_per_byte * call.features;
@@ -40,10 +41,10 @@ void invert_tile(const BackwardCall& call, const Place& place,
       typename State::Digits digits;
       if constexpr (State::kExact) digits.byte = load_bytes<Lanes>(bytes + column, count);
       for (int64_t row = first; row < end; ++row) {
-        const int64_t at = row * call.stride() + column;
+        const int64_t at = row * stride + column;
         if (half.moving && !half.moving[row]) {
           state.skip_invert(digits);
-          Lanes::store(half.grad_x + at, typename Lanes::Real{});
+          Products::store(half.grad_x + at, typename Lanes::Real{}, type, count);
           continue;
         }
         const auto grad = Lanes::load(half.grad + at);
@@ -51,10 +52,10 @@ void invert_tile(const BackwardCall& call, const Place& place,
         const auto [f, grad_x] = Act::template value_and_grad<Lanes>(x, product(grad, call.beta));
         Lanes::store(half.grad + at, product(grad, call.keep));
         Lanes::store(half.grad_u + at, Lanes::load(half.grad_u + at) + grad_x);
-        Lanes::store(half.grad_x + at, operand<Lanes>(grad_x, type));
+        Products::store(half.grad_x + at, grad_x, type, count);
         const auto before = state.invert(State::load(half.state + at), f, digits);
         State::store(half.state + at, before);
-        Lanes::store(half.read + at, operand<Lanes>(state.read(before), type));
+        Products::store(half.read + at, state.read(before), type, count);
       }
     });
   }
@@ -102,16 +103,15 @@ Arrival arrival(const CellCall& call, const FloatState<Lanes>&, const float* y, 
   return {distance, !(distance <= kFloatTolerance * largest_of<Lanes>(size))};
 }
 
-template <class Lanes, class Act, class State>
+template <class Products, class Act, class State>
 class BackwardTiles {
  public:
+  using Lanes = typename Products::Lanes;
   using Word = typename State::Word;
+  using Read = typename Products::Read;
 
   explicit BackwardTiles(const BackwardCall& call)
-      : call_(call),
-        buffers_(call, kCount),
-        wt_(packed<Lanes>(call, call.packed_wt)),
-        w_(packed<Lanes>(call, call.packed_w)) {}
+      : call_(call), buffers_(call, kCount), products_(call) {}
 
   // `sum` is the group's gradient of W; `distance` and `lost` are for its rows.
   void run(int64_t tile, float* sum, float& distance, int32_t& lost) {
@@ -119,13 +119,12 @@ class BackwardTiles {
     const int64_t most = begin(place);
     for (int64_t n = most - 1; n >= 0; --n) {
       find_moving(place, n);
-      half_step(place, 2 * n + 1, {z(), read(kReadZ), read(kGradZ)},
-                {y(), read(kReadY), read(kGradY)}, sum);
+      half_step(place, 2 * n + 1, z(), y(), sum);
       // z0 itself, which a float state only reconstructs approximately.
       if (n == 0 && !State::kExact) read_start(place);
-      half_step(place, 2 * n, {y(), read(kReadY), read(kGradY)}, {z(), read(kReadZ), read(kGradZ)},
-                sum);
+      half_step(place, 2 * n, y(), z(), sum);
     }
+    products_.finish_outer(sum);
     end(place, distance, lost);
   }
 
@@ -134,31 +133,38 @@ class BackwardTiles {
 
   struct Side {
     Word* state;
-    float* read;
+    Read* read;
     float* grad;
   };
 
-  Word* y() const { return buffers_.template get<Word>(kY); }
-  Word* z() const { return buffers_.template get<Word>(kZ); }
-  float* read(int which) const { return buffers_.template get<float>(which); }
+  Side y() const { return {buffer<Word>(kY), buffer<Read>(kReadY), buffer<float>(kGradY)}; }
+  Side z() const { return {buffer<Word>(kZ), buffer<Read>(kReadZ), buffer<float>(kGradZ)}; }
+  float* u() const { return buffer<float>(kU); }
+  float* x() const { return buffer<float>(kX); }
+  Read* grad_x() const { return buffer<Read>(kGradX); }
+  float* grad_u() const { return buffer<float>(kGradU); }
+  template <class Number>
+  Number* buffer(int which) const {
+    return buffers_.template get<Number>(which);
+  }
   const bool* moving() const { return call_.halting ? moving_ : nullptr; }
   const bool* live() const { return call_.halting ? live_ : nullptr; }
 
   // Returns the largest number of steps of a row.
   int64_t begin(const Place& place) {
-    load_rows<Lanes>(call_, place, call_.u, call_.type, read(kU));
-    load_rows<Lanes>(call_, place, call_.grad_y, Number::kFloat32, read(kGradY));
-    load_rows<Lanes>(call_, place, call_.grad_z, Number::kFloat32, read(kGradZ));
-    copy_rows(call_, place, call_.y, y());
-    copy_rows(call_, place, call_.z, z());
+    load_rows<Lanes>(call_, place, call_.u, call_.type, u());
+    load_rows<Lanes>(call_, place, call_.grad_y, Number::kFloat32, y().grad);
+    load_rows<Lanes>(call_, place, call_.grad_z, Number::kFloat32, z().grad);
+    copy_rows(call_, place, call_.y, y().state);
+    copy_rows(call_, place, call_.z, z().state);
     const State state(call_, 0);
     for (int64_t row = 0; row < place.rows; ++row) {
-      for (int64_t column = 0; column < call_.padded(); column += Lanes::kWidth) {
+      each_vector<Lanes>(call_.features, [&](int64_t column, int64_t count) {
         const int64_t at = row * call_.stride() + column;
-        const auto end = state.read(State::load(y() + at));
-        Lanes::store(read(kReadY) + at, operand<Lanes>(end, call_.type));
-        Lanes::store(read(kGradU) + at, typename Lanes::Real{});
-      }
+        const auto end = state.read(State::load(y().state + at));
+        Products::store(y().read + at, end, call_.type, count);
+        Lanes::store(grad_u() + at, typename Lanes::Real{});
+      });
     }
     if (!call_.halting) return call_.steps;
     int64_t most = 0;
@@ -169,43 +175,49 @@ class BackwardTiles {
 
   void find_moving(const Place& place, int64_t n) {
     if (!call_.halting) return;
-    for (int64_t row = 0; row < place.block_rows; ++row) {
+    for (int64_t row = 0; row < place.block_rows; ++row)
       moving_[row] = row < place.rows && call_.taken[place.first + row] > n;
-      bool& live = live_[row / kBlockRows];
-      live = (row % kBlockRows != 0 && live) || moving_[row];
-    }
+    find_live_blocks(call_, place, moving_, live_);
   }
 
   // Inverts `to` with f at `from`, and adds f's vector-Jacobian product to the gradient of `from`.
   void half_step(const Place& place, int64_t k, const Side& to, const Side& from, float* sum) {
-    const int64_t stride = call_.stride(), features = call_.features, padded = call_.padded();
+    const int64_t features = call_.features;
     const int64_t terms = k == 0 ? terms_of_start<Lanes>(call_, place, from.read) : features;
-    multiply<Lanes, false>({from.read, stride, 1}, wt_, terms, read(kX), stride, place.block_rows,
-                           padded, live());
+    products_.template times_w<false>(place, from.read, call_.packed_wt, terms, x(), live());
     const uint8_t* digits = nullptr;
     if (State::kExact)
       digits = call_.digits + (k * call_.byte_rows() + place.first_byte) * features;
-    float* grad_x = read(kGradX);
-    invert_tile<Lanes, Act, State>(call_, place,
-                                   {k, read(kX), read(kU), to.state, to.read, digits, to.grad,
-                                    grad_x, read(kGradU), moving()});
-    if (k > 0 || call_.grad_z0)
-      multiply<Lanes, true>({grad_x, stride, 1}, w_, features, from.grad, stride, place.block_rows,
-                            padded, live());
+    invert_tile<Products, Act, State>(
+        call_, place,
+        {k, x(), u(), to.state, to.read, digits, to.grad, grad_x(), grad_u(), moving()});
+    if (k > 0 || call_.grad_z0) {
+      copy_halted(place, from.grad, x());
+      products_.template times_w<true>(place, grad_x(), call_.packed_w, features, from.grad,
+                                       live());
+      copy_halted(place, x(), from.grad);
+    }
     // If grad_x is not finite, its product with the zeros of z0 is NaN.
-    if (terms == 0 && largest_of<Lanes>(call_, place, grad_x) <= kLargest) return;
-    multiply<Lanes, true>({grad_x, 1, stride}, {from.read, stride, kPanel<Lanes>}, place.rows, sum,
-                          stride, call_.sum_rows(), padded);
+    if (terms == 0 && largest_of<Lanes>(call_, place, grad_x()) <= kLargest) return;
+    products_.add_outer(place, grad_x(), from.read, sum);
+  }
+
+  // A block's product may change its rows that have halted: by zeros times a W that is not finite,
+  // or where it makes subnormal sums zero. They must not depend on the company of others.
+  void copy_halted(const Place& place, const float* from, float* to) const {
+    if (!call_.halting) return;
+    for (int64_t row = 0; row < place.rows; ++row)
+      if (!moving_[row] && live_[row / call_.block.rows])
+        std::copy_n(from + row * call_.stride(), call_.features, to + row * call_.stride());
   }
 
   void read_start(const Place& place) {
-    load_rows<Lanes>(call_, place, call_.z0, Number::kFloat32, read(kReadZ));
-    if (call_.type == Number::kFloat32) return;
-    for (int64_t row = 0; row < place.rows; ++row)
-      for (int64_t column = 0; column < call_.padded(); column += Lanes::kWidth) {
-        float* at = read(kReadZ) + row * call_.stride() + column;
-        Lanes::store(at, operand<Lanes>(Lanes::load(at), call_.type));
-      }
+    const float* z0 = call_.z0 + place.first * call_.features;
+    for (int64_t row = 0; row < place.rows; ++row, z0 += call_.features)
+      each_vector<Lanes>(call_.features, [&](int64_t column, int64_t count) {
+        Products::store(z().read + row * call_.stride() + column,
+                        load_some<Lanes>(z0 + column, count), call_.type, count);
+      });
   }
 
   void end(const Place& place, float& distance, int32_t& lost) {
@@ -213,7 +225,7 @@ class BackwardTiles {
     for (int64_t row = 0; row < place.rows; ++row) {
       const int64_t at = (place.first + row) * call_.features, from = row * call_.stride();
       const auto found =
-          arrival(call_, state, y() + from, z() + from, call_.z0 + at,
+          arrival(call_, state, y().state + from, z().state + from, call_.z0 + at,
                   static_cast<const Word*>(call_.y) + at, static_cast<const Word*>(call_.z) + at);
       distance = std::max(distance, found.distance);
       lost += found.lost;
@@ -221,9 +233,9 @@ class BackwardTiles {
       each_vector<Lanes>(call_.features, [&](int64_t column, int64_t count) {
         const int64_t i = from + column;
         const auto lost_here = Lanes::splat(nan);
-        store_grad_u(at + column, Lanes::load(read(kGradU) + i) + lost_here, count);
+        store_grad_u(at + column, Lanes::load(grad_u() + i) + lost_here, count);
         if (!call_.grad_z0) return;
-        const auto grad_z0 = Lanes::load(read(kGradZ) + i) + Lanes::load(read(kGradY) + i);
+        const auto grad_z0 = Lanes::load(z().grad + i) + Lanes::load(y().grad + i);
         store_some<Lanes>(call_.grad_z0 + at + column, grad_z0 + lost_here, count);
       });
     }
@@ -239,10 +251,9 @@ class BackwardTiles {
 
   const BackwardCall& call_;
   Buffers<Lanes> buffers_;
-  RightMatrix wt_;
-  RightMatrix w_;
-  bool moving_[kMostTileRows];
-  bool live_[kMostTileRows / kBlockRows];
+  Products products_;
+  bool moving_[kMostTileRows];  // rows
+  bool live_[kMostTileRows];    // whether any of a block's does, by block
 };
 
 // Adds up the groups' gradients of W, in order.

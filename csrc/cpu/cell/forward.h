@@ -5,34 +5,36 @@
 #include <utility>
 
 #include "cpu/activations.h"
-#include "cpu/cell/product.h"
 #include "cpu/cell/state.h"
 #include "cpu/cell/tile.h"
 
 namespace revdeq::cpu {
 
 constexpr float kEpsilon = 1e-5f;
+constexpr int kSumColumns = 16;  // of a residual's sums: whole vectors of any instruction set
 
 // What a half step of a tile reads and writes in addition to the call's tensors.
-template <class Word>
+template <class Word, class Read>
 struct HalfStepOfTile {
   int64_t k;  // of the half steps
   float* x;   // W s; f if rows halt, for `judge`
   const float* u;
   Word* state;
-  float* read;         // its copy for the next product
+  Read* read;          // its copy for the next product
   uint8_t* digits;     // of the tile; null if they are not kept
   int32_t* left;       // of each row: not 0 once it left the range of an exact state
   const bool* moving;  // of each row, null: all
 };
 
 // state <- (1 - beta) state + beta act(x + u)
-template <class Lanes, class Act, class State>
+template <class Products, class Act, class State>
 void update_tile(const CellCall& call, const Place& place,
-                 const HalfStepOfTile<typename State::Word>& half) {
+                 HalfStepOfTile<typename State::Word, typename Products::Read> half) {
+  using Lanes = typename Products::Lanes;
   using Int = typename Lanes::Int;
   const State state(call, tie_of(half.k));
   const Number type = call.type;
+  const int64_t stride = call.stride();
   for (int64_t first = 0; first < place.rows; first += call.rows_per_byte) {
     const int64_t end = std::min(first + call.rows_per_byte, place.rows);
     Int reach[kMostDigits] = {};
@@ -45,13 +47,13 @@ void update_tile(const CellCall& call, const Place& place,
           state.skip_update(digits);
           continue;
         }
-        const int64_t at = row * call.stride() + column;
+        const int64_t at = row * stride + column;
         const auto f =
             Act::template value<Lanes>(Lanes::load(half.x + at) + Lanes::load(half.u + at));
         if (half.moving) Lanes::store(half.x + at, f);
         const auto next = state.update(State::load(half.state + at), f, digits, reach[row - first]);
         State::store(half.state + at, next);
-        Lanes::store(half.read + at, operand<Lanes>(state.read(next), type));
+        Products::store(half.read + at, state.read(next), type, count);
       }
       if constexpr (State::kExact)
         if (bytes) store_bytes<Lanes>(bytes + column, digits.byte, count);
@@ -63,21 +65,21 @@ void update_tile(const CellCall& call, const Place& place,
 }
 
 template <class Lanes>
-float sum_of(const typename Lanes::Real (&vectors)[kPaddedTo / Lanes::kWidth]) {
-  float lanes[kPaddedTo], sum = 0;
-  for (int64_t i = 0; i < kPaddedTo; i += Lanes::kWidth)
+float sum_of(const typename Lanes::Real (&vectors)[kSumColumns / Lanes::kWidth]) {
+  float lanes[kSumColumns], sum = 0;
+  for (int64_t i = 0; i < kSumColumns; i += Lanes::kWidth)
     Lanes::store(lanes + i, vectors[i / Lanes::kWidth]);
   for (const float lane : lanes) sum += lane;
   return sum;
 }
 
 // The residual |y - f| / (1e-5 + |f|) of a row; NaN if the square of |f| exceeds float32, because
-// it is then meaningless. Sums are by column modulo kPaddedTo, so that all lanes give the same
+// it is then meaningless. Sums are by column modulo kSumColumns, so that all lanes give the same
 // bits.
 template <class Lanes, class State>
 float residual_of(const State& state, const typename State::Word* y, const float* f,
                   int64_t features) {
-  constexpr int kVectors = kPaddedTo / Lanes::kWidth;
+  constexpr int kVectors = kSumColumns / Lanes::kWidth;
   typename Lanes::Real apart[kVectors] = {}, size[kVectors] = {};
   for (int64_t column = 0; column < features; column += Lanes::kWidth) {
     const auto value = Lanes::load(f + column);
@@ -91,20 +93,22 @@ float residual_of(const State& state, const typename State::Word* y, const float
   return std::sqrt(sum_of<Lanes>(apart)) / (kEpsilon + std::sqrt(sizes));
 }
 
-template <class Lanes, class Act, class State>
+template <class Products, class Act, class State>
 class ForwardTiles {
  public:
+  using Lanes = typename Products::Lanes;
   using Word = typename State::Word;
+  using Read = typename Products::Read;
 
   explicit ForwardTiles(const ForwardCall& call)
-      : call_(call), buffers_(call, kCount), wt_(packed<Lanes>(call, call.packed_wt)) {}
+      : call_(call), buffers_(call, kCount), products_(call) {}
 
   void run(int64_t tile) {
     const Place place(call_, tile);
     begin(place);
     for (int64_t n = 0; n < call_.steps && any_moves(place); ++n) {
-      half_step(place, 2 * n, y(), read(kReadZ), read(kReadY));
-      half_step(place, 2 * n + 1, z(), read(kReadY), read(kReadZ));
+      half_step(place, 2 * n, y(), read_z(), read_y());
+      half_step(place, 2 * n + 1, z(), read_y(), read_z());
       if (call_.halting) judge(place);
     }
     end(place);
@@ -115,40 +119,42 @@ class ForwardTiles {
 
   Word* y() const { return buffers_.template get<Word>(kY); }
   Word* z() const { return buffers_.template get<Word>(kZ); }
-  float* read(int which) const { return buffers_.template get<float>(which); }
+  Read* read_y() const { return buffers_.template get<Read>(kReadY); }
+  Read* read_z() const { return buffers_.template get<Read>(kReadZ); }
+  float* u() const { return buffers_.template get<float>(kU); }
+  float* x() const { return buffers_.template get<float>(kX); }
 
   void begin(const Place& place) {
-    load_rows<Lanes>(call_, place, call_.u, call_.type, read(kU));
-    load_rows<Lanes>(call_, place, call_.z0, Number::kFloat32, read(kX));
+    load_rows<Lanes>(call_, place, call_.u, call_.type, u());
+    load_rows<Lanes>(call_, place, call_.z0, Number::kFloat32, x());
     const State state(call_, 0);
     std::fill(moving_ + place.rows, moving_ + place.block_rows, false);
     for (int64_t row = 0; row < place.rows; ++row) {
       moving_[row] = true;
       typename Lanes::Int reach{};
-      for (int64_t column = 0; column < call_.padded(); column += Lanes::kWidth) {
+      each_vector<Lanes>(call_.features, [&](int64_t column, int64_t count) {
         const int64_t at = row * call_.stride() + column;
-        const auto start = state.start(Lanes::load(read(kX) + at), reach);
+        const auto start = state.start(Lanes::load(x() + at), reach);
         State::store(y() + at, start);
         State::store(z() + at, start);
-        Lanes::store(read(kReadZ) + at, operand<Lanes>(state.read(start), call_.type));
-      }
+        Products::store(read_z() + at, state.read(start), call_.type, count);
+      });
       left_[row] = State::left_range(reach);
       taken_[row] = 0;
     }
     find_live(place);
   }
 
-  void half_step(const Place& place, int64_t k, Word* state, const float* from, float* to) {
+  void half_step(const Place& place, int64_t k, Word* state, const Read* from, Read* to) {
     const int64_t terms = k == 0 ? terms_of_start<Lanes>(call_, place, from) : call_.features;
-    multiply<Lanes, false>({from, call_.stride(), 1}, wt_, terms, read(kX), call_.stride(),
-                           place.block_rows, call_.padded(), call_.halting ? live_ : nullptr);
+    products_.template times_w<false>(place, from, call_.packed_wt, terms, x(),
+                                      call_.halting ? live_ : nullptr);
     clear_padding(place);
     uint8_t* digits = nullptr;
     if (State::kExact && call_.digits)
       digits = call_.digits + (k * call_.byte_rows() + place.first_byte) * call_.features;
-    update_tile<Lanes, Act, State>(
-        call_, place,
-        {k, read(kX), read(kU), state, to, digits, left_, call_.halting ? moving_ : nullptr});
+    update_tile<Products, Act, State>(
+        call_, place, {k, x(), u(), state, to, digits, left_, call_.halting ? moving_ : nullptr});
   }
 
   // W's padding times what a float16 holds as infinity, or what is infinite, is NaN. It must not
@@ -156,8 +162,8 @@ class ForwardTiles {
   void clear_padding(const Place& place) {
     if (call_.type != Number::kFloat16 && !call_.halting) return;
     for (int64_t row = 0; row < place.rows; ++row) {
-      float* x = read(kX) + row * call_.stride();
-      std::fill(x + call_.features, x + call_.padded(), 0.0f);
+      float* of_row = x() + row * call_.stride();
+      std::fill(of_row + call_.features, of_row + call_.padded(), 0.0f);
     }
   }
 
@@ -167,22 +173,17 @@ class ForwardTiles {
       if (!moving_[row]) continue;
       ++taken_[row];
       const int64_t at = row * call_.stride();
-      residual_[row] = residual_of<Lanes>(state, y() + at, read(kX) + at, call_.features);
+      residual_[row] = residual_of<Lanes>(state, y() + at, x() + at, call_.features);
       moving_[row] = !(residual_[row] < call_.tol);
     }
     find_live(place);
   }
 
   // Which blocks of rows contain a row that moves.
-  void find_live(const Place& place) {
-    for (int64_t row = 0; row < place.block_rows; ++row) {
-      bool& live = live_[row / kBlockRows];
-      live = (row % kBlockRows != 0 && live) || moving_[row];
-    }
-  }
+  void find_live(const Place& place) { find_live_blocks(call_, place, moving_, live_); }
   bool any_moves(const Place& place) const {
-    return std::find(live_, live_ + place.block_rows / kBlockRows, true) !=
-           live_ + place.block_rows / kBlockRows;
+    const bool* end = live_ + place.block_rows / call_.block.rows;
+    return std::find(live_, end, true) != end;
   }
 
   void end(const Place& place) {
@@ -222,9 +223,9 @@ class ForwardTiles {
 
   const ForwardCall& call_;
   Buffers<Lanes> buffers_;
-  RightMatrix wt_;
-  bool moving_[kMostTileRows];
-  bool live_[kMostTileRows / kBlockRows];
+  Products products_;
+  bool moving_[kMostTileRows];  // rows
+  bool live_[kMostTileRows];    // whether any of a block's does, by block
   int32_t left_[kMostTileRows];
   int32_t taken_[kMostTileRows];
   float residual_[kMostTileRows];

@@ -1,5 +1,5 @@
-// The cell's kernels for any kind of lanes. Each cell_*.cpp instantiates them for its own
-// instruction set, below its target pragma: do not include this file above such a pragma.
+// The cell's kernels for any kind of products and lanes. Each cell_*.cpp instantiates them for its
+// own instruction set, below its target pragma: do not include this file above such a pragma.
 #pragma once
 #include "cpu/cell/backward.h"
 #include "cpu/cell/forward.h"
@@ -26,22 +26,22 @@ void with_act_and_state(const CellCall& call, const Body& body) {
   }
 }
 
-template <class Lanes>
+template <class Products>
 void forward_cell(const ForwardCall& call, Next& next) {
   int64_t tile = next++;
   if (tile >= call.tiles()) return;
-  with_act_and_state<Lanes>(call, [&]<class Activation, class State>() {
-    ForwardTiles<Lanes, Activation, State> tiles(call);
+  with_act_and_state<typename Products::Lanes>(call, [&]<class Activation, class State>() {
+    ForwardTiles<Products, Activation, State> tiles(call);
     for (; tile < call.tiles(); tile = next++) tiles.run(tile);
   });
 }
 
-template <class Lanes>
+template <class Products>
 void backward_cell(const BackwardCall& call, Next& next) {
   int64_t group = next++;
   if (group >= call.groups()) return;
-  with_act_and_state<Lanes>(call, [&]<class Activation, class State>() {
-    BackwardTiles<Lanes, Activation, State> tiles(call);
+  with_act_and_state<typename Products::Lanes>(call, [&]<class Activation, class State>() {
+    BackwardTiles<Products, Activation, State> tiles(call);
     for (; group < call.groups(); group = next++) {
       float* sum = call.group_sums + group * call.sum_size();
       std::fill_n(sum, call.sum_size(), 0.0f);
@@ -53,10 +53,16 @@ void backward_cell(const BackwardCall& call, Next& next) {
   });
 }
 
-template <class Lanes>
+template <class Products>
 CellKernels cell_kernels(const char* instruction_set) {
-  return {instruction_set,     packed_size<Lanes>,   pack_w<Lanes, true>, pack_w<Lanes, false>,
-          forward_cell<Lanes>, backward_cell<Lanes>, sum_groups<Lanes>};
+  return {instruction_set,
+          Products::kBlock,
+          Products::packed_bytes,
+          Products::template pack<true>,
+          Products::template pack<false>,
+          forward_cell<Products>,
+          backward_cell<Products>,
+          sum_groups<typename Products::Lanes>};
 }
 
 }  // namespace revdeq::cpu

@@ -9,6 +9,7 @@
 #pragma once
 #include <algorithm>
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <numeric>
 
@@ -18,13 +19,18 @@ namespace revdeq::cpu {
 
 enum class Act : int64_t { kTanh, kRelu, kGelu, kSilu, kGeluTanh };
 
-constexpr int64_t kBlockRows = 6;  // rows of a product that share loads of its right factor
-constexpr int64_t kPaddedTo = 16;  // columns: a whole number of vectors for any instruction set
 constexpr int64_t kMostFeatures = 512;
 constexpr int64_t kMostDigits = 8;  // of a byte
 constexpr int64_t kMostTileRows = 96;
+constexpr size_t kAlignment = 64;  // bytes, of buffers and of packed matrices
 
 REVDEQ_INLINE constexpr int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+// Products are computed in blocks; a tile has a whole number of them.
+struct Block {
+  int64_t rows;
+  int64_t columns;
+};
 
 // Shared by both passes. Its functions are inlined, because the linker could keep a copy compiled
 // for another instruction set.
@@ -40,23 +46,24 @@ struct CellCall {
   int64_t rows_per_byte;  // of digits; 1 for a float state
   bool halting;           // rows halt at residuals below tol
   float tol;
+  Block block;
   Number type;  // of u and W
   const void* u;
   const void* w;
   const float* z0;
-  const float* packed_wt;  // packed by pack_transposed
-  bool finite_w;           // whether all of W is finite
+  const void* packed_wt;  // packed by pack_transposed
+  bool finite_w;          // whether all of W is finite
 
-  REVDEQ_INLINE int64_t padded() const { return round_up(features, kPaddedTo); }
+  REVDEQ_INLINE int64_t padded() const { return round_up(features, block.columns); }
   // The row stride of a tile: not a power of two, so that rows do not map to the same cache sets.
-  REVDEQ_INLINE int64_t stride() const { return padded() + kPaddedTo; }
+  REVDEQ_INLINE int64_t stride() const { return padded() + block.columns; }
   REVDEQ_INLINE int64_t byte_rows() const { return (rows + rows_per_byte - 1) / rows_per_byte; }
 
   // Rows of a tile: enough that reading W is cheap compared to the products, but few enough that
-  // its states fit into the second-level cache and that sixteen threads each have a tile if there
-  // are a few hundred rows.
+  // its states fit into the second-level cache and, where the unit allows it, that sixteen threads
+  // each have a tile if there are a few hundred rows.
   REVDEQ_INLINE int64_t tile_rows() const {
-    const int64_t unit = std::lcm(kBlockRows, rows_per_byte);
+    const int64_t unit = std::lcm(block.rows, rows_per_byte);
     const int64_t most = kMostTileRows / unit * unit;
     const int64_t fair = round_up((rows + 15) / 16, unit);
     return std::clamp(fair, std::min(round_up(24, unit), most), most);
@@ -69,7 +76,7 @@ struct CellCall {
   }
   REVDEQ_INLINE int64_t first_tile(int64_t group) const { return group * tiles() / groups(); }
 
-  REVDEQ_INLINE int64_t sum_rows() const { return round_up(features, kBlockRows); }
+  REVDEQ_INLINE int64_t sum_rows() const { return round_up(features, block.rows); }
   REVDEQ_INLINE int64_t sum_size() const { return sum_rows() * stride(); }
 };
 
@@ -90,8 +97,8 @@ struct BackwardCall : CellCall {
   const void* z;
   const uint8_t* digits;
   const int32_t* taken;
-  const float* packed_w;  // packed by pack
-  float keep;             // of the adjoint: 1 - beta and beta as applied
+  const void* packed_w;  // packed by pack
+  float keep;            // of the adjoint: 1 - beta and beta as applied
   float beta;
   void* grad_u;
   float* grad_z0;      // null if not wanted
@@ -106,16 +113,22 @@ using Next = std::atomic<int64_t>;
 
 struct CellKernels {
   const char* instruction_set;
-  int64_t (*packed_size)(const CellCall&);  // floats, for either packing
-  void (*pack_transposed)(const CellCall&, float* to);
-  void (*pack)(const CellCall&, float* to);
+  Block block;
+  int64_t (*packed_bytes)(const CellCall&);            // for either packing
+  void (*pack_transposed)(const CellCall&, void* to);  // to a multiple of kAlignment
+  void (*pack)(const CellCall&, void* to);
   void (*forward)(const ForwardCall&, Next& tile);
   void (*backward)(const BackwardCall&, Next& group);
   void (*sum_groups)(const BackwardCall&, int64_t begin_row, int64_t end_row);  // of W
 };
 
+// The fastest that this processor can run for W of a type (cell_ops.cpp). The same in all calls,
+// because both passes must compute the same bits.
+const CellKernels& best_cell(Number type);
+
 CellKernels baseline_cell();
 CellKernels avx2_cell();
 CellKernels avx512_cell();
+CellKernels amx_cell();  // for W in bfloat16 only
 
 }  // namespace revdeq::cpu

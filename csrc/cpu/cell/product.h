@@ -1,8 +1,8 @@
-// The products of the cell: c <- a b, or c + a b, for a tile. Each sum is accumulated from its
-// first term to its last in one accumulator, regardless of its row and column. So f has the same
-// bits in both passes, whichever tile a row is in.
+// The products of the cell in float32: c <- a b, or c + a b, for a tile. Each sum is accumulated
+// from its first term to its last in one accumulator, regardless of its row and column. So f has
+// the same bits in both passes, whichever tile a row is in.
 #pragma once
-#include "cpu/cell/plan.h"
+#include "cpu/cell/tile.h"
 
 #if defined(__clang__)
 #define REVDEQ_UNROLL_ALL _Pragma("clang loop unroll(full)")
@@ -11,6 +11,8 @@
 #endif
 
 namespace revdeq::cpu {
+
+constexpr int64_t kBlockRows = 6;  // rows of a product that share loads of its right factor
 
 // Element (row, k) is at[row * by_row + k * by_k].
 struct LeftMatrix {
@@ -77,7 +79,7 @@ void multiply_panel(LeftMatrix a, const float* b, int64_t by_k, int64_t terms, f
   }
 }
 
-// `rows` is a multiple of kBlockRows, `columns` a multiple of kPaddedTo. `live` selects the blocks
+// `rows` is a multiple of kBlockRows, `columns` of a vector's width. `live` selects the blocks
 // of rows to compute; null means all.
 template <class Lanes, bool kAdd>
 void multiply(const LeftMatrix& a, const RightMatrix& b, int64_t terms, float* c, int64_t c_stride,
@@ -102,16 +104,6 @@ void multiply(const LeftMatrix& a, const RightMatrix& b, int64_t terms, float* c
 
 // ---- W, packed -------------------------------------------------------------------------------
 
-template <class Lanes>
-int64_t packed_size(const CellCall& call) {
-  return round_up(call.padded(), kPanel<Lanes>) * call.features;
-}
-
-template <class Lanes>
-RightMatrix packed(const CellCall& call, const float* at) {
-  return {at, kPanel<Lanes>, kPanel<Lanes> * call.features};
-}
-
 // Panels of columns, padded with zeros. Element (k, column) is W's (k, column), or (column, k).
 template <class Lanes, bool kTransposed, class T>
 void pack_as(const CellCall& call, float* to) {
@@ -127,11 +119,57 @@ void pack_as(const CellCall& call, float* to) {
   }
 }
 
-template <class Lanes, bool kTransposed>
-void pack_w(const CellCall& call, float* to) {
-  if (call.type == Number::kFloat32) return pack_as<Lanes, kTransposed, float>(call, to);
-  if (call.type == Number::kBfloat16) return pack_as<Lanes, kTransposed, bfloat16>(call, to);
-  return pack_as<Lanes, kTransposed, float16>(call, to);
-}
+// What the passes need of the products. Numbers that are read by a product are kept as floats,
+// rounded to W's type.
+template <class L>
+class FloatProducts {
+ public:
+  using Lanes = L;
+  using Read = float;
+  static constexpr Block kBlock{kBlockRows, 16};  // whole vectors of any instruction set
+
+  explicit FloatProducts(const CellCall& call) : call_(call) {}
+
+  static int64_t packed_bytes(const CellCall& call) {
+    const int64_t columns = round_up(call.padded(), kPanel<Lanes>);
+    return columns * call.features * static_cast<int64_t>(sizeof(float));
+  }
+
+  template <bool kTransposed>
+  static void pack(const CellCall& call, void* to) {
+    float* floats = static_cast<float*>(to);
+    if (call.type == Number::kFloat32) return pack_as<Lanes, kTransposed, float>(call, floats);
+    if (call.type == Number::kBfloat16) return pack_as<Lanes, kTransposed, bfloat16>(call, floats);
+    pack_as<Lanes, kTransposed, float16>(call, floats);
+  }
+
+  // The first `count` elements of a vector; the others are not read by a product.
+  static REVDEQ_INLINE void store(Read* to, typename Lanes::Real x, Number type, int64_t) {
+    Lanes::store(to, operand<Lanes>(x, type));
+  }
+
+  // c <- s W, or c + s W, for a tile, with W as packed.
+  template <bool kAdd>
+  void times_w(const Place& place, const Read* s, const void* w, int64_t terms, float* c,
+               const bool* live) const {
+    multiply<Lanes, kAdd>({s, call_.stride(), 1}, packed(w), terms, c, call_.stride(),
+                          place.block_rows, call_.padded(), live);
+  }
+
+  // sum <- sum + g^T s, over the rows of a tile.
+  void add_outer(const Place& place, const Read* g, const Read* s, float* sum) const {
+    const int64_t stride = call_.stride();
+    multiply<Lanes, true>({g, 1, stride}, {s, stride, kPanel<Lanes>}, place.rows, sum, stride,
+                          call_.sum_rows(), call_.padded());
+  }
+  void finish_outer(float*) const {}
+
+ private:
+  RightMatrix packed(const void* w) const {
+    return {static_cast<const float*>(w), kPanel<Lanes>, kPanel<Lanes> * call_.features};
+  }
+
+  const CellCall& call_;
+};
 
 }  // namespace revdeq::cpu

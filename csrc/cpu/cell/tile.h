@@ -1,7 +1,7 @@
 // A tile's memory, and copies to and from it: rows of `features` columns become rows of stride().
-// The columns beyond `features`, and the rows that pad a block, do not affect any result, because W
-// has zeros there.
+// The columns beyond `features`, and the rows that pad a block, do not affect any result.
 #pragma once
+#include <algorithm>
 #include <cstring>
 #include <limits>
 
@@ -95,8 +95,8 @@ float largest_of(typename Lanes::Int magnitudes) {
 }
 
 // The largest magnitude in the rows of a tile.
-template <class Lanes>
-float largest_of(const CellCall& call, const Place& place, const float* rows) {
+template <class Lanes, class Read>
+float largest_of(const CellCall& call, const Place& place, const Read* rows) {
   typename Lanes::Int largest{};
   for (int64_t row = 0; row < place.rows; ++row)
     for (int64_t column = 0; column < call.features; column += Lanes::kWidth)
@@ -105,10 +105,18 @@ float largest_of(const CellCall& call, const Place& place, const float* rows) {
 }
 
 // The number of terms of W z0, for the z0 of a tile: none if z0 is zero, as it is by default.
-template <class Lanes>
-int64_t terms_of_start(const CellCall& call, const Place& place, const float* z0) {
+template <class Lanes, class Read>
+int64_t terms_of_start(const CellCall& call, const Place& place, const Read* z0) {
   const bool zero = call.finite_w && largest_of<Lanes>(call, place, z0) == 0;
   return zero ? 0 : call.features;
+}
+
+// Which blocks of rows contain a row that moves.
+REVDEQ_INLINE void find_live_blocks(const CellCall& call, const Place& place, const bool* moving,
+                                    bool* live) {
+  for (int64_t row = 0; row < place.block_rows; row += call.block.rows)
+    live[row / call.block.rows] = std::find(moving + row, moving + row + call.block.rows, true) !=
+                                  moving + row + call.block.rows;
 }
 
 // The copy of a state that f reads: rounded to W's type.

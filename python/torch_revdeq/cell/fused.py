@@ -74,7 +74,7 @@ def _route(
     if name is None and rk.backends.chosen == "triton":
         name, why = "triton", "the backend was named"
     if name is None:
-        name, why = cell_choice.faster_than_ops(w, cell.act), "it is the fastest here"
+        name, why = cell_choice.fastest(w, cell.act), "it is the fastest here"
         if name is None:
             return "solver", (
                 f"no kernel for all steps is known to be faster for {cell.features} features in "

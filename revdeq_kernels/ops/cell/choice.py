@@ -54,14 +54,9 @@ FASTEST: dict[tuple[str, int, torch.dtype], str] = {}
 the composite. Each entry must cite the stored result behind it; nothing was measured yet."""
 
 FASTEST_BY = ("AVX2", "AVX-512")
-"""The instruction sets with which the CPU kernel is the fastest of IMPLEMENTATIONS."""
+"""The instruction sets with which the CPU kernel is the fastest of IMPLEMENTATIONS.
 
-FASTEST_BESIDE_AMX = 256
-"""The most features with which it also beats a solve of separate ops, where w is in bfloat16.
-
-That is on processors with AMX, which torch's products in bfloat16 use and the kernel does not.
-Source: bench/results/cpu/Intel-Xeon-AMX-2-cores/cell.jsonl.
-"""
+Beside AVX-512 it uses AMX for w in bfloat16, where the processor has it."""
 
 
 def choose(implementation: str | None, w: Tensor, act: str) -> str:
@@ -138,20 +133,6 @@ def _cached_instruction_set() -> str:
     return libraries.cpu_instruction_set()
 
 
-def _has_amx() -> bool:
-    """Whether torch multiplies bfloat16 matrices with AMX on this CPU."""
-    return _cached_amx()
-
-
-_has_amx.__dict__["_dynamo_marked_constant"] = True
-
-
-@cache
-def _cached_amx() -> bool:
-    query = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return query is not None and bool(query())
-
-
 def _widest(implementation: str, dtype: torch.dtype) -> dict[int, int]:
     return WIDEST[implementation][str(dtype).removeprefix("torch.")]
 
@@ -202,15 +183,6 @@ def fastest(w: Tensor, act: str) -> str | None:
     if not FASTEST or w.device.type != "cuda" or act not in GPU_ACTS:
         return None
     return FASTEST.get((first_use.architecture(w.device), w.shape[0], w.dtype))
-
-
-def faster_than_ops(w: Tensor, act: str) -> str | None:
-    """The ``fastest``, if it also beats a solve that calls one op per half step; else None.
-
-    A named backend is used in any case.
-    """
-    large = w.dtype == BF16 and w.shape[0] > FASTEST_BESIDE_AMX and w.device.type == "cpu"
-    return None if large and backends.chosen is None and _has_amx() else fastest(w, act)
 
 
 @cache
