@@ -19,7 +19,8 @@ from torch.utils import _pytree as pytree
 
 from ..evaluation.auxiliary import AuxiliaryGradients
 from ..evaluation.boundary import CaptureError, Entrance, guard, is_entered, is_guarded
-from ..evaluation.closure import SameOperations, ends_of, now, print_of, refuse_kept, where_made
+from ..evaluation.closure import SameOperations, ends_of, now, refuse_kept, where_made
+from ..evaluation.graph_print import print_of
 from ..runtime.transforms import is_from_outside, outside_batches
 from ..state.pair import Leaves
 from .vjp import VJPs, alias, as_read, is_asked_for_leaves

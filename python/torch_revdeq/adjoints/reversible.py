@@ -267,12 +267,18 @@ class _Reversible(torch.autograd.Function):
         walk.check_versions()
         inputs = Primals.split([*saved[: ctx.given], *walk.closure], walk.counts)
         wanted = Primals.split(ctx.needs_input_grad[3:], inputs.counts())
+        states = saved[ctx.given :]
         if torch.is_grad_enabled():
-            result = differentiated_again(walk.problem, walk.steps, inputs, wanted, grads)
+            ends = final_states(states, len(inputs.z0), walk.problem.first_step)
+            result = differentiated_again(walk.problem, walk.steps, inputs, wanted, grads, ends)
         else:
-            states = saved[ctx.given :]
             result = _walk_back(walk, inputs, wanted, states, grads)
         return (None, None, None, *result.all())
+
+
+def final_states(states: Sequence[Tensor], leaves: int, first_step: int) -> Sequence[Tensor]:
+    """The final y and z among the saved states, where `backward_steps` puts others before them."""
+    return states[2 * leaves : 4 * leaves] if first_step else states[: 2 * leaves]
 
 
 def _walk_back(

@@ -19,7 +19,7 @@ from ..adjoints.backprop import differentiated_again
 from ..adjoints.primals import Primals
 from ..adjoints.problem import Outputs, Problem
 from ..adjoints.reconstruction import Check
-from ..adjoints.reversible import Noted, consumable, of_start
+from ..adjoints.reversible import Noted, consumable, final_states, of_start
 from ..adjoints.vjp import usable
 from ..iteration.loop import iterate
 from ..runtime.transforms import refuse_batched
@@ -236,7 +236,9 @@ class _Compiled(torch.autograd.Function):
         inputs = Primals.split(saved[: ctx.given], walk.counts)
         if torch.is_grad_enabled():
             wanted = Primals.split(ctx.needs_input_grad[3:], walk.counts)
-            result = differentiated_again(walk.problem, walk.steps, inputs, wanted, grads)
+            leaves, first = len(inputs.z0), walk.problem.first_step
+            ends = final_states(saved[ctx.given :], leaves, first)
+            result = differentiated_again(walk.problem, walk.steps, inputs, wanted, grads, ends)
         else:
             result = _walk_back(walk, inputs, saved[ctx.given :], grads)
         return (None, None, None, *result.all())

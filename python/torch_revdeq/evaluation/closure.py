@@ -15,13 +15,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import repeat
-from operator import attrgetter
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from .boundary import CaptureError, is_entered, is_guarded
+from .graph_print import Print, print_of
 
 _STATE = repeat(-1)
 """The key of the state's leaves only."""
@@ -154,24 +154,11 @@ def refuse_kept(where: str) -> NoReturn:
     )
 
 
-_type_name = attrgetter("__class__.__name__")
-
-Print: TypeAlias = tuple[int, int]
-"""The print (a hash) of a graph: of its nodes and edges, and of the leaves where it ends."""
-
 _TO_LEAF, _TO_NOTHING, _FURTHER = -2, -3, -4
 """For ``ends_of``: an edge to a leaf, one where no gradient goes, and a number of an output.
 
 Not -1, which has the hash of -2.
 """
-
-
-def print_of(nodes: Sequence[Any], edges: Sequence[int], keys: Sequence[int]) -> Print:
-    """From a graph's nodes and edges, and from keys for its leaves.
-
-    The keys are the same in the backward pass.
-    """
-    return hash((*map(_type_name, nodes), *edges)), hash(tuple(keys))
 
 
 def ends_of(

@@ -99,6 +99,74 @@ class Stopped(Cell):
         return 0.5 * h + 0.5 * (h.detach() if self.stop else h)
 
 
+class Task(Cell):
+    """Adds a row of a table that starts as zeros: which one is a number, in no tensor."""
+
+    task = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.zeros(9, 8))
+
+    def read(self) -> Tensor:
+        return self.table[self.task]
+
+    def forward(self, z: Tensor, x: Tensor) -> Tensor:
+        return super().forward(z, x) + self.read()
+
+
+class Sliced(Task):
+    def read(self) -> Tensor:
+        return self.table[self.task : self.task + 2].sum(0)
+
+
+class Summed(Task):
+    """A sum over another dimension of an operand that is square and constant."""
+
+    def read(self) -> Tensor:
+        return torch.outer(torch.ones(8), self.table[0]).sum(self.task)
+
+
+@pytest.mark.parametrize("adjoint", ADJOINTS)
+@pytest.mark.parametrize(
+    ("make", "task", "other"),
+    # Of 7 and the last index, torch keeps numbers with the same hash.
+    [(Task, 1, 2), (Task, 7, -1), (Sliced, 1, 2), (Summed, 0, 1)],
+)
+def test_another_part_of_a_tensor_with_the_same_values(
+    make: Callable[[], Task], task: int, other: int, adjoint: str
+) -> None:
+    f, x = make(), torch.randn(8, 8)
+    f.task = task
+    z = solve(f, torch.zeros(8, 8), x, **options_of(adjoint)).z
+    f.task = other
+    with pytest.raises(RuntimeError, match="f: expected to run the same operations"):
+        z.square().sum().backward()
+    f.task = task
+    solve(f, torch.zeros(8, 8), x, **options_of(adjoint)).z.square().sum().backward()
+
+
+class Scaled(Cell):
+    factor = 0.6
+
+    def forward(self, z: Tensor, x: Tensor) -> Tensor:
+        return self.factor * super().forward(z, x)
+
+
+@pytest.mark.parametrize("options", [{}, {"backward_steps": 2}])
+@pytest.mark.parametrize("later", [0.6, 0.3])
+def test_a_second_derivative_of_another_f(later: float, options: dict[str, Any]) -> None:
+    """It stores the graphs of a solve that is run again."""
+    f, x = Scaled(), torch.randn(4, 8, requires_grad=True)
+    z = solve(f, torch.zeros(4, 8), x, max_steps=4, state=F64, **options).z
+    f.factor = later
+    if later == 0.6:
+        torch.autograd.grad(z.sum(), x, create_graph=True)
+        return
+    with pytest.raises(RuntimeError, match="f: expected to return the same values"):
+        torch.autograd.grad(z.sum(), x, create_graph=True)
+
+
 class Sided(nn.Module):
     """Two products of the same shapes, of which one takes no gradient to the state."""
 
