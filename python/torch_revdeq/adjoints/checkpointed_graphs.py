@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from ..evaluation.closure import now
 from ..evaluation.effects.naming import name_of
+from ..evaluation.effects.standing import is_computed, leaf_again
 from ..evaluation.marks import NOISE, differs, mark_of
 from ..evaluation.replay import Evaluation
 from ..runtime.cuda_graphs import capturing
@@ -177,7 +178,7 @@ class _HalfStep:
         self.solve, self.k, self.buffers = solve, k, buffers
         self.leaves = len(leaves)
         inputs = [*leaves, *solve.tensors]
-        self.needs = [t.requires_grad for t in inputs]
+        self.kinds = [(t.requires_grad, is_computed(t)) for t in inputs]
         self.inputs = _save(inputs)
         self.forms: list[Form] = []
         # While f runs: it may differentiate inside itself.
@@ -211,14 +212,14 @@ class _HalfStep:
     def _recompute(self) -> None:
         found = Saves()
         solve = self.solve
-        rows = zip(self.inputs.saved_tensors, self.needs, strict=True)  # raises if one was changed
+        rows = zip(self.inputs.saved_tensors, self.kinds, strict=True)  # raises if one was changed
         with (
             solve.evaluation.replay(()),
             solve.buffers.put_back(self.buffers),
             solve.frozen.as_before(),
             torch.enable_grad(),
         ):
-            inputs = [t.detach().requires_grad_(needs) for t, needs in rows]
+            inputs = [leaf_again(t, needs=needs, computed=made) for t, (needs, made) in rows]
             since = now()
             with found:
                 out = solve.evaluation(self.k, inputs[: self.leaves], inputs[self.leaves :])

@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 from ..evaluation.auxiliary import AuxiliaryGradients
 from ..evaluation.boundary import CaptureError, Entrance, guard, is_entered, is_guarded
 from ..evaluation.closure import SameOperations, ends_of, now, refuse_kept, where_made
+from ..evaluation.effects.standing import leaf_again
 from ..evaluation.graph_print import print_of
 from ..runtime.transforms import is_from_outside, outside_batches
 from ..state.pair import Leaves
@@ -130,7 +131,9 @@ class InPlace(Product):
     ) -> None:
         """Leaves for the wanted ones; `prints` of the graphs of the forward pass."""
         self.reading = reading
-        self.given = [t.detach().requires_grad_(w) for t, w in zip(given, wanted, strict=True)]
+        rows = zip(given, wanted, strict=True)
+        # In the forward pass they came through an entrance.
+        self.given = [leaf_again(t, needs=want, computed=True) for t, want in rows]
         self.targets = [t for t in self.given if t.requires_grad]
         once = [False] * len(self.targets)  # the order of sums is not promised here
         again = SameOperations(prints) if prints and not is_asked_for_leaves() else None

@@ -21,6 +21,7 @@ from ..evaluation.adjoint import MOST, Adjoint
 from ..evaluation.auxiliary import AuxiliaryGradients, collecting, other_aux
 from ..evaluation.closure import now
 from ..evaluation.effects.naming import name_of
+from ..evaluation.effects.standing import is_computed, leaf_again
 from ..evaluation.marks import NOISE
 from ..iteration.loop import iterate
 from ..runtime.deferred import report_check
@@ -96,8 +97,10 @@ class _Recomputation:
         self.problem = problem
         self.saved: dict[int, list[Form]] = {}
         self.aux: AuxiliaryGradients | None = None  # checks that f returns the same aux again
-        self.needs: dict[int, list[bool]] = {}  # whether the state that f read required grad
-        self.arguments = [t.detach().requires_grad_(t.requires_grad) for t in problem.tensors]
+        # Whether the state that f read required grad, and was computed.
+        self.kinds: dict[int, list[tuple[bool, bool]]] = {}
+        rows = ((t, t.requires_grad, is_computed(t)) for t in problem.tensors)
+        self.arguments = [leaf_again(t, needs=needs, computed=made) for t, needs, made in rows]
         self.watched: dict[int, tuple[weakref.ref[Tensor], int, bool]] = {}
         parameters = [p for m in problem.evaluation.modules for p in m._parameters.values()]
         for tensor in (*problem.z0, *(problem.y0 or ()), *self.arguments, *parameters):
@@ -117,7 +120,7 @@ class _Recomputation:
         """f in half step k, in autograd's graph, without the tensors that it saves."""
         forms: list[Form] = []
         self.saved[k] = forms
-        self.needs[k] = [leaf.requires_grad for leaf in leaves]
+        self.kinds[k] = [(leaf.requires_grad, is_computed(leaf)) for leaf in leaves]
         running: list[Tensor] = []
 
         def pack(tensor: Tensor) -> Saved:
@@ -239,8 +242,8 @@ class _Recomputation:
         found = Saves()
 
         with self.problem.evaluation.replay(()), self.frozen.as_before(), torch.enable_grad():
-            rows = zip(self.walk.read_y if at_y else z, self.needs[k], strict=True)
-            state = [leaf.detach().requires_grad_(needs) for leaf, needs in rows]
+            rows = zip(self.walk.read_y if at_y else z, self.kinds[k], strict=True)
+            state = [leaf_again(t, needs=needs, computed=made) for t, (needs, made) in rows]
             since = now()
             with found:
                 out = self.problem.evaluation(k, state, self.arguments)

@@ -22,6 +22,7 @@ from ..evaluation.auxiliary import AuxiliaryGradients, other_aux
 from ..evaluation.boundary import Entrance, entered, guard, unguarded
 from ..evaluation.closure import ClosureLeaves, ReadAgain, now
 from ..evaluation.effects.naming import name_of
+from ..evaluation.effects.standing import leaf_again
 from ..evaluation.marks import NOISE
 from ..evaluation.outside import made_outside
 from ..iteration.loop import iterate
@@ -223,6 +224,7 @@ class _Walk:
         self.kept: dict[int, StoredGraph] = {}  # of the forward pass
         self.arguments: list[Tensor] | None = None  # the arguments that these graphs read
         self.entrance = forward.entrance or Entrance()
+        self.computed = forward.entrance is not None  # whether f got its arguments through it
         if forward.kept.wanted:
             self.kept, self.arguments = forward.kept.by_half_step(), forward.tensors
         self.aliased, self.prints = forward.aliased, closure.prints
@@ -293,7 +295,7 @@ def _walk_back(
     arguments = walk.arguments
     if arguments is None:
         rows = zip(inputs.arguments, wanted.arguments, strict=True)
-        arguments = [t.detach().requires_grad_(want) for t, want in rows]
+        arguments = [leaf_again(t, needs=want, computed=walk.computed) for t, want in rows]
     read = [*arguments, *inputs.closure]
     wants = [*wanted.arguments, *wanted.closure]
     # A parameter that was frozen since the forward pass takes no gradient, as in autograd.

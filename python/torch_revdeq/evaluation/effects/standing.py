@@ -21,6 +21,27 @@ Slot = tuple[dict[str, Any], str]
 """A dict of a module's parameters or buffers, and a name in it."""
 
 
+def leaf_again(tensor: Tensor, *, needs: bool, computed: bool) -> Tensor:
+    """A leaf with the tensor's values, which f gets instead when it is evaluated again.
+
+    `computed`: it is where f got a computed tensor in the forward pass. A solve inside f takes such
+    tensors as arguments, read or not, so it must take the leaf likewise to make the same graph.
+    """
+    leaf = tensor.detach().requires_grad_(needs)
+    if computed and needs:
+        leaf.stands_for_computed = True  # type: ignore[attr-defined]
+    return leaf
+
+
+def is_computed(tensor: Tensor) -> bool:
+    """Whether it was computed from others, or stands for such a tensor."""
+    return tensor.grad_fn is not None or (
+        tensor.requires_grad
+        and type(tensor) is not nn.Parameter  # most: a missing attribute takes long to find
+        and hasattr(tensor, "stands_for_computed")
+    )
+
+
 class Standing:
     """The parameters of f's modules in the forward pass."""
 
@@ -41,7 +62,7 @@ class Standing:
         return [
             (module, name, tensor)
             for (module, name), tensor in zip(self._slots(), self.tensors, strict=False)
-            if tensor is not None and tensor.grad_fn is not None and not _is_flat_view(tensor)
+            if tensor is not None and is_computed(tensor) and not _is_flat_view(tensor)
         ]
 
     def _slots(self) -> list[tuple[nn.Module, str]]:
