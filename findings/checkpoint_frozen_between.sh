@@ -8,8 +8,9 @@
 # shapes tell them apart, and it raises. With a batch of 8 they agree, and the gradient of the input is 199 % off,
 # without a warning: saved tensors are matched by order, shape and dtype. Without the checkpoint it is the same in both
 # cases as if nothing had been frozen.
-# What it means here: adjoint="checkpoint" and "hooks" match saved tensors likewise, and did the same. They evaluate f
-# again with every leaf frozen as it was, or raise, and compare the operations.
+# What it means here: adjoint="checkpoint" and "hooks" match saved tensors likewise, and did the same. They compare
+# which leaves require grad, and the operations, and raise. Freezing every leaf as it was, to evaluate f again, would
+# set flags that other threads read.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

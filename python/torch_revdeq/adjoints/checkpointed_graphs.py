@@ -24,7 +24,7 @@ from ..evaluation.replay import Evaluation
 from ..runtime.cuda_graphs import capturing
 from ..runtime.deferred import report_check
 from ..runtime.transforms import outside_batches
-from .frozen import Frozen, held_leaves
+from .frozen import Frozen
 from .same_operations import Operations
 
 
@@ -43,7 +43,7 @@ class CheckpointedGraphs:
         modules = evaluation.modules
         parameters = {id(p): p for m in modules for p in m._parameters.values() if p is not None}
         self.parameters = [(p, p._version) for p in parameters.values()]
-        self.frozen = Frozen([*parameters.values(), *held_leaves(evaluation)])
+        self.frozen = Frozen(evaluation, [*parameters.values()])
         self.buffers = BufferTrail(modules)
         self.operations = Operations(evaluation)
         self.task: int | None = None
@@ -212,11 +212,11 @@ class _HalfStep:
     def _recompute(self) -> None:
         found = Saves()
         solve = self.solve
+        frozen = solve.frozen.changed()
         rows = zip(self.inputs.saved_tensors, self.kinds, strict=True)  # raises if one was changed
         with (
             solve.evaluation.replay(()),
             solve.buffers.put_back(self.buffers),
-            solve.frozen.as_before(),
             torch.enable_grad(),
         ):
             inputs = [leaf_again(t, needs=needs, computed=made) for t, (needs, made) in rows]
@@ -225,8 +225,8 @@ class _HalfStep:
                 out = solve.evaluation(self.k, inputs[: self.leaves], inputs[self.leaves :])
             tensors = found.take()
         if found.forms != self.forms:
-            raise saved_others()
-        solve.operations.check(self.k, out, since)
+            raise frozen or saved_others()
+        solve.operations.check(self.k, out, since, frozen)
         self.cache = dict(enumerate(tensors))
         if self.mark is not None:
             self._compare(differs(self.mark, mark_of(out), NOISE))

@@ -30,7 +30,7 @@ from ..solution import Stats
 from ..state.pair import Pair
 from .backprop import truncated
 from .checkpointed_graphs import Form, Saves, changed_in_place, saved_others
-from .frozen import Frozen, held_leaves
+from .frozen import Frozen, frozen_between
 from .gradient_graph import GradientGraph, attached, begun
 from .problem import Outputs, Problem
 from .reconstruction import Check
@@ -106,7 +106,7 @@ class _Recomputation:
         for tensor in (*problem.z0, *(problem.y0 or ()), *self.arguments, *parameters):
             if tensor is not None:
                 self._watch(tensor)
-        self.frozen = Frozen(held_leaves(problem.evaluation))
+        self.frozen = Frozen(problem.evaluation, ())
         self.operations = Operations(problem.evaluation)
         self.mark = torch.autograd._get_sequence_nr()  # type: ignore[attr-defined]
         self.boundary: tuple[list[Tensor], list[Tensor]] | None = None
@@ -205,10 +205,7 @@ class _Recomputation:
                     "change it (as optimizer.step() does) after backward()"
                 )
             if tensor is not None and tensor.requires_grad != requires_grad:
-                raise RuntimeError(
-                    "solve: expected requires_grad of f's parameters as in the forward pass, got a "
-                    "change; freeze and unfreeze after backward(), or choose adjoint='reversible'"
-                )
+                raise frozen_between(name_of(tensor, self.problem.evaluation.modules))
         self.task, self.cache, self.next = task, {}, 2 * self.steps - 1
         pairs = 2 * self.leaves
         states = [state.clone() for state in self.states[:pairs]] + self.states[pairs:]
@@ -240,8 +237,8 @@ class _Recomputation:
             del self.cache[stale]
         z = self.walk.read_z if k else self.problem.z0
         found = Saves()
-
-        with self.problem.evaluation.replay(()), self.frozen.as_before(), torch.enable_grad():
+        frozen = self.frozen.changed()
+        with self.problem.evaluation.replay(()), torch.enable_grad():
             rows = zip(self.walk.read_y if at_y else z, self.kinds[k], strict=True)
             state = [leaf_again(t, needs=needs, computed=made) for t, (needs, made) in rows]
             since = now()
@@ -249,8 +246,8 @@ class _Recomputation:
                 out = self.problem.evaluation(k, state, self.arguments)
             tensors = found.take()  # before buffers are put back
         if found.forms != self.saved[k]:
-            raise saved_others()
-        self.operations.check(k, out, since)
+            raise frozen or saved_others()
+        self.operations.check(k, out, since, frozen)
         for number, tensor in enumerate(tensors):
             self.cache[k, number] = tensor
         if self.aux is not None:

@@ -30,11 +30,13 @@ class Operations:
         if found is not None:
             self.prints[k] = found
 
-    def check(self, k: int, outputs: Sequence[Tensor], since: int) -> None:
-        """After f was evaluated again, on leaves: CaptureError if it ran other operations."""
+    def check(
+        self, k: int, outputs: Sequence[Tensor], since: int, cause: RuntimeError | None = None
+    ) -> None:
+        """After f was evaluated again, on leaves: `cause`, or CaptureError, if it ran others."""
         then = self.prints.get(k)
         if then is not None and self._print(outputs, since, ()) not in (then, None):
-            raise other_operations()
+            raise cause or other_operations()
 
     def _print(self, outputs: Sequence[Tensor], since: int, given: Sequence[Tensor]) -> int | None:
         # An operation counter adds operations of its own.
