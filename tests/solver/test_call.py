@@ -100,6 +100,19 @@ def test_keywords_that_f_has_do_not_explain_an_argument_too_many() -> None:
         solve(scaled, Z0, Z0, Z0, Z0)
 
 
+@pytest.mark.parametrize("before", [False, True])
+def test_the_step_is_not_among_the_arguments_to_pass(before: bool) -> None:
+    def late(z: Tensor, a: Tensor, step: int) -> Tensor:
+        return 0.5 * z + a
+
+    def early(z: Tensor, step: int, a: Tensor) -> Tensor:
+        return 0.5 * z + a
+
+    said = re.escape("got none for a; f is called with the state first: pass it after z0, as in ")
+    with pytest.raises(TypeError, match=said + re.escape("solve(f, z0, a) or layer(a)")):
+        solve(early if before else late, Z0, pass_step=True)
+
+
 def test_errors_of_wrappers_and_hooks_are_left_alone() -> None:
     """They may call f with other arguments than the solver's."""
 

@@ -114,8 +114,9 @@ def _lacking(
     if any(p.kind is _BY_NAME for p in missing):
         how = f"kwargs={{{', '.join(f'{p.name!r}: ...' for p in missing)}}}"
     else:
-        names = [p.name for p in needed if p.kind not in (*_VARIABLE, _BY_NAME)]
-        given = ", ".join(names[1:])  # the first is the state
+        places = [p.name for p in needed if p.kind not in (*_VARIABLE, _BY_NAME)]
+        # The first is the state; `step` may be passed already, by pass_step.
+        given = ", ".join(name for name in places[1:] if name not in keywords)
         pronoun = "it" if len(missing) == 1 else "them"
         how = f"{pronoun} after z0, as in solve(f, z0, {given}) or layer({given})"
     return TypeError(
