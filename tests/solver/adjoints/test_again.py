@@ -181,6 +181,51 @@ class Sided(nn.Module):
         return 0.3 * torch.tanh(self.a(p) + self.b(q)) + x
 
 
+class Paired(Cell):
+    """Two equal outputs of one operation, unlike in their gradients, exchanged by a flag."""
+
+    exchanged = False
+
+    def forward(self, z: Tensor, x: Tensor) -> Tensor:
+        h = super().forward(z, x)
+        p, q = torch.stack((h, 0.5 * h + 0.5 * h.detach())).unbind()
+        if self.exchanged:
+            p, q = q, p
+        return 0.25 * p + 0.5 * q
+
+
+class PairReturned(Cell):
+    """The same, of which each is a leaf of the state."""
+
+    exchanged = False
+
+    def forward(self, z: dict[str, Tensor], x: Tensor) -> dict[str, Tensor]:
+        h = super().forward(z["a"] + z["b"], x)
+        p, q = torch.stack((0.3 * h, 0.3 * h.detach())).unbind()
+        if self.exchanged:
+            p, q = q, p
+        return {"a": p, "b": q}
+
+
+@pytest.mark.parametrize("exchanged", [False, True])
+@pytest.mark.parametrize("adjoint", ADJOINTS)
+@pytest.mark.parametrize("kind", [Paired, PairReturned])
+def test_outputs_of_one_operation_that_are_exchanged(
+    kind: type[Cell], adjoint: str, exchanged: bool
+) -> None:
+    f, x = kind(), torch.randn(4, 8)
+    one = kind is Paired
+    z0: Any = torch.zeros(4, 8) if one else {"a": torch.zeros(4, 8), "b": torch.zeros(4, 8)}
+    z: Any = solve(f, z0, x, **options_of(adjoint)).z
+    loss = (z if one else z["a"]).square().sum()
+    f.exchanged = exchanged  # type: ignore[assignment]
+    if not exchanged:
+        loss.backward()
+        return
+    with pytest.raises(RuntimeError, match="f: expected to run the same operations"):
+        loss.backward()
+
+
 @pytest.mark.parametrize("adjoint", ADJOINTS)
 @pytest.mark.parametrize("kind", [Stopped, Sided])
 def test_a_flag_that_changed_before_backward(kind: type[nn.Module], adjoint: str) -> None:
