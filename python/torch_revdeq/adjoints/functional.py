@@ -290,6 +290,11 @@ class _Reversal(torch.autograd.Function):
             ctx.save_for_forward(*ends, *tensors)  # the same ones: vmap notes one of the two
 
     @staticmethod
+    def settings_of(ctx: Any) -> int:
+        """The operations of f, for the print of a graph that has this solve in it."""
+        return hash(tuple(ctx.run.prints.values()))
+
+    @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         run: Run = ctx.run
         saved = ctx.saved_tensors  # once: a checkpoint around the solve unpacks it once

@@ -262,6 +262,11 @@ class _Reversible(torch.autograd.Function):
         return outputs
 
     @staticmethod
+    def settings_of(ctx: Any) -> int:
+        """The operations of f, for the print of a graph that has this solve in it."""
+        return hash(tuple(operations for operations, _ in ctx.walk.prints))
+
+    @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         walk: _Walk = ctx.walk
         refuse_batched(grads)

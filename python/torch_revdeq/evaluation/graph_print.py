@@ -15,7 +15,11 @@ def _settings_reader(kind: type) -> Callable[[Any], Any] | None:
     """Reads the settings of nodes of a kind: an index, a dimension; None if they have none.
 
     Tensors also have a name with ``_raw`` in front. Sizes and strides follow from the operands.
+    The node of a solve inside f tells its settings by ``settings_of``.
     """
+    function = getattr(kind, "_forward_cls", None)  # of a Python class
+    if function is not None:
+        return getattr(function, "settings_of", None)
     names = {name for name in dir(kind) if name.startswith(("_saved_", "_raw_saved_"))}
     found = [n for n in names if n[0:5] != "_raw_" and f"_raw{n}" not in names and "_sym_" not in n]
     return attrgetter(*sorted(found)) if found else None

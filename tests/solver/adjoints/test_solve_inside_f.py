@@ -28,11 +28,12 @@ class Inner(nn.Module):
 
     def __init__(self, adjoint: Any) -> None:
         super().__init__()
-        self.cell = Cell()
+        self.cell: Cell = Cell()
         self.adjoint: Any = adjoint
 
     def forward(self, z: Tensor, x: Tensor) -> Tensor:
-        return 0.5 * solve(self.cell, z, x, adjoint=self.adjoint, max_steps=2).z
+        state: Any = F64 if self.adjoint == "functional" else "auto"
+        return 0.5 * solve(self.cell, z, x, adjoint=self.adjoint, max_steps=2, state=state).z
 
 
 @pytest.mark.parametrize("inner", ["auto", "reversible", "hooks", "checkpoint", "backprop"])
@@ -49,6 +50,30 @@ def test_an_unread_parameter(adjoint: Any, inner: Any) -> None:
         found.append(torch.autograd.grad(z.square().sum(), wanted))
     for want, got in zip(*found, strict=True):
         torch.testing.assert_close(got, want)  # the inner states are rounded where they are exact
+
+
+class Stopped(Cell):
+    """A part of its gradient is stopped, while a flag says so."""
+
+    stop = True
+
+    def forward(self, z: Tensor, x: Tensor) -> Tensor:
+        h = super().forward(z, x)
+        return 0.5 * h + 0.5 * (h.detach() if self.stop else h)
+
+
+@pytest.mark.parametrize("inner", ["auto", "hooks", "checkpoint", "functional"])
+@pytest.mark.parametrize("adjoint", ["reversible", "hooks", "checkpoint", "functional"])
+def test_another_inner_f_with_the_same_values(adjoint: Any, inner: Any) -> None:
+    """The graph of the outer f has one node for an inner solve, or all of its evaluations."""
+    f, x = Inner(inner), torch.randn(4, 8, dtype=F64, requires_grad=True)
+    f.cell = cell = Stopped()
+    f.double()
+    z0 = torch.zeros(4, 8, dtype=F64)
+    solved = solve(f, z0, x, adjoint=adjoint, max_steps=4, state=F64)
+    cell.stop = False
+    with pytest.raises(RuntimeError, match="f: expected to run the same operations"):
+        torch.autograd.grad(solved.z.sum(), x)
 
 
 @pytest.mark.parametrize("given", ["leaves", "computed", "computed in f"])
