@@ -24,7 +24,7 @@ facts=()
 for name in VERSION BUILT_WITH_TORCH CUDA_ARCHS NVCC_VERSION SANITIZE; do
   facts+=("-DREVDEQ_$name=\"\"")
 done
-for source in csrc/schema.cpp csrc/cpu/backend.cpp; do
+for source in csrc/schema.cpp csrc/cpu/backend.cpp csrc/cpu/cell_ops.cpp; do
   echo "$source with the headers of torch $oldest"
   "${CXX:-g++}" "${common[@]}" "${facts[@]}" -fsyntax-only \
     -isystem "$headers/torch/include" "$source"
