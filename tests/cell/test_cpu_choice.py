@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -9,7 +10,8 @@ import torch
 from torch import Tensor, fx
 
 import revdeq_kernels as rk
-from revdeq_kernels.core import backends
+from revdeq_kernels import info
+from revdeq_kernels.core import backends, libraries
 from revdeq_kernels.ops.cell import choice
 from tests.cell.linear_cells import ACTS, Cell, make, run
 from tests.conftest import BACKENDS
@@ -55,6 +57,13 @@ def test_it_is_the_fastest_by_wide_instructions(
     assert route(LinearCell(4, 5)).startswith(expected)
     if instruction_set:  # the slowest runs too, where it is named
         assert choice.choose("cpu", w, "tanh") == "cpu"
+
+
+def test_the_report_says_what_multiplies_bfloat16() -> None:
+    """AMX only beside AVX-512; Linux may refuse it to a process."""
+    found, widest = libraries.cpu_bfloat16_cell(), libraries.cpu_instruction_set()
+    assert found == widest or (found, widest) == ("AMX", "AVX-512")
+    assert re.search(f"cpu_bfloat16_cell +{found}$", info.report(), re.MULTILINE)
 
 
 @pytest.mark.parametrize("act", ACTS)
