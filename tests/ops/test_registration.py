@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import re
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import revdeq_kernels as rk
 from revdeq_kernels.core.op import OPS as KNOWN
+from revdeq_kernels.core.registration import register_fake
 from tests.conftest import BACKENDS, in_a_thread
 from tests.ops.arguments import (
     NAMESPACES,
@@ -310,6 +312,25 @@ def test_a_refused_call_leaves_autograd_on(op: str, namespace: str | None) -> No
             )
 
     in_a_thread(refused)
+
+
+@pytest.mark.parametrize("registry", ["torch's", "none"])
+def test_a_fake_is_registered_with_and_without_torchs_registry(
+    registry: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The registry is private to torch; without it the public function is called."""
+    if registry == "none":
+        monkeypatch.delattr("torch._library.simple_registry.singleton")
+        monkeypatch.setattr(torch.library, "register_fake", called := Mock())
+    library = torch.library.Library("revdeq_test", "FRAGMENT")
+    name = f"fake_{'with' if registry != 'none' else 'without'}"
+    library.define(f"{name}(Tensor x) -> Tensor")
+    register_fake(f"revdeq_test::{name}", torch.empty_like, library)
+    if registry == "none":
+        called.assert_called_once_with(f"revdeq_test::{name}", torch.empty_like, lib=library)
+        return
+    with FakeTensorMode():
+        assert getattr(torch.ops.revdeq_test, name)(torch.zeros(2, 3)).shape == (2, 3)
 
 
 def test_messages_for_a_missing_extension(monkeypatch: pytest.MonkeyPatch) -> None:
